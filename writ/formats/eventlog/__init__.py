@@ -1,0 +1,1 @@
+"""Event logs: firmware, IMA, runtime."""

@@ -1,0 +1,162 @@
+"""Why the answer is no: a closed, append-only table of codes, and a value that names one.
+
+A `Reason` is data: it is signed, stored and replayed. No prose and no
+library's text is in it. The remedy is looked up when it is shown.
+
+>>> str(Reason("nonce-mismatch", "extra_data", "aa", "bb"))
+'nonce-mismatch: extra_data: expected aa, got bb'
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from writ.formats.errors import FormatError, Misuse
+from writ.formats.strict import Fields
+
+REMEDIES: Final[dict[str, str]] = {
+    # evidence: who and when
+    "signature-invalid": "The signature does not verify under the enrolled key. Re-enrol the host, or look for who altered the message.",
+    "not-tpm-generated": "The attestation structure lacks TPM_GENERATED: it was not made by a TPM.",
+    "wrong-attest-type": "Send the structure that TPM2_Quote returned, not another kind of attestation.",
+    "algorithm-refused": "Use RSASSA, RSAPSS or ECDSA with SHA-256, SHA-384 or SHA-512.",
+    "nonce-mismatch": "The evidence answers another challenge. Fetch a nonce and attest again.",
+    "nonce-unknown": "Fetch a nonce from the verifier and attest again.",
+    "nonce-spent": "A nonce is used once. Fetch a new one and attest again.",
+    "nonce-expired": "Attest within the nonce's life; check the clock and the load of the host.",
+    "nonce-superseded": "A newer nonce was fetched for this host; use that one.",
+    "extra-data-mismatch": "What travelled is not what the quote binds. Let the attestor assemble the evidence.",
+    "pcr-selection-mismatch": "Quote exactly the PCRs that the enrolment fixed, in that bank.",
+    "pcr-digest-mismatch": "Send the PCR values that were quoted.",
+    "runtime-log-mismatch": "The event log does not replay to the quoted PCR. A reboot of the host starts a clean log.",
+    "runtime-log-malformed": "The event log breaks its own rules; see got.",
+    "runtime-log-rewound": "Send the log from where the verifier left off, or in full.",
+    "full-log-required": "A new boot, or a first attestation, needs the log from its first event.",
+    # the machine over time
+    "reset-count-fell": "resetCount went backwards within an enrolment: a restored or cloned TPM. `verifier host release` after inspection.",
+    "clock-fell": "The TPM clock went backwards within a boot: a restored or cloned TPM. `verifier host release` after inspection.",
+    "tpm-cleared": "TPM2_Clear was run. Enrol again with a new ticket.",
+    "host-unknown": "Admit the host: `verifier host admit`.",
+    "host-not-active": "The host is not in the active state; see got.",
+    "host-contained": "An operator must inspect and release it: `verifier host release`.",
+    # enrolment
+    "ticket-unknown": "Admit the host and use the ticket that was printed.",
+    "ticket-spent": "A ticket works once. Admit the host again for a new one.",
+    "ticket-expired": "Admit the host again for a new ticket.",
+    "ek-certificate-refused": "The EK certificate does not chain to a manufacturer root the verifier trusts.",
+    "ek-mismatch": "The EK certificate, the EK public area and the admitted digest must name one key.",
+    "ek-not-admitted": "This TPM was not admitted. Admit its EK digest or use a ticket.",
+    "ek-already-bound": "This TPM belongs to another host. `verifier host replace` or `retire` decides.",
+    "host-already-enrolled": "The host has another TPM. `verifier host replace` decides.",
+    "ek-burnt": "This TPM was retired and can never enrol again.",
+    "ak-attributes": "The AK must be restricted, signing, fixedTPM, fixedParent and sensitiveDataOrigin, with no decrypt.",
+    "ak-parent": "Create the AK under the EK, so that its counters are not obfuscated.",
+    "activation-wrong": "The activation answer is wrong; the challenge is burnt. Start the enrolment again.",
+    "challenge-unknown": "Start the enrolment again.",
+    "challenge-expired": "Answer the activation challenge within its life.",
+    "runtime-pcr-refused": "The runtime PCR must be one of 8 to 15 other than 10, which no one can reset.",
+    # the runtime
+    "component-mismatch": "The component is not what was approved. Compare: `verifier reference diff`; approve: `verifier reference import`.",
+    "component-missing": "The reference values name a component that was not measured.",
+    "component-unexpected": "A component was measured that no reference value names.",
+    "agent-unknown": "No reference values for this agent: `verifier reference import`.",
+    "governance-mismatch": "Attestor, enforcer or policy on the host is not what was approved.",
+    "instance-unknown": "The instance has no start event in the quoted log.",
+    "instance-stopped": "The instance ended; launch a new one.",
+    "instance-drifted": "A measured file changed while the agent ran. The instance is tainted; launch a new one from clean sources.",
+    "instance-tainted": "The instance was contained and never becomes trusted again; launch a new one.",
+    "instance-key-mismatch": "The session key is not the one that the log binds to the instance.",
+    "instance-key-reused": "A session key serves one instance only.",
+    "attestor-not-rooted": "No boot or IMA evidence vouches for the attestor itself, so the runtime claim is `runtime-only`.",
+    "tpm-class-refused": "The policy does not accept this class of TPM.",
+    "action-log-inconsistent": "The action log is not an extension of the one carried before. The instance is contained.",
+    "manifest-mutable": "A component was not held in the measured store.",
+    # policy and token
+    "policy-unknown": "Publish a policy: `verifier policy publish`.",
+    "policy-refused": "No policy permits this; see `verifier policy show`.",
+    "policy-error": "A policy erred on this request; an error never permits. `enforcer policy test` shows it.",
+    "policy-digest-mismatch": "The bundle is not the one that the token names; fetch the current one.",
+    "policy-rollback": "The bundle is older than one already held.",
+    "grant-missing": "The token does not grant this action on this resource.",
+    "grants-not-narrower": "A child's grants must be within its parent's.",
+    "token-expired": "Renew: attest again.",
+    "token-not-yet-valid": "The clock of this machine is behind the verifier's by more than the allowed skew.",
+    "token-audience": "The token was issued for another audience.",
+    "token-issuer": "The token was issued by another verifier.",
+    "token-key-unknown": "The token names a key that is not among the verifier's keys.",
+    "token-malformed": "The token is not an execution token of Writ.",
+    "token-revoked": "The token was revoked.",
+    "status-stale": "The revocation list is older than a token's life; fetch it again.",
+    "proof-missing": "Send a proof of possession with each request.",
+    "proof-invalid": "The proof does not verify under the token's key.",
+    "proof-replayed": "A proof is used once.",
+    "proof-mismatch": "The proof is for another action, resource, argument or token.",
+    "proof-stale": "The proof is older than allowed; check the clock.",
+    "hold": "The instance is on hold: no valid token. It thaws after a fresh appraisal.",
+    "record-not-durable": "The record could not be made durable, so the action did not pass.",
+    "unknown-tool": "No tool or relying service is configured under this name.",
+    # proof
+    "proof-bundle-incomplete": "The bundle lacks a part; export it again.",
+    "inclusion-invalid": "The inclusion proof does not lead to the root that was carried.",
+    "consistency-invalid": "The log is not an extension of its earlier state.",
+    "decision-mismatch": "Re-running the decision gives another result than was recorded.",
+    "digest-mismatch": "A part of the bundle is not the one that the signed record names.",
+    "trust-root-unknown": "The trust file does not name this key or root.",
+    "chain-order": "The steps of the chain do not follow each other in time.",
+    # the surfaces
+    "malformed": "Send what the documentation of this route or command describes.",
+    "unauthenticated": "Send a valid credential.",
+    "forbidden": "The credential does not permit this.",
+    "not-found": "No such object in this namespace.",
+    "conflict": "The object changed meanwhile or exists already; read it and try again.",
+    "too-large": "Send less; the limit is in expected.",
+    "too-many-requests": "Slow down and try again.",
+    "unavailable": "Try again; if it persists, run `doctor` on the role.",
+    "internal": "A bug of ours: report it with the reference.",
+}
+"""Code -> remedy. Codes are appended and never removed or renamed: old decisions name them."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Reason:
+    """Why a verdict is no: which rule, on which claim, what was expected and what came.
+
+    `expected` and `got` are short printable text, never a secret.
+    """
+
+    code: str
+    claim: str
+    expected: str
+    got: str
+
+    def __post_init__(self) -> None:
+        if self.code not in REMEDIES:
+            raise Misuse(f"reason code {self.code!r} is not in the table")
+
+    @property
+    def remedy(self) -> str:
+        """What to do next, for people."""
+        return REMEDIES[self.code]
+
+    def to_cbor(self) -> list[str]:
+        """The array form that records carry."""
+        return [self.code, self.claim, self.expected, self.got]
+
+    @classmethod
+    def from_cbor(cls, value: object) -> Reason:
+        """Read the array form. Raises FormatError."""
+        if not isinstance(value, list) or len(value) != 4:
+            raise FormatError("reason", "an array of four texts", type(value).__name__)
+        f = Fields(dict(enumerate(value)), "reason")
+        code = f.text(0, most=64)
+        if code not in REMEDIES:
+            raise FormatError("reason", "a known code", repr(code))
+        return cls(code, f.text(1), f.text(2), f.text(3))
+
+    def to_json(self) -> dict[str, str]:
+        """The refusal contract of every surface: code, claim, expected, got, remedy."""
+        return {"code": self.code, "claim": self.claim, "expected": self.expected, "got": self.got, "remedy": self.remedy}
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.claim}: expected {self.expected}, got {self.got}"

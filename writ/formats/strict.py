@@ -1,0 +1,354 @@
+"""Strict reading: bounded, no trailing bytes, one spelling.
+
+CBOR of ours is deterministic (RFC 8949 section 4.2.1): shortest heads, definite
+lengths, map keys in bytewise order of their encodings, no duplicate keys, no
+floats, no tags unless the format names them. `decode_cbor` re-encodes what it
+read and compares, so one value has exactly one accepted spelling.
+
+>>> decode_cbor(encode_cbor({"v": 1, "host": "a"}), "specimen")
+{'v': 1, 'host': 'a'}
+>>> decode_cbor(b"\\x18\\x01", "specimen")
+Traceback (most recent call last):
+...
+writ.formats.errors.FormatError: specimen: expected deterministic CBOR (RFC 8949 4.2.1), got another spelling or trailing bytes
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import cbor2
+
+from writ.formats.digest import Digest
+from writ.formats.errors import FormatError, Misuse
+
+MAX_SIZE: Final = 1 << 20
+"""Bytes of one message, unless the format states another bound."""
+MAX_DEPTH: Final = 16
+
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?\Z", re.ASCII)
+
+
+# --- CBOR ------------------------------------------------------------------------------------------------------------
+
+
+def _ordered(value: object, depth: int = 0) -> object:
+    if depth > MAX_DEPTH:
+        raise Misuse(f"CBOR deeper than {MAX_DEPTH}")
+    if value is None or isinstance(value, bool | str | bytes):
+        return value
+    if isinstance(value, int):
+        if not -(1 << 64) <= value < (1 << 64):
+            raise Misuse("integer does not fit CBOR's 64 bits")
+        return value
+    if isinstance(value, tuple | list):
+        return [_ordered(item, depth + 1) for item in value]
+    if isinstance(value, Mapping):
+        keyed = [(cbor2.dumps(key), key, item) for key, item in value.items() if _is_key(key)]
+        if len(keyed) != len(value):
+            raise Misuse("map keys are text or integers")
+        return {key: _ordered(item, depth + 1) for _, key, item in sorted(keyed, key=lambda row: row[0])}
+    if isinstance(value, cbor2.CBORTag):
+        return cbor2.CBORTag(value.tag, _ordered(value.value, depth + 1))
+    raise Misuse(f"no CBOR spelling for {type(value).__name__}")
+
+
+def _is_key(key: object) -> bool:
+    return isinstance(key, int | str) and not isinstance(key, bool)
+
+
+def encode_cbor(value: object) -> bytes:
+    """The one deterministic spelling of `value`. Raises Misuse for types that have none (floats, sets, …)."""
+    return cbor2.dumps(_ordered(value))
+
+
+def _keep_tag(tag: int) -> Callable[[Any], object]:
+    return lambda decoder: cbor2.CBORTag(tag, decoder.decode())
+
+
+def _refuse_tag(tag: int) -> Callable[[Any], object]:
+    def refuse(_decoder: object) -> object:
+        raise FormatError("CBOR", "no such tag", f"tag {tag}")
+
+    return refuse
+
+
+_INTERPRETED: Final = (*range(6), 25, 28, 29, 30, 35, 36, 37, 52, 54, 100, 256, 258, 260, 261, 1004, 43000, 55799)
+"""Tags for which cbor2 6.x would build something (a date, a regular expression, a cycle): none of it is wanted."""
+
+
+def _plain(what: str, tags: frozenset[int], value: object, depth: int = 0) -> None:
+    """Refuse what is not an integer of 64 bits, text, bytes, array, map, boolean, null or a tag in `tags`."""
+    if value is None or isinstance(value, bool | str | bytes | int):
+        return
+    if depth > MAX_DEPTH:
+        raise FormatError(what, f"at most {MAX_DEPTH} levels", "a deeper item")
+    if isinstance(value, list | tuple):
+        for item in value:
+            _plain(what, tags, item, depth + 1)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            if not _is_key(key):
+                raise FormatError(what, "map keys that are text or integers", type(key).__name__)
+            _plain(what, tags, item, depth + 1)
+    elif isinstance(value, cbor2.CBORTag):
+        if value.tag not in tags:
+            raise FormatError(what, "no such tag", f"tag {value.tag}")
+        _plain(what, tags, value.value, depth + 1)
+    else:
+        raise FormatError(what, "integers, text, bytes, arrays, maps, booleans or null", type(value).__name__)
+
+
+def _end_of_item(data: bytes) -> int:
+    """Offset just behind the first CBOR item; well-formedness itself is cbor2's to judge (RFC 8949 section 3)."""
+    at, open_items = 0, [1]
+    while open_items:
+        if open_items[-1] == 0:
+            open_items.pop()
+            continue
+        if at >= len(data) or len(open_items) > MAX_DEPTH + 2:
+            return -1
+        major, low = data[at] >> 5, data[at] & 31
+        at += 1
+        if data[at - 1] == 0xFF:
+            if open_items[-1] != -1:
+                return -1
+            open_items.pop()
+            continue
+        if open_items[-1] > 0:
+            open_items[-1] -= 1
+        size = {24: 1, 25: 2, 26: 4, 27: 8}.get(low, 0)
+        argument = low if low < 24 else int.from_bytes(data[at : at + size], "big")
+        at += size
+        if low == 31:
+            open_items.append(-1)
+        elif major in (2, 3):
+            at += argument
+        elif major in (4, 5, 6):
+            open_items.append(argument * 2 if major == 5 else argument if major == 4 else 1)
+    return at if at <= len(data) else -1
+
+
+def decode_cbor(data: bytes, what: str, *, max_size: int = MAX_SIZE, tags: frozenset[int] = frozenset(), one_spelling: bool = True) -> Any:
+    """Read exactly one CBOR item; ours by default, foreign with `one_spelling=False`.
+
+    Foreign bytes keep their own lengths and orders but are bounded all the
+    same, without duplicate keys, floats and trailing bytes. Only `tags` may
+    occur, and come out as `cbor2.CBORTag`. Raises FormatError, and nothing
+    else, on any bytes.
+    """
+    if len(data) > max_size:
+        raise FormatError(what, f"at most {max_size} bytes", f"{len(data)} bytes")
+    decoders = {tag: _keep_tag(tag) if tag in tags else _refuse_tag(tag) for tag in _INTERPRETED}
+    try:
+        value = cbor2.loads(
+            data, max_depth=MAX_DEPTH + 1, allow_duplicate_keys=False, allow_indefinite=not one_spelling, semantic_decoders=decoders
+        )
+    except Exception as error:  # cbor2 raises several families, and ours comes back wrapped: all of them mean the same here
+        raise FormatError(what, "one well-formed CBOR item", f"bytes that are not one ({type(error).__name__})") from None
+    _plain(what, tags, value)
+    if one_spelling:
+        if encode_cbor(value) != data:
+            raise FormatError(what, "deterministic CBOR (RFC 8949 4.2.1)", "another spelling or trailing bytes")
+    elif (end := _end_of_item(data)) != len(data):
+        raise FormatError(what, "no trailing bytes", f"{len(data)} bytes", end)
+    return value
+
+
+# --- JSON ------------------------------------------------------------------------------------------------------------
+
+
+def encode_json(value: object) -> bytes:
+    """The one spelling of JSON of ours: UTF-8, sorted keys, no spaces, no floats. Raises Misuse."""
+    _json_plain_or_misuse(value)
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _json_plain_or_misuse(value: object) -> None:
+    if isinstance(value, float) or not isinstance(value, str | int | bool | list | tuple | dict | None):
+        raise Misuse(f"no JSON spelling for {type(value).__name__}")
+    if isinstance(value, list | tuple):
+        for item in value:
+            _json_plain_or_misuse(item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise Misuse("JSON keys are text")
+            _json_plain_or_misuse(item)
+
+
+def decode_json(data: bytes, what: str, *, max_size: int = MAX_SIZE, one_spelling: bool = False) -> Any:
+    """Read exactly one JSON value: UTF-8, no duplicate keys, no floats, integers of at most 64 bits, bounded depth.
+
+    With `one_spelling` the bytes must also be what `encode_json` would write.
+    Raises FormatError, and nothing else, on any bytes.
+    """
+    if len(data) > max_size:
+        raise FormatError(what, f"at most {max_size} bytes", f"{len(data)} bytes")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise FormatError(what, "UTF-8", "bytes that are not", error.start) from None
+    if max(_json_depths(text), default=0) > MAX_DEPTH:
+        raise FormatError(what, f"at most {MAX_DEPTH} levels", "a deeper value")
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(items)
+        if len(found) != len(items):
+            raise FormatError(what, "no duplicate keys", "a key twice")
+        return found
+
+    def integer(digits: str) -> int:
+        if len(digits) > 20:
+            raise FormatError(what, "an integer of at most 64 bits", f"{len(digits)} digits")
+        return int(digits)
+
+    def no(constant: str) -> Any:
+        raise FormatError(what, "no floating point number", constant[:40])
+
+    try:
+        value = json.loads(text, object_pairs_hook=pairs, parse_int=integer, parse_float=no, parse_constant=no)
+    except json.JSONDecodeError as error:
+        raise FormatError(what, "one JSON value", "text that is not one", error.pos) from None
+    if one_spelling and _spelt(value) != data:
+        raise FormatError(what, "sorted keys and no spaces", "another spelling")
+    return value
+
+
+def _spelt(value: object) -> bytes:
+    try:
+        return encode_json(value)
+    except UnicodeEncodeError:  # a lone surrogate, escaped in the input: no bytes of ours spell it
+        return b""
+
+
+def _json_depths(text: str) -> list[int]:
+    """Nesting depth at each opening bracket outside strings; json.loads recurses, so this comes first."""
+    depth, depths, in_string, escaped = 0, [], False, False
+    for char in text:
+        if in_string:
+            in_string = escaped or char != '"'
+            escaped = not escaped and char == "\\"
+        elif char == '"':
+            in_string = True
+        elif char in "[{":
+            depth += 1
+            depths.append(depth)
+        elif char in "]}":
+            depth -= 1
+    return depths
+
+
+# --- reading maps ------------------------------------------------------------------------------------------------------
+
+
+class Fields:
+    """A decoded map read key by key; `done` refuses what was not asked for.
+
+    Every getter raises FormatError naming the key. Text is at most 1024
+    characters unless stated; integers are 0 to 2**63-1.
+    """
+
+    def __init__(self, value: object, what: str) -> None:
+        if not isinstance(value, Mapping):
+            raise FormatError(what, "a map", type(value).__name__)
+        self._value = dict(value)
+        self._what = what
+
+    def has(self, key: str | int) -> bool:
+        """Whether an optional `key` is present and not yet taken."""
+        return key in self._value
+
+    def any(self, key: str | int) -> Any:
+        """The value under `key`, of whatever type."""
+        if key not in self._value:
+            raise FormatError(self._what, f"key {key!r}", "none")
+        return self._value.pop(key)
+
+    def _typed(self, key: str | int, kind: type, name: str) -> Any:
+        value = self.any(key)
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise FormatError(f"{self._what}.{key}", name, type(value).__name__)
+        return value
+
+    def version(self, *accepted: int) -> int:
+        """The version under "v", one of `accepted`: a version unknown is refused."""
+        value = self.uint("v")
+        if value not in accepted:
+            raise FormatError(self._what, f"version {' or '.join(map(str, accepted))}", f"version {value}")
+        return value
+
+    def uint(self, key: str | int, *, most: int = (1 << 63) - 1) -> int:
+        """An integer from 0 to `most`."""
+        value: int = self._typed(key, int, "an integer")
+        if not 0 <= value <= most:
+            raise FormatError(f"{self._what}.{key}", f"0 to {most}", str(value)[:40])
+        return value
+
+    def flag(self, key: str | int) -> bool:
+        """A boolean."""
+        value: bool = self._typed(key, bool, "a boolean")
+        return value
+
+    def text(self, key: str | int, *, most: int = 1024, least: int = 0) -> str:
+        """Text of `least` to `most` characters, without NUL and control characters."""
+        value: str = self._typed(key, str, "text")
+        if not least <= len(value) <= most:
+            raise FormatError(f"{self._what}.{key}", f"{least} to {most} characters", f"{len(value)}")
+        if any(ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) < 0xE000 for c in value):
+            raise FormatError(f"{self._what}.{key}", "printable text", "a control character")
+        return value
+
+    def name(self, key: str | int) -> str:
+        """A short name as `name()` accepts it."""
+        return name(self.text(key, most=63), f"{self._what}.{key}")
+
+    def raw(self, key: str | int, *, size: int | None = None, most: int = MAX_SIZE) -> bytes:
+        """Bytes, of exactly `size` or at most `most`."""
+        value: bytes = self._typed(key, bytes, "bytes")
+        if size is not None and len(value) != size:
+            raise FormatError(f"{self._what}.{key}", f"{size} bytes", f"{len(value)} bytes")
+        if len(value) > most:
+            raise FormatError(f"{self._what}.{key}", f"at most {most} bytes", f"{len(value)} bytes")
+        return value
+
+    def digest(self, key: str | int, algorithm: str = "sha256") -> Digest:
+        """A raw digest of `algorithm`."""
+        value: bytes = self._typed(key, bytes, "bytes")
+        return Digest(algorithm, value)
+
+    def items(self, key: str | int, *, most: int) -> list[Any]:
+        """An array of at most `most` items."""
+        value: list[Any] = self._typed(key, list, "an array")
+        if len(value) > most:
+            raise FormatError(f"{self._what}.{key}", f"at most {most} items", f"{len(value)}")
+        return value
+
+    def fields(self, key: str | int) -> Fields:
+        """A nested map."""
+        return Fields(self.any(key), f"{self._what}.{key}")
+
+    def mapping(self, key: str | int, *, most: int) -> dict[Any, Any]:
+        """A nested map with free keys, at most `most` of them."""
+        value = self.any(key)
+        if not isinstance(value, Mapping):
+            raise FormatError(f"{self._what}.{key}", "a map", type(value).__name__)
+        if len(value) > most:
+            raise FormatError(f"{self._what}.{key}", f"at most {most} entries", f"{len(value)}")
+        return dict(value)
+
+    def done(self) -> None:
+        """Refuse keys that nothing asked for."""
+        if self._value:
+            unknown = ", ".join(sorted(repr(key) for key in self._value))
+            raise FormatError(self._what, "no unknown key", unknown)
+
+
+def name(value: str, what: str) -> str:
+    """`value` if it is a short name: 1 to 63 of a-z 0-9 . _ - beginning and ending with a letter or digit."""
+    if not _NAME.match(value):
+        raise FormatError(what, "1 to 63 of a-z 0-9 . _ -, letter or digit first and last", repr(value[:80]))
+    return value
