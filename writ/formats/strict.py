@@ -15,6 +15,7 @@ writ.formats.errors.FormatError: specimen: expected deterministic CBOR (RFC 8949
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -29,6 +30,7 @@ MAX_SIZE: Final = 1 << 20
 """Bytes of one message, unless the format states another bound."""
 MAX_DEPTH: Final = 16
 
+_B64URL = re.compile(r"[A-Za-z0-9_-]*\Z", re.ASCII)
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?\Z", re.ASCII)
 
 
@@ -47,10 +49,15 @@ def _ordered(value: object, depth: int = 0) -> object:
     if isinstance(value, tuple | list):
         return [_ordered(item, depth + 1) for item in value]
     if isinstance(value, Mapping):
-        keyed = [(cbor2.dumps(key), key, item) for key, item in value.items() if _is_key(key)]
+        keyed = [
+            (cbor2.dumps(key), key, item) for key, item in value.items() if _is_key(key)
+        ]
         if len(keyed) != len(value):
             raise Misuse("map keys are text or integers")
-        return {key: _ordered(item, depth + 1) for _, key, item in sorted(keyed, key=lambda row: row[0])}
+        return {
+            key: _ordered(item, depth + 1)
+            for _, key, item in sorted(keyed, key=lambda row: row[0])
+        }
     if isinstance(value, cbor2.CBORTag):
         return cbor2.CBORTag(value.tag, _ordered(value.value, depth + 1))
     raise Misuse(f"no CBOR spelling for {type(value).__name__}")
@@ -65,18 +72,37 @@ def encode_cbor(value: object) -> bytes:
     return cbor2.dumps(_ordered(value))
 
 
-def _keep_tag(tag: int) -> Callable[[Any], object]:
-    return lambda decoder: cbor2.CBORTag(tag, decoder.decode())
+def _keep_tag(tag: int) -> Callable[[Any, bool], object]:
+    return lambda value, _immutable: cbor2.CBORTag(tag, value)
 
 
-def _refuse_tag(tag: int) -> Callable[[Any], object]:
-    def refuse(_decoder: object) -> object:
+def _refuse_tag(tag: int) -> Callable[[Any, bool], object]:
+    def refuse(_value: object, _immutable: bool) -> object:
         raise FormatError("CBOR", "no such tag", f"tag {tag}")
 
     return refuse
 
 
-_INTERPRETED: Final = (*range(6), 25, 28, 29, 30, 35, 36, 37, 52, 54, 100, 256, 258, 260, 261, 1004, 43000, 55799)
+_INTERPRETED: Final = (
+    *range(6),
+    25,
+    28,
+    29,
+    30,
+    35,
+    36,
+    37,
+    52,
+    54,
+    100,
+    256,
+    258,
+    260,
+    261,
+    1004,
+    43000,
+    55799,
+)
 """Tags for which cbor2 6.x would build something (a date, a regular expression, a cycle): none of it is wanted."""
 
 
@@ -92,14 +118,20 @@ def _plain(what: str, tags: frozenset[int], value: object, depth: int = 0) -> No
     elif isinstance(value, Mapping):
         for key, item in value.items():
             if not _is_key(key):
-                raise FormatError(what, "map keys that are text or integers", type(key).__name__)
+                raise FormatError(
+                    what, "map keys that are text or integers", type(key).__name__
+                )
             _plain(what, tags, item, depth + 1)
     elif isinstance(value, cbor2.CBORTag):
         if value.tag not in tags:
             raise FormatError(what, "no such tag", f"tag {value.tag}")
         _plain(what, tags, value.value, depth + 1)
     else:
-        raise FormatError(what, "integers, text, bytes, arrays, maps, booleans or null", type(value).__name__)
+        raise FormatError(
+            what,
+            "integers, text, bytes, arrays, maps, booleans or null",
+            type(value).__name__,
+        )
 
 
 def _end_of_item(data: bytes) -> int:
@@ -128,11 +160,20 @@ def _end_of_item(data: bytes) -> int:
         elif major in (2, 3):
             at += argument
         elif major in (4, 5, 6):
-            open_items.append(argument * 2 if major == 5 else argument if major == 4 else 1)
+            open_items.append(
+                argument * 2 if major == 5 else argument if major == 4 else 1
+            )
     return at if at <= len(data) else -1
 
 
-def decode_cbor(data: bytes, what: str, *, max_size: int = MAX_SIZE, tags: frozenset[int] = frozenset(), one_spelling: bool = True) -> Any:
+def decode_cbor(
+    data: bytes,
+    what: str,
+    *,
+    max_size: int = MAX_SIZE,
+    tags: frozenset[int] = frozenset(),
+    one_spelling: bool = True,
+) -> Any:
     """Read exactly one CBOR item; ours by default, foreign with `one_spelling=False`.
 
     Foreign bytes keep their own lengths and orders but are bounded all the
@@ -142,17 +183,31 @@ def decode_cbor(data: bytes, what: str, *, max_size: int = MAX_SIZE, tags: froze
     """
     if len(data) > max_size:
         raise FormatError(what, f"at most {max_size} bytes", f"{len(data)} bytes")
-    decoders = {tag: _keep_tag(tag) if tag in tags else _refuse_tag(tag) for tag in _INTERPRETED}
+    decoders = {
+        tag: _keep_tag(tag) if tag in tags else _refuse_tag(tag) for tag in _INTERPRETED
+    }
     try:
         value = cbor2.loads(
-            data, max_depth=MAX_DEPTH + 1, allow_duplicate_keys=False, allow_indefinite=not one_spelling, semantic_decoders=decoders
+            data,
+            max_depth=MAX_DEPTH + 1,
+            allow_duplicate_keys=False,
+            allow_indefinite=not one_spelling,
+            semantic_decoders=decoders,
         )
-    except Exception as error:  # cbor2 raises several families, and ours comes back wrapped: all of them mean the same here
-        raise FormatError(what, "one well-formed CBOR item", f"bytes that are not one ({type(error).__name__})") from None
+    except Exception as error:  # noqa: BLE001 - cbor2 raises several families, and ours comes back wrapped: all of them mean the same here
+        raise FormatError(
+            what,
+            "one well-formed CBOR item",
+            f"bytes that are not one ({type(error).__name__})",
+        ) from None
     _plain(what, tags, value)
     if one_spelling:
         if encode_cbor(value) != data:
-            raise FormatError(what, "deterministic CBOR (RFC 8949 4.2.1)", "another spelling or trailing bytes")
+            raise FormatError(
+                what,
+                "deterministic CBOR (RFC 8949 4.2.1)",
+                "another spelling or trailing bytes",
+            )
     elif (end := _end_of_item(data)) != len(data):
         raise FormatError(what, "no trailing bytes", f"{len(data)} bytes", end)
     return value
@@ -164,11 +219,19 @@ def decode_cbor(data: bytes, what: str, *, max_size: int = MAX_SIZE, tags: froze
 def encode_json(value: object) -> bytes:
     """The one spelling of JSON of ours: UTF-8, sorted keys, no spaces, no floats. Raises Misuse."""
     _json_plain_or_misuse(value)
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    return json.dumps(
+        value,
+        ensure_ascii=False,
+        sort_keys=True,
+        separators=(",", ":"),
+        allow_nan=False,
+    ).encode()
 
 
 def _json_plain_or_misuse(value: object) -> None:
-    if isinstance(value, float) or not isinstance(value, str | int | bool | list | tuple | dict | None):
+    if isinstance(value, float) or not isinstance(
+        value, str | int | bool | list | tuple | dict | None
+    ):
         raise Misuse(f"no JSON spelling for {type(value).__name__}")
     if isinstance(value, list | tuple):
         for item in value:
@@ -180,7 +243,9 @@ def _json_plain_or_misuse(value: object) -> None:
             _json_plain_or_misuse(item)
 
 
-def decode_json(data: bytes, what: str, *, max_size: int = MAX_SIZE, one_spelling: bool = False) -> Any:
+def decode_json(
+    data: bytes, what: str, *, max_size: int = MAX_SIZE, one_spelling: bool = False
+) -> Any:
     """Read exactly one JSON value: UTF-8, no duplicate keys, no floats, integers of at most 64 bits, bounded depth.
 
     With `one_spelling` the bytes must also be what `encode_json` would write.
@@ -203,16 +268,26 @@ def decode_json(data: bytes, what: str, *, max_size: int = MAX_SIZE, one_spellin
 
     def integer(digits: str) -> int:
         if len(digits) > 20:
-            raise FormatError(what, "an integer of at most 64 bits", f"{len(digits)} digits")
+            raise FormatError(
+                what, "an integer of at most 64 bits", f"{len(digits)} digits"
+            )
         return int(digits)
 
     def no(constant: str) -> Any:
         raise FormatError(what, "no floating point number", constant[:40])
 
     try:
-        value = json.loads(text, object_pairs_hook=pairs, parse_int=integer, parse_float=no, parse_constant=no)
+        value = json.loads(
+            text,
+            object_pairs_hook=pairs,
+            parse_int=integer,
+            parse_float=no,
+            parse_constant=no,
+        )
     except json.JSONDecodeError as error:
-        raise FormatError(what, "one JSON value", "text that is not one", error.pos) from None
+        raise FormatError(
+            what, "one JSON value", "text that is not one", error.pos
+        ) from None
     if one_spelling and _spelt(value) != data:
         raise FormatError(what, "sorted keys and no spaces", "another spelling")
     return value
@@ -221,7 +296,9 @@ def decode_json(data: bytes, what: str, *, max_size: int = MAX_SIZE, one_spellin
 def _spelt(value: object) -> bytes:
     try:
         return encode_json(value)
-    except UnicodeEncodeError:  # a lone surrogate, escaped in the input: no bytes of ours spell it
+    except (
+        UnicodeEncodeError
+    ):  # a lone surrogate, escaped in the input: no bytes of ours spell it
         return b""
 
 
@@ -240,6 +317,24 @@ def _json_depths(text: str) -> list[int]:
         elif char in "]}":
             depth -= 1
     return depths
+
+
+# --- base64url ---------------------------------------------------------------------------------------------------------
+
+
+def b64url(data: bytes) -> str:
+    """Base64url without padding (RFC 7515 section 2)."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def parse_b64url(text: str, what: str) -> bytes:
+    """Read base64url without padding; the unused last bits are zero, so one value has one spelling. Raises FormatError."""
+    if not _B64URL.match(text) or len(text) % 4 == 1:
+        raise FormatError(what, "base64url without padding", repr(text[:40]))
+    data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    if b64url(data) != text:
+        raise FormatError(what, "base64url whose unused bits are zero", repr(text[-4:]))
+    return data
 
 
 # --- reading maps ------------------------------------------------------------------------------------------------------
@@ -278,7 +373,11 @@ class Fields:
         """The version under "v", one of `accepted`: a version unknown is refused."""
         value = self.uint("v")
         if value not in accepted:
-            raise FormatError(self._what, f"version {' or '.join(map(str, accepted))}", f"version {value}")
+            raise FormatError(
+                self._what,
+                f"version {' or '.join(map(str, accepted))}",
+                f"version {value}",
+            )
         return value
 
     def uint(self, key: str | int, *, most: int = (1 << 63) - 1) -> int:
@@ -297,22 +396,34 @@ class Fields:
         """Text of `least` to `most` characters, without NUL and control characters."""
         value: str = self._typed(key, str, "text")
         if not least <= len(value) <= most:
-            raise FormatError(f"{self._what}.{key}", f"{least} to {most} characters", f"{len(value)}")
-        if any(ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) < 0xE000 for c in value):
-            raise FormatError(f"{self._what}.{key}", "printable text", "a control character")
+            raise FormatError(
+                f"{self._what}.{key}", f"{least} to {most} characters", f"{len(value)}"
+            )
+        if any(
+            ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) < 0xE000 for c in value
+        ):
+            raise FormatError(
+                f"{self._what}.{key}", "printable text", "a control character"
+            )
         return value
 
     def name(self, key: str | int) -> str:
         """A short name as `name()` accepts it."""
         return name(self.text(key, most=63), f"{self._what}.{key}")
 
-    def raw(self, key: str | int, *, size: int | None = None, most: int = MAX_SIZE) -> bytes:
+    def raw(
+        self, key: str | int, *, size: int | None = None, most: int = MAX_SIZE
+    ) -> bytes:
         """Bytes, of exactly `size` or at most `most`."""
         value: bytes = self._typed(key, bytes, "bytes")
         if size is not None and len(value) != size:
-            raise FormatError(f"{self._what}.{key}", f"{size} bytes", f"{len(value)} bytes")
+            raise FormatError(
+                f"{self._what}.{key}", f"{size} bytes", f"{len(value)} bytes"
+            )
         if len(value) > most:
-            raise FormatError(f"{self._what}.{key}", f"at most {most} bytes", f"{len(value)} bytes")
+            raise FormatError(
+                f"{self._what}.{key}", f"at most {most} bytes", f"{len(value)} bytes"
+            )
         return value
 
     def digest(self, key: str | int, algorithm: str = "sha256") -> Digest:
@@ -324,7 +435,9 @@ class Fields:
         """An array of at most `most` items."""
         value: list[Any] = self._typed(key, list, "an array")
         if len(value) > most:
-            raise FormatError(f"{self._what}.{key}", f"at most {most} items", f"{len(value)}")
+            raise FormatError(
+                f"{self._what}.{key}", f"at most {most} items", f"{len(value)}"
+            )
         return value
 
     def fields(self, key: str | int) -> Fields:
@@ -337,7 +450,9 @@ class Fields:
         if not isinstance(value, Mapping):
             raise FormatError(f"{self._what}.{key}", "a map", type(value).__name__)
         if len(value) > most:
-            raise FormatError(f"{self._what}.{key}", f"at most {most} entries", f"{len(value)}")
+            raise FormatError(
+                f"{self._what}.{key}", f"at most {most} entries", f"{len(value)}"
+            )
         return dict(value)
 
     def done(self) -> None:
@@ -350,5 +465,9 @@ class Fields:
 def name(value: str, what: str) -> str:
     """`value` if it is a short name: 1 to 63 of a-z 0-9 . _ - beginning and ending with a letter or digit."""
     if not _NAME.match(value):
-        raise FormatError(what, "1 to 63 of a-z 0-9 . _ -, letter or digit first and last", repr(value[:80]))
+        raise FormatError(
+            what,
+            "1 to 63 of a-z 0-9 . _ -, letter or digit first and last",
+            repr(value[:80]),
+        )
     return value
