@@ -1,0 +1,349 @@
+r"""The agent manifest: what makes up an agent's runtime, written by people in TOML.
+
+A complete example; `version`, `agent`, `namespace`, `audience` and `command`
+are needed, the rest may be left out:
+
+>>> manifest = parse_manifest(b'''
+... version = 1
+... agent = "reporter"                  # with the namespace: spiffe://<domain>/billing/agent/reporter
+... namespace = "billing"
+... audience = "tools.example.org"      # whom its tokens are for
+... command = ["/usr/bin/python3", "main.py"]
+... grants = [["call", "files/reports/*"], ["call", "mail/send"]]
+...
+... [components.python]                 # a table for each component; the name is free
+... kind = "interpreter"                # interpreter packages code weights prompts tools image
+... source = "/usr/bin/python3"         # a file or a directory, absolute or below the manifest
+...
+... [components.main]
+... kind = "code"
+... source = "src"
+... exclude = ["__pycache__", "*.pyc", "docs/*.md"]
+...
+... [components.system]
+... kind = "prompts"
+... source = "prompts/system.txt"
+...
+... [secrets.mail-key]                  # named, never measured, never seen by the agent
+... expose = "MAIL_API_KEY"             # the environment variable that holds its placeholder
+... ''')
+>>> [(part.name, part.kind) for part in manifest.components]
+[('main', 'code'), ('python', 'interpreter'), ('system', 'prompts')]
+>>> manifest.interpreter
+'/usr/bin/python3'
+>>> [part.source for part in manifest.prompts]
+['prompts/system.txt']
+>>> parse_manifest(encode_manifest(manifest)) == manifest
+True
+>>> parse_manifest(b'agnt = "reporter"')  # doctest: +ELLIPSIS
+Traceback (most recent call last):
+...
+writ.formats.errors.FormatError: manifest: expected keys of agent, audience, command, components, ..., got agnt
+
+What `exclude` leaves out is not measured and therefore not in the store from
+which the agent runs. A pattern has `*` (any characters but `/`) and `?` (one of
+them). Without a `/` it is held against each segment of a path, with one
+against the path from the component's root; what lies beneath a match is
+excluded too.
+
+A manifest is a wish: the digest of its text is no proof that anything runs.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from writ.formats.digest import Digest
+from writ.formats.errors import FormatError, Misuse
+from writ.formats.grants import Grant, encode_grants, grant_set
+from writ.formats.spiffe import AgentId
+from writ.formats.strict import encode_cbor, name
+from writ.formats.tree import COMPONENT_KINDS, ComponentKind
+
+MAX_MANIFEST: Final = 1 << 16
+"""Bytes of TOML."""
+MAX_COMMAND: Final = 256
+MAX_COMPONENTS: Final = 64
+MAX_EXCLUDES: Final = 64
+MAX_SECRETS: Final = 64
+MAX_TEXT: Final = 1024
+"""Characters of one text."""
+
+_ENVIRONMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z", re.ASCII)
+_BARE = re.compile(r"[A-Za-z0-9_-]+\Z", re.ASCII)
+_TOP: Final = frozenset({"version", "agent", "namespace", "audience", "command", "components", "secrets", "grants"})
+_WHAT: Final = "manifest"
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentSpec:
+    """Where a component's content comes from: `source` is a path, absolute or below the manifest's directory."""
+
+    name: str
+    kind: ComponentKind
+    source: str
+    exclude: tuple[str, ...]
+
+    def excludes(self, path: str) -> bool:
+        """Whether `path`, relative to the source and `/`-separated, is left out, by itself or with a directory above it."""
+        segments = path.split("/")
+        for pattern in self.exclude:
+            wanted = pattern.split("/")
+            if len(wanted) == 1:
+                if any(_matches(pattern, segment) for segment in segments):
+                    return True
+            elif len(wanted) <= len(segments) and all(map(_matches, wanted, segments)):
+                return True
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class SecretSpec:
+    """A secret that the enforcer injects; the agent sees a placeholder in the environment variable `expose`."""
+
+    name: str
+    expose: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A manifest as read. Components and secrets are sorted by name, grants are a sorted set."""
+
+    agent: str
+    namespace: str
+    audience: str
+    command: tuple[str, ...]
+    components: tuple[ComponentSpec, ...]
+    secrets: tuple[SecretSpec, ...]
+    grants: tuple[Grant, ...]
+
+    def of_kind(self, kind: ComponentKind) -> tuple[ComponentSpec, ...]:
+        """The components of one kind, by name."""
+        return tuple(part for part in self.components if part.kind == kind)
+
+    @property
+    def interpreter(self) -> str | None:
+        """The source of the one interpreter, if there is one."""
+        return next((part.source for part in self.of_kind("interpreter")), None)
+
+    @property
+    def prompts(self) -> tuple[ComponentSpec, ...]:
+        """The components of kind prompts."""
+        return self.of_kind("prompts")
+
+    @property
+    def tools(self) -> tuple[ComponentSpec, ...]:
+        """The components of kind tools: tool configuration."""
+        return self.of_kind("tools")
+
+    @property
+    def packages(self) -> tuple[ComponentSpec, ...]:
+        """The components of kind packages: trees of installed distributions with their RECORDs."""
+        return self.of_kind("packages")
+
+    @property
+    def image(self) -> ComponentSpec | None:
+        """The one image, if there is one."""
+        return next(iter(self.of_kind("image")), None)
+
+    def agent_id(self, domain: str) -> AgentId:
+        """The agent's name within the trust domain `domain`."""
+        return AgentId(domain, self.namespace, self.agent)
+
+    def to_cbor(self) -> dict[str, object]:
+        """The map that `manifest_digest` hashes."""
+        return {
+            "v": 1,
+            "agent": self.agent,
+            "namespace": self.namespace,
+            "audience": self.audience,
+            "command": list(self.command),
+            "components": [[part.name, part.kind, part.source, list(part.exclude)] for part in self.components],
+            "secrets": [[secret.name, secret.expose] for secret in self.secrets],
+            "grants": encode_grants(self.grants),
+        }
+
+
+def manifest_digest(manifest: Manifest) -> Digest:
+    """SHA-256 over the deterministic CBOR of `manifest`: the same however its TOML was laid out."""
+    return Digest.of(encode_cbor(manifest.to_cbor()))
+
+
+def _matches(pattern: str, segment: str) -> bool:
+    """Whether one segment matches, in time of at most the product of the two lengths: on a mismatch only the last `*` takes more."""
+    at, p, star, taken = 0, 0, -1, 0
+    while at < len(segment):
+        if p < len(pattern) and pattern[p] == "*":
+            star, taken, p = p, at, p + 1
+        elif p < len(pattern) and pattern[p] in {"?", segment[at]}:
+            at, p = at + 1, p + 1
+        elif star >= 0:
+            taken += 1
+            at, p = taken, star + 1
+        else:
+            return False
+    return not pattern[p:].strip("*")
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def parse_manifest(data: bytes) -> Manifest:
+    """Read TOML. Raises FormatError, and nothing else, on any bytes; an unknown key is named, with the known ones."""
+    top = _table(_toml(data), _WHAT, _TOP, needed=_TOP - {"components", "secrets", "grants"})
+    if top["version"] != 1 or isinstance(top["version"], bool):
+        raise FormatError(f"{_WHAT}.version", "1", repr(top["version"])[:40])
+    components = tuple(_component(part, value) for part, value in _named(top, "components", MAX_COMPONENTS))
+    for kind in ("interpreter", "image"):
+        if sum(part.kind == kind for part in components) > 1:
+            raise FormatError(f"{_WHAT}.components", f"at most one {kind}", "several")
+    secrets = tuple(_secret(secret, value) for secret, value in _named(top, "secrets", MAX_SECRETS))
+    if len({secret.expose for secret in secrets}) != len(secrets):
+        raise FormatError(f"{_WHAT}.secrets", "an environment variable for each secret", "one variable for two")
+    command = _texts(top["command"], f"{_WHAT}.command", MAX_COMMAND, empty=True)
+    if not command or not command[0]:
+        raise FormatError(f"{_WHAT}.command", "a program and its arguments", "none")
+    return Manifest(
+        agent=name(_text(top["agent"], f"{_WHAT}.agent"), f"{_WHAT}.agent"),
+        namespace=name(_text(top["namespace"], f"{_WHAT}.namespace"), f"{_WHAT}.namespace"),
+        audience=_text(top["audience"], f"{_WHAT}.audience"),
+        command=command,
+        components=components,
+        secrets=secrets,
+        grants=_grants(top.get("grants", [])),
+    )
+
+
+def _toml(data: bytes) -> dict[str, Any]:
+    if len(data) > MAX_MANIFEST:
+        raise FormatError(_WHAT, f"at most {MAX_MANIFEST} bytes", f"{len(data)} bytes")
+    try:
+        return tomllib.loads(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise FormatError(_WHAT, "UTF-8", "bytes that are not", error.start) from None
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError, as is a date or integer that does not exist
+        place = re.search(r"\(at ([^()]{1,60})\)\Z", str(error))
+        raise FormatError(_WHAT, "TOML", f"text that is not, at {place[1]}" if place else "text that is not") from None
+
+
+def _table(value: object, what: str, known: frozenset[str], needed: frozenset[str]) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise FormatError(what, "a table", type(value).__name__)
+    if unknown := sorted(value.keys() - known):
+        raise FormatError(what, f"keys of {', '.join(sorted(known))}", ", ".join(ascii(key).strip("'")[:40] for key in unknown))
+    if missing := sorted(needed - value.keys()):
+        raise FormatError(what, f"{', '.join(missing)}", "none")
+    return value
+
+
+def _named(top: Mapping[str, Any], key: str, most: int) -> list[tuple[str, Any]]:
+    """The sub-tables of the table `key`, by name."""
+    value = top.get(key, {})
+    if not isinstance(value, dict):
+        raise FormatError(f"{_WHAT}.{key}", f"tables [{key}.NAME]", type(value).__name__)
+    if len(value) > most:
+        raise FormatError(f"{_WHAT}.{key}", f"at most {most}", f"{len(value)}")
+    return sorted((name(part, f"{_WHAT}.{key}"), item) for part, item in value.items())
+
+
+def _text(value: object, what: str, *, empty: bool = False) -> str:
+    if not isinstance(value, str):
+        raise FormatError(what, "text", type(value).__name__)
+    if not (0 if empty else 1) <= len(value) <= MAX_TEXT:
+        raise FormatError(what, f"1 to {MAX_TEXT} characters", f"{len(value)}")
+    if any(ord(char) < 32 or ord(char) == 127 for char in value):
+        raise FormatError(what, "printable text", "a control character")
+    return value
+
+
+def _texts(value: object, what: str, most: int, *, empty: bool = False) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise FormatError(what, "an array of texts", type(value).__name__)
+    if len(value) > most:
+        raise FormatError(what, f"at most {most} texts", f"{len(value)}")
+    return tuple(_text(item, what, empty=empty) for item in value)
+
+
+def _component(part: str, value: object) -> ComponentSpec:
+    what = f"{_WHAT}.components.{part}"
+    table = _table(value, what, frozenset({"kind", "source", "exclude"}), frozenset({"kind", "source"}))
+    kind = _text(table["kind"], f"{what}.kind")
+    if kind not in COMPONENT_KINDS:
+        raise FormatError(f"{what}.kind", f"one of {', '.join(COMPONENT_KINDS)}", repr(kind)[:80])
+    source = _text(table["source"], f"{what}.source")
+    if source != "." and any(segment in {"", ".", ".."} for segment in source.removeprefix("/").split("/")):
+        raise FormatError(f"{what}.source", "a path without empty, . or .. segments, or . alone", repr(source)[:80])
+    exclude = _texts(table.get("exclude", []), f"{what}.exclude", MAX_EXCLUDES)
+    for pattern in exclude:
+        if "**" in pattern or any(segment in {"", ".", ".."} for segment in pattern.split("/")):
+            raise FormatError(f"{what}.exclude", "patterns of * and ?, without **, empty, . or .. segments", repr(pattern)[:80])
+    return ComponentSpec(part, kind, source, tuple(sorted(set(exclude))))
+
+
+def _secret(secret: str, value: object) -> SecretSpec:
+    what = f"{_WHAT}.secrets.{secret}"
+    table = _table(value, what, frozenset({"expose"}), frozenset({"expose"}))
+    expose = _text(table["expose"], f"{what}.expose")
+    if not _ENVIRONMENT.match(expose):
+        raise FormatError(f"{what}.expose", "the name of an environment variable", repr(expose)[:80])
+    return SecretSpec(secret, expose)
+
+
+def _grants(value: object) -> tuple[Grant, ...]:
+    """The grants in any order: people do not sort."""
+    if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
+        raise FormatError(f"{_WHAT}.grants", "an array of [action, resource]", type(value).__name__)
+    if not all(isinstance(item, str) for pair in value for item in pair):
+        raise FormatError(f"{_WHAT}.grants", "pairs of text", "another type")
+    return grant_set((action, resource) for action, resource in value)
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The canonical TOML of `manifest`; `parse_manifest` gives it back.
+
+    Raises FormatError for a manifest that `parse_manifest` would refuse, and
+    Misuse for one that it would sort differently.
+    """
+    lines = [
+        "version = 1",
+        f"agent = {_quoted(manifest.agent)}",
+        f"namespace = {_quoted(manifest.namespace)}",
+        f"audience = {_quoted(manifest.audience)}",
+        f"command = {_array(manifest.command)}",
+    ]
+    if manifest.grants:
+        lines += ["grants = [", *(f"  {_array(grant)}," for grant in manifest.grants), "]"]
+    for part in manifest.components:
+        lines += ["", f"[components.{_key(part.name)}]", f"kind = {_quoted(part.kind)}", f"source = {_quoted(part.source)}"]
+        if part.exclude:
+            lines.append(f"exclude = {_array(part.exclude)}")
+    for secret in manifest.secrets:
+        lines += ["", f"[secrets.{_key(secret.name)}]", f"expose = {_quoted(secret.expose)}"]
+    try:
+        data = "\n".join([*lines, ""]).encode()
+    except UnicodeEncodeError:
+        raise FormatError(_WHAT, "text without lone surrogates", "one") from None
+    if parse_manifest(data) != manifest:
+        raise Misuse("components and secrets sorted by name, excludes and grants sorted, each once")
+    return data
+
+
+def _quoted(text: str) -> str:
+    """A TOML basic string."""
+    return '"' + "".join(f"\\u{ord(c):04x}" if ord(c) < 32 or ord(c) == 127 else f"\\{c}" if c in '"\\' else c for c in text) + '"'
+
+
+def _key(text: str) -> str:
+    """A TOML key: bare where it may be."""
+    return text if _BARE.match(text) else _quoted(text)
+
+
+def _array(texts: tuple[str, ...]) -> str:
+    return "[" + ", ".join(map(_quoted, texts)) + "]"
