@@ -107,22 +107,14 @@ def parse_sign1(
         raise FormatError(what, "an array of four", type(value).__name__)
     protected, unprotected, payload, signature = value
     if not isinstance(protected, bytes) or not isinstance(unprotected, Mapping):
-        raise FormatError(
-            what, "a protected header in bytes and an unprotected map", "other types"
-        )
-    if not (payload is None or isinstance(payload, bytes)) or not isinstance(
-        signature, bytes
-    ):
-        raise FormatError(
-            what, "a payload in bytes or null and a signature in bytes", "other types"
-        )
+        raise FormatError(what, "a protected header in bytes and an unprotected map", "other types")
+    if not (payload is None or isinstance(payload, bytes)) or not isinstance(signature, bytes):
+        raise FormatError(what, "a payload in bytes or null and a signature in bytes", "other types")
     headers = _protected(protected, what, foreign, _KNOWN | frozenset(known_labels))
     _unprotected(unprotected, headers, what, foreign, frozenset(known_labels))
     size = _SIGNATURE_SIZE[_FOREIGN[headers[ALG]]]
     if len(signature) != size:
-        raise FormatError(
-            f"{what} signature", f"{size} bytes", f"{len(signature)} bytes"
-        )
+        raise FormatError(f"{what} signature", f"{size} bytes", f"{len(signature)} bytes")
     return Sign1(
         protected,
         MappingProxyType(headers),
@@ -132,9 +124,7 @@ def parse_sign1(
     )
 
 
-def _protected(
-    protected: bytes, what: str, foreign: bool, known: frozenset[int]
-) -> dict[int, Any]:
+def _protected(protected: bytes, what: str, foreign: bool, known: frozenset[int]) -> dict[int, Any]:
     where = f"{what} protected header"
     headers = decode_cbor(protected, where, one_spelling=not foreign)
     if not isinstance(headers, dict):
@@ -143,9 +133,7 @@ def _protected(
         raise FormatError(where, "no critical extension", "crit")
     unknown = [label for label in headers if label not in known]
     if unknown:
-        raise FormatError(
-            where, "known labels only", ", ".join(repr(label)[:40] for label in unknown)
-        )
+        raise FormatError(where, "known labels only", ", ".join(repr(label)[:40] for label in unknown))
     accepted = _FOREIGN if foreign else _OURS
     alg = headers.get(ALG)
     if isinstance(alg, bool) or not isinstance(alg, int) or alg not in accepted:
@@ -161,9 +149,7 @@ def _protected(
         (CWT_CLAIMS, dict, "a map"),
     )
     for label, kind, name in kinds:
-        if label in headers and (
-            not isinstance(headers[label], kind) or isinstance(headers[label], bool)
-        ):
+        if label in headers and (not isinstance(headers[label], kind) or isinstance(headers[label], bool)):
             raise FormatError(f"{where}, {label}", name, type(headers[label]).__name__)
     return headers
 
@@ -177,14 +163,10 @@ def _unprotected(
 ) -> None:
     for label in unprotected:
         if label in (ALG, CRIT) or label in headers or not (foreign or label in known):
-            raise FormatError(
-                f"{what} unprotected header", "no such label", repr(label)[:40]
-            )
+            raise FormatError(f"{what} unprotected header", "no such label", repr(label)[:40])
 
 
-def sign1_bytes(
-    protected: bytes, payload: bytes, *, external_aad: bytes = b""
-) -> bytes:
+def sign1_bytes(protected: bytes, payload: bytes, *, external_aad: bytes = b"") -> bytes:
     """What a COSE_Sign1 signature covers: Sig_structure, context "Signature1" (RFC 9052 section 4.4)."""
     return encode_cbor(["Signature1", protected, external_aad, payload])
 
@@ -210,11 +192,7 @@ def encode_sign1(
     if algorithm not in NUMBERS:
         raise Misuse(f"no COSE algorithm {algorithm!r}")
     said: dict[int, Any] = {ALG: NUMBERS[algorithm]}
-    said |= {
-        label: value
-        for label, value in ((KID, kid), (CONTENT_TYPE, content_type), (TYP, typ))
-        if value is not None
-    }
+    said |= {label: value for label, value in ((KID, kid), (CONTENT_TYPE, content_type), (TYP, typ)) if value is not None}
     for label, value in (headers or {}).items():
         if label in said or label == CRIT:
             raise Misuse(f"header {label} is not the caller's to set twice")

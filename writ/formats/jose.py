@@ -73,17 +73,12 @@ def parse_jws(text: str, *, typ: str, max_size: int = 16384) -> SignedJws:
     parts = text.split(".")
     if len(parts) != 3:
         raise FormatError("JWS", "three parts", f"{len(parts)}")
-    header_bytes, payload, signature = (
-        parse_b64url(part, f"JWS {name}")
-        for part, name in zip(parts, _PARTS, strict=True)
-    )
+    header_bytes, payload, signature = (parse_b64url(part, f"JWS {name}") for part, name in zip(parts, _PARTS, strict=True))
     header = decode_json(header_bytes, "JWS header", max_size=_HEADER_MAX)
     f = Fields(header, "JWS header")
     for name in _REFUSED:
         if f.has(name):
-            raise FormatError(
-                "JWS header", "alg, typ, kid, jwk and nothing else", repr(name)
-            )
+            raise FormatError("JWS header", "alg, typ, kid, jwk and nothing else", repr(name))
     if (alg := f.text("alg", most=32)) not in ALGORITHMS:
         raise FormatError("JWS header.alg", " or ".join(ALGORITHMS), repr(alg))
     if (got := f.text("typ", most=64)) != typ:
@@ -91,9 +86,7 @@ def parse_jws(text: str, *, typ: str, max_size: int = 16384) -> SignedJws:
     if f.has("kid"):
         f.text("kid", most=256, least=1)
     if f.has("jwk") and (key := parse_jwk(f.any("jwk"))).algorithm != alg:
-        raise FormatError(
-            "JWS header.jwk", f"a key of {alg}", f"a key of {key.algorithm}"
-        )
+        raise FormatError("JWS header.jwk", f"a key of {alg}", f"a key of {key.algorithm}")
     f.done()
     if len(signature) != 64:
         raise FormatError("JWS signature", "64 bytes", f"{len(signature)} bytes")
@@ -127,9 +120,7 @@ def sign_jws(
 
 def verify_jws(jws: SignedJws, key: PublicKey) -> bool:
     """Whether `key` signed `jws`, under the algorithm that both name. Does not say whether `key` is to be believed."""
-    return jws.algorithm == key.algorithm and key.verify(
-        jws.signature, jws.signing_input
-    )
+    return jws.algorithm == key.algorithm and key.verify(jws.signature, jws.signing_input)
 
 
 # --- DPoP --------------------------------------------------------------------------------------------------------------
@@ -167,9 +158,7 @@ def parse_dpop(text: str) -> DpopProof:
     jws = parse_jws(text, typ=DPOP_TYP, max_size=DPOP_MAX_SIZE)
     if "jwk" not in jws.header:
         raise FormatError("DPoP proof", "the public key under 'jwk'", "none")
-    f = Fields(
-        decode_json(jws.payload, "DPoP proof", max_size=DPOP_MAX_SIZE), "DPoP proof"
-    )
+    f = Fields(decode_json(jws.payload, "DPoP proof", max_size=DPOP_MAX_SIZE), "DPoP proof")
     proof = DpopProof(
         jti=f.text("jti", least=16, most=128),
         htm=f.text("htm", least=1, most=32),
@@ -185,18 +174,14 @@ def parse_dpop(text: str) -> DpopProof:
     )
     f.done()
     if "?" in proof.htu or "#" in proof.htu:
-        raise FormatError(
-            "DPoP proof.htu", "a URI without query and fragment", repr(proof.htu[:80])
-        )
+        raise FormatError("DPoP proof.htu", "a URI without query and fragment", repr(proof.htu[:80]))
     return proof
 
 
 def _digest_text(f: Fields, key: str) -> str:
     text = f.text(key, most=43)
     if len(parse_b64url(text, f"DPoP proof.{key}")) != 32:
-        raise FormatError(
-            f"DPoP proof.{key}", "base64url of 32 bytes", f"{len(text)} characters"
-        )
+        raise FormatError(f"DPoP proof.{key}", "base64url of 32 bytes", f"{len(text)} characters")
     return text
 
 
@@ -224,9 +209,7 @@ def encode_dpop_payload(
         "res": res,
         "arg": arg,
     }
-    return encode_json(
-        {name: value for name, value in claims.items() if value is not None}
-    )
+    return encode_json({name: value for name, value in claims.items() if value is not None})
 
 
 def sign_dpop(payload: bytes, signer: Signer) -> str:

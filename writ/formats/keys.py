@@ -70,11 +70,7 @@ class PublicKey:
                 f"{_RAW_SIZE[self.algorithm]} bytes for {self.algorithm}",
                 f"{len(self.raw)} bytes",
             )
-        if not (
-            _is_ed25519_point(self.raw)
-            if self.algorithm == ED25519
-            else _is_p256_point(self.raw)
-        ):
+        if not (_is_ed25519_point(self.raw) if self.algorithm == ED25519 else _is_p256_point(self.raw)):
             raise FormatError(
                 "public key",
                 f"a point of large order on the curve of {self.algorithm}",
@@ -117,9 +113,7 @@ class PublicKey:
             if self.algorithm == ED25519:
                 _ed25519(self.raw).verify(signature, message)
             else:
-                _p256(self.raw).verify(
-                    dss_signature(signature), message, ec.ECDSA(hashes.SHA256())
-                )
+                _p256(self.raw).verify(dss_signature(signature), message, ec.ECDSA(hashes.SHA256()))
         except InvalidSignature:
             return False
         return True
@@ -157,9 +151,7 @@ def parse_jwk(value: object) -> PublicKey:
     elif (kty, crv) == ("EC", "P-256"):
         key = PublicKey(
             ES256,
-            b"\x04"
-            + _coordinate(f.text("x", most=64))
-            + _coordinate(f.text("y", most=64)),
+            b"\x04" + _coordinate(f.text("x", most=64)) + _coordinate(f.text("y", most=64)),
         )
     else:
         raise FormatError("JWK", "OKP Ed25519 or EC P-256", f"{kty} {crv}")
@@ -225,9 +217,7 @@ def parse_spki(der: bytes) -> PublicKey:
 def dss_signature(raw: bytes) -> bytes:
     """The DER form (ECDSA-Sig-Value, RFC 3279 section 2.2.3) of r || s."""
     half = len(raw) // 2
-    return utils.encode_dss_signature(
-        int.from_bytes(raw[:half], "big"), int.from_bytes(raw[half:], "big")
-    )
+    return utils.encode_dss_signature(int.from_bytes(raw[:half], "big"), int.from_bytes(raw[half:], "big"))
 
 
 @lru_cache(maxsize=4096)

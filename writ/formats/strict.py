@@ -18,7 +18,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any, Final
 
 import cbor2
@@ -49,15 +49,10 @@ def _ordered(value: object, depth: int = 0) -> object:
     if isinstance(value, tuple | list):
         return [_ordered(item, depth + 1) for item in value]
     if isinstance(value, Mapping):
-        keyed = [
-            (cbor2.dumps(key), key, item) for key, item in value.items() if _is_key(key)
-        ]
+        keyed = [(cbor2.dumps(key), key, item) for key, item in value.items() if _is_key(key)]
         if len(keyed) != len(value):
             raise Misuse("map keys are text or integers")
-        return {
-            key: _ordered(item, depth + 1)
-            for _, key, item in sorted(keyed, key=lambda row: row[0])
-        }
+        return {key: _ordered(item, depth + 1) for _, key, item in sorted(keyed, key=lambda row: row[0])}
     if isinstance(value, cbor2.CBORTag):
         return cbor2.CBORTag(value.tag, _ordered(value.value, depth + 1))
     raise Misuse(f"no CBOR spelling for {type(value).__name__}")
@@ -106,32 +101,27 @@ _INTERPRETED: Final = (
 """Tags for which cbor2 6.x would build something (a date, a regular expression, a cycle): none of it is wanted."""
 
 
-def _plain(what: str, tags: frozenset[int], value: object, depth: int = 0) -> None:
-    """Refuse what is not an integer of 64 bits, text, bytes, array, map, boolean, null or a tag in `tags`."""
+def _plain(what: str, tags: Container[int], value: object, depth: int = 0) -> Any:
+    """`value` in lists and dicts (cbor2 freezes what stands in a tag), or FormatError if something else is in it.
+
+    Allowed are integers of 64 bits, text, bytes, arrays, maps, booleans, null and the tags in `tags`.
+    """
     if value is None or isinstance(value, bool | str | bytes | int):
-        return
+        return value
     if depth > MAX_DEPTH:
         raise FormatError(what, f"at most {MAX_DEPTH} levels", "a deeper item")
     if isinstance(value, list | tuple):
-        for item in value:
-            _plain(what, tags, item, depth + 1)
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
+        return [_plain(what, tags, item, depth + 1) for item in value]
+    if isinstance(value, Mapping):
+        for key in value:
             if not _is_key(key):
-                raise FormatError(
-                    what, "map keys that are text or integers", type(key).__name__
-                )
-            _plain(what, tags, item, depth + 1)
-    elif isinstance(value, cbor2.CBORTag):
+                raise FormatError(what, "map keys that are text or integers", type(key).__name__)
+        return {key: _plain(what, tags, item, depth + 1) for key, item in value.items()}
+    if isinstance(value, cbor2.CBORTag):
         if value.tag not in tags:
             raise FormatError(what, "no such tag", f"tag {value.tag}")
-        _plain(what, tags, value.value, depth + 1)
-    else:
-        raise FormatError(
-            what,
-            "integers, text, bytes, arrays, maps, booleans or null",
-            type(value).__name__,
-        )
+        return cbor2.CBORTag(value.tag, _plain(what, tags, value.value, depth + 1))
+    raise FormatError(what, "integers, text, bytes, arrays, maps, booleans or null", type(value).__name__)
 
 
 def _end_of_item(data: bytes) -> int:
@@ -160,9 +150,7 @@ def _end_of_item(data: bytes) -> int:
         elif major in (2, 3):
             at += argument
         elif major in (4, 5, 6):
-            open_items.append(
-                argument * 2 if major == 5 else argument if major == 4 else 1
-            )
+            open_items.append(argument * 2 if major == 5 else argument if major == 4 else 1)
     return at if at <= len(data) else -1
 
 
@@ -171,7 +159,7 @@ def decode_cbor(
     what: str,
     *,
     max_size: int = MAX_SIZE,
-    tags: frozenset[int] = frozenset(),
+    tags: Container[int] = frozenset(),
     one_spelling: bool = True,
 ) -> Any:
     """Read exactly one CBOR item; ours by default, foreign with `one_spelling=False`.
@@ -183,9 +171,7 @@ def decode_cbor(
     """
     if len(data) > max_size:
         raise FormatError(what, f"at most {max_size} bytes", f"{len(data)} bytes")
-    decoders = {
-        tag: _keep_tag(tag) if tag in tags else _refuse_tag(tag) for tag in _INTERPRETED
-    }
+    decoders = {tag: _keep_tag(tag) if tag in tags else _refuse_tag(tag) for tag in _INTERPRETED}
     try:
         value = cbor2.loads(
             data,
@@ -200,7 +186,7 @@ def decode_cbor(
             "one well-formed CBOR item",
             f"bytes that are not one ({type(error).__name__})",
         ) from None
-    _plain(what, tags, value)
+    value = _plain(what, tags, value)
     if one_spelling:
         if encode_cbor(value) != data:
             raise FormatError(
@@ -229,9 +215,7 @@ def encode_json(value: object) -> bytes:
 
 
 def _json_plain_or_misuse(value: object) -> None:
-    if isinstance(value, float) or not isinstance(
-        value, str | int | bool | list | tuple | dict | None
-    ):
+    if isinstance(value, float) or not isinstance(value, str | int | bool | list | tuple | dict | None):
         raise Misuse(f"no JSON spelling for {type(value).__name__}")
     if isinstance(value, list | tuple):
         for item in value:
@@ -243,9 +227,7 @@ def _json_plain_or_misuse(value: object) -> None:
             _json_plain_or_misuse(item)
 
 
-def decode_json(
-    data: bytes, what: str, *, max_size: int = MAX_SIZE, one_spelling: bool = False
-) -> Any:
+def decode_json(data: bytes, what: str, *, max_size: int = MAX_SIZE, one_spelling: bool = False) -> Any:
     """Read exactly one JSON value: UTF-8, no duplicate keys, no floats, integers of at most 64 bits, bounded depth.
 
     With `one_spelling` the bytes must also be what `encode_json` would write.
@@ -268,9 +250,7 @@ def decode_json(
 
     def integer(digits: str) -> int:
         if len(digits) > 20:
-            raise FormatError(
-                what, "an integer of at most 64 bits", f"{len(digits)} digits"
-            )
+            raise FormatError(what, "an integer of at most 64 bits", f"{len(digits)} digits")
         return int(digits)
 
     def no(constant: str) -> Any:
@@ -285,9 +265,7 @@ def decode_json(
             parse_constant=no,
         )
     except json.JSONDecodeError as error:
-        raise FormatError(
-            what, "one JSON value", "text that is not one", error.pos
-        ) from None
+        raise FormatError(what, "one JSON value", "text that is not one", error.pos) from None
     if one_spelling and _spelt(value) != data:
         raise FormatError(what, "sorted keys and no spaces", "another spelling")
     return value
@@ -296,9 +274,7 @@ def decode_json(
 def _spelt(value: object) -> bytes:
     try:
         return encode_json(value)
-    except (
-        UnicodeEncodeError
-    ):  # a lone surrogate, escaped in the input: no bytes of ours spell it
+    except UnicodeEncodeError:  # a lone surrogate, escaped in the input: no bytes of ours spell it
         return b""
 
 
@@ -357,6 +333,15 @@ class Fields:
         """Whether an optional `key` is present and not yet taken."""
         return key in self._value
 
+    def is_null(self, key: str | int) -> bool:
+        """Whether `key` is present with the value null."""
+        return key in self._value and self._value[key] is None
+
+    def null(self, key: str | int) -> None:
+        """Null, and nothing else."""
+        if (value := self.any(key)) is not None:
+            raise FormatError(f"{self._what}.{key}", "null", type(value).__name__)
+
     def any(self, key: str | int) -> Any:
         """The value under `key`, of whatever type."""
         if key not in self._value:
@@ -396,34 +381,22 @@ class Fields:
         """Text of `least` to `most` characters, without NUL and control characters."""
         value: str = self._typed(key, str, "text")
         if not least <= len(value) <= most:
-            raise FormatError(
-                f"{self._what}.{key}", f"{least} to {most} characters", f"{len(value)}"
-            )
-        if any(
-            ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) < 0xE000 for c in value
-        ):
-            raise FormatError(
-                f"{self._what}.{key}", "printable text", "a control character"
-            )
+            raise FormatError(f"{self._what}.{key}", f"{least} to {most} characters", f"{len(value)}")
+        if any(ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) < 0xE000 for c in value):
+            raise FormatError(f"{self._what}.{key}", "printable text", "a control character")
         return value
 
     def name(self, key: str | int) -> str:
         """A short name as `name()` accepts it."""
         return name(self.text(key, most=63), f"{self._what}.{key}")
 
-    def raw(
-        self, key: str | int, *, size: int | None = None, most: int = MAX_SIZE
-    ) -> bytes:
+    def raw(self, key: str | int, *, size: int | None = None, most: int = MAX_SIZE) -> bytes:
         """Bytes, of exactly `size` or at most `most`."""
         value: bytes = self._typed(key, bytes, "bytes")
         if size is not None and len(value) != size:
-            raise FormatError(
-                f"{self._what}.{key}", f"{size} bytes", f"{len(value)} bytes"
-            )
+            raise FormatError(f"{self._what}.{key}", f"{size} bytes", f"{len(value)} bytes")
         if len(value) > most:
-            raise FormatError(
-                f"{self._what}.{key}", f"at most {most} bytes", f"{len(value)} bytes"
-            )
+            raise FormatError(f"{self._what}.{key}", f"at most {most} bytes", f"{len(value)} bytes")
         return value
 
     def digest(self, key: str | int, algorithm: str = "sha256") -> Digest:
@@ -431,13 +404,23 @@ class Fields:
         value: bytes = self._typed(key, bytes, "bytes")
         return Digest(algorithm, value)
 
+    def optional_raw(self, key: str | int, *, size: int | None = None, most: int = MAX_SIZE) -> bytes | None:
+        """Bytes, or null; the key itself must be there."""
+        if self.is_null(key):
+            self.null(key)
+            return None
+        return self.raw(key, size=size, most=most)
+
+    def optional_digest(self, key: str | int, algorithm: str = "sha256") -> Digest | None:
+        """A raw digest, or null; the key itself must be there."""
+        value = self.optional_raw(key)
+        return None if value is None else Digest(algorithm, value)
+
     def items(self, key: str | int, *, most: int) -> list[Any]:
         """An array of at most `most` items."""
         value: list[Any] = self._typed(key, list, "an array")
         if len(value) > most:
-            raise FormatError(
-                f"{self._what}.{key}", f"at most {most} items", f"{len(value)}"
-            )
+            raise FormatError(f"{self._what}.{key}", f"at most {most} items", f"{len(value)}")
         return value
 
     def fields(self, key: str | int) -> Fields:
@@ -450,9 +433,7 @@ class Fields:
         if not isinstance(value, Mapping):
             raise FormatError(f"{self._what}.{key}", "a map", type(value).__name__)
         if len(value) > most:
-            raise FormatError(
-                f"{self._what}.{key}", f"at most {most} entries", f"{len(value)}"
-            )
+            raise FormatError(f"{self._what}.{key}", f"at most {most} entries", f"{len(value)}")
         return dict(value)
 
     def done(self) -> None:
