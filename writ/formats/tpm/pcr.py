@@ -120,17 +120,24 @@ class PcrValues:
         raise FormatError(f"PCR {index} of {self.bank}", "a value", "none")
 
     def digest(self, selection: PcrSelection, hash_algorithm: str) -> bytes:
-        """What TPM2_Quote puts into pcrDigest: H over the selected values, in selection order, by `hash_algorithm`.
+        """The `pcr_digest` of these values alone. Raises FormatError if a selected PCR has no value here, or lies in another bank."""
+        return pcr_digest(selection, (self,), hash_algorithm)
 
-        Says nothing about values outside `selection`: compare the two index
-        sets first. Raises FormatError if a selected PCR has no value here, or
-        lies in another bank.
 
-        Source: TPM 2.0 Library Part 3, TPM2_Quote; Part 4, PCRComputeCurrentDigest.
-        """
-        parts: list[bytes] = []
-        for bank, indices in selection.banks:
-            if indices and bank != self.bank:
-                raise FormatError("PCR values", f"the {bank} bank", f"the {self.bank} bank")
-            parts.extend(self.get(index) for index in indices)
-        return hash_bytes(hash_algorithm, *parts)
+def pcr_digest(selection: PcrSelection, values: tuple[PcrValues, ...], hash_algorithm: str) -> bytes:
+    """What TPM2_Quote puts into pcrDigest: H over the selected values, in selection order, by the hash of the signature.
+
+    Says nothing about values outside `selection`: compare the index sets
+    first. Raises FormatError if a selected PCR has no value or a bank two.
+
+    Source: TPM 2.0 Library Part 3, TPM2_Quote; Part 4, PCRComputeCurrentDigest.
+    """
+    by_bank = {one.bank: one for one in values}
+    if len(by_bank) != len(values):
+        raise FormatError("PCR values", "each bank once", ", ".join(one.bank for one in values))
+    parts: list[bytes] = []
+    for bank, indices in selection.banks:
+        if indices and bank not in by_bank:
+            raise FormatError("PCR values", f"the {bank} bank", ", ".join(by_bank) or "none")
+        parts.extend(by_bank[bank].get(index) for index in indices)
+    return hash_bytes(hash_algorithm, *parts)

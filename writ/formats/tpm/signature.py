@@ -124,8 +124,9 @@ def _verify_rsa(signature: Signature, algorithm: hashes.HashAlgorithm, key: rsa.
         return False
     paddings: tuple[padding.AsymmetricPadding, ...] = (padding.PKCS1v15(),)
     if signature.algorithm == "rsapss":
-        mgf = padding.MGF1(algorithm)
-        paddings = (padding.PSS(mgf, padding.PSS.DIGEST_LENGTH), padding.PSS(mgf, padding.PSS.MAX_LENGTH))
+        # PSS.MAX_LENGTH would accept a salt of any length when verifying, so the length is given as a number
+        mgf, size = padding.MGF1(algorithm), algorithm.digest_size
+        paddings = tuple(padding.PSS(mgf, salt) for salt in (size, (key.key_size + 6) // 8 - size - 2))
     for one in paddings:
         try:
             key.verify(signature.value, message, one, algorithm)
