@@ -12,10 +12,13 @@ import pytest
 
 from swtpm import Delays, Manufacturer, SoftTpm
 from swtpm.manufacturer import BANKS
+from tests.house import ambient
 
 # Two shared cores: how long one example takes says nothing about the code.
 hypothesis.settings.register_profile("writ", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("writ")
+
+ambient.install()
 
 SoftTpmFactory = Callable[..., SoftTpm]
 
