@@ -75,6 +75,8 @@ MAX_TEXT: Final = 1024
 
 _ENVIRONMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z", re.ASCII)
 _BARE = re.compile(r"[A-Za-z0-9_-]+\Z", re.ASCII)
+_LONG_KEY = re.compile(r"""(?:\.[ \t]*(?:[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')[ \t]*){16}""", re.ASCII)
+"""A dotted key of more than 16 parts, for which tomllib takes time and memory by the square: no key of ours has more than 3."""
 _TOP: Final = frozenset({"version", "agent", "namespace", "audience", "command", "components", "secrets", "grants"})
 _WHAT: Final = "manifest"
 
@@ -222,7 +224,10 @@ def _toml(data: bytes) -> dict[str, Any]:
     if len(data) > MAX_MANIFEST:
         raise FormatError(_WHAT, f"at most {MAX_MANIFEST} bytes", f"{len(data)} bytes")
     try:
-        return tomllib.loads(data.decode("utf-8"))
+        text = data.decode("utf-8")
+        if long := _LONG_KEY.search(text):
+            raise FormatError(_WHAT, "at most 16 parts between dots", "more", len(text[: long.start()].encode()))
+        return tomllib.loads(text)
     except UnicodeDecodeError as error:
         raise FormatError(_WHAT, "UTF-8", "bytes that are not", error.start) from None
     except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError, as is a date or integer that does not exist

@@ -269,7 +269,7 @@ def test_published_inclusion_probes_are_judged_as_upstream_does(vectors: Path) -
 
 
 def test_published_consistency_probes_are_judged_as_upstream_does_but_for_roots_that_are_no_hash(vectors: Path) -> None:
-    """One probe that upstream accepts has equal roots which are the text "don't care 1": here a root has 32 bytes."""
+    """One probe that upstream accepts has equal roots which are the text "don't care 2": here a root has 32 bytes."""
     different = []
     for path, probe in _probes(vectors, "consistency"):
         proof = [_bytes(value) for value in probe["proof"] or []]
