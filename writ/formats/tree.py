@@ -48,6 +48,7 @@ ComponentKind = Literal["interpreter", "packages", "code", "weights", "prompts",
 ENTRY_KINDS: Final[tuple[EntryKind, ...]] = get_args(EntryKind)
 COMPONENT_KINDS: Final[tuple[ComponentKind, ...]] = get_args(ComponentKind)
 
+_ESCAPED = re.compile("[\x00-\x1f\x7f\\\\\udc80-\udcff]")
 _ESCAPE = re.compile(r"\\x([0-9a-f]{2})", re.ASCII)
 
 
@@ -56,14 +57,12 @@ _ESCAPE = re.compile(r"\\x([0-9a-f]{2})", re.ASCII)
 
 def spell(raw: bytes) -> str:
     r"""The one spelling of a name, path or link target on disk. Any bytes have one."""
-    return "".join(_spell_char(char) for char in raw.decode("utf-8", "surrogateescape"))
+    return _ESCAPED.sub(_escape, raw.decode("utf-8", "surrogateescape"))
 
 
-def _spell_char(char: str) -> str:
-    code = ord(char)
-    if 0xDC80 <= code <= 0xDCFF:  # surrogateescape's mark for a byte that is not UTF-8
-        return f"\\x{code - 0xDC00:02x}"
-    return f"\\x{code:02x}" if code < 32 or code == 127 or char == "\\" else char
+def _escape(char: re.Match[str]) -> str:
+    code = ord(char[0])
+    return f"\\x{code - 0xDC00 if code > 0xDC00 else code:02x}"  # surrogateescape marks a byte that is not UTF-8 as 0xDC00 + byte
 
 
 def unspell(text: str, what: str = "path") -> bytes:
