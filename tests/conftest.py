@@ -30,6 +30,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.swtpm)
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes are named by their place, not their value: keys made for this run differ from one worker to the next."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="session")
 def manufacturer(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Manufacturer:
     """One test manufacturer for all workers, kept between runs in pytest's cache; its TPMs are made once each."""
