@@ -191,5 +191,10 @@ def test_event_out_of_its_bounds_is_not_written() -> None:
         encode_event(ComponentEvent("host", "x", Digest.of(b"", "sha384")))
 
 
+def test_event_that_its_bytes_do_not_give_back_is_misuse() -> None:
+    with pytest.raises(Misuse):
+        encode_event(StartEvent(I, AGENT, D, D, bytes(32), None, cast("tuple[str, ...]", ["code"])))
+
+
 def test_commands_that_join_to_the_same_text_differ() -> None:
     assert command_digest(["a", "b c"]) != command_digest(["a b", "c"]) != command_digest(["a b c"])
