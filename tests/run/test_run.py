@@ -273,6 +273,19 @@ def test_without_root_sudo_is_asked(tree: Tree) -> None:
     assert tree.asked().startswith("sudo\napt-get update -q\nsudo\napt-get install ")
 
 
+def test_without_root_and_sudo_it_exits_3_and_says_what_is_missing(tree: Tree) -> None:
+    tree.program("dpkg-query", SWTPM_MISSING)
+    tree.program("apt-get", APT)
+    tree.program("id", "#!/bin/sh\necho 1000\n")
+    for name in ("sh", "cat", "dirname"):
+        (tree.bin / name).symlink_to(shutil.which(name) or pytest.fail(f"no {name}"))
+
+    done = tree.run("setup", PATH=str(tree.bin))
+
+    assert (done.returncode, tree.asked()) == (3, "")
+    assert "expected root or sudo to install: swtpm swtpm-tools; this is uid 1000 without sudo" in done.stderr
+
+
 def test_apt_that_fails_exits_3_and_says_what_for(tree: Tree) -> None:
     tree.program("dpkg-query", SWTPM_MISSING)
     tree.program("apt-get", APT)
