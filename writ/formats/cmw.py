@@ -30,8 +30,8 @@ APPRAISAL_POLICY: Final = 16
 
 _TYPE_KEY: Final = "__cmwc_t"
 _INDICATORS: Final = 31
-_TN: Final = range(0x63740101, 0x63740101 + 257 * 256)
-"""Tags that stand for CoAP content formats 0 to 65535 (RFC 9277 section 4.3)."""
+_TN: Final = range(0x63740101, 0x63740101 + 255 * 256)
+"""Tags that stand for CoAP content formats 0 to 65024 (RFC 9277 section 4.3)."""
 _MOST: Final = 64
 _MOST_DEEP: Final = 4
 
@@ -77,7 +77,7 @@ def encode_collection(members: Mapping[str, tuple[str | int, bytes, int | None]]
     if collection_type is not None:
         value[_TYPE_KEY] = collection_type
     data = encode_cbor(value)
-    parse_collection(data)
+    parse_collection(data, max_size=len(data))
     return data
 
 

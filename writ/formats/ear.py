@@ -58,8 +58,8 @@ VECTOR: Final[dict[str, int]] = {
 TPM_CLASSES: Final = ("discrete", "firmware", "virtual", "software")
 
 _VERIFIER: Final = {"developer": 0, "build": 1}
-_MOST_SUBMODULES: Final = 16
-_MOST_REASONS: Final = 256
+_MOST_SUBMODULES: Final = 300
+_MOST_REASONS: Final = 1024
 
 
 def tier_of(value: int) -> str:
@@ -128,7 +128,7 @@ class Ear:
     """An attestation result as its bytes say it. Does not prove that an appraisal took place.
 
     Times are seconds since the epoch. `submodules` is sorted by name, one to
-    16 of them; `status`, where given, is not better than the worst of them.
+    300 of them; `status`, where given, is not better than the worst of them.
     """
 
     verifier_developer: str

@@ -130,7 +130,8 @@ def verify_jws(jws: SignedJws, key: PublicKey) -> bool:
 class DpopProof:
     """A DPoP proof as parsed: possession of `key` is claimed, `verify_jws(proof.jws, proof.key)` shows it.
 
-    `ath` is base64url of SHA-256 over the access token's ASCII. Of ours are
+    `ath` is base64url of SHA-256 over the access token's ASCII, None where
+    no token goes with the proof (a token request). Of ours are
     `act` (action name), `res` (resource) and `arg` (base64url of the
     argument's SHA-256), where the proof is for one action.
     """
@@ -139,7 +140,7 @@ class DpopProof:
     htm: str
     htu: str
     iat: int
-    ath: str
+    ath: str | None
     nonce: str | None
     key: PublicKey
     act: str | None
@@ -149,7 +150,7 @@ class DpopProof:
 
 
 def parse_dpop(text: str) -> DpopProof:
-    """Read a DPoP proof for a protected resource. Raises FormatError.
+    """Read a DPoP proof, of a token request or (with `ath`) for a resource. Raises FormatError.
 
     Does not verify the signature, the time, the token or whether `jti` was seen.
 
@@ -164,7 +165,7 @@ def parse_dpop(text: str) -> DpopProof:
         htm=f.text("htm", least=1, most=32),
         htu=f.text("htu", least=1, most=2048),
         iat=f.uint("iat"),
-        ath=_digest_text(f, "ath"),
+        ath=_digest_text(f, "ath") if f.has("ath") else None,
         nonce=f.text("nonce", least=1, most=256) if f.has("nonce") else None,
         key=parse_jwk(jws.header["jwk"]),
         act=f.text("act", least=1, most=256) if f.has("act") else None,
@@ -191,7 +192,7 @@ def encode_dpop_payload(
     htm: str,
     htu: str,
     iat: int,
-    ath: str,
+    ath: str | None = None,
     nonce: str | None = None,
     act: str | None = None,
     res: str | None = None,

@@ -29,6 +29,7 @@ from writ.formats.errors import FormatError, Misuse
 MAX_SIZE: Final = 1 << 20
 """Bytes of one message, unless the format states another bound."""
 MAX_DEPTH: Final = 16
+"""Arrays, maps and tags (JSON: arrays and objects) within each other."""
 
 _B64URL = re.compile(r"[A-Za-z0-9_-]*\Z", re.ASCII)
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?\Z", re.ASCII)
@@ -38,14 +39,14 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?\Z", re.ASCII)
 
 
 def _ordered(value: object, depth: int = 0) -> object:
-    if depth > MAX_DEPTH:
-        raise Misuse(f"CBOR deeper than {MAX_DEPTH}")
     if value is None or isinstance(value, bool | str | bytes):
         return value
     if isinstance(value, int):
         if not -(1 << 64) <= value < (1 << 64):
             raise Misuse("integer does not fit CBOR's 64 bits")
         return value
+    if depth >= MAX_DEPTH:
+        raise Misuse(f"CBOR deeper than {MAX_DEPTH}")
     if isinstance(value, tuple | list):
         return [_ordered(item, depth + 1) for item in value]
     if isinstance(value, Mapping):
@@ -108,7 +109,7 @@ def _plain(what: str, tags: Container[int], value: object, depth: int = 0) -> An
     """
     if value is None or isinstance(value, bool | str | bytes | int):
         return value
-    if depth > MAX_DEPTH:
+    if depth >= MAX_DEPTH:
         raise FormatError(what, f"at most {MAX_DEPTH} levels", "a deeper item")
     if isinstance(value, list | tuple):
         return [_plain(what, tags, item, depth + 1) for item in value]
@@ -410,6 +411,13 @@ class Fields:
             self.null(key)
             return None
         return self.raw(key, size=size, most=most)
+
+    def optional_text(self, key: str | int, *, most: int = 1024) -> str | None:
+        """Text, or null; the key itself must be there."""
+        if self.is_null(key):
+            self.null(key)
+            return None
+        return self.text(key, most=most)
 
     def optional_digest(self, key: str | int, algorithm: str = "sha256") -> Digest | None:
         """A raw digest, or null; the key itself must be there."""

@@ -1,0 +1,147 @@
+"""Proof bundles out of archives: picks, by digest, the chain behind each action."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from writ.formats.action import ActionRecord, OutcomeRecord, Record, parse_record
+from writ.formats.archive import Archive
+from writ.formats.cose import parse_sign1
+from writ.formats.decision import AttestDecision, EnrolDecision, parse_entry
+from writ.formats.digest import Digest
+from writ.formats.eat import SignedToken, encode_claims, parse_token
+from writ.formats.errors import FormatError, Refused
+from writ.formats.evidence import parse_evidence
+from writ.formats.proof_bundle import Leaf, ProofBundle
+from writ.formats.reason import Reason
+from writ.formats.strict import decode_cbor
+from writ.formats.tlog.merkle import inclusion_proof, leaf_hash
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which actions: by agent (None: any) and time of decision, both ends included, in seconds."""
+
+    agent: str | None
+    earliest: int
+    latest: int
+
+    def matches(self, record: ActionRecord) -> bool:
+        """Whether this action is wanted."""
+        return (self.agent is None or record.agent == self.agent) and self.earliest <= record.decided_at <= self.latest
+
+
+class Chains:
+    """The signed decisions, tokens and objects of an archive, found by the digests that name them."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+        self._objects = archive.by_digest()
+        self._tokens = {token.digest: token for token in map(parse_token, archive.tokens)}
+        self._enrolments: dict[Digest, bytes] = {}
+        self._attests: list[tuple[AttestDecision, bytes]] = []
+        for signed in archive.entries:
+            entry = parse_entry(parse_sign1(signed).payload or b"")
+            if isinstance(entry, EnrolDecision):
+                self._enrolments[entry.record] = signed
+            elif isinstance(entry, AttestDecision):
+                self._attests.append((entry, signed))
+        self._attests.sort(key=lambda item: item[0].decided_at)
+
+    def bundles(self, wanted: Wanted) -> Iterator[tuple[ActionRecord, ProofBundle | Refused]]:
+        """Each wanted action with its bundle, or with what is missing from the archive."""
+        for log in self._archive.logs:
+            records = [parse_record(leaf) for leaf in log.leaves]
+            for record in records:
+                if isinstance(record, ActionRecord) and wanted.matches(record):
+                    yield record, self._bundle(record, records, log.leaves)
+
+    def _bundle(self, record: ActionRecord, records: list[Record], leaves: tuple[bytes, ...]) -> ProofBundle | Refused:
+        try:
+            return self._chain(record, records, leaves)
+        except Refused as refused:
+            return refused
+
+    def _chain(self, record: ActionRecord, records: list[Record], leaves: tuple[bytes, ...]) -> ProofBundle:
+        token = self._token(record)
+        decision, signed = self._issuing(token)
+        inputs = dict(decision.inputs)
+        enrol_signed = self._enrolments.get(inputs["record"])
+        if enrol_signed is None:
+            raise _missing("enrol_decision", str(inputs["record"]))
+        enrol = parse_entry(parse_sign1(enrol_signed).payload or b"")
+        if not isinstance(enrol, EnrolDecision):
+            raise _missing("enrol_decision", str(inputs["record"]))
+        size, carrier, carrier_signed = self._carrier(record, decision.host)
+        hashes = [leaf_hash(leaf) for leaf in leaves]
+        if size > len(hashes):
+            raise _missing("log", f"{size} leaves")
+
+        def leaf(index: int) -> Leaf:
+            return Leaf(leaves[index], index, inclusion_proof(hashes, index, size))
+
+        outcome = next((r for r in records[:size] if isinstance(r, OutcomeRecord) and r.of == record.sequence), None)
+        return ProofBundle(
+            enrolment=self._object(enrol.evidence, "enrolment"),
+            enrol_decision=enrol_signed,
+            record=self._object(inputs["record"], "record"),
+            state=self._object(inputs["state"], "state"),
+            evidence=self._object(inputs["evidence"], "evidence"),
+            references=self._references(inputs["references"]),
+            policy=self._object(inputs["policy"], "policy"),
+            attest_decision=signed,
+            result=self._object(decision.result, "result"),
+            token=token.jws.compact,
+            action=leaf(record.sequence),
+            outcome=None if outcome is None else leaf(outcome.sequence),
+            carrier=carrier,
+            carrier_decision=carrier_signed,
+        )
+
+    def _object(self, digest: Digest, what: str) -> bytes:
+        if digest == Digest.of(b""):
+            return b""
+        found = self._objects.get(digest)
+        if found is None:
+            raise _missing(what, str(digest))
+        return found
+
+    def _token(self, record: ActionRecord) -> SignedToken:
+        if record.token is None:
+            raise _missing("token", "an action that was decided under a token")
+        token = self._tokens.get(record.token)
+        if token is None:
+            raise _missing("token", str(record.token))
+        return token
+
+    def _issuing(self, token: SignedToken) -> tuple[AttestDecision, bytes]:
+        claims = Digest.of(encode_claims(token.claims))
+        for decision, signed in self._attests:
+            if any(outcome.claims == claims for outcome in decision.outcomes):
+                return decision, signed
+        raise _missing("attest_decision", str(claims))
+
+    def _references(self, digest: Digest) -> tuple[bytes, ...]:
+        names = decode_cbor(self._object(digest, "references"), "references")
+        if not isinstance(names, list) or not all(isinstance(name, bytes) for name in names):
+            raise FormatError("references", "an array of digests", type(names).__name__)
+        return tuple(self._object(Digest("sha256", name), "reference") for name in names)
+
+    def _carrier(self, record: ActionRecord, host: str) -> tuple[int, bytes, bytes]:
+        """The earliest later attestation whose quote carried a checkpoint that holds the record, and its outcome if it can."""
+        found: list[tuple[int, bytes, bytes]] = []
+        for decision, signed in self._attests:
+            evidence = self._objects.get(dict(decision.inputs)["evidence"])
+            if decision.host != host or evidence is None:
+                continue
+            for request in parse_evidence(evidence).requests:
+                if request.instance == record.instance and request.log_size > record.sequence:
+                    found.append((request.log_size, evidence, signed))
+        if not found:
+            raise _missing("carrier", f"an attestation that carried record {record.sequence}")
+        return min(found, key=lambda item: item[0])
+
+
+def _missing(what: str, name: str) -> Refused:
+    return Refused(Reason("proof-bundle-incomplete", what, name[:200], "none in the archives"))

@@ -1,0 +1,233 @@
+"""The verifier's signed decisions: what was decided, by which engine, on which inputs.
+
+A decision is recorded whole, as the bytes that are signed. Every input is
+named by digest, the clock was read once and stands in `decided_at`, and the
+engine is pinned: `auditor replay` runs it again and demands identical bytes.
+
+Three kinds, one envelope (`Entry`): an attestation, an enrolment, an operator's act.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from writ.formats.digest import Digest
+from writ.formats.engine import EngineId
+from writ.formats.errors import FormatError
+from writ.formats.reason import Reason
+from writ.formats.strict import Fields, decode_cbor, encode_cbor
+
+CONTENT_TYPE: Final = "application/vnd.writ.decision+cbor"
+MAX_OUTCOMES: Final = 256
+MAX_REASONS: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The answer to one instance: a token by the digest of its claims, or the reasons for none."""
+
+    instance: bytes
+    claims: Digest | None
+    reasons: tuple[Reason, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AttestDecision:
+    """One appraisal and what it issued.
+
+    `inputs` names each input by digest: evidence, host record, state before,
+    reference values, policy. `result` is the digest of the encoded EAR,
+    `state_after` of the successor state.
+    `issued` is what the shell gave beside evidence and clock: for each request
+    the token id and the status index.
+    """
+
+    engine: EngineId
+    decided_at: int
+    issuer: str
+    host: str
+    namespace: str
+    nonce: bytes
+    nonce_issued_at: int
+    inputs: tuple[tuple[str, Digest], ...]
+    issued: tuple[tuple[str, int], ...]
+    status_uri: str
+    verdict: str
+    result: Digest
+    state_after: Digest
+    outcomes: tuple[Outcome, ...]
+    reasons: tuple[Reason, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolDecision:
+    """A host enrolled: the record that came of it, and the digest of the activation evidence."""
+
+    engine: EngineId
+    decided_at: int
+    host: str
+    namespace: str
+    record: Digest
+    evidence: Digest
+    trust: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorAct:
+    """Something an operator did: which act, by whom, on what; `detail` is the digest of the object."""
+
+    engine: EngineId
+    decided_at: int
+    namespace: str
+    operator: str
+    act: str
+    subject: str
+    detail: Digest | None
+
+
+Entry = AttestDecision | EnrolDecision | OperatorAct
+
+INPUTS: Final = ("evidence", "policy", "record", "references", "state")
+ACTS: Final = (
+    "host-admit", "host-release", "host-replace", "host-retire",
+    "reference-import", "policy-publish", "token-revoke", "key-rotate", "api-key-create", "api-key-revoke",
+)  # fmt: skip
+
+
+def encode_entry(entry: Entry) -> bytes:
+    """The bytes that are signed and appended to the log."""
+    if isinstance(entry, AttestDecision):
+        return encode_cbor(
+            {
+                "v": 1,
+                "kind": "attest",
+                "engine": entry.engine.to_cbor(),
+                "decided_at": entry.decided_at,
+                "issuer": entry.issuer,
+                "host": entry.host,
+                "namespace": entry.namespace,
+                "nonce": entry.nonce,
+                "nonce_issued_at": entry.nonce_issued_at,
+                "inputs": {name: digest.value for name, digest in entry.inputs},
+                "issued": [[token_id, index] for token_id, index in entry.issued],
+                "status_uri": entry.status_uri,
+                "verdict": entry.verdict,
+                "result": entry.result.value,
+                "state_after": entry.state_after.value,
+                "outcomes": [[o.instance, None if o.claims is None else o.claims.value, [r.to_cbor() for r in o.reasons]] for o in entry.outcomes],
+                "reasons": [r.to_cbor() for r in entry.reasons],
+            }
+        )
+    if isinstance(entry, EnrolDecision):
+        return encode_cbor(
+            {
+                "v": 1,
+                "kind": "enrol",
+                "engine": entry.engine.to_cbor(),
+                "decided_at": entry.decided_at,
+                "host": entry.host,
+                "namespace": entry.namespace,
+                "record": entry.record.value,
+                "evidence": entry.evidence.value,
+                "trust": entry.trust.value,
+            }
+        )
+    return encode_cbor(
+        {
+            "v": 1,
+            "kind": "operator",
+            "engine": entry.engine.to_cbor(),
+            "decided_at": entry.decided_at,
+            "namespace": entry.namespace,
+            "operator": entry.operator,
+            "act": entry.act,
+            "subject": entry.subject,
+            "detail": None if entry.detail is None else entry.detail.value,
+        }
+    )
+
+
+def parse_entry(data: bytes) -> Entry:
+    """Read an entry of the verifier's log. Raises FormatError."""
+    f = Fields(decode_cbor(data, "decision"), "decision")
+    f.version(1)
+    kind = f.text("kind")
+    readers = {"attest": _attest, "enrol": _enrol, "operator": _operator}
+    if kind not in readers:
+        raise FormatError("decision.kind", f"one of {', '.join(readers)}", repr(kind))
+    entry = readers[kind](f)
+    f.done()
+    return entry
+
+
+def _attest(f: Fields) -> Entry:
+    inputs = f.mapping("inputs", most=len(INPUTS))
+    if sorted(inputs) != list(INPUTS):
+        raise FormatError("decision.inputs", ", ".join(INPUTS), ", ".join(map(str, sorted(map(str, inputs))))[:100])
+    named = Fields(inputs, "decision.inputs")
+    return AttestDecision(
+        engine=EngineId.from_cbor(f.any("engine")),
+        decided_at=f.uint("decided_at"),
+        issuer=f.text("issuer", least=1),
+        host=f.name("host"),
+        namespace=f.name("namespace"),
+        nonce=f.raw("nonce", size=32),
+        nonce_issued_at=f.uint("nonce_issued_at"),
+        inputs=tuple((name, named.digest(name)) for name in INPUTS),
+        issued=tuple(_issued(item) for item in f.items("issued", most=MAX_OUTCOMES)),
+        status_uri=f.text("status_uri"),
+        verdict=_verdict(f.text("verdict")),
+        result=f.digest("result"),
+        state_after=f.digest("state_after"),
+        outcomes=tuple(_outcome(item) for item in f.items("outcomes", most=MAX_OUTCOMES)),
+        reasons=_reasons(f.items("reasons", most=MAX_REASONS)),
+    )
+
+
+def _enrol(f: Fields) -> Entry:
+    return EnrolDecision(
+        EngineId.from_cbor(f.any("engine")),
+        f.uint("decided_at"),
+        f.name("host"),
+        f.name("namespace"),
+        f.digest("record"),
+        f.digest("evidence"),
+        f.digest("trust"),
+    )
+
+
+def _operator(f: Fields) -> Entry:
+    engine, decided_at, namespace = EngineId.from_cbor(f.any("engine")), f.uint("decided_at"), f.name("namespace")
+    operator, act, subject = f.text("operator"), f.text("act"), f.text("subject")
+    if act not in ACTS:
+        raise FormatError("decision.act", f"one of {', '.join(ACTS)}", repr(act))
+    return OperatorAct(engine, decided_at, namespace, operator, act, subject, f.optional_digest("detail"))
+
+
+def _verdict(text: str) -> str:
+    if text not in ("accepted", "refused"):
+        raise FormatError("decision.verdict", "accepted or refused", repr(text))
+    return text
+
+
+def _issued(value: object) -> tuple[str, int]:
+    if not isinstance(value, list) or len(value) != 2:
+        raise FormatError("decision.issued", "[token id, status index]", type(value).__name__)
+    f = Fields(dict(enumerate(value)), "decision.issued")
+    return f.text(0, least=16, most=64), f.uint(1)
+
+
+def _outcome(value: object) -> Outcome:
+    if not isinstance(value, list) or len(value) != 3 or not isinstance(value[2], list):
+        raise FormatError("decision.outcomes", "[instance, claims or null, reasons]", type(value).__name__)
+    f = Fields(dict(enumerate(value)), "decision.outcomes")
+    return Outcome(f.raw(0, size=16), f.optional_digest(1), _reasons(f.items(2, most=MAX_REASONS)))
+
+
+def _reasons(items: list[object]) -> tuple[Reason, ...]:
+    reasons = tuple(Reason.from_cbor(item) for item in items)
+    if list(reasons) != sorted(set(reasons)):
+        raise FormatError("decision.reasons", "a sorted set", "another order")
+    return reasons
+

@@ -1,0 +1,190 @@
+"""Evidence: what one attestation carries, and the bytes that its quote binds.
+
+One quote covers all instances of a host. `extraData` of the quote is
+`binding(...)`: SHA-256 over deterministic CBOR of
+
+    ["writ/attest/v1", verifier key thumbprint, host, nonce,
+     [[session key thumbprint, instance, audience, grants, log size, log root], …],
+     [digest of each further evidence, …]]
+
+so nothing that travels beside the quote can be exchanged, and a quote made for
+another protocol, verifier or host says nothing here.
+
+On the wire it is a CMW collection (RFC 9999) of four members; what is only
+parsed is not yet believed (`verdict.evidence` does that).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from writ.formats.cmw import encode_collection, parse_collection
+from writ.formats.digest import Digest, Nonce
+from writ.formats.errors import FormatError
+from writ.formats.grants import Grant, encode_grants, parse_grants
+from writ.formats.keys import PublicKey, parse_cose_key
+from writ.formats.strict import Fields, decode_cbor, encode_cbor
+from writ.formats.tpm.pcr import PcrValues
+
+MAX_SIZE: Final = 4 << 20
+MAX_REQUESTS: Final = 256
+MAX_PROOF: Final = 64
+
+QUOTE_TYPE: Final = "application/vnd.writ.tpm-quote+cbor"
+LOG_TYPE: Final = "application/vnd.writ.runtime-log"
+MANIFESTS_TYPE: Final = "application/vnd.writ.measurements+cbor"
+REQUESTS_TYPE: Final = "application/vnd.writ.requests+cbor"
+COLLECTION_TYPE: Final = "urn:writ:evidence:1"
+
+ATTEST_TAG: Final = "writ/attest/v1"
+ENROL_TAG: Final = "writ/enrol/v1"
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceRequest:
+    """One instance asking for a token, with the checkpoint of its action log.
+
+    `log_proof` is the consistency proof from the checkpoint carried last
+    (`log_from`) to this one; it is not bound, since it proves itself.
+    """
+
+    instance: bytes
+    session_key: PublicKey
+    audience: str
+    grants: tuple[Grant, ...]
+    log_size: int
+    log_root: bytes
+    log_from: int
+    log_proof: tuple[bytes, ...]
+
+    def bound(self) -> list[object]:
+        """The part of the request that the quote binds."""
+        return [self.session_key.thumbprint(), self.instance, self.audience, encode_grants(self.grants), self.log_size, self.log_root]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One attestation of a host, as it arrived.
+
+    `attest` is a TPMS_ATTEST, `signature` a TPMT_SIGNATURE, `log` the CEL
+    records from number `log_first` on, `measurements` the encoded preimages of
+    the manifest roots that start events in `log` name.
+    """
+
+    host: str
+    nonce: Nonce
+    attest: bytes
+    signature: bytes
+    pcrs: PcrValues
+    log_first: int
+    log: bytes
+    measurements: tuple[bytes, ...]
+    requests: tuple[InstanceRequest, ...]
+
+
+def binding(verifier: bytes, host: str, nonce: Nonce, requests: tuple[InstanceRequest, ...], further: tuple[Digest, ...] = ()) -> bytes:
+    """The 32 bytes of `extraData` for an attestation. `verifier` is the thumbprint of the verifier's decision key."""
+    bound = [ATTEST_TAG, verifier, host, nonce.value, [r.bound() for r in requests], [d.value for d in further]]
+    return Digest.of(encode_cbor(bound)).value
+
+
+def enrolment_binding(host: str, host_key: bytes, challenge: bytes, secret: bytes) -> bytes:
+    """The 32 bytes of `extraData` for the quote that answers an activation challenge."""
+    return Digest.of(encode_cbor([ENROL_TAG, host, host_key, challenge, secret])).value
+
+
+def encode_evidence(evidence: Evidence) -> bytes:
+    """The CMW collection."""
+    quote = {
+        "v": 1,
+        "host": evidence.host,
+        "nonce": evidence.nonce.value,
+        "attest": evidence.attest,
+        "signature": evidence.signature,
+        "bank": evidence.pcrs.bank,
+        "pcrs": dict(evidence.pcrs.values),
+    }
+    log = encode_cbor({"v": 1, "first": evidence.log_first, "records": evidence.log})
+    requests = {"v": 1, "requests": [_request_out(r) for r in evidence.requests]}
+    return encode_collection(
+        {
+            "manifests": (MANIFESTS_TYPE, encode_cbor({"v": 1, "items": list(evidence.measurements)}), None),
+            "quote": (QUOTE_TYPE, encode_cbor(quote), None),
+            "requests": (REQUESTS_TYPE, encode_cbor(requests), None),
+            "runtime-log": (LOG_TYPE, log, None),
+        },
+        collection_type=COLLECTION_TYPE,
+    )
+
+
+def parse_evidence(data: bytes) -> Evidence:
+    """Read the CMW collection. Raises FormatError."""
+    collection = parse_collection(data, what="evidence", max_size=MAX_SIZE)
+    wanted = {"manifests": MANIFESTS_TYPE, "quote": QUOTE_TYPE, "requests": REQUESTS_TYPE, "runtime-log": LOG_TYPE}
+    parts = {label: collection.record(label) for label, _ in collection.members}
+    if collection.type != COLLECTION_TYPE or {k: r and (r.type, r.indicator) for k, r in parts.items()} != {k: (t, None) for k, t in wanted.items()}:
+        raise FormatError("evidence", f"a collection of {', '.join(wanted)} with their types", ", ".join(map(str, parts))[:100])
+    members = {label: record.value for label, record in parts.items() if record is not None}
+    q = Fields(decode_cbor(members["quote"], "evidence.quote"), "evidence.quote")
+    q.version(1)
+    host, nonce = q.name("host"), Nonce(q.raw("nonce", size=32))
+    attest, signature, bank = q.raw("attest", most=4096), q.raw("signature", most=2048), q.text("bank")
+    pcrs = PcrValues(bank, tuple(sorted(_pcr(k, v) for k, v in q.mapping("pcrs", most=24).items())))
+    q.done()
+    log = Fields(decode_cbor(members["runtime-log"], "evidence.runtime-log", max_size=MAX_SIZE), "evidence.runtime-log")
+    log.version(1)
+    first, records = log.uint("first"), log.raw("records", most=MAX_SIZE)
+    log.done()
+    m = Fields(decode_cbor(members["manifests"], "evidence.manifests", max_size=MAX_SIZE), "evidence.manifests")
+    m.version(1)
+    measurements = tuple(_bytes(item) for item in m.items("items", most=MAX_REQUESTS))
+    m.done()
+    r = Fields(decode_cbor(members["requests"], "evidence.requests", max_size=MAX_SIZE), "evidence.requests")
+    r.version(1)
+    requests = tuple(_request_in(item) for item in r.items("requests", most=MAX_REQUESTS))
+    r.done()
+    if len({request.instance for request in requests}) != len(requests):
+        raise FormatError("evidence.requests", "each instance once", "an instance twice")
+    return Evidence(host, nonce, attest, signature, pcrs, first, records, measurements, requests)
+
+
+def _pcr(index: object, value: object) -> tuple[int, bytes]:
+    if not isinstance(index, int) or not 0 <= index < 24 or not isinstance(value, bytes):
+        raise FormatError("evidence.quote.pcrs", "index 0 to 23 -> bytes", repr(index)[:40])
+    return index, value
+
+
+def _bytes(value: object) -> bytes:
+    if not isinstance(value, bytes):
+        raise FormatError("evidence", "bytes", type(value).__name__)
+    return value
+
+
+def _request_out(request: InstanceRequest) -> dict[str, object]:
+    return {
+        "instance": request.instance,
+        "key": request.session_key.to_cose_key(),
+        "audience": request.audience,
+        "grants": encode_grants(request.grants),
+        "log_size": request.log_size,
+        "log_root": request.log_root,
+        "log_from": request.log_from,
+        "log_proof": list(request.log_proof),
+    }
+
+
+def _request_in(value: object) -> InstanceRequest:
+    f = Fields(value, "evidence.request")
+    request = InstanceRequest(
+        instance=f.raw("instance", size=16),
+        session_key=parse_cose_key(f.any("key")),
+        audience=f.text("audience", least=1, most=256),
+        grants=parse_grants(f.any("grants")),
+        log_size=f.uint("log_size"),
+        log_root=f.raw("log_root", size=32),
+        log_from=f.uint("log_from"),
+        log_proof=tuple(_bytes(item) for item in f.items("log_proof", most=MAX_PROOF)),
+    )
+    f.done()
+    return request

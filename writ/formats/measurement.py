@@ -1,0 +1,93 @@
+"""What an agent's runtime measured to: the component roots behind one manifest root.
+
+The runtime log carries only the root of a launch; this is its preimage, which
+travels beside the log so that a refusal can name the component that differs.
+`Measurement.root()` over what arrived is compared with the quoted root, so a
+false preimage is noticed, not believed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from writ.formats.digest import Digest
+from writ.formats.errors import FormatError
+from writ.formats.spiffe import AgentId
+from writ.formats.strict import Fields, decode_cbor, encode_cbor
+
+KINDS: Final = ("interpreter", "packages", "code", "weights", "prompts", "tools", "image")
+"""What a component can be (DESIGN, step 2)."""
+MAX_COMPONENTS: Final = 256
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ComponentRoot:
+    """One component by name and kind, with the root of its tree and whether it was held outside the measured store."""
+
+    name: str
+    kind: str
+    root: Digest
+    mutable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """An agent, its command and its components. `components` is sorted by name; names are unique."""
+
+    agent: AgentId
+    command: tuple[str, ...]
+    components: tuple[ComponentRoot, ...]
+    secrets: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        names = [c.name for c in self.components]
+        if names != sorted(set(names)):
+            raise FormatError("measurement", "components sorted by name, each once", ", ".join(names)[:100])
+        if list(self.secrets) != sorted(set(self.secrets)):
+            raise FormatError("measurement", "secrets sorted, each once", ", ".join(self.secrets)[:100])
+
+    def root(self) -> Digest:
+        """The manifest root: SHA-256 of the encoded measurement."""
+        return Digest.of(encode_measurement(self))
+
+
+def encode_measurement(measurement: Measurement) -> bytes:
+    """The one spelling of a measurement."""
+    return encode_cbor(
+        {
+            "v": 1,
+            "agent": str(measurement.agent),
+            "command": list(measurement.command),
+            "components": [[c.name, c.kind, c.root.value, c.mutable] for c in measurement.components],
+            "secrets": list(measurement.secrets),
+        }
+    )
+
+
+def parse_measurement(data: bytes) -> Measurement:
+    """Read a measurement. Raises FormatError."""
+    f = Fields(decode_cbor(data, "measurement"), "measurement")
+    f.version(1)
+    agent = AgentId.parse(f.text("agent"))
+    command = tuple(_text(item, "command") for item in f.items("command", most=1024))
+    components = tuple(_component(item) for item in f.items("components", most=MAX_COMPONENTS))
+    secrets = tuple(_text(item, "secrets") for item in f.items("secrets", most=64))
+    f.done()
+    return Measurement(agent, command, components, secrets)
+
+
+def _text(value: object, what: str) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise FormatError(f"measurement.{what}", "text without NUL", type(value).__name__)
+    return value
+
+
+def _component(value: object) -> ComponentRoot:
+    if not isinstance(value, list) or len(value) != 4:
+        raise FormatError("measurement.components", "[name, kind, root, mutable]", type(value).__name__)
+    f = Fields(dict(enumerate(value)), "measurement.components")
+    name, kind, root, mutable = f.name(0), f.text(1), f.digest(2), f.flag(3)
+    if kind not in KINDS:
+        raise FormatError("measurement.components", f"one of {', '.join(KINDS)}", repr(kind))
+    return ComponentRoot(name, kind, root, mutable)

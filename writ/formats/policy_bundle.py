@@ -1,0 +1,122 @@
+"""A policy bundle: what may be trusted and what may be done, in one signed, numbered document.
+
+`settings` rule the appraisal and the token; `schema` and `policies` are Cedar,
+verbatim. A bundle is named everywhere by the SHA-256 of its encoded form (the
+COSE payload), so the signature around it never changes its name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from writ.formats.digest import Digest
+from writ.formats.errors import FormatError
+from writ.formats.state import TPM_CLASSES
+from writ.formats.strict import Fields, decode_cbor, encode_cbor
+
+MAX_BUNDLE: Final = 512 << 10
+CONTENT_TYPE: Final = "application/vnd.writ.policy+cbor"
+
+TOKEN_LIFE: Final = 60
+TOKEN_LIFE_CEILING: Final = 300
+NONCE_LIFE: Final = 120
+CLOCK_SKEW: Final = 5
+HOLD_MAX: Final = 600
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySettings:
+    """What the appraisal accepts, and the life of what it issues. All times in seconds."""
+
+    accept_runtime_only: bool = False
+    tpm_classes: tuple[str, ...] = ("discrete", "firmware", "virtual")
+    token_life: int = TOKEN_LIFE
+    nonce_life: int = NONCE_LIFE
+    clock_skew: int = CLOCK_SKEW
+    hold_max: int = HOLD_MAX
+
+    def __post_init__(self) -> None:
+        if not 5 <= self.token_life <= TOKEN_LIFE_CEILING:
+            raise FormatError("policy.token_life", f"5 to {TOKEN_LIFE_CEILING} seconds", str(self.token_life))
+        if not 5 <= self.nonce_life <= 600:
+            raise FormatError("policy.nonce_life", "5 to 600 seconds", str(self.nonce_life))
+        if not 0 <= self.clock_skew <= 60:
+            raise FormatError("policy.clock_skew", "0 to 60 seconds", str(self.clock_skew))
+        if not 0 <= self.hold_max <= 86_400:
+            raise FormatError("policy.hold_max", "0 to 86400 seconds", str(self.hold_max))
+        if list(self.tpm_classes) != sorted(set(self.tpm_classes)) or not set(self.tpm_classes) <= set(TPM_CLASSES):
+            raise FormatError("policy.tpm_classes", f"a sorted set of {', '.join(TPM_CLASSES)}", ", ".join(self.tpm_classes)[:80])
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyBundle:
+    """One version of a namespace's policy. Parsed is not yet trusted: the signature and the version are judged elsewhere."""
+
+    namespace: str
+    version: int
+    issued_at: int
+    settings: PolicySettings
+    schema: str
+    policies: str
+
+    @property
+    def digest(self) -> Digest:
+        """The name of the bundle."""
+        return Digest.of(encode_bundle(self))
+
+
+def encode_bundle(bundle: PolicyBundle) -> bytes:
+    """The one spelling of a bundle."""
+    s = bundle.settings
+    settings = {
+        "accept_runtime_only": s.accept_runtime_only,
+        "tpm_classes": list(s.tpm_classes),
+        "token_life": s.token_life,
+        "nonce_life": s.nonce_life,
+        "clock_skew": s.clock_skew,
+        "hold_max": s.hold_max,
+    }
+    return encode_cbor(
+        {
+            "v": 1,
+            "namespace": bundle.namespace,
+            "version": bundle.version,
+            "issued_at": bundle.issued_at,
+            "settings": settings,
+            "schema": bundle.schema,
+            "policies": bundle.policies,
+        }
+    )
+
+
+def parse_bundle(data: bytes) -> PolicyBundle:
+    """Read a bundle. Raises FormatError."""
+    f = Fields(decode_cbor(data, "policy", max_size=MAX_BUNDLE), "policy")
+    f.version(1)
+    namespace, version, issued_at = f.name("namespace"), f.uint("version"), f.uint("issued_at")
+    schema, policies = _cedar(f.any("schema"), "schema"), _cedar(f.any("policies"), "policies")
+    s = f.fields("settings")
+    settings = PolicySettings(
+        accept_runtime_only=s.flag("accept_runtime_only"),
+        tpm_classes=tuple(_text(item) for item in s.items("tpm_classes", most=8)),
+        token_life=s.uint("token_life"),
+        nonce_life=s.uint("nonce_life"),
+        clock_skew=s.uint("clock_skew"),
+        hold_max=s.uint("hold_max"),
+    )
+    s.done()
+    f.done()
+    return PolicyBundle(namespace, version, issued_at, settings, schema, policies)
+
+
+def _cedar(value: object, what: str) -> str:
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise FormatError(f"policy.{what}", "Cedar text", type(value).__name__)
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise FormatError("policy.tpm_classes", "text", type(value).__name__)
+    return value

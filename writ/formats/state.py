@@ -1,0 +1,259 @@
+"""What a verifier remembers of a host: who it is, and where its clock, its log and its instances stood.
+
+Recorded state is plain data: verdict functions take it and return its
+successor, and nothing here says that it is true. `HostRecord` is fixed by an
+enrolment; `HostState` moves with every attestation, `version` by one each time,
+so that two verdicts on one state cannot both be committed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from writ.formats.digest import SIZES, Digest
+from writ.formats.errors import FormatError
+from writ.formats.keys import PublicKey, parse_cose_key
+from writ.formats.spiffe import AgentId
+from writ.formats.strict import Fields, decode_cbor, encode_cbor
+
+HOST_STATUSES: Final = ("active", "contained", "retired")
+PHASES: Final = ("running", "stopped", "drifted", "tainted")
+TPM_CLASSES: Final = ("discrete", "firmware", "virtual", "software")
+MAX_STATE: Final = 32 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class HostRecord:
+    """An enrolled host: the keys of its TPM, and what its enrolment fixed.
+
+    `ek` is the SHA-256 of the EK's SubjectPublicKeyInfo, `ak` a TPMT_PUBLIC,
+    `qualified_name` the AK's below that EK, which every quote repeats, `host_key` the key that signs its requests. `endorsed` is False for a TPM
+    admitted by its EK digest without a certificate.
+    """
+
+    host: str
+    namespace: str
+    generation: int
+    ek: Digest
+    ek_certificates: tuple[bytes, ...]
+    ak: bytes
+    qualified_name: bytes
+    host_key: PublicKey
+    tpm_class: str
+    endorsed: bool
+    runtime_pcr: int
+    bank: str
+    enrolled_at: int
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class InstanceState:
+    """One launch as the quoted log tells it, with the action-log checkpoint it carried last."""
+
+    instance: bytes
+    agent: AgentId
+    manifest: Digest
+    command: Digest
+    session_key: bytes
+    parent: bytes | None
+    phase: str
+    log_size: int
+    log_root: bytes
+    measurement: bytes
+    """The encoded `Measurement` behind `manifest`, or empty where it never travelled."""
+
+    def in_phase(self, phase: str) -> InstanceState:
+        """The instance in another phase. Whether it may go there is the caller's to know."""
+        return replace(self, phase=phase)
+
+    def with_key(self, session_key: bytes) -> InstanceState:
+        """The instance under another session key."""
+        return replace(self, session_key=session_key)
+
+    def with_checkpoint(self, size: int, root: bytes) -> InstanceState:
+        """The instance with its action log at this checkpoint."""
+        return replace(self, log_size=size, log_root=root)
+
+    def measured(self, measurement: bytes) -> InstanceState:
+        """The instance with the preimage of its manifest root."""
+        return replace(self, measurement=measurement)
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeState:
+    """The runtime log up to the last quote: count of events, register value, and what they said."""
+
+    events: int
+    register: bytes
+    governance: tuple[tuple[str, Digest], ...]
+    instances: tuple[InstanceState, ...]
+
+    def find(self, instance: bytes) -> InstanceState | None:
+        """The instance of that id, if the log ever started one."""
+        return next((i for i in self.instances if i.instance == instance), None)
+
+    def extended(self, register: bytes) -> RuntimeState:
+        """One event further, the register at this value."""
+        return replace(self, events=self.events + 1, register=register)
+
+    def with_governance(self, name: str, root: Digest) -> RuntimeState:
+        """With one more governance component."""
+        return replace(self, governance=tuple(sorted((*self.governance, (name, root)))))
+
+    def with_instance(self, instance: InstanceState) -> RuntimeState:
+        """With this instance in place of the one of its id, or beside the others."""
+        others = (i for i in self.instances if i.instance != instance.instance)
+        return replace(self, instances=tuple(sorted((*others, instance), key=lambda i: i.instance)))
+
+    def with_instances(self, instances: tuple[InstanceState, ...]) -> RuntimeState:
+        """With exactly these instances."""
+        return replace(self, instances=instances)
+
+
+@dataclass(frozen=True, slots=True)
+class HostState:
+    """Where a host stood after its last committed attestation. Clock in ms, `seen_at` in seconds since the epoch."""
+
+    version: int
+    status: str
+    clock: int
+    reset_count: int
+    restart_count: int
+    safe: bool
+    seen_at: int
+    runtime: RuntimeState
+
+
+def clean_runtime(bank: str) -> RuntimeState:
+    """The runtime log at boot: no event, a register of zeros."""
+    return RuntimeState(0, bytes(SIZES[bank]), (), ())
+
+
+def encode_host_record(record: HostRecord) -> bytes:
+    """The one spelling of a host record."""
+    return encode_cbor(
+        {
+            "v": 1,
+            "host": record.host,
+            "namespace": record.namespace,
+            "generation": record.generation,
+            "ek": record.ek.value,
+            "ek_certificates": list(record.ek_certificates),
+            "ak": record.ak,
+            "qualified_name": record.qualified_name,
+            "host_key": record.host_key.to_cose_key(),
+            "tpm_class": record.tpm_class,
+            "endorsed": record.endorsed,
+            "runtime_pcr": record.runtime_pcr,
+            "bank": record.bank,
+            "enrolled_at": record.enrolled_at,
+        }
+    )
+
+
+def parse_host_record(data: bytes) -> HostRecord:
+    """Read a host record. Raises FormatError."""
+    f = Fields(decode_cbor(data, "host record"), "host record")
+    f.version(1)
+    record = HostRecord(
+        host=f.name("host"),
+        namespace=f.name("namespace"),
+        generation=f.uint("generation"),
+        ek=f.digest("ek"),
+        ek_certificates=tuple(_raw(item) for item in f.items("ek_certificates", most=8)),
+        ak=f.raw("ak", most=4096),
+        qualified_name=f.raw("qualified_name", most=66),
+        host_key=parse_cose_key(f.any("host_key")),
+        tpm_class=_one_of(f.text("tpm_class"), TPM_CLASSES, "tpm_class"),
+        endorsed=f.flag("endorsed"),
+        runtime_pcr=f.uint("runtime_pcr", most=23),
+        bank=_one_of(f.text("bank"), tuple(SIZES), "bank"),
+        enrolled_at=f.uint("enrolled_at"),
+    )
+    f.done()
+    return record
+
+
+def encode_host_state(state: HostState) -> bytes:
+    """The one spelling of a host state."""
+    return encode_cbor(
+        {
+            "v": 1,
+            "version": state.version,
+            "status": state.status,
+            "clock": state.clock,
+            "reset_count": state.reset_count,
+            "restart_count": state.restart_count,
+            "safe": state.safe,
+            "seen_at": state.seen_at,
+            "events": state.runtime.events,
+            "register": state.runtime.register,
+            "governance": [[name, root.value] for name, root in state.runtime.governance],
+            "instances": [_instance_out(i) for i in state.runtime.instances],
+        }
+    )
+
+
+def parse_host_state(data: bytes) -> HostState:
+    """Read a host state. Raises FormatError."""
+    f = Fields(decode_cbor(data, "host state", max_size=MAX_STATE), "host state")
+    f.version(1)
+    state = HostState(
+        version=f.uint("version"),
+        status=_one_of(f.text("status"), HOST_STATUSES, "status"),
+        clock=f.uint("clock", most=(1 << 64) - 1),
+        reset_count=f.uint("reset_count", most=(1 << 32) - 1),
+        restart_count=f.uint("restart_count", most=(1 << 32) - 1),
+        safe=f.flag("safe"),
+        seen_at=f.uint("seen_at"),
+        runtime=RuntimeState(
+            events=f.uint("events"),
+            register=f.raw("register", most=64),
+            governance=tuple(_governance(item) for item in f.items("governance", most=1024)),
+            instances=tuple(_instance_in(item) for item in f.items("instances", most=200_000)),
+        ),
+    )
+    f.done()
+    return state
+
+
+def _instance_out(i: InstanceState) -> list[object]:
+    return [i.instance, str(i.agent), i.manifest.value, i.command.value, i.session_key, i.parent, i.phase, i.log_size, i.log_root, i.measurement]
+
+
+def _instance_in(value: object) -> InstanceState:
+    if not isinstance(value, list) or len(value) != 10:
+        raise FormatError("host state.instances", "an array of ten", type(value).__name__)
+    f = Fields(dict(enumerate(value)), "host state.instances")
+    return InstanceState(
+        instance=f.raw(0, size=16),
+        agent=AgentId.parse(f.text(1)),
+        manifest=f.digest(2),
+        command=f.digest(3),
+        session_key=f.raw(4, size=32),
+        parent=f.optional_raw(5, size=16),
+        phase=_one_of(f.text(6), PHASES, "phase"),
+        log_size=f.uint(7),
+        log_root=f.raw(8, size=32),
+        measurement=f.raw(9),
+    )
+
+
+def _governance(value: object) -> tuple[str, Digest]:
+    if not isinstance(value, list) or len(value) != 2:
+        raise FormatError("host state.governance", "[name, root]", type(value).__name__)
+    f = Fields(dict(enumerate(value)), "host state.governance")
+    return f.name(0), f.digest(1)
+
+
+def _raw(value: object) -> bytes:
+    if not isinstance(value, bytes):
+        raise FormatError("host record", "bytes", type(value).__name__)
+    return value
+
+
+def _one_of(value: str, accepted: tuple[str, ...], what: str) -> str:
+    if value not in accepted:
+        raise FormatError(what, f"one of {', '.join(accepted)}", repr(value))
+    return value

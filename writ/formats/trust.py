@@ -1,0 +1,90 @@
+"""The trust file: whom an auditor or a verifier believes, and nothing else.
+
+TPM manufacturer roots with the class of TPM they vouch for, the verifier's
+decision keys, and the domain they speak for. A file of public keys and
+certificates: it needs integrity, not secrecy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from writ.formats.digest import Digest
+from writ.formats.errors import FormatError
+from writ.formats.keys import PublicKey, parse_cose_key
+from writ.formats.state import TPM_CLASSES
+from writ.formats.strict import Fields, decode_cbor, encode_cbor
+
+MAX_TRUST: Final = 4 << 20
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ManufacturerRoot:
+    """A CA certificate (DER) whose EK certificates are believed, and the class of TPM that follows from it."""
+
+    name: str
+    tpm_class: str
+    certificate: bytes
+
+    def __post_init__(self) -> None:
+        if self.tpm_class not in TPM_CLASSES:
+            raise FormatError("trust.tpm_class", f"one of {', '.join(TPM_CLASSES)}", repr(self.tpm_class))
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Trust anchors. `intermediates` help to build chains and are believed only below a root."""
+
+    domain: str
+    issuer: str
+    roots: tuple[ManufacturerRoot, ...]
+    intermediates: tuple[bytes, ...]
+    decision_keys: tuple[PublicKey, ...]
+
+    @property
+    def digest(self) -> Digest:
+        """The name of this set of anchors."""
+        return Digest.of(encode_trust(self))
+
+
+def encode_trust(trust: Trust) -> bytes:
+    """The one spelling of a trust file."""
+    return encode_cbor(
+        {
+            "v": 1,
+            "domain": trust.domain,
+            "issuer": trust.issuer,
+            "roots": [[r.name, r.tpm_class, r.certificate] for r in sorted(trust.roots)],
+            "intermediates": sorted(trust.intermediates),
+            "decision_keys": [k.to_cose_key() for k in trust.decision_keys],
+        }
+    )
+
+
+def parse_trust(data: bytes) -> Trust:
+    """Read a trust file. Raises FormatError."""
+    f = Fields(decode_cbor(data, "trust", max_size=MAX_TRUST), "trust")
+    f.version(1)
+    trust = Trust(
+        domain=f.text("domain", least=1, most=255),
+        issuer=f.text("issuer", least=1, most=255),
+        roots=tuple(_root(item) for item in f.items("roots", most=2048)),
+        intermediates=tuple(_der(item) for item in f.items("intermediates", most=2048)),
+        decision_keys=tuple(parse_cose_key(item) for item in f.items("decision_keys", most=64)),
+    )
+    f.done()
+    return trust
+
+
+def _root(value: object) -> ManufacturerRoot:
+    if not isinstance(value, list) or len(value) != 3:
+        raise FormatError("trust.roots", "[name, class, certificate]", type(value).__name__)
+    f = Fields(dict(enumerate(value)), "trust.roots")
+    return ManufacturerRoot(f.text(0, least=1, most=255), f.text(1), f.raw(2, most=16384))
+
+
+def _der(value: object) -> bytes:
+    if not isinstance(value, bytes) or len(value) > 16384:
+        raise FormatError("trust.intermediates", "a certificate in DER", type(value).__name__)
+    return value

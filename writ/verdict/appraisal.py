@@ -1,0 +1,185 @@
+"""Appraisal: verified evidence against reference values and policy, to an attestation result.
+
+Everything here is judged after the TPM is known to speak, so every reason is
+collected, for the host and for each instance, and sorted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from writ.formats.corim import Corim
+from writ.formats.ear import Ear, submodule
+from writ.formats.eventlog.runtime import command_digest
+from writ.formats.evidence import InstanceRequest
+from writ.formats.measurement import parse_measurement
+from writ.formats.policy_bundle import PolicyBundle
+from writ.formats.reason import Reason
+from writ.formats.state import HostRecord, HostState, InstanceState, RuntimeState
+from writ.formats.tlog.merkle import verify_consistency
+from writ.verdict.evidence import VerifiedEvidence
+from writ.verdict.reference import GOVERNANCE, compare, measured_values
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceResult:
+    """The appraisal of one instance. `reasons` empty means: nothing stands against it but the policy."""
+
+    request: InstanceRequest
+    state: InstanceState | None
+    lineage: tuple[bytes, ...]
+    reasons: tuple[Reason, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AttestationResult:
+    """Proof that `appraise` ran: the EAR, what stands against the host and each instance, and the state that follows.
+
+    `exceptions` are the reasons that the policy waived, by code; each is named in the token.
+    """
+
+    ear: Ear
+    reasons: tuple[Reason, ...]
+    exceptions: tuple[str, ...]
+    instances: tuple[InstanceResult, ...]
+    state_after: HostState
+
+
+NOT_ROOTED = Reason("attestor-not-rooted", "executables", "boot or IMA evidence for the attestor", "none")
+
+
+def appraise(
+    verified: VerifiedEvidence, *, record: HostRecord, state: HostState | None, references: Sequence[Corim], bundle: PolicyBundle, now: int, nonce: bytes
+) -> AttestationResult:
+    """What the evidence is worth.
+
+    1. The host: its recorded status, its counters, its log, its governance, its class of TPM.
+    2. Rooting: without boot or IMA evidence the runtime claims are `runtime-only`, refused unless the policy accepts it.
+    3. Each instance that asks: it runs, with this key, unchanged, from approved components, and its action log only grew.
+    4. The state that follows: counters and log as quoted, checkpoints moved, tainted instances marked, a forked host contained.
+    """
+    settings = bundle.settings
+    # 1
+    host = list(verified.findings)
+    if state is not None and state.status != "active":
+        host.append(Reason("host-contained" if state.status == "contained" else "host-not-active", "host.status", "active", state.status))
+    runtime = verified.runtime
+    if runtime is not None:
+        measured = dict(runtime.governance)
+        host.extend(compare(GOVERNANCE, measured, references, claim=GOVERNANCE, mismatch="governance-mismatch", now=now))
+    if record.tpm_class not in settings.tpm_classes:
+        host.append(Reason("tpm-class-refused", "tpm_class", " or ".join(settings.tpm_classes), record.tpm_class))
+    # 2
+    exceptions = (NOT_ROOTED.code,) if settings.accept_runtime_only else ()
+    if not exceptions:
+        host.append(NOT_ROOTED)
+    # 3
+    instances = tuple(_instance(request, runtime, references, now) for request in verified.requests)
+    # 4
+    after = _state_after(verified, state, instances, now)
+    reasons = tuple(sorted(set(host)))
+    ear = _ear(verified, record, reasons, instances, bundle, now, nonce)
+    return AttestationResult(ear, reasons, exceptions, instances, after)
+
+
+def _instance(request: InstanceRequest, runtime: RuntimeState | None, references: Sequence[Corim], now: int) -> InstanceResult:
+    claim = f"instance.{request.instance.hex()}"
+    known = None if runtime is None else runtime.find(request.instance)
+    if runtime is None or known is None:
+        return InstanceResult(request, None, (), (Reason("instance-unknown", claim, "a start event in the quoted log", "none"),))
+    reasons: list[Reason] = []
+    if known.phase != "running":
+        code = {"stopped": "instance-stopped", "drifted": "instance-drifted", "tainted": "instance-tainted"}[known.phase]
+        reasons.append(Reason(code, f"{claim}.phase", "running", known.phase))
+    thumbprint = request.session_key.thumbprint()
+    if thumbprint != known.session_key:
+        reasons.append(Reason("instance-key-mismatch", f"{claim}.session_key", known.session_key.hex(), thumbprint.hex()))
+    reasons.extend(_measured(known, references, claim, now))
+    if request.log_from != known.log_size or not verify_consistency(
+        known.log_size, known.log_root, request.log_size, request.log_root, request.log_proof
+    ):
+        expected, got = f"an extension of {known.log_size} records", f"{request.log_size} records from {request.log_from}"
+        reasons.append(Reason("action-log-inconsistent", f"{claim}.log", expected, got))
+    lineage, orphan = _lineage(known, runtime)
+    if orphan:
+        reasons.append(Reason("instance-tainted", f"{claim}.lineage", "running parents", "one that is not"))
+    return InstanceResult(request, known, lineage, tuple(sorted(set(reasons))))
+
+
+def _measured(known: InstanceState, references: Sequence[Corim], claim: str, now: int) -> tuple[Reason, ...]:
+    if not known.measurement:
+        return (Reason("component-missing", f"{claim}.measurement", str(known.manifest), "none"),)
+    measurement = parse_measurement(known.measurement)
+    reasons = list(
+        compare(str(known.agent), measured_values(measurement), references, claim=claim, mismatch="component-mismatch", now=now)
+    )
+    if measurement.agent != known.agent:
+        reasons.append(Reason("component-mismatch", f"{claim}.agent", str(known.agent), str(measurement.agent)))
+    if command_digest(measurement.command) != known.command:
+        reasons.append(Reason("component-mismatch", f"{claim}.argv", str(known.command), str(command_digest(measurement.command))))
+    mutable = [c.name for c in measurement.components if c.mutable]
+    if mutable:
+        reasons.append(Reason("manifest-mutable", f"{claim}.components", "components in the measured store", ", ".join(mutable)[:200]))
+    return tuple(reasons)
+
+
+def _lineage(known: InstanceState, runtime: RuntimeState) -> tuple[tuple[bytes, ...], bool]:
+    """The parents, nearest first, and whether one of them is no longer running (its descendants die with it, I6)."""
+    lineage: list[bytes] = []
+    at = known.parent
+    while at is not None and len(lineage) < 16:
+        lineage.append(at)
+        parent = runtime.find(at)
+        if parent is None or parent.phase != "running":
+            return tuple(lineage), True
+        at = parent.parent
+    return tuple(lineage), at is not None
+
+
+def _state_after(verified: VerifiedEvidence, state: HostState | None, instances: tuple[InstanceResult, ...], now: int) -> HostState:
+    quote = verified.quote
+    version = 0 if state is None else state.version + 1
+    if verified.runtime is None and state is not None:
+        status = "contained" if verified.epoch.kind == "forked" else state.status
+        return replace(state, version=version, status=status)
+    runtime = verified.runtime if verified.runtime is not None else RuntimeState(0, bytes(len(quote.pcrs.values[0][1])), (), ())
+    for result in instances:
+        if result.state is None:
+            continue
+        codes = {reason.code for reason in result.reasons}
+        if "action-log-inconsistent" in codes or codes & {"instance-drifted", "instance-tainted"}:
+            runtime = runtime.with_instance(result.state.in_phase("tainted"))
+        else:
+            runtime = runtime.with_instance(result.state.with_checkpoint(result.request.log_size, result.request.log_root))
+    status = "active" if state is None else state.status
+    return HostState(version, status, quote.clock, quote.reset_count, quote.restart_count, quote.safe, now, runtime)
+
+
+def _ear(
+    verified: VerifiedEvidence, record: HostRecord, reasons: tuple[Reason, ...], instances: tuple[InstanceResult, ...],
+    bundle: PolicyBundle, now: int, nonce: bytes,
+) -> Ear:  # fmt: skip
+    """The attestation result. Executables are never affirming here: nothing has measured the attestor itself."""
+    policy = (str(bundle.digest),)
+    identity = 97 if verified.epoch.kind == "forked" or any(r.code.startswith("host-") for r in reasons) else 2
+    hardware = 2 if record.endorsed and record.tpm_class in ("discrete", "firmware") else 32
+    governance = [r for r in reasons if r.code in ("governance-mismatch", "component-missing", "component-unexpected")]
+    host = submodule(
+        {
+            "instance-identity": identity,
+            "configuration": 2 if verified.quote.safe else 32,
+            "executables": 33 if governance or verified.runtime is None else 32,
+            "hardware": hardware,
+        },
+        policy_ids=policy,
+        reasons=(*reasons, NOT_ROOTED),
+        runtime_only=True,
+    )
+    parts = [("host", host)]
+    for result in instances:
+        vector = {"instance-identity": 2 if result.state is not None else 97, "executables": 96 if result.reasons else 32}
+        parts.append(
+            (f"instance.{result.request.instance.hex()}", submodule(vector, policy_ids=policy, reasons=result.reasons, runtime_only=True))
+        )
+    return Ear("writ", "1", now, tuple(sorted(parts)), nonce=nonce, tpm_class=record.tpm_class)

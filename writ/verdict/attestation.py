@@ -1,0 +1,81 @@
+"""One attestation decided, from bytes to the bytes that are signed.
+
+The verifier calls this once and commits what it returns; `auditor replay`
+calls it again, years later, and demands the same bytes (I5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from writ.formats.corim import Corim
+from writ.formats.decision import AttestDecision, Outcome
+from writ.formats.digest import Digest
+from writ.formats.ear import encode_ear_cbor
+from writ.formats.eat import encode_claims
+from writ.formats.engine import EngineId
+from writ.formats.evidence import parse_evidence
+from writ.formats.policy_bundle import PolicyBundle
+from writ.formats.state import HostRecord, HostState, encode_host_record, encode_host_state
+from writ.verdict.appraisal import appraise
+from writ.verdict.evidence import verify_evidence
+from writ.verdict.issue import Issuance, TokenDecision, issue
+from writ.verdict.reference import references_digest
+
+
+@dataclass(frozen=True, slots=True)
+class AttestationVerdict:
+    """A proposal: what is to be signed and committed, in one transaction, or not at all."""
+
+    entry: AttestDecision
+    result: bytes
+    tokens: tuple[TokenDecision, ...]
+    state_after: HostState
+
+
+def decide_attestation(
+    evidence: bytes, *, record: HostRecord, state: HostState | None, references: Sequence[Corim], bundle: PolicyBundle,
+    verifier: bytes, issuance: Issuance, engine: EngineId,
+) -> AttestationVerdict:  # fmt: skip
+    """The decision on `evidence`: what it is worth, who gets a token, and what is remembered.
+
+    `verifier` is the thumbprint of the decision key. `issuance.issued` has one
+    row for each request in the evidence, in its order. The nonce in the
+    evidence must be the one whose issue time `issuance` states; that it is
+    ours and unspent is checked when this is committed.
+
+    Raises FormatError or Refused while the sender is not yet known to be the enrolled TPM.
+    """
+    parsed = parse_evidence(evidence)
+    verified = verify_evidence(parsed, record=record, state=state, verifier=verifier)
+    result = appraise(verified, record=record, state=state, references=references, bundle=bundle, now=issuance.now, nonce=parsed.nonce.value)
+    encoded = encode_ear_cbor(result.ear)
+    tokens = issue(result, record=record, bundle=bundle, issuance=issuance, result_digest=Digest.of(encoded))
+    after = encode_host_state(result.state_after)
+    inputs = (
+        ("evidence", Digest.of(evidence)),
+        ("policy", bundle.digest),
+        ("record", Digest.of(encode_host_record(record))),
+        ("references", references_digest(references)),
+        ("state", Digest.of(b"" if state is None else encode_host_state(state))),
+    )
+    outcomes = tuple(Outcome(t.instance, None if t.claims is None else Digest.of(encode_claims(t.claims)), t.reasons) for t in tokens)
+    entry = AttestDecision(
+        engine=engine,
+        decided_at=issuance.now,
+        issuer=issuance.issuer,
+        host=record.host,
+        namespace=record.namespace,
+        nonce=parsed.nonce.value,
+        nonce_issued_at=issuance.nonce_issued_at,
+        inputs=inputs,
+        issued=issuance.issued,
+        status_uri=issuance.status_uri,
+        verdict="refused" if result.reasons else "accepted",
+        result=Digest.of(encoded),
+        state_after=Digest.of(after),
+        outcomes=outcomes,
+        reasons=result.reasons,
+    )
+    return AttestationVerdict(entry, encoded, tokens, result.state_after)

@@ -1,0 +1,110 @@
+"""Cedar, the only importer of cedarpy: load strictly, evaluate, and never let an error permit.
+
+Cedar skips a policy that errs, so an erring `forbid` lets an action through;
+integer overflow does that even in a schema-valid policy (cedar#2428). Here:
+
+- a bundle is loaded only if every policy validates against its schema, none
+  computes on integers, and none permits everything to everyone;
+- a request is validated against the schema on every evaluation;
+- the answer is yes only for `Allow` with no error at all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+import cedarpy
+
+from writ.formats.errors import FormatError
+from writ.formats.policy_bundle import PolicyBundle
+
+_ARITHMETIC: Final = frozenset({"+", "-", "*", "neg"})
+MAX_POLICIES: Final = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class CedarPolicies:
+    """A loaded bundle. `load` is its only maker."""
+
+    schema: cedarpy.Schema
+    policies: cedarpy.PolicySet
+    ids: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CedarAnswer:
+    """What Cedar said: `permit` only for Allow without errors; `determining` policy ids, sorted; `erred` if anything erred."""
+
+    permit: bool
+    determining: tuple[str, ...]
+    erred: bool
+
+
+@lru_cache(maxsize=64)
+def load(bundle: PolicyBundle) -> CedarPolicies:
+    """The bundle's policies, ready to evaluate, after every check that can be made before a request.
+
+    1. Schema and policies parse.
+    2. Every policy validates against the schema.
+    3. No policy computes on integers.
+    4. No policy permits any action on any resource to anyone, unconditionally.
+
+    Raises FormatError, naming the policy by its @id where it has one.
+    """
+    # 1
+    try:
+        schema = cedarpy.Schema.from_str(bundle.schema)
+    except ValueError:
+        raise FormatError("policy.schema", "a Cedar schema", "text that is not one; `cedar validate` shows where") from None
+    try:
+        policies = cedarpy.PolicySet.from_str(bundle.policies)
+        document = json.loads(cedarpy.policies_to_json_str(bundle.policies))
+    except (ValueError, RecursionError):
+        raise FormatError("policy.policies", "Cedar policies", "text that is not; `cedar validate` shows where") from None
+    static = document.get("staticPolicies", {})
+    if document.get("templates") or len(static) > MAX_POLICIES:
+        raise FormatError("policy.policies", f"at most {MAX_POLICIES} policies and no templates", f"{len(static)}")
+    # 2
+    result = cedarpy.validate_policies(bundle.policies, schema)
+    if not result.validation_passed:
+        where = ", ".join(sorted({error.policy_id or "(parse)" for error in result.errors}))
+        raise FormatError("policy.policies", "policies that validate against the schema", f"faults in {where}")
+    for policy_id, policy in sorted(static.items()):
+        named = policy.get("annotations", {}).get("id") or policy_id
+        # 3
+        if _computes(policy.get("conditions", [])):
+            raise FormatError("policy.policies", "no arithmetic, since an overflow would void the policy", str(named))
+        # 4
+        scopes = [policy.get(part, {}).get("op") for part in ("principal", "action", "resource")]
+        if policy.get("effect") == "permit" and scopes == ["All", "All", "All"] and not policy.get("conditions"):
+            raise FormatError("policy.policies", "no unconditional permit of everything", str(named))
+    return CedarPolicies(schema, policies, tuple(sorted((pid, str(p.get("annotations", {}).get("id") or pid)) for pid, p in static.items())))
+
+
+def evaluate(loaded: CedarPolicies, *, agent: str, action: str, resource: tuple[str, str], context: Mapping[str, Any]) -> CedarAnswer:
+    """Whether the policies permit `action` by `agent` on `resource` (type, id) in `context`.
+
+    Entities are only their ids: attributes enter as context, which is recorded.
+    """
+    request = {
+        "principal": {"type": "Writ::Agent", "id": agent},
+        "action": {"type": "Writ::Action", "id": action},
+        "resource": {"type": f"Writ::{resource[0]}", "id": resource[1]},
+        "context": json.dumps(dict(context), sort_keys=True),
+    }
+    answer = cedarpy.is_authorized(request, loaded.policies, [], loaded.schema)
+    erred = bool(answer.diagnostics.errors) or answer.decision is cedarpy.Decision.NoDecision
+    names = dict(loaded.ids)
+    determining = tuple(sorted(names.get(policy, policy) for policy in answer.diagnostics.reasons))
+    return CedarAnswer(answer.decision is cedarpy.Decision.Allow and not erred, determining, erred)
+
+
+def _computes(node: object) -> bool:
+    """Whether a Cedar JSON expression holds an arithmetic operator."""
+    if isinstance(node, Mapping):
+        return any((key in _ARITHMETIC and isinstance(value, Mapping)) or _computes(value) for key, value in node.items())
+    return isinstance(node, list) and any(_computes(item) for item in node)

@@ -1,0 +1,136 @@
+"""Evidence verified: every part that travelled is bound to the quote, or is not here.
+
+`VerifiedEvidence` holds only what the TPM vouches for in answer to our nonce:
+the PCRs, the clock, the runtime log up to the quoted register, and the
+requests, whose keys, grants and checkpoints the quote binds (I2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from writ.formats.digest import Digest, extend
+from writ.formats.errors import FormatError, Refused
+from writ.formats.evidence import Evidence, InstanceRequest, binding
+from writ.formats.eventlog.cel import CelRecord, parse_cel
+from writ.formats.eventlog.runtime import event_digests
+from writ.formats.measurement import Measurement, parse_measurement
+from writ.formats.reason import Reason
+from writ.formats.state import HostRecord, HostState, InstanceState, RuntimeState, clean_runtime
+from writ.formats.tpm.public import parse_public
+from writ.verdict.epoch import Epoch, judge_epoch
+from writ.verdict.quote import VerifiedQuote, verify_quote
+from writ.verdict.runtime_log import replay
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedEvidence:
+    """Proof that `verify_evidence` ran.
+
+    `runtime` is None where the log did not lead to the quoted register, with
+    the reason in `findings`; nothing of such a log is kept.
+    """
+
+    quote: VerifiedQuote
+    epoch: Epoch
+    runtime: RuntimeState | None
+    measurements: tuple[Measurement, ...]
+    requests: tuple[InstanceRequest, ...]
+    findings: tuple[Reason, ...]
+
+
+def verify_evidence(evidence: Evidence, *, record: HostRecord, state: HostState | None, verifier: bytes) -> VerifiedEvidence:
+    """The evidence is the enrolled TPM's answer to the nonce in it, and these parts are what it covers.
+
+    Whether that nonce is ours, unspent and unexpired is the ledger's to say,
+    in the same transaction that spends it. `verifier` is the thumbprint of the
+    decision key.
+
+    1. The evidence speaks of the enrolled host.
+    2. The quote verifies under the enrolled AK, over the enrolled bank, with the binding of everything that travelled.
+    3. The counters are compared with the recorded ones.
+    4. The log, continued from where it was left or sent in full, replays to the quoted register.
+    5. Each measurement that travelled is the preimage of a root that the log names; others are refused.
+
+    Until 2 has passed the sender is nobody: FormatError or Refused, at the
+    first fault. From 3 on the TPM is known to speak, and every fault is
+    collected in `findings`.
+    """
+    # 1
+    if evidence.host != record.host:
+        raise Refused(Reason("host-unknown", "host", record.host, evidence.host))
+    # 2
+    bound = binding(verifier, evidence.host, evidence.nonce, evidence.requests)
+    quote = verify_quote(
+        evidence.attest,
+        evidence.signature,
+        evidence.pcrs,
+        ak=parse_public(record.ak),
+        qualified_name=record.qualified_name,
+        extra_data=bound,
+        bank=record.bank,
+    )
+    # 3
+    epoch = judge_epoch(quote, state)
+    findings = [] if epoch.reason is None else [epoch.reason]
+    # 4
+    runtime = None
+    if epoch.reason is None:
+        try:
+            runtime = _runtime(evidence, record, state, epoch, quote.pcrs.get(record.runtime_pcr))
+        except Refused as refused:
+            findings.extend(refused.reasons)
+        except FormatError as error:
+            findings.append(Reason("runtime-log-malformed", "runtime_log", error.expected, error.got))
+    # 5
+    measurements: list[Measurement] = []
+    roots = set() if runtime is None else {i.manifest for i in runtime.instances}
+    for item in evidence.measurements:
+        try:
+            measurement = parse_measurement(item)
+        except FormatError as error:
+            findings.append(Reason("runtime-log-malformed", "measurement", error.expected, error.got))
+            continue
+        if runtime is not None and measurement.root() not in roots:
+            findings.append(Reason("runtime-log-mismatch", "measurement", "a root that the log names", str(measurement.root())))
+            continue
+        measurements.append(measurement)
+    if runtime is not None:
+        runtime = _with_measurements(runtime, {Digest.of(item): item for item in evidence.measurements})
+    return VerifiedEvidence(quote, epoch, runtime, tuple(measurements), evidence.requests, tuple(sorted(set(findings))))
+
+
+def _runtime(evidence: Evidence, record: HostRecord, state: HostState | None, epoch: Epoch, quoted: bytes) -> RuntimeState:
+    records = parse_cel(evidence.log, first=evidence.log_first)
+    if state is None or epoch.kind == "rebooted":
+        if evidence.log_first != 0:
+            raise Refused(Reason("full-log-required", "log_first", "0", str(evidence.log_first)))
+        start = clean_runtime(record.bank).with_instances(() if state is None else _never_again(state.runtime.instances))
+        return replay(start, records, pcr=record.runtime_pcr, bank=record.bank, quoted=quoted)
+    known = state.runtime
+    if evidence.log_first == 0 and known.events > 0:
+        records = _known_prefix(records, known, record.bank)
+    elif evidence.log_first != known.events:
+        raise Refused(Reason("runtime-log-rewound", "log_first", f"0 or {known.events}", str(evidence.log_first)))
+    return replay(known, records, pcr=record.runtime_pcr, bank=record.bank, quoted=quoted)
+
+
+def _known_prefix(records: tuple[CelRecord, ...], known: RuntimeState, bank: str) -> tuple[CelRecord, ...]:
+    """What follows the events already judged, after the resent ones led to the same register."""
+    if len(records) < known.events:
+        raise Refused(Reason("runtime-log-rewound", "log", f"at least {known.events} events", str(len(records))))
+    register = clean_runtime(bank).register
+    for record in records[: known.events]:
+        register = extend(bank, register, event_digests(record.content, (bank,))[0].value)
+    if register != known.register:
+        raise Refused(Reason("runtime-log-mismatch", f"register after {known.events} events", known.register.hex(), register.hex()))
+    return records[known.events :]
+
+
+def _never_again(instances: tuple[InstanceState, ...]) -> tuple[InstanceState, ...]:
+    """What survives a reboot: instances that were found tainted, so that none of them is ever started again (I6)."""
+    return tuple(i.in_phase("tainted") for i in instances if i.phase in ("drifted", "tainted"))
+
+
+def _with_measurements(runtime: RuntimeState, by_root: dict[Digest, bytes]) -> RuntimeState:
+    return runtime.with_instances(tuple(i if i.measurement else i.measured(by_root.get(i.manifest, b"")) for i in runtime.instances))

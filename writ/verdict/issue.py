@@ -1,0 +1,111 @@
+"""Issuing: from an attestation result and a request to token claims, or to the reasons for none.
+
+Hard checks ran in the appraisal. Here the policy may narrow, and nothing more:
+an error or an undecided request refuses (I3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from writ.formats.digest import Digest
+from writ.formats.eat import TokenClaims
+from writ.formats.grants import narrower
+from writ.formats.policy_bundle import PolicyBundle
+from writ.formats.reason import Reason
+from writ.formats.state import HostRecord
+from writ.verdict.appraisal import AttestationResult, InstanceResult
+from writ.verdict.cedar import evaluate, load
+
+ISSUE_ACTION = "token.issue"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenDecision:
+    """Permit with the claims to be signed, or refusal with its reasons; exactly one of the two."""
+
+    instance: bytes
+    claims: TokenClaims | None
+    reasons: tuple[Reason, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Issuance:
+    """What the shell gives beside the evidence: who issues, the clock read once, and an id and a status index for each request."""
+
+    issuer: str
+    now: int
+    nonce_issued_at: int
+    issued: tuple[tuple[str, int], ...]
+    status_uri: str
+
+
+def issue(result: AttestationResult, *, record: HostRecord, bundle: PolicyBundle, issuance: Issuance, result_digest: Digest) -> tuple[TokenDecision, ...]:
+    """One decision for each instance that asked, in the order of the requests.
+
+    1. Nothing stands against the host.
+    2. Nothing stands against the instance.
+    3. A child's grants are within those its parent asked for in the same attestation; a parent that did not ask grants nothing.
+    4. The agent belongs to the host's namespace, and the policy permits `token.issue` for the audience.
+    5. The life counts from the nonce's issue, so that evidence cannot be saved up.
+    """
+    by_instance = {r.request.instance: r for r in result.instances}
+    return tuple(
+        _decide(r, by_instance, result, record, bundle, issuance, token_id, index, result_digest)
+        for r, (token_id, index) in zip(result.instances, issuance.issued, strict=True)
+    )
+
+
+def _decide(
+    one: InstanceResult, by_instance: dict[bytes, InstanceResult], result: AttestationResult, record: HostRecord, bundle: PolicyBundle,
+    issuance: Issuance, token_id: str, index: int, result_digest: Digest,
+) -> TokenDecision:  # fmt: skip
+    request, state = one.request, one.state
+    # 1, 2
+    reasons: Sequence[Reason] = [*result.reasons, *one.reasons]
+    if reasons or state is None:
+        return TokenDecision(request.instance, None, tuple(sorted(set(reasons))))
+    # 3
+    claim = f"instance.{request.instance.hex()}"
+    if state.parent is not None:
+        parent = by_instance.get(state.parent)
+        held = () if parent is None else parent.request.grants
+        if not narrower(request.grants, held):
+            reason = Reason("grants-not-narrower", f"{claim}.grants", f"within {len(held)} grants of the parent", f"{len(request.grants)} grants")
+            return TokenDecision(request.instance, None, (reason,))
+    # 4
+    if state.agent.namespace != record.namespace:
+        reason = Reason("policy-refused", f"{claim}.agent", f"an agent of {record.namespace}", str(state.agent))
+        return TokenDecision(request.instance, None, (reason,))
+    context = {"host": record.host, "tpm_class": record.tpm_class, "runtime": "runtime-only", "endorsed": record.endorsed}
+    answer = evaluate(load(bundle), agent=str(state.agent), action=ISSUE_ACTION, resource=("Audience", request.audience), context=context)
+    if not answer.permit:
+        code = "policy-error" if answer.erred else "policy-refused"
+        reason = Reason(code, f"{claim}.{ISSUE_ACTION}", "a permit", ", ".join(answer.determining)[:200] or "no policy permits")
+        return TokenDecision(request.instance, None, (reason,))
+    # 5
+    claims = TokenClaims(
+        issuer=issuance.issuer,
+        agent=state.agent,
+        audience=request.audience,
+        issued_at=issuance.now,
+        expires_at=issuance.nonce_issued_at + bundle.settings.token_life,
+        token_id=token_id,
+        key=state.session_key,
+        host=record.host,
+        instance=request.instance,
+        policy=bundle.digest,
+        result=result_digest,
+        grants=request.grants,
+        lineage=one.lineage,
+        tpm_class=record.tpm_class,
+        runtime="runtime-only",
+        exceptions=result.exceptions,
+        status_index=index,
+        status_uri=issuance.status_uri,
+    )
+    if claims.expires_at <= issuance.now:
+        reason = Reason("nonce-expired", f"{claim}.nonce", f"used before {claims.expires_at}", str(issuance.now))
+        return TokenDecision(request.instance, None, (reason,))
+    return TokenDecision(request.instance, claims, ())

@@ -1,0 +1,237 @@
+"""A proof bundle judged: did this action descend from a genuine, admitted TPM, under this policy, at that time?
+
+Ten numbered steps. Each re-runs what verifier or enforcer ran, with the same
+functions, and demands the same bytes; nothing recorded is believed because it
+was recorded. The first fault ends it, since what follows rests on it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from writ.formats.action import Action, ActionRecord, OutcomeRecord, parse_record
+from writ.formats.corim import Corim, parse_corim
+from writ.formats.cose import CONTENT_TYPE as COSE_CONTENT_TYPE
+from writ.formats.cose import parse_sign1, verify_sign1
+from writ.formats.decision import CONTENT_TYPE, AttestDecision, EnrolDecision, Entry, encode_entry, parse_entry
+from writ.formats.digest import Digest
+from writ.formats.eat import SignedToken, encode_claims, parse_token
+from writ.formats.enrolment import parse_enrolment_evidence
+from writ.formats.errors import FormatError, Refused
+from writ.formats.evidence import binding, parse_evidence
+from writ.formats.exchange import EXCHANGE, Activation, EnrolRequest
+from writ.formats.jose import b64url
+from writ.formats.keys import PublicKey
+from writ.formats.policy_bundle import PolicyBundle, parse_bundle
+from writ.formats.proof_bundle import Leaf, ProofBundle
+from writ.formats.reason import Reason
+from writ.formats.state import HostRecord, HostState, encode_host_record, parse_host_record, parse_host_state
+from writ.formats.tlog.merkle import leaf_hash, verify_inclusion
+from writ.formats.tpm.public import parse_public
+from writ.formats.trust import Trust
+from writ.verdict.attestation import decide_attestation
+from writ.verdict.decide import judge_recorded
+from writ.verdict.enrolment import Admission, judge_activation, judge_enrolment
+from writ.verdict.issue import Issuance
+from writ.verdict.quote import verify_quote
+
+
+@dataclass(frozen=True, slots=True)
+class ProvenAction:
+    """Proof that `prove` ran: the action, who did it, and the times (seconds) between which everything happened."""
+
+    record: ActionRecord
+    outcome: OutcomeRecord | None
+    host: HostRecord
+    tpm_root: str
+    runtime: str
+    exceptions: tuple[str, ...]
+    enrolled_at: int
+    attested_at: int
+    carried_at: int
+    engine_number: int
+    steps: tuple[str, ...]
+
+
+def prove(bundle: ProofBundle, trust: Trust) -> ProvenAction:
+    """The one action in `bundle` descends from a TPM that a root in `trust` vouches for.
+
+    1. The enrolment decision is signed by a trusted decision key.
+    2. The EK chains to a trusted root; EK and AK are what they must be; the activation answer is right; the record is theirs.
+    3. The attestation decision is signed by a trusted decision key, and every input it names is in the bundle.
+    4. Run again, the decision gives the same bytes.
+    5. The token's claims are those the decision issued.
+    6. The action record names that token and that policy, and lies within the token's life.
+    7. Run again, the decision on the action gives the same answer.
+    8. The record is in the action log of the carried checkpoint.
+    9. The TPM quoted that checkpoint, in evidence whose decision is signed by a trusted key.
+    10. The outcome, where there is one, is in the same log, after the action.
+
+    Does not prove what the arguments were (they are salted commitments), nor
+    that nothing was done after the carried checkpoint.
+    Raises Refused or FormatError at the first fault.
+    """
+    steps: list[str] = []
+    # 1
+    enrol = _signed_entry(bundle.enrol_decision, trust, "enrol_decision")
+    if not isinstance(enrol, EnrolDecision):
+        raise _refused("proof-bundle-incomplete", "enrol_decision", "an enrolment", type(enrol).__name__)
+    steps.append("enrolment decision signed")
+    # 2
+    host, root = _enrolled(bundle, enrol, trust)
+    steps.append(f"TPM vouched for by {root}")
+    # 3
+    decision = _signed_entry(bundle.attest_decision, trust, "attest_decision")
+    if not isinstance(decision, AttestDecision):
+        raise _refused("proof-bundle-incomplete", "attest_decision", "an attestation", type(decision).__name__)
+    policy = parse_bundle(bundle.policy)
+    steps.append("attestation decision signed")
+    # 4
+    _again(bundle, decision, host, policy, _decision_key(bundle.attest_decision, trust))
+    steps.append("attestation re-run, same bytes")
+    # 5
+    token = parse_token(bundle.token)
+    _issued(token, decision)
+    steps.append("token issued by that decision")
+    # 6, 7
+    record = parse_record(bundle.action.record)
+    if not isinstance(record, ActionRecord):
+        raise _refused("proof-bundle-incomplete", "action", "an action record", "an outcome")
+    _acted(record, token, policy)
+    steps.append("action decided by that token and policy, re-run")
+    # 8, 9
+    size, log_root, carried_at = _carried(bundle, host, token, trust)
+    _included(bundle.action, size, log_root, "action")
+    steps.append("record in the log that the TPM quoted")
+    # 10
+    outcome = _outcome(bundle, record, size, log_root)
+    if not enrol.decided_at <= decision.decided_at <= carried_at:
+        got = f"{enrol.decided_at}, {decision.decided_at}, {carried_at}"
+        raise _refused("chain-order", "decided_at", "enrolment, attestation, checkpoint in order", got)
+    return ProvenAction(
+        record, outcome, host, root, token.claims.runtime, token.claims.exceptions, enrol.decided_at, decision.decided_at, carried_at,
+        decision.engine.number, tuple(steps),
+    )  # fmt: skip
+
+
+def _refused(code: str, claim: str, expected: str, got: str) -> Refused:
+    return Refused(Reason(code, claim, expected, got))
+
+
+def _decision_key(signed: bytes, trust: Trust) -> PublicKey:
+    sign1 = parse_sign1(signed)
+    for key in trust.decision_keys:
+        if key.thumbprint() == sign1.kid:
+            return key
+    raise _refused("trust-root-unknown", "decision.kid", f"one of {len(trust.decision_keys)} decision keys", (sign1.kid or b"").hex()[:64])
+
+
+def _signed_entry(signed: bytes, trust: Trust, claim: str) -> Entry:
+    sign1 = parse_sign1(signed)
+    key = _decision_key(signed, trust)
+    if not verify_sign1(sign1, key) or sign1.payload is None:
+        raise _refused("signature-invalid", claim, "a signature by the decision key", "another")
+    if (content_type := sign1.headers.get(COSE_CONTENT_TYPE)) != CONTENT_TYPE:
+        raise _refused("signature-invalid", f"{claim}.content_type", CONTENT_TYPE, str(content_type)[:80])
+    return parse_entry(sign1.payload)
+
+
+def _same(claim: str, expected: Digest, data: bytes) -> None:
+    got = Digest.of(data)
+    if got != expected:
+        raise _refused("digest-mismatch", claim, str(expected), str(got))
+
+
+def _enrolled(bundle: ProofBundle, enrol: EnrolDecision, trust: Trust) -> tuple[HostRecord, str]:
+    _same("enrolment", enrol.evidence, bundle.enrolment)
+    _same("record", enrol.record, bundle.record)
+    evidence = parse_enrolment_evidence(bundle.enrolment)
+    request, activation = EXCHANGE.parse(evidence.request), EXCHANGE.parse(evidence.activation)
+    if not isinstance(request, EnrolRequest) or not isinstance(activation, Activation):
+        raise FormatError("enrolment evidence", "an enrolment request and an activation", "other messages")
+    admission = Admission(evidence.host, evidence.namespace, evidence.generation, evidence.ek, evidence.unendorsed)
+    pending = judge_enrolment(request, admission=admission, trust=trust, now=enrol.decided_at)
+    enrolled = judge_activation(activation, pending=pending, challenge=evidence.challenge, secret=evidence.secret, now=enrol.decided_at)
+    _same("record", enrol.record, encode_host_record(enrolled.record))
+    return parse_host_record(bundle.record), pending.root
+
+
+def _again(bundle: ProofBundle, decision: AttestDecision, host: HostRecord, policy: PolicyBundle, key: PublicKey) -> None:
+    references: tuple[Corim, ...] = tuple(parse_corim(item) for item in bundle.references)
+    state: HostState | None = parse_host_state(bundle.state) if bundle.state else None
+    named = dict(decision.inputs)
+    _same("evidence", named["evidence"], bundle.evidence)
+    _same("policy", named["policy"], bundle.policy)
+    _same("record", named["record"], bundle.record)
+    _same("state", named["state"], bundle.state)
+    _same("result", decision.result, bundle.result)
+    issuance = Issuance(decision.issuer, decision.decided_at, decision.nonce_issued_at, decision.issued, decision.status_uri)
+    verdict = decide_attestation(
+        bundle.evidence, record=host, state=state, references=references, bundle=policy,
+        verifier=key.thumbprint(), issuance=issuance, engine=decision.engine,
+    )  # fmt: skip
+    if encode_entry(verdict.entry) != encode_entry(decision):
+        raise _refused("decision-mismatch", "attest_decision", str(Digest.of(encode_entry(decision))), str(Digest.of(encode_entry(verdict.entry))))
+
+
+def _issued(token: SignedToken, decision: AttestDecision) -> None:
+    claims = Digest.of(encode_claims(token.claims))
+    for outcome in decision.outcomes:
+        if outcome.instance == token.claims.instance:
+            if outcome.claims != claims:
+                raise _refused("digest-mismatch", "token.claims", str(outcome.claims), str(claims))
+            return
+    raise _refused("digest-mismatch", "token.instance", "an instance of the decision", token.claims.instance.hex())
+
+
+def _acted(record: ActionRecord, token: SignedToken, policy: PolicyBundle) -> None:
+    claims = token.claims
+    expected = (("token", token.digest, record.token), ("bundle", policy.digest, record.bundle), ("policy", policy.digest, claims.policy))
+    for claim, want, got in expected:
+        if want != got:
+            raise _refused("digest-mismatch", f"action.{claim}", str(want), str(got))
+    if record.instance != claims.instance or record.agent != str(claims.agent):
+        raise _refused("digest-mismatch", "action.instance", claims.instance.hex(), record.instance.hex())
+    action = Action(record.action, record.resource, Digest("sha256", bytes(32)))
+    answer = judge_recorded(action, claims, policy, gate=record.gate, now=record.decided_at)
+    if answer.permit != record.permit or answer.reasons != record.reasons or answer.context != record.context:
+        raise _refused("decision-mismatch", "action", f"permit {record.permit}", f"permit {answer.permit}")
+
+
+def _carried(bundle: ProofBundle, host: HostRecord, token: SignedToken, trust: Trust) -> tuple[int, bytes, int]:
+    """Size and root of the action log as a quote of this TPM bound them, and when the verifier decided on that quote."""
+    decision = _signed_entry(bundle.carrier_decision, trust, "carrier_decision")
+    if not isinstance(decision, AttestDecision):
+        raise _refused("proof-bundle-incomplete", "carrier_decision", "an attestation", type(decision).__name__)
+    _same("carrier", dict(decision.inputs)["evidence"], bundle.carrier)
+    evidence = parse_evidence(bundle.carrier)
+    verifier = _decision_key(bundle.carrier_decision, trust).thumbprint()
+    verify_quote(
+        evidence.attest, evidence.signature, evidence.pcrs, ak=parse_public(host.ak), qualified_name=host.qualified_name,
+        extra_data=binding(verifier, evidence.host, evidence.nonce, evidence.requests), bank=host.bank,
+    )  # fmt: skip
+    for request in evidence.requests:
+        if request.instance == token.claims.instance:
+            if request.session_key.thumbprint() != token.claims.key:
+                raise _refused("instance-key-mismatch", "carrier.session_key", b64url(token.claims.key), b64url(request.session_key.thumbprint()))
+            return request.log_size, request.log_root, decision.decided_at
+    raise _refused("proof-bundle-incomplete", "carrier.requests", token.claims.instance.hex(), "no such instance")
+
+
+def _included(leaf: Leaf, size: int, root: bytes, claim: str) -> None:
+    if not verify_inclusion(leaf_hash(leaf.record), leaf.index, size, leaf.proof, root):
+        raise _refused("inclusion-invalid", claim, f"a path to {root.hex()} at size {size}", f"index {leaf.index}")
+
+
+def _outcome(bundle: ProofBundle, record: ActionRecord, size: int, root: bytes) -> OutcomeRecord | None:
+    if record.sequence != bundle.action.index:
+        raise _refused("inclusion-invalid", "action.sequence", str(bundle.action.index), str(record.sequence))
+    if bundle.outcome is None:
+        return None
+    outcome = parse_record(bundle.outcome.record)
+    if not isinstance(outcome, OutcomeRecord) or outcome.of != record.sequence or outcome.instance != record.instance:
+        raise _refused("digest-mismatch", "outcome.of", str(record.sequence), "another record")
+    _included(bundle.outcome, size, root, "outcome")
+    if outcome.sequence != bundle.outcome.index:
+        raise _refused("inclusion-invalid", "outcome.sequence", str(bundle.outcome.index), str(outcome.sequence))
+    return outcome

@@ -1,0 +1,61 @@
+"""Reference values: which measurements are known good, and how far something is from them.
+
+One CoRIM is one known-good version of one environment: an agent by its SPIFFE
+id, or `governance`. A measurement passes if it equals one version whole; parts
+of two versions never add up to a good one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from writ.formats.corim import Corim, encode_corim
+from writ.formats.digest import Digest
+from writ.formats.eventlog.runtime import command_digest
+from writ.formats.measurement import Measurement
+from writ.formats.reason import Reason
+from writ.formats.strict import encode_cbor
+
+GOVERNANCE: Final = "governance"
+COMMAND: Final = "command"
+"""The name under which a CoRIM holds the digest of an agent's argument vector."""
+
+
+def references_digest(corims: Iterable[Corim]) -> Digest:
+    """The name of a set of reference values: SHA-256 over the sorted digests of its CoRIMs."""
+    return Digest.of(encode_cbor(sorted({Digest.of(encode_corim(corim)).value for corim in corims})))
+
+
+def measured_values(measurement: Measurement) -> dict[str, Digest]:
+    """What a measurement claims, by the names that a CoRIM uses: each component, and the command."""
+    return {**{c.name: c.root for c in measurement.components}, COMMAND: command_digest(measurement.command)}
+
+
+def compare(environment: str, measured: Mapping[str, Digest], corims: Iterable[Corim], *, claim: str, mismatch: str, now: int) -> tuple[Reason, ...]:
+    """Nothing, if `measured` is one of the versions of `environment` valid at `now`; else what differs from the nearest.
+
+    The nearest version is the one with the fewest differences, and of those
+    the one whose id sorts first, so that the answer is the same everywhere.
+    `mismatch` is the reason code for a differing component.
+    """
+    versions = [c for c in corims if c.environment == environment and (c.valid_until is None or now <= c.valid_until)]
+    if not versions:
+        return (Reason("agent-unknown" if environment != GOVERNANCE else "governance-mismatch", claim, f"reference values for {environment}", "none"),)
+    differences = ((_differences(measured, dict(c.components), claim, mismatch), c.id) for c in versions)
+    return min(differences, key=lambda item: (len(item[0]), item[1]))[0]
+
+
+def _differences(measured: Mapping[str, Digest], expected: Mapping[str, Digest], claim: str, mismatch: str) -> tuple[Reason, ...]:
+    reasons = []
+    for name in sorted({*measured, *expected}):
+        got, want = measured.get(name), expected.get(name)
+        if got == want:
+            continue
+        if got is None:
+            reasons.append(Reason("component-missing", f"{claim}.{name}", str(want), "none"))
+        elif want is None:
+            reasons.append(Reason("component-unexpected", f"{claim}.{name}", "none", str(got)))
+        else:
+            reasons.append(Reason(mismatch, f"{claim}.{name}", str(want), str(got)))
+    return tuple(reasons)

@@ -1,0 +1,127 @@
+"""Tokens and proofs of possession, judged: is this execution token good here, now, and is its holder the one it names?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from writ.formats.action import Action
+from writ.formats.digest import Digest
+from writ.formats.eat import SignedToken, TokenClaims
+from writ.formats.errors import Refused
+from writ.formats.jose import DpopProof, b64url, verify_jws
+from writ.formats.keys import PublicKey
+from writ.formats.policy_bundle import CLOCK_SKEW, TOKEN_LIFE_CEILING
+from writ.formats.reason import Reason
+
+PROOF_LIFE: Final = 30
+"""Seconds for which a proof of possession may be used after it was made; a replay cache must remember for as long."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedToken:
+    """Proof that `verify_token` ran at `verified_at` (seconds). It is dead from `claims.expires_at` on, whoever holds it."""
+
+    claims: TokenClaims
+    digest: Digest
+    verified_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedProof:
+    """Proof that `verify_proof` ran. `single_use` must be taken from a replay cache, once, before anything passes."""
+
+    single_use: str
+    forget_after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """What a status list said: the status of an index, when the list was issued (seconds) and its uri."""
+
+    uri: str
+    issued_at: int
+    revoked: frozenset[int]
+
+
+def verify_token(
+    token: SignedToken, *, keys: Mapping[str, PublicKey], issuer: str, audience: str, now: int,
+    revocation: Revocation | None, skew: int = CLOCK_SKEW,
+) -> VerifiedToken:  # fmt: skip
+    """The token was issued by `issuer` for `audience` and is alive at `now`.
+
+    Does not say who presents it (`verify_proof`) nor what it permits (`decide`).
+
+    1. Its key id is one of the issuer's keys, and that key signed it.
+    2. Issuer and audience are exactly those expected.
+    3. It is alive: issued not later than now, give or take the skew, and not expired, with no skew in its favour.
+    4. Its life is no longer than the ceiling.
+    5. It is not revoked, by a list no older than a token's life. With `revocation` None the caller has it from the
+       verifier within this token's life and takes revocation by push.
+
+    Raises Refused at the first fault.
+    """
+    claims = token.claims
+    # 1
+    key = keys.get(token.jws.kid or "")
+    if key is None:
+        raise Refused(Reason("token-key-unknown", "token.kid", f"one of {len(keys)} keys", str(token.jws.kid)[:64]))
+    if not verify_jws(token.jws, key):
+        raise Refused(Reason("signature-invalid", "token", "a signature by the issuer", "another"))
+    # 2
+    if claims.issuer != issuer:
+        raise Refused(Reason("token-issuer", "token.iss", issuer, claims.issuer))
+    if claims.audience != audience:
+        raise Refused(Reason("token-audience", "token.aud", audience, claims.audience))
+    # 3
+    if claims.issued_at > now + skew:
+        raise Refused(Reason("token-not-yet-valid", "token.iat", f"at most {now + skew}", str(claims.issued_at)))
+    if now >= claims.expires_at:
+        raise Refused(Reason("token-expired", "token.exp", f"later than {now}", str(claims.expires_at)))
+    # 4
+    if claims.expires_at - claims.issued_at > TOKEN_LIFE_CEILING:
+        life = claims.expires_at - claims.issued_at
+        raise Refused(Reason("token-malformed", "token.exp", f"a life of at most {TOKEN_LIFE_CEILING} s", f"{life} s"))
+    # 5
+    if revocation is not None:
+        if revocation.uri != claims.status_uri:
+            raise Refused(Reason("status-stale", "token.status.uri", revocation.uri, claims.status_uri))
+        if now - revocation.issued_at > TOKEN_LIFE_CEILING:
+            raise Refused(Reason("status-stale", "status_list.iat", f"at least {now - TOKEN_LIFE_CEILING}", str(revocation.issued_at)))
+        if claims.status_index in revocation.revoked:
+            raise Refused(Reason("token-revoked", "token.status.idx", "a valid index", str(claims.status_index)))
+    return VerifiedToken(claims, token.digest, now)
+
+
+def verify_proof(proof: DpopProof, token: VerifiedToken, action: Action, *, method: str, uri: str, now: int, skew: int = CLOCK_SKEW) -> VerifiedProof:
+    """Whoever made `proof` holds the key that `token` names, and made it for this action.
+
+    1. The proof's key is the one the token confirms, and signed it.
+    2. It is for this token.
+    3. It is for this method and URI, and for exactly this action, resource and arguments.
+    4. It was made within `PROOF_LIFE` seconds, give or take the skew.
+
+    Single use is the caller's: `single_use` goes into a replay cache before the action passes.
+    Raises Refused at the first fault. Source: RFC 9449 section 4.3.
+    """
+    # 1
+    thumbprint = proof.key.thumbprint()
+    if thumbprint != token.claims.key:
+        raise Refused(Reason("proof-invalid", "proof.jwk", b64url(token.claims.key), b64url(thumbprint)))
+    if not verify_jws(proof.jws, proof.key):
+        raise Refused(Reason("proof-invalid", "proof", "a signature by the token's key", "another"))
+    # 2
+    expected = b64url(token.digest.value)
+    if proof.ath != expected:
+        raise Refused(Reason("proof-mismatch", "proof.ath", expected, str(proof.ath)))
+    # 3
+    claimed = (("htm", method, proof.htm), ("htu", uri, proof.htu), ("act", action.name, proof.act),
+               ("res", action.resource, proof.res), ("arg", b64url(action.arguments.value), proof.arg))  # fmt: skip
+    for name, want, got in claimed:
+        if got != want:
+            raise Refused(Reason("proof-mismatch", f"proof.{name}", want, str(got)))
+    # 4
+    if not now - PROOF_LIFE - skew <= proof.iat <= now + skew:
+        raise Refused(Reason("proof-stale", "proof.iat", f"{now - PROOF_LIFE - skew} to {now + skew}", str(proof.iat)))
+    return VerifiedProof(f"{b64url(thumbprint)}.{proof.jti}", proof.iat + PROOF_LIFE + 2 * skew + 1)
