@@ -135,9 +135,11 @@ class Chains:
             evidence = self._objects.get(dict(decision.inputs)["evidence"])
             if decision.host != host or evidence is None:
                 continue
-            for request in parse_evidence(evidence).requests:
-                if request.instance == record.instance and request.log_size > record.sequence:
-                    found.append((request.log_size, evidence, signed))
+            found.extend(
+                (request.log_size, evidence, signed)
+                for request in parse_evidence(evidence).requests
+                if request.instance == record.instance and request.log_size > record.sequence
+            )
         if not found:
             raise _missing("carrier", f"an attestation that carried record {record.sequence}")
         return min(found, key=lambda item: item[0])

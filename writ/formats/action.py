@@ -180,6 +180,7 @@ def parse_record(data: bytes) -> Record:
     )
     f.done()
     if record.permit != (not record.reasons):
-        raise FormatError("record", "reasons exactly where the action was refused", f"permit {record.permit}, {len(record.reasons)} reasons")
+        raise FormatError(
+            "record", "reasons exactly where the action was refused", f"permit {record.permit}, {len(record.reasons)} reasons"
+        )
     return record
-

@@ -115,7 +115,9 @@ def encode_entry(entry: Entry) -> bytes:
                 "verdict": entry.verdict,
                 "result": entry.result.value,
                 "state_after": entry.state_after.value,
-                "outcomes": [[o.instance, None if o.claims is None else o.claims.value, [r.to_cbor() for r in o.reasons]] for o in entry.outcomes],
+                "outcomes": [
+                    [o.instance, None if o.claims is None else o.claims.value, [r.to_cbor() for r in o.reasons]] for o in entry.outcomes
+                ],
                 "reasons": [r.to_cbor() for r in entry.reasons],
             }
         )
@@ -230,4 +232,3 @@ def _reasons(items: list[object]) -> tuple[Reason, ...]:
     if list(reasons) != sorted(set(reasons)):
         raise FormatError("decision.reasons", "a sorted set", "another order")
     return reasons
-

@@ -123,7 +123,9 @@ def parse_evidence(data: bytes) -> Evidence:
     collection = parse_collection(data, what="evidence", max_size=MAX_SIZE)
     wanted = {"manifests": MANIFESTS_TYPE, "quote": QUOTE_TYPE, "requests": REQUESTS_TYPE, "runtime-log": LOG_TYPE}
     parts = {label: collection.record(label) for label, _ in collection.members}
-    if collection.type != COLLECTION_TYPE or {k: r and (r.type, r.indicator) for k, r in parts.items()} != {k: (t, None) for k, t in wanted.items()}:
+    if collection.type != COLLECTION_TYPE or {k: r and (r.type, r.indicator) for k, r in parts.items()} != {
+        k: (t, None) for k, t in wanted.items()
+    }:
         raise FormatError("evidence", f"a collection of {', '.join(wanted)} with their types", ", ".join(map(str, parts))[:100])
     members = {label: record.value for label, record in parts.items() if record is not None}
     q = Fields(decode_cbor(members["quote"], "evidence.quote"), "evidence.quote")

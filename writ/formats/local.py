@@ -142,22 +142,37 @@ LOCAL: Final[Family[Local]] = Family(
         "launched": (
             Launched,
             (
-                m.raw("instance", size=16), m.raw("measurement"), m.text("root", least=1, most=4096), m.texts("command", most=1024),
-                m.text("audience", least=1, most=256), m.grants("grants"),
+                m.raw("instance", size=16),
+                m.raw("measurement"),
+                m.text("root", least=1, most=4096),
+                m.texts("command", most=1024),
+                m.text("audience", least=1, most=256),
+                m.grants("grants"),
             ),
         ),
         "token-ask": (
             TokenAsk,
             (
-                m.raw("instance", size=16), m.key("session_key"), m.text("audience", least=1, most=256), m.grants("grants"),
-                m.uint("log_size"), m.raw("log_root", size=32), m.uint("log_from"), m.raws("log_proof", most=64, each=32),
+                m.raw("instance", size=16),
+                m.key("session_key"),
+                m.text("audience", least=1, most=256),
+                m.grants("grants"),
+                m.uint("log_size"),
+                m.raw("log_root", size=32),
+                m.uint("log_from"),
+                m.raws("log_proof", most=64, each=32),
             ),
         ),
         "token-given": (
             TokenGiven,
             (
-                m.text("token", least=1, most=16384), m.raw("decision"), m.raw("result"), m.raw("policy"), m.keys("token_keys"),
-                m.key("decision_key"), m.raw("evidence", most=MAX_FRAME),
+                m.text("token", least=1, most=16384),
+                m.raw("decision"),
+                m.raw("result"),
+                m.raw("policy"),
+                m.keys("token_keys"),
+                m.key("decision_key"),
+                m.raw("evidence", most=MAX_FRAME),
             ),
         ),
         "refusal": (Refusal, (m.reasons("reasons"), m.flag("final"))),
@@ -167,7 +182,13 @@ LOCAL: Final[Family[Local]] = Family(
         "watch": (Watch, ()),
         "drift": (
             Drift,
-            (m.raw("instance", size=16), m.text("component", most=63), m.text("path", most=4096), m.digest("expected"), m.optional_digest("got")),
+            (
+                m.raw("instance", size=16),
+                m.text("component", most=63),
+                m.text("path", most=4096),
+                m.digest("expected"),
+                m.optional_digest("got"),
+            ),
         ),
         "status": (Status, ()),
         "status-answer": (
@@ -176,4 +197,4 @@ LOCAL: Final[Family[Local]] = Family(
         ),
     },
     MAX_FRAME,
-)  # fmt: skip
+)

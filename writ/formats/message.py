@@ -161,5 +161,3 @@ def _text(what: str, value: object) -> str:
     if not isinstance(value, str) or "\0" in value or len(value) > 65536:
         raise FormatError(what, "text without NUL", type(value).__name__)
     return value
-
-

@@ -57,7 +57,7 @@ REMEDIES: Final[dict[str, str]] = {
     "challenge-expired": "Answer the activation challenge within its life.",
     "runtime-pcr-refused": "The runtime PCR must be one of 8 to 15 other than 10, which no one can reset.",
     # the runtime
-    "component-mismatch": "The component is not what was approved. Compare: `verifier reference diff`; approve: `verifier reference import`.",
+    "component-mismatch": "Not what was approved. Compare: `verifier reference diff`; approve: `verifier reference import`.",
     "component-missing": "The reference values name a component that was not measured.",
     "component-unexpected": "A component was measured that no reference value names.",
     "agent-unknown": "No reference values for this agent: `verifier reference import`.",

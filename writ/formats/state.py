@@ -28,7 +28,8 @@ class HostRecord:
     """An enrolled host: the keys of its TPM, and what its enrolment fixed.
 
     `ek` is the SHA-256 of the EK's SubjectPublicKeyInfo, `ak` a TPMT_PUBLIC,
-    `qualified_name` the AK's below that EK, which every quote repeats, `host_key` the key that signs its requests. `endorsed` is False for a TPM
+    `qualified_name` the AK's below that EK, which every quote repeats,
+    `host_key` the key that signs its requests. `endorsed` is False for a TPM
     admitted by its EK digest without a certificate.
     """
 
@@ -123,6 +124,10 @@ class HostState:
     safe: bool
     seen_at: int
     runtime: RuntimeState
+
+    def moved(self, status: str) -> HostState:
+        """The next version, in `status`, with everything else as it stood."""
+        return replace(self, version=self.version + 1, status=status)
 
 
 def clean_runtime(bank: str) -> RuntimeState:
@@ -219,7 +224,18 @@ def parse_host_state(data: bytes) -> HostState:
 
 
 def _instance_out(i: InstanceState) -> list[object]:
-    return [i.instance, str(i.agent), i.manifest.value, i.command.value, i.session_key, i.parent, i.phase, i.log_size, i.log_root, i.measurement]
+    return [
+        i.instance,
+        str(i.agent),
+        i.manifest.value,
+        i.command.value,
+        i.session_key,
+        i.parent,
+        i.phase,
+        i.log_size,
+        i.log_root,
+        i.measurement,
+    ]
 
 
 def _instance_in(value: object) -> InstanceState:

@@ -202,31 +202,6 @@ def component_root(component: Component) -> Digest:
     return Digest.of(encode_cbor(["writ/component/v1", component.name, component.kind, len(component.entries), top]))
 
 
-def manifest_root(
-    agent: str,
-    command: Sequence[str],
-    components: Sequence[tuple[str, ComponentKind, Digest]],
-    secrets: Sequence[str],
-) -> Digest:
-    """The SHA-256 that stands for a measured manifest: who runs, with which arguments, made of what, told which secrets.
-
-        SHA-256(CBOR ["writ/manifest/v1", agent, [argument…], [[name, kind, root]… by name], [secret name…]])
-
-    `components` as (name, kind, `component_root`) and `secrets` in any order,
-    each name once. `agent` is the SPIFFE id as text. The order of `command` is
-    its meaning. Values of secrets, grants and where the sources lay are no
-    part of it. Raises FormatError for a name twice or a root that is no SHA-256.
-    """
-    rows = sorted((part, kind, root.value) for part, kind, root in components)
-    names = sorted(secrets)
-    for listed in ([row[0] for row in rows], names):
-        if len(set(listed)) != len(listed):
-            raise FormatError("manifest", "each name once", f"{listed}")
-    if any(root.algorithm != "sha256" for _, _, root in components):
-        raise FormatError("manifest", "sha256 roots", "another algorithm")
-    return Digest.of(encode_cbor(["writ/manifest/v1", agent, list(command), rows, names]))
-
-
 # --- bytes -----------------------------------------------------------------------------------------------------------
 
 

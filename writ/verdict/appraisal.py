@@ -7,7 +7,7 @@ collected, for the host and for each instance, and sorted.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from writ.formats.corim import Corim
 from writ.formats.ear import Ear, submodule
@@ -50,7 +50,14 @@ NOT_ROOTED = Reason("attestor-not-rooted", "executables", "boot or IMA evidence 
 
 
 def appraise(
-    verified: VerifiedEvidence, *, record: HostRecord, state: HostState | None, references: Sequence[Corim], bundle: PolicyBundle, now: int, nonce: bytes
+    verified: VerifiedEvidence,
+    *,
+    record: HostRecord,
+    state: HostState | None,
+    references: Sequence[Corim],
+    bundle: PolicyBundle,
+    now: int,
+    nonce: bytes,
 ) -> AttestationResult:
     """What the evidence is worth.
 
@@ -111,9 +118,7 @@ def _measured(known: InstanceState, references: Sequence[Corim], claim: str, now
     if not known.measurement:
         return (Reason("component-missing", f"{claim}.measurement", str(known.manifest), "none"),)
     measurement = parse_measurement(known.measurement)
-    reasons = list(
-        compare(str(known.agent), measured_values(measurement), references, claim=claim, mismatch="component-mismatch", now=now)
-    )
+    reasons = list(compare(str(known.agent), measured_values(measurement), references, claim=claim, mismatch="component-mismatch", now=now))
     if measurement.agent != known.agent:
         reasons.append(Reason("component-mismatch", f"{claim}.agent", str(known.agent), str(measurement.agent)))
     if command_digest(measurement.command) != known.command:
@@ -142,7 +147,7 @@ def _state_after(verified: VerifiedEvidence, state: HostState | None, instances:
     version = 0 if state is None else state.version + 1
     if verified.runtime is None and state is not None:
         status = "contained" if verified.epoch.kind == "forked" else state.status
-        return replace(state, version=version, status=status)
+        return state.moved(status)
     runtime = verified.runtime if verified.runtime is not None else RuntimeState(0, bytes(len(quote.pcrs.values[0][1])), (), ())
     for result in instances:
         if result.state is None:

@@ -49,7 +49,9 @@ def decide_attestation(
     """
     parsed = parse_evidence(evidence)
     verified = verify_evidence(parsed, record=record, state=state, verifier=verifier)
-    result = appraise(verified, record=record, state=state, references=references, bundle=bundle, now=issuance.now, nonce=parsed.nonce.value)
+    result = appraise(
+        verified, record=record, state=state, references=references, bundle=bundle, now=issuance.now, nonce=parsed.nonce.value
+    )
     encoded = encode_ear_cbor(result.ear)
     tokens = issue(result, record=record, bundle=bundle, issuance=issuance, result_digest=Digest.of(encoded))
     after = encode_host_state(result.state_after)

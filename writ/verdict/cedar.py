@@ -82,7 +82,9 @@ def load(bundle: PolicyBundle) -> CedarPolicies:
         scopes = [policy.get(part, {}).get("op") for part in ("principal", "action", "resource")]
         if policy.get("effect") == "permit" and scopes == ["All", "All", "All"] and not policy.get("conditions"):
             raise FormatError("policy.policies", "no unconditional permit of everything", str(named))
-    return CedarPolicies(schema, policies, tuple(sorted((pid, str(p.get("annotations", {}).get("id") or pid)) for pid, p in static.items())))
+    return CedarPolicies(
+        schema, policies, tuple(sorted((pid, str(p.get("annotations", {}).get("id") or pid)) for pid, p in static.items()))
+    )
 
 
 def evaluate(loaded: CedarPolicies, *, agent: str, action: str, resource: tuple[str, str], context: Mapping[str, Any]) -> CedarAnswer:

@@ -115,7 +115,18 @@ def judge_enrolment(request: EnrolRequest, *, admission: Admission, trust: Trust
         raise Refused(Reason("runtime-pcr-refused", "bank", " or ".join(BANKS), request.bank[:40]))
     below = qualified_name(primary_qualified_name(RH_ENDORSEMENT, ek.name()), ak.name())
     return VerifiedEnrolment(
-        admission, ek, digest, ak, below, request.host_key, tpm_class, root, endorsed, request.ek_certificates, request.runtime_pcr, request.bank
+        admission,
+        ek,
+        digest,
+        ak,
+        below,
+        request.host_key,
+        tpm_class,
+        root,
+        endorsed,
+        request.ek_certificates,
+        request.runtime_pcr,
+        request.bank,
     )
 
 

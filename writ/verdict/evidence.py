@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from writ.formats.digest import Digest, extend
 from writ.formats.errors import FormatError, Refused
-from writ.formats.evidence import Evidence, InstanceRequest, binding
 from writ.formats.eventlog.cel import CelRecord, parse_cel
 from writ.formats.eventlog.runtime import event_digests
+from writ.formats.evidence import Evidence, InstanceRequest, binding
 from writ.formats.measurement import Measurement, parse_measurement
 from writ.formats.reason import Reason
 from writ.formats.state import HostRecord, HostState, InstanceState, RuntimeState, clean_runtime

@@ -41,7 +41,9 @@ class Issuance:
     status_uri: str
 
 
-def issue(result: AttestationResult, *, record: HostRecord, bundle: PolicyBundle, issuance: Issuance, result_digest: Digest) -> tuple[TokenDecision, ...]:
+def issue(
+    result: AttestationResult, *, record: HostRecord, bundle: PolicyBundle, issuance: Issuance, result_digest: Digest
+) -> tuple[TokenDecision, ...]:
     """One decision for each instance that asked, in the order of the requests.
 
     1. Nothing stands against the host.
@@ -72,7 +74,9 @@ def _decide(
         parent = by_instance.get(state.parent)
         held = () if parent is None else parent.request.grants
         if not narrower(request.grants, held):
-            reason = Reason("grants-not-narrower", f"{claim}.grants", f"within {len(held)} grants of the parent", f"{len(request.grants)} grants")
+            reason = Reason(
+                "grants-not-narrower", f"{claim}.grants", f"within {len(held)} grants of the parent", f"{len(request.grants)} grants"
+            )
             return TokenDecision(request.instance, None, (reason,))
     # 4
     if state.agent.namespace != record.namespace:

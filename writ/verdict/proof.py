@@ -171,7 +171,9 @@ def _again(bundle: ProofBundle, decision: AttestDecision, host: HostRecord, poli
         verifier=key.thumbprint(), issuance=issuance, engine=decision.engine,
     )  # fmt: skip
     if encode_entry(verdict.entry) != encode_entry(decision):
-        raise _refused("decision-mismatch", "attest_decision", str(Digest.of(encode_entry(decision))), str(Digest.of(encode_entry(verdict.entry))))
+        raise _refused(
+            "decision-mismatch", "attest_decision", str(Digest.of(encode_entry(decision))), str(Digest.of(encode_entry(verdict.entry)))
+        )
 
 
 def _issued(token: SignedToken, decision: AttestDecision) -> None:
@@ -213,7 +215,9 @@ def _carried(bundle: ProofBundle, host: HostRecord, token: SignedToken, trust: T
     for request in evidence.requests:
         if request.instance == token.claims.instance:
             if request.session_key.thumbprint() != token.claims.key:
-                raise _refused("instance-key-mismatch", "carrier.session_key", b64url(token.claims.key), b64url(request.session_key.thumbprint()))
+                raise _refused(
+                    "instance-key-mismatch", "carrier.session_key", b64url(token.claims.key), b64url(request.session_key.thumbprint())
+                )
             return request.log_size, request.log_root, decision.decided_at
     raise _refused("proof-bundle-incomplete", "carrier.requests", token.claims.instance.hex(), "no such instance")
 

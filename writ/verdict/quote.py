@@ -28,7 +28,9 @@ class VerifiedQuote:
     firmware_version: int
 
 
-def verify_quote(attest: bytes, signature: bytes, pcrs: PcrValues, *, ak: Public, qualified_name: bytes, extra_data: bytes, bank: str) -> VerifiedQuote:
+def verify_quote(
+    attest: bytes, signature: bytes, pcrs: PcrValues, *, ak: Public, qualified_name: bytes, extra_data: bytes, bank: str
+) -> VerifiedQuote:
     """The AK signed a quote over PCRs 0-15 of `bank`, whose values are `pcrs`, in answer to `extra_data`.
 
     Does not say whether the AK lives in a genuine TPM (`enrolment`) or whether

@@ -32,7 +32,9 @@ def measured_values(measurement: Measurement) -> dict[str, Digest]:
     return {**{c.name: c.root for c in measurement.components}, COMMAND: command_digest(measurement.command)}
 
 
-def compare(environment: str, measured: Mapping[str, Digest], corims: Iterable[Corim], *, claim: str, mismatch: str, now: int) -> tuple[Reason, ...]:
+def compare(
+    environment: str, measured: Mapping[str, Digest], corims: Iterable[Corim], *, claim: str, mismatch: str, now: int
+) -> tuple[Reason, ...]:
     """Nothing, if `measured` is one of the versions of `environment` valid at `now`; else what differs from the nearest.
 
     The nearest version is the one with the fewest differences, and of those
@@ -41,7 +43,14 @@ def compare(environment: str, measured: Mapping[str, Digest], corims: Iterable[C
     """
     versions = [c for c in corims if c.environment == environment and (c.valid_until is None or now <= c.valid_until)]
     if not versions:
-        return (Reason("agent-unknown" if environment != GOVERNANCE else "governance-mismatch", claim, f"reference values for {environment}", "none"),)
+        return (
+            Reason(
+                "agent-unknown" if environment != GOVERNANCE else "governance-mismatch",
+                claim,
+                f"reference values for {environment}",
+                "none",
+            ),
+        )
     differences = ((_differences(measured, dict(c.components), claim, mismatch), c.id) for c in versions)
     return min(differences, key=lambda item: (len(item[0]), item[1]))[0]
 

@@ -114,7 +114,16 @@ def _start(state: RuntimeState, event: StartEvent) -> RuntimeState:
     if event.parent is not None and _find(state, event.parent).phase != "running":
         raise _malformed("start.parent", "a running instance", event.parent.hex())
     started = InstanceState(
-        event.instance, AgentId.parse(event.agent), event.manifest_root, event.command, event.session_key, event.parent, "running", 0, EMPTY_ROOT, b""
+        event.instance,
+        AgentId.parse(event.agent),
+        event.manifest_root,
+        event.command,
+        event.session_key,
+        event.parent,
+        "running",
+        0,
+        EMPTY_ROOT,
+        b"",
     )
     return state.with_instance(started)
 
@@ -135,4 +144,3 @@ def _find(state: RuntimeState, instance: bytes) -> InstanceState:
     if known is not None:
         return known
     raise _malformed("instance", "an instance that was started", instance.hex())
-

@@ -94,7 +94,9 @@ def verify_token(
     return VerifiedToken(claims, token.digest, now)
 
 
-def verify_proof(proof: DpopProof, token: VerifiedToken, action: Action, *, method: str, uri: str, now: int, skew: int = CLOCK_SKEW) -> VerifiedProof:
+def verify_proof(
+    proof: DpopProof, token: VerifiedToken, action: Action, *, method: str, uri: str, now: int, skew: int = CLOCK_SKEW
+) -> VerifiedProof:
     """Whoever made `proof` holds the key that `token` names, and made it for this action.
 
     1. The proof's key is the one the token confirms, and signed it.

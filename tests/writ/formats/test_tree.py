@@ -30,7 +30,6 @@ from writ.formats.tree import (
     encode_tree,
     entry_digest,
     file_entry,
-    manifest_root,
     parse_tree,
     spell,
     unspell,
@@ -248,37 +247,6 @@ def test_order_of_the_walk_does_not_matter(one: Component, chance: Any) -> None:
 
 
 AGENT = "spiffe://example.org/billing/agent/reporter"
-
-
-def test_manifest_root_is_the_documented_one() -> None:
-    made = manifest_root(AGENT, ["python3", "main.py"], [("b", "prompts", D), ("a", "code", Digest.of(b"a"))], ["mail", "files"])
-    rows = [["a", "code", Digest.of(b"a").value], ["b", "prompts", D.value]]
-    assert made == Digest.of(encode_cbor(["writ/manifest/v1", AGENT, ["python3", "main.py"], rows, ["files", "mail"]]))
-
-
-def test_every_part_of_a_manifest_changes_its_root() -> None:
-    code: tuple[str, ComponentKind, Digest] = ("a", "code", D)
-    roots = [
-        manifest_root(AGENT, ["a", "b"], [code], ["s"]),
-        manifest_root(AGENT + "2", ["a", "b"], [code], ["s"]),
-        manifest_root(AGENT, ["b", "a"], [code], ["s"]),
-        manifest_root(AGENT, ["a b"], [code], ["s"]),
-        manifest_root(AGENT, ["a", "b"], [("b", "code", D)], ["s"]),
-        manifest_root(AGENT, ["a", "b"], [("a", "tools", D)], ["s"]),
-        manifest_root(AGENT, ["a", "b"], [("a", "code", Digest.of(b""))], ["s"]),
-        manifest_root(AGENT, ["a", "b"], [], ["s"]),
-        manifest_root(AGENT, ["a", "b"], [code], []),
-    ]
-    assert len(set(roots)) == len(roots)
-
-
-def test_manifest_with_a_name_twice_or_another_hash_has_no_root() -> None:
-    with pytest.raises(FormatError):
-        manifest_root(AGENT, [], [("a", "code", D), ("a", "tools", D)], [])
-    with pytest.raises(FormatError):
-        manifest_root(AGENT, [], [], ["s", "s"])
-    with pytest.raises(FormatError):
-        manifest_root(AGENT, [], [("a", "code", Digest.of(b"", "sha384"))], [])
 
 
 # --- bytes and differences ---------------------------------------------------------------------------------------------
