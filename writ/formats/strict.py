@@ -126,19 +126,15 @@ def _plain(what: str, tags: Container[int], value: object, depth: int = 0) -> An
 
 
 def _end_of_item(data: bytes) -> int:
-    """Offset just behind the first CBOR item; well-formedness itself is cbor2's to judge (RFC 8949 section 3)."""
+    """Offset just behind the first CBOR item of `data`, which cbor2 has read: it is there and well-formed (RFC 8949 section 3)."""
     at, open_items = 0, [1]
     while open_items:
         if open_items[-1] == 0:
             open_items.pop()
             continue
-        if at >= len(data) or len(open_items) > MAX_DEPTH + 2:
-            return -1
         major, low = data[at] >> 5, data[at] & 31
         at += 1
         if data[at - 1] == 0xFF:
-            if open_items[-1] != -1:
-                return -1
             open_items.pop()
             continue
         if open_items[-1] > 0:
@@ -152,7 +148,7 @@ def _end_of_item(data: bytes) -> int:
             at += argument
         elif major in (4, 5, 6):
             open_items.append(argument * 2 if major == 5 else argument if major == 4 else 1)
-    return at if at <= len(data) else -1
+    return at
 
 
 def decode_cbor(
@@ -252,7 +248,9 @@ def decode_json(data: bytes, what: str, *, max_size: int = MAX_SIZE, one_spellin
     def integer(digits: str) -> int:
         if len(digits) > 20:
             raise FormatError(what, "an integer of at most 64 bits", f"{len(digits)} digits")
-        return int(digits)
+        if not -(1 << 63) <= (number := int(digits)) < 1 << 64:
+            raise FormatError(what, "an integer of at most 64 bits", digits)
+        return number
 
     def no(constant: str) -> Any:
         raise FormatError(what, "no floating point number", constant[:40])

@@ -23,7 +23,6 @@ from datetime import datetime
 from typing import Final, TypeVar
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from writ.formats.errors import FormatError
 
@@ -75,13 +74,11 @@ class Certificate:
 
 
 def parse_certificate(der: bytes) -> Certificate:
-    """Read exactly one certificate; no byte behind it, and the spelling is that of DER. Raises FormatError, and nothing else."""
+    """Read exactly one certificate and no byte behind it. Raises FormatError, and nothing else."""
     if len(der) > MAX_CERTIFICATE:
         raise FormatError("certificate", f"at most {MAX_CERTIFICATE} bytes", f"{len(der)} bytes")
     try:
         loaded = x509.load_der_x509_certificate(der)
-        if loaded.public_bytes(Encoding.DER) != der:
-            raise ValueError
         return _fields(der, loaded)
     except Exception:  # noqa: BLE001 - the library raises many families on hostile bytes, and a warning may be an error
         raise FormatError("certificate", "one DER certificate", "bytes that are not one") from None

@@ -112,6 +112,43 @@ def test_foreign_cbor_keeps_its_own_lengths_and_orders(data: str, value: object)
     assert decode_cbor(bytes.fromhex(data), "specimen", one_spelling=False) == value
 
 
+def _foreign(value: object, draw: st.DrawFn) -> bytes:
+    """`value` in some well-formed spelling: longer heads, indefinite lengths, any order."""
+
+    def head(major: int, argument: int) -> bytes:
+        sizes = [n for n in (0, 1, 2, 4, 8) if argument < (24 if n == 0 else 1 << 8 * n)]
+        size = draw(st.sampled_from(sizes))
+        return bytes([major << 5 | ({0: argument, 1: 24, 2: 25, 4: 26, 8: 27}[size])]) + (argument.to_bytes(size, "big") if size else b"")
+
+    if value is None or isinstance(value, bool):
+        return {None: b"\xf6", True: b"\xf5", False: b"\xf4"}[value]
+    if isinstance(value, int):
+        return head(0, value) if value >= 0 else head(1, -1 - value)
+    indefinite = draw(st.booleans())
+    if isinstance(value, str | bytes):
+        major, data = (3, value.encode()) if isinstance(value, str) else (2, value)
+        if not indefinite:
+            return head(major, len(data)) + data
+        parts = [value[at : at + 3] for at in range(0, len(value), 3)]
+        chunks = [part.encode() if isinstance(part, str) else part for part in parts]
+        return bytes([major << 5 | 31]) + b"".join(head(major, len(chunk)) + chunk for chunk in chunks) + b"\xff"
+    if isinstance(value, list):
+        items = b"".join(_foreign(item, draw) for item in value)
+        return b"\x9f" + items + b"\xff" if indefinite else head(4, len(value)) + items
+    assert isinstance(value, dict)
+    pairs = draw(st.permutations(sorted(value.items(), key=repr)))
+    items = b"".join(_foreign(key, draw) + _foreign(item, draw) for key, item in pairs)
+    return b"\xbf" + items + b"\xff" if indefinite else head(5, len(value)) + items
+
+
+@given(_CBOR, st.data())
+def test_every_foreign_spelling_is_read_and_none_with_a_byte_more(value: object, data: st.DataObject) -> None:
+    spelt = data.draw(st.composite(lambda draw: _foreign(value, draw))())
+    assert decode_cbor(spelt, "foreign", one_spelling=False) == value
+    with pytest.raises(FormatError, match="no trailing bytes"):
+        decode_cbor(spelt + data.draw(st.binary(min_size=1, max_size=9)), "foreign", one_spelling=False)
+
+
 @pytest.mark.parametrize("tag", [0, 1, 2, 18, 25, 28, 32, 35, 37, 100, 111, 256, 258, 501, 1004, 55799])
 def test_a_named_tag_comes_out_as_a_tag_and_its_content_as_lists_and_dicts(tag: int) -> None:
     content: Any = [b"bytes", {1: [2]}]
@@ -181,6 +218,8 @@ def test_json_reader_is_total() -> None:
         "[" * 17 + "]" * 17,
         "[" * 100_000,
         "1" * 21,
+        str(1 << 64),
+        str(-(1 << 63) - 1),
         "\ufeff1",
         "'a'",
         "[1,]",
@@ -252,7 +291,7 @@ def test_fields_take_each_key_once_and_refuse_the_rest() -> None:
 
 
 def test_fields_read_null_where_it_may_stand() -> None:
-    f = Fields({"a": None, "b": b"12", "c": None, "d": bytes(32), "e": 1, "g": None}, "specimen")
+    f = Fields({"a": None, "b": b"12", "c": None, "d": bytes(32), "e": 1, "g": None, "t": None, "u": "text"}, "specimen")
     assert f.is_null("a")
     assert not f.is_null("b")
     assert f.optional_raw("a") is None
@@ -262,6 +301,8 @@ def test_fields_read_null_where_it_may_stand() -> None:
     assert digest is not None
     assert digest.value == bytes(32)
     f.null("g")
+    assert f.optional_text("t") is None
+    assert f.optional_text("u") == "text"
     with pytest.raises(FormatError, match="expected null"):
         f.null("e")
     f.done()

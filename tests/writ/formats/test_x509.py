@@ -10,6 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import NameOID
 
 from tests.parsers import assert_parser_is_total
@@ -105,6 +106,12 @@ def test_tpm_attribute_twice_is_refused() -> None:
         parse_certificate(der)
     other, _ = _certificate(_tpm_names(*_TPM_ATTRIBUTES, ("2.5.4.3", "a"), ("2.5.4.3", "b")))
     assert parse_certificate(other).tpm_model == "swtpm"
+
+
+def test_name_that_is_no_text_is_no_tpm_attribute() -> None:
+    bits = x509.NameAttribute(NameOID.X500_UNIQUE_IDENTIFIER, b"\x00\x01", _type=_ASN1Type.BitString)
+    der, _ = _certificate(x509.SubjectAlternativeName([x509.DirectoryName(x509.Name([bits]))]))
+    assert parse_certificate(der).tpm_model is None
 
 
 def test_extension_that_cannot_be_read_is_refused() -> None:
