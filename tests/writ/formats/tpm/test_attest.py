@@ -77,6 +77,33 @@ def test_safe_that_is_neither_yes_nor_no_is_refused(safe: int) -> None:
         parse_attest(QUOTE.raw[:at] + bytes([safe]) + QUOTE.raw[at + 1 :])
 
 
+def test_largest_fields_fit_and_one_byte_more_does_not() -> None:
+    largest = replace(QUOTE, qualified_signer=bytes(66), extra_data=bytes(66), body=QuoteInfo(PcrSelection(()), bytes(64)))
+    assert parse_attest(encode_attest(largest)) == largest
+    assert parse_attest(replace(CERTIFY, body=CertifyInfo(bytes(66), bytes(66))).raw).certify == CertifyInfo(bytes(66), bytes(66))
+    assert parse_attest(replace(CREATION, body=CreationInfo(bytes(66), bytes(64))).raw).creation == CreationInfo(bytes(66), bytes(64))
+    with pytest.raises(FormatError, match="qualifiedSigner at byte 8: expected at most 66 bytes, got 67"):
+        parse_attest(QUOTE.raw[:6] + b"\x00\x43" + bytes(200))
+    with pytest.raises(FormatError, match="extraData at byte 10: expected at most 66 bytes, got 67"):
+        parse_attest(QUOTE.raw[:6] + b"\x00\x00\x00\x43" + bytes(200))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        QuoteInfo(PcrSelection(()), bytes(65)),
+        CertifyInfo(bytes(67), b""),
+        CertifyInfo(b"", bytes(67)),
+        CreationInfo(bytes(67), b""),
+        CreationInfo(b"", bytes(65)),
+    ],
+)
+def test_body_that_does_not_fit_is_not_written(body: QuoteInfo | CertifyInfo | CreationInfo) -> None:
+    tag = {QuoteInfo: 0x8018, CertifyInfo: 0x8017, CreationInfo: 0x801A}[type(body)]
+    with pytest.raises(FormatError):
+        encode_attest(replace(QUOTE, type_tag=tag, body=body))
+
+
 def test_oversized_attest_is_refused_before_it_is_read() -> None:
     with pytest.raises(FormatError, match="at most 4096 bytes"):
         parse_attest(replace(QUOTE, type_tag=0x8019, body=b"").raw + bytes(5000))

@@ -92,6 +92,16 @@ def test_every_byte_of_the_seed_matters_to_an_ecc_ek() -> None:
     assert len(results) == SEED_SIZE
 
 
+@pytest.mark.parametrize("curve", CURVES)
+def test_seed_of_zeros_is_the_scalar_one_and_of_one_less_than_the_order_the_same(curve: str) -> None:
+    generator = ec.derive_private_key(1, CURVES[curve]).public_key().public_numbers()
+    size = (CURVES[curve].key_size + 7) // 8
+    for scalar in (0, CURVES[curve].group_order - 1):
+        secret = make_credential(EKS[curve], NAME, b"secret", seed=scalar.to_bytes(SEED_SIZE, "big"))[1]
+        assert secret[4 : 4 + size] == generator.x.to_bytes(size, "big")
+        assert secret[-size:] == generator.y.to_bytes(size, "big")
+
+
 @pytest.mark.parametrize("seed", [bytes(SEED_SIZE), b"\xff" * SEED_SIZE])
 def test_extreme_seeds_still_give_a_point(seed: bytes) -> None:
     for ek in EKS.values():

@@ -158,6 +158,53 @@ def test_bad_rsa_key_is_refused(public: Public) -> None:
         public.public_key()
 
 
+@pytest.mark.parametrize("bits", [2048, 3072, 4096])
+def test_rsa_key_of_2048_to_4096_bits_is_accepted(bits: int) -> None:
+    key = rsa_area(bits, 0, MODULUS[:-1] + b"\xff" * (bits // 8 - 255)).public_key()
+    assert (key.key_size, key.public_numbers().e) == (bits, 65537)  # type: ignore[union-attr] # RSA here
+
+
+def test_area_has_the_layout_of_part_2() -> None:
+    """Field by field from the tables of Part 2, as an RSA EK and an ECC AK have it."""
+    policy = bytes(range(32))
+    ek = replace(RSA_AK, scheme=None, symmetric=Symmetric("aes", 128, "cfb"), auth_policy=policy, attributes=0x000300B2)
+    head, tail = bytes.fromhex("0001 000b 000300b2 0020"), bytes.fromhex("0006 0080 0043 0010 0800 00000000 0100")
+    assert encode_public(ek) == head + policy + tail + MODULUS
+    point = ecc_parameters()
+    head = bytes.fromhex("0023 000b 00050072 0000 0010 0018 000b 0003 0010")
+    assert ECC_AK.raw == head + b"\x00\x20" + point.x + b"\x00\x20" + point.y
+
+
+@pytest.mark.parametrize(
+    "name, hash_name, number",
+    [("rsassa", "sha256", "0014000b"), ("rsaes", None, "0015"), ("rsapss", "sha384", "0016000c"), ("oaep", "sha1", "00170004")],
+)
+def test_rsa_scheme_has_its_number(name: str, hash_name: str | None, number: str) -> None:
+    assert encode_public(replace(RSA_AK, scheme=Scheme(name, hash_name))).hex()[20:].startswith("0010" + number + "0800")
+
+
+@pytest.mark.parametrize("curve, number", [("p256", "0003"), ("p384", "0004"), ("p521", "0005")])
+@pytest.mark.parametrize(
+    "kdf, kdf_number", [("mgf1", "0007"), ("kdf1_sp800_56a", "0020"), ("kdf2", "0021"), ("kdf1_sp800_108", "0022")]
+)  # fmt: skip
+def test_ecc_curve_and_derivation_have_their_numbers(curve: str, number: str, kdf: str, kdf_number: str) -> None:
+    area = replace(ECC_AK, scheme=Scheme("ecdh", "sha512"), parameters=EccParameters(curve, Scheme(kdf, "sha256"), b"\1", b"\2"))
+    assert encode_public(area).hex()[20:] == "0010" + "0019000d" + number + kdf_number + "000b" + "000101" + "000102"
+
+
+@pytest.mark.parametrize("algorithm, number", [("aes", "0006"), ("sm4", "0013"), ("camellia", "0026")])
+@pytest.mark.parametrize("mode, mode_number", [("ctr", "0040"), ("ofb", "0041"), ("cbc", "0042"), ("cfb", "0043"), ("ecb", "0044")])
+def test_cipher_has_its_number(algorithm: str, number: str, mode: str, mode_number: str) -> None:
+    area = replace(ECC_AK, symmetric=Symmetric(algorithm, 256, mode))
+    assert encode_public(area).hex()[20:].startswith(number + "0100" + mode_number)
+
+
+def test_largest_fields_fit() -> None:
+    for parameters in (EccParameters("p521", None, bytes(66), bytes(66)), RsaParameters(4096, 0xFFFFFFFF, bytes(512))):
+        area = replace(ECC_AK, name_algorithm="sha512", auth_policy=bytes(64), scheme=None, parameters=parameters)
+        assert parse_public(encode_public(area)) == area
+
+
 def test_stated_exponent_is_used() -> None:
     key = rsa_area(2048, 3, MODULUS).public_key()
     assert isinstance(key, RSAPublicKey)

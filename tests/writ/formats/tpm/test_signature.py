@@ -39,6 +39,14 @@ def test_signature_is_read_as_it_was_written(signature: Signature) -> None:
     assert parse_signature(encode_signature(signature)) == signature
 
 
+@pytest.mark.parametrize("algorithm, number", [("rsassa", 0x0014), ("rsapss", 0x0016), ("ecdsa", 0x0018)])
+@pytest.mark.parametrize("hash_name, hash_number", [("sha1", 0x0004), ("sha256", 0x000B), ("sha384", 0x000C), ("sha512", 0x000D)])
+def test_algorithms_have_the_numbers_of_the_registry(algorithm: str, number: int, hash_name: str, hash_number: int) -> None:
+    parts = {"r": b"\1", "s": b"\1"} if algorithm == "ecdsa" else {"value": b"\1"}
+    data = encode_signature(Signature(algorithm, hash_name, **parts))
+    assert data.startswith(number.to_bytes(2, "big") + hash_number.to_bytes(2, "big"))
+
+
 @given(st.binary(max_size=150))
 def test_any_bytes_are_a_signature_or_a_format_error(data: bytes) -> None:
     for head in (b"", b"\x00\x14\x00\x0b", b"\x00\x18\x00\x0b"):
