@@ -1,0 +1,107 @@
+"""The `auditor` command: proves offline what happened, from files and trust anchors alone."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from auditor.export import Chains, Wanted
+from auditor.verify import read, report, verify
+from writ.formats.archive import EMPTY, MAX_ARCHIVE, parse_archive
+from writ.formats.errors import FormatError, Refused
+from writ.formats.proof_bundle import ProofBundle, encode_proof_bundle
+from writ.formats.reason import Reason
+from writ.service import cli
+
+_FOREVER = (1 << 53) - 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Exit 0: proven; 1: refused; 2: misuse; 3: could not."""
+    return cli.run(_main, sys.argv[1:] if argv is None else argv)
+
+
+def _main(argv: Sequence[str]) -> int:
+    parser = cli.parser("auditor", "Prove offline, from files and trust anchors, what agents did and on which machines.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    v = verbs.add_parser("verify", help="prove one action: from a TPM manufacturer's root to the record")
+    v.add_argument("bundle", type=Path, help="a proof bundle")
+    v.add_argument("--trust", type=Path, required=True, help="the trust file: TPM roots and decision keys")
+    cli.add_json_flag(v)
+    x = verbs.add_parser("export", help="make proof bundles from archives of verifier and enforcer")
+    x.add_argument("source", type=Path, nargs="+", help="archives: `verifier export`, `enforcer log export`")
+    x.add_argument("--out", type=Path, required=True, help="directory for the bundles, one file an action")
+    x.add_argument("--agent", help="only this agent (SPIFFE id)")
+    x.add_argument("--from", dest="earliest", type=_seconds, default=0, metavar="RFC3339")
+    x.add_argument("--to", dest="latest", type=_seconds, default=_FOREVER, metavar="RFC3339")
+    cli.add_json_flag(x)
+    args = parser.parse_args(argv)
+    if args.verb == "verify":
+        return _verify(args.bundle, args.trust, as_json=args.json)
+    return _export(args.source, args.out, Wanted(args.agent, args.earliest, args.latest), as_json=args.json)
+
+
+def _seconds(text: str) -> int:
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        raise FormatError("time", "RFC 3339, such as 2026-11-25T10:00:00Z", repr(text)[:40]) from None
+    return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp())
+
+
+def _verify(bundle: Path, trust: Path, *, as_json: bool) -> int:
+    try:
+        proven = verify(bundle, trust)
+    except (Refused, FormatError) as error:
+        if not as_json:
+            if isinstance(error, FormatError):
+                raise Refused(Reason("malformed", error.what, error.expected, error.got)) from None
+            raise
+        reasons = error.reasons if isinstance(error, Refused) else (Reason("malformed", error.what, error.expected, error.got),)
+        cli.emit({"verdict": "refused", "reasons": [reason.to_json() for reason in reasons]}, as_json=True)
+        return 1
+    if as_json:
+        cli.emit(report(proven), as_json=True)
+        return 0
+    for number, step in enumerate(proven.steps, 1):
+        print(f"  {number}. {step}")
+    record = proven.record
+    said = "permitted" if record.permit else "refused"
+    when = datetime.fromtimestamp(record.decided_at, UTC).isoformat()
+    print(f"proven: {record.action} on {record.resource} by {record.agent} was {said} at {when}")
+    print(f"        on host {proven.host.host}, {proven.host.tpm_class} TPM of {proven.tpm_root}, runtime {proven.runtime}")
+    return 0
+
+
+def _archive(sources: Sequence[Path]) -> Chains:
+    archive = EMPTY
+    for source in sources:
+        archive = archive.merged(parse_archive(read(source, MAX_ARCHIVE)))
+    return Chains(archive)
+
+
+def _export(sources: Sequence[Path], out: Path, wanted: Wanted, *, as_json: bool) -> int:
+    out.mkdir(parents=True, exist_ok=True)
+    written: list[str] = []
+    missing: list[dict[str, object]] = []
+    for record, bundle in _archive(sources).bundles(wanted):
+        name = f"{record.instance.hex()}-{record.sequence}.writ-proof"
+        if isinstance(bundle, ProofBundle):
+            (out / name).write_bytes(encode_proof_bundle(bundle))
+            written.append(name)
+        else:
+            missing.append({"record": name, "reasons": [reason.to_json() for reason in bundle.reasons]})
+    if as_json:
+        cli.emit({"written": written, "missing": missing}, as_json=True)
+    else:
+        for name in written:
+            print(out / name)
+        for item in missing:
+            print(f"no bundle for {item['record']}: {item['reasons']}", file=sys.stderr)
+    return 1 if missing or not written else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
