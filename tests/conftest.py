@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import hypothesis
 import pytest
@@ -16,11 +17,19 @@ from tests.house import ambient
 
 # Two shared cores: how long one example takes says nothing about the code.
 hypothesis.settings.register_profile("writ", deadline=None, print_blob=True)
+# For `./run mutate`: the same examples for each mutant, and no time spent on making a failure small.
+hypothesis.settings.register_profile(
+    "mutate", deadline=None, derandomize=True, database=None, max_examples=30, phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate)
+)
 hypothesis.settings.load_profile("writ")
 
 ambient.install()
 
-SoftTpmFactory = Callable[..., SoftTpm]
+
+class SoftTpmFactory(Protocol):
+    """What the fixture `soft_tpm_factory` gives."""
+
+    def __call__(self, name: str = "tpm", *, banks: tuple[str, ...] = BANKS, delays: Delays | None = None) -> SoftTpm: ...
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -92,7 +92,7 @@ def test_help_needs_no_set_up(tree: Tree) -> None:
     assert tree.asked() == ""
 
 
-@pytest.mark.parametrize("arguments", [["unheard-of"], ["exec"], ["lint", "more"], ["setup", "more"], ["lock", "more"]])
+@pytest.mark.parametrize("arguments", [["unheard-of"], ["exec"], ["mutate"], ["lint", "more"], ["setup", "more"], ["lock", "more"]])
 def test_misuse_exits_2_and_sets_nothing_up(tree: Tree, arguments: list[str]) -> None:
     done = tree.run(*arguments)
 
