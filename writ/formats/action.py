@@ -43,7 +43,8 @@ class Action:
             raise FormatError("action.name", "lower-case words joined by dots", repr(self.name[:80]))
         if not 1 <= len(self.resource) <= 512 or any(ord(c) < 33 or ord(c) > 126 for c in self.resource):
             raise FormatError("action.resource", "1 to 512 printable ASCII characters without spaces", repr(self.resource[:80]))
-        if "//" in self.resource.partition("://")[2] or any(part in (".", "..") for part in self.resource.split("/")):
+        path = self.resource.partition("://")[2] or self.resource
+        if "//" in path or any(part in (".", "..") for part in self.resource.split("/")):
             raise FormatError("action.resource", "a normalised path", repr(self.resource[:80]))
 
 

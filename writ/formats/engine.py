@@ -27,9 +27,9 @@ class EngineId:
         f = Fields(value, "engine")
         number, tree = f.uint("number"), f.digest("tree")
         libraries = []
-        for name, version in sorted(f.mapping("libraries", most=32).items()):
+        for name, version in f.mapping("libraries", most=32).items():
             if not isinstance(name, str) or not isinstance(version, str) or len(name) + len(version) > 160:
                 raise FormatError("engine.libraries", "name -> version", repr(name)[:40])
             libraries.append((name, version))
         f.done()
-        return cls(number, tree, tuple(libraries))
+        return cls(number, tree, tuple(sorted(libraries)))

@@ -34,7 +34,7 @@ REMEDIES: Final[dict[str, str]] = {
     "runtime-log-rewound": "Send the log from where the verifier left off, or in full.",
     "full-log-required": "A new boot, or a first attestation, needs the log from its first event.",
     # the machine over time
-    "reset-count-fell": "resetCount went backwards within an enrolment: a restored or cloned TPM. `verifier host release` after inspection.",
+    "reset-count-fell": "resetCount went backwards within an enrolment: restored or cloned. `verifier host release` after inspection.",
     "clock-fell": "The TPM clock went backwards within a boot: a restored or cloned TPM. `verifier host release` after inspection.",
     "tpm-cleared": "TPM2_Clear was run. Enrol again with a new ticket.",
     "host-unknown": "Admit the host: `verifier host admit`.",
@@ -114,6 +114,20 @@ REMEDIES: Final[dict[str, str]] = {
     "too-many-requests": "Slow down and try again.",
     "unavailable": "Try again; if it persists, run `doctor` on the role.",
     "internal": "A bug of ours: report it with the reference.",
+    # appended
+    "action-log-base": "Prove consistency from the checkpoint that the verifier holds, whose size is in expected, and attest again.",
+    # measuring a source on the host
+    "source-missing": "The manifest names a source that is not there; correct the path.",
+    "source-unreadable": "Let the attestor read the source, or exclude it.",
+    "source-special-file": "A component holds files, links and directories only; exclude devices, sockets and pipes.",
+    "source-link-escapes": "A link must stay within its component: make it relative, with `..` only at its beginning, or exclude it.",
+    "source-changing": "The source changed while it was read. Launch again when it is at rest.",
+    "source-setuid": "The store holds no setuid or setgid file; exclude it or clear the bit.",
+    "source-too-large": "The component is larger than the limit in expected; split or exclude.",
+    "record-mismatch": "An installed file is not the one its distribution's RECORD names; install the distribution again.",
+    "manifest-unknown": "No manifest of this name lies in the attestor's manifests_dir.",
+    "register-unclean": "The runtime PCR holds what the log does not say. A reboot of the host starts a clean log.",
+    "not-enrolled": "Enrol the host: `attestor enroll`.",
 }
 """Code -> remedy. Codes are appended and never removed or renamed: old decisions name them."""
 

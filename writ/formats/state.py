@@ -8,6 +8,7 @@ so that two verdicts on one state cannot both be committed.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -81,9 +82,16 @@ class InstanceState:
         return replace(self, measurement=measurement)
 
 
+def _id(instance: InstanceState) -> bytes:
+    return instance.instance
+
+
 @dataclass(frozen=True, slots=True)
 class RuntimeState:
-    """The runtime log up to the last quote: count of events, register value, and what they said."""
+    """The runtime log up to the last quote: count of events, register value, and what they said.
+
+    `governance` is sorted by name, `instances` by id, each once.
+    """
 
     events: int
     register: bytes
@@ -92,7 +100,8 @@ class RuntimeState:
 
     def find(self, instance: bytes) -> InstanceState | None:
         """The instance of that id, if the log ever started one."""
-        return next((i for i in self.instances if i.instance == instance), None)
+        at = bisect_left(self.instances, instance, key=_id)
+        return self.instances[at] if at < len(self.instances) and self.instances[at].instance == instance else None
 
     def extended(self, register: bytes) -> RuntimeState:
         """One event further, the register at this value."""
@@ -104,11 +113,12 @@ class RuntimeState:
 
     def with_instance(self, instance: InstanceState) -> RuntimeState:
         """With this instance in place of the one of its id, or beside the others."""
-        others = (i for i in self.instances if i.instance != instance.instance)
-        return replace(self, instances=tuple(sorted((*others, instance), key=lambda i: i.instance)))
+        at = bisect_left(self.instances, instance.instance, key=_id)
+        behind = at + (at < len(self.instances) and self.instances[at].instance == instance.instance)
+        return replace(self, instances=(*self.instances[:at], instance, *self.instances[behind:]))
 
     def with_instances(self, instances: tuple[InstanceState, ...]) -> RuntimeState:
-        """With exactly these instances."""
+        """With exactly these instances, which are sorted by id."""
         return replace(self, instances=instances)
 
 
@@ -220,6 +230,9 @@ def parse_host_state(data: bytes) -> HostState:
         ),
     )
     f.done()
+    names, ids = [name for name, _ in state.runtime.governance], [i.instance for i in state.runtime.instances]
+    if names != sorted(set(names)) or ids != sorted(set(ids)):
+        raise FormatError("host state", "governance and instances sorted, each once", "another order")
     return state
 
 

@@ -55,8 +55,8 @@ def encode_trust(trust: Trust) -> bytes:
             "v": 1,
             "domain": trust.domain,
             "issuer": trust.issuer,
-            "roots": [[r.name, r.tpm_class, r.certificate] for r in sorted(trust.roots)],
-            "intermediates": sorted(trust.intermediates),
+            "roots": [[r.name, r.tpm_class, r.certificate] for r in sorted(set(trust.roots))],
+            "intermediates": sorted(set(trust.intermediates)),
             "decision_keys": [k.to_cose_key() for k in trust.decision_keys],
         }
     )
@@ -74,6 +74,8 @@ def parse_trust(data: bytes) -> Trust:
         decision_keys=tuple(parse_cose_key(item) for item in f.items("decision_keys", most=64)),
     )
     f.done()
+    if list(trust.roots) != sorted(set(trust.roots)) or list(trust.intermediates) != sorted(set(trust.intermediates)):
+        raise FormatError("trust", "roots and intermediates as sorted sets", "another order")
     return trust
 
 

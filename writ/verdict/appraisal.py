@@ -46,6 +46,8 @@ class AttestationResult:
     state_after: HostState
 
 
+TAINTING = frozenset({"action-log-inconsistent", "instance-drifted", "instance-tainted"})
+"""Reasons after which an instance never becomes trusted again (I6)."""
 NOT_ROOTED = Reason("attestor-not-rooted", "executables", "boot or IMA evidence for the attestor", "none")
 
 
@@ -103,9 +105,9 @@ def _instance(request: InstanceRequest, runtime: RuntimeState | None, references
     if thumbprint != known.session_key:
         reasons.append(Reason("instance-key-mismatch", f"{claim}.session_key", known.session_key.hex(), thumbprint.hex()))
     reasons.extend(_measured(known, references, claim, now))
-    if request.log_from != known.log_size or not verify_consistency(
-        known.log_size, known.log_root, request.log_size, request.log_root, request.log_proof
-    ):
+    if request.log_from != known.log_size:
+        reasons.append(Reason("action-log-base", f"{claim}.log_from", str(known.log_size), str(request.log_from)))
+    elif not verify_consistency(known.log_size, known.log_root, request.log_size, request.log_root, request.log_proof):
         expected, got = f"an extension of {known.log_size} records", f"{request.log_size} records from {request.log_from}"
         reasons.append(Reason("action-log-inconsistent", f"{claim}.log", expected, got))
     lineage, orphan = _lineage(known, runtime)
@@ -146,16 +148,16 @@ def _state_after(verified: VerifiedEvidence, state: HostState | None, instances:
     quote = verified.quote
     version = 0 if state is None else state.version + 1
     if verified.runtime is None and state is not None:
-        status = "contained" if verified.epoch.kind == "forked" else state.status
+        status = "contained" if verified.epoch.kind == "forked" and state.status == "active" else state.status
         return state.moved(status)
     runtime = verified.runtime if verified.runtime is not None else RuntimeState(0, bytes(len(quote.pcrs.values[0][1])), (), ())
     for result in instances:
         if result.state is None:
             continue
         codes = {reason.code for reason in result.reasons}
-        if "action-log-inconsistent" in codes or codes & {"instance-drifted", "instance-tainted"}:
+        if codes & TAINTING:
             runtime = runtime.with_instance(result.state.in_phase("tainted"))
-        else:
+        elif "action-log-base" not in codes:
             runtime = runtime.with_instance(result.state.with_checkpoint(result.request.log_size, result.request.log_root))
     status = "active" if state is None else state.status
     return HostState(version, status, quote.clock, quote.reset_count, quote.restart_count, quote.safe, now, runtime)

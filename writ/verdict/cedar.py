@@ -12,7 +12,7 @@ integer overflow does that even in a schema-valid policy (cedar#2428). Here:
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -51,7 +51,7 @@ def load(bundle: PolicyBundle) -> CedarPolicies:
     1. Schema and policies parse.
     2. Every policy validates against the schema.
     3. No policy computes on integers.
-    4. No policy permits any action on any resource to anyone, unconditionally.
+    4. No policy permits any action on any resource to anyone, under no condition that looks at the request.
 
     Raises FormatError, naming the policy by its @id where it has one.
     """
@@ -74,14 +74,15 @@ def load(bundle: PolicyBundle) -> CedarPolicies:
         where = ", ".join(sorted({error.policy_id or "(parse)" for error in result.errors}))
         raise FormatError("policy.policies", "policies that validate against the schema", f"faults in {where}")
     for policy_id, policy in sorted(static.items()):
-        named = policy.get("annotations", {}).get("id") or policy_id
+        named = str(policy.get("annotations", {}).get("id") or policy_id)
+        if len(named) > 64 or not (named.isascii() and named.isprintable()):
+            raise FormatError("policy.policies", "an @id of at most 64 printable ASCII characters", ascii(named)[:80])
         # 3
         if _computes(policy.get("conditions", [])):
-            raise FormatError("policy.policies", "no arithmetic, since an overflow would void the policy", str(named))
+            raise FormatError("policy.policies", "no arithmetic, since an overflow would void the policy", named)
         # 4
-        scopes = [policy.get(part, {}).get("op") for part in ("principal", "action", "resource")]
-        if policy.get("effect") == "permit" and scopes == ["All", "All", "All"] and not policy.get("conditions"):
-            raise FormatError("policy.policies", "no unconditional permit of everything", str(named))
+        if _blanket(policy):
+            raise FormatError("policy.policies", "no unconditional permit of everything", named)
     return CedarPolicies(
         schema, policies, tuple(sorted((pid, str(p.get("annotations", {}).get("id") or pid)) for pid, p in static.items()))
     )
@@ -105,8 +106,26 @@ def evaluate(loaded: CedarPolicies, *, agent: str, action: str, resource: tuple[
     return CedarAnswer(answer.decision is cedarpy.Decision.Allow and not erred, determining, erred)
 
 
-def _computes(node: object) -> bool:
-    """Whether a Cedar JSON expression holds an arithmetic operator."""
-    if isinstance(node, Mapping):
-        return any((key in _ARITHMETIC and isinstance(value, Mapping)) or _computes(value) for key, value in node.items())
-    return isinstance(node, list) and any(_computes(item) for item in node)
+def _nodes(conditions: object) -> Iterator[tuple[str, object]]:
+    """Every key of a Cedar JSON expression with what is under it, at any depth; not recursive, since the text says how deep it goes."""
+    open_nodes = [conditions]
+    while open_nodes:
+        node = open_nodes.pop()
+        if isinstance(node, Mapping):
+            yield from node.items()
+            open_nodes.extend(node.values())
+        elif isinstance(node, list):
+            open_nodes.extend(node)
+
+
+def _computes(conditions: object) -> bool:
+    """Whether there is an arithmetic operator in the conditions."""
+    return any(key in _ARITHMETIC and isinstance(value, Mapping) for key, value in _nodes(conditions))
+
+
+def _blanket(policy: Mapping[str, Any]) -> bool:
+    """Whether a permit is bounded by nothing: no scope beyond a type of ours, and no condition that looks at the request."""
+    scopes = [policy.get(part, {}) for part in ("principal", "action", "resource")]
+    if any(scope.get("op") != "All" and (scope.get("op") != "is" or "in" in scope) for scope in scopes):
+        return False
+    return policy.get("effect") == "permit" and not any(key == "Var" for key, _ in _nodes(policy.get("conditions", [])))

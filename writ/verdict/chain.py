@@ -14,16 +14,27 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import verification as path
 from cryptography.x509.oid import ObjectIdentifier
 
+from writ.formats.digest import Digest
 from writ.formats.errors import Refused
 from writ.formats.reason import Reason
 from writ.formats.trust import Trust
 
 EK_CERTIFICATE = ObjectIdentifier("2.23.133.8.1")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NO_PATH = (
+    path.VerificationError,
+    ValueError,
+    OverflowError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"""All that cryptography raises over certificates that parse as DER and are no good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +64,7 @@ def verify_ek_chain(certificates: Sequence[bytes], trust: Trust, *, now: int) ->
         leaf, *others = [x509.load_der_x509_certificate(der) for der in certificates]
         extra = [x509.load_der_x509_certificate(der) for der in trust.intermediates]
         roots = [(root, x509.load_der_x509_certificate(root.certificate)) for root in trust.roots]
-    except (ValueError, TypeError):
+    except (ValueError, x509.InvalidVersion):
         raise _refused("a chain of certificates", "bytes that are not, or none") from None
     if not roots:
         raise _refused("a root in the trust file", "none")
@@ -62,12 +73,13 @@ def verify_ek_chain(certificates: Sequence[bytes], trust: Trust, *, now: int) ->
     builder = builder.max_chain_depth(4).extension_policies(ca_policy=_ca_policy(), ee_policy=_ek_policy())
     try:
         chain = builder.build_client_verifier().verify(leaf, [*others, *extra]).chain
-    except (path.VerificationError, ValueError, TypeError):
-        raise _refused(f"a path to one of {len(roots)} roots, valid at {now}", leaf.issuer.rfc4514_string()[:120]) from None
+        spki = _spki(leaf)
+    except _NO_PATH:
+        raise _refused(f"a path to one of {len(roots)} roots, valid at {now}", f"certificate {Digest.of(certificates[0])}") from None
     top = chain[-1]
     for root, certificate in roots:
         if certificate == top:
-            return VerifiedEk(_spki(leaf), root.name, root.tpm_class)
+            return VerifiedEk(spki, root.name, root.tpm_class)
     raise _refused("a root in the trust file", "another")
 
 

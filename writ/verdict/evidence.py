@@ -14,7 +14,7 @@ from writ.formats.errors import FormatError, Refused
 from writ.formats.eventlog.cel import CelRecord, parse_cel
 from writ.formats.eventlog.runtime import event_digests
 from writ.formats.evidence import Evidence, InstanceRequest, binding
-from writ.formats.measurement import Measurement, parse_measurement
+from writ.formats.measurement import parse_measurement
 from writ.formats.reason import Reason
 from writ.formats.state import HostRecord, HostState, InstanceState, RuntimeState, clean_runtime
 from writ.formats.tpm.public import parse_public
@@ -34,7 +34,6 @@ class VerifiedEvidence:
     quote: VerifiedQuote
     epoch: Epoch
     runtime: RuntimeState | None
-    measurements: tuple[Measurement, ...]
     requests: tuple[InstanceRequest, ...]
     findings: tuple[Reason, ...]
 
@@ -50,7 +49,8 @@ def verify_evidence(evidence: Evidence, *, record: HostRecord, state: HostState 
     2. The quote verifies under the enrolled AK, over the enrolled bank, with the binding of everything that travelled.
     3. The counters are compared with the recorded ones.
     4. The log, continued from where it was left or sent in full, replays to the quoted register.
-    5. Each measurement that travelled is the preimage of a root that the log names; others are refused.
+    5. Each measurement kept is the preimage of a root that the log names. Others are dropped: they may belong to the
+       tail of the log, which is neither trusted nor an error.
 
     Until 2 has passed the sender is nobody: FormatError or Refused, at the
     first fault. From 3 on the TPM is known to speak, and every fault is
@@ -83,21 +83,9 @@ def verify_evidence(evidence: Evidence, *, record: HostRecord, state: HostState 
         except FormatError as error:
             findings.append(Reason("runtime-log-malformed", "runtime_log", error.expected, error.got))
     # 5
-    measurements: list[Measurement] = []
-    roots = set() if runtime is None else {i.manifest for i in runtime.instances}
-    for item in evidence.measurements:
-        try:
-            measurement = parse_measurement(item)
-        except FormatError as error:
-            findings.append(Reason("runtime-log-malformed", "measurement", error.expected, error.got))
-            continue
-        if runtime is not None and measurement.root() not in roots:
-            findings.append(Reason("runtime-log-mismatch", "measurement", "a root that the log names", str(measurement.root())))
-            continue
-        measurements.append(measurement)
     if runtime is not None:
-        runtime = _with_measurements(runtime, {Digest.of(item): item for item in evidence.measurements})
-    return VerifiedEvidence(quote, epoch, runtime, tuple(measurements), evidence.requests, tuple(sorted(set(findings))))
+        runtime = _with_measurements(runtime, evidence.measurements)
+    return VerifiedEvidence(quote, epoch, runtime, evidence.requests, tuple(sorted(set(findings))))
 
 
 def _runtime(evidence: Evidence, record: HostRecord, state: HostState | None, epoch: Epoch, quoted: bytes) -> RuntimeState:
@@ -132,5 +120,16 @@ def _never_again(instances: tuple[InstanceState, ...]) -> tuple[InstanceState, .
     return tuple(i.in_phase("tainted") for i in instances if i.phase in ("drifted", "tainted"))
 
 
-def _with_measurements(runtime: RuntimeState, by_root: dict[Digest, bytes]) -> RuntimeState:
+def _with_measurements(runtime: RuntimeState, travelled: tuple[bytes, ...]) -> RuntimeState:
+    roots = {i.manifest for i in runtime.instances}
+    by_root: dict[Digest, bytes] = {}
+    for item in travelled:
+        root = Digest.of(item)
+        if root not in roots:
+            continue
+        try:
+            parse_measurement(item)
+        except FormatError:
+            continue  # the instance stays without one, and is refused for it alone
+        by_root[root] = item
     return runtime.with_instances(tuple(i if i.measurement else i.measured(by_root.get(i.manifest, b"")) for i in runtime.instances))

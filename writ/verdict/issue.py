@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from writ.formats.digest import Digest
 from writ.formats.eat import TokenClaims
+from writ.formats.errors import FormatError, Misuse
 from writ.formats.grants import narrower
 from writ.formats.policy_bundle import PolicyBundle
 from writ.formats.reason import Reason
@@ -48,19 +49,22 @@ def issue(
 
     1. Nothing stands against the host.
     2. Nothing stands against the instance.
-    3. A child's grants are within those its parent asked for in the same attestation; a parent that did not ask grants nothing.
+    3. A child's grants are within those its parent was given in the same attestation; a parent that did not ask, or was
+       refused, grants nothing.
     4. The agent belongs to the host's namespace, and the policy permits `token.issue` for the audience.
     5. The life counts from the nonce's issue, so that evidence cannot be saved up.
     """
-    by_instance = {r.request.instance: r for r in result.instances}
-    return tuple(
-        _decide(r, by_instance, result, record, bundle, issuance, token_id, index, result_digest)
-        for r, (token_id, index) in zip(result.instances, issuance.issued, strict=True)
-    )
+    if len(issuance.issued) != len(result.instances):
+        raise Misuse(f"{len(issuance.issued)} token ids for {len(result.instances)} requests")
+    decided: dict[bytes, TokenDecision] = {}
+    in_turn = sorted(zip(result.instances, issuance.issued, strict=True), key=lambda pair: len(pair[0].lineage))  # parents before children
+    for one, (token_id, index) in in_turn:
+        decided[one.request.instance] = _decide(one, decided, result, record, bundle, issuance, token_id, index, result_digest)
+    return tuple(decided[one.request.instance] for one in result.instances)
 
 
 def _decide(
-    one: InstanceResult, by_instance: dict[bytes, InstanceResult], result: AttestationResult, record: HostRecord, bundle: PolicyBundle,
+    one: InstanceResult, decided: dict[bytes, TokenDecision], result: AttestationResult, record: HostRecord, bundle: PolicyBundle,
     issuance: Issuance, token_id: str, index: int, result_digest: Digest,
 ) -> TokenDecision:  # fmt: skip
     request, state = one.request, one.state
@@ -71,8 +75,8 @@ def _decide(
     # 3
     claim = f"instance.{request.instance.hex()}"
     if state.parent is not None:
-        parent = by_instance.get(state.parent)
-        held = () if parent is None else parent.request.grants
+        parent = decided.get(state.parent)
+        held = () if parent is None or parent.claims is None else parent.claims.grants
         if not narrower(request.grants, held):
             reason = Reason(
                 "grants-not-narrower", f"{claim}.grants", f"within {len(held)} grants of the parent", f"{len(request.grants)} grants"
@@ -83,7 +87,11 @@ def _decide(
         reason = Reason("policy-refused", f"{claim}.agent", f"an agent of {record.namespace}", str(state.agent))
         return TokenDecision(request.instance, None, (reason,))
     context = {"host": record.host, "tpm_class": record.tpm_class, "runtime": "runtime-only", "endorsed": record.endorsed}
-    answer = evaluate(load(bundle), agent=str(state.agent), action=ISSUE_ACTION, resource=("Audience", request.audience), context=context)
+    try:
+        loaded = load(bundle)
+    except FormatError as error:
+        return TokenDecision(request.instance, None, (Reason("policy-error", "bundle", error.expected, error.got),))
+    answer = evaluate(loaded, agent=str(state.agent), action=ISSUE_ACTION, resource=("Audience", request.audience), context=context)
     if not answer.permit:
         code = "policy-error" if answer.erred else "policy-refused"
         reason = Reason(code, f"{claim}.{ISSUE_ACTION}", "a permit", ", ".join(answer.determining)[:200] or "no policy permits")

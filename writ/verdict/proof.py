@@ -22,7 +22,7 @@ from writ.formats.evidence import binding, parse_evidence
 from writ.formats.exchange import EXCHANGE, Activation, EnrolRequest
 from writ.formats.jose import b64url
 from writ.formats.keys import PublicKey
-from writ.formats.policy_bundle import PolicyBundle, parse_bundle
+from writ.formats.policy_bundle import CLOCK_SKEW, PolicyBundle, parse_bundle
 from writ.formats.proof_bundle import Leaf, ProofBundle
 from writ.formats.reason import Reason
 from writ.formats.state import HostRecord, HostState, encode_host_record, parse_host_record, parse_host_state
@@ -61,10 +61,10 @@ def prove(bundle: ProofBundle, trust: Trust) -> ProvenAction:
     3. The attestation decision is signed by a trusted decision key, and every input it names is in the bundle.
     4. Run again, the decision gives the same bytes.
     5. The token's claims are those the decision issued.
-    6. The action record names that token and that policy, and lies within the token's life.
+    6. The action record names that token and that policy, and lies within the token's life, give or take the skew.
     7. Run again, the decision on the action gives the same answer.
     8. The record is in the action log of the carried checkpoint.
-    9. The TPM quoted that checkpoint, in evidence whose decision is signed by a trusted key.
+    9. The TPM quoted that checkpoint, later, in evidence whose decision is signed by a trusted key and found no fork in that log.
     10. The outcome, where there is one, is in the same log, after the action.
 
     Does not prove what the arguments were (they are salted commitments), nor
@@ -85,6 +85,8 @@ def prove(bundle: ProofBundle, trust: Trust) -> ProvenAction:
     if not isinstance(decision, AttestDecision):
         raise _refused("proof-bundle-incomplete", "attest_decision", "an attestation", type(decision).__name__)
     policy = parse_bundle(bundle.policy)
+    if decision.issuer != trust.issuer:
+        raise _refused("trust-root-unknown", "attest_decision.issuer", trust.issuer, decision.issuer)
     steps.append("attestation decision signed")
     # 4
     _again(bundle, decision, host, policy, _decision_key(bundle.attest_decision, trust))
@@ -108,6 +110,8 @@ def prove(bundle: ProofBundle, trust: Trust) -> ProvenAction:
     if not enrol.decided_at <= decision.decided_at <= carried_at:
         got = f"{enrol.decided_at}, {decision.decided_at}, {carried_at}"
         raise _refused("chain-order", "decided_at", "enrolment, attestation, checkpoint in order", got)
+    if record.decided_at > carried_at + _skew(policy):
+        raise _refused("chain-order", "action.decided_at", f"at most {carried_at + _skew(policy)}", str(record.decided_at))
     return ProvenAction(
         record, outcome, host, root, token.claims.runtime, token.claims.exceptions, enrol.decided_at, decision.decided_at, carried_at,
         decision.engine.number, tuple(steps),
@@ -132,7 +136,7 @@ def _signed_entry(signed: bytes, trust: Trust, claim: str) -> Entry:
     if not verify_sign1(sign1, key) or sign1.payload is None:
         raise _refused("signature-invalid", claim, "a signature by the decision key", "another")
     if (content_type := sign1.headers.get(COSE_CONTENT_TYPE)) != CONTENT_TYPE:
-        raise _refused("signature-invalid", f"{claim}.content_type", CONTENT_TYPE, str(content_type)[:80])
+        raise _refused("signature-invalid", f"{claim}.content_type", CONTENT_TYPE, ascii(content_type)[:80])
     return parse_entry(sign1.payload)
 
 
@@ -165,6 +169,8 @@ def _again(bundle: ProofBundle, decision: AttestDecision, host: HostRecord, poli
     _same("record", named["record"], bundle.record)
     _same("state", named["state"], bundle.state)
     _same("result", decision.result, bundle.result)
+    if len(decision.issued) != (asked := len(parse_evidence(bundle.evidence).requests)):
+        raise _refused("decision-mismatch", "attest_decision.issued", f"{asked} rows", f"{len(decision.issued)} rows")
     issuance = Issuance(decision.issuer, decision.decided_at, decision.nonce_issued_at, decision.issued, decision.status_uri)
     verdict = decide_attestation(
         bundle.evidence, record=host, state=state, references=references, bundle=policy,
@@ -194,10 +200,17 @@ def _acted(record: ActionRecord, token: SignedToken, policy: PolicyBundle) -> No
             raise _refused("digest-mismatch", f"action.{claim}", str(want), str(got))
     if record.instance != claims.instance or record.agent != str(claims.agent):
         raise _refused("digest-mismatch", "action.instance", claims.instance.hex(), record.instance.hex())
+    if record.decided_at + _skew(policy) < claims.issued_at:
+        raise _refused("chain-order", "action.decided_at", f"at least {claims.issued_at - _skew(policy)}", str(record.decided_at))
     action = Action(record.action, record.resource, Digest("sha256", bytes(32)))
     answer = judge_recorded(action, claims, policy, gate=record.gate, now=record.decided_at)
     if answer.permit != record.permit or answer.reasons != record.reasons or answer.context != record.context:
         raise _refused("decision-mismatch", "action", f"permit {record.permit}", f"permit {answer.permit}")
+
+
+def _skew(policy: PolicyBundle) -> int:
+    """Seconds by which the clocks of enforcer and verifier may differ."""
+    return max(CLOCK_SKEW, policy.settings.clock_skew)
 
 
 def _carried(bundle: ProofBundle, host: HostRecord, token: SignedToken, trust: Trust) -> tuple[int, bytes, int]:
@@ -207,6 +220,9 @@ def _carried(bundle: ProofBundle, host: HostRecord, token: SignedToken, trust: T
         raise _refused("proof-bundle-incomplete", "carrier_decision", "an attestation", type(decision).__name__)
     _same("carrier", dict(decision.inputs)["evidence"], bundle.carrier)
     evidence = parse_evidence(bundle.carrier)
+    for one in decision.outcomes:
+        if one.instance == token.claims.instance and any(r.code == "action-log-inconsistent" for r in one.reasons):
+            raise _refused("consistency-invalid", "carrier_decision", "a checkpoint that extends the one before", "a fork")
     verifier = _decision_key(bundle.carrier_decision, trust).thumbprint()
     verify_quote(
         evidence.attest, evidence.signature, evidence.pcrs, ak=parse_public(host.ak), qualified_name=host.qualified_name,

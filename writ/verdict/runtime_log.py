@@ -3,17 +3,20 @@
 The log is a state machine. What comes out is only what the quote covers: the
 events up to the point where the register equals the quoted PCR. What lies
 beyond is neither trusted nor an error; a register that is never met is.
+
+What only the verifier knows (a tainted instance) never makes a log malformed:
+the attestor cannot know it, and one instance must not cost the others (I11).
+The appraisal refuses such an instance and its children.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from writ.formats.digest import extend
+from writ.formats.digest import Digest, extend
 from writ.formats.errors import FormatError, Refused
 from writ.formats.eventlog.cel import CONTENT_WRIT, CelRecord
 from writ.formats.eventlog.runtime import (
-    AnchorEvent,
     ComponentEvent,
     DriftEvent,
     KeyEvent,
@@ -37,18 +40,19 @@ def replay(state: RuntimeState, records: tuple[CelRecord, ...], *, pcr: int, ban
 
     1. Each record is the next one, names the runtime PCR and is of our content type.
     2. What it extended is recomputed from its content; the digest in the record is not believed.
-    3. The event follows the rules of the log (`_step`).
+    3. The event follows the rules of the log (`_Machine`).
     4. The replay ends where the register equals the quoted value; it must be met.
 
-    Raises Refused: `runtime-log-malformed` (1-3), `runtime-log-mismatch` (4).
+    Raises Refused: `runtime-log-malformed`, `instance-key-reused` (1-3), `runtime-log-mismatch` (4).
     """
-    moved = state
+    machine = _Machine(state)
+    events, register = state.events, state.register
     for record in records:
-        if moved.register == quoted:
-            return moved
+        if register == quoted:
+            break
         # 1
-        if record.record_number != moved.events:
-            raise _malformed("record_number", str(moved.events), str(record.record_number))
+        if record.record_number != events:
+            raise _malformed("record_number", str(events), str(record.record_number))
         if record.pcr != pcr or record.content_type != CONTENT_WRIT:
             raise _malformed("record", f"PCR {pcr}, content type {CONTENT_WRIT}", f"PCR {record.pcr}, content type {record.content_type}")
         # 2
@@ -60,87 +64,99 @@ def replay(state: RuntimeState, records: tuple[CelRecord, ...], *, pcr: int, ban
             event = parse_event(record.content)
         except FormatError as error:
             raise _malformed("event", error.expected, error.got) from None
-        moved = _step(moved, event)
-        moved = moved.extended(extend(bank, moved.register, digest.value))
+        machine.step(event)
+        events, register = events + 1, extend(bank, register, digest.value)
     # 4
-    if moved.register != quoted:
-        raise Refused(Reason("runtime-log-mismatch", f"pcr{pcr}", quoted.hex(), moved.register.hex()))
-    return moved
+    if register != quoted:
+        raise Refused(Reason("runtime-log-mismatch", f"pcr{pcr}", quoted.hex(), register.hex()))
+    return RuntimeState(events, register, machine.governance(), machine.instances())
 
 
 def _malformed(claim: str, expected: str, got: str) -> Refused:
     return Refused(Reason("runtime-log-malformed", f"runtime_log.{claim}", expected[:200], got[:200]))
 
 
-def _step(state: RuntimeState, event: RuntimeEvent) -> RuntimeState:
-    """The state after one event, or Refused where the event has no place here."""
-    if isinstance(event, ComponentEvent):
-        return _component(state, event)
-    if isinstance(event, StartEvent):
-        return _start(state, event)
-    if isinstance(event, UpdateEvent):
-        return state
-    known = _find(state, event.instance)
-    if isinstance(event, KeyEvent):
-        if known.phase != "running":
-            raise _malformed("key", "a running instance", known.phase)
-        _key_unused(state, event.session_key)
-        return state.with_instance(known.with_key(event.session_key))
-    if isinstance(event, StopEvent):
+class _Machine:
+    """The rules of the log, over tables, so that a log of n events costs n steps."""
+
+    def __init__(self, state: RuntimeState) -> None:
+        self._governance = dict(state.governance)
+        self._instances = {i.instance: i for i in state.instances}
+        self._keys = {i.session_key for i in state.instances}
+        self._running = sum(i.phase == "running" for i in state.instances)
+
+    def governance(self) -> tuple[tuple[str, Digest], ...]:
+        """The governance components so far, sorted by name."""
+        return tuple(sorted(self._governance.items()))
+
+    def instances(self) -> tuple[InstanceState, ...]:
+        """The instances so far, sorted by id."""
+        return tuple(self._instances[key] for key in sorted(self._instances))
+
+    def step(self, event: RuntimeEvent) -> None:
+        """Take in one event, or raise Refused where it has no place here."""
+        if isinstance(event, ComponentEvent):
+            self._component(event)
+        elif isinstance(event, StartEvent):
+            self._start(event)
+        elif isinstance(event, UpdateEvent):
+            return  # a pending update changes nothing that runs
+        else:
+            known = self._find(event.instance)
+            if isinstance(event, KeyEvent):
+                self._key(known, event)
+            elif isinstance(event, StopEvent):
+                if known.phase == "stopped":
+                    raise _malformed("stop", "an instance that has not stopped", known.phase)
+                if known.phase == "running":
+                    self._put(known.in_phase("stopped"))
+            elif isinstance(event, DriftEvent) and known.phase != "tainted":
+                self._put(known.in_phase("drifted"))
+            # An anchor is for the auditor: an older one than the checkpoint carried since is no fault.
+
+    def _component(self, event: ComponentEvent) -> None:
+        if self._running:
+            raise _malformed("component", "components before the first launch of a boot", event.name)
+        if event.scope != "governance":
+            return
+        if event.name in self._governance:
+            raise _malformed("component", "each governance component once a boot", event.name)
+        self._governance[event.name] = event.root
+
+    def _start(self, event: StartEvent) -> None:
+        if event.instance in self._instances:
+            raise _malformed("start", "an instance id used for the first time", event.instance.hex())
+        if len(self._instances) >= MAX_INSTANCES:
+            raise _malformed("start", f"at most {MAX_INSTANCES} instances a boot", "one more")
+        self._claim(event.session_key)
+        if event.parent is not None:
+            self._find(event.parent)
+        agent = AgentId.parse(event.agent)
+        self._put(
+            InstanceState(
+                event.instance, agent, event.manifest_root, event.command, event.session_key, event.parent, "running", 0, EMPTY_ROOT, b""
+            )
+        )
+
+    def _key(self, known: InstanceState, event: KeyEvent) -> None:
         if known.phase == "stopped":
-            raise _malformed("stop", "an instance that has not stopped", known.phase)
-        return state.with_instance(known.in_phase("stopped")) if known.phase == "running" else state
-    if isinstance(event, DriftEvent):
-        return state if known.phase == "tainted" else state.with_instance(known.in_phase("drifted"))
-    return _anchor(state, known, event)
+            raise _malformed("key", "an instance that has not stopped", known.phase)
+        self._claim(event.session_key)
+        self._keys.remove(known.session_key)
+        self._put(known.with_key(event.session_key))
 
+    def _claim(self, session_key: bytes) -> None:
+        if session_key in self._keys:
+            raise Refused(Reason("instance-key-reused", "session_key", "a key of one instance", session_key.hex()))
+        self._keys.add(session_key)
 
-def _component(state: RuntimeState, event: ComponentEvent) -> RuntimeState:
-    if any(i.phase == "running" for i in state.instances):
-        raise _malformed("component", "components before the first launch of a boot", event.name)
-    if event.scope != "governance":
-        return state
-    if any(name == event.name for name, _ in state.governance):
-        raise _malformed("component", "each governance component once a boot", event.name)
-    return state.with_governance(event.name, event.root)
-
-
-def _start(state: RuntimeState, event: StartEvent) -> RuntimeState:
-    if state.find(event.instance) is not None:
-        raise _malformed("start", "an instance id used for the first time", event.instance.hex())
-    if len(state.instances) >= MAX_INSTANCES:
-        raise _malformed("start", f"at most {MAX_INSTANCES} instances a boot", "one more")
-    _key_unused(state, event.session_key)
-    if event.parent is not None and _find(state, event.parent).phase != "running":
-        raise _malformed("start.parent", "a running instance", event.parent.hex())
-    started = InstanceState(
-        event.instance,
-        AgentId.parse(event.agent),
-        event.manifest_root,
-        event.command,
-        event.session_key,
-        event.parent,
-        "running",
-        0,
-        EMPTY_ROOT,
-        b"",
-    )
-    return state.with_instance(started)
-
-
-def _anchor(state: RuntimeState, known: InstanceState, event: AnchorEvent) -> RuntimeState:
-    if event.size < known.log_size:
-        raise _malformed("anchor", f"a log of at least {known.log_size}", str(event.size))
-    return state
-
-
-def _key_unused(state: RuntimeState, session_key: bytes) -> None:
-    if any(i.session_key == session_key for i in state.instances):
-        raise Refused(Reason("instance-key-reused", "session_key", "a key of one instance", session_key.hex()))
-
-
-def _find(state: RuntimeState, instance: bytes) -> InstanceState:
-    known = state.find(instance)
-    if known is not None:
+    def _find(self, instance: bytes) -> InstanceState:
+        known = self._instances.get(instance)
+        if known is None:
+            raise _malformed("instance", "an instance that was started", instance.hex())
         return known
-    raise _malformed("instance", "an instance that was started", instance.hex())
+
+    def _put(self, instance: InstanceState) -> None:
+        before = self._instances.get(instance.instance)
+        self._running += (instance.phase == "running") - (before is not None and before.phase == "running")
+        self._instances[instance.instance] = instance
