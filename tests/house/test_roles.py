@@ -30,12 +30,14 @@ LOADED = {  # top-level third-party modules that a role may have in memory, all 
 }
 
 IMPORT_ALL = """
-import importlib, json, pathlib, pkgutil, sys
+import sys
+before = set(sys.modules)
+import importlib, json, pkgutil
 role = sys.argv[1]
 package = importlib.import_module(role)
 for found in pkgutil.walk_packages(package.__path__, role + "."):
     importlib.import_module(found.name)
-print(json.dumps({n: getattr(m, "__file__", None) for n, m in sys.modules.items() if "." not in n}))
+print(json.dumps({n: getattr(m, "__file__", None) for n, m in sys.modules.items() if "." not in n and n not in before}))
 """
 
 
