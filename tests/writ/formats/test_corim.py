@@ -74,9 +74,9 @@ def test_registers_alone_are_a_corim_and_two_banks_share_an_index() -> None:
 
 
 def test_corim_readers_are_total() -> None:
-    assert_parser_is_total(parse_corim, encode_corim(_SPECIMEN))
-    assert_parser_is_total(parse_foreign_corim, encode_corim(_SPECIMEN), flips=1000)
-    assert_parser_is_total(parse_signed_corim, sign_corim(_SPECIMEN, new_signer(), signer_name="publisher"), flips=1000)
+    assert_parser_is_total(parse_corim, encode_corim(_SPECIMEN), flips=800)
+    assert_parser_is_total(parse_foreign_corim, encode_corim(_SPECIMEN), flips=400)
+    assert_parser_is_total(parse_signed_corim, sign_corim(_SPECIMEN, new_signer(), signer_name="publisher"), flips=400)
 
 
 def test_bytes_of_a_corim_are_those_of_the_draft() -> None:
@@ -319,10 +319,10 @@ def test_signed_example_keeps_its_bytes(vectors: Path) -> None:
 def test_foreign_readers_are_total(vectors: Path) -> None:
     folder = vectors / "corim" / "veraison"
     signed = (folder / "corim__testcases__signed-example-corim.cbor").read_bytes()
-    assert_parser_is_total(parse_foreign_corim, signed, flips=1500)
-    assert_parser_is_total(parse_foreign_comid, (folder / "comid__testcases__comid-5.cbor").read_bytes(), flips=1500)
+    assert_parser_is_total(parse_foreign_corim, signed, flips=400)
+    assert_parser_is_total(parse_foreign_comid, (folder / "comid__testcases__comid-5.cbor").read_bytes(), flips=400)
     realm = (folder / "profiles__cca__testcases__cca-realm-valid.cbor").read_bytes()
-    assert_parser_is_total(parse_foreign_corim, realm, flips=1500)
+    assert_parser_is_total(parse_foreign_corim, realm, flips=400)
 
 
 _UUID = bytes(range(16))

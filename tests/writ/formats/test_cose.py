@@ -8,6 +8,7 @@ from typing import Any
 
 import cbor2
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 from hypothesis import given
@@ -26,7 +27,7 @@ from writ.formats.cose import (
 )
 from writ.formats.errors import FormatError, Misuse
 from writ.formats.keys import ALGORITHMS, ED25519, ES256, PublicKey
-from writ.formats.strict import encode_cbor, parse_b64url
+from writ.formats.strict import decode_cbor, encode_cbor, parse_b64url
 
 
 def _sign(signer: MemorySigner, payload: bytes = b"payload", **options: Any) -> bytes:
@@ -315,3 +316,22 @@ def test_published_cose_receipt_is_read(vectors: Path, file: str, proof: int) ->
     sign1 = parse_sign1((vectors / "audit" / "cose_receipts" / "examples" / file).read_bytes(), foreign=True, known_labels=(395, 396))
     assert (sign1.algorithm, sign1.headers[395], sign1.payload) == (ES256, 1, None)
     assert list(sign1.unprotected[396]) == [proof]
+
+
+@pytest.mark.parametrize(
+    "file, verifies",
+    [
+        ("dstack/nsm_attestation.cbor", True),
+        ("evervault/valid-attestation-doc.cbor", True),
+        ("veracruz/aws_nitro_document.cbor", True),
+        ("veracruz/aws_nitro_document_bad_sig.cbor", False),
+    ],
+)
+def test_real_nitro_document_verifies_over_the_bytes_that_were_read(vectors: Path, file: str, verifies: bool) -> None:
+    """A bare COSE_Sign1 in ES384 by the leaf certificate it carries; the chain above that is not judged here."""
+    sign1 = parse_sign1((vectors / "nitro" / file).read_bytes(), tagged=False, foreign=True)
+    assert sign1.payload is not None
+    leaf = decode_cbor(sign1.payload, "Nitro document", one_spelling=False)["certificate"]
+    key = x509.load_der_x509_certificate(leaf).public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    assert verify_sign1(sign1, key) is verifies
