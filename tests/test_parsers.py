@@ -84,5 +84,5 @@ def test_parser_that_refuses_the_specimen_fails() -> None:
 def test_slow_parser_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parsers, "_CPU_SECONDS", 0.02)
 
-    with pytest.raises(pytest.fail.Exception, match="within 0.02 s"):
+    with pytest.raises(pytest.fail.Exception, match=r"within 0\.02 s"):
         parsers.assert_parser_is_total(slow, SPECIMEN)
