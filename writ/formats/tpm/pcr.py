@@ -59,7 +59,7 @@ def parse_selection(reader: Reader) -> PcrSelection:
     Source: TPM 2.0 Library Part 2, TPML_PCR_SELECTION, TPMS_PCR_SELECTION.
     """
     count = reader.uint(4, "count")
-    if count > len(HASHES):
+    if count > len(HASHES):  # each bank occurs once, so more are refused in any case: here before they are read
         raise reader.error("count", f"at most {len(HASHES)} banks", str(count))
     banks = []
     for _ in range(count):

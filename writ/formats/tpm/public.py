@@ -43,10 +43,8 @@ KNOWN_ATTRIBUTES: Final = (
 )  # fmt: skip
 """TPMA_OBJECT, Library Part 2 (firmwareLimited and svnLimited since version 184). The other bits are reserved: zero."""
 
-RH_OWNER: Final = 0x40000001
-RH_NULL: Final = 0x40000007
 RH_ENDORSEMENT: Final = 0x4000000B
-RH_PLATFORM: Final = 0x4000000C
+"""TPM_RH_ENDORSEMENT, the hierarchy of EKs."""
 
 _SYMMETRIC: Final = {0x0006: "aes", 0x0013: "sm4", 0x0026: "camellia"}
 _MODES: Final = {0x0040: "ctr", 0x0041: "ofb", 0x0042: "cbc", 0x0043: "cfb", 0x0044: "ecb"}
