@@ -78,7 +78,7 @@ def judge_enrolment(request: EnrolRequest, *, admission: Admission, trust: Trust
     2. EK and AK are TPM public areas, named by SHA-256 or stronger; the EK is a restricted decryption key of this TPM.
     3. The EK certificate chains to a trusted manufacturer, for exactly this EK; or the EK's digest was admitted without one.
     4. Where the admission names an EK, it is this one.
-    5. The AK is restricted, signing, not decrypting, made by and fixed to this TPM and its parent.
+    5. The AK is restricted, signing, not decrypting, made by and fixed to this TPM and its parent; both are named by SHA-256 or stronger.
     6. The proposed runtime PCR can be reset by no one, in a bank we accept.
 
     Raises FormatError or Refused at the first fault.
@@ -112,6 +112,9 @@ def judge_enrolment(request: EnrolRequest, *, admission: Admission, trust: Trust
     if not (ak.restricted and ak.sign and not ak.decrypt and ak.fixed_tpm and ak.fixed_parent and ak.sensitive_data_origin):
         wanted = "restricted, sign, fixedTPM, fixedParent, sensitiveDataOrigin, not decrypt"
         raise Refused(Reason("ak-attributes", "ak_public.attributes", wanted, f"{ak.attributes:08x}"))
+    for claim, key in (("ek_public", ek), ("ak_public", ak)):
+        if key.name_algorithm not in ACCEPTED_HASHES:
+            raise Refused(Reason("algorithm-refused", f"{claim}.name_algorithm", " or ".join(ACCEPTED_HASHES), key.name_algorithm))
     ak.public_key()
     # 6
     if request.runtime_pcr not in RUNTIME_PCRS:
