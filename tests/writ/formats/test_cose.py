@@ -246,6 +246,17 @@ def test_a_p384_key_serves_no_other_algorithm() -> None:
     assert not verify_sign1(sign1, ec.generate_private_key(ec.SECP384R1()).public_key())
 
 
+def test_es384_by_a_key_of_another_curve_does_not_verify() -> None:
+    """ECDSA with SHA-384 by a P-256 key, r and s padded to 48 bytes: a good signature, of another algorithm."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    assert not verify_sign1(_es384(key), key.public_key())
+
+
+def test_crit_is_refused_even_where_a_caller_names_it() -> None:
+    with pytest.raises(FormatError, match="no critical extension"):
+        parse_sign1(_raw({1: -19, 2: [4], 4: b"kid"}), known_labels=(2,))
+
+
 # --- published vectors -------------------------------------------------------------------------------------------------
 
 

@@ -159,6 +159,19 @@ def test_jws_of_another_shape_is_refused(spoil: Callable[[str], str]) -> None:
         parse_jws(spoil(_sign(new_signer())), typ="at+jwt")
 
 
+def test_size_of_a_jws_is_bounded_to_the_character() -> None:
+    text = _sign(new_signer())
+    assert parse_jws(text, typ="at+jwt", max_size=len(text)).compact == text
+    with pytest.raises(FormatError, match=f"at most {len(text) - 1} characters"):
+        parse_jws(text, typ="at+jwt", max_size=len(text) - 1)
+
+
+@pytest.mark.parametrize("name", ["crit", "b64", "jku", "x5u", "x5c", "zip"])
+def test_dangerous_header_members_are_refused_by_name(name: str) -> None:
+    with pytest.raises(FormatError, match=f"alg, typ, kid, jwk and nothing else, got '{name}'"):
+        parse_jws(_with_header(new_signer(), {"alg": "Ed25519", "typ": "at+jwt", name: 1}), typ="at+jwt")
+
+
 def test_signing_with_an_algorithm_not_ours_is_misuse() -> None:
     with pytest.raises(Misuse):
         sign_jws(b"", typ="x", signer_algorithm="none", sign=lambda message: message)

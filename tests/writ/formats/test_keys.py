@@ -168,6 +168,22 @@ def test_jwk_with_more_or_other_members_is_refused(change: dict[str, Any]) -> No
         parse_jwk({**jwk, **change})
 
 
+def test_private_key_is_refused_by_name() -> None:
+    key = parse_jwk({"kty": "OKP", "crv": "Ed25519", "x": _RFC8037_X})
+    with pytest.raises(FormatError, match="a public key, got the private member 'd'"):
+        parse_jwk({**key.to_jwk(), "d": "AA"})
+    with pytest.raises(FormatError, match="a public key, got the private parameter -4"):
+        parse_cose_key({**key.to_cose_key(), -4: b"secret"})
+
+
+def test_coordinates_that_split_the_point_elsewhere_are_refused() -> None:
+    raw = new_signer(ES256).public.raw
+    with pytest.raises(FormatError, match="32 bytes, got 31"):
+        parse_jwk({"kty": "EC", "crv": "P-256", "x": b64url(raw[1:32]), "y": b64url(raw[32:])})
+    with pytest.raises(FormatError):
+        parse_cose_key({1: 2, -1: 1, -2: raw[1:32], -3: raw[32:]})
+
+
 @pytest.mark.parametrize(
     "change",
     [{-4: b"secret"}, {3: -8}, {3: -9}, {3: "Ed25519"}, {1: 2}, {-1: 4}, {-2: b"short"}, {-2: True}, {4: [1]}, {2: "kid"}, {99: 1}],
