@@ -152,8 +152,10 @@ class SoftTpm:
     def _wait_until_up(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + _START_WITHIN
         while True:
-            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
-                probe.connect(os.fspath(self._control))
+            # Either socket may be the first to listen.
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as control, socket.socket(socket.AF_UNIX) as command:
+                control.connect(os.fspath(self._control))
+                command.connect(os.fspath(self._tpm))
                 return
             if process.poll() is not None or time.monotonic() > deadline:
                 log = self._room / "log"
