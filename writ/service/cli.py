@@ -100,7 +100,7 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
         return _unforeseen(as_json, error)
 
 
-def command(main: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str] | None], int]:
+def command(main: Callable[[Sequence[str]], int]) -> Callable[..., int]:
     """`main` as an entry point: called without arguments it takes the process's own, and errors become exit codes."""
 
     def wrapped(argv: Sequence[str] | None = None) -> int:

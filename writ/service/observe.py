@@ -47,6 +47,7 @@ _SECRET_WORDS: Final = frozenset(
 _PLAIN_ENDINGS: Final = frozenset(
     {"id", "kid", "digest", "thumbprint", "algorithm", "name", "file", "path", "count", "size", "version", "exp", "expires"}
 )
+_PARTS = re.compile(r"[A-Za-z0-9]+")
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 _JWT = re.compile(r"eyJ[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]+){1,4}\.?")
 _PEM = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
@@ -63,7 +64,8 @@ _request: contextvars.ContextVar[str | None] = contextvars.ContextVar("writ_requ
 
 def is_secret_name(name: str) -> bool:
     """Whether a field of this name is never shown: `session_key` is, `key_id` is not."""
-    words = [word.lower() for word in _WORDS.findall(name)]
+    parts = _PARTS.findall(name)
+    words = [word.lower() for part in parts for word in (part, *_WORDS.findall(part))]
     return bool(words) and words[-1] not in _PLAIN_ENDINGS and any(word.removesuffix("s") in _SECRET_WORDS for word in words)
 
 
@@ -105,19 +107,19 @@ class Log:
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
 
-    def debug(self, event: str, **fields: object) -> None:
+    def debug(self, event: str, /, **fields: object) -> None:
         """For whoever looks for a bug."""
         self._logger.debug(event, extra={"fields": fields})
 
-    def info(self, event: str, **fields: object) -> None:
+    def info(self, event: str, /, **fields: object) -> None:
         """Something happened as it should."""
         self._logger.info(event, extra={"fields": fields})
 
-    def warning(self, event: str, **fields: object) -> None:
+    def warning(self, event: str, /, **fields: object) -> None:
         """Something was refused or will be tried again."""
         self._logger.warning(event, extra={"fields": fields})
 
-    def error(self, event: str, *, exception: BaseException | None = None, **fields: object) -> None:
+    def error(self, event: str, /, *, exception: BaseException | None = None, **fields: object) -> None:
         """Something of ours failed; an `exception` is shown by type and places."""
         self._logger.error(event, extra={"fields": fields}, exc_info=exception)
 

@@ -35,6 +35,10 @@ MAX_PATH: Final = 107
 """Bytes of a socket's path (unix(7), sun_path without its NUL)."""
 
 _HEAD: Final = 4
+_BACKLOG: Final = 128
+_PAUSE: Final = 0.1
+"""Seconds without accepting after the kernel refused to."""
+_BUFFER: Final = 64 * 1024
 _LOG = logging.getLogger(__name__)
 
 
@@ -133,8 +137,8 @@ class PeerServer:
         self._max_frame, self._max_connections = max_frame, max_connections
         self._per_uid = max_connections if len(allowed_uids) == 1 else max(1, max_connections // 2)
         self._open: Counter[int] = Counter()
-        self._tasks: dict[asyncio.Task[None], Connection] = {}
-        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._listener: socket.socket | None = None
         self._lock_fd = -1
         self._inode: tuple[int, int] | None = None
 
@@ -143,31 +147,50 @@ class PeerServer:
         self._lock_fd = _lock(self._path)
         try:
             listener = _bind(self._path, mode, gid)
-            try:
-                self._inode = _inode(self._path)
-                self._server = await asyncio.start_unix_server(self._accept, sock=listener, limit=64 * 1024)
-            except BaseException:
-                listener.close()
-                raise
         except BaseException:
             os.close(self._lock_fd)
             raise
+        self._inode = _inode(self._path)
+        listener.listen(_BACKLOG)
+        self._listener = listener
+        asyncio.get_running_loop().add_reader(listener, self._accept)
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self) -> None:
+        """Take whoever waits; without an await between accepting and admitting no socket is lost."""
+        loop, listener = asyncio.get_running_loop(), self._listener
+        if listener is None:
+            return
         try:
-            peer = _credentials(writer.get_extra_info("socket"))
+            sock, _ = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as error:  # no descriptor is left: those who are here are served on, the others wait
+            _LOG.warning("accept-failed", extra={"fields": {"errno": error.errno, "socket": str(self._path)}})
+            loop.remove_reader(listener)
+            loop.call_later(_PAUSE, self._resume)
+            return
+        sock.setblocking(False)
+        self._admit(sock)
+
+    def _resume(self) -> None:
+        if self._listener is not None:
+            asyncio.get_running_loop().add_reader(self._listener, self._accept)
+
+    def _admit(self, sock: socket.socket) -> None:
+        """Close what is not allowed or too much, before a byte is read."""
+        try:
+            peer = _credentials(sock)
         except OSError:
-            writer.transport.abort()
+            sock.close()
             return
         if refused := self._why_not(peer.uid):
             _LOG.warning("peer-refused", extra={"fields": {"why": refused, "pid": peer.pid, "uid": peer.uid, "socket": str(self._path)}})
-            writer.transport.abort()
+            sock.close()
             return
-        connection = Connection(reader, writer, peer, self._max_frame)
         self._open[peer.uid] += 1
-        task = asyncio.ensure_future(self._attend(connection))
-        self._tasks[task] = connection
-        task.add_done_callback(lambda done: self._forget(done, peer.uid))
+        task = asyncio.ensure_future(self._attend(sock, peer))
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._forget(done, sock, peer.uid))
 
     def _why_not(self, uid: int) -> str | None:
         if uid not in self._allowed:
@@ -176,13 +199,16 @@ class PeerServer:
             return "too many connections"
         return None
 
-    def _forget(self, task: asyncio.Task[None], uid: int) -> None:
-        del self._tasks[task]
+    def _forget(self, task: asyncio.Task[None], sock: socket.socket, uid: int) -> None:
+        sock.close()
+        self._tasks.discard(task)
         self._open[uid] -= 1
 
-    async def _attend(self, connection: Connection) -> None:
+    async def _attend(self, sock: socket.socket, peer: PeerCredentials) -> None:
         """Run the handler; whatever it raises ends this connection and no other."""
-        fields = {"pid": connection.peer.pid, "uid": connection.peer.uid, "socket": str(self._path)}
+        reader, writer = await asyncio.open_unix_connection(sock=sock, limit=_BUFFER)
+        connection = Connection(reader, writer, peer, self._max_frame)
+        fields = {"pid": peer.pid, "uid": peer.uid, "socket": str(self._path)}
         try:
             await self._handler(connection)
         except FormatError as error:
@@ -190,19 +216,22 @@ class PeerServer:
         except Unavailable as error:
             _LOG.info("peer-gone", extra={"fields": {**fields, "detail": error.detail}})
         except Exception as error:  # noqa: BLE001 - one connection's bug is not another's end
-            _LOG.error("peer-handler-failed", extra={"fields": fields}, exc_info=error)
+            _LOG.exception("peer-handler-failed", extra={"fields": {**fields, "error": type(error).__name__}})
+        except BaseException:
+            connection.abort()
+            raise
         finally:
             connection.close()
         await connection.wait_closed()
 
     def close(self) -> None:
         """Nothing is accepted any more, connections are cut, their handlers cancelled, and the socket's file is gone."""
-        if self._server is None:
+        if self._listener is None:
             return
-        self._server.close()
-        self._server = None
-        for task, connection in self._tasks.items():
-            connection.abort()
+        asyncio.get_running_loop().remove_reader(self._listener)
+        self._listener.close()
+        self._listener = None
+        for task in self._tasks:
             task.cancel()
         with contextlib.suppress(OSError):
             if _inode(self._path) == self._inode:
@@ -265,7 +294,7 @@ async def connect(
             peer = _credentials(sock)
             if allowed_uids is not None and peer.uid not in allowed_uids:
                 raise Unavailable(what, f"expected a server of uid {sorted(allowed_uids)}, got uid {peer.uid}")
-            reader, writer = await asyncio.open_unix_connection(sock=sock, limit=64 * 1024)
+            reader, writer = await asyncio.open_unix_connection(sock=sock, limit=_BUFFER)
     except TimeoutError:
         sock.close()
         raise Unavailable(what, f"no answer in {timeout:g} s") from None
