@@ -171,6 +171,7 @@ def test_pem_chain_comes_back_in_its_order() -> None:
     text = f"# a comment\n{to_pem(first)}between\n{to_pem(second)}"
     assert parse_pem_certificates(text.encode(), "chain") == (first, second)
     assert parse_pem_certificates(text.replace("\n", "\r\n").encode(), "chain") == (first, second)
+    assert len(parse_pem_certificates(text.encode(), "chain", most=2)) == 2
     with pytest.raises(FormatError, match="1 to 1 PEM certificates, got 2"):
         parse_pem_certificates(text.encode(), "chain", most=1)
 
