@@ -15,8 +15,9 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey, RSAPublicNumbers
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from writ.formats.digest import SIZES, hash_bytes
+from writ.formats.digest import SIZES, Digest, hash_bytes
 from writ.formats.errors import FormatError
 from writ.formats.tpm.wire import ALG_NULL, HASH_IDS, HASHES, Reader, hash_id, sized, uint
 
@@ -213,6 +214,11 @@ class Public:
         if isinstance(self.parameters, RsaParameters):
             return _rsa_key(self.parameters)
         return _ecc_key(self.parameters)
+
+
+def spki_digest(public: Public) -> Digest:
+    """SHA-256 over the key's SubjectPublicKeyInfo in DER: how an EK is named where an operator lists it. Raises FormatError."""
+    return Digest.of(public.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
 
 
 def _rsa_key(key: RsaParameters) -> RSAPublicKey:

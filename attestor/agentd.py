@@ -1,0 +1,401 @@
+"""The daemon: launches, tokens, stops and drift, over the host's unix socket.
+
+    Launch    measure, store, extend the start event, answer where the tree lies
+    TokenAsk  join the next quote; one quote covers all that wait for it
+    Stop      the stop event
+    Watch     from now on every drift is pushed, and first those that nobody was told of
+    Status    how things stand
+
+It decides nothing: it passes on what the verifier decided, and the enforcer
+verifies all of that again. Without verifier or TPM the answer is Unreachable,
+which permits nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, TypeVar, cast, get_args
+
+from attestor.collect.instances import Instance, Instances
+from attestor.collect.runtime_log import RuntimeLog
+from attestor.config import Enrolment
+from attestor.evidence import Attestation, Attested, reasons_for
+from attestor.measure.manifest import Measured, find_manifest, measure_manifest
+from attestor.measure.store import Store
+from attestor.measure.watch import Watch
+from writ.formats.digest import Digest
+from writ.formats.errors import FormatError, Refused, Unavailable
+from writ.formats.eventlog.runtime import ComponentEvent, DriftEvent, Outcome, RuntimeEvent, StartEvent, StopEvent, command_digest
+from writ.formats.evidence import MAX_REQUESTS, InstanceRequest
+from writ.formats.local import (
+    LOCAL,
+    MAX_FRAME,
+    Done,
+    Drift,
+    Launch,
+    Launched,
+    Local,
+    Refusal,
+    Status,
+    StatusAnswer,
+    Stop,
+    TokenAsk,
+    TokenGiven,
+    Unreachable,
+)
+from writ.formats.local import (
+    Watch as WatchAsk,
+)
+from writ.formats.measurement import encode_measurement
+from writ.formats.reason import Reason
+from writ.service.observe import get_logger
+from writ.service.peers import Connection, PeerServer, serve
+
+T = TypeVar("T")
+
+_LOG: Final = get_logger(__name__)
+_FINAL: Final = frozenset({"instance-drifted", "instance-tainted", "instance-stopped", "token-revoked"})
+_COLLECT_SECONDS: Final = 3600.0
+_HASHING_THREADS: Final = 2
+
+
+class AgentDaemon:
+    """One attestor at work. `run` serves until cancelled; what it is made of is given to it."""
+
+    def __init__(
+        self, *, enrolment: Enrolment, log: RuntimeLog, attestation: Attestation, store: Store, watch: Watch, manifests: Path,
+        governance: Callable[[], tuple[ComponentEvent, ...]],
+    ) -> None:  # fmt: skip
+        self._enrolment, self._log, self._attestation = enrolment, log, attestation
+        self._store, self._watch, self._manifests, self._governance = store, watch, manifests, governance
+        self._instances = Instances()
+        self._boots = 0
+        self._logging = asyncio.Lock()
+        self._gate = asyncio.Lock()
+        self._launching = 0
+        self._owed: list[RuntimeEvent] = []
+        self._waiting: list[tuple[TokenAsk, asyncio.Future[Local]]] = []
+        self._asked = asyncio.Event()
+        self._watchers: set[Connection] = set()
+        self._verdict = "none"
+        self._hashing = ThreadPoolExecutor(_HASHING_THREADS, thread_name_prefix="hash")
+
+    # --- life --------------------------------------------------------------------------------------------------------
+
+    async def run(self, socket: Path, uids: frozenset[int], ready: Callable[[], None] = lambda: None) -> None:
+        """Serve on `socket` until cancelled; `ready` is called once it listens.
+
+        1. Log and register agree; a clean log begins with what governs the host.
+        2. Instances of this boot that still run are followed again; what drifted meanwhile is found in the first turn.
+        3. Trees that no instance uses are gone.
+        4. Listen, attest, watch. The end of one of these is the end of all: then nothing is answered.
+        """
+        # 1, 2
+        async with self._logging:
+            await asyncio.to_thread(self._log.open)
+            await self._begin()
+        # 3
+        await asyncio.to_thread(self._store.collect, self._instances.roots())
+        # 4
+        server: PeerServer = await serve(
+            socket, self._attend, allowed_uids=uids, max_frame=MAX_FRAME, mode=0o666 if len(uids) > 2 else 0o600
+        )
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._attest())
+                tasks.create_task(self._watch.run(self._notice))
+                tasks.create_task(self._collect())
+                ready()
+        finally:
+            server.close()
+            await server.wait_closed()
+            self._hashing.shutdown(wait=False, cancel_futures=True)
+            self._log.close()
+
+    async def _begin(self) -> None:
+        """The log of this boot is governed, and its running instances are followed. Holds `_logging`."""
+        if len(self._log) == 0:
+            for event in await asyncio.to_thread(self._governance):
+                await asyncio.to_thread(self._log.append, event)
+        self._boots = self._log.boots
+        for gone in self._instances.in_phase("running", "drifted"):
+            self._watch.leave(gone.start.instance)
+        self._instances = Instances(self._log.events)
+        for instance in self._instances.in_phase("running"):
+            await self._follow(instance)
+        _LOG.info("log-open", events=len(self._log), instances=len(self._instances))
+
+    async def _follow(self, instance: Instance) -> None:
+        """The instance's tree is watched; where nothing is left to compare it with, that is drift."""
+        start = instance.start
+        known = await asyncio.to_thread(self._store.recall, start.manifest_root)
+        if known is not None:
+            self._watch.follow(start.instance, start.manifest_root, known[1])
+            return
+        await self._append(DriftEvent(start.instance, "store", start.manifest_root.hex(), start.manifest_root, None))
+
+    async def _collect(self) -> None:
+        """Unused trees go, while nothing is being launched."""
+        while True:
+            await asyncio.sleep(_COLLECT_SECONDS)
+            async with self._gate:
+                if self._launching == 0:
+                    gone = await asyncio.to_thread(self._store.collect, self._instances.roots())
+                    _LOG.info("store-collected", trees=gone)
+
+    # --- the socket --------------------------------------------------------------------------------------------------
+
+    async def _attend(self, connection: Connection) -> None:
+        """One peer: each message is answered before the next is read."""
+        try:
+            while (data := await connection.receive(None)) is not None:
+                message = LOCAL.parse(data)
+                if isinstance(message, WatchAsk):
+                    await self._begin_watch(connection)
+                    continue
+                await connection.send(LOCAL.encode(await self._answer(message)))
+        finally:
+            self._watchers.discard(connection)
+
+    async def _answer(self, message: Local) -> Local:
+        try:
+            if isinstance(message, Launch):
+                return await self._launch(message)
+            if isinstance(message, TokenAsk):
+                return await self._token(message)
+            if isinstance(message, Stop):
+                return await self._stop(message)
+        except Refused as refused:
+            return Refusal(refused.reasons, any(reason.code in _FINAL for reason in refused.reasons))
+        except FormatError as error:
+            return Refusal((Reason("malformed", error.what[:200], error.expected, error.got),), False)
+        except Unavailable as error:
+            return Unreachable(str(error)[:1000])
+        if isinstance(message, Status):
+            return StatusAnswer(self._enrolment.host, True, len(self._log), len(self._instances), self._verdict)
+        return Refusal((Reason("malformed", "message", "launch, token-ask, stop, watch or status", type(message).__name__),), False)
+
+    async def _begin_watch(self, connection: Connection) -> None:
+        self._watchers.add(connection)
+        await connection.send(LOCAL.encode(Done()))
+        for instance in self._instances.in_phase("drifted"):
+            if instance.drift is not None:
+                await connection.send(LOCAL.encode(_drift(instance.drift)))
+
+    # --- launch and stop ---------------------------------------------------------------------------------------------
+
+    async def _launch(self, launch: Launch) -> Launched:
+        """1. Measure into the store. 2. A false tree of this root is drift. 3. Assemble. 4. Follow, then log: none runs unwatched."""
+        async with self._gate:
+            self._launching += 1
+        try:
+            # 1
+            measured = await self._hashed(lambda: self._measure(launch))
+            root = measured.measurement.root()
+            # 2
+            for drift in await self._hashed(lambda: self._watch.scan(only=root)):
+                await self._notice(drift)
+            # 3
+            place = await self._hashed(lambda: self._store.assemble(measured.measurement, measured.trees))
+            # 4
+            instance = os.urandom(16)
+            self._watch.follow(instance, root, measured.trees)
+            try:
+                await self._started(launch, measured, root, instance)
+            except BaseException:
+                self._watch.leave(instance)
+                raise
+        finally:
+            self._launching -= 1
+        manifest, command = measured.manifest, measured.measurement.command
+        _LOG.info("launched", agent=launch.agent, instance=instance.hex(), root=root.hex())
+        return Launched(instance, encode_measurement(measured.measurement), str(place), command, manifest.audience, manifest.grants)
+
+    def _measure(self, launch: Launch) -> Measured:
+        manifest, path = find_manifest(self._manifests, launch.agent)
+        return measure_manifest(manifest, path.parent, domain=self._enrolment.domain, command=launch.command, read=self._store.read)
+
+    async def _started(self, launch: Launch, measured: Measured, root: Digest, instance: bytes) -> None:
+        event = StartEvent(
+            instance=instance,
+            agent=str(measured.measurement.agent),
+            manifest_root=root,
+            command=command_digest(measured.measurement.command),
+            session_key=launch.session_key.thumbprint(),
+            parent=launch.parent,
+            mutable=(),
+        )
+        async with self._logging:
+            await self._settle()
+            self._instances.may_start(event.session_key, event.parent)
+            await self._append(event)
+
+    async def _stop(self, stop: Stop) -> Done:
+        async with self._logging:
+            await self._settle()
+            if self._instances.get(stop.instance).phase != "stopped":
+                if stop.outcome not in get_args(Outcome):
+                    raise FormatError("stop.outcome", "exited, killed or lost", repr(stop.outcome)[:40])
+                self._watch.leave(stop.instance)
+                await self._append(StopEvent(stop.instance, cast(Outcome, stop.outcome)))
+        return Done()
+
+    async def _settle(self) -> None:
+        """Nothing is owed: the log is that of this boot, and every event that happened is in it and in the register. Holds `_logging`."""
+        await asyncio.to_thread(self._log.complete)
+        if self._boots != self._log.boots or len(self._log) == 0:
+            await self._begin()
+        while self._owed:
+            event = self._owed.pop(0)
+            if self._instances.knows(event):
+                await self._append(event)
+
+    async def _append(self, event: RuntimeEvent) -> None:
+        """The event is in log and register. Raises Unavailable if not: then it is owed, or, for a start, its stop. Holds `_logging`."""
+        before = self._log.written
+        try:
+            await asyncio.to_thread(self._log.append, event)
+        except Unavailable:
+            if self._log.written == before and not isinstance(event, StartEvent):
+                self._owed.append(event)
+            elif self._log.written > before:
+                self._instances.note(event)
+                if isinstance(event, StartEvent):
+                    self._owed.append(StopEvent(event.instance, "lost"))
+            raise
+        self._instances.note(event)
+
+    # --- drift -------------------------------------------------------------------------------------------------------
+
+    async def _notice(self, drift: DriftEvent) -> None:
+        """The drift is in the log, and every watcher is told; without a TPM they are told all the same."""
+        _LOG.warning("drift", instance=drift.instance.hex(), component=drift.component, path=drift.path)
+        try:
+            async with self._logging:
+                await self._append(drift)
+        except (Unavailable, Refused) as error:
+            _LOG.error("drift-not-extended", detail=str(error))
+        data = LOCAL.encode(_drift(drift))
+        await asyncio.gather(*(self._push(connection, data) for connection in tuple(self._watchers)))
+
+    async def _push(self, connection: Connection, data: bytes) -> None:
+        try:
+            await connection.send(data)
+        except Unavailable:
+            self._watchers.discard(connection)
+
+    # --- tokens ------------------------------------------------------------------------------------------------------
+
+    async def _token(self, ask: TokenAsk) -> Local:
+        self._instances.get(ask.instance)
+        answer: asyncio.Future[Local] = asyncio.get_running_loop().create_future()
+        self._waiting.append((ask, answer))
+        self._asked.set()
+        return await answer
+
+    async def _attest(self) -> None:
+        """One attestation after another, while anyone waits; each covers all that asked before its quote."""
+        while True:
+            await self._asked.wait()
+            batch = self._next_batch()
+            try:
+                answers = await self._attested(tuple(ask for ask, _ in batch))
+            except asyncio.CancelledError:
+                for _, answer in batch:
+                    answer.cancel()
+                raise
+            for ask, answer in batch:
+                if not answer.done():
+                    answer.set_result(answers[ask.instance])
+
+    def _next_batch(self) -> list[tuple[TokenAsk, asyncio.Future[Local]]]:
+        """Those who wait, one request an instance; a second of the same instance waits for the next quote."""
+        batch: list[tuple[TokenAsk, asyncio.Future[Local]]] = []
+        left: list[tuple[TokenAsk, asyncio.Future[Local]]] = []
+        taken: set[bytes] = set()
+        for ask, answer in self._waiting:
+            if answer.done():  # its peer is gone
+                continue
+            if ask.instance in taken or len(batch) >= MAX_REQUESTS:
+                left.append((ask, answer))
+            else:
+                taken.add(ask.instance)
+                batch.append((ask, answer))
+        self._waiting = left
+        if not left:
+            self._asked.clear()
+        return batch
+
+    async def _attested(self, asks: tuple[TokenAsk, ...]) -> Mapping[bytes, Local]:
+        """The answer to each instance, whatever happens. What is owed to the log comes first: no quote may miss a drift."""
+        unknown: dict[bytes, Local] = {}
+        try:
+            async with self._logging:
+                await self._settle()
+            requests = tuple(_request(ask) for ask in sorted(asks, key=lambda ask: ask.instance))
+            for request in requests:
+                try:
+                    self._instances.get(request.instance)
+                except Refused as refused:
+                    unknown[request.instance] = Refusal(refused.reasons, False)
+            requests = tuple(request for request in requests if request.instance not in unknown)
+            if not requests:
+                return unknown
+            measurements = await asyncio.to_thread(self._measurements, requests)
+            attested = await asyncio.to_thread(self._attestation.attest, requests, measurements)
+        except Refused as refused:
+            self._verdict = refused.reasons[0].code
+            refusal = Refusal(refused.reasons, any(reason.code in _FINAL for reason in refused.reasons))
+            return {ask.instance: refusal for ask in asks}
+        except (Unavailable, FormatError) as error:
+            self._verdict = "unreachable"
+            _LOG.warning("unreachable", detail=str(error))
+            return {ask.instance: Unreachable(str(error)[:1000]) for ask in asks}
+        except Exception as error:  # noqa: BLE001 - a bug must not leave the others waiting for ever, nor permit anything
+            self._verdict = "internal"
+            _LOG.error("attest-failed", exception=error)
+            return {ask.instance: Unreachable("internal fault of the attestor; see its log") for ask in asks}
+        self._verdict = attested.verdict
+        return {ask.instance: self._told(ask, attested) for ask in asks if ask.instance not in unknown} | unknown
+
+    def _measurements(self, requests: tuple[InstanceRequest, ...]) -> dict[bytes, bytes]:
+        found: dict[bytes, bytes] = {}
+        for request in requests:
+            known = self._store.recall(self._instances.get(request.instance).start.manifest_root)
+            if known is not None:
+                found[request.instance] = encode_measurement(known[0])
+        return found
+
+    def _told(self, ask: TokenAsk, attested: Attested) -> Local:
+        answer = attested.answer
+        token, reasons = reasons_for(answer, ask.instance)
+        if token is not None and (phase := self._instances.get(ask.instance).phase) != "running":
+            # It drifted or stopped after the quote: the verifier does not know yet, we do.
+            token, reasons = None, (Reason(f"instance-{phase}", f"instance.{ask.instance.hex()}", "running", phase),)
+        if token is None:
+            return Refusal(reasons, any(reason.code in _FINAL for reason in reasons))
+        return TokenGiven(
+            token=token,
+            decision=answer.decision,
+            result=answer.result,
+            policy=answer.policy,
+            token_keys=answer.token_keys,
+            decision_key=self._enrolment.decision_key,
+            evidence=attested.evidence,
+        )
+
+    async def _hashed(self, work: Callable[[], T]) -> T:
+        running: Awaitable[T] = asyncio.get_running_loop().run_in_executor(self._hashing, work)
+        return await running
+
+
+def _request(ask: TokenAsk) -> InstanceRequest:
+    return InstanceRequest(ask.instance, ask.session_key, ask.audience, ask.grants, ask.log_size, ask.log_root, ask.log_from, ask.log_proof)
+
+
+def _drift(event: DriftEvent) -> Drift:
+    return Drift(event.instance, event.component, event.path, event.expected, event.got)

@@ -1,0 +1,164 @@
+"""Evidence assembled, sent, and its answer read: one attestation of the host for many instances.
+
+The attestor builds the quoted bytes itself, from the requests of its own
+socket; it signs nobody's digest. What the verifier acknowledged is remembered
+only after its signature on the decision was verified under the pinned key.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from attestor.collect.runtime_log import RuntimeLog
+from attestor.config import Enrolment
+from attestor.exchange import ask
+from attestor.tpm import Tpm
+from writ.formats.cose import parse_sign1, verify_sign1
+from writ.formats.decision import AttestDecision, parse_entry
+from writ.formats.digest import Digest, Nonce
+from writ.formats.errors import FormatError, Refused, Unavailable
+from writ.formats.evidence import Evidence, InstanceRequest, binding, encode_evidence
+from writ.formats.exchange import AttestAnswer, NonceAnswer
+from writ.formats.reason import Reason
+from writ.service.clock import Clock
+from writ.service.uplink import Uplink
+
+CMW_TYPE: Final = "application/cmw+cbor"
+_MAX_EVIDENCE: Final = 3 << 20
+"""Bytes: with decision, result and policy beside it, it still fits into one frame of the local socket."""
+_MARGIN: Final = 5.0
+"""Seconds before its end at which a nonce is no longer used."""
+_NOT_APPRAISED: Final = frozenset(
+    {
+        "runtime-log-mismatch", "runtime-log-malformed", "runtime-log-rewound", "full-log-required", "reset-count-fell", "clock-fell",
+        "instance-key-reused",
+    }
+)  # fmt: skip
+"""Reasons with which the verifier keeps nothing of the log that was sent."""
+_IN_FULL: Final = frozenset({"runtime-log-rewound", "full-log-required"})
+
+
+@dataclass(frozen=True, slots=True)
+class Attested:
+    """The verified answer to one attestation, and the evidence it answers."""
+
+    answer: AttestAnswer
+    evidence: bytes
+    verdict: str
+
+
+class Attestation:
+    """The host's side of the exchange with one verifier: the nonce in hand, and how much of the log it has seen.
+
+    One attestation at a time; not for several threads at once.
+    """
+
+    def __init__(self, tpm: Tpm, log: RuntimeLog, uplink: Uplink, enrolment: Enrolment, clock: Clock) -> None:
+        self._tpm, self._log, self._uplink, self._enrolment, self._clock = tpm, log, uplink, enrolment, clock
+        self._nonce: tuple[Nonce, float] | None = None
+        self._seen = 0
+        self._boot = log.boots
+        self._told: set[bytes] = set()
+
+    def attest(self, requests: tuple[InstanceRequest, ...], measurements: dict[bytes, bytes]) -> Attested:
+        """The verifier's committed decision over a fresh quote that covers `requests`.
+
+        `measurements` holds the encoded measurement of each instance asked
+        for. A nonce that the verifier no longer takes is replaced once, and a
+        log it wants in full is sent in full once.
+
+        Raises Refused with the verifier's reasons where it answered without a
+        decision, Unavailable where TPM or verifier did not answer.
+        """
+        for last in (False, False, True):
+            try:
+                attested = self._once(requests, measurements)
+            except Refused as refused:
+                codes = {reason.code for reason in refused.reasons}
+                if last or (not any(code.startswith("nonce-") for code in codes) and not codes & _IN_FULL):
+                    raise
+                self._nonce = None
+                if codes & _IN_FULL:
+                    self._forget()
+                continue
+            if last or self._seen or not {reason.code for reason in attested.answer.reasons} & _IN_FULL:
+                return attested
+        raise Unavailable("verifier", "asked for nonce or log again and again")
+
+    def _once(self, requests: tuple[InstanceRequest, ...], measurements: dict[bytes, bytes]) -> Attested:
+        """1. A nonce. 2. The quote. 3. The log up to it. 4. Send, the same bytes again if the answer is lost. 5. Verify and remember."""
+        e = self._enrolment
+        # 1
+        nonce = self._take_nonce()
+        # 2
+        quoted = self._tpm.quote(binding(e.decision_key.thumbprint(), e.host, nonce, requests), e.bank)
+        # 3
+        events = self._log.position(quoted.pcrs.get(e.runtime_pcr))
+        if events is None:
+            self._nonce = None
+            self._log.open()
+            raise Unavailable("runtime log", "the register was not what the log says; compared anew")
+        if self._boot != self._log.boots:
+            self._boot = self._log.boots
+            self._forget()
+        first = min(self._seen, events)
+        fresh = tuple(sorted({measurements[r.instance] for r in requests if r.instance in measurements and r.instance not in self._told}))
+        evidence = encode_evidence(
+            Evidence(
+                host=e.host, nonce=nonce, attest=quoted.attest, signature=quoted.signature, pcrs=quoted.pcrs,
+                log_first=first, log=self._log.since(first, events), measurements=fresh, requests=requests,
+            )
+        )  # fmt: skip
+        if len(evidence) > _MAX_EVIDENCE:
+            raise Unavailable("evidence", f"expected at most {_MAX_EVIDENCE} bytes, got {len(evidence)}: a reboot starts a short log")
+        # 4
+        try:
+            answer = ask(self._uplink, f"/v1/hosts/{e.host}/attest", evidence, AttestAnswer, content_type=CMW_TYPE, retry=True)
+        except Unavailable:
+            # Whether the nonce was spent is not known: the very same bytes get the stored answer, if there is one.
+            answer = ask(self._uplink, f"/v1/hosts/{e.host}/attest", evidence, AttestAnswer, content_type=CMW_TYPE, retry=True)
+        # 5
+        decision = self._believe(answer, nonce, evidence)
+        self._nonce = Nonce(answer.nonce), self._clock.boot() + answer.nonce_life - _MARGIN
+        if {reason.code for reason in answer.reasons} & _NOT_APPRAISED:
+            self._forget()
+        else:
+            self._seen = events
+            self._told |= {request.instance for request in requests}
+        return Attested(answer, evidence, decision.verdict)
+
+    def _take_nonce(self) -> Nonce:
+        """The nonce in hand, which is in hand no longer, or a new one."""
+        held, self._nonce = self._nonce, None
+        if held is not None and self._clock.boot() < held[1]:
+            return held[0]
+        return Nonce(ask(self._uplink, f"/v1/hosts/{self._enrolment.host}/nonce", b"", NonceAnswer).nonce)
+
+    def _believe(self, answer: AttestAnswer, nonce: Nonce, evidence: bytes) -> AttestDecision:
+        """The decision in `answer`, which the pinned key signed, for this host, nonce and evidence. Raises Unavailable for any other."""
+        try:
+            signed = parse_sign1(answer.decision, what="decision")
+            entry = parse_entry(signed.payload or b"")
+        except FormatError as error:
+            raise Unavailable("verifier", f"decision malformed: {error}") from None
+        if not verify_sign1(signed, self._enrolment.decision_key):
+            raise Unavailable("verifier", "expected a decision under the pinned key, got another signature")
+        if not isinstance(entry, AttestDecision) or (entry.host, entry.nonce) != (self._enrolment.host, nonce.value):
+            raise Unavailable("verifier", "expected the decision on this attestation, got another")
+        if dict(entry.inputs).get("evidence") != Digest.of(evidence):
+            raise Unavailable("verifier", "expected the decision on this evidence, got one on another")
+        return entry
+
+    def _forget(self) -> None:
+        """The next attestation carries the log from its first event, and every measurement."""
+        self._seen = 0
+        self._told.clear()
+
+
+def reasons_for(answer: AttestAnswer, instance: bytes) -> tuple[str | None, tuple[Reason, ...]]:
+    """The token of `instance`, or None with the reasons: its own and the host's."""
+    for one in answer.answers:
+        if one.instance == instance:
+            return (one.token, ()) if one.token is not None else (None, tuple(sorted({*one.reasons, *answer.reasons})))
+    return None, answer.reasons or (Reason("instance-unknown", f"instance.{instance.hex()}", "an answer", "none"),)

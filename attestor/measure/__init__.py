@@ -1,0 +1,1 @@
+"""What an agent's runtime consists of: walked, hashed, stored, watched."""

@@ -1,0 +1,57 @@
+"""What governs a host, measured before any agent: our own code, the libraries under it, the interpreter.
+
+The same roots come out wherever the same wheels are installed, so reference
+values for them can be computed on a build machine. Bytecode caches are left
+out, since they differ from run to run: the daemon must run without them
+(`PYTHONPYCACHEPREFIX` outside the tree), which `attestor doctor` checks.
+
+A governance root says what lay on the disk when the daemon started, by the
+word of that daemon. Who measured the daemon is the boot's matter, not ours.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Final
+
+from attestor.measure.tree import measure_tree
+from writ.formats.eventlog.runtime import ComponentEvent
+from writ.formats.tree import Component, component_root
+
+ROOMS: Final = ("attestor", "enforcer", "writ")
+LIBRARIES: Final = ("cbor2", "cedarpy", "cffi", "cryptography", "h11", "tpm2_pytss", "uvicorn", "watchfiles")
+"""Third-party packages of attestor and enforcer; those that are installed are measured."""
+
+
+def measure_governance() -> tuple[Component, ...]:
+    """The components of scope governance, sorted by name. Raises Refused as `measure_tree`."""
+    found = [measure_tree("interpreter", "interpreter", Path(sys.executable).resolve())]
+    found += [measure_tree(room, "code", place, excludes=_excludes) for room in ROOMS if (place := _place(room)) is not None]
+    found += [
+        measure_tree(f"library-{library.replace('_', '-')}", "packages", place, excludes=_excludes)
+        for library in LIBRARIES
+        if (place := _place(library)) is not None
+    ]
+    return tuple(sorted(found, key=lambda part: part.name))
+
+
+def governance_events(components: tuple[Component, ...]) -> tuple[ComponentEvent, ...]:
+    """The events that a clean log begins with."""
+    return tuple(ComponentEvent("governance", part.name, component_root(part)) for part in components)
+
+
+def _place(package: str) -> Path | None:
+    """The directory of an installed package, found without importing it."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return None
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _excludes(path: str) -> bool:
+    return "__pycache__" in path.split("/") or path.endswith(".pyc")

@@ -1,0 +1,365 @@
+"""The measured store: what was hashed is what runs.
+
+    objects/<aa>/<sha256>[.x]     content, mode 0444, or 0555 with .x; named by its own hash
+    trees/<manifest root>/<component>/…   what an instance runs from: hard links to objects, links, directories
+    measured/<manifest root>      the measurement and its trees, for a daemon that starts again
+    staging/ corrupt/             not yet whole; found false and moved aside, for an operator to look at
+
+A source is hashed while it is copied, and the bytes hashed are the bytes
+written: a reflink is hashed after it was made, a copy by the buffer that is
+written. Instances of one manifest root share one tree, and trees share
+objects; so who writes into one in place (root alone can) is seen in all that
+share it.
+
+An object is hashed again before it is used, unless this process hashed it
+before and its device, inode, size, mtime and ctime are what they were then.
+No process without the kernel's clock or the raw disk in its hands can write
+without moving ctime; who has these is outside what the store holds off, and
+the watch hashes everything again at intervals all the same.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+import stat
+import threading
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from attestor.config import read_private, sync_directory, write_private
+from attestor.measure.tree import Identity, hash_file, identity_of, measure_tree
+from writ.formats.digest import Digest
+from writ.formats.errors import FormatError, Refused, Unavailable
+from writ.formats.measurement import Measurement, encode_measurement, parse_measurement
+from writ.formats.tree import Component, Entry, check_path, component_root, diff, encode_tree, entry_digest, parse_tree, spell, unspell
+
+_FICLONE: Final = 0x40049409
+_CHUNK: Final = 1 << 20
+_NO_LINK: Final = (errno.EMLINK, errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP)
+_MAX_KNOWN: Final = 2_000_000
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Difference:
+    """A path of a stored tree that is not what was measured.
+
+    `expected` is the entry's digest, or, for a path that should not be there,
+    the root of its component. `got` is None where it vanished or cannot be read.
+    """
+
+    component: str
+    path: str
+    expected: Digest
+    got: Digest | None
+
+
+class Store:
+    """The store below `root`, which belongs to the attestor alone. Safe to use from several threads of one process."""
+
+    def __init__(self, root: Path) -> None:
+        self.root: Final = root
+        self._known: dict[tuple[int, int], tuple[Identity, Digest]] = {}
+        self._sources: dict[tuple[Identity, bool], tuple[Digest, int]] = {}
+        self._linking = threading.Lock()
+        try:
+            for part in ("objects", "trees", "measured", "staging", "corrupt"):
+                (root / part).mkdir(parents=True, exist_ok=True, mode=0o755)
+            for left in (root / "staging").iterdir():
+                _remove(left)
+            info = root.stat()
+        except OSError as error:
+            raise Unavailable("store", f"{root}: {error.strerror}") from None
+        if info.st_mode & 0o022 or info.st_uid not in (0, os.geteuid()):
+            raise Unavailable("store", f"{root}: expected a directory that its owner alone can write, got mode {info.st_mode & 0o777:04o}")
+
+    # --- content -----------------------------------------------------------------------------------------------------
+
+    def read(self, fd: int, identity: Identity, executable: bool) -> tuple[Digest, int]:
+        """A `Reader`: the file's content is in the store, durably, under the digest that is returned.
+
+        A source whose stat data this process has seen before is not read again: what runs is the object, which is verified.
+        """
+        known = self._sources.get((identity, executable))
+        if known is not None and self._is_sound(self._object(known[0], executable), known[0]):
+            return known
+        fresh = self.root / "staging" / secrets.token_hex(16)
+        try:
+            with open(fresh, "xb+", buffering=0) as copy:
+                digest, size = self._copy(fd, copy.fileno(), identity, executable)
+                os.fchmod(copy.fileno(), 0o555 if executable else 0o444)
+                os.fsync(copy.fileno())
+            self._place(fresh, self._object(digest, executable), digest)
+        finally:
+            fresh.unlink(missing_ok=True)
+        if len(self._sources) >= _MAX_KNOWN:
+            self._sources.clear()
+        self._sources[identity, executable] = digest, size
+        return digest, size
+
+    def _copy(self, source: int, copy: int, identity: Identity, executable: bool) -> tuple[Digest, int]:
+        try:
+            fcntl.ioctl(copy, _FICLONE, source)
+        except OSError:
+            return _copy_bytes(source, copy)
+        return hash_file(copy, identity, executable)
+
+    def _object(self, digest: Digest, executable: bool) -> Path:
+        return self.root / "objects" / digest.hex()[:2] / (digest.hex() + (".x" if executable else ""))
+
+    def _place(self, fresh: Path, place: Path, digest: Digest) -> None:
+        """`place` holds the content of `fresh`. An object there already is kept if it is sound, else moved aside: it is never used."""
+        place.parent.mkdir(exist_ok=True, mode=0o755)
+        while True:
+            try:
+                os.link(fresh, place)
+            except FileExistsError:
+                if self._is_sound(place, digest):
+                    return
+                self._set_aside(place)
+                continue
+            fresh.unlink()
+            sync_directory(place.parent)
+            self._remember(place.stat(follow_symlinks=False), digest)
+            return
+
+    def _is_sound(self, place: Path, digest: Digest) -> bool:
+        """Whether the file at `place` is a regular file, unwritable, with this content."""
+        try:
+            fd = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            info = os.fstat(fd)
+            wanted = 0o555 if place.suffix == ".x" else 0o444
+            return (
+                stat.S_ISREG(info.st_mode)
+                and stat.S_IMODE(info.st_mode) == wanted
+                and self._verified(fd, identity_of(info), False)[0] == digest
+            )
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
+
+    def _verified(self, fd: int, identity: Identity, executable: bool) -> tuple[Digest, int]:
+        """A `Reader` that hashes only what changed since this process hashed it."""
+        known = self._known.get(identity[:2])
+        if known is not None and known[0] == identity:
+            return known[1], identity[2]
+        digest, size = hash_file(fd, identity, executable)
+        if identity_of(os.fstat(fd)) == identity:
+            self._known[identity[:2]] = identity, digest
+        return digest, size
+
+    def _remember(self, info: os.stat_result, digest: Digest) -> None:
+        self._known[info.st_dev, info.st_ino] = identity_of(info), digest
+
+    def _set_aside(self, place: Path) -> None:
+        with suppress(FileNotFoundError):
+            place.rename(self.root / "corrupt" / f"{place.name}.{secrets.token_hex(4)}")
+
+    # --- trees -------------------------------------------------------------------------------------------------------
+
+    def tree(self, root: Digest) -> Path:
+        """Where the tree of a manifest root lies."""
+        return self.root / "trees" / root.hex()
+
+    def assemble(self, measurement: Measurement, components: Sequence[Component]) -> Path:
+        """The tree of `measurement` lies in the store, whole, durable and verified now; its directory.
+
+        Every object must have been read into the store before. A tree that is
+        there and false is moved aside and made anew from sound objects.
+        """
+        root = measurement.root()
+        place = self.tree(root)
+        self._keep(measurement, components)
+        while not self._is_whole(place, components):
+            if place.exists():
+                self._set_aside(place)
+            fresh = self.root / "staging" / secrets.token_hex(16)
+            try:
+                self._build(fresh, components)
+                fresh.rename(place)
+                place.chmod(0o555)
+                sync_directory(place.parent)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another launch was first
+                    raise Unavailable("store", f"{place}: {error.strerror}") from None
+            finally:
+                _remove(fresh)
+        return place
+
+    def _is_whole(self, place: Path, components: Sequence[Component]) -> bool:
+        return place.is_dir() and not self.check(place, components)
+
+    def _build(self, fresh: Path, components: Sequence[Component]) -> None:
+        fresh.mkdir(mode=0o755)
+        directories = [fresh]
+        for part in components:
+            base = fresh / part.name
+            directories.append(base)
+            base.mkdir(mode=0o755)
+            for entry in part.entries:
+                place = base / os.fsdecode(unspell(entry.path))
+                directories.extend(_make_parents(place if entry.kind == "dir" else place.parent, base))
+                if entry.kind == "link" and entry.target is not None:
+                    place.symlink_to(os.fsdecode(unspell(entry.target)))
+                elif entry.digest is not None:
+                    self._link(entry, entry.digest, place)
+        for directory in reversed(directories):
+            sync_directory(directory)
+            if directory != fresh:  # moving a directory writes into it
+                directory.chmod(0o555)
+
+    def _link(self, entry: Entry, digest: Digest, place: Path) -> None:
+        """`place` is the object's own inode; a copy of it where a link cannot be made.
+
+        Linking moves the inode's ctime. That this alone moved it is taken from
+        the link count, within the moment between two stat calls.
+        """
+        source = self._object(digest, entry.mode_exec)
+        if not self._is_sound(source, digest):
+            self._set_aside(source)
+            raise Unavailable("store", f"object {digest} was found false and moved to {self.root / 'corrupt'}; launch again")
+        with self._linking:
+            before = source.stat(follow_symlinks=False)
+            try:
+                os.link(source, place, follow_symlinks=False)
+            except OSError as error:
+                if error.errno not in _NO_LINK:
+                    raise
+                _copy_file(source, place, digest)
+                return
+            after = place.stat(follow_symlinks=False)
+            known = self._known.get((before.st_dev, before.st_ino))
+            same = identity_of(after)[:4] == identity_of(before)[:4] and after.st_nlink == before.st_nlink + 1
+            if same and known is not None and known == (identity_of(before), digest):
+                self._remember(after, digest)
+
+    def check(self, place: Path, components: Sequence[Component], *, rehash: bool = False) -> tuple[Difference, ...]:
+        """Every path below `place` that is not as measured; with `rehash`, whatever the stat data say. No difference: nothing."""
+        found: list[Difference] = []
+        wanted = {part.name: component_root(part) for part in components}
+        try:
+            extra = sorted({item.name for item in os.scandir(place)} - wanted.keys())
+        except OSError:
+            extra = []
+        found.extend(Difference(part.name, spell(os.fsencode(item)), wanted[part.name], None) for part in components[:1] for item in extra)
+        for part in components:
+            try:
+                now = measure_tree(part.name, part.kind, place / part.name, read=hash_file if rehash else self._verified)
+            except Refused as refused:
+                found.append(_unreadable(part, wanted[part.name], refused.reasons[0].claim.removeprefix(f"{part.name}:")))
+                continue
+            found.extend(Difference(part.name, path, before or wanted[part.name], after) for path, before, after in diff(part, now))
+        return tuple(found)
+
+    # --- what was measured, for later --------------------------------------------------------------------------------
+
+    def _keep(self, measurement: Measurement, components: Sequence[Component]) -> None:
+        path = self.root / "measured" / measurement.root().hex()
+        if path.exists():
+            return
+        for part, listed in zip(measurement.components, components, strict=True):
+            if not (tree := self.root / "measured" / part.root.hex()).exists():
+                write_private(tree, encode_tree(listed))
+        write_private(path, encode_measurement(measurement))
+
+    def recall(self, root: Digest) -> tuple[Measurement, tuple[Component, ...]] | None:
+        """The measurement behind a manifest root and its trees, or None where they are gone or not what the root names."""
+        data = read_private(self.root / "measured" / root.hex())
+        if data is None or Digest.of(data) != root:
+            return None
+        try:
+            measurement = parse_measurement(data)
+            trees = tuple(parse_tree((self.root / "measured" / part.root.hex()).read_bytes()) for part in measurement.components)
+        except (FormatError, OSError):
+            return None
+        if [component_root(tree) for tree in trees] != [part.root for part in measurement.components]:
+            return None
+        return measurement, trees
+
+    def collect(self, used: Iterable[Digest]) -> int:
+        """Trees of no root in `used`, and objects that no tree holds, are gone; how many trees went."""
+        kept = {root.hex() for root in used}
+        parts: set[str] = set()
+        for root in used:
+            known = self.recall(root)
+            parts |= {part.root.hex() for part in known[0].components} if known is not None else set()
+        gone = [place for place in (self.root / "trees").iterdir() if place.name not in kept]
+        for place in gone:
+            _remove(place)
+        for path in (self.root / "measured").iterdir():
+            if path.name not in kept | parts:
+                path.unlink(missing_ok=True)
+        for path in (self.root / "objects").glob("*/*"):
+            info = path.stat(follow_symlinks=False)
+            if info.st_nlink == 1:
+                path.unlink(missing_ok=True)
+                self._known.pop((info.st_dev, info.st_ino), None)
+        self._sources.clear()
+        return len(gone)
+
+
+def _copy_bytes(source: int, copy: int) -> tuple[Digest, int]:
+    """The digest of the bytes that were written."""
+    running, size = hashlib.sha256(), 0
+    while chunk := os.read(source, _CHUNK):
+        view = memoryview(chunk)
+        running.update(view)
+        size += len(view)
+        while view:
+            view = view[os.write(copy, view) :]
+    return Digest("sha256", running.digest()), size
+
+
+def _copy_file(source: Path, place: Path, digest: Digest) -> None:
+    """A copy with the object's mode, its content hashed on the way. Raises Unavailable if it is not the object's."""
+    with source.open("rb", buffering=0) as whole, place.open("xb", buffering=0) as copy:
+        got, _ = _copy_bytes(whole.fileno(), copy.fileno())
+        os.fchmod(copy.fileno(), stat.S_IMODE(os.fstat(whole.fileno()).st_mode))
+        os.fsync(copy.fileno())
+    if got != digest:
+        raise Unavailable("store", f"object {digest} read as {got}")
+
+
+def _make_parents(directory: Path, base: Path) -> list[Path]:
+    """`directory` exists below `base`; those that were made."""
+    made: list[Path] = []
+    while directory != base and not directory.is_dir():
+        made.append(directory)
+        directory = directory.parent
+    made.reverse()
+    for one in made:
+        one.mkdir(mode=0o755)
+    return made
+
+
+def _unreadable(part: Component, root: Digest, path: str) -> Difference:
+    """The difference for a path that cannot be measured; the first entry's, where the component as a whole is gone."""
+    was = next((entry for entry in part.entries if entry.path == path), None)
+    if was is not None:
+        return Difference(part.name, path, entry_digest(was), None)
+    try:
+        check_path(path)
+    except FormatError:
+        path = part.entries[0].path if part.entries else part.name
+    return Difference(part.name, path, root, None)
+
+
+def _remove(place: Path) -> None:
+    """`place` is gone, though its directories are unwritable."""
+    if place.is_dir() and not place.is_symlink():
+        for directory, _, _ in os.walk(place):
+            Path(directory).chmod(0o700)
+        shutil.rmtree(place, ignore_errors=True)
+    else:
+        place.unlink(missing_ok=True)

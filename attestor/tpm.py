@@ -1,0 +1,433 @@
+"""The TPM: EK, AK, registers, quotes. The only module that imports tpm2-pytss, and only when a TPM is opened.
+
+`Tpm` is the seam; `EsapiTpm` the real thing. One thread owns the ESAPI
+context, so no command of ours interleaves with another, and an extend can
+never slip between a quote and the values read with it. Methods may be called
+from any thread; they block until the TPM has answered.
+
+The AK is an ordinary child of the EK: its quotes show resetCount, restartCount
+and firmwareVersion in the clear, and its qualified name says where it lives.
+
+Every failure is `Unavailable`: nothing a TPM does not say is a permission.
+
+Source: TPM 2.0 Library Part 1 to 3; TCG EK Credential Profile 2.5; tpm2-pytss 3.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar
+
+from attestor.config import AK_KINDS, EK_KINDS, read_private, write_private
+from writ.formats.digest import Digest
+from writ.formats.errors import FormatError, Misuse, Unavailable
+from writ.formats.strict import Fields, decode_cbor, encode_cbor
+from writ.formats.tpm.attest import parse_attest
+from writ.formats.tpm.pcr import PcrSelection, PcrValues
+from writ.formats.tpm.wire import HASH_IDS
+
+T = TypeVar("T")
+
+QUOTED_PCRS: Final = tuple(range(16))
+"""What a quote covers: every PCR that only a reboot resets."""
+SOFTWARE_TCTIS: Final = ("swtpm", "mssim", "libtpms")
+
+_TEMPLATES: Final = {"rsa2048": "EK-RSA2048", "p256": "EK-ECC256", "p384": "EK-HIGH-ECC384"}
+_CERTIFICATES: Final = {"rsa2048": 0x01C00002, "p256": 0x01C0000A, "p384": 0x01C00016}
+_PERSISTENT: Final = {"rsa2048": 0x81010001, "p256": 0x81010002, "p384": 0x81010016}
+_CHAIN: Final = (0x01C00100, 0x01C001FF)
+"""NV indexes that may hold certificates between EK and root (EK Credential Profile 2.5, 2.2.1.5.2)."""
+_MAX_CERTIFICATES: Final = 7
+_AK_ATTRIBUTES: Final = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|restricted|sign"
+_AK_TEMPLATES: Final = {"p256": "ecc:ecdsa-sha256:null", "rsa2048": "rsa2048:rsassa-sha256:null"}
+_ATTEMPTS: Final = 8
+_TRANSIENT: Final = 0x80000000
+
+
+@dataclass(frozen=True, slots=True)
+class Endorsement:
+    """The EK: its TPMT_PUBLIC, and its certificates in DER, the EK's own first; none where the TPM has none."""
+
+    public: bytes
+    certificates: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Quoted:
+    """A TPMS_ATTEST, a TPMT_SIGNATURE, and the PCR values that the quote's digest is over."""
+
+    attest: bytes
+    signature: bytes
+    pcrs: PcrValues
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """TPMS_CLOCK_INFO: clock in milliseconds."""
+
+    clock: int
+    reset_count: int
+    restart_count: int
+    safe: bool
+
+
+class Tpm(Protocol):
+    """What the attestor asks of a TPM. Every method may raise Unavailable."""
+
+    def banks(self) -> tuple[str, ...]:
+        """The active PCR banks, by name, in the TPM's order."""
+        ...
+
+    def endorsement(self) -> Endorsement:
+        """The EK and its certificates."""
+        ...
+
+    def create_ak(self) -> bytes:
+        """A new AK stands in place of an older one; its TPMT_PUBLIC."""
+        ...
+
+    def ak_public(self) -> bytes:
+        """TPMT_PUBLIC of the AK. Unavailable if none was created."""
+        ...
+
+    def activate(self, credential: bytes, secret: bytes) -> bytes:
+        """The secret inside a TPM2B_ID_OBJECT and TPM2B_ENCRYPTED_SECRET made for EK and AK."""
+        ...
+
+    def extend(self, pcr: int, digests: tuple[Digest, ...]) -> None:
+        """Each bank named by a digest was extended. Unavailable means that it may or may not have been: read and compare."""
+        ...
+
+    def read(self, bank: str) -> PcrValues:
+        """PCRs 0 to 15 of `bank`."""
+        ...
+
+    def quote(self, extra_data: bytes, bank: str) -> Quoted:
+        """A quote by the AK over PCRs 0 to 15 of `bank`, with the values it covers."""
+        ...
+
+    def clock(self) -> Clock:
+        """The TPM's own time and counters."""
+        ...
+
+    def close(self) -> None:
+        """Handles are flushed, the connection is closed."""
+        ...
+
+
+def check_tcti(tcti: str, *, allow_software: bool) -> None:
+    """Return if `tcti` names a TPM that this host may use. Raises FormatError: an empty one could reach any TPM."""
+    kind = tcti.partition(":")[0]
+    if kind not in ("device", "tabrmd", *SOFTWARE_TCTIS):
+        raise FormatError("tcti", "an explicit TCTI, for instance device:/dev/tpmrm0", repr(tcti)[:80])
+    if kind in SOFTWARE_TCTIS and not allow_software:
+        raise FormatError("tcti", "a hardware TPM, or allow_software_tpm = true", f"the software TPM {kind!r}")
+
+
+class EsapiTpm:
+    """The TPM behind `tcti`. Connects at the first command and again after the TPM has gone away.
+
+    The AK's blobs lie in `ak_file`, readable by its owner only; only this TPM
+    can load them. `ek` None means the first kind that has a certificate.
+    """
+
+    def __init__(self, tcti: str, ak_file: Path, *, allow_software: bool = False, ek: str | None = None, ak: str = "p256") -> None:
+        check_tcti(tcti, allow_software=allow_software)
+        if ek not in (None, *EK_KINDS) or ak not in AK_KINDS:
+            raise Misuse(f"EK kinds are {EK_KINDS}, AK kinds {AK_KINDS}; got {ek}, {ak}")
+        self._tcti, self._ak_file, self._ek_kind, self._ak_kind = tcti, ak_file, ek, ak
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="tpm")
+        self._esapi: Any = None
+        self._ak: Any = None
+
+    # --- the Protocol ------------------------------------------------------------------------------------------------
+
+    def banks(self) -> tuple[str, ...]:
+        """See `Tpm`."""
+        return self._ask("banks", self._banks)
+
+    def endorsement(self) -> Endorsement:
+        """See `Tpm`."""
+        return self._ask("read the EK", self._endorsement)
+
+    def create_ak(self) -> bytes:
+        """See `Tpm`."""
+        return self._ask("create the AK", self._create_ak)
+
+    def ak_public(self) -> bytes:
+        """See `Tpm`."""
+        return self._ask("read the AK", lambda: _read_ak(self._ak_file)[1])
+
+    def activate(self, credential: bytes, secret: bytes) -> bytes:
+        """See `Tpm`."""
+        return self._ask("activate the credential", lambda: self._activate(credential, secret))
+
+    def extend(self, pcr: int, digests: tuple[Digest, ...]) -> None:
+        """See `Tpm`."""
+        self._ask(f"extend PCR {pcr}", lambda: self._extend(pcr, digests), again=False)
+
+    def read(self, bank: str) -> PcrValues:
+        """See `Tpm`."""
+        return self._ask("read PCRs", lambda: self._read(bank))
+
+    def quote(self, extra_data: bytes, bank: str) -> Quoted:
+        """See `Tpm`."""
+        return self._ask("quote", lambda: self._quote(extra_data, bank))
+
+    def clock(self) -> Clock:
+        """See `Tpm`."""
+        return self._ask("read the clock", self._clock)
+
+    def close(self) -> None:
+        """See `Tpm`."""
+        with suppress(RuntimeError):  # closed before
+            self._thread.submit(self._disconnect).result()
+        self._thread.shutdown()
+
+    # --- on the one thread -------------------------------------------------------------------------------------------
+
+    def _ask(self, what: str, command: Callable[[], T], *, again: bool = True) -> T:
+        return self._thread.submit(self._run, what, command, again).result()
+
+    def _run(self, what: str, command: Callable[[], T], again: bool) -> T:
+        """The command's answer. A TPM that went away is connected to once more; a command that may not be repeated is not."""
+        os.environ.setdefault("TSS2_LOG", "all+none")  # the C libraries write to standard error what is handled here
+        from tpm2_pytss import TSS2_Exception  # type: ignore[import-untyped]  # tpm2-pytss ships no types, here and below
+
+        fresh = self._connect()
+        try:
+            return command()
+        except TSS2_Exception as error:
+            self._disconnect()
+            if not again or fresh:
+                raise Unavailable("TPM", f"could not {what}: response code 0x{error.rc:x}") from None
+        self._connect()
+        try:
+            return command()
+        except TSS2_Exception as error:
+            self._disconnect()
+            raise Unavailable("TPM", f"could not {what}: response code 0x{error.rc:x}") from None
+
+    def _connect(self) -> bool:
+        """The context is open; True if it was opened just now, with no stale object of ours left in the TPM."""
+        if self._esapi is not None:
+            return False
+        from tpm2_pytss import ESAPI, TPM2_CAP, TSS2_Exception
+
+        try:
+            self._esapi = ESAPI(self._tcti)
+            if not self._tcti.startswith("device:/dev/tpmrm"):  # a resource manager flushes by itself and shows each its own
+                _, found = self._esapi.get_capability(TPM2_CAP.HANDLES, _TRANSIENT, 64)
+                for handle in list(found.data.handles):
+                    self._esapi.flush_context(self._esapi.tr_from_tpmpublic(handle))
+        except (TSS2_Exception, RuntimeError, ValueError) as error:
+            self._disconnect()
+            code = getattr(error, "rc", None)
+            raise Unavailable("TPM", f"no answer at {self._tcti}" + ("" if code is None else f": response code 0x{code:x}")) from None
+        return True
+
+    def _disconnect(self) -> None:
+        esapi, ak, self._esapi, self._ak = self._esapi, self._ak, None, None
+        if esapi is None:
+            return
+        with suppress(Exception):  # the TPM may be gone, and with it what there was to flush
+            if ak is not None:
+                esapi.flush_context(ak)
+        with suppress(Exception):
+            esapi.close()
+
+    def _banks(self) -> tuple[str, ...]:
+        from tpm2_pytss import TPM2_CAP
+
+        names = {number: name for name, number in HASH_IDS.items()}
+        _, found = self._esapi.get_capability(TPM2_CAP.PCRS, 0, 16)
+        active = [names.get(int(s.hash)) for s in found.data.assignedPCR if any(bytes(s.pcrSelect))]
+        if None in active or not active:
+            raise Unavailable("TPM", "an active PCR bank whose hash algorithm Writ does not know: an extend would leave it untouched")
+        return tuple(name for name in active if name is not None)
+
+    def _nv(self) -> Callable[[int], bytes]:
+        from tpm2_pytss.utils import NVReadEK  # type: ignore[import-untyped]
+
+        read: Callable[[int], bytes] = NVReadEK(self._esapi)
+        return read
+
+    def _kind(self) -> str:
+        """The kind of EK: the configured one, or the one the AK was made under, or the first with a certificate."""
+        from tpm2_pytss.utils import NoSuchIndex
+
+        if self._ak_file.exists():
+            return _read_ak(self._ak_file)[0]
+        if self._ek_kind is not None:
+            return self._ek_kind
+        for kind in EK_KINDS:
+            with suppress(NoSuchIndex):
+                self._nv()(_CERTIFICATES[kind])
+                return kind
+        return EK_KINDS[0]
+
+    def _endorsement(self) -> Endorsement:
+        from tpm2_pytss.utils import NoSuchIndex
+
+        kind = self._kind()
+        certificates: list[bytes] = []
+        for index in (_CERTIFICATES[kind], *range(_CHAIN[0], _CHAIN[1] + 1)):
+            try:
+                certificates.extend(_certificates(bytes(self._nv()(index))))
+            except NoSuchIndex:
+                if index == _CERTIFICATES[kind]:
+                    continue
+                break
+        with self._ek(kind) as (_, public):
+            return Endorsement(bytes(public.marshal()), tuple(certificates[: 1 + _MAX_CERTIFICATES]))
+
+    @contextmanager
+    def _ek(self, kind: str) -> Iterator[tuple[Any, Any]]:
+        """The EK's handle and TPMT_PUBLIC: the persistent one where it is the template's, else made anew and flushed after."""
+        from tpm2_pytss import ESYS_TR, TSS2_Exception
+        from tpm2_pytss.types import TPM2B_SENSITIVE_CREATE  # type: ignore[import-untyped]
+        from tpm2_pytss.utils import create_ek_template
+
+        try:
+            _, template = create_ek_template(_TEMPLATES[kind], self._nv())
+        except ValueError:
+            raise Unavailable("TPM", f"no EK certificate of kind {kind}, and no template without one") from None
+        kept = self._persistent(kind, template.publicArea)
+        if kept is not None:
+            yield kept
+            return
+        handle, made, *_ = self._esapi.create_primary(TPM2B_SENSITIVE_CREATE(), template, ESYS_TR.ENDORSEMENT)
+        try:
+            yield handle, made.publicArea
+        finally:
+            with suppress(TSS2_Exception):
+                self._esapi.flush_context(handle)
+
+    def _persistent(self, kind: str, wanted: Any) -> tuple[Any, Any] | None:
+        """The EK that the platform keeps loaded, if it is of the template; whether it is *the* EK, its certificate says."""
+        from tpm2_pytss import TSS2_Exception
+
+        try:
+            handle = self._esapi.tr_from_tpmpublic(_PERSISTENT[kind])
+            found = self._esapi.read_public(handle)[0].publicArea
+        except TSS2_Exception:
+            return None
+        areas = [(int(p.type), int(p.nameAlg), int(p.objectAttributes), bytes(p.authPolicy)) for p in (found, wanted)]
+        return (handle, found) if areas[0] == areas[1] else None
+
+    @contextmanager
+    def _ek_session(self, public: Any) -> Iterator[Any]:
+        """An authorisation for the EK: PolicySecret of the endorsement hierarchy, or the empty password where its template allows."""
+        from tpm2_pytss import ESYS_TR, TPM2_SE, TPMA_OBJECT, TSS2_Exception
+        from tpm2_pytss.types import TPMT_SYM_DEF
+
+        if public.objectAttributes & TPMA_OBJECT.USERWITHAUTH:
+            yield ESYS_TR.PASSWORD
+            return
+        session = self._esapi.start_auth_session(ESYS_TR.NONE, ESYS_TR.NONE, TPM2_SE.POLICY, TPMT_SYM_DEF.parse("null"), public.nameAlg)
+        try:
+            self._esapi.policy_secret(ESYS_TR.ENDORSEMENT, session, expiration=0)
+            yield session
+        finally:
+            with suppress(TSS2_Exception):  # spent by the command it authorised
+                self._esapi.flush_context(session)
+
+    def _create_ak(self) -> bytes:
+        from tpm2_pytss.types import TPM2B_PUBLIC, TPM2B_SENSITIVE_CREATE
+
+        kind = self._ek_kind or self._kind()
+        template = TPM2B_PUBLIC.parse(_AK_TEMPLATES[self._ak_kind], _AK_ATTRIBUTES)
+        with self._ek(kind) as (ek, ek_public), self._ek_session(ek_public) as session:
+            private, public, *_ = self._esapi.create(ek, TPM2B_SENSITIVE_CREATE(), template, session1=session)
+        area = bytes(public.publicArea.marshal())
+        write_private(self._ak_file, encode_cbor({"v": 1, "ek": kind, "public": area, "private": bytes(private)}))
+        if self._ak is not None:
+            self._esapi.flush_context(self._ak)
+            self._ak = None
+        return area
+
+    def _load_ak(self) -> Any:
+        """The AK's handle; it stays loaded until the connection ends."""
+        from tpm2_pytss.types import TPM2B_PRIVATE, TPM2B_PUBLIC, TPMT_PUBLIC
+
+        if self._ak is None:
+            kind, area, private = _read_ak(self._ak_file)
+            public = TPM2B_PUBLIC(publicArea=TPMT_PUBLIC.unmarshal(area)[0])
+            with self._ek(kind) as (ek, ek_public), self._ek_session(ek_public) as session:
+                self._ak = self._esapi.load(ek, TPM2B_PRIVATE(private), public, session1=session)
+        return self._ak
+
+    def _activate(self, credential: bytes, secret: bytes) -> bytes:
+        from tpm2_pytss import ESYS_TR
+        from tpm2_pytss.types import TPM2B_ENCRYPTED_SECRET, TPM2B_ID_OBJECT
+
+        blob, _ = TPM2B_ID_OBJECT.unmarshal(credential)
+        encrypted, _ = TPM2B_ENCRYPTED_SECRET.unmarshal(secret)
+        ak = self._load_ak()
+        with self._ek(_read_ak(self._ak_file)[0]) as (ek, ek_public), self._ek_session(ek_public) as session:
+            return bytes(self._esapi.activate_credential(ak, ek, blob, encrypted, session1=ESYS_TR.PASSWORD, session2=session))
+
+    def _extend(self, pcr: int, digests: tuple[Digest, ...]) -> None:
+        from tpm2_pytss import ESYS_TR
+        from tpm2_pytss.types import TPML_DIGEST_VALUES, TPMT_HA, TPMU_HA
+
+        values = [TPMT_HA(hashAlg=HASH_IDS[d.algorithm], digest=TPMU_HA(**{d.algorithm: d.value})) for d in digests]
+        self._esapi.pcr_extend(ESYS_TR(pcr), TPML_DIGEST_VALUES(values))
+
+    def _read(self, bank: str) -> PcrValues:
+        from tpm2_pytss.types import TPML_PCR_SELECTION
+
+        values: list[tuple[int, bytes]] = []
+        for group in (QUOTED_PCRS[:8], QUOTED_PCRS[8:]):  # TPM2_PCR_Read answers with at most eight digests
+            _, _, digests = self._esapi.pcr_read(TPML_PCR_SELECTION.parse(f"{bank}:{','.join(map(str, group))}"))
+            if len(digests) != len(group):
+                raise Unavailable("TPM", f"expected {len(group)} values of the bank {bank}, got {len(digests)}")
+            values.extend(zip(group, (bytes(d) for d in digests), strict=True))
+        return PcrValues(bank, tuple(values))
+
+    def _quote(self, extra_data: bytes, bank: str) -> Quoted:
+        """Quote, then read; no extend of ours comes between, and one of another's (IMA) is noticed by the digest."""
+        from tpm2_pytss import TPM2_ALG
+        from tpm2_pytss.types import TPM2B_DATA, TPML_PCR_SELECTION, TPMT_SIG_SCHEME
+
+        ak, selection = self._load_ak(), PcrSelection(((bank, QUOTED_PCRS),))
+        asked = TPML_PCR_SELECTION.parse(f"{bank}:{','.join(map(str, QUOTED_PCRS))}")
+        for _ in range(_ATTEMPTS):
+            attest, signature = self._esapi.quote(ak, asked, TPM2B_DATA(extra_data), TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL))
+            quote = parse_attest(bytes(attest)).quote
+            pcrs = self._read(bank)
+            if quote is not None and quote.pcr_digest == pcrs.digest(selection, "sha256"):
+                return Quoted(bytes(attest), bytes(signature.marshal()), pcrs)
+        raise Unavailable("TPM", f"PCRs changed during each of {_ATTEMPTS} quotes")
+
+    def _clock(self) -> Clock:
+        info = self._esapi.read_clock().clockInfo
+        return Clock(int(info.clock), int(info.resetCount), int(info.restartCount), bool(info.safe))
+
+
+def _read_ak(path: Path) -> tuple[str, bytes, bytes]:
+    """Kind of EK, TPMT_PUBLIC and private blob of the AK."""
+    data = read_private(path)
+    if data is None:
+        raise Unavailable("AK", f"expected one in {path}, found none: run `attestor init`")
+    f = Fields(decode_cbor(data, "AK file"), "AK file")
+    f.version(1)
+    kind, public, private = f.text("ek", most=16), f.raw("public", most=4096), f.raw("private", most=4096)
+    f.done()
+    return kind, public, private
+
+
+def _certificates(data: bytes) -> Iterator[bytes]:
+    """The DER certificates in an NV index: one or several behind each other, then perhaps padding, which is dropped."""
+    at = 0
+    while data[at : at + 2] == b"\x30\x82" and at + 4 <= len(data):
+        end = at + 4 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if end > len(data):
+            return
+        yield data[at:end]
+        at = end
