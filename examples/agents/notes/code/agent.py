@@ -27,11 +27,13 @@ def ask(stream, number, tool, method, arguments):
 
 def show(tool, method, answer):
     """One line a person can read, for a result as for a refusal."""
-    if "result" in answer:
-        print(f"{tool}.{method}: {json.dumps(answer['result'], sort_keys=True)}", flush=True)
-        return
-    for reason in answer["refused"]["reasons"]:
-        print(f"{tool}.{method}: refused, {reason['code']} ({reason['claim']})", flush=True)
+    if answer["ok"]:
+        print(f"{tool}.{method}: done, reference {answer['reference']}", flush=True)
+    elif "refusal" in answer:
+        for reason in answer["refusal"]["reasons"]:
+            print(f"{tool}.{method}: refused, {reason['code']}, reference {answer['reference']}", flush=True)
+    else:
+        print(f"{tool}.{method}: failed, {json.dumps(answer.get('result', answer.get('failure')), sort_keys=True)}", flush=True)
 
 
 def main():
