@@ -258,14 +258,14 @@ class _Address:
 
 
 def _parse_base(text: str) -> _Address:
-    what = "verifier address"
+    what, shown = "verifier address", repr(text.rpartition("@")[2][:80])  # without a password, if there is one
     try:
         parts = urlsplit(text)
         host, port = parts.hostname, parts.port
     except ValueError:
-        raise FormatError(what, "https://host[:port]", repr(text[:80])) from None
+        raise FormatError(what, "https://host[:port]", shown) from None
     if parts.scheme not in ("http", "https") or not host or not text.isascii() or not text.isprintable():
-        raise FormatError(what, "https://host[:port]", repr(text[:80]))
+        raise FormatError(what, "https://host[:port]", shown)
     if parts.username is not None or parts.query or parts.fragment or not _PREFIX.match(parts.path):
         raise FormatError(what, "no user, query or fragment", "one of them")
     tls = parts.scheme == "https"

@@ -207,3 +207,29 @@ def test_progress_without_end_counts_and_without_a_terminal_is_silent(monkeypatc
 
     assert "events  3" in terminal.getvalue()
     assert plain.getvalue() == ""
+
+
+def test_unforeseen_error_is_logged_under_the_reference_that_is_shown(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    cli.run(failing(KeyError("hunter2")), ["--json"])
+    reference = json.loads(capsys.readouterr().out)["reference"]
+
+    (record,) = [record for record in caplog.records if record.message == "internal"]
+    assert record.__dict__["fields"] == {"reference": reference}
+
+
+def test_stream_that_is_gone_does_not_change_the_exit_code() -> None:
+    code = (
+        "import os, sys; from writ.service.cli import run; from writ.formats.errors import Unavailable\n"
+        "def main(argv): raise Unavailable('a', 'b')\n"
+        "os.close(2); os._exit(run(main, []))"
+    )
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 3
+
+
+def test_fault_with_a_place_names_it_and_card_has_its_reference_as_data() -> None:
+    assert cli.fault(FormatError("quote", "a", "b", 7)) == {"error": "malformed", "what": "quote", "expected": "a", "got": "b", "offset": 7}
+    assert cli.fault(FormatError("quote", "a", "b")) == {"error": "malformed", "what": "quote", "expected": "a", "got": "b"}
+    assert cli.refusal([SPENT, SPENT], "ab") == {"verdict": "refused", "reasons": [SPENT.to_json()], "reference": "ab"}

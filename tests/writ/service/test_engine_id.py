@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from writ.formats.engine import EngineId
-from writ.formats.errors import Misuse
+from writ.formats.errors import Misuse, Unavailable
 from writ.service.engine_id import installed_engine, tree_digest
 from writ.verdict.engine import ENGINE
 
@@ -73,4 +73,11 @@ def test_digest_of_a_copy_of_the_product_is_the_installed_one(tmp_path: Path) ->
 
 def test_folder_without_the_code_is_misuse(tmp_path: Path) -> None:
     with pytest.raises(Misuse):
+        tree_digest(tmp_path)
+
+
+def test_source_that_cannot_be_read_is_unavailable(tmp_path: Path) -> None:
+    (planted(tmp_path) / "writ/verdict/loop.py").symlink_to("loop.py")
+
+    with pytest.raises(Unavailable, match="cannot read"):
         tree_digest(tmp_path)

@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import logging
 import os
+import resource
 import socket
 import stat
 import time
@@ -13,6 +14,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from writ.formats.errors import FormatError, Misuse, Unavailable
 from writ.service import peers
@@ -113,6 +116,31 @@ def test_frame_cut_short_or_too_long_is_a_format_error(path: Path, data: bytes, 
 
     with_server(path, use, handler=record)
     assert what in caught[0].got
+
+
+@given(st.binary(max_size=40))
+def test_any_bytes_are_whole_frames_and_then_an_end_or_a_format_error(data: bytes) -> None:
+    async def read() -> list[bytes]:
+        ours, theirs = socket.socketpair()
+        theirs.sendall(data)
+        theirs.close()
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        connection = Connection(reader, writer, peers.PeerCredentials(1, 1, 1), 16)
+        frames = []
+        try:
+            while (frame := await connection.receive(5)) is not None:
+                frames.append(frame)
+        finally:
+            connection.close()
+            await connection.wait_closed()
+        return frames
+
+    try:
+        frames = asyncio.run(read())
+    except FormatError:
+        return
+    assert b"".join(len(frame).to_bytes(4, "big") + frame for frame in frames) == data
+    assert all(len(frame) <= 16 for frame in frames)
 
 
 def test_half_open_and_slow_peers_cost_no_other_its_turn(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -399,3 +427,55 @@ def test_close_cuts_connections_and_ends_handlers(path: Path) -> None:
 
     with_server(path, use, handler=forever)
     assert ended == [True]
+
+
+def test_peer_that_resets_is_unavailable_and_sending_to_it_too(path: Path) -> None:
+    caught: list[str] = []
+    both = asyncio.Event()
+
+    async def use_broken(connection: Connection) -> None:
+        await connection.send(b"unread by the peer")
+        for attempt in (connection.receive(5), connection.send(bytes(100)), connection.send(bytes(100))):
+            try:
+                await attempt
+            except Unavailable as error:
+                caught.append(error.detail)
+        both.set()
+
+    async def use(_server: PeerServer) -> None:
+        with socket.socket(socket.AF_UNIX) as rude:  # it closes with bytes unread, which is a reset
+            rude.connect(str(path))
+            await asyncio.sleep(0.05)
+        await both.wait()
+
+    with_server(path, use, handler=use_broken)
+    assert caught == ["closed the connection"] * 3
+
+
+def test_want_of_descriptors_delays_who_waits_and_ends_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(peers, "_PAUSE", 0.05)
+
+    async def use(_server: PeerServer) -> None:
+        early = await connect(path, 1000, 5)
+        await early.send(b"a")
+        assert await early.receive(5) == b"a"
+        waiting = socket.socket(socket.AF_UNIX)
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (waiting.fileno() + 1, before[1]))
+        try:
+            waiting.connect(str(path))
+            await asyncio.sleep(0.15)
+            await early.send(b"b")
+            assert await early.receive(5) == b"b"
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        reader, writer = await asyncio.open_unix_connection(sock=waiting)
+        writer.write(b"\0\0\0\x01c")
+        assert await asyncio.wait_for(reader.readexactly(5), 5) == b"\0\0\0\x01c"
+        writer.close()
+        early.close()
+
+    with_server(path, use)
+    assert "accept-failed" in [record.message for record in caplog.records]
