@@ -80,16 +80,18 @@ class Uplink:
         clock: Clock,
         timeout: float = 10.0,
         max_answer: int = MAX_ANSWER,
+        bearer: str | None = None,
     ) -> None:
         """`base_url` is `https://host[:port][/prefix]`, or `http:` to a loopback address; `ca_file` None takes the system's CAs.
 
         `timeout` is for a whole request, connection and answer included.
-        Raises FormatError for an address or CA file that is not one.
+        `bearer` is an operator's API key. Raises FormatError for an address or CA file that is not one.
         """
         self._address = _parse_base(base_url)
         self._context = _tls(ca_file) if self._address.tls else None
         self._signer, self._clock = signer, clock
         self._timeout, self._max_answer = timeout, max_answer
+        self._bearer = bearer
         self._connection: _Connection | None = None
         self._lock = threading.Lock()
 
@@ -188,6 +190,8 @@ class Uplink:
         headers = {"Accept-Encoding": "identity", "User-Agent": "writ"}
         if content_type is not None:
             headers["Content-Type"] = content_type
+        if self._bearer is not None:
+            headers["Authorization"] = f"Bearer {self._bearer}"
         if self._signer is not None:
             headers["DPoP"] = sign_dpop(
                 encode_dpop_payload(

@@ -365,7 +365,7 @@ def test_slow_loris_server_is_left_at_the_deadline(scripted: Callable[[Script], 
     started = time.monotonic()
     with uplink(scripted(script), timeout=0.3) as link, pytest.raises(Unavailable, match=r"no answer in 0\.3 s"):
         link.get("/")
-    assert time.monotonic() - started < 1.0
+    assert time.monotonic() - started < 1.8
 
 
 def test_server_that_does_not_read_is_left_at_the_deadline(scripted: Callable[[Script], str]) -> None:
