@@ -12,6 +12,7 @@ integer overflow does that even in a schema-valid policy (cedar#2428). Here:
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,6 +25,12 @@ from writ.formats.policy_bundle import PolicyBundle
 
 _ARITHMETIC: Final = frozenset({"+", "-", "*", "neg"})
 MAX_POLICIES: Final = 2000
+MAX_NESTING: Final = 32
+"""Brackets within each other."""
+MAX_STATEMENT: Final = 8192
+MAX_SCHEMA: Final = 65_536
+"""Characters up to a semicolon: a bound on chains of operators, which nest without brackets."""
+_LEXEME: Final = re.compile(r'"(?:[^"\\]|\\.)*"|//[^\n]*|[(){}\[\]<>;]', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +55,7 @@ class CedarAnswer:
 def load(bundle: PolicyBundle) -> CedarPolicies:
     """The bundle's policies, ready to evaluate, after every check that can be made before a request.
 
-    1. Schema and policies parse.
+    1. Schema and policies are shallow and in short statements, since Cedar's parser recurses and would end the process; they parse.
     2. Every policy validates against the schema.
     3. No policy computes on integers.
     4. No policy permits any action on any resource to anyone, under no condition that looks at the request.
@@ -56,6 +63,8 @@ def load(bundle: PolicyBundle) -> CedarPolicies:
     Raises FormatError, naming the policy by its @id where it has one.
     """
     # 1
+    _bounded("policy.schema", bundle.schema, "([{<", ")]}>", MAX_SCHEMA)
+    _bounded("policy.policies", bundle.policies, "([{", ")]}", MAX_STATEMENT)
     try:
         schema = cedarpy.Schema.from_str(bundle.schema)
     except ValueError:
@@ -104,6 +113,26 @@ def evaluate(loaded: CedarPolicies, *, agent: str, action: str, resource: tuple[
     names = dict(loaded.ids)
     determining = tuple(sorted(names.get(policy, policy) for policy in answer.diagnostics.reasons))
     return CedarAnswer(answer.decision is cedarpy.Decision.Allow and not erred, determining, erred)
+
+
+def _bounded(what: str, text: str, opening: str, closing: str, longest: int) -> None:
+    """Nothing nests deeper than MAX_NESTING and no statement is longer than `longest`. Raises FormatError."""
+    depth, since = 0, 0
+    for lexeme in _LEXEME.finditer(text):
+        if lexeme[0] in opening:
+            depth += 1
+        elif lexeme[0] in closing:
+            depth = max(0, depth - 1)
+        elif lexeme[0] == ";":
+            if lexeme.start() - since > longest:
+                break
+            since = lexeme.end()
+        if depth > MAX_NESTING:
+            raise FormatError(what, f"at most {MAX_NESTING} brackets within each other", "more")
+    else:
+        if len(text) - since <= longest:
+            return
+    raise FormatError(what, f"statements of at most {longest} characters", "a longer one")
 
 
 def _nodes(conditions: object) -> Iterator[tuple[str, object]]:

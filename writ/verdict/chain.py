@@ -69,10 +69,11 @@ def verify_ek_chain(certificates: Sequence[bytes], trust: Trust, *, now: int) ->
     if not roots:
         raise _refused("a root in the trust file", "none")
     # 2, 3
-    builder = path.PolicyBuilder().store(path.Store([certificate for _, certificate in roots])).time(_EPOCH + timedelta(seconds=now))
-    builder = builder.max_chain_depth(4).extension_policies(ca_policy=_ca_policy(), ee_policy=_ek_policy())
+    store = path.Store([certificate for _, certificate in roots])
     try:
-        chain = builder.build_client_verifier().verify(leaf, [*others, *extra]).chain
+        builder = path.PolicyBuilder().store(store).time(_EPOCH + timedelta(seconds=now)).max_chain_depth(4)
+        verifier = builder.extension_policies(ca_policy=_ca_policy(), ee_policy=_ek_policy()).build_client_verifier()
+        chain = verifier.verify(leaf, [*others, *extra]).chain
         spki = _spki(leaf)
     except _NO_PATH:
         raise _refused(f"a path to one of {len(roots)} roots, valid at {now}", f"certificate {Digest.of(certificates[0])}") from None

@@ -1,0 +1,59 @@
+"""The machine over time: every order of counters, and the fair name for each."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.world.chip import Chip
+from writ.formats.state import HostState, clean_runtime
+from writ.verdict.epoch import judge_epoch
+from writ.verdict.quote import VerifiedQuote
+
+BEFORE = HostState(3, "active", 10_000, 7, 2, True, 0, clean_runtime("sha256"))
+QUOTE = VerifiedQuote(Chip().values(), 10_000, 7, 2, True, 1)
+
+
+def test_first_quote_of_an_enrolment_has_nothing_to_be_compared_with() -> None:
+    assert judge_epoch(replace(QUOTE, clock=0, reset_count=0), None).kind == "first"
+
+
+@pytest.mark.parametrize(
+    "reset, restart, clock, kind",
+    [
+        (7, 2, 10_000, "same"),
+        (7, 2, 10_001, "same"),
+        (7, 3, 10_000, "resumed"),
+        (7, 3, 99_000, "resumed"),
+        (8, 0, 0, "rebooted"),
+        (8, 9, 10_000, "rebooted"),
+        (900, 2, 1, "rebooted"),
+    ],
+)
+def test_time_that_runs_on_is_named_and_not_accused(reset: int, restart: int, clock: int, kind: str) -> None:
+    epoch = judge_epoch(replace(QUOTE, reset_count=reset, restart_count=restart, clock=clock), BEFORE)
+    assert (epoch.kind, epoch.reason) == (kind, None)
+
+
+@pytest.mark.parametrize(
+    "reset, restart, clock, code, claim",
+    [
+        (6, 2, 10_000, "reset-count-fell", "reset_count"),
+        (0, 99, 99_000, "reset-count-fell", "reset_count"),
+        (7, 2, 9_999, "clock-fell", "clock"),
+        (7, 3, 9_999, "clock-fell", "clock"),
+        (7, 1, 10_000, "clock-fell", "restart_count"),
+        (7, 1, 99_000, "clock-fell", "restart_count"),
+    ],
+)
+def test_time_that_runs_backwards_is_a_fork(reset: int, restart: int, clock: int, code: str, claim: str) -> None:
+    epoch = judge_epoch(replace(QUOTE, reset_count=reset, restart_count=restart, clock=clock), BEFORE)
+    assert epoch.kind == "forked"
+    assert epoch.reason is not None
+    assert (epoch.reason.code, epoch.reason.claim) == (code, claim)
+
+
+@pytest.mark.parametrize("safe", [True, False])
+def test_safe_flag_is_a_label_only(safe: bool) -> None:
+    assert judge_epoch(replace(QUOTE, safe=safe), BEFORE).kind == "same"
