@@ -1,0 +1,438 @@
+"""docs/formats.md against the code: what we write is what the CDDL says, and what the CDDL refuses the parsers refuse."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args
+
+import cbor2
+import pytest
+from cddl_verifier import Validator  # type: ignore[import-untyped] # ships no types
+
+from tests.signers import MemorySigner, new_signer
+from tests.world.scene import (
+    AUDIENCE,
+    DEMO,
+    DOMAIN,
+    ENGINE_ID,
+    GOVERNED,
+    GRANTS,
+    ISSUER,
+    NOW,
+    Scene,
+    measurement,
+    permitted,
+    policy,
+    reference,
+    sign_entry,
+    sign_token,
+    signer,
+)
+from writ.formats.action import ActionRecord, commit, encode_record, parse_record
+from writ.formats.archive import Archive, InstanceLog, encode_archive, parse_archive
+from writ.formats.corim import Corim, encode_corim, parse_corim, parse_signed_corim, sign_corim
+from writ.formats.cose import encode_sign1, parse_sign1
+from writ.formats.decision import ACTS, Entry, OperatorAct, encode_entry, parse_entry
+from writ.formats.digest import SIZES, Digest, Nonce
+from writ.formats.ear import STATUS, Ear, encode_ear_cbor, parse_ear_cbor, submodule
+from writ.formats.eat import encode_claims, parse_claims
+from writ.formats.enrolment import parse_enrolment_evidence
+from writ.formats.errors import FormatError
+from writ.formats.eventlog import runtime
+from writ.formats.evidence import binding, enrolment_binding, parse_evidence
+from writ.formats.exchange import EXCHANGE, AttestAnswer, EnrolChallenge, Enrolled, Exchange, InstanceAnswer, NonceAnswer, Problem
+from writ.formats.jose import b64url, encode_dpop_payload, parse_dpop, parse_jws, sign_dpop
+from writ.formats.keys import ES256, PublicKey
+from writ.formats.local import (
+    LOCAL,
+    Done,
+    Drift,
+    Launch,
+    Launched,
+    Local,
+    Refusal,
+    Status,
+    StatusAnswer,
+    Stop,
+    TokenAsk,
+    TokenGiven,
+    Unreachable,
+    Watch,
+)
+from writ.formats.manifest import manifest_digest, parse_manifest
+from writ.formats.measurement import encode_measurement, parse_measurement
+from writ.formats.policy_bundle import CONTENT_TYPE as POLICY_TYPE
+from writ.formats.policy_bundle import encode_bundle, parse_bundle
+from writ.formats.proof_bundle import encode_proof_bundle, parse_proof_bundle
+from writ.formats.reason import Reason
+from writ.formats.state import PHASES, TPM_CLASSES, encode_host_state, parse_host_record, parse_host_state
+from writ.formats.status_list import StatusList, StatusListToken, encode_status_list, parse_status_list
+from writ.formats.strict import decode_cbor, decode_json, encode_cbor, encode_json
+from writ.formats.tlog import merkle
+from writ.formats.tree import COMPONENT_KINDS, component, component_root, encode_tree, file_entry, parse_tree, spell
+from writ.formats.tree import Entry as TreeEntry
+from writ.formats.trust import encode_trust, parse_trust
+from writ.verdict.reference import references_digest
+
+logging.getLogger("cddl_verifier").setLevel(logging.CRITICAL)  # it logs each refusal, and refusals are wanted here
+
+PAGE = Path(__file__).parents[2] / "docs" / "formats.md"
+TAGS = frozenset({1, 18, 32, 501, 506})
+D, SIXTEEN = Digest.of(b"d"), bytes(range(16))
+AGENT = str(measurement().agent)
+P256 = PublicKey(ES256, bytes.fromhex(
+    "046b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296"
+    "4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5"
+))  # fmt: skip
+"""The generator of P-256: a point that everyone knows."""
+REASON = Reason("policy-refused", "tool.call on mail/delete", "a permit", "no-mail")
+
+
+@cache
+def cddl() -> str:
+    return "\n".join(re.findall(r"^```cddl\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE))
+
+
+@cache
+def validator() -> Any:
+    return Validator(cddl())
+
+
+def fits(rule: str, value: object) -> bool:
+    """Whether bytes of CBOR, or a decoded JSON value, are what `rule` says."""
+    binary = isinstance(value, bytes)
+    return bool(validator().validate(value, root_type=rule, require_deterministic=binary).valid)
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """One real encoding, the rule it is of, and the parser that reads it."""
+
+    rule: str
+    data: bytes
+    parse: Callable[[bytes], object]
+    json: bool = False
+
+    def value(self) -> Any:
+        return decode_json(self.data, self.rule) if self.json else decode_cbor(self.data, self.rule, max_size=64 << 20, tags=TAGS)
+
+    def encoded(self, value: object) -> bytes:
+        return encode_json(value) if self.json else encode_cbor(value)
+
+    def fits(self, data: bytes) -> bool:
+        return fits(self.rule, decode_json(data, self.rule) if self.json else data)
+
+    def parses(self, data: bytes) -> bool:
+        try:
+            self.parse(data)
+        except FormatError:
+            return False
+        return True
+
+
+# --- the specimens ---------------------------------------------------------------------------------------------------
+
+
+@cache
+def specimens() -> tuple[Specimen, ...]:
+    scene = Scene()
+    bundle = scene.proof_bundle()
+    verdict = scene.attest("one")
+    assert scene.state is not None
+    token = permitted(verdict)
+    signed_policy = sign_document(encode_bundle(scene.bundle))
+    decision = sign_entry(verdict.entry)
+    compact = sign_token(token)
+    allowed = parse_record(bundle.action.record)
+    assert isinstance(allowed, ActionRecord)
+    assert bundle.outcome is not None
+    refused = replace(allowed, permit=False, reasons=(REASON,), token=None, bundle=None, parent=D.value)
+    attest_refused = scene.judge(scene.evidence("one"), nonce_age=10_000).entry
+    act = OperatorAct(ENGINE_ID, NOW, "billing", "alice", ACTS[0], "host-1", None)
+    signed_corim = sign_corim(reference(), signer("approver"), signer_name="build")
+    both = Corim("boot", "billing", "boot-1", (("code", D),), ((7, D), (7, Digest.of(b"x", "sha384"))), NOW)
+    ear = Ear("writ", "1", NOW, (("host", submodule({"hardware": 32}, reasons=(REASON,), runtime_only=True)),), tpm_class="software")
+    whole_ear = replace(ear, status="warning", exp=NOW + 60, nonce=bytes(32), raw_evidence=b"e")
+    archive = Archive((decision,), (compact,), (b"any",), (InstanceLog(SIXTEEN, (bundle.action.record,)),))
+    listed = StatusListToken("https://v.example/status/1", NOW, NOW + 60, 15, StatusList.empty(1, 64).with_status(3, 1))
+
+    exchange = exchange_messages(scene, decision, bundle.result, compact, signed_policy)
+    local = local_messages(decision, bundle.result, compact, signed_policy, bundle.evidence)
+    return (
+        Specimen("measurement", encode_measurement(measurement(mutable=True)), parse_measurement),
+        Specimen("tree", encode_tree(TREE), parse_tree),
+        *(Specimen("runtime-event", runtime.encode_event(event), runtime.parse_event) for event in EVENTS),
+        Specimen("evidence", bundle.evidence, parse_evidence),
+        Specimen("enrolment-evidence", scene.enrolment, parse_enrolment_evidence),
+        *(Specimen("exchange", data, EXCHANGE.parse) for data in exchange),
+        *(Specimen("local", LOCAL.encode(message), LOCAL.parse) for message in local),
+        Specimen("host-record", bundle.record, parse_host_record),
+        Specimen("host-state", encode_host_state(scene.state), parse_host_state),
+        *(Specimen("corim", encode_corim(corim), parse_corim) for corim in (GOVERNED, reference(valid_until=NOW), both)),
+        Specimen("signed-corim", signed_corim, parse_signed_corim),
+        Specimen("signed-decision", decision, parse_sign1),
+        Specimen("signed-policy", signed_policy, parse_sign1),
+        *(Specimen("ear", encode_ear_cbor(one), parse_ear_cbor) for one in (parse_ear_cbor(verdict.result), ear, whole_ear)),
+        *(Specimen("decision", encode_entry(e), parse_entry) for e in (verdict.entry, attest_refused, scene.enrol_entry, act)),
+        Specimen("token-claims", encode_claims(token), parse_claims, json=True),
+        Specimen("status-claims", encode_status_list(listed), parse_status_list, json=True),
+        *(Specimen("record", data, parse_record) for data in (bundle.action.record, bundle.outcome.record, encode_record(refused))),
+        Specimen("policy", encode_bundle(policy()), parse_bundle),
+        Specimen("trust", encode_trust(scene.trust), parse_trust),
+        Specimen("trust", encode_trust(replace(scene.trust, decision_keys=(P256,))), parse_trust),
+        Specimen("archive", encode_archive(archive), parse_archive),
+        Specimen("proof-bundle", encode_proof_bundle(bundle), parse_proof_bundle),
+        Specimen("proof-bundle", encode_proof_bundle(replace(bundle, outcome=None)), parse_proof_bundle),
+    )
+
+
+TREE = component(
+    "code", "code", [TreeEntry.dir("empty"), TreeEntry.link("latest", "a.py"), file_entry(spell(b"\xff.py"), b"x", executable=True)]
+)
+EVENTS: tuple[runtime.RuntimeEvent, ...] = (
+    runtime.ComponentEvent("governance", "attestor", D),
+    runtime.ComponentEvent("host", "python3.11", D),
+    runtime.StartEvent(SIXTEEN, AGENT, D, D, bytes(32), None, ()),
+    runtime.StartEvent(SIXTEEN, AGENT, D, D, bytes(32), bytes(16), ("code", "prompts")),
+    runtime.KeyEvent(SIXTEEN, bytes(32)),
+    runtime.StopEvent(SIXTEEN, "lost"),
+    runtime.UpdateEvent(AGENT, "prompts", D),
+    runtime.DriftEvent(SIXTEEN, "prompts", "a/b", D, D),
+    runtime.DriftEvent(SIXTEEN, "prompts", "a/b", D, None),
+    runtime.AnchorEvent(SIXTEEN, 7, bytes(32)),
+)
+
+
+def sign_document(payload: bytes) -> bytes:
+    """A policy, signed as the verifier does."""
+    by = signer("decision")
+    return encode_sign1(payload, algorithm=by.public.algorithm, kid=by.public.thumbprint(), sign=by.sign, content_type=POLICY_TYPE)
+
+
+def exchange_messages(scene: Scene, decision: bytes, result: bytes, token: str, signed_policy: bytes) -> list[bytes]:
+    """One message of each kind; request and activation are those of a real enrolment."""
+    enrolment = parse_enrolment_evidence(scene.enrolment)
+    answers = (InstanceAnswer(SIXTEEN, token, ()), InstanceAnswer(bytes(16), None, (REASON,)))
+    made: list[Exchange] = [
+        replace(scene.enrol_request(), ticket=None, host_key=P256),
+        EnrolChallenge(bytes(32), b"credential", b"secret"),
+        Enrolled("host-1", "billing", DOMAIN, ISSUER, signer("decision").public, bytes(32), 120),
+        NonceAnswer(bytes(32), 120),
+        AttestAnswer(decision, result, (REASON,), answers, bytes(32), 120, signed_policy, (signer("token").public, P256)),
+        Problem("a1b2", (REASON,)),
+    ]
+    return [enrolment.request, enrolment.activation, *map(EXCHANGE.encode, made)]
+
+
+def local_messages(decision: bytes, result: bytes, token: str, signed_policy: bytes, evidence: bytes) -> list[Local]:
+    """One message of each kind."""
+    key, measured = signer("session/one").public, encode_measurement(measurement())
+    given = TokenGiven(token, decision, result, signed_policy, (signer("token").public,), signer("decision").public, evidence)
+    return [
+        Launch("reporter", (), key, None),
+        Launch("reporter", ("python", "agent.py"), P256, SIXTEEN),
+        Launched(SIXTEEN, measured, "/var/lib/writ/store/x", ("python",), AUDIENCE, GRANTS),
+        TokenAsk(SIXTEEN, key, AUDIENCE, GRANTS, 2, bytes(32), 1, (bytes(32),)),
+        given,
+        Refusal((REASON,), final=True),
+        Unreachable("timed out"),
+        Stop(SIXTEEN, "exited"),
+        Done(),
+        Watch(),
+        Drift(SIXTEEN, "prompts", "a", D, None),
+        Drift(SIXTEEN, "prompts", "a", D, D),
+        Status(),
+        StatusAnswer("host-1", True, 3, 1, "accepted"),
+    ]
+
+
+# --- what is held ------------------------------------------------------------------------------------------------------
+
+
+def test_every_real_encoding_is_what_the_page_says() -> None:
+    for one in specimens():
+        result = validator().validate(one.value() if one.json else one.data, root_type=one.rule, require_deterministic=not one.json)
+        assert result.valid, (one.rule, [d.message for d in result.diagnostics][:3])
+        assert one.parses(one.data), one.rule
+
+
+def test_every_kind_of_message_event_and_entry_has_a_specimen() -> None:
+    kinds = {(one.rule, type(one.parse(one.data))) for one in specimens()}
+    wanted = {
+        "exchange": get_args(Exchange),
+        "local": get_args(Local),
+        "runtime-event": get_args(runtime.RuntimeEvent),
+        "decision": get_args(Entry),
+    }
+    for rule, classes in wanted.items():
+        assert {cls for found, cls in kinds if found == rule} == set(classes)
+
+
+def test_every_rule_of_the_page_is_used_by_a_format() -> None:
+    rules = set(re.findall(r"^([a-z0-9-]+) =", cddl(), re.MULTILINE))
+    roots = {one.rule for one in specimens()} | set(preimages()) | {"proof-claims", "proof-header", "token-header"}
+    reached, waiting = set(), list(roots)
+    while waiting:
+        rule = waiting.pop()
+        reached.add(rule)
+        body = re.search(rf"^{rule} = (.*?)(?=^[a-z0-9-]+ = |\Z)", cddl(), re.DOTALL | re.MULTILINE)
+        assert body is not None, rule
+        text = re.sub(r'"[^"]*"|;.*', "", body[1])
+        waiting += [name for name in set(re.findall(r"[a-z][a-z0-9-]*", text)) & rules if name not in reached]
+    assert reached == rules
+
+
+def members(value: Any) -> dict[Any, Any] | None:
+    """The map that a specimen is, below a tag if need be."""
+    if isinstance(value, cbor2.CBORTag):
+        value = value.value
+    return dict(value) if isinstance(value, Mapping) else None
+
+
+def rewrapped(value: Any, changed: dict[Any, Any]) -> object:
+    return cbor2.CBORTag(value.tag, changed) if isinstance(value, cbor2.CBORTag) else changed
+
+
+def test_an_unknown_key_fits_neither_page_nor_parser() -> None:
+    for one in specimens():
+        if (found := members(value := one.value())) is None:
+            continue
+        for key in ["zz"] if one.json or "v" in found else ["zz", 77]:
+            data = one.encoded(rewrapped(value, {**found, key: 1}))
+            assert (one.fits(data), one.parses(data)) == (False, False), (one.rule, key)
+
+
+def test_page_and_parser_agree_on_which_keys_may_be_absent() -> None:
+    for one in specimens():
+        if (found := members(value := one.value())) is None:
+            continue
+        for key in found:
+            data = one.encoded(rewrapped(value, {k: v for k, v in found.items() if k != key}))
+            assert one.fits(data) == one.parses(data), (one.rule, key)
+
+
+def test_a_value_of_another_type_fits_neither_page_nor_parser() -> None:
+    for one in specimens():
+        if (found := members(value := one.value())) is None:
+            continue
+        for key in found:
+            data = one.encoded(rewrapped(value, {**found, key: -1}))
+            assert (one.fits(data), one.parses(data)) == (False, False), (one.rule, key)
+
+
+def test_a_signed_document_with_another_header_or_a_short_signature_does_not_fit() -> None:
+    for one in specimens():
+        if not one.rule.startswith("signed-"):
+            continue
+        protected, unprotected, payload, signature = cbor2.loads(one.data).value
+        for changed in (
+            [encode_cbor({**cbor2.loads(protected), 1: -7}), unprotected, payload, signature],
+            [encode_cbor({**cbor2.loads(protected), 3: "text/plain"}), unprotected, payload, signature],
+            [protected, {4: b"k"}, payload, signature],
+            [protected, unprotected, payload[:-1], signature],
+            [protected, unprotected, payload, signature[:-1]],
+        ):
+            assert not fits(one.rule, cbor2.dumps(cbor2.CBORTag(18, changed))), one.rule
+        assert not fits(one.rule, cbor2.dumps(cbor2.loads(one.data).value)), "without its tag"
+
+
+def test_another_spelling_of_a_real_encoding_does_not_fit() -> None:
+    one = next(one for one in specimens() if one.rule == "measurement")
+    backwards = dict(reversed(list(one.value().items())))
+    assert not one.fits(cbor2.dumps(backwards))
+    assert not one.parses(cbor2.dumps(backwards))
+
+
+# --- what is hashed and does not travel ----------------------------------------------------------------------------------
+
+
+@cache
+def preimages() -> dict[str, tuple[object, Digest]]:
+    """Rule -> a value of it, and the digest that the code makes of the same thing."""
+    scene = Scene()
+    request = scene.launch("one").request()
+    key, nonce = signer("decision").public.thumbprint(), Nonce(bytes(32))
+    manifest = parse_manifest(re.findall(r"^```toml\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)[0].encode())
+    top = merkle.root([merkle.leaf_hash(encode_cbor(row)) for row in cbor2.loads(encode_tree(TREE))["entries"]])
+    names = sorted(Digest.of(encode_corim(corim)).value for corim in (GOVERNED, reference()))
+    bound = [request.session_key.thumbprint(), request.instance, AUDIENCE, [list(g) for g in GRANTS], request.log_size, request.log_root]
+    return {
+        "attest-binding": (
+            ["writ/attest/v1", key, "host-1", bytes(32), [bound], [D.value]],
+            Digest("sha256", binding(key, "host-1", nonce, (request,), (D,))),
+        ),
+        "enrol-binding": (
+            ["writ/enrol/v1", "host-1", key, bytes(32), b"secret"],
+            Digest("sha256", enrolment_binding("host-1", key, bytes(32), b"secret")),
+        ),
+        "commitment": (["writ/commit/v1", bytes(32), Digest.of(b"content").value], Digest("sha256", commit(bytes(32), b"content"))),
+        "tree-root": (["writ/component/v1", "code", "code", 3, top], component_root(TREE)),
+        "command": (["python", "agent.py"], runtime.command_digest(["python", "agent.py"])),
+        "reference-names": (names, references_digest([reference(), GOVERNED])),
+        "manifest": (manifest.to_cbor(), manifest_digest(manifest)),
+    }
+
+
+@pytest.mark.parametrize("rule", ["attest-binding", "enrol-binding", "commitment", "tree-root", "command", "reference-names", "manifest"])
+def test_what_is_hashed_is_what_the_page_says(rule: str) -> None:
+    value, digest = preimages()[rule]
+    assert fits(rule, encode_cbor(value))
+    assert Digest.of(encode_cbor(value)) == digest
+    spoilt = {**value, "zz": 1} if isinstance(value, dict) else [*(value if isinstance(value, list) else []), 1]
+    assert not fits(rule, encode_cbor(spoilt))
+
+
+# --- tokens and proofs ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", [signer("session/one"), None])
+def test_headers_and_claims_of_a_proof_are_what_the_page_says(key: MemorySigner | None) -> None:
+    by = key or new_signer(ES256)
+    payload = encode_dpop_payload(
+        jti="x" * 16, htm="POST", htu="https://a.example/x", iat=NOW, ath=b64url(bytes(32)), act="tool.call", res="a", arg=b64url(bytes(32))
+    )
+    proof = parse_dpop(sign_dpop(payload, by))
+    assert fits("proof-header", dict(proof.jws.header))
+    assert not fits("proof-header", {**proof.jws.header, "jku": "https://a.example"})
+    claims = decode_json(proof.jws.payload, "proof")
+    assert fits("proof-claims", claims)
+    assert not fits("proof-claims", {**claims, "sub": "a"})
+    assert not fits("proof-claims", {k: v for k, v in claims.items() if k != "jti"})
+
+
+def test_the_header_of_a_token_is_what_the_page_says() -> None:
+    scene = Scene()
+    scene.launch("one")
+    header = dict(parse_jws(sign_token(permitted(scene.attest("one"))), typ="eat+jwt").header)
+    assert fits("token-header", header)
+    assert not fits("token-header", {**header, "typ": "jwt"})
+
+
+def test_the_settings_of_a_policy_are_bounded_as_the_page_says() -> None:
+    one = next(one for one in specimens() if one.rule == "policy")
+    value = one.value()
+    for key, wrong in (("token_life", 301), ("token_life", 4), ("nonce_life", 601), ("clock_skew", 61), ("hold_max", 86_401)):
+        data = encode_cbor({**value, "settings": {**value["settings"], key: wrong}})
+        assert (one.fits(data), one.parses(data)) == (False, False), key
+    assert DEMO.accept_runtime_only
+
+
+def literals(rule: str) -> set[str]:
+    """The texts that a rule of the page is a choice of."""
+    body = re.search(rf"^{rule} = (.*?)(?=^[a-z0-9-]+ = |\Z)", cddl(), re.DOTALL | re.MULTILINE)
+    assert body is not None, rule
+    return set(re.findall(r'"([^"]*)"', body[1]))
+
+
+def test_the_page_lists_the_words_that_the_code_knows() -> None:
+    assert literals("act") == set(ACTS)
+    assert literals("component-kind") == set(COMPONENT_KINDS)
+    assert literals("tpm-class") == set(TPM_CLASSES)
+    assert literals("hash-name") == set(SIZES)
+    assert literals("instance-state") == set(PHASES)
+    assert {int(number) for number in re.findall(r"\d+", cddl().partition("\ntier = ")[2].partition(";")[0])} == set(STATUS.values())
