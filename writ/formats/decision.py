@@ -92,6 +92,7 @@ INPUTS: Final = ("evidence", "policy", "record", "references", "state")
 ACTS: Final = (
     "host-admit", "host-release", "host-replace", "host-retire",
     "reference-import", "policy-publish", "token-revoke", "key-rotate", "api-key-create", "api-key-revoke",
+    "trust-import",
 )  # fmt: skip
 
 

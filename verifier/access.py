@@ -1,0 +1,172 @@
+"""Who calls: an operator by an API key, a host by a proof of its enrolled key. Nobody else gets past the public routes.
+
+API keys are `writ_` and 43 characters of base64url, 256 bits from the
+operating system; the ledger holds their SHA-256. A key has one namespace (or
+`*`, the whole domain) and one role: a `reader` reads, an `operator` also acts.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from verifier.keys import Keys
+from verifier.ledger import ApiKeyMade, Entry, Ledger
+from verifier.ledger.schema import ApiKeyRow, HostRow
+from writ.formats.decision import OperatorAct
+from writ.formats.digest import Digest
+from writ.formats.engine import EngineId
+from writ.formats.errors import FormatError, Refused
+from writ.formats.jose import parse_dpop, verify_jws
+from writ.formats.reason import Reason
+from writ.formats.state import HostRecord, parse_host_record
+from writ.formats.strict import b64url, name
+from writ.service.clock import Clock
+
+ROLES: Final = ("operator", "reader")
+WHOLE_DOMAIN: Final = "*"
+DOMAIN: Final = "domain"
+"""The namespace under which an act on the whole domain is recorded."""
+PREFIX: Final = "writ_"
+
+PROOF_LIFE: Final = 60
+"""Seconds by which a host's clock may differ from ours, either way."""
+MAX_PROOFS: Final = 4096
+"""Proofs remembered for one host. More within their life are refused rather than forgotten."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """An authenticated API key."""
+
+    id: str
+    namespace: str
+    role: str
+    label: str
+
+    def covers(self, namespace: str) -> bool:
+        """Whether the key reaches that namespace."""
+        return self.namespace in (namespace, WHOLE_DOMAIN)
+
+
+class OperatorLog:
+    """Makes the signed entry for an operator's act. Nothing an operator does is without one."""
+
+    def __init__(self, keys: Keys, engine: EngineId) -> None:
+        self._keys = keys
+        self._engine = engine
+
+    def entry(self, operator: Operator, act: str, subject: str, *, namespace: str, at: int, detail: Digest | None = None) -> Entry:
+        """The entry, ready to commit."""
+        recorded = DOMAIN if namespace == WHOLE_DOMAIN else namespace
+        return self._keys.sign_entry(OperatorAct(self._engine, at, recorded, operator.id, act, subject, detail))
+
+
+class ApiKeys:
+    """Operators' keys."""
+
+    def __init__(self, ledger: Ledger, log: OperatorLog, clock: Clock, random: Callable[[int], bytes]) -> None:
+        self._ledger = ledger
+        self._log = log
+        self._clock = clock
+        self._random = random
+
+    def authenticate(self, header: str | None) -> Operator:
+        """The operator behind an Authorization header. Raises Refused `unauthenticated`."""
+        scheme, _, secret = (header or "").partition(" ")
+        if scheme.lower() != "bearer" or not secret.startswith(PREFIX) or len(secret) != len(PREFIX) + 43 or not secret.isascii():
+            raise _unauthenticated("an API key as a bearer token")
+        row = self._ledger.read().get(ApiKeyRow, Digest.of(secret.encode("ascii")).value)
+        if row is None or row.revoked_at is not None:
+            raise _unauthenticated("a valid API key")
+        return Operator(row.id, row.namespace, row.role, row.label)
+
+    def create(self, operator: Operator, *, namespace: str, role: str, label: str) -> tuple[str, ApiKeyRow]:
+        """A new key exists; its secret is returned once and stored nowhere. Raises Refused, FormatError."""
+        if namespace != WHOLE_DOMAIN:
+            name(namespace, "namespace")
+        if not operator.covers(namespace):
+            raise Refused(Reason("forbidden", "namespace", operator.namespace, namespace))
+        if role not in ROLES:
+            raise FormatError("role", " or ".join(ROLES), repr(role[:20]))
+        secret = PREFIX + b64url(self._random(32))
+        now = self._clock.now()
+        row = ApiKeyRow(Digest.of(secret.encode("ascii")).value, self._random(8).hex(), namespace, role, label, now, None)
+        entry = self._log.entry(operator, "api-key-create", row.id, namespace=namespace, at=now)
+        self._ledger.commit(ApiKeyMade(entry, row))
+        return secret, row
+
+    def revoke(self, operator: Operator, key: str) -> ApiKeyRow:
+        """The key is of no use from now on. Raises Refused `not-found`."""
+        found = [row for row in self._ledger.read().select(ApiKeyRow, id=key) if operator.covers(row.namespace)]
+        if not found:
+            raise Refused(Reason("not-found", "api_key", "an API key of this namespace", key[:40]))
+        old, now = found[0], self._clock.now()
+        row = ApiKeyRow(old.hash, old.id, old.namespace, old.role, old.label, old.created_at, now)
+        self._ledger.commit(ApiKeyMade(self._log.entry(operator, "api-key-revoke", key, namespace=old.namespace, at=now), row))
+        return row
+
+    def list(self, operator: Operator) -> tuple[ApiKeyRow, ...]:
+        """The keys that this operator may see."""
+        return tuple(row for row in self._ledger.read().select(ApiKeyRow) if operator.covers(row.namespace))
+
+
+class HostProofs:
+    """Proofs of possession of a host's enrolled key (RFC 9449), each of use once."""
+
+    def __init__(self, ledger: Ledger, clock: Clock) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._seen: dict[str, dict[str, int]] = {}
+        self._lock = threading.Lock()
+
+    def authenticate(self, host: str, proof: str | None, *, method: str, path: str, body: bytes) -> HostRecord:
+        """The enrolled host behind a DPoP proof. Raises FormatError, Refused.
+
+        1. It is well formed, for this method and path, and over this body.
+        2. Its time is ours, give or take `PROOF_LIFE`.
+        3. The host is enrolled, and its key made the proof.
+        4. It is used for the first time.
+        """
+        # 1
+        if proof is None:
+            raise _unauthenticated("a DPoP proof by the host key")
+        parsed = parse_dpop(proof)
+        if parsed.htm != method or urlsplit(parsed.htu).path != path:
+            raise Refused(Reason("proof-mismatch", "dpop", f"{method} {path}"[:200], f"{parsed.htm} {urlsplit(parsed.htu).path}"[:200]))
+        if parsed.arg != b64url(Digest.of(body).value):
+            raise Refused(Reason("proof-mismatch", "dpop.arg", "the digest of the body", "another or none"))
+        # 2
+        now = self._clock.now()
+        if abs(now - parsed.iat) > PROOF_LIFE:
+            raise Refused(Reason("proof-stale", "dpop.iat", f"within {PROOF_LIFE} s of {now}", str(parsed.iat)))
+        # 3
+        row = self._ledger.read().get(HostRow, host)
+        if row is None or row.record is None:
+            raise _unauthenticated("a proof by the key of an enrolled host")
+        record = parse_host_record(row.record)
+        if parsed.key != record.host_key or not verify_jws(parsed.jws, record.host_key):
+            raise _unauthenticated("a proof by the key of an enrolled host")
+        if row.status == "retired":
+            raise Refused(Reason("host-not-active", "host.status", "active", row.status))
+        # 4
+        self._once(host, parsed.jti, parsed.iat, now)
+        return record
+
+    def _once(self, host: str, jti: str, iat: int, now: int) -> None:
+        with self._lock:
+            seen = self._seen.setdefault(host, {})
+            if len(seen) >= MAX_PROOFS // 2:
+                self._seen[host] = seen = {known: until for known, until in seen.items() if until >= now}
+            if jti in seen:
+                raise Refused(Reason("proof-replayed", "dpop.jti", "a proof used once", "a used one"))
+            if len(seen) >= MAX_PROOFS:
+                raise Refused(Reason("too-many-requests", "dpop", f"at most {MAX_PROOFS} proofs in {2 * PROOF_LIFE} s", "more"))
+            seen[jti] = iat + PROOF_LIFE
+
+
+def _unauthenticated(expected: str) -> Refused:
+    return Refused(Reason("unauthenticated", "credential", expected, "none that is valid"))

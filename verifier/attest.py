@@ -1,0 +1,224 @@
+"""Attestation: fetch what a verdict needs, let it be made, commit it, answer. No rule lives here.
+
+The clock is read once. Tokens and decision are signed before the commit and
+released only after it (I4). A verdict whose basis moved meanwhile is void and
+is made again on what stands now.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from verifier.keys import Keys
+from verifier.ledger import Attested, Basis, Ledger, NonceIssued, Tables, Void
+from verifier.ledger.schema import AnswerRow, HostRow, NonceRow, PolicyRow, ReferenceRow, SpaceRow, TokenRow
+from verifier.ledger.transaction import judge_nonce, space, stored_answer
+from writ.formats.corim import Corim, parse_signed_corim
+from writ.formats.cose import parse_sign1
+from writ.formats.digest import Digest
+from writ.formats.engine import EngineId
+from writ.formats.errors import Refused, Unavailable
+from writ.formats.evidence import Evidence, parse_evidence
+from writ.formats.exchange import EXCHANGE, AttestAnswer, InstanceAnswer, NonceAnswer
+from writ.formats.policy_bundle import NONCE_LIFE, PolicyBundle, parse_bundle
+from writ.formats.reason import Reason
+from writ.formats.state import HostRecord, HostState, encode_host_state, parse_host_record, parse_host_state
+from writ.formats.strict import b64url
+from writ.service.clock import Clock
+from writ.service.observe import get_logger
+from writ.verdict.attestation import AttestationVerdict, decide_attestation
+from writ.verdict.issue import Issuance
+
+ATTEMPTS: Final = 5
+LIST_SIZE: Final = 1 << 17
+"""Tokens in one status list: 16 KiB of bits."""
+
+_LOG = get_logger("verifier.attest")
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Everything of the ledger that one verdict is made with."""
+
+    row: HostRow
+    record: HostRecord
+    state: HostState | None
+    space: SpaceRow
+    bundle: PolicyBundle
+    signed_policy: bytes
+    references: tuple[Corim, ...]
+
+    @property
+    def basis(self) -> Basis:
+        """What the commit checks again."""
+        return Basis(
+            Digest.of(self.row.record or b"").value,
+            self.row.version,
+            str(self.bundle.digest),
+            self.space.references_digest,
+            self.space.epoch,
+        )
+
+
+class StatusIndexes:
+    """Hands out the places of tokens in the status lists, each once."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        last = ledger.read().last(TokenRow)
+        self._next = 0 if last is None else last.status_index + 1
+        self._lock = threading.Lock()
+
+    def take(self, count: int) -> tuple[int, range]:
+        """The number of a list, and `count` places that follow each other, all in it."""
+        with self._lock:
+            if self._next // LIST_SIZE != (self._next + max(count, 1) - 1) // LIST_SIZE:
+                self._next = (self._next // LIST_SIZE + 1) * LIST_SIZE
+            taken = range(self._next, self._next + count)
+            self._next += count
+            return taken.start // LIST_SIZE, taken
+
+
+class Attestation:
+    """Nonces, and the answers to evidence."""
+
+    def __init__(self, ledger: Ledger, keys: Keys, clock: Clock, engine: EngineId, issuer: str, random: Callable[[int], bytes]) -> None:
+        self._ledger = ledger
+        self._keys = keys
+        self._clock = clock
+        self._engine = engine
+        self._issuer = issuer
+        self._random = random
+        self._indexes = StatusIndexes(ledger)
+
+    def nonce(self, host: str) -> bytes:
+        """A fresh nonce is the only valid one of the host; the encoded NonceAnswer."""
+        tables = self._ledger.read()
+        row = tables.get(HostRow, host)
+        life = NONCE_LIFE if row is None else nonce_life(tables, row.namespace)
+        fresh = fresh_nonce(host, self._clock.now(), life, self._random)
+        self._ledger.commit(NonceIssued(fresh))
+        return EXCHANGE.encode(NonceAnswer(fresh.nonce, life))
+
+    def attest(self, host: str, body: bytes) -> bytes:
+        """The committed answer to evidence, encoded. Raises FormatError, Refused (then nothing is recorded), Unavailable."""
+        evidence = parse_evidence(body)
+        if evidence.host != host:
+            raise Refused(Reason("host-unknown", "host", host, evidence.host))
+        now = self._clock.now()
+        digest = Digest.of(body).value
+        for _ in range(ATTEMPTS):
+            tables = self._ledger.read()
+            nonce = tables.get(NonceRow, evidence.nonce.value)
+            stored = stored_answer(tables, nonce, digest)
+            if stored is not None:
+                return stored
+            nonce = judge_nonce(nonce, host=host, at=now)
+            change = self._decide(body, evidence, read_inputs(tables, host), nonce, now)
+            try:
+                committed = self._ledger.commit(change)
+            except Void as void:
+                _LOG.info("verdict-void", host=host, moved=void.what)
+                continue
+            return committed.answer or change.answer.answer
+        raise Unavailable("attestation", f"the state of {host} moved {ATTEMPTS} times while it was judged")
+
+    def _decide(self, body: bytes, evidence: Evidence, inputs: Inputs, nonce: NonceRow, now: int) -> Attested:
+        number, places = self._indexes.take(len(evidence.requests))
+        issued = tuple((b64url(self._random(16)), place % LIST_SIZE) for place in places)
+        issuance = Issuance(self._issuer, now, nonce.issued_at, issued, status_uri(self._issuer, number))
+        verdict = decide_attestation(
+            body,
+            record=inputs.record,
+            state=inputs.state,
+            references=inputs.references,
+            bundle=inputs.bundle,
+            verifier=self._keys.decision.public.thumbprint(),
+            issuance=issuance,
+            engine=self._engine,
+        )
+        entry = self._keys.sign_entry(verdict.entry)
+        signer = self._keys.current()
+        answers = tuple(
+            InstanceAnswer(token.instance, None if token.claims is None else self._keys.sign_token(token.claims, signer), token.reasons)
+            for token in verdict.tokens
+        )
+        life = inputs.bundle.settings.nonce_life
+        fresh = fresh_nonce(inputs.record.host, now, life, self._random)
+        answer = AttestAnswer(
+            entry.signed,
+            verdict.result,
+            verdict.entry.reasons,
+            answers,
+            fresh.nonce,
+            life,
+            inputs.signed_policy,
+            self._keys.token_keys(now),
+        )
+        state = encode_host_state(verdict.state_after)
+        before = () if inputs.row.state is None else (inputs.row.state,)
+        return Attested(
+            entry=entry,
+            basis=inputs.basis,
+            nonce=nonce.nonce,
+            evidence=Digest.of(body).value,
+            state=state,
+            status=verdict.state_after.status,
+            version=verdict.state_after.version,
+            tokens=_tokens(verdict, inputs.record, places),
+            next_nonce=fresh,
+            answer=AnswerRow(nonce.nonce, Digest.of(body).value, EXCHANGE.encode(answer), nonce.expires_at),
+            blobs=(body, verdict.result, *before),
+        )
+
+
+def status_uri(issuer: str, number: int) -> str:
+    """Where a status list is published."""
+    return f"{issuer}/v1/status/{number}"
+
+
+def fresh_nonce(host: str, now: int, life: int, random: Callable[[int], bytes]) -> NonceRow:
+    """A nonce of 32 random bytes, ready to be stored."""
+    return NonceRow(random(32), host, now, now + life, 1, None)
+
+
+def nonce_life(tables: Tables, namespace: str) -> int:
+    """Seconds a nonce lives under the namespace's policy."""
+    found = space(tables, namespace)
+    row = None if found.policy is None else tables.get(PolicyRow, found.policy)
+    return NONCE_LIFE if row is None else _bundle(row).settings.nonce_life
+
+
+def read_inputs(tables: Tables, host: str) -> Inputs:
+    """What the ledger knows of the host and its namespace. Raises Refused."""
+    row = tables.get(HostRow, host)
+    if row is None or row.record is None:
+        raise Refused(Reason("host-unknown", "host", "an enrolled host", host))
+    found = space(tables, row.namespace)
+    policy = None if found.policy is None else tables.get(PolicyRow, found.policy)
+    if policy is None:
+        raise Refused(Reason("policy-unknown", "policy", f"a policy of {row.namespace}", "none"))
+    references = tuple(parse_signed_corim(r.signed).corim for r in tables.select(ReferenceRow, namespace=row.namespace, active=1))
+    return Inputs(
+        row,
+        parse_host_record(row.record),
+        None if row.state is None else parse_host_state(row.state),
+        found,
+        _bundle(policy),
+        policy.signed,
+        references,
+    )
+
+
+def _bundle(row: PolicyRow) -> PolicyBundle:
+    return parse_bundle(parse_sign1(row.signed).payload or b"")
+
+
+def _tokens(verdict: AttestationVerdict, record: HostRecord, places: range) -> tuple[TokenRow, ...]:
+    return tuple(
+        TokenRow(place, token.claims.token_id, record.namespace, record.host, token.instance, token.claims.expires_at, 0)
+        for token, place in zip(verdict.tokens, places, strict=True)
+        if token.claims is not None
+    )

@@ -1,0 +1,135 @@
+"""The only place of the verifier that builds things."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from fastapi import FastAPI
+from uvicorn import Config as ServerConfig
+
+from verifier.access import ApiKeys, HostProofs, Operator, OperatorLog
+from verifier.attest import Attestation
+from verifier.config import VerifierConfig
+from verifier.enrol import Enrolment
+from verifier.hosts import Hosts
+from verifier.http.app import build
+from verifier.http.limits import DeadlineProtocol
+from verifier.http.route import Parts
+from verifier.keys import Keys, make_decision_key
+from verifier.ledger import Ledger
+from verifier.ledger.schema import ApiKeyRow, KeyRow
+from verifier.ledger.sequencer import SqliteLedger
+from verifier.policy import Policies
+from verifier.reference import References
+from verifier.revocation import Revocations
+from verifier.rotation import Rotation
+from verifier.trust import Anchors
+from writ.formats.engine import EngineId
+from writ.formats.errors import Unavailable
+from writ.service.clock import Clock, SystemClock
+from writ.service.engine_id import installed_engine
+from writ.service.observe import Counters
+
+INIT: Final = Operator("init", "*", "operator", "verifier init")
+"""Who acts before there is an API key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verifier:
+    """A verifier, built. `close` it when done."""
+
+    app: FastAPI
+    parts: Parts
+    ledger: SqliteLedger
+
+    def close(self) -> None:
+        """The ledger is closed."""
+        self.ledger.close()
+
+
+def parts(
+    config: VerifierConfig, ledger: Ledger, *, clock: Clock, engine: EngineId, random: Callable[[int], bytes] = secrets.token_bytes
+) -> Parts:
+    """Everything the routes need, over any ledger, clock and source of randomness."""
+    keys = Keys(config.key_dir, ledger)
+    log = OperatorLog(keys, engine)
+    anchors = Anchors(ledger, keys, log, clock, config.domain, config.issuer)
+    return Parts(
+        ledger=ledger,
+        keys=keys,
+        clock=clock,
+        counters=Counters(),
+        attestation=Attestation(ledger, keys, clock, engine, config.issuer, random),
+        enrolment=Enrolment(ledger, keys, anchors, clock, engine, config.domain, config.issuer, random),
+        hosts=Hosts(ledger, log, clock, random),
+        references=References(ledger, keys, log, clock),
+        policies=Policies(ledger, keys, log, clock),
+        revocations=Revocations(ledger, keys, log, clock, config.issuer),
+        anchors=anchors,
+        rotation=Rotation(ledger, keys, log, clock),
+        api_keys=ApiKeys(ledger, log, clock, random),
+        proofs=HostProofs(ledger, clock),
+        requests_per_second=config.requests_per_second,
+        requests_burst=config.requests_burst,
+    )
+
+
+def verifier(config: VerifierConfig, clock: Clock | None = None) -> Verifier:
+    """The verifier of a state directory that `init` made. Raises Unavailable where it did not."""
+    if not config.ledger_file.exists():
+        raise Unavailable("state directory", f"no ledger in {config.state_dir}; run `verifier init`")
+    ledger = SqliteLedger(config.ledger_file)
+    try:
+        made = parts(config, ledger, clock=clock or SystemClock(), engine=installed_engine())
+        made.keys.current()
+        return Verifier(build(made), made, ledger)
+    except BaseException:
+        ledger.close()
+        raise
+
+
+def init(config: VerifierConfig, key_file: Path, clock: Clock | None = None) -> ApiKeyRow | None:
+    """State directory, keys and ledger are there; where no API key was, the first one is in `key_file` (0600). Safe to repeat."""
+    config.key_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.chmod(config.key_dir, 0o700)
+    make_decision_key(config.key_dir)
+    ledger = SqliteLedger(config.ledger_file)
+    try:
+        made = parts(config, ledger, clock=clock or SystemClock(), engine=installed_engine())
+        if not any(row.retired_at is None for row in ledger.read().select(KeyRow)):
+            made.rotation.rotate(INIT)
+        if ledger.read().select(ApiKeyRow):
+            return None
+        handle = os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            secret, row = made.api_keys.create(INIT, namespace="*", role="operator", label="made by verifier init")
+            file.write(secret + "\n")
+        return row
+    finally:
+        ledger.close()
+
+
+def server_config(app: FastAPI, config: VerifierConfig) -> ServerConfig:
+    """How uvicorn serves: HTTP/1.1, TLS 1.3 where there is a certificate, no access log (observe logs), no server header."""
+    host, port = config.address
+    return ServerConfig(
+        app,
+        host=host,
+        port=port,
+        http=DeadlineProtocol,
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        server_header=False,
+        log_config=None,
+        proxy_headers=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=10,
+        ssl_certfile=None if config.tls_cert_file is None else str(config.tls_cert_file),
+        ssl_keyfile=None if config.tls_key_file is None else str(config.tls_key_file),
+    )

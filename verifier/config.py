@@ -1,0 +1,67 @@
+"""VerifierConfig: one TOML file, read once. What can change a verdict is not here but in a signed policy."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from writ.formats.errors import FormatError
+
+PREFIX = "VERIFIER"
+
+
+@dataclass(frozen=True, slots=True)
+class VerifierConfig:
+    """Where the verifier keeps its state, where it listens, and for whom it speaks.
+
+    `issuer` is the URL under which hosts and relying services reach it. Without
+    `tls_cert_file` and `tls_key_file` it listens on loopback addresses only.
+    """
+
+    state_dir: Path
+    domain: str
+    issuer: str
+    listen: str = "127.0.0.1:8443"
+    tls_cert_file: Path | None = None
+    tls_key_file: Path | None = None
+    requests_per_second: int = 200
+    requests_burst: int = 400
+    log_level: str = "info"
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.issuer)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or self.issuer.endswith("/"):
+            raise FormatError("configuration.issuer", "https://host[:port] without a slash at the end", repr(self.issuer[:80]))
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise FormatError("configuration", "tls_cert_file and tls_key_file together", "one of them")
+        if self.tls_cert_file is None and not ipaddress.ip_address(self.address[0]).is_loopback:
+            raise FormatError("configuration.listen", "a loopback address, or TLS", repr(self.listen[:80]))
+        if not (self.requests_per_second > 0 and self.requests_burst > 0):
+            raise FormatError("configuration", "requests_per_second and requests_burst above 0", "another number")
+        if self.log_level not in ("debug", "info", "warning", "error"):
+            raise FormatError("configuration.log_level", "debug, info, warning or error", repr(self.log_level[:20]))
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """IP address and port of `listen`."""
+        host, _, port = self.listen.rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            raise FormatError("configuration.listen", "ADDRESS:PORT with an IP address", repr(self.listen[:80])) from None
+        if not port.isascii() or not port.isdigit() or not 0 <= int(port) < 65536:
+            raise FormatError("configuration.listen", "a port from 0 to 65535", repr(port[:20]))
+        return host, int(port)
+
+    @property
+    def ledger_file(self) -> Path:
+        """The SQLite file."""
+        return self.state_dir / "ledger.sqlite"
+
+    @property
+    def key_dir(self) -> Path:
+        """The private keys, mode 0700."""
+        return self.state_dir / "keys"

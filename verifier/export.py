@@ -1,0 +1,42 @@
+"""The log handed to an auditor: signed decisions, and every object that they name."""
+
+from __future__ import annotations
+
+from verifier.ledger import Tables
+from verifier.ledger.schema import AnswerRow, BlobRow, EntryRow, ReferenceRow
+from writ.formats.archive import Archive
+from writ.formats.cose import parse_sign1
+from writ.formats.decision import AttestDecision, EnrolDecision, Entry, parse_entry
+from writ.formats.digest import Digest
+from writ.formats.exchange import EXCHANGE, AttestAnswer
+
+
+def archived(tables: Tables, namespace: str, *, whole: bool, most: int, after: int) -> Archive:
+    """Of the `most` entries behind sequence number `after`, those of the namespace, or with `whole` all.
+
+    Tokens are there as long as their answers are kept; an enforcer's archive holds its own.
+    """
+    rows = [row for row in tables.select(EntryRow, most=most, after=after) if whole or row.namespace == namespace]
+    decisions = [parse_entry(parse_sign1(row.entry).payload or b"") for row in rows]
+    named = {digest for decision in decisions for digest in objects_of(decision)}
+    spaces = {decision.namespace for decision in decisions}
+    named |= {Digest.parse(r.digest) for space in spaces for r in tables.select(ReferenceRow, namespace=space)}
+    blobs = [tables.get(BlobRow, digest.value) for digest in named]
+    tokens = [token for decision in decisions if isinstance(decision, AttestDecision) for token in _tokens(tables, decision)]
+    objects = {blob.data for blob in blobs if blob is not None}
+    return Archive(tuple(sorted({row.entry for row in rows})), tuple(sorted(set(tokens))), tuple(sorted(objects)), ())
+
+
+def objects_of(decision: Entry) -> tuple[Digest, ...]:
+    """What a decision names by digest."""
+    if isinstance(decision, AttestDecision):
+        return (*(digest for _, digest in decision.inputs), decision.result, decision.state_after)
+    if isinstance(decision, EnrolDecision):
+        return (decision.record, decision.evidence, decision.trust)
+    return () if decision.detail is None else (decision.detail,)
+
+
+def _tokens(tables: Tables, decision: AttestDecision) -> list[str]:
+    row = tables.get(AnswerRow, decision.nonce)
+    answer = None if row is None else EXCHANGE.parse(row.answer)
+    return [a.token for a in answer.answers if a.token is not None] if isinstance(answer, AttestAnswer) else []

@@ -1,0 +1,123 @@
+"""Hosts in an operator's hands: admitted, listed, released, replaced, retired. Each act is logged in the commit that makes it true."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from verifier.access import Operator, OperatorLog
+from verifier.enrol import ticket_id
+from verifier.ledger import Admitted, HostChange, HostMoved, Ledger
+from verifier.ledger.schema import AdmissionRow, HostRow
+from writ.formats.digest import Digest
+from writ.formats.errors import FormatError, Refused
+from writ.formats.reason import Reason
+from writ.formats.state import HostState, clean_runtime, encode_host_state, parse_host_record, parse_host_state
+from writ.formats.strict import b64url
+from writ.service.clock import Clock
+
+TICKET_LIFE: Final = 24 * 3600
+MAX_TICKET_LIFE: Final = 30 * 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What an admission gave: a ticket that is shown once, or None where an EK digest was admitted; 0 for no expiry."""
+
+    host: str
+    namespace: str
+    ticket: str | None
+    expires_at: int
+
+
+class Hosts:
+    """The hosts of all namespaces."""
+
+    def __init__(self, ledger: Ledger, log: OperatorLog, clock: Clock, random: Callable[[int], bytes]) -> None:
+        self._ledger = ledger
+        self._log = log
+        self._clock = clock
+        self._random = random
+
+    def admit(self, operator: Operator, namespace: str, host: str, *, ek: Digest | None, unendorsed: bool, life: int) -> Admission:
+        """The host may enrol once: by the returned ticket or, with `ek`, by that TPM without one. Raises FormatError, Refused."""
+        now = self._clock.now()
+        admission, row = self._admission(namespace, host, ek=ek, unendorsed=unendorsed, life=life, now=now)
+        entry = self._log.entry(operator, "host-admit", host, namespace=namespace, at=now, detail=ek)
+        self._ledger.commit(Admitted(entry, row))
+        return admission
+
+    def _admission(
+        self, namespace: str, host: str, *, ek: Digest | None, unendorsed: bool, life: int, now: int
+    ) -> tuple[Admission, AdmissionRow]:
+        if unendorsed and ek is None:
+            raise FormatError("admission", "an EK digest where no certificate is asked for", "none")
+        if not 60 <= life <= MAX_TICKET_LIFE:
+            raise FormatError("admission.life", f"60 to {MAX_TICKET_LIFE} seconds", str(life))
+        ticket = b64url(self._random(32)) if ek is None else None
+        row_id = self._random(32) if ticket is None else ticket_id(ticket)
+        expires_at = 0 if ticket is None else now + life
+        row = AdmissionRow(
+            row_id, host, namespace, None if ek is None else str(ek), int(unendorsed), int(ticket is not None), expires_at, 0
+        )
+        return Admission(host, namespace, ticket, expires_at), row
+
+    def get(self, namespace: str, host: str) -> HostRow:
+        """The host. Raises Refused `not-found`."""
+        row = self._ledger.read().get(HostRow, host)
+        if row is None or row.namespace != namespace:
+            raise Refused(Reason("not-found", "host", f"a host of {namespace}", host[:63]))
+        return row
+
+    def list(self, namespace: str, *, most: int, after: str | None) -> tuple[HostRow, ...]:
+        """The hosts of the namespace by name, those behind `after`."""
+        return tuple(self._ledger.read().select(HostRow, most=most, after=after, namespace=namespace))
+
+    def release(self, operator: Operator, namespace: str, host: str) -> HostRow:
+        """A contained host may attest again; what was tainted stays so. Raises Refused `conflict` for any other host.
+
+        After a fork the recorded counters say nothing of the TPM that is now
+        approved: they start anew, and the log is asked for in full.
+        """
+        row = self.get(namespace, host)
+        if row.status != "contained":
+            raise Refused(Reason("conflict", "host.status", "contained", row.status))
+        after = replace(row, status="active", contained_by=None)
+        if row.state is not None:
+            state = parse_host_state(row.state)
+            state = replace(state, version=state.version + 1, status="active")
+            if row.contained_by == "fork":
+                state = self._from_anew(state, row)
+            after = replace(after, state=encode_host_state(state), version=state.version)
+        return self._move(operator, "host-release", HostChange(row, after))
+
+    def _from_anew(self, state: HostState, row: HostRow) -> HostState:
+        bank = parse_host_record(row.record or b"").bank
+        tainted = tuple(i.in_phase("tainted") for i in state.runtime.instances if i.phase in ("drifted", "tainted"))
+        return replace(state, clock=0, reset_count=0, restart_count=0, runtime=clean_runtime(bank).with_instances(tainted))
+
+    def replace(self, operator: Operator, namespace: str, host: str, *, ek: Digest | None, unendorsed: bool, life: int) -> Admission:
+        """The host's TPM is retired and burnt, its tokens revoked; another TPM may enrol under the name, as a new generation."""
+        row, now = self.get(namespace, host), self._clock.now()
+        if row.ek is None or row.status == "retired":
+            raise Refused(Reason("conflict", "host.status", "an enrolled host", row.status))
+        admission, admitted = self._admission(namespace, host, ek=ek, unendorsed=unendorsed, life=life, now=now)
+        status = "contained" if row.status == "contained" else "admitted"
+        after = replace(row, status=status, ek=None, record=None)
+        self._move(operator, "host-replace", HostChange(row, after, burn=True, void=True), admitted)
+        return admission
+
+    def retire(self, operator: Operator, namespace: str, host: str) -> HostRow:
+        """The host and its TPM are out of service for ever."""
+        row = self.get(namespace, host)
+        if row.status == "retired":
+            raise Refused(Reason("conflict", "host.status", "a host in service", row.status))
+        return self._move(operator, "host-retire", HostChange(row, replace(row, status="retired"), burn=True, void=True))
+
+    def _move(self, operator: Operator, act: str, change: HostChange, admission: AdmissionRow | None = None) -> HostRow:
+        before = change.before
+        detail = None if before.record is None else Digest.of(before.record)
+        entry = self._log.entry(operator, act, before.host, namespace=before.namespace, at=self._clock.now(), detail=detail)
+        self._ledger.commit(HostMoved(entry, change, admission))
+        return change.after

@@ -1,0 +1,122 @@
+"""The ASGI application: the table of routes, each with its caller, behind the limits."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import Any
+
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.security import HTTPBearer
+from starlette.exceptions import HTTPException
+
+from verifier.http import attest, log, operator
+from verifier.http.limits import Limits, Rate, RouteLimit
+from verifier.http.problems import answer, problem
+from verifier.http.route import SMALL, Parts, Route, documented, guard
+from verifier.ledger import Void
+from writ.formats.errors import FormatError, Refused, Unavailable
+from writ.formats.reason import Reason
+
+
+def table(parts: Parts) -> tuple[Route, ...]:
+    """Every route there is."""
+    return (*log.routes(parts), *attest.routes(parts), *operator.routes(parts))
+
+
+def build(parts: Parts) -> FastAPI:
+    """The application over `parts`. Nothing answers but what is in `table`, and `/openapi.json`."""
+    app = FastAPI(title="Writ verifier", version="1", docs_url=None, redoc_url=None, openapi_url="/openapi.json", redirect_slashes=False)
+    app.router.redirect_slashes = False
+    routes = table(parts)
+    for route in routes:
+        _add(app, route, parts)
+    limits = _Finder(routes)
+    _errors(app, limits)
+    rate = Rate(burst=parts.requests_burst, per_second=parts.requests_per_second)
+    app.add_middleware(Limits, limit=limits.find, rate=rate)
+    return app
+
+
+def _add(app: FastAPI, route: Route, parts: Parts) -> None:
+    extra: dict[str, Any] = {}
+    if route.body_type is not None:
+        binary = {"type": "string", "format": "binary"}
+        extra["requestBody"] = {"required": True, "content": {route.body_type: {"schema": binary}}}
+    secured = [] if route.caller in ("public", "host") else [Depends(HTTPBearer(auto_error=False, scheme_name="api_key"))]
+    app.router.add_api_route(
+        route.path,
+        route.endpoint,
+        methods=[route.method],
+        dependencies=secured,
+        response_class=_response(route.answer_type),
+        response_model=None,
+        responses=documented(route.cbor),
+        openapi_extra=extra or None,
+        name=f"{route.method} {route.path}",
+        description=f"Caller: {route.caller}.",
+        route_class_override=guard(route.caller, parts),
+    )
+
+
+def _response(media_type: str) -> type[Response]:
+    class Answer(Response):
+        pass
+
+    Answer.media_type = media_type
+    return Answer
+
+
+class _Finder:
+    """The limits of a request by method and path; those of a path that no route has are the smallest."""
+
+    def __init__(self, routes: tuple[Route, ...]) -> None:
+        self._routes = [
+            (route.method, re.compile(re.sub(r"\{\w+\}", "[^/]+", re.escape(route.path).replace(r"\{", "{").replace(r"\}", "}"))), route)
+            for route in routes
+        ]
+
+    def find(self, method: str, path: str) -> RouteLimit:
+        """The limits of that route."""
+        for known, pattern, route in self._routes:
+            if known == method and pattern.fullmatch(path):
+                return RouteLimit(route.body, route.cbor)
+        return RouteLimit(SMALL, cbor=False)
+
+
+def _errors(app: FastAPI, limits: _Finder) -> None:
+    """Every error becomes a problem; what nobody foresaw says only that it is ours."""
+
+    def speaks_cbor(request: Request) -> bool:
+        return limits.find(request.method, request.url.path).cbor
+
+    def any_error(request: Request, error: Exception) -> Response:
+        foreseen = Unavailable("verifier", str(error)) if isinstance(error, Void) else error
+        return answer(foreseen, cbor=speaks_cbor(request))
+
+    def http_error(request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+        code = {404: "not-found", 405: "not-found", 401: "unauthenticated", 403: "forbidden"}.get(status, "malformed")
+        reason = Reason(
+            code, "request", "a route of this verifier", f"{request.method} {request.url.path}"[:200].encode("ascii", "replace").decode()
+        )
+        return problem(status, (reason,), secrets.token_hex(8), cbor=speaks_cbor(request), headers=headers)
+
+    def invalid(request: Request, error: Exception) -> Response:
+        faults = error.errors() if isinstance(error, RequestValidationError) else []
+        reasons = tuple(sorted({_fault(fault) for fault in faults[:16]})) or (Reason("malformed", "request", "a valid request", "another"),)
+        return problem(422, reasons, secrets.token_hex(8), cbor=speaks_cbor(request))
+
+    app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(RequestValidationError, invalid)
+    for family in (Exception, FormatError, Refused, Unavailable, Void):
+        app.add_exception_handler(family, any_error)
+
+
+def _fault(fault: Any) -> Reason:
+    """One complaint of the model: where, and what was expected. The value itself is never repeated."""
+    where = ".".join(str(part) for part in fault.get("loc", ()))[:200]
+    clean = "".join(c if c.isascii() and c.isprintable() else "?" for c in where)
+    return Reason("malformed", clean or "request", str(fault.get("msg", "a valid value"))[:200], str(fault.get("type", "another"))[:200])

@@ -1,0 +1,58 @@
+"""The routes of hosts: enrolment with a ticket, then nonce and evidence under a proof of the host key."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Path, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from verifier.http.problems import CBOR
+from verifier.http.route import SMALL, Parts, Route
+from writ.formats.errors import FormatError
+from writ.formats.evidence import MAX_SIZE
+from writ.formats.exchange import EXCHANGE, Activation, EnrolRequest
+
+Host = Annotated[str, Path(min_length=1, max_length=63)]
+
+
+def routes(parts: Parts) -> tuple[Route, ...]:
+    """What a host may call."""
+
+    def enrol(body: bytes) -> bytes:
+        message = EXCHANGE.parse(body)
+        if not isinstance(message, EnrolRequest):
+            raise FormatError("exchange.kind", "enrol-request", type(message).__name__)
+        return EXCHANGE.encode(parts.enrolment.enrol(message, body))
+
+    def activate(body: bytes) -> bytes:
+        message = EXCHANGE.parse(body)
+        if not isinstance(message, Activation):
+            raise FormatError("exchange.kind", "activation", type(message).__name__)
+        return parts.enrolment.activate(message, body)
+
+    def nonce(host: str, body: bytes) -> bytes:
+        if body:
+            raise FormatError("nonce request", "no body", f"{len(body)} bytes")
+        return parts.attestation.nonce(host)
+
+    async def post_enrol(request: Request) -> Response:
+        return Response(await run_in_threadpool(enrol, await request.body()), media_type=CBOR)
+
+    async def post_activate(request: Request) -> Response:
+        return Response(await run_in_threadpool(activate, await request.body()), media_type=CBOR)
+
+    async def post_nonce(request: Request, host: Host) -> Response:
+        return Response(await run_in_threadpool(nonce, host, await request.body()), media_type=CBOR)
+
+    async def post_attest(request: Request, host: Host) -> Response:
+        answer = await run_in_threadpool(parts.attestation.attest, host, await request.body())
+        parts.counters.add("verifier_attestations_total")
+        return Response(answer, media_type=CBOR)
+
+    return (
+        Route("POST", "/v1/enrol", "public", post_enrol, SMALL * 3, cbor=True, body_type=CBOR, answer_type=CBOR),
+        Route("POST", "/v1/enrol/activate", "public", post_activate, SMALL, cbor=True, body_type=CBOR, answer_type=CBOR),
+        Route("POST", "/v1/hosts/{host}/nonce", "host", post_nonce, SMALL, cbor=True, answer_type=CBOR),
+        Route("POST", "/v1/hosts/{host}/attest", "host", post_attest, MAX_SIZE, cbor=True, body_type=CBOR, answer_type=CBOR),
+    )

@@ -1,0 +1,221 @@
+"""The routes of operators. Each body is a strict model, each act is logged in the commit that makes it true."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from urllib.parse import parse_qsl
+
+from fastapi import Depends, Path, Query, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
+
+from verifier.access import WHOLE_DOMAIN
+from verifier.export import archived
+from verifier.http import wire
+from verifier.http.problems import CBOR
+from verifier.http.route import Parts, Route, Scope, scope
+from verifier.ledger.schema import BlobRow, EntryRow, KeyRow, TokenRow
+from verifier.trust import roots_from_pem
+from writ.formats.archive import encode_archive
+from writ.formats.cose import parse_sign1
+from writ.formats.decision import AttestDecision, parse_entry
+from writ.formats.eat import parse_token
+from writ.formats.errors import FormatError, Refused
+from writ.formats.jose import verify_jws
+from writ.formats.keys import key_id, parse_jwk
+from writ.formats.reason import Reason
+from writ.formats.trust import Trust, encode_trust
+
+In = Annotated[Scope, Depends(scope)]
+Host = Annotated[str, Path(pattern=wire.NAME)]
+MEGABYTE = 1 << 20
+
+
+def routes(parts: Parts) -> tuple[Route, ...]:
+    """All of them."""
+    return (*_hosts(parts), *_governance(parts), *_decisions(parts), *_keys(parts))
+
+
+def _hosts(parts: Parts) -> tuple[Route, ...]:
+    def list_hosts(
+        within: In, most: Annotated[int, Query(ge=1, le=1000)] = 100, after: Annotated[str | None, Query(pattern=wire.NAME)] = None
+    ) -> Any:
+        rows = parts.hosts.list(within.namespace, most=most, after=after)
+        return JSONResponse({"hosts": [wire.host_view(row, whole=False) for row in rows]})
+
+    def admit(body: wire.AdmitBody, within: In) -> Any:
+        ek = wire.digest(body.ek)
+        made = parts.hosts.admit(within.operator, within.namespace, body.host, ek=ek, unendorsed=body.unendorsed, life=body.life)
+        return JSONResponse({"host": made.host, "namespace": made.namespace, "ticket": made.ticket, "expires_at": made.expires_at})
+
+    def get_host(host: Host, within: In) -> Any:
+        return JSONResponse(wire.host_view(parts.hosts.get(within.namespace, host), whole=True))
+
+    def release(host: Host, within: In) -> Any:
+        return JSONResponse(wire.host_view(parts.hosts.release(within.operator, within.namespace, host), whole=False))
+
+    def replace(host: Host, body: wire.ReplaceBody, within: In) -> Any:
+        ek = wire.digest(body.ek)
+        made = parts.hosts.replace(within.operator, within.namespace, host, ek=ek, unendorsed=body.unendorsed, life=body.life)
+        return JSONResponse({"host": made.host, "namespace": made.namespace, "ticket": made.ticket, "expires_at": made.expires_at})
+
+    def retire(host: Host, within: In) -> Any:
+        return JSONResponse(wire.host_view(parts.hosts.retire(within.operator, within.namespace, host), whole=False))
+
+    return (
+        Route("GET", "/v1/hosts", "reader", list_hosts),
+        Route("POST", "/v1/hosts", "operator", admit),
+        Route("GET", "/v1/hosts/{host}", "reader", get_host),
+        Route("POST", "/v1/hosts/{host}/release", "operator", release),
+        Route("POST", "/v1/hosts/{host}/replace", "operator", replace),
+        Route("POST", "/v1/hosts/{host}/retire", "operator", retire),
+    )
+
+
+def _governance(parts: Parts) -> tuple[Route, ...]:
+    def list_references(within: In) -> Any:
+        return JSONResponse({"references": [wire.reference_view(row, whole=False) for row in parts.references.active(within.namespace)]})
+
+    def import_references(body: wire.ReferencesBody, within: In) -> Any:
+        items = [wire.from_base64(item, "corims") for item in body.corims]
+        publisher = None if body.publisher is None else parse_jwk(body.publisher)
+        rows = parts.references.publish(within.operator, within.namespace, items, publisher=publisher, replace=body.replace)
+        return JSONResponse({"references": [wire.reference_view(row, whole=False) for row in rows]})
+
+    def get_reference(digest: Annotated[str, Path(pattern=wire.SHA256)], within: In) -> Any:
+        return JSONResponse(wire.reference_view(parts.references.get(within.namespace, digest), whole=True))
+
+    def publish(body: wire.PolicyBody, within: In) -> Any:
+        bundle = parts.policies.publish(
+            within.operator, within.namespace, settings=body.settings.settings(), schema=body.schema_text, policies=body.policies,
+            version=body.version,
+        )  # fmt: skip
+        return JSONResponse({"digest": str(bundle.digest), "namespace": bundle.namespace, "version": bundle.version})
+
+    def current(within: In) -> Any:
+        return JSONResponse(wire.policy_view(*parts.policies.current(within.namespace)))
+
+    def revoke(body: wire.RevokeBody, within: In) -> Any:
+        if body.kind == "instance" and not _is_instance(body.subject):
+            raise FormatError("subject", "32 lower-case hex digits", repr(body.subject))
+        entry = parts.revocations.revoke(within.operator, within.namespace, body.kind, body.subject)
+        return JSONResponse({"kind": body.kind, "subject": body.subject, "reference": entry.reference})
+
+    return (
+        Route("GET", "/v1/references", "reader", list_references),
+        Route("POST", "/v1/references", "operator", import_references, 8 * MEGABYTE),
+        Route("GET", "/v1/references/{digest}", "reader", get_reference),
+        Route("POST", "/v1/policies", "operator", publish, MEGABYTE),
+        Route("GET", "/v1/policies/current", "reader", current),
+        Route("POST", "/v1/revocations", "operator", revoke),
+    )
+
+
+def _decisions(parts: Parts) -> tuple[Route, ...]:
+    def decision(reference: Annotated[str, Path(pattern=r"^[0-9a-f]{12,64}$")], within: In) -> Any:
+        tables = parts.ledger.read()
+        rows = tables.starting(EntryRow, "reference", reference, most=2)
+        if len(rows) != 1 or not (rows[0].namespace == within.namespace or within.operator.covers(rows[0].namespace)):
+            raise Refused(Reason("not-found", "reference", f"one decision of {within.namespace}", reference))
+        read = parse_entry(parse_sign1(rows[0].entry).payload or b"")
+        blob = tables.get(BlobRow, read.result.value) if isinstance(read, AttestDecision) else None
+        return JSONResponse(wire.entry_view(rows[0], None if blob is None else blob.data))
+
+    def list_decisions(
+        within: In, most: Annotated[int, Query(ge=1, le=1000)] = 100, after: Annotated[int, Query(ge=-1, lt=1 << 53)] = -1
+    ) -> Any:
+        tables = parts.ledger.read()
+        rows, last = tables.select(EntryRow, most=most, after=after, namespace=within.namespace), tables.last(EntryRow)
+        return JSONResponse({"decisions": [wire.entry_view(row, None) for row in rows], "last": -1 if last is None else last.sequence})
+
+    def archive(within: In, most: Annotated[int, Query(ge=1, le=500)] = 100, after: Annotated[int, Query(ge=-1, lt=1 << 53)] = -1) -> Any:
+        whole = within.operator.namespace == WHOLE_DOMAIN
+        found = archived(parts.ledger.read(), within.namespace, whole=whole, most=most, after=after)
+        return Response(encode_archive(found), media_type=CBOR)
+
+    async def introspect(request: Request, within: In) -> Any:
+        body = await request.body()
+        return JSONResponse(await run_in_threadpool(_introspection, parts, within, body))
+
+    return (
+        Route("GET", "/v1/decisions", "reader", list_decisions),
+        Route("GET", "/v1/decisions/{reference}", "reader", decision),
+        Route("GET", "/v1/archive", "operator", archive, answer_type=CBOR),
+        Route("POST", "/v1/introspect", "reader", introspect, body_type="application/x-www-form-urlencoded"),
+    )
+
+
+def _introspection(parts: Parts, within: Scope, body: bytes) -> dict[str, object]:
+    """RFC 7662 section 2.2; whatever is not a live token of this namespace is `active: false` and nothing else."""
+    try:
+        given = dict(parse_qsl(body.decode("ascii"), strict_parsing=True, max_num_fields=8))
+    except ValueError:
+        raise FormatError("introspection", "a form with token=…", "another body") from None
+    if "token" not in given:
+        raise FormatError("introspection", "a form with token=…", "none")
+    now = parts.clock.now()
+    try:
+        token = parse_token(given["token"])
+    except FormatError:
+        return {"active": False}
+    claims = token.claims
+    keys = {key_id(key): key for key in parts.keys.token_keys(now)}
+    key = keys.get(token.jws.kid or "")
+    rows = parts.ledger.read().select(TokenRow, token_id=claims.token_id)
+    live = key is not None and verify_jws(token.jws, key) and now < claims.expires_at and any(not row.revoked for row in rows)
+    if not live or not within.operator.covers(claims.agent.namespace):
+        return {"active": False}
+    return {
+        "active": True, "iss": claims.issuer, "sub": str(claims.agent), "aud": claims.audience, "iat": claims.issued_at,
+        "exp": claims.expires_at, "jti": claims.token_id, "token_type": "DPoP",
+    }  # fmt: skip
+
+
+def _keys(parts: Parts) -> tuple[Route, ...]:
+    def rotate(request: Request) -> Any:
+        row = parts.rotation.rotate(request.state.operator)
+        return JSONResponse({"kid": row.kid, "created_at": row.created_at})
+
+    def list_keys() -> Any:
+        rows = parts.ledger.read().select(KeyRow)
+        keys = [{"kid": row.kid, "created_at": row.created_at, "retired_at": row.retired_at} for row in rows]
+        return JSONResponse({"decision_key": key_id(parts.keys.decision.public), "token_keys": keys})
+
+    def create_api_key(body: wire.ApiKeyBody, request: Request) -> Any:
+        secret, row = parts.api_keys.create(request.state.operator, namespace=body.namespace, role=body.role, label=body.label)
+        return JSONResponse({**wire.api_key_view(row), "key": secret})
+
+    def list_api_keys(request: Request) -> Any:
+        return JSONResponse({"api_keys": [wire.api_key_view(row) for row in parts.api_keys.list(request.state.operator)]})
+
+    def revoke_api_key(key: Annotated[str, Path(pattern=r"^[0-9a-f]{16}$")], request: Request) -> Any:
+        return JSONResponse(wire.api_key_view(parts.api_keys.revoke(request.state.operator, key)))
+
+    def get_trust() -> Any:
+        return JSONResponse(_trust_view(parts.anchors.current()))
+
+    def import_trust(body: wire.TrustBody, request: Request) -> Any:
+        roots, intermediates = roots_from_pem(body.pem.encode("utf-8", "replace"), body.tpm_class)
+        return JSONResponse(_trust_view(parts.anchors.add(request.state.operator, roots, intermediates)))
+
+    return (
+        Route("GET", "/v1/keys", "reader", list_keys),
+        Route("POST", "/v1/keys/rotate", "domain", rotate),
+        Route("GET", "/v1/api-keys", "operator", list_api_keys),
+        Route("POST", "/v1/api-keys", "operator", create_api_key),
+        Route("POST", "/v1/api-keys/{key}/revoke", "operator", revoke_api_key),
+        Route("GET", "/v1/trust", "reader", get_trust),
+        Route("POST", "/v1/trust", "domain", import_trust, 4 * MEGABYTE),
+    )
+
+
+def _trust_view(trust: Trust) -> dict[str, object]:
+    return {
+        "digest": str(trust.digest), "domain": trust.domain, "issuer": trust.issuer, "intermediates": len(trust.intermediates),
+        "roots": [{"name": root.name, "tpm_class": root.tpm_class} for root in trust.roots],
+        "decision_keys": [key_id(key) for key in trust.decision_keys], "file": wire.to_base64(encode_trust(trust)),
+    }  # fmt: skip
+
+
+def _is_instance(text: str) -> bool:
+    return len(text) == 32 and all(c in "0123456789abcdef" for c in text)

@@ -1,0 +1,152 @@
+"""A route states who may call it, and nothing reaches its code before that is shown.
+
+public    anyone              host      the enrolled host named in the path, by a proof of its key
+reader    any API key         operator  an API key with the role operator
+domain    an operator's API key for the whole domain (namespace `*`)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+from fastapi import Query, Request, Response
+from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
+
+from verifier.access import WHOLE_DOMAIN, ApiKeys, HostProofs, Operator
+from verifier.attest import Attestation
+from verifier.enrol import Enrolment
+from verifier.hosts import Hosts
+from verifier.http.problems import PROBLEM_JSON, TITLES
+from verifier.http.wire import NAME
+from verifier.keys import Keys
+from verifier.ledger import Ledger
+from verifier.policy import Policies
+from verifier.reference import References
+from verifier.revocation import Revocations
+from verifier.rotation import Rotation
+from verifier.trust import Anchors
+from writ.formats.errors import Misuse, Refused
+from writ.formats.reason import Reason
+from writ.formats.strict import name
+from writ.service.clock import Clock
+from writ.service.observe import Counters
+
+CALLERS: Final = ("public", "host", "reader", "operator", "domain")
+DEFAULT_NAMESPACE: Final = "default"
+SMALL: Final = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the routes are made of."""
+
+    ledger: Ledger
+    keys: Keys
+    clock: Clock
+    counters: Counters
+    attestation: Attestation
+    enrolment: Enrolment
+    hosts: Hosts
+    references: References
+    policies: Policies
+    revocations: Revocations
+    anchors: Anchors
+    rotation: Rotation
+    api_keys: ApiKeys
+    proofs: HostProofs
+    requests_per_second: int
+    requests_burst: int
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One route: who calls it, how large its body may be, and whether it speaks CBOR. `body_type` is for the OpenAPI document."""
+
+    method: str
+    path: str
+    caller: str
+    endpoint: Callable[..., Any]
+    body: int = SMALL
+    cbor: bool = False
+    body_type: str | None = None
+    answer_type: str = "application/json"
+
+    def __post_init__(self) -> None:
+        if self.caller not in CALLERS:
+            raise Misuse(f"no caller {self.caller!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Who acts, and in which namespace."""
+
+    operator: Operator
+    namespace: str
+
+
+def scope(request: Request, namespace: Annotated[str | None, Query(pattern=NAME)] = None) -> Scope:
+    """The namespace that the caller names, or that of the key. Raises Refused `forbidden`."""
+    operator: Operator = request.state.operator
+    chosen = namespace or (DEFAULT_NAMESPACE if operator.namespace == WHOLE_DOMAIN else operator.namespace)
+    if not operator.covers(chosen):
+        raise Refused(Reason("forbidden", "namespace", operator.namespace, chosen))
+    return Scope(operator, chosen)
+
+
+def guard(caller: str, parts: Parts) -> type[APIRoute]:
+    """Routes that let only `caller` in: before the body is parsed, before any parameter is looked at."""
+
+    class Guarded(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            inner = super().get_route_handler()
+
+            async def handle(request: Request) -> Response:
+                await _admit(caller, parts, request)
+                return await inner(request)
+
+            return handle
+
+    return Guarded
+
+
+async def _admit(caller: str, parts: Parts, request: Request) -> None:
+    if caller == "public":
+        return
+    if caller == "host":
+        body = await request.body()
+        host = name(request.path_params["host"], "host")
+        request.state.record = await run_in_threadpool(
+            parts.proofs.authenticate, host, request.headers.get("DPoP"), method=request.method, path=request.url.path, body=body
+        )
+        return
+    operator = await run_in_threadpool(parts.api_keys.authenticate, request.headers.get("Authorization"))
+    if caller in ("operator", "domain") and operator.role != "operator":
+        raise Refused(Reason("forbidden", "role", "operator", operator.role))
+    if caller == "domain" and operator.namespace != WHOLE_DOMAIN:
+        raise Refused(Reason("forbidden", "namespace", WHOLE_DOMAIN, operator.namespace))
+    request.state.operator = operator
+
+
+PROBLEM_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["type", "title", "status", "reasons"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "reference": {"type": "string"},
+        "reasons": {"type": "array", "items": {"type": "object"}},
+    },
+}
+
+
+def documented(cbor: bool) -> dict[int | str, dict[str, Any]]:
+    """The refusals of a route, for the OpenAPI document."""
+    content = (
+        {"application/cbor": {"schema": {"type": "string", "format": "binary"}}} if cbor else {PROBLEM_JSON: {"schema": PROBLEM_SCHEMA}}
+    )
+    return {status: {"description": title, "content": content} for status, title in TITLES.items()}

@@ -1,0 +1,216 @@
+"""JSON bodies of operators: strict models, turned into formats types at once; and JSON views of what is stored."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from verifier.ledger.schema import ApiKeyRow, EntryRow, HostRow, ReferenceRow
+from writ.formats.corim import parse_signed_corim
+from writ.formats.cose import parse_sign1
+from writ.formats.decision import AttestDecision, EnrolDecision, parse_entry
+from writ.formats.digest import Digest
+from writ.formats.ear import encode_ear_json, parse_ear_cbor
+from writ.formats.errors import FormatError
+from writ.formats.policy_bundle import CLOCK_SKEW, HOLD_MAX, NONCE_LIFE, TOKEN_LIFE, PolicyBundle, PolicySettings
+from writ.formats.state import HostState, parse_host_record, parse_host_state
+from writ.formats.strict import decode_json
+
+NAME = r"^[a-z0-9](?:[a-z0-9._\-]{0,61}[a-z0-9])?$"
+SHA256 = r"^sha256:[0-9a-f]{64}$"
+MAX_LIFE = 30 * 24 * 3600
+
+
+class Body(BaseModel):
+    """A request body: no unknown member, no conversion."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class AdmitBody(Body):
+    """Admit a host: by ticket or, with `ek`, one TPM by the SHA-256 of its EK's SubjectPublicKeyInfo."""
+
+    host: str = Field(pattern=NAME)
+    ek: str | None = Field(default=None, pattern=SHA256)
+    unendorsed: bool = False
+    life: int = Field(default=86_400, ge=60, le=MAX_LIFE)
+
+
+class ReplaceBody(Body):
+    """Replace the TPM of a host."""
+
+    ek: str | None = Field(default=None, pattern=SHA256)
+    unendorsed: bool = False
+    life: int = Field(default=86_400, ge=60, le=MAX_LIFE)
+
+
+class ReferencesBody(Body):
+    """CoRIMs in base64, and the JWK of the publisher who signed them, if one did. `replace` retires other versions."""
+
+    corims: list[str] = Field(min_length=1, max_length=256)
+    publisher: dict[str, Any] | None = None
+    replace: bool = False
+
+
+class SettingsBody(Body):
+    """Settings of a policy, in seconds where they are times."""
+
+    accept_runtime_only: bool = False
+    tpm_classes: list[Literal["discrete", "firmware", "software", "virtual"]] = ["discrete", "firmware", "virtual"]
+    token_life: int = Field(default=TOKEN_LIFE, ge=5, le=300)
+    nonce_life: int = Field(default=NONCE_LIFE, ge=5, le=600)
+    clock_skew: int = Field(default=CLOCK_SKEW, ge=0, le=60)
+    hold_max: int = Field(default=HOLD_MAX, ge=0, le=86_400)
+
+    def settings(self) -> PolicySettings:
+        """The formats type."""
+        return PolicySettings(
+            self.accept_runtime_only, tuple(sorted(set(self.tpm_classes))), self.token_life, self.nonce_life, self.clock_skew, self.hold_max
+        )
+
+
+class PolicyBody(Body):
+    """A policy: Cedar schema and policies, verbatim."""
+
+    settings: SettingsBody
+    schema_text: str = Field(alias="schema", min_length=1, max_length=262_144)
+    policies: str = Field(min_length=1, max_length=262_144)
+    version: int | None = Field(default=None, ge=1, lt=1 << 53)
+
+
+class RevokeBody(Body):
+    """Revoke a token by `jti`, an instance by its id in hex, or a host."""
+
+    kind: Literal["jti", "instance", "host"]
+    subject: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._\-]+$")
+
+
+class ApiKeyBody(Body):
+    """A new API key; `namespace` `*` for the whole domain."""
+
+    namespace: str = Field(pattern=r"^(\*|[a-z0-9](?:[a-z0-9._\-]{0,61}[a-z0-9])?)$")
+    role: Literal["operator", "reader"]
+    label: str = Field(default="", max_length=100, pattern=r"^[ -~]*$")
+
+
+class TrustBody(Body):
+    """Manufacturer certificates in PEM, and the class of TPM that the roots among them vouch for."""
+
+    pem: str = Field(min_length=1, max_length=2_097_152)
+    tpm_class: Literal["discrete", "firmware", "virtual", "software"]
+
+
+def digest(text: str | None) -> Digest | None:
+    """A digest, where there is one. Raises FormatError."""
+    return None if text is None else Digest.parse(text)
+
+
+def from_base64(text: str, what: str) -> bytes:
+    """Bytes of standard base64. Raises FormatError."""
+    try:
+        return base64.b64decode(text.encode("ascii"), validate=True)
+    except (binascii.Error, UnicodeEncodeError):
+        raise FormatError(what, "base64", "text that is not") from None
+
+
+def to_base64(data: bytes) -> str:
+    """Standard base64."""
+    return base64.b64encode(data).decode("ascii")
+
+
+# --- views --------------------------------------------------------------------------------------------------------------
+
+
+def host_view(row: HostRow, *, whole: bool) -> dict[str, object]:
+    """A host as JSON; `whole` with its TPM, counters and instances."""
+    view: dict[str, object] = {
+        "host": row.host, "namespace": row.namespace, "generation": row.generation, "status": row.status, "ek": row.ek,
+        "enrolled": row.record is not None,
+    }  # fmt: skip
+    if not whole:
+        return view
+    if row.record is not None:
+        record = parse_host_record(row.record)
+        view["tpm"] = {
+            "class": record.tpm_class, "endorsed": record.endorsed, "bank": record.bank, "runtime_pcr": record.runtime_pcr,
+            "enrolled_at": record.enrolled_at,
+        }  # fmt: skip
+    if row.state is not None:
+        view["state"] = _state_view(parse_host_state(row.state))
+    return view
+
+
+def _state_view(state: HostState) -> dict[str, object]:
+    return {
+        "version": state.version, "seen_at": state.seen_at, "clock": state.clock, "reset_count": state.reset_count,
+        "restart_count": state.restart_count, "safe": state.safe, "events": state.runtime.events,
+        "governance": {name: str(root) for name, root in state.runtime.governance},
+        "instances": [
+            {
+                "instance": i.instance.hex(), "agent": str(i.agent), "manifest": str(i.manifest), "phase": i.phase,
+                "parent": None if i.parent is None else i.parent.hex(), "log_size": i.log_size, "measurement": to_base64(i.measurement),
+            }
+            for i in state.runtime.instances
+        ],
+    }  # fmt: skip
+
+
+def reference_view(row: ReferenceRow, *, whole: bool) -> dict[str, object]:
+    """Reference values as JSON; `whole` with their content and the signed bytes."""
+    view: dict[str, object] = {
+        "digest": row.digest, "namespace": row.namespace, "environment": row.environment, "id": row.id, "active": bool(row.active),
+        "imported_at": row.imported_at,
+    }  # fmt: skip
+    if whole:
+        signed = parse_signed_corim(row.signed)
+        view |= {"corim": signed.corim.to_json(), "signer": signed.signer_name, "signed": to_base64(row.signed)}
+    return view
+
+
+def policy_view(bundle: PolicyBundle, signed: bytes) -> dict[str, object]:
+    """A policy as JSON, with the signed bytes."""
+    s = bundle.settings
+    settings = {
+        "accept_runtime_only": s.accept_runtime_only, "tpm_classes": list(s.tpm_classes), "token_life": s.token_life,
+        "nonce_life": s.nonce_life, "clock_skew": s.clock_skew, "hold_max": s.hold_max,
+    }  # fmt: skip
+    return {
+        "digest": str(bundle.digest), "namespace": bundle.namespace, "version": bundle.version, "issued_at": bundle.issued_at,
+        "settings": settings, "schema": bundle.schema, "policies": bundle.policies, "signed": to_base64(signed),
+    }  # fmt: skip
+
+
+def api_key_view(row: ApiKeyRow) -> dict[str, object]:
+    """An API key as JSON, without anything secret."""
+    return {
+        "id": row.id, "namespace": row.namespace, "role": row.role, "label": row.label, "created_at": row.created_at,
+        "revoked_at": row.revoked_at,
+    }  # fmt: skip
+
+
+def entry_view(row: EntryRow, result: bytes | None) -> dict[str, object]:
+    """A log entry as JSON: the decision for people, and the signed bytes."""
+    decision = parse_entry(parse_sign1(row.entry).payload or b"")
+    view: dict[str, object] = {
+        "reference": row.reference, "sequence": row.sequence, "kind": row.kind, "namespace": row.namespace, "host": row.host,
+        "at": row.at, "entry": to_base64(row.entry),
+    }  # fmt: skip
+    if isinstance(decision, AttestDecision):
+        view |= {
+            "verdict": decision.verdict,
+            "reasons": [reason.to_json() for reason in decision.reasons],
+            "inputs": {name: str(value) for name, value in decision.inputs},
+            "outcomes": [
+                {"instance": o.instance.hex(), "issued": o.claims is not None, "reasons": [reason.to_json() for reason in o.reasons]}
+                for o in decision.outcomes
+            ],
+            "result": None if result is None else decode_json(encode_ear_json(parse_ear_cbor(result)), "EAR"),
+        }
+    elif isinstance(decision, EnrolDecision):
+        view |= {"record": str(decision.record), "evidence": str(decision.evidence), "trust": str(decision.trust)}
+    else:
+        view |= {"operator": decision.operator, "act": decision.act, "subject": decision.subject}
+    return view

@@ -1,0 +1,101 @@
+"""The verifier's keys: one that signs decisions, and those that sign tokens, the current and the ones whose tokens still live.
+
+The decision key is pinned by every host at enrolment and bound into every
+quote. Token keys rotate: the ledger says which is current, the key directory
+(0700) holds the private halves, and the JWKS shows a former one until the
+last token it can have signed is dead.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Final
+
+from verifier.ledger import Entry, Ledger
+from verifier.ledger.schema import KeyRow
+from writ.formats.cose import encode_sign1
+from writ.formats.decision import CONTENT_TYPE, AttestDecision, EnrolDecision, encode_entry
+from writ.formats.decision import Entry as LogEntry
+from writ.formats.eat import TYP, TokenClaims, encode_claims
+from writ.formats.errors import Unavailable
+from writ.formats.jose import sign_jws
+from writ.formats.keys import PublicKey, Signer, key_id, parse_spki
+from writ.formats.policy_bundle import CLOCK_SKEW, TOKEN_LIFE_CEILING
+from writ.service.signers import create_signer, load_or_create_signer, load_signer
+
+RETIRED_FOR: Final = TOKEN_LIFE_CEILING + 2 * CLOCK_SKEW + 60
+"""Seconds for which a former token key is still shown: a token's longest life, clocks that differ, a commit under way."""
+DECISION_FILE: Final = "decision.key"
+
+
+class Keys:
+    """The signers of this verifier. Private halves never leave it."""
+
+    def __init__(self, directory: Path, ledger: Ledger) -> None:
+        self._directory = directory
+        self._ledger = ledger
+        self._loaded: dict[str, Signer] = {}
+        self._lock = threading.Lock()
+        self.decision: Signer = load_signer(directory / DECISION_FILE)
+
+    def current(self) -> Signer:
+        """The signer of tokens. Raises Unavailable where `verifier init` never made one."""
+        for row in self._ledger.read().select(KeyRow):
+            if row.retired_at is None:
+                return self._signer(row.kid)
+        raise Unavailable("token key", "expected a current key, got none; run `verifier init`")
+
+    def make(self) -> PublicKey:
+        """A new token key lies in the directory; it is current only when the ledger says so."""
+        fresh = self._directory / "token.new"
+        fresh.unlink(missing_ok=True)
+        public = create_signer(fresh).public
+        fresh.rename(self._file(key_id(public)))
+        return public
+
+    def token_keys(self, now: int) -> tuple[PublicKey, ...]:
+        """The keys under which a live token may stand, the current one first."""
+        rows = [row for row in self._ledger.read().select(KeyRow) if row.retired_at is None or now < row.retired_at + RETIRED_FOR]
+        return tuple(parse_spki(row.public) for row in sorted(rows, key=lambda row: (row.retired_at is not None, -row.created_at, row.kid)))
+
+    def jwks(self, now: int) -> dict[str, object]:
+        """The JWK Set of `token_keys` (RFC 7517 section 5)."""
+        return {"keys": [{**key.to_jwk(), "kid": key_id(key), "use": "sig", "alg": key.algorithm} for key in self.token_keys(now)]}
+
+    def sign_decision(self, payload: bytes, content_type: str) -> bytes:
+        """A COSE_Sign1 by the decision key."""
+        key = self.decision.public
+        return encode_sign1(payload, algorithm=key.algorithm, kid=key.thumbprint(), sign=self.decision.sign, content_type=content_type)
+
+    def sign_entry(self, decision: LogEntry) -> Entry:
+        """The decision signed, ready for the log."""
+        signed = self.sign_decision(encode_entry(decision), CONTENT_TYPE)
+        if isinstance(decision, AttestDecision):
+            return Entry("attest", decision.namespace, decision.host, decision.decided_at, signed)
+        if isinstance(decision, EnrolDecision):
+            return Entry("enrol", decision.namespace, decision.host, decision.decided_at, signed)
+        host = decision.subject if decision.act.startswith("host-") else ""
+        return Entry("operator", decision.namespace, host, decision.decided_at, signed)
+
+    def sign_token(self, claims: TokenClaims, signer: Signer) -> str:
+        """The compact execution token."""
+        return self.sign_jwt(encode_claims(claims), TYP, signer)
+
+    def sign_jwt(self, payload: bytes, typ: str, signer: Signer) -> str:
+        """A compact JWS by a token key, under its id."""
+        return sign_jws(payload, typ=typ, signer_algorithm=signer.public.algorithm, sign=signer.sign, kid=key_id(signer.public))
+
+    def _signer(self, kid: str) -> Signer:
+        with self._lock:
+            if kid not in self._loaded:
+                self._loaded[kid] = load_signer(self._file(kid))
+            return self._loaded[kid]
+
+    def _file(self, kid: str) -> Path:
+        return self._directory / f"token-{kid}.key"
+
+
+def make_decision_key(directory: Path) -> PublicKey:
+    """A decision key lies in the directory; an existing one stays and is returned."""
+    return load_or_create_signer(directory / DECISION_FILE).public

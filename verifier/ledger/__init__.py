@@ -1,0 +1,239 @@
+"""The ledger: what was decided, and the state that follows, in one transaction or not at all.
+
+A verdict is a proposal until `Ledger.commit` has checked again, inside the
+transaction, that everything it was made with still holds: the nonce, the
+host's state version, policy, reference values and revocation epoch. If one of
+them moved the verdict is void (`Void`) and is made again; if the nonce is
+gone, or an operator decided otherwise, it is `Refused`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from verifier.ledger.schema import (
+    AdmissionRow,
+    AnswerRow,
+    ApiKeyRow,
+    EntryRow,
+    HostRow,
+    KeyRow,
+    NonceRow,
+    PolicyRow,
+    R,
+    ReferenceRow,
+    TokenRow,
+    TrustRow,
+)  # fmt: skip
+from writ.formats.errors import WritError
+
+
+class Void(WritError):
+    """The verdict was made with a `what` that has moved meanwhile; read again, decide again."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(f"{what} moved while the verdict was made")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A signed decision, ready to append. `kind` is attest, enrol or operator; `host` is empty where none is concerned."""
+
+    kind: str
+    namespace: str
+    host: str
+    at: int
+    signed: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What a verdict on a host was made with, beside the evidence."""
+
+    record: bytes
+    version: int
+    policy: str
+    references: bytes
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attested:
+    """An attestation decided: the nonce it uses up, what it was made with, and all that follows from it."""
+
+    entry: Entry
+    basis: Basis
+    nonce: bytes
+    evidence: bytes
+    state: bytes
+    status: str
+    version: int
+    tokens: tuple[TokenRow, ...]
+    next_nonce: NonceRow
+    answer: AnswerRow
+    blobs: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """A host enrolled under an admission. `state` is what survives of an earlier enrolment."""
+
+    entry: Entry
+    admission: bytes
+    before: HostRow | None
+    host: HostRow
+    nonce: NonceRow
+    blobs: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """An operator admitted a host."""
+
+    entry: Entry
+    admission: AdmissionRow
+
+
+@dataclass(frozen=True, slots=True)
+class HostChange:
+    """A host moves from `before`, which must still stand, to `after`.
+
+    `burn` retires the EK of `before` for ever; `void` ends outstanding nonces and live tokens.
+    """
+
+    before: HostRow
+    after: HostRow
+    burn: bool = False
+    void: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HostMoved:
+    """An operator released, replaced or retired a host; a replaced one may have a new admission."""
+
+    entry: Entry
+    change: HostChange
+    admission: AdmissionRow | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReferencesImported:
+    """Reference values approved; `replace` retires the other versions of their environments. `digest` names the set that results."""
+
+    entry: Entry
+    rows: tuple[ReferenceRow, ...]
+    retired: tuple[str, ...]
+    before: bytes
+    digest: bytes
+    blobs: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyPublished:
+    """A policy in force from now on."""
+
+    entry: Entry
+    row: PolicyRow
+    blobs: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TokensRevoked:
+    """Revoked: one token by its id, or those of `instances` of a host, or (by `change`) of a whole host."""
+
+    entry: Entry
+    token_id: str | None
+    host: str
+    instances: tuple[bytes, ...]
+    change: HostChange | None
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKeyMade:
+    """An operator's key made or, with `revoked_at` set, revoked."""
+
+    entry: Entry
+    row: ApiKeyRow
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRotated:
+    """A new token key; the former one stays in the JWKS until its last token has died."""
+
+    entry: Entry
+    row: KeyRow
+    former: KeyRow | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrustImported:
+    """Another set of manufacturer roots."""
+
+    entry: Entry
+    row: TrustRow
+    blobs: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NonceIssued:
+    """A fresh nonce for a host; older ones of it are void. No decision, so no entry."""
+
+    row: NonceRow
+
+
+Decided = (
+    Attested | Enrolment | Admitted | HostMoved | ReferencesImported | PolicyPublished | TokensRevoked | ApiKeyMade | KeyRotated
+    | TrustImported
+)  # fmt: skip
+Change = Decided | NonceIssued
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """Durable now. `entry` is None for a nonce; `answer` is an attestation's, `repeated` where it went out before."""
+
+    entry: EntryRow | None
+    answer: bytes | None = None
+    repeated: bool = False
+
+
+class Tables(Protocol):
+    """Rows within one transaction, or within one snapshot of reading."""
+
+    def get(self, table: type[R], key: object) -> R | None:
+        """The row under its key."""
+        ...
+
+    def select(self, table: type[R], *, most: int = 0, after: object = None, **equal: object) -> list[R]:
+        """The rows whose columns equal these, in the order of their keys: the first `most` of them, of keys behind `after`."""
+        ...
+
+    def starting(self, table: type[R], column: str, prefix: str, *, most: int) -> list[R]:
+        """The first `most` rows whose text in `column` begins with `prefix` (ASCII)."""
+        ...
+
+    def last(self, table: type[R]) -> R | None:
+        """The row with the greatest key."""
+        ...
+
+    def put(self, row: R) -> None:
+        """Insert the row, or replace the one under its key."""
+        ...
+
+    def prune(self, table: type[R], before: int) -> None:
+        """Drop the rows that expired before that time."""
+        ...
+
+
+class Ledger(Protocol):
+    """Where decisions become durable. `commit` returns after the transaction is on disk."""
+
+    def commit(self, change: Change) -> Committed:
+        """Check again, apply, append. Raises Refused, Void, or Unavailable; then nothing has changed."""
+        ...
+
+    def read(self) -> Tables:
+        """What is committed so far, for reading."""
+        ...

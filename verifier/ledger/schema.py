@@ -1,0 +1,230 @@
+"""What the verifier stores: one frozen type a table, and the SQLite spelling of them.
+
+The first field of a row is its key. Recorded state is stored in its one
+spelling of `writ.formats`, never as a proof type. Times are seconds since the
+epoch. `EntryRow` is append-only: the database itself refuses to change one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from types import UnionType
+from typing import Final, TypeVar, Union, get_args, get_origin, get_type_hints
+
+VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of some table."""
+
+
+R = TypeVar("R", bound=Row)
+
+
+@dataclass(frozen=True, slots=True)
+class HostRow(Row):
+    """A host: `admitted` (never enrolled, or replaced), `active`, `contained` (by `fork` or `operator`) or `retired`.
+
+    `record` and `state` are encoded `HostRecord` and `HostState`, None before
+    enrolment and before the first attestation; `version` is the state's, -1 without one.
+    """
+
+    host: str
+    namespace: str
+    generation: int
+    status: str
+    contained_by: str | None
+    ek: str | None
+    record: bytes | None
+    state: bytes | None
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionRow(Row):
+    """What lets one TPM enrol once: the SHA-256 of a ticket, or of a chosen EK digest and a salt. `expires_at` 0 means never."""
+
+    id: bytes
+    host: str
+    namespace: str
+    ek: str | None
+    unendorsed: int
+    ticket: int
+    expires_at: int
+    spent: int
+
+
+@dataclass(frozen=True, slots=True)
+class EkRow(Row):
+    """An EK that enrolled once: bound to its host for ever; `burnt` ones enrol nowhere."""
+
+    ek: str
+    host: str
+    burnt: int
+
+
+@dataclass(frozen=True, slots=True)
+class NonceRow(Row):
+    """A nonce: valid in [issued_at, expires_at), unspent, and the newest of its host. `spent_by` is the SHA-256 of what spent it."""
+
+    nonce: bytes
+    host: str
+    issued_at: int
+    expires_at: int
+    newest: int
+    spent_by: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRow(Row):
+    """The answer that went out for the evidence that spent a nonce, for a byte-identical retry."""
+
+    nonce: bytes
+    evidence: bytes
+    answer: bytes
+    expires_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class EntryRow(Row):
+    """One signed decision (COSE_Sign1) in the log, with its RFC 6962 leaf hash. `reference` is the leaf hash in hex."""
+
+    sequence: int
+    reference: str
+    kind: str
+    namespace: str
+    host: str
+    at: int
+    leaf: bytes
+    entry: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class BlobRow(Row):
+    """Bytes by their SHA-256: the inputs and outputs that decisions name, so that they can be made again."""
+
+    digest: bytes
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceRow(Row):
+    """A namespace: the digests that a verdict must have been made with, and its revocation epoch."""
+
+    namespace: str
+    policy: str | None
+    policy_version: int
+    references_digest: bytes
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRow(Row):
+    """A policy bundle by its digest, signed."""
+
+    digest: str
+    namespace: str
+    version: int
+    signed: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceRow(Row):
+    """A CoRIM by its digest, signed. Only active ones enter an appraisal."""
+
+    digest: str
+    namespace: str
+    environment: str
+    id: str
+    signed: bytes
+    active: int
+    imported_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow(Row):
+    """A token that was issued, under its index in the status lists."""
+
+    status_index: int
+    token_id: str
+    namespace: str
+    host: str
+    instance: bytes
+    expires_at: int
+    revoked: int
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKeyRow(Row):
+    """An operator's key: only the SHA-256 of its secret. `namespace` is `*` for the whole domain."""
+
+    hash: bytes
+    id: str
+    namespace: str
+    role: str
+    label: str
+    created_at: int
+    revoked_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRow(Row):
+    """A token key by its id: current while `retired_at` is None."""
+
+    kid: str
+    public: bytes
+    created_at: int
+    retired_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrustRow(Row):
+    """A set of manufacturer roots by its digest, `current` or a former one."""
+
+    digest: str
+    data: bytes
+    current: int
+    imported_at: int
+
+
+TABLES: Final[dict[type[Row], str]] = {
+    HostRow: "host", AdmissionRow: "admission", EkRow: "ek", NonceRow: "nonce", AnswerRow: "answer", EntryRow: "entry", BlobRow: "blob",
+    SpaceRow: "space", PolicyRow: "policy", ReferenceRow: "reference", TokenRow: "token", ApiKeyRow: "api_key", KeyRow: "token_key",
+    TrustRow: "trust",
+}  # fmt: skip
+
+_INDEXES: Final = (
+    ("admission", "host"), ("nonce", "host"), ("entry", "reference"), ("entry", "namespace"), ("entry", "host"), ("token", "token_id"),
+    ("token", "host"), ("token", "instance"), ("reference", "namespace"), ("nonce", "expires_at"), ("answer", "expires_at"),
+    ("token", "expires_at"),
+)  # fmt: skip
+
+_SQL: Final[dict[object, str]] = {int: "INTEGER", str: "TEXT", bytes: "BLOB"}
+
+
+def columns(table: type) -> tuple[str, ...]:
+    """The columns of a row type, its key first."""
+    return tuple(field.name for field in fields(table))
+
+
+def statements() -> tuple[str, ...]:
+    """The SQL that makes an empty database."""
+    made = [_create(table, name) for table, name in TABLES.items()]
+    made += [f"CREATE INDEX {table}_{column} ON {table} ({column})" for table, column in _INDEXES]
+    made += [
+        f"CREATE TRIGGER entry_{verb.lower()} BEFORE {verb} ON entry BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END"
+        for verb in ("UPDATE", "DELETE")
+    ]
+    return (*made, f"PRAGMA user_version = {VERSION}")
+
+
+def _create(table: type, name: str) -> str:
+    hints = get_type_hints(table)
+    spelt = []
+    for at, column in enumerate(columns(table)):
+        hint = hints[column]
+        nullable = get_origin(hint) in (UnionType, Union)
+        kind = next(k for k in get_args(hint) if k is not type(None)) if nullable else hint
+        spelt.append(f"{column} {_SQL[kind]}{' PRIMARY KEY' if at == 0 else ''}{'' if nullable else ' NOT NULL'}")
+    return f"CREATE TABLE {name} ({', '.join(spelt)}) STRICT"

@@ -1,0 +1,140 @@
+"""The one writer: changes queue up, and one thread commits them in groups, each whole or not at all.
+
+A change waits at most `LINGER` for others to share its fsync. A change that
+is refused is rolled back alone, to its savepoint; if the group itself cannot
+be made durable, none of it has happened and every caller hears so.
+"""
+
+from __future__ import annotations
+
+import queue
+import sqlite3
+import threading
+import time
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from pathlib import Path
+from typing import Final
+
+from verifier.ledger import Change, Committed, Tables
+from verifier.ledger.sqlite import SqliteTables, connect
+from verifier.ledger.transaction import apply
+from writ.formats.errors import Unavailable, WritError
+from writ.service.observe import get_logger
+
+LINGER: Final = 0.001
+MAX_GROUP: Final = 256
+MAX_QUEUE: Final = 4096
+MAX_WAIT: Final = 10.0
+"""Seconds a caller waits. What it did not hear of may have happened: a byte-identical retry tells."""
+
+_LOG = get_logger("verifier.ledger")
+
+Job = tuple[Change, "Future[Committed]"]
+
+
+class SqliteLedger:
+    """`Ledger` on one SQLite file, owned by this process. `close` when done."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._writer = connect(path)
+        self._readers = threading.local()
+        self._opened: list[sqlite3.Connection] = []
+        self._lock = threading.Lock()
+        self._jobs: queue.Queue[Job | None] = queue.Queue(MAX_QUEUE)
+        self._thread = threading.Thread(target=self._run, name="sequencer", daemon=True)
+        self._thread.start()
+
+    def commit(self, change: Change) -> Committed:
+        """Durable when it returns. Raises Refused, Void, Unavailable."""
+        if not self._thread.is_alive():
+            raise Unavailable("ledger", "the sequencer has stopped")
+        done: Future[Committed] = Future()
+        try:
+            self._jobs.put((change, done), timeout=1)
+            return done.result(MAX_WAIT)
+        except (queue.Full, FutureTimeout):
+            raise Unavailable("ledger", "the sequencer did not answer in time") from None
+
+    def read(self) -> Tables:
+        """Reading on a connection of this thread's own."""
+        connection: sqlite3.Connection | None = getattr(self._readers, "connection", None)
+        if connection is None:
+            connection = connect(self._path)
+            connection.execute("PRAGMA query_only = ON")
+            self._readers.connection = connection
+            with self._lock:
+                self._opened.append(connection)
+        return SqliteTables(connection)
+
+    def close(self) -> None:
+        """Everything queued is answered, and every connection is closed."""
+        self._jobs.put(None)
+        self._thread.join()
+        with self._lock:
+            for connection in (*self._opened, self._writer):
+                connection.close()
+            self._opened.clear()
+
+    # --- the thread -----------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while (group := self._gather()) is not None:
+            self._commit(group)
+        while not self._jobs.empty():
+            left = self._jobs.get_nowait()
+            if left is not None:
+                left[1].set_exception(Unavailable("ledger", "the verifier is stopping"))
+
+    def _gather(self) -> list[Job] | None:
+        first = self._jobs.get()
+        if first is None:
+            return None
+        group, until = [first], time.monotonic() + LINGER
+        while len(group) < MAX_GROUP:
+            try:
+                job = self._jobs.get(timeout=max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                break
+            if job is None:
+                self._jobs.put(None)
+                break
+            group.append(job)
+        return group
+
+    def _commit(self, group: list[Job]) -> None:
+        tables = SqliteTables(self._writer)
+        answers: list[tuple[Future[Committed], Committed | Exception]] = []
+        try:
+            self._writer.execute("BEGIN IMMEDIATE")
+            for change, done in group:
+                self._writer.execute("SAVEPOINT change")
+                try:
+                    answers.append((done, apply(change, tables)))
+                except (WritError, sqlite3.IntegrityError) as error:
+                    self._writer.execute("ROLLBACK TO change")
+                    answers.append((done, error))
+                self._writer.execute("RELEASE change")
+            self._writer.execute("COMMIT")
+        except Exception as error:  # noqa: BLE001 - whatever it is, the group did not happen, and every caller must hear so
+            self._abandon(group, error)
+            return
+        for done, answer in answers:
+            if isinstance(answer, Committed):
+                done.set_result(answer)
+            elif isinstance(answer, WritError):
+                done.set_exception(answer)
+            else:
+                _LOG.error("change-refused-by-database", exception=answer)
+                done.set_exception(Unavailable("ledger", "the database refused the change"))
+
+    def _abandon(self, group: list[Job], error: Exception) -> None:
+        _LOG.error("commit-failed", exception=error, changes=len(group))
+        try:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+        except sqlite3.Error as fault:
+            _LOG.error("rollback-failed", exception=fault)
+        for _, done in group:
+            done.set_exception(Unavailable("ledger", "the commit did not happen"))

@@ -1,0 +1,96 @@
+"""The tables in one SQLite file: WAL, synchronous=FULL, readers beside the one writer."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+from verifier.ledger.schema import TABLES, VERSION, R, columns, statements
+from writ.formats.errors import Unavailable
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection to the ledger at `path`, which is made if it is not there (mode 0600). Raises Unavailable."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        _make(connection)
+    except (OSError, sqlite3.Error) as error:
+        raise Unavailable("ledger", f"expected a SQLite file that can be opened, got {type(error).__name__}") from None
+    return connection
+
+
+def _make(connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    found = connection.execute("PRAGMA user_version").fetchone()[0]
+    if found == 0:
+        for statement in statements():
+            connection.execute(statement)
+    connection.execute("COMMIT")
+    if found not in (0, VERSION):
+        raise Unavailable("ledger", f"expected schema version {VERSION}, got {found}")
+
+
+def _upsert(table: type) -> str:
+    named = columns(table)
+    changed = ", ".join(f"{column} = excluded.{column}" for column in named[1:])
+    marks = ", ".join("?" for _ in named)
+    return f"INSERT INTO {TABLES[table]} ({', '.join(named)}) VALUES ({marks}) ON CONFLICT ({named[0]}) DO UPDATE SET {changed}"  # noqa: S608
+
+
+_SELECT: Final = {table: f"SELECT {', '.join(columns(table))} FROM {name}" for table, name in TABLES.items()}  # noqa: S608 - our own names
+_UPSERT: Final = {table: _upsert(table) for table in TABLES}
+
+
+class SqliteTables:
+    """`Tables` over one connection. Whether it is within a transaction is the caller's affair."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def get(self, table: type[R], key: object) -> R | None:
+        """The row under its key."""
+        row = self._connection.execute(f"{_SELECT[table]} WHERE {columns(table)[0]} = ?", (key,)).fetchone()
+        return None if row is None else table(*row)
+
+    def select(self, table: type[R], *, most: int = 0, after: object = None, **equal: object) -> list[R]:
+        """The rows whose columns equal these, in the order of their keys."""
+        key = columns(table)[0]
+        named = columns(table)
+        conditions = [f"{column} = ?" for column in named if column in equal]
+        values = [equal[column] for column in named if column in equal]
+        if len(values) != len(equal):
+            raise sqlite3.ProgrammingError(f"{TABLES[table]} has not all of {', '.join(equal)}")
+        if after is not None:
+            conditions.append(f"{key} > ?")
+            values.append(after)
+        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        limit = f" LIMIT {int(most)}" if most else ""
+        rows = self._connection.execute(f"{_SELECT[table]}{where} ORDER BY {key}{limit}", values)
+        return [table(*row) for row in rows]
+
+    def starting(self, table: type[R], column: str, prefix: str, *, most: int) -> list[R]:
+        """The first `most` rows whose text in `column` begins with `prefix` (ASCII)."""
+        if column not in columns(table):
+            raise sqlite3.ProgrammingError(f"{TABLES[table]} has no {column}")
+        rows = self._connection.execute(
+            f"{_SELECT[table]} WHERE {column} >= ? AND {column} < ? ORDER BY {column} LIMIT ?", (prefix, prefix + "\x7f", most)
+        )
+        return [table(*row) for row in rows]
+
+    def last(self, table: type[R]) -> R | None:
+        """The row with the greatest key."""
+        row = self._connection.execute(f"{_SELECT[table]} ORDER BY {columns(table)[0]} DESC LIMIT 1").fetchone()
+        return None if row is None else table(*row)
+
+    def put(self, row: R) -> None:
+        """Insert the row, or replace the one under its key; a log entry is inserted only."""
+        self._connection.execute(_UPSERT[type(row)], [getattr(row, column) for column in columns(type(row))])
+
+    def prune(self, table: type[R], before: int) -> None:
+        """Drop the rows that expired before that time."""
+        self._connection.execute(f"DELETE FROM {TABLES[table]} WHERE expires_at < ?", (before,))  # noqa: S608 - names of our own tables

@@ -1,0 +1,345 @@
+"""The rules of a commit, for every storage: what must still hold, and what is written.
+
+`apply` runs inside one transaction. It raises before it writes, or the caller
+rolls back: nothing of a refused change stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import singledispatch
+from typing import Final
+
+from verifier.ledger import (
+    Admitted,
+    ApiKeyMade,
+    Attested,
+    Basis,
+    Change,
+    Committed,
+    Enrolment,
+    Entry,
+    HostChange,
+    HostMoved,
+    KeyRotated,
+    NonceIssued,
+    PolicyPublished,
+    ReferencesImported,
+    Tables,
+    TokensRevoked,
+    TrustImported,
+    Void,
+)  # fmt: skip
+from verifier.ledger.schema import (
+    AdmissionRow,
+    AnswerRow,
+    BlobRow,
+    EkRow,
+    EntryRow,
+    HostRow,
+    KeyRow,
+    NonceRow,
+    ReferenceRow,
+    SpaceRow,
+    TokenRow,
+    TrustRow,
+)  # fmt: skip
+from writ.formats.digest import Digest
+from writ.formats.errors import Misuse, Refused
+from writ.formats.policy_bundle import CLOCK_SKEW
+from writ.formats.reason import Reason
+from writ.formats.tlog.merkle import leaf_hash
+from writ.verdict.reference import references_digest
+
+NO_REFERENCES: Final = references_digest(()).value
+KEPT_AFTER_EXPIRY: Final = 3600
+"""Seconds for which expired nonces, answers and tokens stay, so that a late use of one is told what it is."""
+
+
+def space(tables: Tables, namespace: str) -> SpaceRow:
+    """The namespace; an empty one if nothing was ever published in it."""
+    return tables.get(SpaceRow, namespace) or SpaceRow(namespace, None, 0, NO_REFERENCES, 0)
+
+
+def stored_answer(tables: Tables, nonce: NonceRow | None, evidence: bytes) -> bytes | None:
+    """The answer that went out before, if exactly this evidence spent the nonce."""
+    if nonce is None or nonce.spent_by != evidence:
+        return None
+    answer = tables.get(AnswerRow, nonce.nonce)
+    return None if answer is None or answer.evidence != evidence else answer.answer
+
+
+def judge_nonce(nonce: NonceRow | None, *, host: str, at: int) -> NonceRow:
+    """The nonce is this host's, unspent, the newest, and within its life at `at`. Raises Refused."""
+    if nonce is None or nonce.host != host:
+        raise Refused(Reason("nonce-unknown", "nonce", "a nonce of this host", "another"))
+    if nonce.spent_by is not None:
+        raise Refused(Reason("nonce-spent", "nonce", "an unspent nonce", "a spent one"))
+    if not nonce.newest:
+        raise Refused(Reason("nonce-superseded", "nonce", "the newest nonce of the host", "an older one"))
+    if at >= nonce.expires_at or at < nonce.issued_at - CLOCK_SKEW:
+        raise Refused(Reason("nonce-expired", "nonce", f"used from {nonce.issued_at} and before {nonce.expires_at}", str(at)))
+    return nonce
+
+
+@singledispatch
+def apply(change: Change, tables: Tables) -> Committed:  # noqa: ARG001 - the registered rules use both
+    """Check `change` against what stands now, and write all of it."""
+    raise Misuse(f"no rule for {type(change).__name__}")
+
+
+@apply.register
+def _attested(change: Attested, tables: Tables) -> Committed:
+    """1. The nonce. 2. The host. 3. Policy, references, epoch. 4. All writes: nonce, state, tokens, next nonce, answer, entry."""
+    # 1
+    nonce = tables.get(NonceRow, change.nonce)
+    again = stored_answer(tables, nonce, change.evidence)
+    if again is not None:
+        return Committed(None, again, repeated=True)
+    nonce = judge_nonce(nonce, host=change.entry.host, at=change.entry.at)
+    # 2
+    host = _host(tables, change.entry.host)
+    if host.status not in ("active", "contained"):
+        raise Refused(Reason("host-not-active", "host.status", "active", host.status))
+    if host.record is None or Digest.of(host.record).value != change.basis.record:
+        raise Void("the host's record")
+    if host.version != change.basis.version:
+        raise Void("the host's state")
+    # 3
+    _still(tables, host.namespace, change.basis)
+    # 4
+    tables.put(replace(nonce, newest=0, spent_by=change.evidence))
+    contained_by = None if change.status != "contained" else host.contained_by or "fork"
+    tables.put(replace(host, status=change.status, contained_by=contained_by, state=change.state, version=change.version))
+    for token in change.tokens:
+        if tables.get(TokenRow, token.status_index) is not None:
+            raise Void("the status index")
+        tables.put(token)
+    _issue(tables, change.next_nonce)
+    tables.put(change.answer)
+    _blobs(tables, change.blobs)
+    return Committed(_append(tables, change.entry), change.answer.answer)
+
+
+@apply.register
+def _enrolment(change: Enrolment, tables: Tables) -> Committed:
+    """1. The admission is unspent. 2. The EK is free or this host's. 3. The host takes no other EK. 4. All writes."""
+    # 1
+    admission = judge_admission(tables.get(AdmissionRow, change.admission), at=change.entry.at)
+    # 2, 3
+    before = tables.get(HostRow, change.host.host)
+    judge_ek(tables, before, ek=change.host.ek or "", host=change.host.host)
+    if before is None or before.generation + 1 != change.host.generation or before.namespace != change.host.namespace:
+        raise Refused(Reason("conflict", "host.generation", str(change.host.generation), "another"))
+    if before != change.before:
+        raise Void("the host")
+    # 4
+    tables.put(replace(admission, spent=1))
+    tables.put(EkRow(change.host.ek or "", change.host.host, 0))
+    tables.put(change.host)
+    _void(tables, change.host.host, change.entry.at)
+    _issue(tables, change.nonce)
+    _blobs(tables, change.blobs)
+    return Committed(_append(tables, change.entry))
+
+
+def judge_admission(admission: AdmissionRow | None, *, at: int) -> AdmissionRow:
+    """The admission is known, unspent and unexpired. Raises Refused."""
+    if admission is None:
+        raise Refused(Reason("ticket-unknown", "ticket", "a ticket of `verifier host admit`", "another or none"))
+    if admission.spent:
+        raise Refused(Reason("ticket-spent", "ticket", "an unspent ticket", "a spent one"))
+    if admission.expires_at and at >= admission.expires_at:
+        raise Refused(Reason("ticket-expired", "ticket", f"used before {admission.expires_at}", str(at)))
+    return admission
+
+
+def judge_ek(tables: Tables, before: HostRow | None, *, ek: str, host: str) -> None:
+    """This EK may enrol as this host: never burnt, of no other host, and the host has no other. Raises Refused."""
+    known = tables.get(EkRow, ek)
+    if known is not None and known.burnt:
+        raise Refused(Reason("ek-burnt", "ek", "a TPM that was not retired", ek))
+    if known is not None and known.host != host:
+        raise Refused(Reason("ek-already-bound", "ek", f"a TPM of no other host than {host}", ek))
+    if before is not None and before.ek is not None and before.ek != ek:
+        raise Refused(Reason("host-already-enrolled", "ek", before.ek, ek))
+    if before is not None and before.status == "retired":
+        raise Refused(Reason("host-not-active", "host.status", "a host that was not retired", before.status))
+
+
+@apply.register
+def _admitted(change: Admitted, tables: Tables) -> Committed:
+    admission = change.admission
+    host = tables.get(HostRow, admission.host)
+    if host is not None and (host.status == "retired" or host.namespace != admission.namespace):
+        raise Refused(Reason("conflict", "host", f"a new host or one of {admission.namespace}", f"a host that is {host.status}"))
+    if host is None:
+        tables.put(HostRow(admission.host, admission.namespace, 0, "admitted", None, None, None, None, -1))
+    tables.put(admission)
+    return Committed(_append(tables, change.entry))
+
+
+@apply.register
+def _host_moved(change: HostMoved, tables: Tables) -> Committed:
+    _change(tables, change.change, change.entry.at)
+    if change.admission is not None:
+        tables.put(change.admission)
+    return Committed(_append(tables, change.entry))
+
+
+def _change(tables: Tables, change: HostChange, at: int) -> None:
+    host = change.before.host
+    if tables.get(HostRow, host) != change.before:
+        raise Void("the host")
+    tables.put(change.after)
+    if change.burn and change.before.ek is not None:
+        tables.put(EkRow(change.before.ek, host, 1))
+    if change.burn:
+        for admission in tables.select(AdmissionRow, host=host, spent=0):
+            tables.put(replace(admission, spent=1))
+    if change.void:
+        _void(tables, host, at)
+
+
+@apply.register
+def _references(change: ReferencesImported, tables: Tables) -> Committed:
+    now = space(tables, change.entry.namespace)
+    if now.references_digest != change.before:
+        raise Void("the reference values")
+    for digest in change.retired:
+        row = tables.get(ReferenceRow, digest)
+        if row is not None:
+            tables.put(replace(row, active=0))
+    for reference in change.rows:
+        tables.put(reference)
+    tables.put(replace(now, references_digest=change.digest))
+    _blobs(tables, change.blobs)
+    return Committed(_append(tables, change.entry))
+
+
+@apply.register
+def _policy(change: PolicyPublished, tables: Tables) -> Committed:
+    now = space(tables, change.row.namespace)
+    if change.row.version <= now.policy_version:
+        raise Refused(Reason("policy-rollback", "policy.version", f"above {now.policy_version}", str(change.row.version)))
+    tables.put(change.row)
+    tables.put(replace(now, policy=change.row.digest, policy_version=change.row.version))
+    _blobs(tables, change.blobs)
+    return Committed(_append(tables, change.entry))
+
+
+@apply.register
+def _revoked(change: TokensRevoked, tables: Tables) -> Committed:
+    if change.change is not None:
+        _change(tables, change.change, change.entry.at)
+    doomed: list[TokenRow] = []
+    if change.token_id is not None:
+        doomed += tables.select(TokenRow, token_id=change.token_id, namespace=change.entry.namespace)
+    for instance in change.instances:
+        doomed += tables.select(TokenRow, instance=instance, host=change.host)
+    for token in doomed:
+        tables.put(replace(token, revoked=1))
+    now = space(tables, change.entry.namespace)
+    tables.put(replace(now, epoch=now.epoch + 1))
+    return Committed(_append(tables, change.entry))
+
+
+@apply.register
+def _api_key(change: ApiKeyMade, tables: Tables) -> Committed:
+    tables.put(change.row)
+    return Committed(_append(tables, change.entry))
+
+
+@apply.register
+def _key(change: KeyRotated, tables: Tables) -> Committed:
+    current = [row.kid for row in tables.select(KeyRow) if row.retired_at is None]
+    if current != ([] if change.former is None else [change.former.kid]):
+        raise Void("the token key")
+    if change.former is not None:
+        tables.put(replace(change.former, retired_at=change.entry.at))
+    tables.put(change.row)
+    return Committed(_append(tables, change.entry))
+
+
+@apply.register
+def _trust(change: TrustImported, tables: Tables) -> Committed:
+    for row in tables.select(TrustRow, current=1):
+        tables.put(replace(row, current=0))
+    tables.put(change.row)
+    _blobs(tables, change.blobs)
+    return Committed(_append(tables, change.entry))
+
+
+@apply.register
+def _nonce(change: NonceIssued, tables: Tables) -> Committed:
+    host = _host(tables, change.row.host)
+    if host.record is None or host.status == "retired":
+        raise Refused(Reason("host-not-active", "host.status", "an enrolled host", host.status))
+    _issue(tables, change.row)
+    _prune(tables, change.row.issued_at)
+    return Committed(None)
+
+
+# --- parts --------------------------------------------------------------------------------------------------------------
+
+
+def _host(tables: Tables, host: str) -> HostRow:
+    row = tables.get(HostRow, host)
+    if row is None:
+        raise Refused(Reason("host-unknown", "host", "an admitted host", host[:63]))
+    return row
+
+
+def _still(tables: Tables, namespace: str, basis: Basis) -> None:
+    now = space(tables, namespace)
+    checks: tuple[tuple[str, Callable[[], bool]], ...] = (
+        ("the policy", lambda: now.policy == basis.policy),
+        ("the reference values", lambda: now.references_digest == basis.references),
+        ("the revocation epoch", lambda: now.epoch == basis.epoch),
+    )
+    for what, holds in checks:
+        if not holds():
+            raise Void(what)
+
+
+def _issue(tables: Tables, nonce: NonceRow) -> None:
+    """The nonce is the newest of its host from now on, and the only one of use."""
+    for older in tables.select(NonceRow, host=nonce.host, newest=1):
+        tables.put(replace(older, newest=0))
+    tables.put(nonce)
+
+
+def _void(tables: Tables, host: str, at: int) -> None:
+    """No outstanding nonce of the host is of use, and its live tokens are revoked."""
+    for nonce in tables.select(NonceRow, host=host, newest=1):
+        tables.put(replace(nonce, newest=0))
+    for token in tables.select(TokenRow, host=host, revoked=0):
+        if token.expires_at > at:
+            tables.put(replace(token, revoked=1))
+
+
+def _blobs(tables: Tables, blobs: tuple[bytes, ...]) -> None:
+    for data in blobs:
+        digest = Digest.of(data).value
+        if tables.get(BlobRow, digest) is None:
+            tables.put(BlobRow(digest, data))
+
+
+def _append(tables: Tables, entry: Entry) -> EntryRow:
+    last = tables.last(EntryRow)
+    leaf = leaf_hash(entry.signed)
+    row = EntryRow(
+        0 if last is None else last.sequence + 1, leaf.hex(), entry.kind, entry.namespace, entry.host, entry.at, leaf, entry.signed
+    )
+    tables.put(row)
+    return row
+
+
+def _prune(tables: Tables, at: int) -> None:
+    tables.prune(NonceRow, at - KEPT_AFTER_EXPIRY)
+    tables.prune(AnswerRow, at - KEPT_AFTER_EXPIRY)
+    tables.prune(TokenRow, at - KEPT_AFTER_EXPIRY)
+
+
+__all__ = ["apply", "judge_admission", "judge_ek", "judge_nonce", "space", "stored_answer"]
