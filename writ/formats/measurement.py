@@ -15,6 +15,7 @@ from writ.formats.digest import Digest
 from writ.formats.errors import FormatError
 from writ.formats.spiffe import AgentId
 from writ.formats.strict import Fields, decode_cbor, encode_cbor
+from writ.formats.strict import name as strict_name
 
 KINDS: Final = ("interpreter", "packages", "code", "weights", "prompts", "tools", "image")
 """What a component can be (DESIGN, step 2)."""
@@ -75,6 +76,37 @@ def parse_measurement(data: bytes) -> Measurement:
     secrets = tuple(_text(item, "secrets") for item in f.items("secrets", most=64))
     f.done()
     return Measurement(agent, command, components, secrets)
+
+
+@dataclass(frozen=True, slots=True)
+class Governance:
+    """What governs a host measured to: the root of each component, sorted by name, at least one."""
+
+    components: tuple[tuple[str, Digest], ...]
+
+    def __post_init__(self) -> None:
+        names = [name for name, _ in self.components]
+        if not names or names != sorted(set(names)):
+            raise FormatError("governance", "at least one component, sorted by name, each once", ", ".join(names)[:100])
+
+
+def encode_governance(governance: Governance) -> bytes:
+    """The one spelling of a governance measurement."""
+    return encode_cbor({"v": 1, "governance": {name: root.value for name, root in governance.components}})
+
+
+def parse_measured(data: bytes) -> Measurement | Governance:
+    """Read what `attestor measure --out` wrote: of an agent or of the governance. Raises FormatError."""
+    f = Fields(decode_cbor(data, "measurement"), "measurement")
+    if not f.has("governance"):
+        return parse_measurement(data)
+    f.version(1)
+    roots = f.mapping("governance", most=MAX_COMPONENTS)
+    f.done()
+    if not all(isinstance(name, str) and isinstance(root, bytes) for name, root in roots.items()):
+        raise FormatError("governance", "name -> root", "another")
+    named = Fields(roots, "governance")
+    return Governance(tuple((strict_name(name, "governance"), named.digest(name)) for name in sorted(roots)))
 
 
 def _text(value: object, what: str) -> str:

@@ -12,9 +12,10 @@ import os
 import socket
 import sys
 import time
+from typing import Any, BinaryIO
 
 
-def ask(stream, number, tool, method, arguments):
+def ask(stream: BinaryIO, number: int, tool: str, method: str, arguments: object) -> dict[str, Any]:
     """Ask for one action; the enforcer decides, records, performs it, and answers."""
     request = {"id": number, "tool": tool, "method": method, "arguments": arguments}
     stream.write(json.dumps(request, sort_keys=True, separators=(",", ":")).encode() + b"\n")
@@ -22,10 +23,11 @@ def ask(stream, number, tool, method, arguments):
     line = stream.readline()
     if not line:
         sys.exit("the enforcer closed the gate")
-    return json.loads(line)
+    answer: dict[str, Any] = json.loads(line)
+    return answer
 
 
-def show(tool, method, answer):
+def show(tool: str, method: str, answer: dict[str, Any]) -> None:
     """One line a person can read, for a result as for a refusal."""
     if answer["ok"]:
         print(f"{tool}.{method}: done, reference {answer['reference']}", flush=True)
@@ -36,7 +38,7 @@ def show(tool, method, answer):
         print(f"{tool}.{method}: failed, {json.dumps(answer.get('result', answer.get('failure')), sort_keys=True)}", flush=True)
 
 
-def main():
+def main() -> None:
     """Follow the prompt to its end."""
     with open(sys.argv[1], encoding="utf-8") as file:
         lines = [line.strip() for line in file]

@@ -5,6 +5,7 @@ Speaks MCP 2026-07-28 (stateless): one JSON-RPC request a line, one answer a lin
 
 import json
 import sys
+from typing import Any
 
 NOTES = ["buy milk", "call the bank"]
 TOOLS = [
@@ -21,7 +22,7 @@ TOOLS = [
 ]
 
 
-def call(name, arguments):
+def call(name: object, arguments: dict[str, Any]) -> str:
     """The text a tool answers, or ValueError."""
     if name == "read":
         number = arguments.get("number")
@@ -37,16 +38,17 @@ def call(name, arguments):
     raise ValueError(f"no tool {name}")
 
 
-def answer(request):
+def answer(request: dict[str, Any]) -> dict[str, Any]:
     """The JSON-RPC answer to one request."""
     method, params = request.get("method"), request.get("params", {})
     if method == "tools/list":
         return {"result": {"tools": TOOLS}}
     if method == "tools/call":
         try:
-            return {"result": {"content": [{"type": "text", "text": call(params.get("name"), params.get("arguments", {}))}], "isError": False}}
+            text, failed = call(params.get("name"), params.get("arguments", {})), False
         except ValueError as error:
-            return {"result": {"content": [{"type": "text", "text": str(error)}], "isError": True}}
+            text, failed = str(error), True
+        return {"result": {"content": [{"type": "text", "text": text}], "isError": failed}}
     return {"error": {"code": -32601, "message": "unknown method"}}
 
 
