@@ -31,6 +31,7 @@ from writ.service.clock import Clock
 from writ.service.observe import get_logger
 from writ.verdict.attestation import AttestationVerdict, decide_attestation
 from writ.verdict.issue import Issuance
+from writ.verdict.reference import reference_list
 
 ATTEMPTS: Final = 5
 LIST_SIZE: Final = 1 << 17
@@ -170,7 +171,7 @@ class Attestation:
             tokens=_tokens(verdict, inputs.record, places),
             next_nonce=fresh,
             answer=AnswerRow(nonce.nonce, Digest.of(body).value, EXCHANGE.encode(answer), nonce.expires_at),
-            blobs=(body, verdict.result, *before),
+            blobs=(body, verdict.result, reference_list(inputs.references), *before),
         )
 
 

@@ -71,7 +71,6 @@ REMEDIES: Final[dict[str, str]] = {
     "attestor-not-rooted": "No boot or IMA evidence vouches for the attestor itself, so the runtime claim is `runtime-only`.",
     "tpm-class-refused": "The policy does not accept this class of TPM.",
     "action-log-inconsistent": "The action log is not an extension of the one carried before. The instance is contained.",
-    "action-log-behind": "An answer was lost; the enforcer proves from the checkpoint in expected with its next ask.",
     "manifest-mutable": "A component was not held in the measured store.",
     # policy and token
     "policy-unknown": "Publish a policy: `verifier policy publish`.",

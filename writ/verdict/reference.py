@@ -22,9 +22,14 @@ COMMAND: Final = "command"
 """The name under which a CoRIM holds the digest of an agent's argument vector."""
 
 
+def reference_list(corims: Iterable[Corim]) -> bytes:
+    """The set of reference values by name: the CBOR array of the sorted digests of its CoRIMs."""
+    return encode_cbor(sorted({Digest.of(encode_corim(corim)).value for corim in corims}))
+
+
 def references_digest(corims: Iterable[Corim]) -> Digest:
-    """The name of a set of reference values: SHA-256 over the sorted digests of its CoRIMs."""
-    return Digest.of(encode_cbor(sorted({Digest.of(encode_corim(corim)).value for corim in corims})))
+    """The name of a set of reference values: SHA-256 over its `reference_list`."""
+    return Digest.of(reference_list(corims))
 
 
 def measured_values(measurement: Measurement) -> dict[str, Digest]:

@@ -12,10 +12,10 @@ import os
 import socket
 import sys
 import time
-from typing import Any, BinaryIO
+from typing import Any
 
 
-def ask(stream: BinaryIO, number: int, tool: str, method: str, arguments: object) -> dict[str, Any]:
+def ask(stream: Any, number: int, tool: str, method: str, arguments: object) -> dict[str, Any]:
     """Ask for one action; the enforcer decides, records, performs it, and answers."""
     request = {"id": number, "tool": tool, "method": method, "arguments": arguments}
     stream.write(json.dumps(request, sort_keys=True, separators=(",", ":")).encode() + b"\n")
