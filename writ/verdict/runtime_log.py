@@ -99,9 +99,7 @@ class _Machine:
             self._component(event)
         elif isinstance(event, StartEvent):
             self._start(event)
-        elif isinstance(event, UpdateEvent):
-            return  # a pending update changes nothing that runs
-        else:
+        elif not isinstance(event, UpdateEvent):  # a pending update changes nothing that runs
             known = self._find(event.instance)
             if isinstance(event, KeyEvent):
                 self._key(known, event)
@@ -142,7 +140,6 @@ class _Machine:
         if known.phase == "stopped":
             raise _malformed("key", "an instance that has not stopped", known.phase)
         self._claim(event.session_key)
-        self._keys.remove(known.session_key)
         self._put(known.with_key(event.session_key))
 
     def _claim(self, session_key: bytes) -> None:

@@ -64,7 +64,7 @@ def verify_token(
     """
     claims = token.claims
     # 1
-    key = keys.get(token.jws.kid or "")
+    key = None if token.jws.kid is None else keys.get(token.jws.kid)
     if key is None:
         raise Refused(Reason("token-key-unknown", "token.kid", f"one of {len(keys)} keys", str(token.jws.kid)[:64]))
     if not verify_jws(token.jws, key):
@@ -80,8 +80,8 @@ def verify_token(
     if now >= claims.expires_at:
         raise Refused(Reason("token-expired", "token.exp", f"later than {now}", str(claims.expires_at)))
     # 4
-    if claims.expires_at - claims.issued_at > TOKEN_LIFE_CEILING:
-        life = claims.expires_at - claims.issued_at
+    life = claims.expires_at - claims.issued_at
+    if life > TOKEN_LIFE_CEILING:
         raise Refused(Reason("token-malformed", "token.exp", f"a life of at most {TOKEN_LIFE_CEILING} s", f"{life} s"))
     # 5
     if revocation is not None:

@@ -168,7 +168,14 @@ def test_event_without_a_place_is_refused(events: tuple[RuntimeEvent, ...], clai
 def test_components_may_follow_once_nothing_runs() -> None:
     assert run(start(A), StopEvent(A, "exited"), component()).governance
     assert run(start(A), drift(A), component()).governance
+    assert run(start(A), StopEvent(A, "exited"), drift(A), component()).governance
     assert refused(lambda: run(start(A), start(B), StopEvent(A, "exited"), component())).claim == "runtime_log.component"
+
+
+def test_what_ran_before_still_counts_as_running() -> None:
+    assert refused(lambda: run(component(), state=run(start(A)))).claim == "runtime_log.component"
+    for ended in ((StopEvent(A, "exited"),), (drift(),), (StopEvent(A, "exited"), drift())):
+        assert run(component(), state=run(start(A), *ended)).governance
 
 
 def test_key_that_serves_another_instance_is_refused() -> None:
@@ -185,6 +192,7 @@ def test_key_event_exchanges_the_key() -> None:
     assert [i.session_key for i in state.instances] == [b"k" * 32]
     assert refused(lambda: run(start(B, key=b"k" * 32), state=state)).code == "instance-key-reused"
     assert phase(run(KeyEvent(A, b"m" * 32), state=state)) == "running"
+    assert refused(lambda: run(start(A), KeyEvent(A, b"k" * 32), start(B, key=A * 2))).code == "instance-key-reused"
 
 
 def test_update_and_anchor_change_nothing() -> None:
@@ -231,6 +239,7 @@ def test_parent_is_kept_for_the_appraisal_even_when_it_no_longer_runs() -> None:
 
 
 def test_instances_of_a_boot_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert runtime_log.MAX_INSTANCES == 100_000
     monkeypatch.setattr(runtime_log, "MAX_INSTANCES", 2)
     assert len(run(start(A), start(B)).instances) == 2
     assert refused(lambda: run(start(A), start(B), start(C))).claim == "runtime_log.start"
