@@ -1,0 +1,134 @@
+"""Every fenced block of README.md and docs/ is run, or read by the loader it is written for. What is not known fails."""
+
+from __future__ import annotations
+
+import doctest
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from attestor.config import AttestorConfig
+from enforcer.config import EnforcerConfig
+from tests.docs.blocks import ROOT, Block, all_blocks, blocks_of, commands, pages
+from verifier.config import VerifierConfig
+from writ.formats.manifest import parse_manifest
+from writ.formats.policy_bundle import PolicyBundle, PolicySettings
+from writ.service import config
+from writ.verdict import cedar
+
+LANGUAGES: Final = {
+    "sh": "run here, or one of the long verbs of ./run; those of docs/operations.md by test_operations.py",
+    "sh host": "needs root, cgroup v2 and a TPM: the commands are held against the roles' own parsers; ./run demo runs the like",
+    "python": "a doctest",
+    "toml": "read by the loader of its role, or as a manifest",
+    "cddl": "test_formats.py",
+    "cedar": "loaded under the default schema",
+    "text": "output and drawings, not run",
+}
+LONG_VERBS: Final = ("demo", "test", "lint")
+"""Each has a test, or is one."""
+ROLES: Final[dict[str, tuple[Any, str]]] = {
+    "verifier": (VerifierConfig, "VERIFIER"),
+    "attestor": (AttestorConfig, "ATTESTOR"),
+    "enforcer": (EnforcerConfig, "ENFORCER"),
+}
+STORY: Final = "docs/operations.md"
+BLOCKS: Final = all_blocks()
+
+
+def of(info: str) -> pytest.MarkDecorator:
+    found = [block for block in BLOCKS if block.info == info]
+    return pytest.mark.parametrize("block", found, ids=str)
+
+
+def test_every_block_names_a_language_that_is_known() -> None:
+    assert [str(block) for block in BLOCKS if block.info not in LANGUAGES] == []
+
+
+def test_every_known_language_is_used() -> None:
+    assert {block.info for block in BLOCKS} == set(LANGUAGES)
+
+
+def test_a_block_without_a_language_and_an_open_block_are_noticed() -> None:
+    assert [block.info for block in blocks_of("page", "a\n```\nb\n```\n~~~sh\nc\n~~~\n")] == ["", "sh"]
+    with pytest.raises(ValueError, match="page:2"):
+        blocks_of("page", "a\n```sh\nb\n")
+
+
+def test_the_links_between_our_pages_lead_somewhere() -> None:
+    for page in pages():
+        prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+        for target in re.findall(r"\]\(([^)#\s]+)", prose):
+            assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def verbs_of_run() -> set[str]:
+    done = subprocess.run(["./run", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(re.findall(r"^  ([a-z]+) ", done.stdout, re.MULTILINE))
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.info == "sh" and block.page != STORY], ids=str)
+def test_a_shell_block_runs(block: Block, tmp_path: Path) -> None:
+    verbs = verbs_of_run()
+    for line in commands(block):
+        words = shlex.split(line)
+        if words[0] == "./run" and words[1] in LONG_VERBS:
+            assert words[1] in verbs, line
+            continue
+        (tmp_path / "run").write_text(f'#!/bin/sh\nexec {shlex.quote(str(ROOT / "run"))} "$@"\n')
+        (tmp_path / "run").chmod(0o755)
+        env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        done = subprocess.run(["sh", "-euc", line], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, (line, done.stderr)
+
+
+@of("sh host")
+def test_a_block_for_a_host_names_verbs_and_options_that_exist(block: Block) -> None:
+    for line in commands(block):
+        role, *words = shlex.split(line)
+        done = subprocess.run([sys.executable, "-m", role, *words, "--help"], capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, (line, done.stderr)
+        assert [word for word in words if word.startswith("--") and word not in ("--config", "--") and word not in done.stdout] == [], line
+
+
+@of("python")
+def test_a_python_block_does_what_it_shows(block: Block) -> None:
+    test = doctest.DocTestParser().get_doctest(block.text, {}, str(block), block.page, block.line)
+    assert test.examples, block
+    report: list[str] = []
+    assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, out=report.append).failed == 0, "".join(report)
+
+
+@of("toml")
+def test_a_toml_block_is_accepted_by_its_loader(block: Block, tmp_path: Path) -> None:
+    named = re.match(r"# /etc/writ/([a-z]+)\.toml\n", block.text)
+    if named is None:
+        assert parse_manifest(block.text.encode()).components
+        return
+    kind, prefix = ROLES[named[1]]
+    path = tmp_path / "role.toml"
+    path.write_text(block.text)
+    assert config.check(kind, path, {"CREDENTIALS_DIRECTORY": str(tmp_path)}, prefix) == []
+
+
+def test_each_role_has_its_configuration_shown() -> None:
+    shown = {found[1] for block in BLOCKS if (found := re.match(r"# /etc/writ/([a-z]+)\.toml\n", block.text))}
+    assert shown == set(ROLES)
+
+
+@of("cedar")
+def test_a_cedar_block_is_a_policy_that_would_be_published(block: Block) -> None:
+    schema = (ROOT / "verifier" / "default_policy" / "schema.cedarschema").read_text()
+    loaded = cedar.load(PolicyBundle("billing", 1, 0, PolicySettings(), schema, block.text))
+    assert len(loaded.ids) == block.text.count("@id(")
+
+
+@of("cddl")
+def test_a_cddl_block_stands_on_the_page_that_is_checked(block: Block) -> None:
+    assert block.page == "docs/formats.md"
