@@ -167,9 +167,9 @@ def _measure_governance(args: argparse.Namespace) -> int:
     else:
         cli.emit({"governance": {part.name: str(component_root(part)) for part in parts}}, False)
     if args.out is not None:
-        from writ.formats.strict import encode_cbor
+        from writ.formats.measurement import Governance, encode_governance
 
-        _write_out(args.out, encode_cbor({"v": 1, "governance": {part.name: component_root(part).value for part in parts}}))
+        _write_out(args.out, encode_governance(Governance(tuple((part.name, component_root(part)) for part in parts))))
     return cli.ACCEPTED
 
 

@@ -114,6 +114,7 @@ class AgentDaemon:
             server.close()
             await server.wait_closed()
             self._hashing.shutdown(wait=False, cancel_futures=True)
+            self._attestation.close()
             self._log.close()
 
     async def _begin(self) -> None:

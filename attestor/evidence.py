@@ -86,6 +86,10 @@ class Attestation:
                 return attested
         raise Unavailable("verifier", "asked for nonce or log again and again")
 
+    def close(self) -> None:
+        """The line to the verifier is closed."""
+        self._uplink.close()
+
     def _once(self, requests: tuple[InstanceRequest, ...], measurements: dict[bytes, bytes]) -> Attested:
         """1. A nonce. 2. The quote. 3. The log up to it. 4. Send, the same bytes again if the answer is lost. 5. Verify and remember."""
         e = self._enrolment
