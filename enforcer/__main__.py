@@ -1,0 +1,213 @@
+"""enforcer: run agents that can act only while a TPM-proven verifier says so.
+
+serve                       the daemon of this host
+run --agent NAME -- CMD…    launch an agent from its measured store; its exit status is returned
+status [INSTANCE]           how the instances stand
+why REF                     explain a refusal or a containment
+kill INSTANCE               kill an instance; it is tainted for ever
+log show|export|prove|erase INSTANCE
+doctor, config check
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from enforcer import compose, explain, frames
+from enforcer.config import PREFIX, EnforcerConfig
+from enforcer.control import CONTROL, MAX_CONTROL, Contain, Control, CouldNot, Deliver, Did, Exited, RefusedRun, Run, Started
+from writ.formats.archive import encode_archive
+from writ.formats.errors import FormatError, Refused, Unavailable
+from writ.formats.reason import Reason
+from writ.service import cli, observe
+from writ.service.config import check
+
+FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
+KILLED: Final = 137
+"""The status of an agent that was contained: 128 and SIGKILL."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command; its exit code."""
+    parser = cli.parser("enforcer", (__doc__ or "").split("\n", maxsplit=1)[0])
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
+    for name, text in _VERBS.items():
+        made = verbs.add_parser(name, help=text, allow_abbrev=False)
+        if name not in {"serve", "run"}:
+            cli.add_json_flag(made)
+        _arguments(name, made)
+    before, _, command = _split(argv)
+    args = parser.parse_args(before)
+    if args.verb == "config":
+        return _check(args)
+    config = compose.configuration(args.config or _default(), os.environ)
+    if args.verb == "serve":
+        return _serve(config)
+    if args.verb == "run":
+        return _run(config, args, tuple(command))
+    return _show(config, args)
+
+
+_VERBS: Final = {
+    "serve": "be the daemon of this host",
+    "run": "launch an agent from its measured store",
+    "status": "show how the instances stand",
+    "why": "explain a refusal or a containment",
+    "kill": "kill an instance, for ever",
+    "log": "show, export, prove or erase an action log",
+    "doctor": "look for what would keep an agent from running",
+    "config": "check the configuration",
+}
+
+
+def _arguments(name: str, made: argparse.ArgumentParser) -> None:
+    if name == "run":
+        made.add_argument("--agent", required=True, metavar="NAME", help="the name in its manifest")
+        made.add_argument("--parent", metavar="INSTANCE", help="the instance it descends from")
+        made.usage = "enforcer run --agent NAME [--parent INSTANCE] [-- CMD…]"
+    elif name == "status":
+        made.add_argument("instance", nargs="?")
+    elif name == "why":
+        made.add_argument("reference", metavar="REF")
+    elif name == "kill":
+        made.add_argument("instance")
+    elif name == "log":
+        made.add_argument("act", choices=("show", "export", "prove", "erase"))
+        made.add_argument("instance", nargs="*", help="export takes several, or none for all; prove takes REF")
+        made.add_argument("--output", type=Path, metavar="FILE", help="where an export goes")
+    elif name == "config":
+        made.add_argument("act", choices=("check",))
+
+
+def _split(argv: Sequence[str]) -> tuple[list[str], str, list[str]]:
+    """What stands before and after `--`."""
+    words = list(argv)
+    if "--" not in words:
+        return words, "", []
+    at = words.index("--")
+    return words[:at], "--", words[at + 1 :]
+
+
+def _default() -> Path | None:
+    path = Path("/etc/writ/enforcer.toml")
+    return path if path.exists() else None
+
+
+def _check(args: argparse.Namespace) -> int:
+    faults = check(EnforcerConfig, args.config or _default(), os.environ, PREFIX)
+    cli.emit({"configuration": str(args.config or _default() or "defaults"), "faults": faults}, args.json)
+    return cli.MISUSE if faults else cli.ACCEPTED
+
+
+def _serve(config: EnforcerConfig) -> int:
+    observe.configure(sys.stderr)
+    daemon = compose.supervisor(config)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os._exit(0))  # holders see the link end, and hold
+    daemon.serve()
+    return cli.ACCEPTED
+
+
+def _show(config: EnforcerConfig, args: argparse.Namespace) -> int:
+    if args.verb == "status":
+        wanted = explain.instances(config) if args.instance is None else [explain.find_instance(config, args.instance)]
+        cli.emit({"instances": [explain.standing(config, instance) for instance in wanted]}, args.json)
+        return cli.ACCEPTED
+    if args.verb == "why":
+        cli.emit(explain.why(config, args.reference), args.json)
+        return cli.ACCEPTED
+    if args.verb == "kill":
+        return _kill(config, args)
+    if args.verb == "doctor":
+        from enforcer import doctor
+
+        findings = doctor.examine(config)
+        cli.emit({"findings": findings, "ready": all(f["ok"] for f in findings)}, args.json)
+        return cli.ACCEPTED if all(f["ok"] for f in findings) else cli.COULD_NOT
+    return _log(config, args)
+
+
+def _log(config: EnforcerConfig, args: argparse.Namespace) -> int:
+    if args.act == "export":
+        wanted = [explain.find_instance(config, name) for name in args.instance] or explain.instances(config)
+        data = encode_archive(explain.export(config, wanted))
+        if args.output is None:
+            raise FormatError("log export", "--output FILE", "none")
+        args.output.write_bytes(data)
+        cli.emit({"exported": str(args.output), "instances": len(wanted), "bytes": len(data)}, args.json)
+        return cli.ACCEPTED
+    if len(args.instance) != 1:
+        raise FormatError(f"log {args.act}", "one instance", f"{len(args.instance)}")
+    name, _, number = args.instance[0].partition("-")
+    instance = explain.find_instance(config, name)
+    if args.act == "show":
+        cli.emit(explain.log(config, instance), args.json)
+    elif args.act == "prove":
+        if not number.isdecimal():
+            raise FormatError("log prove", "a reference such as 5f1c09ab-12", args.instance[0][:80])
+        cli.emit(explain.inclusion(config, instance, int(number)), args.json)
+    else:
+        from enforcer.record import erase
+
+        cli.emit({"instance": instance.hex(), "erased": erase(config.instance_dir(instance))}, args.json)
+    return cli.ACCEPTED
+
+
+def _kill(config: EnforcerConfig, args: argparse.Namespace) -> int:
+    instance = explain.find_instance(config, args.instance)
+    reason = Reason("instance-tainted", "instance", "a running instance", f"killed by uid {os.getuid()}")
+    with frames.connect(str(config.control_socket)) as connection:
+        frames.send(connection, CONTROL.encode(Contain(instance, (reason,))), (0,))
+        data = frames.receive(connection, MAX_CONTROL, 15.0)
+    answer = None if data is None else CONTROL.parse(data)
+    if not isinstance(answer, Did) or not answer.found:
+        raise Refused(Reason("not-found", "instance", "a running instance", instance.hex()))
+    cli.emit({"instance": instance.hex(), "killed": True}, args.json)
+    return cli.ACCEPTED
+
+
+# --- run -----------------------------------------------------------------------------------------------------------------
+
+
+def _run(config: EnforcerConfig, args: argparse.Namespace, command: tuple[str, ...]) -> int:
+    """Hand our descriptors to the daemon, forward signals, and end as the agent ends."""
+    parent = None if args.parent is None else explain.find_instance(config, args.parent)
+    connection = frames.connect(str(config.control_socket))
+    for number in FORWARDED:
+        signal.signal(number, lambda got, _frame: _deliver(connection, got))
+    frames.send(connection, CONTROL.encode(Run(args.agent, command, parent)), (0, 1, 2))
+    connection.settimeout(None)
+    while True:
+        data = frames.receive(connection, MAX_CONTROL, None)
+        if data is None:
+            raise Unavailable("holder", "it died; its agent was killed")
+        message: Control | Any = CONTROL.parse(data)
+        match message:
+            case Started():
+                continue
+            case Exited(status):
+                return status
+            case RefusedRun(reference, reasons, started):
+                sys.stderr.write(cli.refusal_card(reasons, reference) + "\n")
+                return KILLED if started else cli.REFUSED
+            case CouldNot(what, detail):
+                raise Unavailable(what, detail)
+            case _:
+                raise FormatError("answer", "how the run ended", type(message).__name__)
+
+
+def _deliver(connection: socket.socket, number: int) -> None:
+    with contextlib.suppress(Unavailable):
+        frames.send(connection, CONTROL.encode(Deliver(number)))
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, sys.argv[1:]))

@@ -1,0 +1,133 @@
+"""How an enforcer is configured. Nothing here can change a verdict: trust, policy and reference values are signed documents.
+
+run_dir = "/run/writ/enforcer"
+attestor_socket = "/run/writ/attestor.sock"
+trust_file = "/etc/writ/trust.cbor"
+tools = ["notes {store}/python/bin/python3 -I {store}/tools/notes.py"]
+services = ["reports https://reports.example/v1"]
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from writ.formats.errors import FormatError, Unavailable
+from writ.formats.strict import name
+from writ.formats.trust import MAX_TRUST, Trust, parse_trust
+
+PREFIX: Final = "ENFORCER"
+MAX_TOOLS: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class EnforcerConfig:
+    """One enforcer of one host.
+
+    `cgroup` is the cgroup below which each instance gets its own. `uid_first`
+    to `uid_first + 2 * instances - 1` belong to nobody else: each instance
+    takes a pair, one for the agent and one for its tools. `operator_gid` may
+    use the control socket beside root (-1: nobody). `store_uids` may own the
+    measured store. `tools` are `NAME PROGRAM ARGUMENT…`, `services` are
+    `NAME URL`; `service_ca_file` holds the roots for the services' certificates (none: the system's).
+    """
+
+    run_dir: Path = Path("/run/writ/enforcer")
+    state_dir: Path = Path("/var/lib/writ/enforcer")
+    attestor_socket: Path = Path("/run/writ/attestor.sock")
+    trust_file: Path = Path("/etc/writ/trust.cbor")
+    cgroup: str = "/writ"
+    operator_gid: int = -1
+    uid_first: int = 64100
+    instances: int = 400
+    pids_max: int = 512
+    store_uids: tuple[str, ...] = ("0",)
+    tools: tuple[str, ...] = ()
+    services: tuple[str, ...] = ()
+    service_ca_file: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.instances <= 10_000:
+            raise FormatError("instances", "1 to 10000", str(self.instances))
+        if not 1000 <= self.uid_first <= (1 << 31) - 2 * self.instances:
+            raise FormatError("uid_first", "an uid of at least 1000 with room for two an instance", str(self.uid_first))
+        if not self.cgroup.startswith("/") or self.cgroup == "/" or ".." in self.cgroup.split("/"):
+            raise FormatError("cgroup", "a path below the cgroup2 mount, such as /writ", repr(self.cgroup)[:80])
+        if not all(uid.isdecimal() for uid in self.store_uids):
+            raise FormatError("store_uids", "numbers", ", ".join(self.store_uids)[:80])
+        for path in (self.run_dir, self.state_dir, self.attestor_socket, self.trust_file):
+            if not path.is_absolute():
+                raise FormatError("configuration", "absolute paths", str(path)[:120])
+        names = [*self.tool_commands, *self.service_urls]
+        if len(names) > MAX_TOOLS or len(names) != len(self.tools) + len(self.services) or set(self.tool_commands) & set(self.service_urls):
+            raise FormatError("tools and services", f"at most {MAX_TOOLS} names, each once", ", ".join(names)[:120])
+
+    @property
+    def store_owners(self) -> frozenset[int]:
+        """Who may own the measured store."""
+        return frozenset(map(int, self.store_uids))
+
+    @property
+    def tool_commands(self) -> dict[str, tuple[str, ...]]:
+        """Each local tool's command by its name."""
+        return {words[0]: tuple(words[1:]) for words in (_words(line, "tools", 2) for line in self.tools)}
+
+    @property
+    def service_urls(self) -> dict[str, str]:
+        """Each relying service's URL by its name."""
+        return {words[0]: words[1] for words in (_words(line, "services", 2, 2) for line in self.services)}
+
+    @property
+    def control_socket(self) -> Path:
+        """Where the daemon listens."""
+        return self.run_dir / "control.sock"
+
+    def holder_socket(self, instance: bytes) -> Path:
+        """Where the holder of an instance listens, for the daemon."""
+        return self.run_dir / "holders" / f"{instance.hex()}.sock"
+
+    def instance_dir(self, instance: bytes) -> Path:
+        """Log, evidence and standing of an instance, for root only."""
+        return self.state_dir / "instances" / instance.hex()
+
+    def agent_dir(self, instance: bytes) -> Path:
+        """What the agent of an instance may see of us: its gate and its home."""
+        return self.run_dir / "agents" / instance.hex()
+
+    def trust(self) -> Trust:
+        """The anchors, pinned by the operator as a file; nothing relayed can change them. Raises Unavailable, FormatError."""
+        try:
+            with self.trust_file.open("rb") as file:
+                data = file.read(MAX_TRUST + 1)
+        except OSError as error:
+            raise Unavailable("trust file", f"{self.trust_file}: {error.strerror}") from None
+        trust = parse_trust(data)
+        if not trust.decision_keys:
+            raise FormatError("trust file", "at least one decision key", "none")
+        return trust
+
+    def make_folders(self) -> None:
+        """Every directory is there with its mode. Raises Unavailable."""
+        folders = (
+            (self.state_dir, 0o700), (self.state_dir / "instances", 0o700), (self.state_dir / "refused", 0o700),
+            (self.run_dir, 0o711), (self.run_dir / "holders", 0o700), (self.run_dir / "agents", 0o711), (self.run_dir / "slots", 0o700),
+        )  # fmt: skip
+        try:
+            for folder, mode in folders:
+                folder.mkdir(parents=True, exist_ok=True)
+                folder.chmod(mode)
+        except OSError as error:
+            raise Unavailable("directories", f"{error.filename}: {error.strerror}") from None
+
+
+def _words(line: str, what: str, least: int, most: int = 1024) -> list[str]:
+    try:
+        words = shlex.split(line)
+    except ValueError:
+        words = []
+    if not least <= len(words) <= most:
+        raise FormatError(what, "a name and what it stands for", repr(line)[:120])
+    name(words[0], what)
+    return words

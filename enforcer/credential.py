@@ -1,0 +1,173 @@
+"""The session key of one instance and the token it holds: everything relayed is verified here, and dies on time here.
+
+The relay (the attestor) is believed in nothing that carries a signature. The
+root of it is the pinned decision keys of the trust file:
+
+    decision key -> signed AttestDecision -> digest of exactly these claims
+                 -> signed policy bundle  -> digest that the claims name
+    token keys (relayed) sign the token, and are believed because the decision vouches for every claim
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from enforcer.bundles import HeldBundles, verify_bundle, verify_signed
+from writ.formats.decision import CONTENT_TYPE as DECISION_TYPE
+from writ.formats.decision import AttestDecision, parse_entry
+from writ.formats.digest import Digest
+from writ.formats.eat import SignedToken, parse_token
+from writ.formats.errors import FormatError, Refused
+from writ.formats.grants import Grant
+from writ.formats.keys import PublicKey, key_id
+from writ.formats.local import TokenGiven
+from writ.formats.policy_bundle import PolicyBundle
+from writ.formats.reason import Reason
+from writ.formats.spiffe import AgentId
+from writ.formats.trust import Trust
+from writ.service.clock import Clock
+from writ.verdict.token import VerifiedToken, verify_token
+
+RENEW_JITTER: Final = 0.10
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Whom a token must be for: what this holder launched, and nothing else."""
+
+    instance: bytes
+    agent: AgentId
+    session_key: PublicKey
+    audience: str
+    grants: tuple[Grant, ...]
+    parent: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A verified token with its bundle, compact form and both clocks at receipt, in seconds."""
+
+    token: VerifiedToken
+    compact: str
+    bundle: PolicyBundle
+    received_wall: int
+    received_boot: float
+
+    @property
+    def life(self) -> int:
+        """Seconds of life that were left at receipt."""
+        return self.token.claims.expires_at - self.received_wall
+
+    def alive(self, wall: int, boot: float) -> bool:
+        """Whether neither clock says that it is dead: the wall clock past `exp`, or as much boot time gone as life was left."""
+        return wall < self.token.claims.expires_at and 0 <= boot - self.received_boot < self.life
+
+
+def accept(given: TokenGiven, subject: Subject, trust: Trust, bundles: HeldBundles, *, wall: int, boot: float) -> Held:
+    """The relayed answer is the verifier's, for `subject`, fresh, and no step back.
+
+    1. The decision is signed by a pinned decision key, and by this trust's issuer.
+    2. Its outcome for the instance names exactly these claims, and nothing stands against the host or the instance.
+    3. The token is signed by the key it names, alive, for this audience.
+    4. Its claims are those of the instance that was launched, with grants and lineage.
+    5. EAR and policy are those that the decision and the claims name; the policy is signed, and no older than held.
+
+    Raises FormatError or Refused at the first fault.
+    """
+    # 1
+    entry = parse_entry(verify_signed(given.decision, DECISION_TYPE, trust.decision_keys, "decision"))
+    if not isinstance(entry, AttestDecision):
+        raise FormatError("decision", "an attestation", type(entry).__name__)
+    if entry.issuer != trust.issuer:
+        raise Refused(Reason("token-issuer", "decision.issuer", trust.issuer, entry.issuer))
+    # 2
+    token = parse_token(given.token)
+    _vouched(entry, token, subject)
+    # 3
+    keys = {key_id(key): key for key in given.token_keys}
+    verified = verify_token(token, keys=keys, issuer=trust.issuer, audience=subject.audience, now=wall, revocation=None)
+    # 4
+    _is_for(verified, entry, subject)
+    # 5
+    claims = verified.claims
+    if Digest.of(given.result) != entry.result or claims.result != entry.result:
+        raise Refused(Reason("digest-mismatch", "result", str(entry.result), str(Digest.of(given.result))))
+    bundle = verify_bundle(given.policy, trust.decision_keys, claims.policy)
+    if dict(entry.inputs)["policy"] != bundle.digest:
+        raise Refused(Reason("policy-digest-mismatch", "decision.policy", str(dict(entry.inputs)["policy"]), str(bundle.digest)))
+    if bundle.namespace != subject.agent.namespace:
+        raise Refused(Reason("policy-unknown", "policy.namespace", subject.agent.namespace, bundle.namespace))
+    bundles.advance(bundle)
+    return Held(verified, token.jws.compact, bundle, wall, boot)
+
+
+def _vouched(entry: AttestDecision, token: SignedToken, subject: Subject) -> None:
+    outcome = next((o for o in entry.outcomes if o.instance == subject.instance), None)
+    if outcome is None:
+        raise Refused(Reason("instance-unknown", "decision.outcomes", subject.instance.hex(), f"{len(entry.outcomes)} others"))
+    if entry.reasons or outcome.reasons:
+        raise Refused(*entry.reasons, *outcome.reasons)
+    got = Digest.of(token.jws.payload)
+    if outcome.claims != got:
+        raise Refused(Reason("digest-mismatch", "token", str(outcome.claims), str(got)))
+
+
+def _is_for(verified: VerifiedToken, entry: AttestDecision, subject: Subject) -> None:
+    claims = verified.claims
+    checks: Sequence[tuple[str, object, object]] = (
+        ("instance", subject.instance.hex(), claims.instance.hex()),
+        ("sub", str(subject.agent), str(claims.agent)),
+        ("cnf", subject.session_key.thumbprint().hex(), claims.key.hex()),
+        ("host", entry.host, claims.host),
+        ("iat", entry.decided_at, claims.issued_at),
+        ("grants", list(subject.grants), list(claims.grants)),
+        ("parent", subject.parent, claims.lineage[0] if claims.lineage else None),
+    )
+    for name, expected, got in checks:
+        if expected != got:
+            raise Refused(Reason("token-malformed", f"token.{name}", str(expected)[:200], str(got)[:200]))
+
+
+class Credential:
+    """The token in force, for whoever asks at a moment. Thread-safe; it never returns one that is dead."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._held: Held | None = None
+        self._seen: set[str] = set()
+        self._lock = threading.Lock()
+
+    def take(self, held: Held) -> None:
+        """`held` is in force. Raises Refused for a token that was here before: only a fresh appraisal thaws."""
+        with self._lock:
+            if held.token.claims.token_id in self._seen:
+                raise Refused(Reason("conflict", "token.jti", "a token not held before", held.token.claims.token_id))
+            self._seen.add(held.token.claims.token_id)
+            self._held = held
+
+    def drop(self) -> None:
+        """Nothing is in force: after a hold or a kill only a new token helps."""
+        with self._lock:
+            self._held = None
+
+    def current(self) -> Held | None:
+        """The token in force now, or None."""
+        with self._lock:
+            held = self._held
+        return held if held is not None and held.alive(self._clock.now(), self._clock.boot()) else None
+
+    def remaining(self) -> float:
+        """Seconds until the token in force is dead by either clock; 0 where there is none."""
+        held = self.current()
+        if held is None:
+            return 0.0
+        by_boot = held.life - (self._clock.boot() - held.received_boot)
+        return max(0.0, min(held.token.claims.expires_at - self._clock.now(), by_boot))
+
+
+def renew_in(life: float, chance: float) -> float:
+    """Seconds to wait before renewing: half of the life that was left at receipt, ±10 %, `chance` being in [0, 1)."""
+    return life * (0.5 + RENEW_JITTER * (2 * chance - 1) / 2)

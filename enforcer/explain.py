@@ -1,0 +1,145 @@
+"""What happened to an instance or an action, read from what the holders wrote. Shows, and decides nothing.
+
+A reference is what a refusal card prints: `5f1c09ab-12` is record 12 of the
+instance whose name begins so, `5f1c09ab` the instance itself, `r5f1c09ab` a
+run that was refused before it had an instance. More digits make it unambiguous.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Final
+
+from enforcer.config import EnforcerConfig
+from enforcer.launch.cgroup import MOUNTINFO, Cgroup, find_mount
+from enforcer.papers import kept
+from enforcer.record import Entry, LogReader
+from writ.formats.action import ActionRecord, OutcomeRecord
+from writ.formats.archive import Archive, InstanceLog
+from writ.formats.errors import FormatError, Refused, Unavailable
+from writ.formats.reason import REMEDIES, Reason
+
+_REFERENCE: Final = re.compile(r"(?:r[0-9a-f]{8}|([0-9a-f]{4,32})(?:-([0-9]{1,12}))?)\Z", re.ASCII)
+
+
+def find_instance(config: EnforcerConfig, prefix: str) -> bytes:
+    """The one instance whose name begins with `prefix`. Raises Refused (`not-found`), FormatError for no hex."""
+    if not re.fullmatch(r"[0-9a-f]{4,32}", prefix):
+        raise FormatError("instance", "4 to 32 hex digits", repr(prefix)[:80])
+    found = [name for name in instances(config) if name.hex().startswith(prefix)]
+    if len(found) != 1:
+        raise Refused(Reason("not-found", "instance", "one instance of this name", f"{len(found)} that begin with {prefix}"))
+    return found[0]
+
+
+def instances(config: EnforcerConfig) -> list[bytes]:
+    """Every instance this host remembers, sorted."""
+    try:
+        names = sorted(path.name for path in (config.state_dir / "instances").iterdir())
+    except OSError:
+        return []
+    return [bytes.fromhex(name) for name in names if re.fullmatch(r"[0-9a-f]{32}", name)]
+
+
+def standing(config: EnforcerConfig, instance: bytes) -> dict[str, Any]:
+    """How an instance stands: what its holder wrote last, and whether that holder still lives and its cgroup is frozen."""
+    path = config.instance_dir(instance) / "state.json"
+    shown: dict[str, Any] = {"instance": instance.hex(), "state": "unknown"}
+    try:
+        shown |= json.loads(path.read_text())
+    except (OSError, ValueError):
+        return shown
+    cgroup = Cgroup(find_mount(MOUNTINFO.read_text()) / config.cgroup.lstrip("/") / instance.hex())
+    if shown["state"] in ("starting", "running", "held") and not Path(f"/proc/{shown.get('holder')}").exists():
+        shown["state"] = "lost"
+    return shown | {"processes": len(cgroup.processes()), "frozen": cgroup.frozen()}
+
+
+def why(config: EnforcerConfig, reference: str) -> dict[str, Any]:
+    """The refusal behind `reference`: rule, claim, expected, got, next step, and what was asked.
+
+    Raises Refused, FormatError, Unavailable.
+    """
+    match = _REFERENCE.match(reference)
+    if match is None:
+        raise FormatError("reference", "an instance and a record, such as 5f1c09ab-12", repr(reference)[:80])
+    if match[1] is None:
+        return _before_launch(config, reference)
+    instance = find_instance(config, match[1])
+    if match[2] is None:
+        return {"reference": reference, **standing(config, instance), "agent_did": _counts(config, instance)}
+    return {"reference": reference, **shown(_entry(config, instance, int(match[2]))), "containment": _containment(config, instance)}
+
+
+def _before_launch(config: EnforcerConfig, reference: str) -> dict[str, Any]:
+    try:
+        kept_as: dict[str, Any] = json.loads((config.state_dir / "refused" / f"{reference}.json").read_text())
+    except (OSError, ValueError):
+        raise Refused(Reason("not-found", "reference", "a refusal kept on this host", reference)) from None
+    return {"permit": False, **kept_as}
+
+
+def _entry(config: EnforcerConfig, instance: bytes, sequence: int) -> Entry:
+    entries = LogReader(config.instance_dir(instance), instance).entries()
+    if sequence >= len(entries):
+        raise Refused(Reason("not-found", "record", f"0 to {len(entries) - 1}", str(sequence)))
+    return entries[sequence]
+
+
+def _containment(config: EnforcerConfig, instance: bytes) -> dict[str, Any]:
+    now = standing(config, instance)
+    return {name: now.get(name) for name in ("state", "measured")}
+
+
+def _counts(config: EnforcerConfig, instance: bytes) -> dict[str, int]:
+    try:
+        records = [entry.record for entry in LogReader(config.instance_dir(instance), instance).entries()]
+    except Unavailable:
+        return {"permitted": 0, "refused": 0}
+    actions = [record for record in records if isinstance(record, ActionRecord)]
+    return {"permitted": sum(a.permit for a in actions), "refused": sum(not a.permit for a in actions)}
+
+
+def shown(entry: Entry) -> dict[str, Any]:
+    """A record for people and scripts; `content` is the argument or result, None once erased."""
+    record = entry.record
+    content = None if entry.content is None else entry.content.decode("utf-8", "replace")
+    if isinstance(record, OutcomeRecord):
+        told = {"of": record.of, "outcome": record.outcome, "at": record.finished_at}
+        return {"sequence": record.sequence, "kind": "outcome", **told, "content": content}
+    return {
+        "sequence": record.sequence, "kind": "action", "agent": record.agent, "action": record.action, "resource": record.resource,
+        "permit": record.permit, "at": record.decided_at, "gate": record.gate,
+        "reasons": [{**reason.to_json(), "remedy": REMEDIES[reason.code]} for reason in record.reasons],
+        "token": None if record.token is None else str(record.token), "policy": None if record.bundle is None else str(record.bundle),
+        "content": content,
+    }  # fmt: skip
+
+
+def log(config: EnforcerConfig, instance: bytes) -> dict[str, Any]:
+    """Every record of an instance, with size and root of the log."""
+    reader = LogReader(config.instance_dir(instance), instance)
+    checkpoint = {"size": reader.checkpoint.size, "root": reader.checkpoint.root.hex()}
+    return {"instance": instance.hex(), **checkpoint, "records": [shown(entry) for entry in reader.entries()]}
+
+
+def inclusion(config: EnforcerConfig, instance: bytes, sequence: int) -> dict[str, Any]:
+    """One record's leaf with the proof that it is in the log as it is now. Raises FormatError where there is none."""
+    proof = LogReader(config.instance_dir(instance), instance).inclusion(sequence)
+    return {
+        "instance": instance.hex(), "leaf": proof.leaf.hex(), "index": proof.index, "size": proof.checkpoint.size,
+        "root": proof.checkpoint.root.hex(), "proof": [value.hex() for value in proof.proof],
+    }  # fmt: skip
+
+
+def export(config: EnforcerConfig, wanted: list[bytes]) -> Archive:
+    """The archive of these instances for an auditor: leaves, and every decision, token and object that was given for them."""
+    archive = Archive((), (), (), ())
+    for instance in wanted:
+        folder = config.instance_dir(instance)
+        reader = LogReader(folder, instance)
+        own = InstanceLog(instance, tuple(entry.leaf for entry in reader.entries()))
+        archive = archive.merged(kept(folder)).merged(Archive((), (), (), (own,)))
+    return archive

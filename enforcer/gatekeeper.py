@@ -1,0 +1,132 @@
+"""The one place of a host where actions are decided: snapshot, decide, make the record durable, and only then answer."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Final
+
+from enforcer.credential import Credential, Held
+from enforcer.record import ActionLog
+from writ.formats.action import Action, ActionRecord, OutcomeRecord, encode_context
+from writ.formats.digest import Digest
+from writ.formats.engine import EngineId
+from writ.formats.errors import Misuse, Unavailable
+from writ.formats.reason import Reason
+from writ.formats.spiffe import AgentId
+from writ.service.clock import Clock
+from writ.verdict.decide import decide
+
+_NO_CONTEXT: Final = encode_context({})
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """What a gate is told. `held` is there exactly where the action may pass; `sequence` is None where no record could be made."""
+
+    action: Action
+    reasons: tuple[Reason, ...]
+    sequence: int | None
+    held: Held | None
+
+    @property
+    def permit(self) -> bool:
+        """Whether the action may pass now."""
+        return self.held is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    permit: bool
+    reasons: tuple[Reason, ...]
+    context: bytes
+    held: Held | None
+
+
+class Gatekeeper:
+    """Decides for one instance. Thread-safe."""
+
+    def __init__(self, *, instance: bytes, agent: AgentId, credential: Credential, log: ActionLog, engine: EngineId, clock: Clock) -> None:
+        self._instance, self._agent, self._engine = instance, agent, engine
+        self._credential, self._log, self._clock = credential, log, clock
+        self._cut: tuple[Reason, ...] = ()
+        self._last: bytes | None = None
+        self._lock = threading.Lock()
+
+    def cut(self, *reasons: Reason) -> None:
+        """From now on nothing passes, for these reasons, until `mend`. What was decided and has not been answered does not pass either."""
+        if not reasons:
+            raise Misuse("cut needs a reason")
+        with self._lock:
+            self._cut = tuple(sorted(set(reasons)))
+
+    def mend(self) -> None:
+        """Tokens decide again."""
+        with self._lock:
+            self._cut = ()
+
+    def ask(self, action: Action, arguments: bytes, *, gate: str, against: Reason | None = None) -> Ruling:
+        """Whether `action` may pass now; `against` is what the gate itself found (no such tool).
+
+        1. Token and bundle are taken once, the clock is read once.
+        2. The action is decided.
+        3. The record, and the arguments sealed beside it, are durable; a log that fails refuses (I4).
+        4. Nothing was cut and no token died meanwhile; else the record gets a failed outcome and the action does not pass.
+        """
+        # 1
+        with self._lock:
+            cut, parent = self._cut, self._last
+        held, now = (None, self._clock.now()) if cut or against is not None else (self._credential.current(), self._clock.now())
+        # 2
+        judged = self._judge(action, (against,) if against is not None else cut, held, gate, now)
+        # 3
+        try:
+            recorded = self._log.append(
+                lambda number, commitment: self._record(number, commitment, action, judged, parent, gate, now), arguments
+            )
+        except Unavailable as error:
+            fault = Reason("record-not-durable", "record", "a durable record", error.detail[:200])
+            return Ruling(action, (fault, *judged.reasons), None, None)
+        sequence = recorded.record.sequence
+        with self._lock:
+            cut, self._last = self._cut, recorded.leaf_hash
+        if not judged.permit:
+            return Ruling(action, judged.reasons, sequence, None)
+        # 4
+        if cut or self._credential.current() is None:
+            ruling = Ruling(action, cut or (Reason("hold", "token", "a valid execution token", "none"),), sequence, None)
+            self._outcome(sequence, "failed", b"")
+            return ruling
+        return Ruling(action, (), sequence, judged.held)
+
+    def outcome(self, ruling: Ruling, *, done: bool, result: bytes) -> bool:
+        """What became of a permitted action is recorded, its result sealed beside the log. False where that failed."""
+        if ruling.sequence is None or not ruling.permit:
+            raise Misuse("an outcome of an action that did not pass")
+        return self._outcome(ruling.sequence, "done" if done else "failed", result)
+
+    def _outcome(self, of: int, outcome: str, result: bytes) -> bool:
+        now = self._clock.now()
+        try:
+            self._log.append(lambda sequence, commitment: OutcomeRecord(sequence, now, self._instance, of, outcome, commitment), result)
+        except Unavailable:
+            return False
+        return True
+
+    def _judge(self, action: Action, against: tuple[Reason, ...], held: Held | None, gate: str, now: int) -> _Judged:
+        if against:
+            return _Judged(False, against, _NO_CONTEXT, None)
+        token, bundle = (None, None) if held is None else (held.token, held.bundle)
+        decision = decide(action, token=token, bundle=bundle, gate=gate, now=now)
+        return _Judged(decision.permit, decision.reasons, decision.context, held)
+
+    def _record(
+        self, sequence: int, commitment: bytes, action: Action, judged: _Judged, parent: bytes | None, gate: str, now: int
+    ) -> ActionRecord:
+        token: Digest | None = None if judged.held is None else judged.held.token.digest
+        bundle: Digest | None = None if judged.held is None else judged.held.bundle.digest
+        return ActionRecord(
+            sequence=sequence, decided_at=now, engine=self._engine, instance=self._instance, agent=str(self._agent),
+            action=action.name, resource=action.resource, arguments=commitment, token=token, bundle=bundle, context=judged.context,
+            permit=judged.permit, reasons=judged.reasons, parent=parent, gate=gate,
+        )  # fmt: skip

@@ -1,0 +1,558 @@
+"""The holder: one process for one instance. It alone has the session key, the token, the log, the gate and the cgroup.
+
+Started by the daemon as `python -m enforcer.holder SPEC`, with the client's
+connection, its three descriptors and a link to the daemon. Its life:
+
+1. Make the session key; the attestor measures, stores and extends the launch.
+2. Check what was launched; make the cgroup and its watchdog.
+3. Ask for a token and verify it. Without one, nothing is ever started.
+4. Start the tools, open the gate, start the agent.
+5. Renew, hold, thaw, kill, until the agent ends. What was done last is still carried to the verifier then.
+
+If this process dies, by whatever signal, the watchdog kills everything in the cgroup.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, Final
+
+from enforcer import frames
+from enforcer.bundles import HeldBundles
+from enforcer.config import EnforcerConfig
+from enforcer.contain import Containment, Standing, write_evidence
+from enforcer.control import CONTROL, MAX_CONTROL, Attach, Attached, Contain, Control, CouldNot, Deliver, Exited, RefusedRun, Run, Started
+from enforcer.credential import Credential, Held, Subject
+from enforcer.gatekeeper import Gatekeeper
+from enforcer.gates.socket import SocketGate
+from enforcer.launch.cgroup import Cgroup, parent_of
+from enforcer.launch.process import Program, Watchdog, clean_environment, start
+from enforcer.launch.store_root import StoreRoot, store_root
+from enforcer.record import ActionLog, LogReader
+from enforcer.relay import Relay
+from enforcer.renewal import Granted, Never, NotNow, Renewal, Verdict
+from enforcer.tools import RelyingService, StdioTool, Tool
+from writ.formats.action import ActionRecord
+from writ.formats.errors import FormatError, Misuse, Refused, Unavailable, WritError
+from writ.formats.local import Launch, Launched, Refusal, Stop, Unreachable
+from writ.formats.measurement import parse_measurement
+from writ.formats.reason import Reason
+from writ.formats.trust import Trust
+from writ.service import observe
+from writ.service.clock import Clock, SystemClock
+from writ.service.engine_id import installed_engine
+from writ.service.signers import MemorySigner
+
+_LOG = observe.get_logger(__name__)
+TICK: Final = 0.5
+"""Seconds between two looks at watchdog and clocks when nothing happens."""
+FIRST_TRIES: Final = 3
+"""Asks for the first token, where the exchange and not the instance is refused."""
+GRACE: Final = 5.0
+"""Seconds an agent has to end after its client is gone."""
+STATE_FILE: Final = "state.json"
+GATE_FILE: Final = "gate.sock"
+LAST_RECORDS: Final = 20
+
+
+# --- what happens to an instance -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """The attestor answered, or did not."""
+
+    verdict: Verdict
+    linked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LinkLost:
+    """The daemon is gone."""
+
+    link: socket.socket
+    noticed: int
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUp:
+    """A daemon is there."""
+
+    link: socket.socket
+
+
+@dataclass(frozen=True, slots=True)
+class Killed:
+    """Someone who may, wants it killed: the daemon for drift, an operator."""
+
+    reasons: tuple[Reason, ...]
+    noticed: int
+
+
+@dataclass(frozen=True, slots=True)
+class AgentEnded:
+    """The agent's process ended, with this exit status."""
+
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class FromClient:
+    """The client says something; None: it is gone."""
+
+    message: Deliver | None
+
+
+Event = Heard | LinkLost | LinkUp | Killed | AgentEnded | FromClient
+
+
+class Slot:
+    """A pair of uids that no other instance on this host has: one for the agent, one for its tools. Held while this process lives."""
+
+    def __init__(self, config: EnforcerConfig, cgroup: Path) -> None:
+        """Take the first free one; one whose former cgroup still exists is not free. Raises Unavailable where there is none."""
+        for number in range(config.instances):
+            descriptor = os.open(config.run_dir / "slots" / str(number), os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                os.close(descriptor)
+                continue
+            former = os.read(descriptor, 4096).decode()
+            if former and Cgroup(Path(former)).populated():
+                os.close(descriptor)
+                continue
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, str(cgroup).encode(), 0)
+            self.agent_uid = config.uid_first + 2 * number
+            self.tool_uid = self.agent_uid + 1
+            self._descriptor = descriptor
+            return
+        raise Unavailable("instances", f"all {config.instances} places are taken")
+
+
+class Holder:
+    """One instance, from its launch to its end."""
+
+    def __init__(
+        self, config: EnforcerConfig, run: Run, client: socket.socket, stdio: tuple[int, int, int], link: socket.socket, clock: Clock
+    ) -> None:
+        self._config, self._run, self._client, self._stdio, self._clock = config, run, client, stdio, clock
+        self._link: socket.socket | None = link
+        self._relay = Relay(str(config.attestor_socket))
+        self._events: SimpleQueue[Event] = SimpleQueue()
+        self._key = MemorySigner.generate()
+        self._tools: dict[str, Tool] = {}
+        self._gate: SocketGate | None = None
+        self._agent: subprocess.Popen[bytes] | None = None
+        self._held_since: float | None = None
+        self._hold_max = 0
+        self._short = ""
+        self._end_by: float | None = None
+
+    # --- 1 to 4 --------------------------------------------------------------------------------------------------------
+
+    def live(self) -> None:
+        """The whole life. Whatever goes wrong before the agent runs is told to the client, and nothing runs."""
+        trust = self._config.trust()
+        launched = self._launch()
+        self._instance = launched.instance
+        self._short = launched.instance.hex()[:8]
+        try:
+            self._prepare(launched, trust)
+        except WritError:
+            self._stop("exited")
+            raise
+        try:
+            held = self._first_token()
+            self._containment.run(held)
+            self._start(launched)
+        except WritError as error:
+            if isinstance(error, Refused):
+                self._note("refused", error.reasons)
+            self._tidy()
+            self._stop("exited")
+            raise
+        self.tell(Started(self._instance))
+        self._watch_over()
+
+    def _launch(self) -> Launched:
+        answer = self._relay.ask(Launch(self._run.agent, self._run.command, self._key.public, self._run.parent))
+        if isinstance(answer, Launched):
+            return answer
+        if isinstance(answer, Refusal):
+            raise Refused(*(answer.reasons or (Reason("policy-refused", "launch", "a launch", "a refusal without a reason"),)))
+        if isinstance(answer, Unreachable):
+            raise Unavailable("attestor", answer.detail)
+        raise FormatError("launch answer", "launched, a refusal or none", type(answer).__name__)
+
+    def _prepare(self, launched: Launched, trust: Trust) -> None:
+        """What was launched is what was asked for, and there is a place for it to be contained in."""
+        measurement = parse_measurement(launched.measurement)
+        if measurement.agent.name != self._run.agent or measurement.agent.domain != trust.domain:
+            raise Refused(Reason("agent-unknown", "measurement.agent", f"{self._run.agent} of {trust.domain}", str(measurement.agent)))
+        if launched.command != measurement.command:
+            raise Refused(Reason("component-mismatch", "command", " ".join(measurement.command)[:200], " ".join(launched.command)[:200]))
+        self._agent_id = measurement.agent
+        self._root: StoreRoot = store_root(launched.root, self._config.store_owners)
+        self._argv = self._root.argv(launched.command)
+        self._folder = self._config.instance_dir(launched.instance)
+        try:
+            self._folder.mkdir(mode=0o700)
+        except OSError as error:
+            raise Unavailable("instance directory", f"{self._folder}: {error.strerror}") from None
+        self._log = ActionLog(self._folder, launched.instance)
+        self._credential = Credential(self._clock)
+        self._gatekeeper = Gatekeeper(
+            instance=launched.instance, agent=measurement.agent, credential=self._credential, log=self._log,
+            engine=installed_engine(), clock=self._clock,
+        )  # fmt: skip
+        subject = Subject(launched.instance, measurement.agent, self._key.public, launched.audience, launched.grants, self._run.parent)
+        bundles = HeldBundles(self._config.state_dir / "policies")
+        self._renewal = Renewal(subject, self._relay, self._log, trust, bundles, self._folder, self._clock)
+        parent = parent_of(self._config.cgroup)
+        self._cgroup = Cgroup.fresh(parent, launched.instance.hex(), "agent", "tools", pids_max=self._config.pids_max)
+        self._watchdog = Watchdog(self._cgroup)
+        self._containment = Containment(
+            self._cgroup, self._gatekeeper, self._credential, self._folder, clock=self._clock, changed=self._standing
+        )
+        self._slot = Slot(self._config, self._cgroup.path)
+        self._standing(self._containment.standing)
+        threading.Thread(target=self._hear_link, args=(self._link,), name="link", daemon=True).start()
+        self._server = frames.listen(str(self._config.holder_socket(launched.instance)), uid=os.getuid(), gid=os.getgid(), mode=0o600)
+        threading.Thread(target=self._accept, name="holder-socket", daemon=True).start()
+
+    def _first_token(self) -> Held:
+        verdict = self._renewal.ask()
+        for _ in range(FIRST_TRIES - 1):
+            if not isinstance(verdict, NotNow) or verdict.answered:
+                break
+            time.sleep(TICK)
+            verdict = self._renewal.ask()
+        if isinstance(verdict, Granted):
+            self._renewed(verdict.held)
+            return verdict.held
+        if isinstance(verdict, NotNow) and not verdict.answered:
+            raise Unavailable("attestor", str(verdict.reasons[0]))
+        raise Refused(*verdict.reasons)
+
+    def _start(self, launched: Launched) -> None:
+        """Tools, gate, agent, in this order; the agent's environment holds PATH, HOME, LANG and WRIT_SOCKET."""
+        agent_uid, tool_uid = self._slot.agent_uid, self._slot.tool_uid
+        visible = self._config.agent_dir(launched.instance)
+        home, workshop = visible / "home", visible / "tools"
+        try:
+            visible.mkdir(mode=0o711)
+            for folder, uid in ((home, agent_uid), (workshop, tool_uid)):
+                folder.mkdir(mode=0o700)
+                os.chown(folder, uid, uid)
+        except OSError as error:
+            raise Unavailable("agent directory", f"{visible}: {error.strerror}") from None
+        errors = os.open(self._folder / "tools.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            for name, command in sorted(self._config.tool_commands.items()):
+                program = Program(self._root.argv(command), self._root.path, tool_uid, tool_uid, clean_environment(workshop))
+                self._tools[name] = StdioTool(name, program, self._cgroup.child("tools"), errors)
+        finally:
+            os.close(errors)
+        ca = None if self._config.service_ca_file is None else str(self._config.service_ca_file)
+        for name, url in sorted(self._config.service_urls.items()):
+            self._tools[name] = RelyingService(name, url, self._key, self._clock, ca)
+        gate = str(visible / GATE_FILE)
+        self._gate = SocketGate(gate, uid=agent_uid, gid=agent_uid, gatekeeper=self._gatekeeper, tools=self._tools, short=self._short)
+        program = Program(self._argv, self._root.path, agent_uid, agent_uid, clean_environment(home, WRIT_SOCKET=gate))
+        agent = self._agent = start(program, self._cgroup.child("agent"), self._stdio)
+        for descriptor in self._stdio:
+            os.close(descriptor)
+        self._stdio = (-1, -1, -1)
+        threading.Thread(target=lambda: self._events.put(AgentEnded(_status(agent.wait()))), name="agent", daemon=True).start()
+        threading.Thread(target=self._hear_client, name="client", daemon=True).start()
+
+    # --- 5 -------------------------------------------------------------------------------------------------------------
+
+    def _watch_over(self) -> None:
+        """One event after another, until the end."""
+        while True:
+            try:
+                event: Event | None = self._events.get(timeout=self._wait())
+            except Empty:
+                event = None
+            match event:
+                case AgentEnded(status):
+                    self._finish(status)
+                    return
+                case Killed(reasons, noticed):
+                    self._kill(reasons, noticed)
+                    return
+                case Heard(Never(reasons), _):
+                    self._kill(reasons, time.monotonic_ns())
+                    return
+                case Heard(verdict, linked):
+                    self._heard(verdict, linked)
+                case LinkLost(link, noticed):
+                    if link is self._link:
+                        self._link = None
+                        self._hold((Reason("hold", "daemon", "a living daemon", "none"),), noticed)
+                case LinkUp(link):
+                    self._link = link
+                    self._renewal.ask_now()
+                case FromClient(None):
+                    self._end_by = time.monotonic() + GRACE
+                    self._signal(signal.SIGTERM)
+                case FromClient(Deliver(number)):
+                    self._signal(number)
+            if fatal := self._overdue():
+                self._kill(*fatal)
+                return
+            if self._link is not None and self._renewal.due_in() == 0:
+                self._renewal.begin(lambda verdict: self._events.put(Heard(verdict, self._link is not None)))
+
+    def _wait(self) -> float:
+        """Seconds until something falls due."""
+        times = [TICK]
+        due = self._renewal.due_in()
+        if due is not None and self._link is not None:
+            times.append(due)
+        if self._containment.standing.state == "running":
+            times.append(self._credential.remaining())
+        return max(0.001, min(times))
+
+    def _heard(self, verdict: Verdict, linked: bool) -> None:
+        """A token thaws, but only one that came while a daemon was there. A no holds. Where nobody answers, time decides."""
+        if isinstance(verdict, Granted):
+            if not linked or self._link is None:
+                return
+            try:
+                self._containment.run(verdict.held)
+            except Refused as refused:
+                self._hold(refused.reasons, time.monotonic_ns())
+                return
+            self._renewed(verdict.held)
+        elif isinstance(verdict, NotNow) and verdict.answered:
+            self._hold(verdict.reasons, time.monotonic_ns())
+
+    def _renewed(self, held: Held) -> None:
+        self._held_since, self._hold_max = None, held.bundle.settings.hold_max
+
+    def _overdue(self) -> tuple[tuple[Reason, ...], int] | None:
+        """What time alone brings: the token's death holds; a hold too long, a lost watchdog, an agent that will not end kill."""
+        noticed, standing = time.monotonic_ns(), self._containment.standing
+        if standing.state == "running" and self._credential.current() is None:
+            self._hold((Reason("token-expired", "token.exp", "a renewal in time", "none"),), noticed)
+        if self._held_since is not None and self._clock.boot() - self._held_since > self._hold_max:
+            reason = Reason("hold", "hold_max", f"a fresh token within {self._hold_max} s", "none")
+            return (*self._containment.standing.reasons, reason), noticed
+        if not self._watchdog.keep():
+            return (Reason("internal", "watchdog", "a watchdog", "none could be started"),), noticed
+        if self._log.broken is not None:
+            return (Reason("record-not-durable", "log", "an action log that can be written", self._log.broken[:200]),), noticed
+        if self._end_by is not None and time.monotonic() > self._end_by:
+            self._cgroup.kill()
+            self._end_by = None
+        return None
+
+    def _hold(self, reasons: tuple[Reason, ...], noticed: int) -> None:
+        if self._held_since is None:
+            self._held_since = self._clock.boot()
+        if not self._containment.hold(reasons, noticed):
+            self._events.put(Killed((*reasons, Reason("internal", "cgroup.freeze", "frozen", "still running")), noticed))
+
+    def _kill(self, reasons: tuple[Reason, ...], noticed: int) -> None:
+        gone = self._containment.kill(reasons, noticed, records=self._last_records)
+        if not gone:
+            _LOG.error("kill-incomplete", instance=self._instance.hex())
+        self._tidy()
+        self._stop("killed")
+        self.tell(RefusedRun(self._short, reasons, True))
+
+    def _finish(self, status: int) -> None:
+        """The agent ended: nothing passes any more, and what it did last is carried to the verifier before the instance is closed."""
+        self._containment.end()
+        if self._link is not None:
+            self._renewal.carry_the_rest()
+        self._tidy()
+        self._stop("exited")
+        self.tell(Exited(status))
+
+    # --- talking -------------------------------------------------------------------------------------------------------
+
+    def _hear_client(self) -> None:
+        message: Deliver | None = None
+        while True:
+            try:
+                data = frames.receive(self._client, MAX_CONTROL, None)
+                parsed: Control | None = None if data is None else CONTROL.parse(data)
+            except (Unavailable, FormatError):
+                parsed = None
+            message = parsed if isinstance(parsed, Deliver) else None
+            self._events.put(FromClient(message))
+            if message is None:
+                return
+
+    def _hear_link(self, link: socket.socket | None) -> None:
+        """Obey the daemon while it is there; its end is an event, whatever the way."""
+        if link is None:
+            raise Misuse("no link")
+        try:
+            frames.send(link, CONTROL.encode(Attached(self._instance, self._containment.standing.state)))
+            while (data := frames.receive(link, MAX_CONTROL, None)) is not None:
+                message = CONTROL.parse(data)
+                if isinstance(message, Contain) and message.instance == self._instance and message.reasons:
+                    self._events.put(Killed(message.reasons, time.monotonic_ns()))
+        except (Unavailable, FormatError):
+            pass
+        self._events.put(LinkLost(link, time.monotonic_ns()))
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._server.accept()
+            except OSError:
+                return
+            try:
+                data = None if frames.peer_of(connection).uid != os.getuid() else frames.receive(connection, MAX_CONTROL, 5.0)
+                wanted = data is not None and isinstance(CONTROL.parse(data), Attach)
+            except (Unavailable, FormatError):
+                wanted = False
+            if not wanted:
+                connection.close()
+                continue
+            self._events.put(LinkUp(connection))
+            threading.Thread(target=self._hear_link, args=(connection,), name="link", daemon=True).start()
+
+    def tell(self, message: Control) -> None:
+        """Client and daemon hear it, as far as they are there."""
+        for connection in (self._client, self._link):
+            if connection is not None:
+                with contextlib.suppress(Unavailable):
+                    connection.settimeout(5.0)
+                    frames.send(connection, CONTROL.encode(message))
+
+    def _signal(self, number: int) -> None:
+        if self._agent is not None and self._agent.poll() is None:
+            with contextlib.suppress(OSError):
+                os.kill(self._agent.pid, number)
+
+    def _stop(self, outcome: str) -> None:
+        """The attestor writes the stop event; where it does not answer, it learns of it from the daemon or when it looks."""
+        for _ in range(3):
+            if not isinstance(self._relay.ask(Stop(self._instance, outcome)), Unreachable):
+                return
+            time.sleep(0.2)
+        _LOG.warning("stop-not-told", instance=self._instance.hex(), outcome=outcome)
+
+    def reference(self, reasons: tuple[Reason, ...]) -> str:
+        """What `enforcer why` takes for a refusal of the run: the instance, or a reference kept for it."""
+        if self._short and (self._config.instance_dir(self._instance) / STATE_FILE).exists():
+            return self._short
+        return refused_before_launch(self._config, self._run.agent, reasons, self._clock.now())
+
+    # --- what is left behind ---------------------------------------------------------------------------------------------
+
+    def _standing(self, standing: Standing) -> None:
+        """Called with every new standing: for people, not for decisions."""
+        self._note(standing.state, standing.reasons, since=standing.since, measured=standing.measured.to_json())
+        rules, measured = [reason.code for reason in standing.reasons], standing.measured.to_json()
+        _LOG.info("standing", instance=self._instance.hex(), state=standing.state, rules=rules, **measured)
+
+    def _note(self, state: str, reasons: tuple[Reason, ...], **more: object) -> None:
+        parent = self._run.parent
+        write_evidence(
+            self._folder / STATE_FILE,
+            {
+                "instance": self._instance.hex(), "agent": str(self._agent_id), "parent": None if parent is None else parent.hex(),
+                "state": state, "reasons": [r.to_json() for r in reasons], "holder": os.getpid(), **more,
+            },
+        )  # fmt: skip
+
+    def _last_records(self) -> list[dict[str, object]]:
+        try:
+            entries = LogReader(self._folder, self._instance).entries()[-LAST_RECORDS:]
+        except WritError:
+            return []
+        return [
+            {"sequence": e.record.sequence, "action": e.record.action, "resource": e.record.resource, "permit": e.record.permit}
+            if isinstance(e.record, ActionRecord)
+            else {"sequence": e.record.sequence, "of": e.record.of, "outcome": e.record.outcome}
+            for e in entries
+        ]  # fmt: skip
+
+    def _tidy(self) -> None:
+        """Gate, tools, cgroup, sockets and home are gone; log, papers and evidence stay."""
+        if self._gate is not None:
+            self._gate.close()
+        self._cgroup.kill()
+        for tool in self._tools.values():
+            tool.close()
+        self._log.close()
+        if not self._cgroup.remove():
+            _LOG.warning("cgroup-left", path=str(self._cgroup.path))
+        self._watchdog.release()
+        self._server.close()
+        self._config.holder_socket(self._instance).unlink(missing_ok=True)
+        shutil.rmtree(self._config.agent_dir(self._instance), ignore_errors=True)
+
+
+def _status(returned: int) -> int:
+    """A shell's exit status: its own, or 128 and the signal."""
+    return returned if returned >= 0 else 128 - returned
+
+
+def refused_before_launch(config: EnforcerConfig, agent: str, reasons: tuple[Reason, ...], now: int) -> str:
+    """A refusal that has no instance is kept under a reference of its own, for `enforcer why`."""
+    reference = f"r{os.urandom(4).hex()}"
+    shown = {"agent": agent, "at": now, "reasons": [r.to_json() for r in reasons], "reference": reference}
+    write_evidence(config.state_dir / "refused" / f"{reference}.json", shown)
+    return reference
+
+
+def main(spec: dict[str, Any]) -> int:
+    """Live, and tell the client how it ended."""
+    observe.configure(sys.stderr)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the daemon's and the terminal's signals are not ours; SIGKILL is the watchdog's case
+    config, clock = _config(spec["config"]), SystemClock()
+    client, link = (socket.socket(fileno=int(spec[name])) for name in ("client", "link"))
+    run = CONTROL.parse(bytes.fromhex(spec["run"]))
+    if not isinstance(run, Run):
+        raise Misuse("the daemon sent no Run")
+    stdio = tuple(int(descriptor) for descriptor in spec["stdio"])
+    holder = Holder(config, run, client, (stdio[0], stdio[1], stdio[2]), link, clock)
+    answer: Control
+    try:
+        holder.live()
+        return 0
+    except Refused as refused:
+        answer = RefusedRun(holder.reference(refused.reasons), refused.reasons, False)
+    except FormatError as error:
+        reasons = (Reason("malformed", error.what[:100], error.expected, error.got),)
+        answer = RefusedRun(holder.reference(reasons), reasons, False)
+    except Unavailable as error:
+        answer = CouldNot(error.what[:1000], error.detail[:1000])
+    holder.tell(answer)
+    return 1
+
+
+def _config(values: dict[str, Any]) -> EnforcerConfig:
+    paths = ("run_dir", "state_dir", "attestor_socket", "trust_file", "service_ca_file")
+    read: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    for name in paths:
+        read[name] = None if read[name] is None else Path(read[name])
+    return EnforcerConfig(**read)
+
+
+if __name__ == "__main__":
+    sys.exit(main(json.loads(sys.argv[1])))

@@ -1,0 +1,385 @@
+"""The action log of one instance: an RFC 6962 tree of records, durable before any action passes.
+
+One SQLite file, written by one thread: whatever is waiting is appended in one
+transaction and one fsync (WAL, synchronous=FULL), and only then do the waiting
+callers hear of it. Each transaction also writes the tree's new size and root,
+so a log that was altered, cut or only half written is noticed when it is
+opened: a torn tail was never acknowledged and is rolled back by SQLite, and
+everything else is refused.
+
+    records(sequence, leaf)            leaf = formats.action.encode_record
+    contents(sequence, sealed)         salt and content, sealed with the instance's content key
+    commits(size, root)                one row a transaction
+
+The content key lies in a file of its own. Destroying it (`erase`) makes every
+commitment in the log opaque for ever, while all proofs still hold.
+
+This says nothing about who may alter the file: root can rewrite all of it, and
+is found out by the verifier, which holds the checkpoint carried last.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+from writ.formats.action import Record, commit, encode_record, parse_record
+from writ.formats.errors import FormatError, Misuse, Unavailable
+from writ.formats.tlog import merkle
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS records(sequence INTEGER PRIMARY KEY, leaf BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS contents(sequence INTEGER PRIMARY KEY, sealed BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS commits(size INTEGER PRIMARY KEY, root BLOB NOT NULL) STRICT;
+"""
+LOG_FILE: Final = "action-log.sqlite"
+KEY_FILE: Final = "content.key"
+LOCK_FILE: Final = "action-log.lock"
+MAX_BATCH: Final = 256
+DURABLE_WITHIN: Final = 10.0
+"""Seconds a caller waits for its record; after that the action is refused, even if the record comes to be."""
+MAX_CONTENT: Final = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Size and root of the log at one moment."""
+
+    size: int
+    root: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A record that is durable: its place in the log and its leaf hash."""
+
+    record: Record
+    leaf_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Inclusion:
+    """One record with the proof that it is in the log of `checkpoint`."""
+
+    leaf: bytes
+    index: int
+    checkpoint: Checkpoint
+    proof: tuple[bytes, ...]
+
+
+Make = Callable[[int, bytes], Record]
+"""From a sequence number and a commitment, the record to be."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    make: Make
+    content: bytes
+    done: Future[Recorded]
+
+
+class ActionLog:
+    """The log, open for appending by one object at a time: a lock beside the file holds it to that. Others may read meanwhile."""
+
+    def __init__(self, folder: Path, instance: bytes) -> None:
+        """Open or begin the log in `folder`. Raises FormatError for a log that was altered, Unavailable where it cannot be opened."""
+        self._instance = instance
+        self._queue: SimpleQueue[_Waiting | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._broken: str | None = None
+        self._closed = False
+        try:
+            self._sole = _only_writer(folder / LOCK_FILE)
+            self._key = _content_key(folder / KEY_FILE)
+            self._db = sqlite3.connect(folder / LOG_FILE, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.executescript(_SCHEMA)
+            leaves = _read_leaves(self._db)
+        except sqlite3.DatabaseError as error:
+            raise Unavailable("action log", f"SQLite says {type(error).__name__} ({error.sqlite_errorname})") from None
+        except OSError as error:
+            raise Unavailable("action log", f"{error.strerror}") from None
+        self._leaves = [merkle.leaf_hash(leaf) for leaf in leaves]
+        self._frontier = merkle.EMPTY_FRONTIER
+        for value in self._leaves:
+            self._frontier = merkle.append(self._frontier, value)
+        self._committed = len(self._leaves)
+        self._thread = threading.Thread(target=self._write, name="action-log", daemon=True)
+        self._thread.start()
+
+    # --- appending ---------------------------------------------------------------------------------------------------
+
+    def append(self, make: Make, content: bytes) -> Recorded:
+        """The record is durable, and so is its content, sealed. Raises Unavailable where it is not known to be."""
+        if len(content) > MAX_CONTENT:
+            raise Unavailable("action log", f"expected content of at most {MAX_CONTENT} bytes, got {len(content)}")
+        with self._lock:
+            if self._broken is not None or self._closed:
+                raise Unavailable("action log", self._broken or "closed")
+            done: Future[Recorded] = Future()
+            self._queue.put(_Waiting(make, content, done))
+        try:
+            return done.result(timeout=DURABLE_WITHIN)
+        except FutureTimeout:
+            raise Unavailable("action log", f"not durable within {DURABLE_WITHIN:.0f} s") from None
+
+    def _write(self) -> None:
+        while True:
+            batch = self._batch()
+            if not batch:
+                return
+            try:
+                done = self._commit(batch)
+            except Exception as error:  # noqa: BLE001 - a writer that dies silently would leave every caller waiting; all are told
+                self._break(f"a write failed ({type(error).__name__})", batch)
+                return
+            for waiting, recorded in zip(batch, done, strict=True):
+                waiting.done.set_result(recorded)
+
+    def _batch(self) -> list[_Waiting]:
+        """Whatever waits, at least one; empty at the end."""
+        first = self._queue.get()
+        batch = [] if first is None else [first]
+        while batch and len(batch) < MAX_BATCH:
+            try:
+                more = self._queue.get_nowait()
+            except Empty:
+                break
+            if more is None:
+                self._queue.put(None)
+                break
+            batch.append(more)
+        return batch
+
+    def _commit(self, batch: list[_Waiting]) -> list[Recorded]:
+        """One transaction: leaves, contents, size and root. Nothing in memory moves before it is durable."""
+        frontier, done = self._frontier, []
+        rows, sealed = [], []
+        for waiting in batch:
+            sequence, salt = frontier.size, secrets.token_bytes(32)
+            record = waiting.make(sequence, commit(salt, waiting.content))
+            if record.sequence != sequence or record.instance != self._instance:
+                raise Misuse("a record of another sequence or instance")
+            leaf = encode_record(record)
+            value = merkle.leaf_hash(leaf)
+            frontier = merkle.append(frontier, value)
+            rows.append((sequence, leaf))
+            sealed.append((sequence, _seal(self._key, self._instance, sequence, salt + waiting.content)))
+            done.append(Recorded(record, value))
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.executemany("INSERT INTO records VALUES (?, ?)", rows)
+        self._db.executemany("INSERT INTO contents VALUES (?, ?)", sealed)
+        self._db.execute("INSERT INTO commits VALUES (?, ?)", (frontier.size, merkle.frontier_root(frontier)))
+        self._db.execute("COMMIT")
+        with self._lock:
+            self._leaves += [recorded.leaf_hash for recorded in done]
+            self._frontier = frontier
+            self._committed = frontier.size
+        return done
+
+    def _break(self, why: str, batch: list[_Waiting]) -> None:
+        """After a failed write nothing is known about the file: no record is accepted any more."""
+        with self._lock:
+            self._broken = why
+        while True:
+            for waiting in batch:
+                waiting.done.set_exception(Unavailable("action log", why))
+            try:
+                more = self._queue.get_nowait()
+            except Empty:
+                return
+            batch = [] if more is None else [more]
+
+    # --- what the verifier is told -------------------------------------------------------------------------------------
+
+    def checkpoint(self) -> Checkpoint:
+        """The log as it is durable now."""
+        with self._lock:
+            return Checkpoint(self._frontier.size, merkle.frontier_root(self._frontier))
+
+    def consistency(self, old: int, size: int) -> tuple[bytes, ...]:
+        """The proof that the log of `size` extends the log of `old`."""
+        with self._lock:
+            return merkle.consistency_proof(self._leaves[:size], old)
+
+    @property
+    def broken(self) -> str | None:
+        """Why no record is accepted any more, or None."""
+        return self._broken
+
+    def close(self) -> None:
+        """Everything accepted is durable, and the file is closed."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._queue.put(None)
+        self._thread.join(timeout=DURABLE_WITHIN)
+        self._db.close()
+        os.close(self._sole)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One record as it is read back: its content too, where the content key still exists."""
+
+    record: Record
+    leaf: bytes
+    content: bytes | None
+
+
+class LogReader:
+    """A log read by someone else: every record, checked against the recorded roots. Writes nothing."""
+
+    def __init__(self, folder: Path, instance: bytes) -> None:
+        """Read the log in `folder`. Raises FormatError for one that was altered, Unavailable where there is none."""
+        self._folder, self._instance = folder, instance
+        try:
+            db = sqlite3.connect(f"file:{folder / LOG_FILE}?mode=ro", uri=True)
+            try:
+                leaves = _read_leaves(db)
+                self._sealed = dict(db.execute("SELECT sequence, sealed FROM contents"))
+            finally:
+                db.close()
+        except sqlite3.Error as error:
+            raise Unavailable("action log", f"{folder}: SQLite says {type(error).__name__}") from None
+        self._entries = leaves
+        self.leaf_hashes = tuple(merkle.leaf_hash(leaf) for leaf in leaves)
+        self.checkpoint = Checkpoint(len(leaves), merkle.root(self.leaf_hashes))
+
+    def entries(self) -> tuple[Entry, ...]:
+        """Every record in order."""
+        key = _held_key(self._folder / KEY_FILE)
+        return tuple(
+            Entry(parse_record(leaf), leaf, _open(key, self._instance, sequence, self._sealed.get(sequence)))
+            for sequence, leaf in enumerate(self._entries)
+        )
+
+    def salted(self, sequence: int) -> tuple[bytes, bytes] | None:
+        """Salt and content of a record, which open its commitment; None once erased."""
+        opened = _open_sealed(_held_key(self._folder / KEY_FILE), self._instance, sequence, self._sealed.get(sequence))
+        return None if opened is None else (opened[:32], opened[32:])
+
+    def inclusion(self, index: int) -> Inclusion:
+        """Record `index` with its proof. Raises FormatError where there is none."""
+        if not 0 <= index < len(self._entries):
+            raise FormatError("record", f"0 to {len(self._entries) - 1}", str(index))
+        return Inclusion(self._entries[index], index, self.checkpoint, merkle.inclusion_proof(self.leaf_hashes, index))
+
+
+def erase(folder: Path) -> bool:
+    """Destroy the content key: every argument and result of this log becomes unreadable, every proof still holds.
+
+    False where there was none. Does not reach copies of the file that someone else made.
+    """
+    path = folder / KEY_FILE
+    try:
+        with path.open("r+b") as file:
+            file.write(os.urandom(32))
+            file.flush()
+            os.fsync(file.fileno())
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _read_leaves(db: sqlite3.Connection) -> list[bytes]:
+    """All leaves, after the check that they lead to the root recorded at every commit.
+
+    1. Sequence numbers run from 0 without a gap, and each leaf is a record with its own number.
+    2. The tree over the first n leaves has the recorded root, for every commit (n, root), and the last n is all of them.
+    """
+    rows = db.execute("SELECT sequence, leaf FROM records ORDER BY sequence").fetchall()
+    commits = dict(db.execute("SELECT size, root FROM commits"))
+    # 1
+    leaves: list[bytes] = []
+    frontier = merkle.EMPTY_FRONTIER
+    for at, (sequence, leaf) in enumerate(rows):
+        if sequence != at or parse_record(leaf).sequence != at:
+            raise FormatError("action log", f"record {at}", f"record {sequence}")
+        leaves.append(leaf)
+        frontier = merkle.append(frontier, merkle.leaf_hash(leaf))
+        # 2
+        recorded = commits.pop(frontier.size, None)
+        if recorded is not None and recorded != merkle.frontier_root(frontier):
+            expected, got = recorded.hex()[:16], merkle.frontier_root(frontier).hex()[:16]
+            raise FormatError("action log", f"root {expected} at size {frontier.size}", got)
+        if at == len(rows) - 1 and recorded is None:
+            raise FormatError("action log", "a commit of its last record", f"none at size {frontier.size}")
+    if commits:
+        raise FormatError("action log", f"{max(commits)} records", f"{len(rows)}")
+    return leaves
+
+
+def _only_writer(path: Path) -> int:
+    """A lock that ends with this process. Raises Unavailable where another holds it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise Unavailable("action log", "another process writes it") from None
+    return descriptor
+
+
+def _content_key(path: Path) -> bytes:
+    """The instance's content key, made on first use with mode 0600."""
+    if path.exists():
+        key = path.read_bytes()
+        if len(key) != 32:
+            raise FormatError("content key", "32 bytes", f"{len(key)} bytes")
+        return key
+    key = secrets.token_bytes(32)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        os.write(descriptor, key)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return key
+
+
+def _held_key(path: Path) -> bytes | None:
+    try:
+        key = path.read_bytes()
+    except OSError:
+        return None
+    return key if len(key) == 32 else None
+
+
+def _aad(instance: bytes, sequence: int) -> bytes:
+    return b"writ/content/v1" + instance + sequence.to_bytes(8, "big")
+
+
+def _seal(key: bytes, instance: bytes, sequence: int, content: bytes) -> bytes:
+    nonce = secrets.token_bytes(12)
+    return nonce + ChaCha20Poly1305(key).encrypt(nonce, content, _aad(instance, sequence))
+
+
+def _open_sealed(key: bytes | None, instance: bytes, sequence: int, sealed: bytes | None) -> bytes | None:
+    if key is None or sealed is None or len(sealed) < 12:
+        return None
+    try:
+        return ChaCha20Poly1305(key).decrypt(sealed[:12], sealed[12:], _aad(instance, sequence))
+    except InvalidTag:
+        return None
+
+
+def _open(key: bytes | None, instance: bytes, sequence: int, sealed: bytes | None) -> bytes | None:
+    opened = _open_sealed(key, instance, sequence, sealed)
+    return None if opened is None else opened[32:]

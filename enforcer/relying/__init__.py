@@ -1,0 +1,1 @@
+"""What a relying service installs to accept Writ's tokens. Knows nothing of the agent host."""

@@ -1,0 +1,183 @@
+"""When an instance asks for its next token, what it carries, and what an answer means for it."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from enforcer import papers
+from enforcer.bundles import HeldBundles
+from enforcer.credential import Held, Subject, accept, renew_in
+from enforcer.record import ActionLog
+from enforcer.relay import Relay
+from writ.formats.errors import FormatError, Refused, Unavailable
+from writ.formats.local import Local, Refusal, TokenAsk, TokenGiven, Unreachable
+from writ.formats.reason import Reason
+from writ.formats.trust import Trust
+from writ.service.clock import Clock
+
+RETRY_LEAST: Final = 0.5
+RETRY_MOST: Final = 5.0
+TRANSIENT: Final = frozenset(
+    {
+        "nonce-unknown",
+        "nonce-spent",
+        "nonce-expired",
+        "nonce-superseded",
+        "action-log-base",
+        "too-many-requests",
+        "unavailable",
+        "conflict",
+        "internal",
+    }
+)
+"""Refusals of the exchange and not of the instance: asking again is the remedy, and meanwhile the token in force decides."""
+"""Seconds between asks that got no token; a quarter of the life left where that is less."""
+
+SETTLE_WITHIN: Final = 30.0
+"""Seconds that an ended instance waits for the question under way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A verified token."""
+
+    held: Held
+
+
+@dataclass(frozen=True, slots=True)
+class NotNow:
+    """No token, for these reasons; asking again may help. `answered` False: nobody said no, nobody answered."""
+
+    reasons: tuple[Reason, ...]
+    answered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Never:
+    """No token ever again."""
+
+    reasons: tuple[Reason, ...]
+
+
+Verdict = Granted | NotNow | Never
+
+
+class Renewal:
+    """Asks for one instance, one question at a time, and knows which checkpoint the verifier has seen."""
+
+    def __init__(
+        self, subject: Subject, relay: Relay, log: ActionLog, trust: Trust, bundles: HeldBundles, folder: Path, clock: Clock
+    ) -> None:
+        self._subject, self._relay, self._log, self._trust = subject, relay, log, trust
+        self._bundles, self._folder, self._clock = bundles, folder, clock
+        self._carried = 0
+        self._due = time.monotonic()
+        self._failures = 0
+        self._lock = threading.Lock()
+        self._asking = False
+
+    @property
+    def carried(self) -> int:
+        """How many records the verifier has been given a checkpoint of, as far as we know."""
+        return self._carried
+
+    def due_in(self) -> float | None:
+        """Seconds until the next ask; None while one is under way."""
+        with self._lock:
+            return None if self._asking else max(0.0, self._due - time.monotonic())
+
+    def ask_now(self) -> None:
+        """The next ask is due."""
+        with self._lock:
+            self._due, self._failures = time.monotonic(), 0
+
+    def begin(self, heard: Callable[[Verdict], None]) -> None:
+        """Ask in the background; `heard` gets the verdict from another thread."""
+        with self._lock:
+            if self._asking:
+                return
+            self._asking = True
+
+        def ask() -> None:
+            verdict = self.ask()
+            with self._lock:
+                self._asking = False
+                self._schedule(verdict)
+            heard(verdict)
+
+        threading.Thread(target=ask, name="renewal", daemon=True).start()
+
+    def _schedule(self, verdict: Verdict) -> None:
+        if isinstance(verdict, Granted):
+            self._failures = 0
+            self._due = time.monotonic() + renew_in(verdict.held.life, secrets.randbelow(1 << 20) / (1 << 20))
+        else:
+            self._failures += 1
+            self._due = time.monotonic() + min(RETRY_MOST, RETRY_LEAST * 2 ** min(self._failures - 1, 8))
+
+    def carry_the_rest(self) -> None:
+        """The instance is over: records that no checkpoint carried are carried now. A token that comes of it is never used."""
+        end = time.monotonic() + SETTLE_WITHIN
+        while self.due_in() is None and time.monotonic() < end:
+            time.sleep(0.01)
+        if self.due_in() is not None and self._log.checkpoint().size > self._carried:
+            self.ask()
+
+    def ask(self) -> Verdict:
+        """Ask, and verify what comes.
+
+        1. The checkpoint of the log as it is durable now, with the proof that it extends the one carried last.
+        2. The answer, or none.
+        3. A token is verified link by link, and its papers are kept.
+        4. The checkpoint counts as carried where the verifier answered with a token, or says which one it holds.
+        """
+        verdict, resumed = self._ask()
+        return self._ask()[0] if resumed else verdict
+
+    def _ask(self) -> tuple[Verdict, bool]:
+        # 1
+        checkpoint, carried = self._log.checkpoint(), self._carried
+        ask = TokenAsk(
+            self._subject.instance, self._subject.session_key, self._subject.audience, self._subject.grants,
+            checkpoint.size, checkpoint.root, carried, self._log.consistency(carried, checkpoint.size),
+        )  # fmt: skip
+        # 2
+        answer = self._relay.ask(ask)
+        # 3, 4
+        try:
+            return self._judge(answer, checkpoint.size), isinstance(answer, Refusal) and self._resume(answer)
+        except Refused as refused:
+            return NotNow(refused.reasons, True), False
+        except FormatError as error:
+            return NotNow((Reason("malformed", error.what[:100], error.expected, error.got),), True), False
+        except Unavailable as error:
+            return NotNow((Reason("unavailable", error.what[:100], "an answer", error.detail[:200]),), False), False
+
+    def _judge(self, answer: Local, size: int) -> Verdict:
+        if isinstance(answer, TokenGiven):
+            held = accept(answer, self._subject, self._trust, self._bundles, wall=self._clock.now(), boot=self._clock.boot())
+            self._carried = size
+            papers.keep(self._folder, answer)
+            return Granted(held)
+        if isinstance(answer, Refusal):
+            reasons = answer.reasons or (Reason("policy-refused", "token", "a token", "a refusal without a reason"),)
+            if answer.final:
+                return Never(reasons)
+            return NotNow(reasons, not all(reason.code in TRANSIENT for reason in reasons))
+        if isinstance(answer, Unreachable):
+            raise Unavailable("attestor", answer.detail)
+        raise FormatError("answer", "a token, a refusal or none", type(answer).__name__)
+
+    def _resume(self, refusal: Refusal) -> bool:
+        """An answer that was lost left the verifier ahead of us: it says where it stands, and the next proof starts there. Whether that is so."""
+        for reason in refusal.reasons:
+            if reason.code == "action-log-base" and reason.expected.isdecimal() and int(reason.expected) <= self._log.checkpoint().size:
+                self._carried = int(reason.expected)
+                return not refusal.final
+        return False

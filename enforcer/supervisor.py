@@ -1,0 +1,235 @@
+"""The daemon: one a host. It starts a holder for each run, watches drift, and sweeps up after holders that died.
+
+It holds no key, no token and no log: its death costs no agent its life. Each
+holder has a link to it; when that breaks, the holder holds, and a new daemon
+finds the living holders by their sockets and attaches to them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Final
+
+import enforcer
+from enforcer import frames
+from enforcer.config import EnforcerConfig
+from enforcer.control import CONTROL, MAX_CONTROL, Attach, Attached, Contain, Control, CouldNot, Did, Exited, RefusedRun, Run
+from enforcer.launch.cgroup import Cgroup, parent_of
+from enforcer.relay import Relay, next_drift
+from writ.formats.errors import FormatError, Unavailable
+from writ.formats.local import Drift, Stop, Unreachable
+from writ.formats.reason import Reason
+from writ.service import observe
+
+_LOG = observe.get_logger(__name__)
+MAX_CLIENTS: Final = 64
+REQUEST_WITHIN: Final = 5.0
+WATCH_AGAIN: Final = 0.5
+
+
+class Supervisor:
+    """The daemon of one host. `serve` returns only when its socket is closed."""
+
+    def __init__(self, config: EnforcerConfig) -> None:
+        """Everything that a launch needs is there. Raises Unavailable, FormatError."""
+        self._config = config
+        config.make_folders()
+        config.trust()
+        self._parent = parent_of(config.cgroup)
+        self._sole = _only_daemon(config.run_dir / "daemon.lock")
+        self._relay = Relay(str(config.attestor_socket))
+        self._links: dict[bytes, socket.socket] = {}
+        self._lock = threading.Lock()
+        self._room = threading.BoundedSemaphore(MAX_CLIENTS)
+        self._find_holders()
+        gid = config.operator_gid if config.operator_gid >= 0 else os.getgid()
+        self._server = frames.listen(str(config.control_socket), uid=os.getuid(), gid=gid, mode=0o660)
+
+    def serve(self) -> None:
+        """Accept clients, watch drift, until `close`."""
+        threading.Thread(target=self._watch_drift, name="drift", daemon=True).start()
+        _LOG.info("serving", socket=str(self._config.control_socket))
+        while True:
+            try:
+                connection, _ = self._server.accept()
+            except OSError:
+                return
+            peer = frames.peer_of(connection)
+            allowed = peer.uid in (0, os.getuid()) or (self._config.operator_gid >= 0 and self._config.operator_gid in peer.gids)
+            if not allowed or not self._room.acquire(blocking=False):
+                _LOG.warning("client-refused", uid=peer.uid, pid=peer.pid)
+                connection.close()
+                continue
+            threading.Thread(target=self._attend, args=(connection,), name="client", daemon=True).start()
+
+    def close(self) -> None:
+        """No client is accepted any more. Holders hold until another daemon attaches."""
+        self._server.close()
+
+    # --- clients -------------------------------------------------------------------------------------------------------
+
+    def _attend(self, connection: socket.socket) -> None:
+        """One request. The connection of a run lives on in its holder."""
+        try:
+            got = frames.receive_with_descriptors(connection, MAX_CONTROL, REQUEST_WITHIN)
+            if got is None:
+                return
+            data, descriptors = got
+            try:
+                self._answer(connection, CONTROL.parse(data), data, descriptors)
+            finally:
+                for descriptor in descriptors:
+                    os.close(descriptor)
+        except (FormatError, Unavailable) as error:
+            with contextlib.suppress(Unavailable):
+                frames.send(connection, CONTROL.encode(CouldNot("request", str(error)[:1000])))
+        except Exception as error:  # noqa: BLE001 - one client's fault is not another's end
+            _LOG.error("client-failed", exception=error)
+        finally:
+            connection.close()
+            self._room.release()
+
+    def _answer(self, connection: socket.socket, message: Control, data: bytes, descriptors: tuple[int, ...]) -> None:
+        if isinstance(message, Run):
+            if len(descriptors) != 3:
+                raise FormatError("run", "three descriptors: standard input, output, error", f"{len(descriptors)}")
+            self._start_holder(connection, data, descriptors)
+        elif isinstance(message, Contain):
+            _LOG.warning("kill-asked", instance=message.instance.hex(), rules=[r.code for r in message.reasons])
+            frames.send(connection, CONTROL.encode(Did(self._contain(message))))
+        else:
+            raise FormatError("request", "run or contain", type(message).__name__)
+
+    def _start_holder(self, client: socket.socket, run: bytes, stdio: tuple[int, ...]) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        values = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(self._config).items()}
+        spec = {"config": values, "run": run.hex(), "stdio": list(stdio), "client": client.fileno(), "link": theirs.fileno()}
+        try:
+            holder = subprocess.Popen(
+                [sys.executable, "-P", "-m", "enforcer.holder", json.dumps(spec)],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=(client.fileno(), theirs.fileno(), *stdio),
+                env=_environment(), cwd="/", start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:
+            ours.close()
+            raise Unavailable("holder", f"{error.strerror}") from None
+        finally:
+            theirs.close()
+        threading.Thread(target=self._follow, args=(ours, holder), name="holder", daemon=True).start()
+
+    # --- holders -------------------------------------------------------------------------------------------------------
+
+    def _follow(self, link: socket.socket, process: subprocess.Popen[bytes] | None) -> None:
+        """Know the holder by its link until the link ends; one that ends without saying so has died, and is swept up after."""
+        instance, ended = None, False
+        with contextlib.suppress(Unavailable, FormatError):
+            while (data := frames.receive(link, MAX_CONTROL, None)) is not None:
+                message = CONTROL.parse(data)
+                if isinstance(message, Attached):
+                    instance = message.instance
+                    with self._lock:
+                        self._links[instance] = link
+                ended = ended or isinstance(message, Exited | RefusedRun | CouldNot)
+        if process is not None:
+            process.wait()
+        if instance is not None:
+            with self._lock:
+                if self._links.get(instance) is link:
+                    del self._links[instance]
+            if not ended:
+                self._sweep(instance)
+        link.close()
+
+    def _contain(self, message: Contain) -> bool:
+        """Tell the holder to kill; where it cannot be told, kill the cgroup."""
+        with self._lock:
+            link = self._links.get(message.instance)
+        if link is not None:
+            try:
+                frames.send(link, CONTROL.encode(message))
+                return True
+            except Unavailable:
+                pass
+        if not Cgroup(self._parent / message.instance.hex()).exists():
+            return False
+        self._sweep(message.instance)
+        return True
+
+    def _sweep(self, instance: bytes) -> None:
+        """After a holder that died: nothing of its instance runs, its names are gone, and the attestor knows."""
+        cgroup = Cgroup(self._parent / instance.hex())
+        if cgroup.exists() and not (cgroup.kill() and cgroup.remove()):
+            _LOG.error("sweep-incomplete", instance=instance.hex())
+        self._config.holder_socket(instance).unlink(missing_ok=True)
+        _LOG.warning("holder-lost", instance=instance.hex())
+        if isinstance(self._relay.ask(Stop(instance, "lost")), Unreachable):
+            _LOG.warning("stop-not-told", instance=instance.hex(), outcome="lost")
+
+    def _find_holders(self) -> None:
+        """Attach to every holder that lives; sweep up after every one that does not."""
+        living: set[str] = set()
+        for path in sorted((self._config.run_dir / "holders").glob("*.sock")):
+            instance = bytes.fromhex(path.stem)
+            try:
+                link = frames.connect(str(path))
+                frames.send(link, CONTROL.encode(Attach()))
+            except Unavailable:
+                self._sweep(instance)
+                continue
+            link.settimeout(None)
+            living.add(path.stem)
+            with self._lock:
+                self._links[instance] = link
+            threading.Thread(target=self._follow, args=(link, None), name="holder", daemon=True).start()
+        for folder in sorted(self._parent.iterdir()):
+            if folder.is_dir() and len(folder.name) == 32 and folder.name not in living:
+                self._sweep(bytes.fromhex(folder.name))
+
+    # --- drift -----------------------------------------------------------------------------------------------------------
+
+    def _watch_drift(self) -> None:
+        """Every drift the attestor reports kills that instance and no other. While the attestor is away tokens lapse instead."""
+        told = False
+        while True:
+            try:
+                connection = self._relay.watch()
+                with connection:
+                    told = False
+                    while True:
+                        self._drifted(next_drift(connection))
+            except Unavailable as error:
+                if not told:
+                    _LOG.warning("drift-watch-lost", detail=error.detail)
+                told = True
+                time.sleep(WATCH_AGAIN)
+
+    def _drifted(self, drift: Drift) -> None:
+        got = "none" if drift.got is None else str(drift.got)
+        reason = Reason("instance-drifted", f"{drift.component}:{drift.path}"[:200], str(drift.expected), got)
+        _LOG.warning("drift", instance=drift.instance.hex(), component=drift.component, path=drift.path)
+        self._contain(Contain(drift.instance, (reason,)))
+
+
+def _environment() -> dict[str, str]:
+    """A holder finds our code and nothing else of ours."""
+    return {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONPATH": str(Path(enforcer.__path__[0]).parent)}
+
+
+def _only_daemon(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise Unavailable("daemon", f"another one serves in {path.parent}") from None
+    return descriptor

@@ -1,0 +1,189 @@
+"""A host for tests: a real daemon with real holders and cgroups, a store, an agent and a tool, and an attestor in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from enforcer.config import EnforcerConfig
+from enforcer.launch.cgroup import MOUNTINFO, Cgroup, find_mount
+from tests.world.attestor import Attestor, KnownAgent
+from writ.formats.trust import encode_trust
+
+ROOT = Path(__file__).parents[2]
+PYTHON = "/usr/bin/python3"
+UID_FIRST = 61000
+
+AGENT = """
+import json, os, socket, sys, time
+connection = socket.socket(socket.AF_UNIX)
+connection.connect(os.environ["WRIT_SOCKET"])
+stream = connection.makefile("rwb")
+def ask(tool, method, **arguments):
+    stream.write(json.dumps({"id": 1, "tool": tool, "method": method, "arguments": arguments}).encode() + b"\\n")
+    stream.flush()
+    return json.loads(stream.readline())
+"""
+TOOL = """
+import json, sys
+notes = {"today": "water the plants"}
+for line in sys.stdin:
+    request = json.loads(line)
+    name, arguments = request["params"]["name"], request["params"]["arguments"]
+    result = {"text": notes.get(arguments.get("name"), "")} if name == "read" else {"isError": True, "text": name}
+    print(json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": result}), flush=True)
+"""
+
+
+def wait_for(what: Callable[[], Any], seconds: float = 15.0) -> Any:
+    """What `what` returns once it is true; fails after `seconds`."""
+    end = time.monotonic() + seconds
+    while not (value := what()):
+        assert time.monotonic() < end, f"nothing within {seconds} s: {what}"
+        time.sleep(0.02)
+    return value
+
+
+@dataclass
+class Host:
+    """Folders, configuration, attestor and daemon; `close` ends whatever it started."""
+
+    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="writ-", dir="/var/tmp")))
+    runs: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    daemon: subprocess.Popen[bytes] | None = None
+
+    def __post_init__(self) -> None:
+        self.folder.chmod(0o755)
+        self.store = self.folder / "store"
+        self.store.mkdir(mode=0o755)
+        (self.store / "tool.py").write_text(TOOL)
+        (self.store / "tool.py").chmod(0o644)
+        self.cgroup = f"/writ-test-{self.folder.name}"
+        self.config_file = self.folder / "enforcer.toml"
+        self.config = EnforcerConfig(
+            run_dir=self.folder / "run", state_dir=self.folder / "state", attestor_socket=self.folder / "attestor.sock",
+            trust_file=self.folder / "trust.cbor", cgroup=self.cgroup, uid_first=UID_FIRST, instances=20,
+            tools=(f"notes {PYTHON} -I {{store}}/tool.py",),
+        )  # fmt: skip
+        self.attestor = Attestor(self.config.attestor_socket, {})
+        self.config.trust_file.write_bytes(encode_trust(self.attestor.trust()))
+        self.write_config()
+        self.attestor.start()
+
+    def write_config(self, **more: object) -> None:
+        """The configuration file says what `self.config` says, and `more`."""
+        names = ("run_dir", "state_dir", "attestor_socket", "trust_file", "cgroup", "uid_first", "instances", "tools")
+        values = {name: getattr(self.config, name) for name in names} | more
+        lines = [
+            f"{k} = {json.dumps(list(v) if isinstance(v, tuple) else str(v) if isinstance(v, Path) else v)}" for k, v in values.items()
+        ]
+        self.config_file.write_text("\n".join(lines) + "\n")
+
+    def agent(self, name: str, body: str, *, prelude: str = AGENT) -> None:
+        """An agent `name` in the store, whose program is `body` after the client's few lines."""
+        path = self.store / f"{name}.py"
+        path.write_text(prelude + textwrap.dedent(body))
+        path.chmod(0o644)
+        self.attestor.agents[name] = KnownAgent(self.store, (PYTHON, "-I", f"{{store}}/{name}.py"))
+
+    def serve(self) -> None:
+        """A daemon, ready."""
+        with (self.folder / "daemon.log").open("ab") as log:
+            self.daemon = subprocess.Popen(self.command("serve"), cwd=ROOT, stderr=log)
+        wait_for(self.answers)
+
+    def answers(self) -> bool:
+        """Whether the daemon accepts connections."""
+        import socket
+
+        with socket.socket(socket.AF_UNIX) as probe:
+            return self.daemon is not None and self.daemon.poll() is None and probe.connect_ex(str(self.config.control_socket)) == 0
+
+    def command(self, *words: str) -> list[str]:
+        """The command line of the enforcer with this host's configuration."""
+        return [sys.executable, "-m", "enforcer", "--config", str(self.config_file), *words]
+
+    def run(self, agent: str, *words: str) -> subprocess.Popen[bytes]:
+        """`enforcer run`, not waited for."""
+        run = subprocess.Popen(
+            self.command("run", "--agent", agent, *words),
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        self.runs.append(run)
+        return run
+
+    def finish(self, run: subprocess.Popen[bytes], seconds: float = 30.0) -> tuple[int, str, str]:
+        """Exit status, standard output and standard error of a run."""
+        out, err = run.communicate(timeout=seconds)
+        return run.returncode, out.decode(), err.decode()
+
+    def show(self, *words: str) -> Any:
+        """What a command prints with --json."""
+        done = subprocess.run(self.command(*words, "--json"), cwd=ROOT, capture_output=True, check=False, timeout=30)
+        return json.loads(done.stdout)
+
+    def instance(self, agent: str) -> bytes:
+        """The newest instance of `agent`."""
+        found: list[bytes] = wait_for(lambda: [i for i, known in self.attestor.instances.items() if known.agent.name == agent])
+        return found[-1]
+
+    def standing(self, instance: bytes) -> dict[str, Any]:
+        """What the holder wrote last."""
+        path = self.config.instance_dir(instance) / "state.json"
+        try:
+            return dict(json.loads(path.read_text()))
+        except FileNotFoundError:
+            return {"state": "none"}
+
+    def wait_state(self, instance: bytes, state: str, seconds: float = 15.0) -> dict[str, Any]:
+        """The standing once it is `state`."""
+        wait_for(lambda: self.standing(instance)["state"] == state, seconds)
+        return self.standing(instance)
+
+    def cgroup_of(self, instance: bytes) -> Cgroup:
+        """The instance's cgroup."""
+        return Cgroup(find_mount(MOUNTINFO.read_text()) / self.cgroup.lstrip("/") / instance.hex())
+
+    def holder_pid(self, instance: bytes) -> int:
+        """The pid of its holder."""
+        return int(self.standing(instance)["holder"])
+
+    def children(self, pid: int) -> Sequence[int]:
+        """The children of a process."""
+        return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    def close(self) -> None:
+        """Everything started here has ended, and nothing is left behind."""
+        for run in self.runs:
+            if run.poll() is None:
+                run.kill()
+            run.communicate()
+        if self.daemon is not None:
+            self.daemon.kill()
+            self.daemon.wait()
+        for path in (self.config.state_dir / "instances").glob("*/state.json"):
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                holder = json.loads(path.read_text())["holder"]
+                if b"enforcer.holder" in Path(f"/proc/{holder}/cmdline").read_bytes():
+                    os.kill(holder, signal.SIGKILL)
+        parent = Cgroup(find_mount(MOUNTINFO.read_text()) / self.cgroup.lstrip("/"))
+        if parent.exists():
+            parent.kill()
+            wait_for(lambda: all(Cgroup(p).remove() for p in parent.path.iterdir() if p.is_dir()) and parent.remove())
+        self.attestor.stop()
+        shutil.rmtree(self.folder)

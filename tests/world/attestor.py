@@ -1,0 +1,233 @@
+"""An attestor and a verifier in memory, behind a real unix socket: every message of `writ.formats.local`, no TPM.
+
+Tokens, decisions and policies are really signed; evidence is any bytes. What
+the verifier checks about an action log is checked here too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import threading
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from tests.signers import MemorySigner, new_signer
+from writ.formats.cose import encode_sign1
+from writ.formats.decision import CONTENT_TYPE as DECISION_TYPE
+from writ.formats.decision import INPUTS, AttestDecision, Outcome, encode_entry
+from writ.formats.digest import Digest
+from writ.formats.eat import TYP, TokenClaims, encode_claims
+from writ.formats.engine import EngineId
+from writ.formats.grants import Grant, grant_set
+from writ.formats.jose import sign_jws
+from writ.formats.keys import PublicKey, key_id
+from writ.formats.local import (
+    LOCAL,
+    MAX_FRAME,
+    Done,
+    Drift,
+    Launch,
+    Launched,
+    Local,
+    Refusal,
+    Status,
+    StatusAnswer,
+    Stop,
+    TokenAsk,
+    TokenGiven,
+    Unreachable,
+    Watch,
+)  # fmt: skip
+from writ.formats.measurement import Measurement, encode_measurement
+from writ.formats.policy_bundle import CONTENT_TYPE, PolicyBundle, PolicySettings, encode_bundle
+from writ.formats.reason import Reason
+from writ.formats.spiffe import AgentId
+from writ.formats.tlog import merkle
+from writ.formats.trust import Trust
+
+SCHEMA = """
+namespace Writ {
+  entity Agent; entity Resource; entity Audience;
+  action "tool.call", "http.post" appliesTo {
+    principal: Agent, resource: Resource,
+    context: { now: Long, attest_age: Long, gate: String, host: String, namespace: String, tpm_class: String, runtime: String, depth: Long }
+  };
+}
+"""
+POLICIES = """
+@id("agents-act") permit (principal, action in [Writ::Action::"tool.call", Writ::Action::"http.post"], resource)
+  when { context.namespace == "test" };
+@id("no-wipe") forbid (principal, action, resource == Writ::Resource::"mcp:notes/wipe");
+"""
+DOMAIN, ISSUER, AUDIENCE, STATUS = "example.org", "https://verifier.example.org", "urn:writ:test", "https://verifier.example.org/status/1"
+ENGINE = EngineId(1, Digest.of(b"tree"), (("python", "3"),))
+
+
+@dataclass(frozen=True)
+class KnownAgent:
+    """An agent that the host can launch: where its tree lies, its command and its grants."""
+
+    root: Path
+    command: tuple[str, ...]
+    grants: tuple[Grant, ...] = grant_set([("tool.call", "mcp:notes/*"), ("http.post", "http://127.0.0.1/*")])
+
+
+@dataclass
+class Instance:
+    """What verifier and attestor remember of a launch."""
+
+    agent: AgentId
+    session_key: PublicKey
+    parent: bytes | None
+    log: tuple[int, bytes] = (0, merkle.EMPTY_ROOT)
+    stopped: str | None = None
+
+
+@dataclass
+class Attestor:
+    """Serves on `path` from `start` to `stop`; public fields may be changed at any time."""
+
+    path: Path
+    agents: dict[str, KnownAgent]
+    settings: PolicySettings = field(
+        default_factory=lambda: PolicySettings(accept_runtime_only=True, tpm_classes=("software",), token_life=60)
+    )
+    policies: str = POLICIES
+    version: int = 1
+    reachable: bool = True
+    refusal: Refusal | None = None
+    silent: float = 0.0
+    decision: MemorySigner = field(default_factory=new_signer)
+    tokens: MemorySigner = field(default_factory=new_signer)
+    instances: dict[bytes, Instance] = field(default_factory=dict)
+    asks: list[TokenAsk] = field(default_factory=list)
+    watchers: list[socket.socket] = field(default_factory=list)
+    given: list[TokenGiven] = field(default_factory=list)
+
+    # --- the socket ----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Listen, each connection in a thread of its own."""
+        self._server = socket.socket(socket.AF_UNIX)
+        self.path.unlink(missing_ok=True)
+        self._server.bind(str(self.path))
+        self._server.listen(64)
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def stop(self) -> None:
+        """Nobody is answered any more."""
+        self._server.close()
+        self.path.unlink(missing_ok=True)
+        for watcher in self.watchers:
+            watcher.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._server.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._attend, args=(connection,), daemon=True).start()
+
+    def _attend(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while (head := connection.recv(4, socket.MSG_WAITALL)) and len(head) == 4:
+                length = int.from_bytes(head, "big")
+                assert length <= MAX_FRAME
+                message = LOCAL.parse(connection.recv(length, socket.MSG_WAITALL))
+                if isinstance(message, Watch):
+                    self.watchers.append(connection)
+                    return
+                answer = LOCAL.encode(self.answer(message))
+                connection.sendall(len(answer).to_bytes(4, "big") + answer)
+            connection.close()
+
+    # --- what it answers -----------------------------------------------------------------------------------------------
+
+    def answer(self, message: Local) -> Local:
+        """The answer to one message."""
+        if isinstance(message, Stop):
+            self.instances[message.instance].stopped = message.outcome
+            return Done()
+        if isinstance(message, Status):
+            return StatusAnswer("host-1", True, 0, len(self.instances), "accepted")
+        if isinstance(message, Launch):
+            return self._launch(message)
+        assert isinstance(message, TokenAsk)
+        self.asks.append(message)
+        if self.silent:
+            time.sleep(self.silent)
+        if not self.reachable:
+            return Unreachable("the verifier does not answer")
+        return self.refusal or self._token(message)
+
+    def _launch(self, launch: Launch) -> Local:
+        known = self.agents.get(launch.agent)
+        if known is None:
+            return Refusal((Reason("agent-unknown", "agent", "a manifest on this host", launch.agent),), final=True)
+        instance, agent = secrets.token_bytes(16), AgentId(DOMAIN, "test", launch.agent)
+        command = launch.command or known.command
+        self.instances[instance] = Instance(agent, launch.session_key, launch.parent)
+        measurement = encode_measurement(Measurement(agent, command, (), ()))
+        return Launched(instance, measurement, str(known.root), command, AUDIENCE, known.grants)
+
+    def _token(self, ask: TokenAsk) -> Local:
+        known = self.instances[ask.instance]
+        if ask.log_from != known.log[0]:
+            return Refusal((Reason("action-log-base", "log", str(known.log[0]), str(ask.log_from)),), final=False)
+        if not merkle.verify_consistency(*known.log, ask.log_size, ask.log_root, ask.log_proof):
+            return Refusal((Reason("action-log-inconsistent", "log", f"an extension of {known.log[0]}", str(ask.log_size)),), final=True)
+        known.log = (ask.log_size, ask.log_root)
+        given = self.give(ask)
+        self.given.append(given)
+        return given
+
+    def give(self, ask: TokenAsk, *, now: int | None = None, **changed: object) -> TokenGiven:
+        """A signed answer to `ask`; `changed` claims are signed all the same."""
+        now = int(time.time()) if now is None else now
+        known, bundle, result = self.instances[ask.instance], self.bundle(), b"an EAR"
+        claims = TokenClaims(
+            issuer=ISSUER, agent=known.agent, audience=ask.audience, issued_at=now, expires_at=now + self.settings.token_life,
+            token_id=secrets.token_hex(16), key=ask.session_key.thumbprint(), host="host-1", instance=ask.instance, policy=bundle.digest,
+            result=Digest.of(result), grants=ask.grants, lineage=() if known.parent is None else (known.parent,), tpm_class="software",
+            runtime="runtime-only", exceptions=(), status_index=0, status_uri=STATUS,
+        )  # fmt: skip
+        claims = replace(claims, **changed)  # type: ignore[arg-type]  # a test names fields of the claims
+        payload, token_id = encode_claims(claims), claims.token_id
+        token = sign_jws(
+            payload, typ=TYP, signer_algorithm=self.tokens.public.algorithm, sign=self.tokens.sign, kid=key_id(self.tokens.public)
+        )
+        inputs = {name: Digest.of(name.encode()) for name in INPUTS} | {"policy": bundle.digest}
+        entry = AttestDecision(
+            engine=ENGINE, decided_at=now, issuer=ISSUER, host="host-1", namespace="test", nonce=bytes(32), nonce_issued_at=now,
+            inputs=tuple(sorted(inputs.items())), issued=((token_id, 0),), status_uri=STATUS, verdict="accepted", result=Digest.of(result),
+            state_after=Digest.of(b""), outcomes=(Outcome(ask.instance, Digest.of(payload), ()),), reasons=(),
+        )  # fmt: skip
+        return TokenGiven(
+            token, self.sign(encode_entry(entry), DECISION_TYPE), result, self.sign(encode_bundle(bundle), CONTENT_TYPE),
+            (self.tokens.public,), self.decision.public, os.urandom(32),
+        )  # fmt: skip
+
+    def sign(self, payload: bytes, content_type: str) -> bytes:
+        """COSE_Sign1 by the decision key."""
+        key = self.decision.public
+        return encode_sign1(payload, algorithm=key.algorithm, kid=key.thumbprint(), sign=self.decision.sign, content_type=content_type)
+
+    def bundle(self) -> PolicyBundle:
+        """The policy in force."""
+        return PolicyBundle("test", self.version, 1_700_000_000, self.settings, SCHEMA, self.policies)
+
+    def trust(self) -> Trust:
+        """The anchors that an operator would pin."""
+        return Trust(DOMAIN, ISSUER, (), (), (self.decision.public,))
+
+    def drift(self, instance: bytes) -> None:
+        """Report one changed byte of a prompt."""
+        message = LOCAL.encode(Drift(instance, "prompts", "system.txt", Digest.of(b"before"), Digest.of(b"after")))
+        for watcher in self.watchers:
+            with contextlib.suppress(OSError):
+                watcher.sendall(len(message).to_bytes(4, "big") + message)
