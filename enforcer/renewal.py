@@ -175,7 +175,7 @@ class Renewal:
         raise FormatError("answer", "a token, a refusal or none", type(answer).__name__)
 
     def _resume(self, refusal: Refusal) -> bool:
-        """An answer that was lost left the verifier ahead of us: it says where it stands, and the next proof starts there. Whether that is so."""
+        """Whether an answer was lost: the verifier is ahead of us then and says where it stands, and the next proof starts there."""
         for reason in refusal.reasons:
             if reason.code == "action-log-base" and reason.expected.isdecimal() and int(reason.expected) <= self._log.checkpoint().size:
                 self._carried = int(reason.expected)

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import time
-from dataclasses import replace
 
 import pytest
 
@@ -69,7 +68,8 @@ def test_agent_reaches_neither_token_nor_key_nor_log(host: Host) -> None:
         """
         found = {"uid": os.getuid(), "groups": os.getgroups(), "environment": sorted(os.environ), "cwd": os.getcwd()}
         found["fds"] = sorted(int(n) for n in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{n}"))
-        found["status"] = {k: v for k, v in (l.split(":\\t") for l in open("/proc/self/status") if l.startswith(("CapEff", "CapPrm", "NoNewPrivs")))}
+        status = (line.split(":\\t") for line in open("/proc/self/status"))
+        found["status"] = {key: value for key, value in status if key in ("CapEff", "CapPrm", "NoNewPrivs")}
         holder, state, run = STATE
         blocked = []
         def tries(name, act):
@@ -99,7 +99,8 @@ def test_agent_reaches_neither_token_nor_key_nor_log(host: Host) -> None:
     prelude = (
         "import json, os, socket, sys, time\n"
         f"RUN, INSTANCES = {str(host.config.run_dir)!r}, {str(host.config.state_dir / 'instances')!r}\n"
-        "holder = next(int(p) for p in os.listdir('/proc') if p.isdigit() and b'enforcer.holder' in open(f'/proc/{p}/cmdline', 'rb').read())\n"
+        "numbers = [p for p in os.listdir('/proc') if p.isdigit()]\n"
+        "holder = next(int(p) for p in numbers if b'enforcer.holder' in open(f'/proc/{p}/cmdline', 'rb').read())\n"
         "STATE = (holder, INSTANCES, RUN)\n"
     )
     path.write_text(prelude + body)
@@ -125,10 +126,13 @@ def test_no_other_uid_is_heard_at_the_gate(host: Host) -> None:
 
     with socket.socket(socket.AF_UNIX) as stranger:
         stranger.connect(str(gate))  # root: the file's mode does not stop it, the peer check does
-        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+        heard = True
+        try:
             stranger.sendall(b'{"id":1,"tool":"notes","method":"read","arguments":{}}\n')
-            if not stranger.recv(100):
-                raise ConnectionResetError
+            heard = stranger.recv(100) != b""
+        except (ConnectionResetError, BrokenPipeError):
+            heard = False
+    assert not heard
     assert LogReader(host.config.instance_dir(instance), instance).checkpoint.size == 0
 
 
@@ -207,8 +211,7 @@ def test_store_that_others_can_write_is_refused(host: Host) -> None:
 
 def test_other_command_than_the_measured_one_is_refused(host: Host) -> None:
     host.agent("a", "pass")
-    launch = host.attestor._launch  # noqa: SLF001 - the attestor lies about what it measured
-    host.attestor._launch = lambda message: replace(launch(message), command=("/bin/false",))  # type: ignore[method-assign,type-var]  # noqa: SLF001
+    host.attestor.lies_about_command = ("/bin/false",)
     status, _, err = host.finish(host.run("a"))
 
     assert status == 1

@@ -101,6 +101,7 @@ class Attestor:
     reachable: bool = True
     refusal: Refusal | None = None
     silent: float = 0.0
+    lies_about_command: tuple[str, ...] = ()
     decision: MemorySigner = field(default_factory=new_signer)
     tokens: MemorySigner = field(default_factory=new_signer)
     instances: dict[bytes, Instance] = field(default_factory=dict)
@@ -173,7 +174,7 @@ class Attestor:
         command = launch.command or known.command
         self.instances[instance] = Instance(agent, launch.session_key, launch.parent)
         measurement = encode_measurement(Measurement(agent, command, (), ()))
-        return Launched(instance, measurement, str(known.root), command, AUDIENCE, known.grants)
+        return Launched(instance, measurement, str(known.root), self.lies_about_command or command, AUDIENCE, known.grants)
 
     def _token(self, ask: TokenAsk) -> Local:
         known = self.instances[ask.instance]
