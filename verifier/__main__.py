@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import base64
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from verifier.operate import Client, Server, segment
 from writ.formats.corim import Corim, encode_corim, parse_corim, parse_signed_corim
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused, Unavailable
-from writ.formats.measurement import Measurement, parse_measurement
+from writ.formats.measurement import Governance, Measurement, parse_measured, parse_measurement
 from writ.formats.policy_bundle import PolicyBundle, PolicySettings
 from writ.formats.reason import Reason
 from writ.service import cli, config
@@ -173,6 +174,8 @@ def _serve(args: argparse.Namespace) -> int:
     loaded = _config(args)
     observe.configure(sys.stderr, loaded.log_level)
     verifier = compose.verifier(loaded)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # uvicorn stops at them, and raises them again when it has stopped
     try:
         server = HttpServer(compose.server_config(verifier.app, loaded))
         server.run()
@@ -298,7 +301,13 @@ def _reference_capture(args: argparse.Namespace) -> int:
                 corims[digest_of(made)] = made
     # 2
     for path in args.measurement:
-        made = captured(parse_measurement(_read(path)))
+        measured = parse_measured(_read(path))
+        if isinstance(measured, Governance):
+            if args.namespace is None:
+                raise FormatError("--namespace", "the namespace of the hosts, for a governance measurement", "none")
+            made = captured_governance(args.namespace, measured.components)
+        else:
+            made = captured(measured)
         corims[digest_of(made)] = made
     if not corims:
         raise Refused(Reason("not-found", "measurement", "a host's state or a file to capture", "none"))

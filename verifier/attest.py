@@ -168,6 +168,7 @@ class Attestation:
             state=state,
             status=verdict.state_after.status,
             version=verdict.state_after.version,
+            doomed=_doomed(inputs.state, verdict.state_after),
             tokens=_tokens(verdict, inputs.record, places),
             next_nonce=fresh,
             answer=AnswerRow(nonce.nonce, Digest.of(body).value, EXCHANGE.encode(answer), nonce.expires_at),
@@ -215,6 +216,21 @@ def read_inputs(tables: Tables, host: str) -> Inputs:
 
 def _bundle(row: PolicyRow) -> PolicyBundle:
     return parse_bundle(parse_sign1(row.signed).payload or b"")
+
+
+def _doomed(before: HostState | None, after: HostState) -> tuple[bytes, ...]:
+    """The instances that ran before and are found drifted or tainted now, with their descendants."""
+    running = {i.instance for i in (() if before is None else before.runtime.instances) if i.phase == "running"}
+    fallen = [i.instance for i in after.runtime.instances if i.phase in ("drifted", "tainted") and i.instance in running]
+    return tuple(dict.fromkeys(one for instance in fallen for one in descendants(after, instance)))
+
+
+def descendants(state: HostState, instance: bytes) -> tuple[bytes, ...]:
+    """The instance, and every instance launched by it or by one of those."""
+    found = [instance]
+    for one in found:
+        found += [i.instance for i in state.runtime.instances if i.parent == one and i.instance not in found]
+    return tuple(found)
 
 
 def _tokens(verdict: AttestationVerdict, record: HostRecord, places: range) -> tuple[TokenRow, ...]:

@@ -40,6 +40,10 @@ class Client:
         )  # fmt: skip
         self._namespace = server.namespace
 
+    def close(self) -> None:
+        """The connection is closed."""
+        self._uplink.close()
+
     def get(self, path: str, **query: str | int) -> dict[str, Any]:
         """The JSON answer to GET."""
         return _json(self._uplink.base_url, self._uplink.get(self._path(path, query)))

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Final
 
 from verifier.access import Operator, OperatorLog
-from verifier.attest import LIST_SIZE, status_uri
+from verifier.attest import LIST_SIZE, descendants, status_uri
 from verifier.keys import Keys
 from verifier.ledger import HostChange, Ledger, TokensRevoked, Void
 from verifier.ledger.schema import EntryRow, HostRow, TokenRow
@@ -100,14 +100,6 @@ class Revocations:
                 self._lists.clear()
             self._lists[number] = (now, signed)
         return signed
-
-
-def descendants(state: HostState, instance: bytes) -> tuple[bytes, ...]:
-    """The instance, and every instance launched by it or by one of those."""
-    found = [instance]
-    for one in found:
-        found += [i.instance for i in state.runtime.instances if i.parent == one and i.instance not in found]
-    return tuple(found)
 
 
 def _tainted(row: HostRow, state: HostState, doomed: tuple[bytes, ...]) -> HostRow:

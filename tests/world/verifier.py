@@ -17,7 +17,12 @@ from tests.world.clock import HandClock
 from tests.world.host import SimulatedHost
 from verifier import compose
 from verifier.config import VerifierConfig
+from verifier.http.wire import to_base64
 from verifier.operate import Client, Server
+from verifier.reference import captured, captured_governance
+from writ.formats.corim import encode_corim
+from writ.formats.eventlog.runtime import ComponentEvent, parse_event
+from writ.formats.measurement import parse_measurement
 from writ.formats.x509 import parse_certificate, to_pem
 from writ.service.clock import Clock
 
@@ -34,11 +39,14 @@ class RunningVerifier:
     clock: HandClock
     made: compose.Verifier
     key_file: Path
+    client: Client
+    closing: contextlib.ExitStack
 
-    @property
-    def client(self) -> Client:
-        """An operator's client; its connection is its own."""
-        return Client(Server(self.url, self.key_file, None, None))
+    def as_operator(self, key_file: Path, namespace: str | None = None) -> Client:
+        """A client with another API key."""
+        client = Client(Server(self.url, key_file, None, namespace))
+        self.closing.callback(client.close)
+        return client
 
     def trust(self, maker: Maker, tpm_class: str = "software") -> None:
         """EK certificates of this maker are believed."""
@@ -60,18 +68,19 @@ class RunningVerifier:
 
     def host(self, name: str, chip: Chip | None = None) -> SimulatedHost:
         """A host of that name, enrolled, with its governance measured."""
-        host = SimulatedHost(name, self.url, chip=chip, clock=self.clock)
+        host = self.stranger(name, chip)
         host.enrol(self.admit(name))
         host.govern()
         return host
 
+    def stranger(self, name: str, chip: Chip | None = None) -> SimulatedHost:
+        """A host of that name that is not enrolled."""
+        host = SimulatedHost(name, self.url, chip=chip, clock=self.clock)
+        self.closing.callback(host.close)
+        return host
+
     def approve(self, host: SimulatedHost, *, replace: bool = False) -> None:
         """What the host shows now is approved: its governance and every measurement."""
-        from verifier.http.wire import to_base64
-        from verifier.reference import captured, captured_governance
-        from writ.formats.corim import encode_corim
-        from writ.formats.eventlog.runtime import ComponentEvent, parse_event
-        from writ.formats.measurement import parse_measurement
 
         events = [parse_event(record.content) for record in host.records]
         governance = [(e.name, e.root) for e in events if isinstance(e, ComponentEvent)]
@@ -118,7 +127,9 @@ def running_verifier(folder: Path, *, clock: Clock | None = None) -> Iterator[Ru
     compose.init(config, key_file, hand)
     made = compose.verifier(config, hand)
     try:
-        with serving(made, config, bound):
-            yield RunningVerifier(url, config, hand, made, key_file)
+        with serving(made, config, bound), contextlib.ExitStack() as closing:
+            client = Client(Server(url, key_file, None, None))
+            closing.callback(client.close)
+            yield RunningVerifier(url, config, hand, made, key_file, client, closing)
     finally:
         made.close()

@@ -60,11 +60,10 @@ class Rate:
 class Limits:
     """ASGI middleware: refuses what is too large, too slow or too often, else hands on the whole body."""
 
-    def __init__(self, app: ASGIApp, *, limit: Callable[[str, str], RouteLimit], rate: Rate, body_seconds: float = BODY_SECONDS) -> None:
+    def __init__(self, app: ASGIApp, *, limit: Callable[[str, str], RouteLimit], rate: Rate) -> None:
         self._app = app
         self._limit = limit
         self._rate = rate
-        self._seconds = body_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on, or refuse it."""
@@ -78,9 +77,9 @@ class Limits:
             await _refuse(429, reason, limit, scope, receive, send)
             return
         try:
-            body = await asyncio.wait_for(_read(receive, limit.body), self._seconds)
+            body = await asyncio.wait_for(_read(receive, limit.body), BODY_SECONDS)
         except TimeoutError:
-            reason = Reason("unavailable", "body", f"the whole body within {self._seconds:.0f} s", "a part of it")
+            reason = Reason("unavailable", "body", f"the whole body within {BODY_SECONDS:g} s", "a part of it")
             await _refuse(408, reason, limit, scope, receive, send)
             return
         if body is None:

@@ -61,7 +61,10 @@ class Basis:
 
 @dataclass(frozen=True, slots=True)
 class Attested:
-    """An attestation decided: the nonce it uses up, what it was made with, and all that follows from it."""
+    """An attestation decided: the nonce it uses up, what it was made with, and all that follows from it.
+
+    The live tokens of `doomed` instances, and of a host that is contained, are revoked with it.
+    """
 
     entry: Entry
     basis: Basis
@@ -70,6 +73,7 @@ class Attested:
     state: bytes
     status: str
     version: int
+    doomed: tuple[bytes, ...]
     tokens: tuple[TokenRow, ...]
     next_nonce: NonceRow
     answer: AnswerRow

@@ -34,11 +34,11 @@ Job = tuple[Change, "Future[Committed]"]
 
 
 class SqliteLedger:
-    """`Ledger` on one SQLite file, owned by this process. `close` when done."""
+    """`Ledger` on one SQLite file, owned by this process. `close` when done. `writer` is the one connection that writes."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, writer: sqlite3.Connection | None = None) -> None:
         self._path = path
-        self._writer = connect(path)
+        self._writer = writer or connect(path)
         self._readers = threading.local()
         self._opened: list[sqlite3.Connection] = []
         self._lock = threading.Lock()

@@ -112,6 +112,10 @@ def _attested(change: Attested, tables: Tables) -> Committed:
     tables.put(replace(nonce, newest=0, spent_by=change.evidence))
     contained_by = None if change.status != "contained" else host.contained_by or "fork"
     tables.put(replace(host, status=change.status, contained_by=contained_by, state=change.state, version=change.version))
+    if change.status == "contained":
+        _revoke(tables, tables.select(TokenRow, host=host.host, revoked=0))
+    for instance in change.doomed:
+        _revoke(tables, tables.select(TokenRow, instance=instance, host=host.host, revoked=0))
     for token in change.tokens:
         if tables.get(TokenRow, token.status_index) is not None:
             raise Void("the status index")
@@ -238,8 +242,7 @@ def _revoked(change: TokensRevoked, tables: Tables) -> Committed:
         doomed += tables.select(TokenRow, token_id=change.token_id, namespace=change.entry.namespace)
     for instance in change.instances:
         doomed += tables.select(TokenRow, instance=instance, host=change.host)
-    for token in doomed:
-        tables.put(replace(token, revoked=1))
+    _revoke(tables, doomed)
     now = space(tables, change.entry.namespace)
     tables.put(replace(now, epoch=now.epoch + 1))
     return Committed(_append(tables, change.entry))
@@ -314,9 +317,12 @@ def _void(tables: Tables, host: str, at: int) -> None:
     """No outstanding nonce of the host is of use, and its live tokens are revoked."""
     for nonce in tables.select(NonceRow, host=host, newest=1):
         tables.put(replace(nonce, newest=0))
-    for token in tables.select(TokenRow, host=host, revoked=0):
-        if token.expires_at > at:
-            tables.put(replace(token, revoked=1))
+    _revoke(tables, [token for token in tables.select(TokenRow, host=host, revoked=0) if token.expires_at > at])
+
+
+def _revoke(tables: Tables, tokens: list[TokenRow]) -> None:
+    for token in tokens:
+        tables.put(replace(token, revoked=1))
 
 
 def _blobs(tables: Tables, blobs: tuple[bytes, ...]) -> None:

@@ -1,0 +1,351 @@
+"""What every ledger owes: the rules of a commit, whole or not at all. Run over each storage by `test_ledger.py`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from verifier.ledger import (
+    Admitted,
+    Attested,
+    Basis,
+    Change,
+    Enrolment,
+    Entry,
+    HostChange,
+    HostMoved,
+    Ledger,
+    NonceIssued,
+    PolicyPublished,
+    ReferencesImported,
+    TokensRevoked,
+    Void,
+)
+from verifier.ledger.schema import AdmissionRow, AnswerRow, BlobRow, EkRow, EntryRow, HostRow, NonceRow, PolicyRow, SpaceRow, TokenRow
+from verifier.ledger.transaction import NO_REFERENCES, space
+from writ.formats.digest import Digest
+from writ.formats.errors import Refused
+from writ.formats.tlog.merkle import leaf_hash
+
+NOW = 1_790_000_000
+HOST = "host-1"
+EK = "sha256:" + "ab" * 32
+
+
+def entry(kind: str = "attest", at: int = NOW, host: str = HOST, body: bytes = b"signed") -> Entry:
+    return Entry(kind, "default", host, at, body)
+
+
+def nonce(value: int, *, at: int = NOW, life: int = 120, host: str = HOST) -> NonceRow:
+    return NonceRow(bytes([value]) * 32, host, at, at + life, 1, None)
+
+
+def admission(ticket: int = 1, host: str = HOST) -> AdmissionRow:
+    return AdmissionRow(bytes([ticket]) * 32, host, "default", None, 0, 1, NOW + 600, 0)
+
+
+def codes(refused: pytest.ExceptionInfo[Refused]) -> list[str]:
+    return [reason.code for reason in refused.value.reasons]
+
+
+class Desk:
+    """A ledger with one enrolled host, and shorthand for what happens next."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+
+    def enrol(self, *, host: str = HOST, ek: str = EK, ticket: int = 1, first: NonceRow | None = None, at: int = NOW) -> None:
+        before = self.ledger.read().get(HostRow, host)
+        generation = 1 if before is None else before.generation + 1
+        row = HostRow(host, "default", generation, "active", None, ek, b"record of " + ek.encode(), None, -1)
+        self.ledger.commit(
+            Enrolment(entry("enrol", at, host), bytes([ticket]) * 32, before, row, first or nonce(1, host=host), (b"record",))
+        )
+
+    def ready(self) -> Desk:
+        self.ledger.commit(Admitted(entry("operator"), admission()))
+        self.enrol()
+        self.ledger.commit(PolicyPublished(entry("operator"), PolicyRow("sha256:p1", "default", 1, b"policy"), ()))
+        return self
+
+    def host(self, host: str = HOST) -> HostRow:
+        row = self.ledger.read().get(HostRow, host)
+        assert row is not None
+        return row
+
+    def basis(self, host: str = HOST) -> Basis:
+        tables, row = self.ledger.read(), self.host(host)
+        now = space(tables, "default")
+        return Basis(Digest.of(row.record or b"").value, row.version, now.policy or "", now.references_digest, now.epoch)
+
+    def attested(
+        self, spends: int, then: int, *, evidence: bytes = b"e" * 32, at: int = NOW, index: int = 0, status: str = "active"
+    ) -> Attested:
+        row = self.host()
+        token = TokenRow(index, f"token-{index:016d}", "default", HOST, bytes(16), at + 60, 0)
+        answer = AnswerRow(bytes([spends]) * 32, evidence, b"answer to " + evidence, at + 120)
+        return Attested(
+            entry=entry(at=at),
+            basis=self.basis(),
+            nonce=bytes([spends]) * 32,
+            evidence=evidence,
+            state=b"state",
+            status=status,
+            version=row.version + 1,
+            doomed=(),
+            tokens=(token,),
+            next_nonce=nonce(then, at=at),
+            answer=answer,
+            blobs=(b"blob",),
+        )
+
+
+class LedgerSuite:
+    """Subclasses give `ledger`."""
+
+    @pytest.fixture
+    def desk(self, ledger: Ledger) -> Desk:
+        return Desk(ledger).ready()
+
+    def test_attestation_writes_everything_at_once(self, desk: Desk) -> None:
+        committed = desk.ledger.commit(desk.attested(1, 2))
+        tables = desk.ledger.read()
+        spent, fresh = tables.get(NonceRow, b"\1" * 32), tables.get(NonceRow, b"\2" * 32)
+        assert committed.entry is not None
+        assert committed.entry.leaf == leaf_hash(b"signed")
+        assert committed.entry.reference == leaf_hash(b"signed").hex()
+        assert committed.answer == b"answer to " + b"e" * 32
+        assert spent is not None
+        assert (spent.newest, spent.spent_by) == (0, b"e" * 32)
+        assert fresh is not None
+        assert fresh.newest == 1
+        assert (desk.host().state, desk.host().version) == (b"state", 0)
+        assert tables.get(TokenRow, 0) is not None
+        assert tables.get(BlobRow, Digest.of(b"blob").value) is not None
+
+    def test_sequence_has_no_gap(self, desk: Desk) -> None:
+        desk.ledger.commit(desk.attested(1, 2))
+        assert [row.sequence for row in desk.ledger.read().select(EntryRow)] == [0, 1, 2, 3]
+
+    def test_repeated_evidence_gets_the_stored_answer_and_no_entry(self, desk: Desk) -> None:
+        desk.ledger.commit(desk.attested(1, 2))
+        before = desk.ledger.read().last(EntryRow)
+        again = desk.ledger.commit(desk.attested(1, 3, index=1))
+        assert (again.repeated, again.answer, again.entry) == (True, b"answer to " + b"e" * 32, None)
+        assert desk.ledger.read().last(EntryRow) == before
+        assert desk.ledger.read().get(NonceRow, b"\3" * 32) is None
+
+    def test_spent_nonce_is_refused_for_other_evidence(self, desk: Desk) -> None:
+        desk.ledger.commit(desk.attested(1, 2))
+        with pytest.raises(Refused) as refused:
+            desk.ledger.commit(desk.attested(1, 3, evidence=b"f" * 32, index=1))
+        assert codes(refused) == ["nonce-spent"]
+
+    def test_unknown_nonce_is_refused(self, desk: Desk) -> None:
+        with pytest.raises(Refused) as refused:
+            desk.ledger.commit(desk.attested(9, 2))
+        assert codes(refused) == ["nonce-unknown"]
+
+    def test_superseded_nonce_is_refused(self, desk: Desk) -> None:
+        desk.ledger.commit(NonceIssued(nonce(2)))
+        with pytest.raises(Refused) as refused:
+            desk.ledger.commit(desk.attested(1, 3))
+        assert codes(refused) == ["nonce-superseded"]
+
+    @pytest.mark.parametrize("at", [NOW + 120, NOW + 100_000, NOW - 6])
+    def test_nonce_outside_its_life_is_refused(self, desk: Desk, at: int) -> None:
+        with pytest.raises(Refused) as refused:
+            desk.ledger.commit(desk.attested(1, 2, at=at))
+        assert codes(refused) == ["nonce-expired"]
+
+    @pytest.mark.parametrize("at", [NOW + 119, NOW - 5])
+    def test_nonce_at_the_ends_of_its_life_is_accepted(self, desk: Desk, at: int) -> None:
+        assert desk.ledger.commit(desk.attested(1, 2, at=at)).entry is not None
+
+    def test_nonce_of_another_host_is_refused(self, desk: Desk) -> None:
+        desk.ledger.commit(Admitted(entry("operator"), admission(2, "host-2")))
+        desk.enrol(host="host-2", ek="sha256:" + "cd" * 32, ticket=2, first=nonce(7, host="host-2"))
+        with pytest.raises(Refused) as refused:
+            desk.ledger.commit(desk.attested(7, 2))
+        assert codes(refused) == ["nonce-unknown"]
+
+    def test_verdict_on_an_older_state_is_void(self, desk: Desk) -> None:
+        stale = replace(desk.attested(2, 4, evidence=b"f" * 32, index=1), basis=desk.basis())
+        desk.ledger.commit(desk.attested(1, 2))
+        with pytest.raises(Void, match="state"):
+            desk.ledger.commit(stale)
+
+    def test_verdict_under_an_older_policy_is_void(self, desk: Desk) -> None:
+        stale = desk.attested(1, 2)
+        desk.ledger.commit(PolicyPublished(entry("operator"), PolicyRow("sha256:p2", "default", 2, b"policy"), ()))
+        with pytest.raises(Void, match="policy"):
+            desk.ledger.commit(stale)
+        assert desk.host().state is None
+
+    def test_verdict_with_older_reference_values_is_void(self, desk: Desk) -> None:
+        stale = desk.attested(1, 2)
+        desk.ledger.commit(ReferencesImported(entry("operator"), (), (), NO_REFERENCES, b"x" * 32, ()))
+        with pytest.raises(Void, match="reference"):
+            desk.ledger.commit(stale)
+
+    def test_verdict_before_a_revocation_is_void(self, desk: Desk) -> None:
+        desk.ledger.commit(desk.attested(1, 2))
+        stale = desk.attested(2, 3, evidence=b"f" * 32, index=1)
+        desk.ledger.commit(TokensRevoked(entry("operator"), "token-" + "0" * 16, "", (), None))
+        with pytest.raises(Void, match="epoch"):
+            desk.ledger.commit(stale)
+        assert [row.revoked for row in desk.ledger.read().select(TokenRow)] == [1]
+
+    def test_verdict_on_an_older_record_is_void(self, desk: Desk) -> None:
+        stale = desk.attested(1, 2)
+        desk.ledger.commit(Admitted(entry("operator"), admission(3)))
+        desk.enrol(ticket=3, first=nonce(1))
+        stale = replace(stale, basis=replace(stale.basis, record=b"another" * 4))
+        with pytest.raises(Void, match="record"):
+            desk.ledger.commit(stale)
+
+    def test_taken_status_index_voids(self, desk: Desk) -> None:
+        desk.ledger.commit(desk.attested(1, 2, index=5))
+        with pytest.raises(Void, match="index"):
+            desk.ledger.commit(desk.attested(2, 3, evidence=b"f" * 32, index=5))
+        fresh = desk.ledger.read().get(NonceRow, b"\2" * 32)
+        assert fresh is not None
+        assert fresh.spent_by is None
+
+    def test_retired_host_is_refused(self, desk: Desk) -> None:
+        change = desk.attested(1, 2)
+        row = desk.host()
+        desk.ledger.commit(HostMoved(entry("operator"), HostChange(row, replace(row, status="retired"), burn=True)))
+        with pytest.raises(Refused) as refused:
+            desk.ledger.commit(change)
+        assert codes(refused) == ["host-not-active"]
+
+    def test_moving_a_host_that_moved_is_void(self, desk: Desk) -> None:
+        row = desk.host()
+        desk.ledger.commit(desk.attested(1, 2))
+        with pytest.raises(Void, match="host"):
+            desk.ledger.commit(HostMoved(entry("operator"), HostChange(row, replace(row, status="retired"))))
+
+    def test_voiding_a_host_ends_nonces_and_live_tokens(self, desk: Desk) -> None:
+        desk.ledger.commit(desk.attested(1, 2))
+        row = desk.host()
+        desk.ledger.commit(HostMoved(entry("operator"), HostChange(row, replace(row, status="contained"), void=True)))
+        assert [t.revoked for t in desk.ledger.read().select(TokenRow)] == [1]
+        assert desk.ledger.read().select(NonceRow, host=HOST, newest=1) == []
+
+    def test_contained_attestation_is_recorded_as_fork(self, desk: Desk) -> None:
+        desk.ledger.commit(desk.attested(1, 2, status="contained"))
+        assert (desk.host().status, desk.host().contained_by) == ("contained", "fork")
+
+    def test_spent_ticket_is_refused(self, desk: Desk) -> None:
+        with pytest.raises(Refused) as refused:
+            desk.enrol()
+        assert codes(refused) == ["ticket-spent"]
+
+    def test_expired_ticket_is_refused(self, desk: Desk) -> None:
+        desk.ledger.commit(Admitted(entry("operator"), admission(2)))
+        with pytest.raises(Refused) as refused:
+            desk.enrol(ticket=2, at=NOW + 600)
+        assert codes(refused) == ["ticket-expired"]
+
+    def test_unknown_ticket_is_refused(self, desk: Desk) -> None:
+        with pytest.raises(Refused) as refused:
+            desk.enrol(ticket=9)
+        assert codes(refused) == ["ticket-unknown"]
+
+    def test_host_takes_no_other_ek(self, desk: Desk) -> None:
+        desk.ledger.commit(Admitted(entry("operator"), admission(2)))
+        with pytest.raises(Refused) as refused:
+            desk.enrol(ticket=2, ek="sha256:" + "cd" * 32)
+        assert codes(refused) == ["host-already-enrolled"]
+        assert desk.host().ek == EK
+
+    def test_ek_starts_no_second_host(self, desk: Desk) -> None:
+        desk.ledger.commit(Admitted(entry("operator", host="host-2"), admission(2, "host-2")))
+        with pytest.raises(Refused) as refused:
+            desk.enrol(host="host-2", ticket=2, first=nonce(7, host="host-2"))
+        assert codes(refused) == ["ek-already-bound"]
+
+    def test_burnt_ek_enrols_nowhere(self, desk: Desk) -> None:
+        row = desk.host()
+        after = replace(row, status="admitted", ek=None, record=None)
+        desk.ledger.commit(HostMoved(entry("operator"), HostChange(row, after, burn=True, void=True), admission(2)))
+        with pytest.raises(Refused) as refused:
+            desk.enrol(ticket=2)
+        assert codes(refused) == ["ek-burnt"]
+        desk.enrol(ticket=2, ek="sha256:" + "cd" * 32)
+        assert desk.host().generation == 2
+        assert desk.ledger.read().get(EkRow, EK) == EkRow(EK, HOST, 1)
+
+    def test_same_ek_enrols_again_as_the_next_generation(self, desk: Desk) -> None:
+        desk.ledger.commit(Admitted(entry("operator"), admission(2)))
+        desk.enrol(ticket=2, first=nonce(4))
+        assert desk.host().generation == 2
+        newest = desk.ledger.read().select(NonceRow, host=HOST, newest=1)
+        assert [row.nonce for row in newest] == [b"\4" * 32]
+
+    def test_refused_change_leaves_nothing(self, desk: Desk) -> None:
+        before = [row for table in (HostRow, NonceRow, EntryRow, TokenRow, SpaceRow) for row in desk.ledger.read().select(table)]
+        with pytest.raises(Refused):
+            desk.ledger.commit(desk.attested(9, 2))
+        assert [row for table in (HostRow, NonceRow, EntryRow, TokenRow, SpaceRow) for row in desk.ledger.read().select(table)] == before
+
+    def test_policy_version_only_rises(self, desk: Desk) -> None:
+        with pytest.raises(Refused) as refused:
+            desk.ledger.commit(PolicyPublished(entry("operator"), PolicyRow("sha256:p0", "default", 1, b"policy"), ()))
+        assert codes(refused) == ["policy-rollback"]
+
+    def test_fifty_at_once_spend_a_nonce_once(self, desk: Desk) -> None:
+        changes = [desk.attested(1, 2, evidence=bytes([i]) * 32, index=i) for i in range(50)]
+        outcomes = at_once(desk.ledger, list(changes))
+        assert sorted(outcomes) == ["committed"] + ["nonce-spent"] * 49
+
+    def test_fifty_at_once_enrol_one_host(self, desk: Desk) -> None:
+        for ticket in range(10, 60):
+            desk.ledger.commit(Admitted(entry("operator", host="host-2"), admission(ticket, "host-2")))
+        before = desk.host("host-2")
+        rows = [HostRow("host-2", "default", 1, "active", None, f"sha256:{i:064x}", b"record", None, -1) for i in range(50)]
+        changes = [
+            Enrolment(entry("enrol", host="host-2"), bytes([10 + i]) * 32, before, row, nonce(100 + i, host="host-2"), ())
+            for i, row in enumerate(rows)
+        ]
+        outcomes = at_once(desk.ledger, list(changes))
+        assert sorted(outcomes) == ["committed"] + ["host-already-enrolled"] * 49
+        assert len([row for row in desk.ledger.read().select(EkRow) if row.host == "host-2"]) == 1
+
+    def test_old_rows_are_pruned_and_the_log_is_not(self, desk: Desk) -> None:
+        desk.ledger.commit(desk.attested(1, 2))
+        desk.ledger.commit(NonceIssued(nonce(3, at=NOW + 10_000)))
+        tables = desk.ledger.read()
+        assert tables.get(NonceRow, b"\1" * 32) is None
+        assert tables.get(AnswerRow, b"\1" * 32) is None
+        assert len(tables.select(EntryRow)) == 4
+
+
+def at_once(ledger: Ledger, changes: list[Change]) -> list[str]:
+    """Commit all, each in a thread of its own, and say what became of each."""
+    outcomes: list[str] = []
+    barrier = threading.Barrier(len(changes))
+
+    def attempt(change: Change) -> Callable[[], None]:
+        def run() -> None:
+            barrier.wait()
+            try:
+                ledger.commit(change)
+                outcomes.append("committed")
+            except Refused as refused:
+                outcomes.append(refused.reasons[0].code)
+            except Void as void:
+                outcomes.append(void.what)
+
+        return run
+
+    threads = [threading.Thread(target=attempt(change)) for change in changes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return outcomes

@@ -1,0 +1,108 @@
+"""The ledgers: SQLite and memory under one suite, and what only a file can show."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.verifier.ledger_suite import Desk, LedgerSuite
+from tests.world.ledger import MemoryLedger
+from verifier.ledger import Change, Ledger
+from verifier.ledger.schema import EntryRow, HostRow, NonceRow
+from verifier.ledger.sequencer import SqliteLedger
+from verifier.ledger.sqlite import connect
+from writ.formats.errors import Unavailable
+
+
+class TestMemoryLedger(LedgerSuite):
+    @pytest.fixture
+    def ledger(self) -> Ledger:
+        return MemoryLedger()
+
+
+class TestSqliteLedger(LedgerSuite):
+    @pytest.fixture
+    def ledger(self, tmp_path: Path) -> Iterator[Ledger]:
+        made = SqliteLedger(tmp_path / "ledger.sqlite")
+        yield made
+        made.close()
+
+    def test_everything_is_there_after_reopening(self, tmp_path: Path) -> None:
+        path = tmp_path / "again.sqlite"
+        first = SqliteLedger(path)
+        desk = Desk(first).ready()
+        first.commit(desk.attested(1, 2))
+        before = (first.read().select(EntryRow), first.read().select(HostRow), first.read().select(NonceRow))
+        first.close()
+        second = SqliteLedger(path)
+        after = (second.read().select(EntryRow), second.read().select(HostRow), second.read().select(NonceRow))
+        second.close()
+        assert after == before
+
+    def test_the_log_is_append_only_in_the_file_itself(self, tmp_path: Path) -> None:
+        path = tmp_path / "log.sqlite"
+        made = SqliteLedger(path)
+        Desk(made).ready()
+        made.close()
+        connection = sqlite3.connect(path)
+        for statement in ("UPDATE entry SET entry = x'00'", "DELETE FROM entry"):
+            with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+                connection.execute(statement)
+        connection.close()
+
+    def test_commits_reach_the_disk(self, tmp_path: Path) -> None:
+        writer = connect(tmp_path / "sync.sqlite")
+        assert writer.execute("PRAGMA synchronous").fetchone()[0] == 2
+        assert writer.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+        writer.close()
+
+    def test_the_file_is_its_owners_alone(self, tmp_path: Path) -> None:
+        old = os.umask(0)
+        try:
+            SqliteLedger(tmp_path / "mode.sqlite").close()
+        finally:
+            os.umask(old)
+        assert stat.S_IMODE((tmp_path / "mode.sqlite").stat().st_mode) == 0o600
+
+    def test_a_file_that_is_no_ledger_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "x.sqlite").write_bytes(b"not a database" * 100)
+        with pytest.raises(Unavailable):
+            SqliteLedger(tmp_path / "x.sqlite")
+
+    def test_a_later_schema_is_refused(self, tmp_path: Path) -> None:
+        SqliteLedger(tmp_path / "later.sqlite").close()
+        connection = sqlite3.connect(tmp_path / "later.sqlite")
+        connection.execute("PRAGMA user_version = 99")
+        connection.close()
+        with pytest.raises(Unavailable, match="99"):
+            SqliteLedger(tmp_path / "later.sqlite")
+
+    def test_a_commit_after_the_end_is_unavailable(self, tmp_path: Path) -> None:
+        made = SqliteLedger(tmp_path / "end.sqlite")
+        desk = Desk(made).ready()
+        change: Change = desk.attested(1, 2)
+        made.close()
+        with pytest.raises(Unavailable):
+            made.commit(change)
+
+    def test_a_failed_commit_leaves_nothing_and_says_so(self, tmp_path: Path) -> None:
+        writer = connect(tmp_path / "full.sqlite")
+        made = SqliteLedger(tmp_path / "full.sqlite", writer)
+        desk = Desk(made).ready()
+        pages = writer.execute("PRAGMA page_count").fetchone()[0]
+        writer.execute(f"PRAGMA max_page_count = {pages}")
+        before = made.read().select(NonceRow)
+        change = desk.attested(1, 2)
+        change = replace(change, blobs=(bytes(1 << 20),))
+        with pytest.raises(Unavailable):
+            made.commit(change)
+        assert made.read().select(NonceRow) == before
+        writer.execute("PRAGMA max_page_count = 1073741823")
+        assert made.commit(desk.attested(1, 2)).entry is not None
+        made.close()
