@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any, Final
 
@@ -98,7 +99,8 @@ def test_a_block_for_a_host_names_verbs_and_options_that_exist(block: Block) -> 
 
 
 @of("python")
-def test_a_python_block_does_what_it_shows(block: Block) -> None:
+def test_a_python_block_does_what_it_shows(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     test = doctest.DocTestParser().get_doctest(block.text, {}, str(block), block.page, block.line)
     assert test.examples, block
     report: list[str] = []
