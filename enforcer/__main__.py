@@ -35,6 +35,7 @@ KILLED: Final = 137
 """The status of an agent that was contained: 128 and SIGKILL."""
 
 
+@cli.command
 def main(argv: Sequence[str]) -> int:
     """Run one command; its exit code."""
     parser = cli.parser("enforcer", (__doc__ or "").split("\n", maxsplit=1)[0])
@@ -210,4 +211,4 @@ def _deliver(connection: socket.socket, number: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main, sys.argv[1:]))
+    sys.exit(main())
