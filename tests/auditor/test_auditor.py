@@ -1,0 +1,202 @@
+"""The auditor's command on a story told in memory: archives in, proof bundles out, proven or refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from auditor.__main__ import main
+from auditor.export import Chains, Wanted
+from tests.world.scene import Scene, sign_entry, sign_token
+from writ.formats.archive import EMPTY, Archive, InstanceLog, encode_archive
+from writ.formats.corim import encode_corim
+from writ.formats.eat import parse_token
+from writ.formats.errors import FormatError, Refused
+from writ.formats.evidence import encode_evidence
+from writ.formats.policy_bundle import encode_bundle
+from writ.formats.proof_bundle import ProofBundle, encode_proof_bundle, parse_proof_bundle
+from writ.formats.state import encode_host_record, encode_host_state
+from writ.formats.trust import encode_trust
+from writ.verdict.proof import prove
+from writ.verdict.reference import reference_list
+
+ALWAYS = Wanted(None, 0, 1 << 53)
+
+
+def told() -> tuple[Scene, Archive, Archive]:
+    """A host enrols, an agent acts twice, a later attestation carries its log; the archives of verifier and enforcer."""
+    scene = Scene()
+    one = scene.launch("one")
+    before = scene.state
+    evidence = scene.evidence("one")
+    verdict = scene.judge(evidence)
+    scene.state = verdict.state_after
+    claims = verdict.tokens[0].claims
+    assert claims is not None
+    token = sign_token(claims)
+    first = scene.act("one", token, claims)
+    scene.outcome("one", first.sequence)
+    scene.act("one", token, claims, resource="mail/delete", permit=False)
+    scene.now += 30
+    carrier = scene.evidence("one")
+    carried = scene.judge(carrier)
+    assert before is None
+    verifier = Archive(
+        entries=tuple(sorted(sign_entry(entry) for entry in (scene.enrol_entry, verdict.entry, carried.entry))),
+        tokens=(),
+        objects=tuple(
+            sorted(
+                {
+                    scene.enrolment,
+                    encode_host_record(scene.record),
+                    encode_host_state(scene.state),
+                    encode_evidence(evidence),
+                    encode_evidence(carrier),
+                    verdict.result,
+                    carried.result,
+                    reference_list(scene.references),
+                    encode_bundle(scene.bundle),
+                    *map(encode_corim, scene.references),
+                }
+            )
+        ),
+        logs=(),
+    )
+    enforcer = Archive((), (token,), (), (InstanceLog(one.instance, tuple(one.leaves)),))
+    return scene, verifier, enforcer
+
+
+def bundles(archive: Archive, wanted: Wanted = ALWAYS) -> list[ProofBundle | Refused]:
+    return [bundle for _, bundle in Chains(archive).bundles(wanted)]
+
+
+def test_each_action_gets_a_bundle_that_proves_it() -> None:
+    scene, verifier, enforcer = told()
+    made = bundles(verifier.merged(enforcer))
+    assert len(made) == 2
+    for bundle in made:
+        assert isinstance(bundle, ProofBundle)
+        prove(bundle, scene.trust)
+    permitted, refused = made
+    assert isinstance(permitted, ProofBundle)
+    assert isinstance(refused, ProofBundle)
+    assert permitted.outcome is not None
+    assert refused.outcome is None
+    assert prove(refused, scene.trust).record.permit is False
+
+
+@pytest.mark.parametrize("part", ["enrolment", "record", "evidence", "references", "policy", "result", "carrier"])
+def test_a_missing_object_is_named_and_nothing_is_written_for_it(part: str) -> None:
+    _, verifier, enforcer = told()
+    whole = bundles(verifier.merged(enforcer))[0]
+    assert isinstance(whole, ProofBundle)
+    gone = getattr(whole, part)
+    lost = set(gone) if isinstance(gone, tuple) else {gone}
+    archive = replace(verifier, objects=tuple(item for item in verifier.objects if item not in lost))
+    for bundle in bundles(archive.merged(enforcer)):
+        assert isinstance(bundle, Refused)
+        assert {reason.code for reason in bundle.reasons} == {"proof-bundle-incomplete"}
+
+
+def test_an_action_that_no_quote_carried_has_no_bundle() -> None:
+    scene, verifier, enforcer = told()
+    token = enforcer.tokens[0]
+    scene.act("one", token, parse_token(token).claims)
+    log = InstanceLog(enforcer.logs[0].instance, tuple(scene.running["one"].leaves))
+    *carried, late = bundles(verifier.merged(replace(enforcer, logs=(log,))))
+    assert all(isinstance(bundle, ProofBundle) for bundle in carried)
+    assert isinstance(late, Refused)
+    assert late.reasons[0].claim == "carrier"
+
+
+def test_archives_that_fork_a_log_do_not_merge() -> None:
+    _, _, enforcer = told()
+    log = enforcer.logs[0]
+    fork = replace(enforcer, logs=(InstanceLog(log.instance, (log.leaves[1], *log.leaves[1:])),))
+    with pytest.raises(FormatError):
+        enforcer.merged(fork)
+
+
+def test_only_what_is_wanted_is_exported() -> None:
+    scene, verifier, enforcer = told()
+    archive = verifier.merged(enforcer)
+    acted = scene.now - 30
+    assert len(bundles(archive, Wanted("spiffe://example.org/billing/agent/reporter", acted, acted))) == 2
+    assert bundles(archive, Wanted("spiffe://example.org/billing/agent/other", 0, 1 << 53)) == []
+    assert bundles(archive, Wanted(None, acted + 1, 1 << 53)) == []
+    assert bundles(archive, Wanted(None, 0, acted - 1)) == []
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    scene, verifier, enforcer = told()
+    (tmp_path / "trust").write_bytes(encode_trust(scene.trust))
+    (tmp_path / "verifier").write_bytes(encode_archive(verifier))
+    (tmp_path / "enforcer").write_bytes(encode_archive(enforcer))
+    return tmp_path
+
+
+def exported(place: Path, capsys: pytest.CaptureFixture[str]) -> list[Path]:
+    code = main(["export", str(place / "verifier"), str(place / "enforcer"), "--out", str(place / "proofs"), "--json"])
+    answer = json.loads(capsys.readouterr().out)
+    assert code == 0
+    assert answer["missing"] == []
+    return [place / "proofs" / name for name in answer["written"]]
+
+
+def test_export_then_verify_exits_0_and_says_what_was_proven(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = exported(place, capsys)
+    for file in files:
+        assert main(["verify", str(file), "--trust", str(place / "trust"), "--json"]) == 0
+        answer = json.loads(capsys.readouterr().out)
+        assert answer["verdict"] == "accepted"
+        assert answer["tpm_class"] == "software"
+        assert answer["runtime"] == "runtime-only"
+        assert len(answer["steps"]) == 7
+    assert main(["verify", str(files[0]), "--trust", str(place / "trust")]) == 0
+    assert "proven: tool.call on files/a" in capsys.readouterr().out
+
+
+def test_a_spoilt_bundle_exits_1_with_the_reason(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = exported(place, capsys)[0]
+    bundle = parse_proof_bundle(file.read_bytes())
+    file.write_bytes(encode_proof_bundle(replace(bundle, policy=bundle.policy[:-1] + bytes([bundle.policy[-1] ^ 1]))))
+    assert main(["verify", str(file), "--trust", str(place / "trust"), "--json"]) == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["verdict"] == "refused"
+    assert answer["reasons"][0]["code"] in ("digest-mismatch", "malformed")
+    assert main(["verify", str(file), "--trust", str(place / "trust")]) == 1
+    assert "rule" in capsys.readouterr().err
+
+
+def test_rubbish_is_refused_and_not_a_traceback(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "rubbish").write_bytes(b"\xff" * 100)
+    assert main(["verify", str(place / "rubbish"), "--trust", str(place / "trust"), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["reasons"][0]["code"] == "malformed"
+
+
+def test_another_trust_file_proves_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = exported(place, capsys)[0]
+    scene, _, _ = told()
+    (place / "other").write_bytes(encode_trust(replace(scene.trust, decision_keys=())))
+    assert main(["verify", str(file), "--trust", str(place / "other"), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["reasons"][0]["code"] == "trust-root-unknown"
+
+
+def test_a_file_that_is_not_there_exits_3(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", str(place / "none"), "--trust", str(place / "trust"), "--json"]) == 3
+    assert "none" in capsys.readouterr().out
+
+
+def test_a_time_that_is_none_is_misuse(place: Path) -> None:
+    arguments = ["export", str(place / "verifier"), "--out", str(place / "proofs")]
+    assert main([*arguments, "--from", "yesterday"]) == 2
+    assert main([*arguments, "--from", "2026-11-25T10:00:00Z", "--to", "2026-11-25T10:00:01"]) == 1
+
+
+def test_the_empty_archive_is_neutral() -> None:
+    _, verifier, _ = told()
+    assert verifier.merged(EMPTY) == verifier
