@@ -65,7 +65,7 @@ def prove(bundle: ProofBundle, trust: Trust) -> ProvenAction:
     7. Run again, the decision on the action gives the same answer.
     8. The record is in the action log of the carried checkpoint.
     9. The TPM quoted that checkpoint, later, in evidence whose decision is signed by a trusted key and found no fork in that log.
-    10. The outcome, where there is one, is in the same log, after the action.
+    10. The outcome, where there is one, is in the same log, after the action; and all of it happened in order.
 
     Does not prove what the arguments were (they are salted commitments), nor
     that nothing was done after the carried checkpoint.
