@@ -82,8 +82,9 @@ def load(bundle: PolicyBundle) -> CedarPolicies:
     if not result.validation_passed:
         where = ", ".join(sorted({error.policy_id or "(parse)" for error in result.errors}))
         raise FormatError("policy.policies", "policies that validate against the schema", f"faults in {where}")
-    for policy_id, policy in sorted(static.items()):
-        named = str(policy.get("annotations", {}).get("id") or policy_id)
+    names = {policy_id: str(policy.get("annotations", {}).get("id") or policy_id) for policy_id, policy in sorted(static.items())}
+    for policy_id, named in names.items():
+        policy = static[policy_id]
         if len(named) > 64 or not (named.isascii() and named.isprintable()):
             raise FormatError("policy.policies", "an @id of at most 64 printable ASCII characters", ascii(named)[:80])
         # 3
@@ -92,9 +93,7 @@ def load(bundle: PolicyBundle) -> CedarPolicies:
         # 4
         if _blanket(policy):
             raise FormatError("policy.policies", "no unconditional permit of everything", named)
-    return CedarPolicies(
-        schema, policies, tuple(sorted((pid, str(p.get("annotations", {}).get("id") or pid)) for pid, p in static.items()))
-    )
+    return CedarPolicies(schema, policies, tuple(names.items()))
 
 
 def evaluate(loaded: CedarPolicies, *, agent: str, action: str, resource: tuple[str, str], context: Mapping[str, Any]) -> CedarAnswer:
@@ -106,7 +105,7 @@ def evaluate(loaded: CedarPolicies, *, agent: str, action: str, resource: tuple[
         "principal": {"type": "Writ::Agent", "id": agent},
         "action": {"type": "Writ::Action", "id": action},
         "resource": {"type": f"Writ::{resource[0]}", "id": resource[1]},
-        "context": json.dumps(dict(context), sort_keys=True),
+        "context": json.dumps(dict(context)),
     }
     answer = cedarpy.is_authorized(request, loaded.policies, [], loaded.schema)
     erred = bool(answer.diagnostics.errors) or answer.decision is cedarpy.Decision.NoDecision
@@ -135,13 +134,13 @@ def _bounded(what: str, text: str, opening: str, closing: str, longest: int) -> 
     raise FormatError(what, f"statements of at most {longest} characters", "a longer one")
 
 
-def _nodes(conditions: object) -> Iterator[tuple[str, object]]:
-    """Every key of a Cedar JSON expression with what is under it, at any depth; not recursive, since the text says how deep it goes."""
+def _keys(conditions: object) -> Iterator[str]:
+    """Every key of a Cedar JSON expression, at any depth; not recursive, since the text says how deep it goes."""
     open_nodes = [conditions]
     while open_nodes:
         node = open_nodes.pop()
         if isinstance(node, Mapping):
-            yield from node.items()
+            yield from node
             open_nodes.extend(node.values())
         elif isinstance(node, list):
             open_nodes.extend(node)
@@ -149,7 +148,7 @@ def _nodes(conditions: object) -> Iterator[tuple[str, object]]:
 
 def _computes(conditions: object) -> bool:
     """Whether there is an arithmetic operator in the conditions."""
-    return any(key in _ARITHMETIC and isinstance(value, Mapping) for key, value in _nodes(conditions))
+    return any(key in _ARITHMETIC for key in _keys(conditions))
 
 
 def _blanket(policy: Mapping[str, Any]) -> bool:
@@ -157,4 +156,4 @@ def _blanket(policy: Mapping[str, Any]) -> bool:
     scopes = [policy.get(part, {}) for part in ("principal", "action", "resource")]
     if any(scope.get("op") != "All" and (scope.get("op") != "is" or "in" in scope) for scope in scopes):
         return False
-    return policy.get("effect") == "permit" and not any(key == "Var" for key, _ in _nodes(policy.get("conditions", [])))
+    return policy.get("effect") == "permit" and "Var" not in _keys(policy.get("conditions", []))

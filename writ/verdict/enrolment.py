@@ -75,7 +75,7 @@ def judge_enrolment(request: EnrolRequest, *, admission: Admission, trust: Trust
     """The request names keys that may be challenged for this admission.
 
     1. It is for the admitted host.
-    2. EK and AK are TPM public areas, named by SHA-256 or stronger; the EK is a restricted decryption key of this TPM.
+    2. EK and AK are TPM public areas; the EK is a restricted decryption key of this TPM.
     3. The EK certificate chains to a trusted manufacturer, for exactly this EK; or the EK's digest was admitted without one.
     4. Where the admission names an EK, it is this one.
     5. The AK is restricted, signing, not decrypting, made by and fixed to this TPM and its parent; both are named by SHA-256 or stronger.
@@ -92,10 +92,6 @@ def judge_enrolment(request: EnrolRequest, *, admission: Admission, trust: Trust
     digest = Digest.of(spki)
     if not (ek.restricted and ek.decrypt and not ek.sign and ek.fixed_tpm and ek.fixed_parent):
         raise Refused(Reason("ek-mismatch", "ek_public.attributes", "restricted, decrypt, fixedTPM, fixedParent", f"{ek.attributes:08x}"))
-    if not {ek.name_algorithm, ak.name_algorithm} <= set(ACCEPTED_HASHES):
-        raise Refused(
-            Reason("algorithm-refused", "name_algorithm", " or ".join(ACCEPTED_HASHES), f"{ek.name_algorithm}, {ak.name_algorithm}")
-        )
     # 3
     tpm_class, root, endorsed = "virtual", "none", False
     if request.ek_certificates:
@@ -142,7 +138,7 @@ def judge_activation(activation: Activation, *, pending: VerifiedEnrolment, chal
     """The TPM that holds the EK recovered `secret`, and its AK, a child of that EK, quoted it with the host's key.
 
     A wrong answer says only that it was wrong; the caller burns the challenge.
-    Raises Refused `activation-wrong`, or `ak-parent` where everything else was right.
+    Raises Refused `ak-parent` where the AK itself says that it stands elsewhere, else `activation-wrong`.
     """
     if activation.challenge != challenge:
         raise Refused(Reason("challenge-unknown", "challenge", "the pending challenge", "another"))

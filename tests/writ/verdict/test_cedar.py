@@ -103,6 +103,12 @@ def test_arithmetic_is_refused_since_an_overflow_voids_the_policy(condition: str
     assert error.got == "sum"
 
 
+def test_policy_without_a_name_is_named_by_its_number() -> None:
+    assert (
+        refuse(PERMIT + 'forbid(principal, action == Writ::Action::"tool.call", resource) when { context.now + 1 > 0 };').got == "policy1"
+    )
+
+
 def test_numbers_may_be_compared() -> None:
     assert ask(PERMIT[:-1] + " when { context.now >= -5 && context.depth < 3 };").permit
 
@@ -194,10 +200,15 @@ def test_schema_that_would_end_the_process_is_refused_before_cedar_reads_it() ->
 
 def test_bounds_hold_to_the_character_and_do_not_count_text_and_comments() -> None:
     assert cedar.MAX_NESTING == 32
-    assert cedar.MAX_STATEMENT == 8192
+    assert (cedar.MAX_STATEMENT, cedar.MAX_SCHEMA, cedar.MAX_POLICIES) == (8192, 65_536, 2000)
     nested = 'permit(principal, action == Writ::Action::"tool.call", resource) when {{ {}context.now == 1{} }};'
     assert load(policy(policies=nested.format("(" * 31, ")" * 31))).ids
     assert "32 brackets" in refuse(nested.format("(" * 32, ")" * 32)).expected
+    assert load(policy(policies=PERMIT + nested.format("(" * 31, ")" * 31))).ids
+    inner = nested.format("((context.depth == 1) || " * 32, ")" * 32)
+    assert "32 brackets" in refuse(inner).expected
+    assert load(policy(policies=" " * (8193 - len(PERMIT)) + PERMIT)).ids
+    assert "8192" in refuse(" " * (8194 - len(PERMIT)) + PERMIT).expected
     assert load(policy(policies="// " + "(" * 99 + "\n" + PERMIT)).ids
     assert load(policy(policies=PERMIT.replace("yes", "(" * 60))).ids
     assert load(policy(policies=PERMIT.replace("yes", '\\"' + "(" * 60))).ids
