@@ -123,7 +123,11 @@ def _show(config: EnforcerConfig, args: argparse.Namespace) -> int:
         cli.emit({"instances": [explain.standing(config, instance) for instance in wanted]}, args.json)
         return cli.ACCEPTED
     if args.verb == "why":
-        cli.emit(explain.why(config, args.reference), args.json)
+        answer = explain.why(config, args.reference)
+        if args.json or not answer.get("reasons"):
+            cli.emit(answer, args.json)
+        else:
+            _why(answer)
         return cli.ACCEPTED
     if args.verb == "kill":
         return _kill(config, args)
@@ -134,6 +138,14 @@ def _show(config: EnforcerConfig, args: argparse.Namespace) -> int:
         cli.emit({"findings": findings, "ready": all(f["ok"] for f in findings)}, args.json)
         return cli.ACCEPTED if all(f["ok"] for f in findings) else cli.COULD_NOT
     return _log(config, args)
+
+
+def _why(answer: dict[str, Any]) -> None:
+    """A refusal for people: the card as it was shown, and beneath it what was asked for or what became of the instance."""
+    reasons = [Reason(r["code"], r["claim"], r["expected"], r["got"]) for r in answer.pop("reasons")]
+    reference = str(answer.pop("reference"))
+    sys.stdout.write(cli.refusal_card(reasons, reference, stream=sys.stdout) + "\n\n")
+    cli.emit({name: value for name, value in answer.items() if value is not None}, as_json=False)
 
 
 def _log(config: EnforcerConfig, args: argparse.Namespace) -> int:

@@ -222,15 +222,25 @@ class RelyingService:
             connection.request("POST", parts.path or "/", body=arguments, headers=headers)
             answer = connection.getresponse()
             body = answer.read(MAX_REPLY + 1)
-            status = answer.status
+            status, kind = answer.status, answer.headers.get_content_type()
         except (OSError, http.client.HTTPException) as error:
             raise Unavailable(f"service {self._name}", type(error).__name__) from None
         finally:
             with self._lock:
                 self._live.discard(connection)
             connection.close()
-        value = decode_json(body, f"service {self._name}", max_size=MAX_REPLY)
-        return Reply(200 <= status < 300, spelt(value))
+        return Reply(200 <= status < 300, self._spelt(body, kind))
+
+    def _spelt(self, body: bytes, kind: str) -> bytes:
+        """JSON in one spelling; text becomes a JSON text. Raises FormatError for anything else, and above the bound."""
+        if len(body) > MAX_REPLY:
+            raise FormatError(f"service {self._name}", f"at most {MAX_REPLY} bytes", "more")
+        if not kind.startswith("text/"):
+            return spelt(decode_json(body, f"service {self._name}", max_size=MAX_REPLY))
+        try:
+            return spelt(body.decode("utf-8"))
+        except UnicodeDecodeError:
+            raise FormatError(f"service {self._name}", "UTF-8", "other bytes") from None
 
     def close(self) -> None:
         """No call is made any more, and those in flight are cut off."""

@@ -2,61 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from enforcer.bundles import HeldBundles
-from enforcer.credential import Credential, Held, Subject, accept, renew_in
-from tests.signers import new_signer
-from tests.world.attestor import AUDIENCE, Attestor, KnownAgent
+from enforcer.credential import Credential, renew_in
+from tests.enforcer.scene import Scene
+from tests.world.attestor import Attestor
 from writ.formats.decision import CONTENT_TYPE as DECISION_TYPE
 from writ.formats.errors import FormatError, Refused
 from writ.formats.grants import grant_set
-from writ.formats.local import Launch, Launched, TokenAsk, TokenGiven
+from writ.formats.local import TokenGiven
 from writ.formats.policy_bundle import CONTENT_TYPE
 from writ.formats.spiffe import AgentId
-from writ.formats.tlog.merkle import EMPTY_ROOT
-
-
-@dataclass
-class MovedClock:
-    """Clocks moved by hand."""
-
-    wall: int = 1_800_000_000
-    since_boot: float = 1000.0
-
-    def now(self) -> int:
-        return self.wall
-
-    def boot(self) -> float:
-        return self.since_boot
-
-    def pass_by(self, seconds: float) -> None:
-        self.wall += int(seconds)
-        self.since_boot += seconds
-
-
-class Scene:
-    """One instance, asked for."""
-
-    def __init__(self, folder: Path) -> None:
-        self.attestor = Attestor(folder / "unused.sock", {"a": KnownAgent(folder, ("/bin/true",))})
-        self.key = new_signer()
-        launched = self.attestor.answer(Launch("a", (), self.key.public, None))
-        assert isinstance(launched, Launched)
-        self.subject = Subject(launched.instance, AgentId("example.org", "test", "a"), self.key.public, AUDIENCE, launched.grants, None)
-        self.ask = TokenAsk(launched.instance, self.key.public, AUDIENCE, launched.grants, 0, EMPTY_ROOT, 0, ())
-        self.bundles, self.clock = HeldBundles(folder / "policies"), MovedClock(int(time.time()))
-
-    def give(self, **changed: object) -> TokenGiven:
-        return self.attestor.give(self.ask, now=self.clock.wall, **changed)
-
-    def accept(self, given: TokenGiven) -> Held:
-        return accept(given, self.subject, self.attestor.trust(), self.bundles, wall=self.clock.wall, boot=self.clock.since_boot)
 
 
 @pytest.fixture

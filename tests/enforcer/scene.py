@@ -1,0 +1,68 @@
+"""One instance asked for in memory: an attestor, a session key, clocks moved by hand, and a token as often as wanted."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from enforcer.bundles import HeldBundles
+from enforcer.credential import Credential, Held, Subject, accept
+from enforcer.gatekeeper import Gatekeeper
+from enforcer.record import ActionLog
+from tests.signers import new_signer
+from tests.world.attestor import AUDIENCE, ENGINE, Attestor, KnownAgent
+from writ.formats.local import Launch, Launched, TokenAsk, TokenGiven
+from writ.formats.spiffe import AgentId
+from writ.formats.tlog.merkle import EMPTY_ROOT
+
+
+@dataclass
+class MovedClock:
+    """Clocks moved by hand."""
+
+    wall: int
+    since_boot: float = 1000.0
+
+    def now(self) -> int:
+        """The wall clock."""
+        return self.wall
+
+    def boot(self) -> float:
+        """The boot clock."""
+        return self.since_boot
+
+
+class Scene:
+    """One instance, launched, without a token yet."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.attestor = Attestor(folder / "unused.sock", {"a": KnownAgent(folder, ("/bin/true",))})
+        self.key = new_signer()
+        launched = self.attestor.answer(Launch("a", (), self.key.public, None))
+        assert isinstance(launched, Launched)
+        self.instance = launched.instance
+        self.agent = AgentId("example.org", "test", "a")
+        self.subject = Subject(launched.instance, self.agent, self.key.public, AUDIENCE, launched.grants, None)
+        self.ask = TokenAsk(launched.instance, self.key.public, AUDIENCE, launched.grants, 0, EMPTY_ROOT, 0, ())
+        self.bundles, self.clock = HeldBundles(folder / "policies"), MovedClock(int(time.time()))
+        self.credential = Credential(self.clock)
+
+    def give(self, **changed: object) -> TokenGiven:
+        """A signed answer, issued now."""
+        return self.attestor.give(self.ask, now=self.clock.wall, **changed)
+
+    def accept(self, given: TokenGiven) -> Held:
+        """What the holder makes of it."""
+        return accept(given, self.subject, self.attestor.trust(), self.bundles, wall=self.clock.wall, boot=self.clock.since_boot)
+
+    def renew(self) -> Held:
+        """A new token, in force."""
+        held = self.accept(self.give())
+        self.credential.take(held)
+        return held
+
+    def gatekeeper(self, log: ActionLog) -> Gatekeeper:
+        """The gatekeeper of the instance, recording in `log`."""
+        return Gatekeeper(instance=self.instance, agent=self.agent, credential=self.credential, log=log, engine=ENGINE, clock=self.clock)

@@ -1,0 +1,161 @@
+"""Nothing passes without a decision that is durable, and nothing that was cut meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from enforcer.gatekeeper import Gatekeeper, Ruling
+from enforcer.record import ActionLog, LogReader, Make, Recorded
+from tests.enforcer.scene import Scene
+from writ.formats.action import Action, ActionRecord, OutcomeRecord
+from writ.formats.digest import Digest
+from writ.formats.errors import Misuse, Unavailable
+from writ.formats.reason import Reason
+
+READ = Action("tool.call", "mcp:notes/read", Digest.of(b"{}"))
+DRIFT = Reason("instance-drifted", "prompts:a", "b", "c")
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    return Scene(tmp_path)
+
+
+@pytest.fixture
+def log(scene: Scene) -> Iterator[ActionLog]:
+    made = ActionLog(scene.folder, scene.instance)
+    yield made
+    made.close()
+
+
+def codes(ruling: Ruling) -> list[str]:
+    return [reason.code for reason in ruling.reasons]
+
+
+def records(scene: Scene) -> list[ActionRecord | OutcomeRecord]:
+    return [entry.record for entry in LogReader(scene.folder, scene.instance).entries()]
+
+
+def test_permit_is_recorded_with_what_it_was_decided_on(scene: Scene, log: ActionLog) -> None:
+    held = scene.renew()
+    ruling = scene.gatekeeper(log).ask(READ, b"{}", gate="socket")
+    (record,) = records(scene)
+
+    assert ruling.permit
+    assert isinstance(record, ActionRecord)
+    assert (record.permit, record.token, record.bundle) == (True, held.token.digest, held.bundle.digest)
+    assert record.decided_at == scene.clock.wall
+
+
+def test_without_a_token_everything_is_refused_and_recorded(scene: Scene, log: ActionLog) -> None:
+    ruling = scene.gatekeeper(log).ask(READ, b"{}", gate="socket")
+
+    assert (ruling.permit, codes(ruling), ruling.sequence) == (False, ["hold"], 0)
+    assert len(records(scene)) == 1
+
+
+@pytest.mark.parametrize("wall, boot", [(60, 0.0), (0, 60.0), (-3600, 60.0)])
+def test_token_dead_by_either_clock_permits_nothing(scene: Scene, log: ActionLog, wall: int, boot: float) -> None:
+    scene.renew()
+    scene.clock.wall += wall
+    scene.clock.since_boot += boot
+
+    assert not scene.gatekeeper(log).ask(READ, b"{}", gate="socket").permit
+
+
+@pytest.mark.parametrize(
+    "action, code",
+    [
+        (Action("tool.call", "mcp:other/read", Digest.of(b"{}")), "grant-missing"),
+        (Action("http.post", "mcp:notes/read", Digest.of(b"{}")), "grant-missing"),
+        (Action("tool.call", "mcp:notes/wipe", Digest.of(b"{}")), "policy-refused"),
+    ],
+)
+def test_grant_and_policy_refuse(scene: Scene, log: ActionLog, action: Action, code: str) -> None:
+    scene.renew()
+
+    assert codes(scene.gatekeeper(log).ask(action, b"{}", gate="socket")) == [code]
+
+
+def test_what_was_cut_is_refused_for_that_reason_until_it_is_mended(scene: Scene, log: ActionLog) -> None:
+    scene.renew()
+    gatekeeper = scene.gatekeeper(log)
+    gatekeeper.cut(DRIFT)
+    assert codes(gatekeeper.ask(READ, b"{}", gate="socket")) == ["instance-drifted"]
+    gatekeeper.mend()
+    assert gatekeeper.ask(READ, b"{}", gate="socket").permit
+
+
+class Slow(ActionLog):
+    """A log in which something happens between decision and durability."""
+
+    meanwhile: object = None
+
+    def append(self, make: Make, content: bytes) -> Recorded:
+        """Append, and then let it happen, once."""
+        recorded = super().append(make, content)
+        happens, self.meanwhile = self.meanwhile, None
+        if callable(happens):
+            happens()
+        return recorded
+
+
+@pytest.mark.parametrize("what", ["cut", "expiry"])
+def test_permit_that_was_overtaken_does_not_pass_and_fails_in_the_log(scene: Scene, what: str) -> None:
+    log = Slow(scene.folder, scene.instance)
+    scene.renew()
+    gatekeeper = scene.gatekeeper(log)
+
+    def expire() -> None:
+        scene.clock.since_boot += 61
+
+    log.meanwhile = (lambda: gatekeeper.cut(DRIFT)) if what == "cut" else expire
+    ruling = gatekeeper.ask(READ, b"{}", gate="socket")
+    log.close()
+
+    assert not ruling.permit
+    assert codes(ruling) == ["instance-drifted" if what == "cut" else "hold"]
+    first, second = records(scene)
+    assert isinstance(first, ActionRecord)
+    assert isinstance(second, OutcomeRecord)
+    assert (first.permit, second.of, second.outcome) == (True, 0, "failed")
+
+
+class Failing(ActionLog):
+    """A log on a disk that is full."""
+
+    def append(self, make: Make, content: bytes) -> Recorded:
+        """Never."""
+        raise Unavailable("action log", "disk full")
+
+
+def test_record_that_cannot_be_made_refuses(scene: Scene) -> None:
+    log = Failing(scene.folder, scene.instance)
+    scene.renew()
+    ruling = scene.gatekeeper(log).ask(READ, b"{}", gate="socket")
+    log.close()
+
+    assert (ruling.permit, codes(ruling), ruling.sequence) == (False, ["record-not-durable"], None)
+
+
+def test_records_name_the_one_before(scene: Scene, log: ActionLog) -> None:
+    scene.renew()
+    gatekeeper = scene.gatekeeper(log)
+    first = gatekeeper.ask(READ, b"{}", gate="socket")
+    gatekeeper.outcome(first, done=True, result=b"1")
+    gatekeeper.ask(READ, b"{}", gate="socket")
+    reader = LogReader(scene.folder, scene.instance)
+    records = [entry.record for entry in reader.entries()]
+
+    assert isinstance(records[0], ActionRecord)
+    assert isinstance(records[2], ActionRecord)
+    assert (records[0].parent, records[2].parent) == (None, reader.leaf_hashes[0])
+
+
+def test_outcome_of_a_refusal_is_misuse(scene: Scene, log: ActionLog) -> None:
+    gatekeeper: Gatekeeper = scene.gatekeeper(log)
+    with pytest.raises(Misuse):
+        gatekeeper.outcome(gatekeeper.ask(READ, b"{}", gate="socket"), done=True, result=b"")
