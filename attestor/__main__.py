@@ -20,6 +20,8 @@ from writ.service import cli, observe
 from writ.service import config as configuration
 
 if TYPE_CHECKING:
+    from attestor.measure.tree import Identity
+    from writ.formats.digest import Digest
     from writ.formats.tree import Component
 
 _STATUS_SECONDS: Final = 5.0
@@ -175,6 +177,7 @@ def _measure_governance(args: argparse.Namespace) -> int:
 
 def _measure_agent(args: argparse.Namespace) -> int:
     from attestor.measure.manifest import measure_manifest, read_manifest
+    from attestor.measure.tree import hash_file
     from writ.formats.eventlog.runtime import command_digest
     from writ.formats.measurement import encode_measurement
 
@@ -182,7 +185,14 @@ def _measure_agent(args: argparse.Namespace) -> int:
         raise FormatError("arguments", "--domain DOMAIN with --offline", "none")
     domain = args.domain or read_enrolment(_config(args).state).domain
     manifest = read_manifest(args.manifest)
-    measured = measure_manifest(manifest, args.manifest.resolve().parent, domain=domain)
+    with cli.progress(None, "bytes hashed") as bar:
+
+        def read(fd: int, identity: Identity, executable: bool) -> tuple[Digest, int]:
+            digest, size = hash_file(fd, identity, executable)
+            bar.advance(size)
+            return digest, size
+
+        measured = measure_manifest(manifest, args.manifest.resolve().parent, domain=domain, read=read)
     m = measured.measurement
     shown: dict[str, object] = {
         "agent": str(m.agent),

@@ -52,6 +52,7 @@ from writ.formats.local import (
 )
 from writ.formats.measurement import encode_measurement
 from writ.formats.reason import Reason
+from writ.service import cli
 from writ.service.observe import get_logger
 from writ.service.peers import Connection, PeerServer, serve
 
@@ -59,6 +60,7 @@ T = TypeVar("T")
 
 _LOG: Final = get_logger(__name__)
 _FINAL: Final = frozenset({"instance-drifted", "instance-tainted", "instance-stopped", "token-revoked"})
+_MAX_SHOWN_PATH: Final = 4096
 _COLLECT_SECONDS: Final = 3600.0
 _HASHING_THREADS: Final = 2
 
@@ -175,7 +177,7 @@ class AgentDaemon:
         except FormatError as error:
             return Refusal((Reason("malformed", error.what[:200], error.expected, error.got),), False)
         except Unavailable as error:
-            return Unreachable(str(error)[:1000])
+            return _unreachable(error)
         if isinstance(message, Status):
             return StatusAnswer(self._enrolment.host, True, len(self._log), len(self._instances), self._verdict)
         return Refusal((Reason("malformed", "message", "launch, token-ask, stop, watch or status", type(message).__name__),), False)
@@ -355,7 +357,7 @@ class AgentDaemon:
         except (Unavailable, FormatError) as error:
             self._verdict = "unreachable"
             _LOG.warning("unreachable", detail=str(error))
-            return {ask.instance: Unreachable(str(error)[:1000]) for ask in asks}
+            return {ask.instance: _unreachable(error) for ask in asks}
         except Exception as error:  # noqa: BLE001 - a bug must not leave the others waiting for ever, nor permit anything
             self._verdict = "internal"
             _LOG.error("attest-failed", exception=error)
@@ -399,4 +401,8 @@ def _request(ask: TokenAsk) -> InstanceRequest:
 
 
 def _drift(event: DriftEvent) -> Drift:
-    return Drift(event.instance, event.component, event.path, event.expected, event.got)
+    return Drift(event.instance, event.component, event.path[:_MAX_SHOWN_PATH], event.expected, event.got)
+
+
+def _unreachable(error: Exception) -> Unreachable:
+    return Unreachable(cli.printable(str(error))[:1000])

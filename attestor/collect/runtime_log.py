@@ -102,10 +102,14 @@ class RuntimeLog:
             if self._bank not in self._banks:
                 raise Unavailable("TPM", f"expected the bank {self._bank} to be active, got {', '.join(self._banks)}")
             # 1, 2
-            records = self._read()
+            records, clock = self._read(), self._tpm.clock()
+            boot = self._boot()
+            if records and records[0].pcr != self._pcr and boot not in (None, (clock.reset_count, clock.restart_count)):
+                self._archive(boot)  # another enrolment's register, of an earlier boot
+                records = ()
             self._load(records)
             # 3
-            self._agree(self._tpm.clock())
+            self._agree(clock)
 
     def close(self) -> None:
         """The directory's lock is given up."""

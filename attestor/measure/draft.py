@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import sysconfig
 import tempfile
 import time
@@ -68,7 +69,7 @@ class Traced:
 
 
 def trace(command: tuple[str, ...]) -> Traced:
-    """Run `command` to its end, its output where ours goes, and note what it reads. Raises Unavailable if it cannot start."""
+    """Run `command` to its end, its output on our standard error, and note what it reads. Raises Unavailable if it cannot start."""
     # WRIT_DRAFT_TRACE reaches the hook in every child that inherits its environment.
     with tempfile.TemporaryDirectory(prefix="writ-draft-") as folder:
         room, report = Path(folder), Path(folder) / "read"
@@ -76,7 +77,7 @@ def trace(command: tuple[str, ...]) -> Traced:
         path = os.pathsep.join(filter(None, (folder, os.environ.get("PYTHONPATH", ""))))
         environment = {**os.environ, "PYTHONPATH": path, "WRIT_DRAFT_TRACE": str(report), "PYTHONDONTWRITEBYTECODE": "1"}
         try:
-            running = subprocess.Popen(command, env=environment)
+            running = subprocess.Popen(command, env=environment, stdout=sys.__stderr__)
         except OSError as error:
             raise Unavailable("draft", f"cannot run {command[0]!r}: {error.strerror}") from None
         executed: set[Path] = set()

@@ -122,4 +122,5 @@ def _hash_as(root: Path, entry: Entry, wanted: str) -> str:
 
 
 def _mismatch(name: str, path: str, expected: str, got: str) -> Refused:
-    return Refused(Reason("record-mismatch", f"{name}:{path}"[:1000], expected, got))
+    expected, got = (spell(text.encode("utf-8", "surrogateescape")) for text in (expected, got))
+    return Refused(Reason("record-mismatch", f"{name}:{path}"[:1000], expected[:1000], got[:1000]))

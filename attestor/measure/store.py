@@ -13,9 +13,11 @@ share it.
 
 An object is hashed again before it is used, unless this process hashed it
 before and its device, inode, size, mtime and ctime are what they were then.
-No process without the kernel's clock or the raw disk in its hands can write
-without moving ctime; who has these is outside what the store holds off, and
-the watch hashes everything again at intervals all the same.
+Nobody can write without moving ctime who has not the kernel's clock or the raw
+disk in his hands; he is outside what the store holds off, and the watch hashes
+everything again at intervals all the same. A ctime is believed if it was
+100 ms old when the file was hashed, since two writes within one tick of the
+clock look like one.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ import secrets
 import shutil
 import stat
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -39,12 +42,14 @@ from attestor.measure.tree import Identity, hash_file, identity_of, measure_tree
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.measurement import Measurement, encode_measurement, parse_measurement
+from writ.formats.reason import Reason
 from writ.formats.tree import Component, Entry, check_path, component_root, diff, encode_tree, entry_digest, parse_tree, spell, unspell
 
 _FICLONE: Final = 0x40049409
 _CHUNK: Final = 1 << 20
 _NO_LINK: Final = (errno.EMLINK, errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP)
 _MAX_KNOWN: Final = 2_000_000
+_SETTLED_NS: Final = 100_000_000
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -90,6 +95,7 @@ class Store:
         known = self._sources.get((identity, executable))
         if known is not None and self._is_sound(self._object(known[0], executable), known[0]):
             return known
+        settled = _is_settled(identity)
         fresh = self.root / "staging" / secrets.token_hex(16)
         try:
             with open(fresh, "xb+", buffering=0) as copy:
@@ -101,7 +107,8 @@ class Store:
             fresh.unlink(missing_ok=True)
         if len(self._sources) >= _MAX_KNOWN:
             self._sources.clear()
-        self._sources[identity, executable] = digest, size
+        if settled:
+            self._sources[identity, executable] = digest, size
         return digest, size
 
     def _copy(self, source: int, copy: int, identity: Identity, executable: bool) -> tuple[Digest, int]:
@@ -127,7 +134,8 @@ class Store:
                 continue
             fresh.unlink()
             sync_directory(place.parent)
-            self._remember(place.stat(follow_symlinks=False), digest)
+            info = identity_of(place.stat(follow_symlinks=False))
+            self._remember(info, digest, settled=_is_settled(info))
             return
 
     def _is_sound(self, place: Path, digest: Digest) -> bool:
@@ -154,16 +162,23 @@ class Store:
         known = self._known.get(identity[:2])
         if known is not None and known[0] == identity:
             return known[1], identity[2]
+        settled = _is_settled(identity)
         digest, size = hash_file(fd, identity, executable)
         if identity_of(os.fstat(fd)) == identity:
-            self._known[identity[:2]] = identity, digest
+            self._remember(identity, digest, settled=settled)
         return digest, size
 
-    def _remember(self, info: os.stat_result, digest: Digest) -> None:
-        self._known[info.st_dev, info.st_ino] = identity_of(info), digest
+    def _remember(self, identity: Identity, digest: Digest, *, settled: bool) -> None:
+        """The file in this state has this digest; what is not `settled` is hashed again next time."""
+        if settled:
+            self._known[identity[:2]] = identity, digest
+        else:
+            self._known.pop(identity[:2], None)
 
     def _set_aside(self, place: Path) -> None:
         with suppress(FileNotFoundError):
+            if place.is_dir() and not place.is_symlink():
+                place.chmod(0o755)  # moving a directory writes into it
             place.rename(self.root / "corrupt" / f"{place.name}.{secrets.token_hex(4)}")
 
     # --- trees -------------------------------------------------------------------------------------------------------
@@ -182,7 +197,7 @@ class Store:
         place = self.tree(root)
         self._keep(measurement, components)
         while not self._is_whole(place, components):
-            if place.exists():
+            if os.path.lexists(place):
                 self._set_aside(place)
             fresh = self.root / "staging" / secrets.token_hex(16)
             try:
@@ -198,7 +213,7 @@ class Store:
         return place
 
     def _is_whole(self, place: Path, components: Sequence[Component]) -> bool:
-        return place.is_dir() and not self.check(place, components)
+        return place.is_dir() and not place.is_symlink() and not self.check(place, components)
 
     def _build(self, fresh: Path, components: Sequence[Component]) -> None:
         fresh.mkdir(mode=0o755)
@@ -222,8 +237,10 @@ class Store:
     def _link(self, entry: Entry, digest: Digest, place: Path) -> None:
         """`place` is the object's own inode; a copy of it where a link cannot be made.
 
-        Linking moves the inode's ctime. That this alone moved it is taken from
-        the link count, within the moment between two stat calls.
+        Linking moves the inode's ctime. That this alone moved it is taken
+        from the link count; for a write by root in that very moment there is
+        the watch's reading at intervals, not a second reading of every object
+        that a new release of one prompt shares with the last.
         """
         source = self._object(digest, entry.mode_exec)
         if not self._is_sound(source, digest):
@@ -242,7 +259,7 @@ class Store:
             known = self._known.get((before.st_dev, before.st_ino))
             same = identity_of(after)[:4] == identity_of(before)[:4] and after.st_nlink == before.st_nlink + 1
             if same and known is not None and known == (identity_of(before), digest):
-                self._remember(after, digest)
+                self._remember(identity_of(after), digest, settled=True)
 
     def check(self, place: Path, components: Sequence[Component], *, rehash: bool = False) -> tuple[Difference, ...]:
         """Every path below `place` that is not as measured; with `rehash`, whatever the stat data say. No difference: nothing."""
@@ -255,6 +272,8 @@ class Store:
         found.extend(Difference(part.name, spell(os.fsencode(item)), wanted[part.name], None) for part in components[:1] for item in extra)
         for part in components:
             try:
+                if (place / part.name).is_symlink():
+                    raise Refused(Reason("source-link-escapes", f"{part.name}:.", "a directory", "a link"))
                 now = measure_tree(part.name, part.kind, place / part.name, read=hash_file if rehash else self._verified)
             except Refused as refused:
                 found.append(_unreadable(part, wanted[part.name], refused.reasons[0].claim.removeprefix(f"{part.name}:")))
@@ -307,6 +326,11 @@ class Store:
                 self._known.pop((info.st_dev, info.st_ino), None)
         self._sources.clear()
         return len(gone)
+
+
+def _is_settled(identity: Identity) -> bool:
+    """Whether a later write must show in the ctime: it lies more than a tick of the clock back."""
+    return time.time_ns() - identity[4] > _SETTLED_NS
 
 
 def _copy_bytes(source: int, copy: int) -> tuple[Digest, int]:

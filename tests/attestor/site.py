@@ -8,7 +8,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -100,9 +100,9 @@ class VerifierSite:
         schema, policies = ((self._policies / name).read_text() for name in ("schema.cedarschema", "default.cedar"))
         self.built.parts.policies.publish(OPERATOR, NAMESPACE, settings=settings, schema=schema, policies=policies, version=None)
 
-    def approve_governance(self) -> None:
-        """The governance of the tests is approved."""
-        corim = captured_governance(NAMESPACE, ((e.name, e.root) for e in GOVERNANCE))
+    def approve_governance(self, governance: Iterable[tuple[str, Digest]] | None = None) -> None:
+        """That governance is approved, or that of the tests."""
+        corim = captured_governance(NAMESPACE, governance or [(e.name, e.root) for e in GOVERNANCE])
         self.built.parts.references.publish(OPERATOR, NAMESPACE, [encode_corim(corim)], publisher=None, replace=True)
 
     def approve(self, *launched: Launched) -> None:

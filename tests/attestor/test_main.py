@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,9 @@ import pytest
 
 from attestor.__main__ import main
 from swtpm import SoftTpm
-from tests.attestor.site import Host, VerifierSite
+from tests.attestor.site import Host, VerifierSite, exchange, launch, receive, token_ask
+from writ.formats.digest import Digest
+from writ.formats.local import Done, Drift, Launched, TokenGiven, Watch
 from writ.formats.measurement import parse_measurement
 
 ROOT = Path(__file__).parents[2]
@@ -61,23 +66,57 @@ def test_from_nothing_to_a_serving_attestor(site: VerifierSite, host: Host, soft
     code, measured = run(here, "measure", str(host.manifests / "reporter.toml"))
     assert (code, measured["agent"]) == (0, "spiffe://example.org/demo/agent/reporter")
 
-    daemon = subprocess.Popen([sys.executable, "-m", "attestor", "serve"], cwd=ROOT, env=here, stderr=subprocess.PIPE, text=True)
-    try:
-        assert daemon.stderr is not None
-        while "ready" not in (line := daemon.stderr.readline()):
-            assert line, "the daemon ended"
+    with serving(here):
         code, status = run(here, "status")
         assert code == 0
         assert (status["host"], status["instances"], status["last_verdict"]) == ("host-1", 0, "none")
         assert status["events"] == len(run(here, "measure", "--governance")[1]["governance"])
-        daemon.send_signal(signal.SIGTERM)
-        assert daemon.wait(20) == 0
+    assert run(here, "status")[0] == 3
+
+
+def test_killed_daemon_finds_its_instances_again(site: VerifierSite, enrolled: Host, here: dict[str, str]) -> None:
+    governance = run(here, "measure", "--governance")[1]["governance"]
+    site.approve_governance([(part, Digest.parse(root)) for part, root in governance.items()])
+    message, key = launch("reporter")
+    with serving(here) as daemon:
+        launched = asyncio.run(enrolled.ask(message, Launched))
+        site.approve(launched)
+        asyncio.run(enrolled.ask(token_ask(launched, key), TokenGiven))
+        daemon.kill()
+        daemon.wait()
+        assert run(here, "status")[0] == 3
+    with serving(here):
+        asyncio.run(enrolled.ask(token_ask(launched, key), TokenGiven))
+        assert run(here, "status")[1]["instances"] == 1
+        prompt = Path(launched.root) / "prompt/prompt.txt"
+        prompt.chmod(0o644)
+        prompt.write_bytes(b"be evil")
+
+        async def drifted() -> Drift:
+            async with enrolled.line() as line:
+                await exchange(line, Watch(), Done)
+                return await receive(line, Drift)
+
+        assert asyncio.run(drifted()).instance == launched.instance
+
+
+@contextlib.contextmanager
+def serving(environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """The daemon, ready; afterwards ended by SIGTERM, unless the test ended it, and with status 0."""
+    daemon = subprocess.Popen([sys.executable, "-m", "attestor", "serve"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        assert daemon.stderr is not None
+        while "ready" not in (line := daemon.stderr.readline()):
+            assert line, "the daemon ended"
+        yield daemon
+        if daemon.returncode is None:
+            daemon.send_signal(signal.SIGTERM)
+            assert daemon.wait(20) == 0
     finally:
         daemon.kill()
         daemon.wait()
         if daemon.stderr is not None:
             daemon.stderr.close()
-    assert run(here, "status")[0] == 3
 
 
 def test_measure_offline_needs_no_tpm_and_writes_the_measurement(host: Host, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -13,10 +15,10 @@ import pytest
 from attestor.measure import store as store_module
 from attestor.measure.manifest import Measured, measure_manifest, read_manifest
 from attestor.measure.store import Difference, Store
-from attestor.measure.tree import Identity, hash_file
+from attestor.measure.tree import Identity, hash_file, identity_of
 from writ.formats.digest import Digest
 from writ.formats.errors import Unavailable
-from writ.formats.tree import component_root, entry_digest
+from writ.formats.tree import Component, component_root, entry_digest
 
 MANIFEST = """
 version = 1
@@ -190,8 +192,11 @@ def test_write_that_restores_size_and_mtime_is_seen_by_its_ctime(tmp_path: Path,
 
 
 def test_second_launch_hashes_nothing_again(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once what was written has settled: two writes within one tick of the clock would look like one."""
     store = Store(tmp_path / "store")
     assemble(store, source)
+    time.sleep(0.2)
+    store.check(*assemble_again(store, source))
     hashed: list[int] = []
 
     def counted(fd: int, identity: Identity, executable: bool) -> tuple[Digest, int]:
@@ -203,10 +208,27 @@ def test_second_launch_hashes_nothing_again(tmp_path: Path, source: Path, monkey
     (source / "prompt.txt").write_bytes(b"be better")
     place, measured = assemble(store, source)
     store.check(place, measured.trees)
-    assert sum(hashed) <= len(b"be better")
+    assert set(hashed) == {len(b"be better")}
     restarted = Store(tmp_path / "store")
     restarted.check(place, measured.trees)
     assert sum(hashed) > 4000
+
+
+def assemble_again(store: Store, source: Path) -> tuple[Path, tuple[Component, ...]]:
+    place, measured = assemble(store, source)
+    return place, measured.trees
+
+
+def test_fresh_file_is_hashed_until_a_write_must_show(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write whose ctime is that of the file's making, as within one tick of a coarse clock."""
+    store = Store(tmp_path / "store")
+    place, measured = assemble(store, source)
+    path = place / "prompt/prompt.txt"
+    made = identity_of(path.stat())
+    path.chmod(0o644)
+    path.write_bytes(b"be evil")
+    monkeypatch.setattr(store_module, "identity_of", lambda info: made if info.st_ino == made[1] else identity_of(info))
+    assert [d.path for d in store.check(place, measured.trees)] == ["prompt.txt"]
 
 
 def test_measurement_is_recalled_and_a_false_one_is_not(tmp_path: Path, source: Path) -> None:
@@ -256,6 +278,38 @@ def test_what_a_crash_left_half_done_is_cleared_at_start(tmp_path: Path) -> None
     (tmp_path / "store/staging/half").chmod(0o555)
     Store(tmp_path / "store")
     assert not list((tmp_path / "store/staging").iterdir())
+
+
+@pytest.mark.usefixtures("source")
+def test_store_works_without_root(tmp_path: Path) -> None:
+    """Its directories are unwritable to their owner too; what is false must still move aside, and what is unused go."""
+    code = (
+        "import os, sys, pathlib\n"
+        "from attestor.measure.manifest import measure_manifest, read_manifest\n"
+        "from attestor.measure.store import Store\n"
+        "if os.geteuid() == 0:\n    os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "store, source = Store(pathlib.Path('store')), pathlib.Path('source')\n"
+        "def assemble():\n"
+        "    m = measure_manifest(read_manifest(source / 'a.toml'), source, domain='example.org', read=store.read)\n"
+        "    return store.assemble(m.measurement, m.trees)\n"
+        "first = assemble()\n"
+        "prompt = first / 'prompt/prompt.txt'\n"
+        "prompt.chmod(0o644); prompt.write_bytes(b'be evil')\n"
+        "assert assemble() == first and prompt.read_bytes() == b'be good'\n"
+        "assert store.collect([]) == 1\n"
+        "print('done')\n"
+    )
+    for place in (tmp_path, *tmp_path.parents):
+        if place.stat().st_uid == os.geteuid() and not place.stat().st_mode & 0o001:
+            place.chmod(place.stat().st_mode | 0o011)
+    (tmp_path / "store").mkdir()
+    if os.geteuid() == 0:
+        os.chown(tmp_path / "store", 65534, 65534)
+    root = Path(store_module.__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(root)}, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "done\n", done.stderr
 
 
 def test_store_that_others_can_write_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,177 @@
+"""Answers that are lost, forged or out of step: nothing is believed that the pinned key did not sign."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from attestor.collect.runtime_log import RuntimeLog
+from attestor.evidence import Attestation
+from swtpm import SoftTpm
+from tests.attestor.site import GOVERNANCE, OPERATOR, Host, VerifierSite
+from tests.signers import new_signer
+from writ.formats.digest import Digest
+from writ.formats.errors import Refused, Unavailable
+from writ.formats.eventlog.runtime import StartEvent, command_digest
+from writ.formats.evidence import InstanceRequest, parse_evidence
+from writ.formats.exchange import EXCHANGE, AttestAnswer, NonceAnswer
+from writ.formats.grants import grant_set
+from writ.formats.tlog.merkle import EMPTY_ROOT
+from writ.service.clock import SystemClock
+from writ.service.signers import load_or_create_signer
+from writ.service.uplink import Answer, Uplink
+
+KEY = new_signer().public
+INSTANCE = bytes(range(16))
+REQUEST = InstanceRequest(INSTANCE, KEY, "tools", grant_set([("tool.call", "files/*")]), 0, EMPTY_ROOT, 0, ())
+
+
+class Line(Uplink):
+    """The line to a real verifier, of which a test may take answers away or change them."""
+
+    def __init__(self, host: Host) -> None:
+        assert host.enrolment is not None
+        super().__init__(
+            host.enrolment.verifier, ca_file=None, signer=load_or_create_signer(host.state.host_key), clock=SystemClock(), timeout=5
+        )
+        self.lose = 0
+        self.change: Callable[[AttestAnswer], AttestAnswer] = lambda answer: answer
+        self.sent: list[bytes] = []
+
+    def post(self, path: str, body: bytes, content_type: str, *, retry: bool = False) -> Answer:
+        answer = super().post(path, body, content_type, retry=retry)
+        if not path.endswith("/attest"):
+            return answer
+        self.sent.append(body)
+        if self.lose:
+            self.lose -= 1
+            raise Unavailable("verifier", "the answer was lost")
+        message = EXCHANGE.parse(answer.body)
+        if isinstance(message, AttestAnswer):
+            return Answer(answer.status, answer.content_type, EXCHANGE.encode(self.change(message)))
+        return answer
+
+
+class Bench:
+    """An attestation over a log with one started instance."""
+
+    def __init__(self, host: Host) -> None:
+        assert host.enrolment is not None
+        self.log = RuntimeLog(host.state.log, host.tpm, pcr=13, bank="sha256")
+        self.log.open()
+        for event in GOVERNANCE:
+            self.log.append(event)
+        agent = "spiffe://example.org/demo/agent/reporter"
+        self.log.append(StartEvent(INSTANCE, agent, Digest.of(b"root"), command_digest(["x"]), KEY.thumbprint(), None, ()))
+        self.line = Line(host)
+        self.attestation = Attestation(host.tpm, self.log, self.line, host.enrolment, SystemClock())
+
+    def attest(self) -> AttestAnswer:
+        return self.attestation.attest((REQUEST,), {}).answer
+
+    def close(self) -> None:
+        self.attestation.close()
+        self.log.close()
+
+
+@pytest.fixture
+def bench(enrolled: Host) -> Bench:
+    return Bench(enrolled)
+
+
+def test_answer_that_was_lost_is_asked_for_again_with_the_same_bytes(bench: Bench) -> None:
+    bench.line.lose = 1
+    bench.attest()
+    assert len(bench.line.sent) == 2
+    assert bench.line.sent[0] == bench.line.sent[1]
+    bench.close()
+
+
+def test_answer_lost_for_good_is_unavailable_and_the_next_attestation_recovers(bench: Bench) -> None:
+    bench.attest()
+    bench.log.append(
+        StartEvent(bytes(16), "spiffe://example.org/demo/agent/b", Digest.of(b"r"), command_digest(["x"]), bytes(32), None, ())
+    )
+    bench.line.lose = 2
+    with pytest.raises(Unavailable, match="lost"):
+        bench.attest()
+    answer = bench.attest()
+    assert not {reason.code for reason in answer.reasons} & {"runtime-log-rewound", "runtime-log-mismatch", "full-log-required"}
+    assert parse_evidence(bench.line.sent[-1]).log_first == 0
+    bench.close()
+
+
+@pytest.mark.parametrize("part", ["decision", "other decision", "rubbish"])
+def test_answer_whose_decision_the_pinned_key_did_not_sign_is_not_believed(part: str, bench: Bench) -> None:
+    first = bench.attest()
+    flipped = first.decision[:-1] + bytes([first.decision[-1] ^ 1])
+    decision = {"decision": flipped, "other decision": first.decision, "rubbish": b"rubbish"}[part]
+
+    def forged(answer: AttestAnswer) -> AttestAnswer:
+        return AttestAnswer(
+            decision, answer.result, answer.reasons, answer.answers, answer.nonce, answer.nonce_life, answer.policy, answer.token_keys
+        )
+
+    bench.line.change = forged
+    with pytest.raises(Unavailable, match="decision"):
+        bench.attest()
+    bench.line.change = lambda answer: answer
+    bench.attest()
+    bench.close()
+
+
+def test_nonce_in_hand_saves_a_round_trip_and_an_old_one_is_not_used(enrolled: Host, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[str] = []
+    whole = Line._request  # noqa: SLF001 - the place where every request passes
+
+    def counted(self: Line, method: str, path: str, body: bytes | None, content_type: str | None, again: bool) -> Answer:
+        fetched.append(path.rpartition("/")[2])
+        return whole(self, method, path, body, content_type, again)
+
+    monkeypatch.setattr(Line, "_request", counted)
+    bench.attest()
+    bench.attest()
+    assert fetched == ["nonce", "attest", "attest"]
+    monkeypatch.setattr(bench.attestation, "_clock", Later())
+    bench.attest()
+    assert fetched[3:] == ["nonce", "attest"]
+    bench.close()
+    assert enrolled.enrolment is not None
+
+
+class Later(SystemClock):
+    """An hour on."""
+
+    def boot(self) -> float:
+        return super().boot() + 3600
+
+
+def test_host_that_was_retired_is_refused(site: VerifierSite, bench: Bench) -> None:
+    site.built.parts.hosts.retire(OPERATOR, "demo", "host-1")
+    with pytest.raises(Refused):
+        bench.attest()
+    bench.close()
+
+
+def test_other_messages_are_no_answer(bench: Bench) -> None:
+    class Confused(Line):
+        def post(self, path: str, body: bytes, content_type: str, *, retry: bool = False) -> Answer:
+            return Answer(200, "application/cbor", EXCHANGE.encode(NonceAnswer(bytes(32), 60)))
+
+    bench.line.post = Confused.post.__get__(bench.line)  # type: ignore[method-assign]  # one line that answers wrongly
+    with pytest.raises(Unavailable, match="expected AttestAnswer"):
+        bench.attest()
+    bench.close()
+
+
+def test_log_of_another_register_is_archived_after_a_reboot_and_refused_before(enrolled: Host, bench: Bench, soft_tpm: SoftTpm) -> None:
+    bench.close()
+    log = RuntimeLog(enrolled.state.log, enrolled.tpm, pcr=14, bank="sha256")
+    with pytest.raises(Unavailable, match="PCR 14"):
+        log.open()
+    soft_tpm.reset()
+    log.open()
+    assert log.append(GOVERNANCE[0]) == 0
+    assert len(list((enrolled.state.log / "archive").iterdir())) == 1
+    log.close()
