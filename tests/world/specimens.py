@@ -1,0 +1,138 @@
+"""One value of every message and record of ours, with its writer and its reader: for golden bytes and for spoiling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tests.world.scene import ENGINE_ID, GRANTS, NAMESPACE, NOW, Scene, permitted, signer, sixteen
+from writ.formats.action import ActionRecord, encode_record, parse_record
+from writ.formats.archive import Archive, InstanceLog, encode_archive, parse_archive
+from writ.formats.cose import parse_sign1
+from writ.formats.decision import OperatorAct, encode_entry, parse_entry
+from writ.formats.digest import Digest
+from writ.formats.eat import encode_claims, parse_claims
+from writ.formats.enrolment import encode_enrolment_evidence, parse_enrolment_evidence
+from writ.formats.evidence import encode_evidence, parse_evidence
+from writ.formats.exchange import (
+    EXCHANGE,
+    AttestAnswer,
+    EnrolChallenge,
+    Enrolled,
+    Exchange,
+    InstanceAnswer,
+    NonceAnswer,
+    Problem,
+)
+from writ.formats.local import (
+    LOCAL,
+    Done,
+    Drift,
+    Launch,
+    Launched,
+    Local,
+    Refusal,
+    Status,
+    StatusAnswer,
+    Stop,
+    TokenAsk,
+    TokenGiven,
+    Unreachable,
+    Watch,
+)
+from writ.formats.measurement import encode_measurement, parse_measurement
+from writ.formats.policy_bundle import encode_bundle, parse_bundle
+from writ.formats.proof_bundle import encode_proof_bundle, parse_proof_bundle
+from writ.formats.reason import Reason
+from writ.formats.state import encode_host_record, encode_host_state, parse_host_record, parse_host_state
+from writ.formats.trust import encode_trust, parse_trust
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """A value with its two ways."""
+
+    value: Any
+    encode: Callable[[Any], bytes]
+    parse: Callable[[bytes], Any]
+
+    @property
+    def data(self) -> bytes:
+        """The value in bytes."""
+        return self.encode(self.value)
+
+
+REASONS = (Reason("policy-refused", "action", "a permit", "no policy permits"), Reason("token-expired", "token.exp", "later", "now"))
+X, Y = Digest.of(b"x"), Digest.of(b"y")
+
+
+def specimens() -> dict[str, Specimen]:
+    """By name. The same bytes in every run."""
+    scene = Scene()
+    proof = scene.proof_bundle()
+    scene.launch("two", parent="one", grants=())
+    evidence = scene.evidence("one", "two")
+    verdict = scene.judge(evidence)
+    claims = permitted(verdict, 1)
+    payload = parse_sign1(proof.attest_decision).payload
+    assert payload is not None
+    enrolment = parse_enrolment_evidence(proof.enrolment)
+    session = signer("session/one").public
+    record = parse_record(proof.action.record)
+    assert isinstance(record, ActionRecord)
+    denied = replace(record, permit=False, reasons=REASONS, token=None, bundle=None, parent=bytes(32))
+    archive = Archive(
+        tuple(sorted((proof.enrol_decision, proof.attest_decision))), (proof.token,), tuple(sorted((proof.policy, proof.record))),
+        (InstanceLog(sixteen("one"), tuple(scene.running["one"].leaves)),),
+    )  # fmt: skip
+    exchange: dict[str, Exchange] = {
+        "enrol-request": EXCHANGE.parse(enrolment.request),
+        "enrol-challenge": EnrolChallenge(bytes(32), b"credential", b"secret"),
+        "activation": EXCHANGE.parse(enrolment.activation),
+        "enrolled": Enrolled("host-1", NAMESPACE, "example.org", "https://v", signer("decision").public, bytes(32), 120),
+        "nonce": NonceAnswer(bytes(32), 120),
+        "attest-answer": AttestAnswer(
+            proof.attest_decision, proof.result, REASONS,
+            (InstanceAnswer(sixteen("one"), proof.token, ()), InstanceAnswer(sixteen("two"), None, REASONS)),
+            bytes(32), 120, proof.policy, (signer("token").public,),
+        ),
+        "problem": Problem("ref-1", REASONS),
+    }  # fmt: skip
+    local: dict[str, Local] = {
+        "launch": Launch("reporter", ("python", "agent.py"), session, sixteen("one")),
+        "launched": Launched(sixteen("one"), scene.measured[0], "/store/1", ("python",), "tools", GRANTS),
+        "token-ask": TokenAsk(sixteen("one"), session, "tools", GRANTS, 3, bytes(32), 1, (bytes(32),)),
+        "token-given": TokenGiven(proof.token, b"d", b"r", b"p", (session,), session, b"e"),
+        "refusal": Refusal(REASONS, True),
+        "unreachable": Unreachable("no answer"),
+        "stop": Stop(sixteen("one"), "exited"),
+        "done": Done(),
+        "watch": Watch(),
+        "drift": Drift(sixteen("one"), "prompts", "a.txt", X, None),
+        "status": Status(),
+        "status-answer": StatusAnswer("host-1", True, 9, 2, "accepted"),
+    }
+    act = OperatorAct(ENGINE_ID, NOW, NAMESPACE, "root", "host-admit", "host-1", X)
+    assert set(exchange) == set(EXCHANGE.table)
+    assert set(local) == set(LOCAL.table)
+    return {
+        "evidence": Specimen(evidence, encode_evidence, parse_evidence),
+        "host-record": Specimen(scene.record, encode_host_record, parse_host_record),
+        "host-state": Specimen(verdict.state_after, encode_host_state, parse_host_state),
+        "token-claims": Specimen(claims, encode_claims, parse_claims),
+        "attest-decision": Specimen(verdict.entry, encode_entry, parse_entry),
+        "enrol-decision": Specimen(scene.enrol_entry, encode_entry, parse_entry),
+        "operator-act": Specimen(act, encode_entry, parse_entry),
+        "action-record": Specimen(record, encode_record, parse_record),
+        "action-record-denied": Specimen(denied, encode_record, parse_record),
+        "outcome-record": Specimen(parse_record(scene.running["one"].leaves[2]), encode_record, parse_record),
+        "policy-bundle": Specimen(scene.bundle, encode_bundle, parse_bundle),
+        "trust": Specimen(scene.trust, encode_trust, parse_trust),
+        "measurement": Specimen(parse_measurement(scene.measured[0]), encode_measurement, parse_measurement),
+        "enrolment-evidence": Specimen(enrolment, encode_enrolment_evidence, parse_enrolment_evidence),
+        "proof-bundle": Specimen(proof, encode_proof_bundle, parse_proof_bundle),
+        "archive": Specimen(archive, encode_archive, parse_archive),
+        **{f"exchange-{kind}": Specimen(message, EXCHANGE.encode, EXCHANGE.parse) for kind, message in exchange.items()},
+        **{f"local-{kind}": Specimen(message, LOCAL.encode, LOCAL.parse) for kind, message in local.items()},
+    }

@@ -1,0 +1,167 @@
+"""Hypothesis strategies for the messages and records of ours: any value that has a spelling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from tests.world.scene import signer
+from writ.formats import exchange as ex
+from writ.formats import local as lo
+from writ.formats.action import ActionRecord, OutcomeRecord
+from writ.formats.archive import Archive, InstanceLog
+from writ.formats.decision import ACTS, INPUTS, AttestDecision, EnrolDecision, OperatorAct, Outcome
+from writ.formats.digest import SIZES, Digest, Nonce
+from writ.formats.eat import RUNTIME_TIERS, TokenClaims
+from writ.formats.engine import EngineId
+from writ.formats.enrolment import EnrolmentEvidence
+from writ.formats.evidence import Evidence, InstanceRequest
+from writ.formats.grants import grant_set
+from writ.formats.measurement import KINDS, ComponentRoot, Measurement
+from writ.formats.policy_bundle import PolicyBundle, PolicySettings
+from writ.formats.proof_bundle import Leaf, ProofBundle
+from writ.formats.reason import REMEDIES, Reason
+from writ.formats.spiffe import AgentId
+from writ.formats.state import HOST_STATUSES, PHASES, TPM_CLASSES, HostRecord, HostState, InstanceState, RuntimeState
+from writ.formats.tpm.pcr import PcrValues
+from writ.formats.trust import ManufacturerRoot, Trust
+
+S = st.SearchStrategy
+
+
+def fixed(size: int) -> S[bytes]:
+    """Bytes of one size."""
+    return st.binary(min_size=size, max_size=size)
+
+
+def several(what: S[Any], most: int = 3) -> S[tuple[Any, ...]]:
+    """A short tuple."""
+    return st.lists(what, max_size=most).map(tuple)
+
+
+def sorted_set(what: S[Any], key: Any = None, most: int = 3) -> S[tuple[Any, ...]]:
+    """A short sorted tuple without repeats, by `key`."""
+    return st.lists(what, max_size=most, unique_by=key or repr).map(lambda found: tuple(sorted(found, key=key)))
+
+
+BLOB, WHOLE, FLAG = st.binary(max_size=20), st.integers(0, 2**63 - 1), st.booleans()
+PRINTABLE = st.characters(codec="utf-8", exclude_characters=[*map(chr, range(32)), "\x7f"])
+TEXT = st.text(PRINTABLE, max_size=12)
+WORD = st.text(PRINTABLE, min_size=1, max_size=12)
+NAME = st.from_regex(r"[a-z0-9]([a-z0-9._-]{0,8}[a-z0-9])?", fullmatch=True)
+LONG_ID = st.text(PRINTABLE, min_size=16, max_size=20)
+ID, KEY32 = fixed(16), fixed(32)
+DIGEST = st.builds(Digest, st.just("sha256"), fixed(32))
+KEY = st.sampled_from(["a", "b", "c"]).map(lambda seed: signer(seed).public)
+AGENT = st.builds(AgentId, st.just("example.org"), NAME, NAME)
+GRANTS = st.lists(st.tuples(st.sampled_from(["tool.call", "file.read"]), st.sampled_from(["files/*", "a", "b/c"]))).map(grant_set)
+REASON = st.builds(Reason, st.sampled_from(sorted(REMEDIES)), TEXT, TEXT, TEXT)
+REASONS = sorted_set(REASON)
+ENGINE = st.builds(EngineId, WHOLE, DIGEST, sorted_set(st.tuples(NAME, TEXT), key=lambda pair: pair[0]))
+CLASS = st.sampled_from(TPM_CLASSES)
+
+
+@st.composite
+def pcr_values(draw: st.DrawFn) -> PcrValues:
+    """Values of some PCRs."""
+    bank = draw(st.sampled_from(sorted(SIZES)))
+    indices = sorted(draw(st.sets(st.integers(0, 23), max_size=4)))
+    return PcrValues(bank, tuple((index, draw(fixed(SIZES[bank]))) for index in indices))
+
+
+REQUEST = st.builds(InstanceRequest, ID, KEY, st.text(PRINTABLE, min_size=1, max_size=9), GRANTS, WHOLE, KEY32, WHOLE, several(BLOB))
+EVIDENCE = st.builds(
+    Evidence, NAME, st.builds(Nonce, KEY32), BLOB, BLOB, pcr_values(), WHOLE, BLOB, several(BLOB),
+    st.lists(REQUEST, max_size=2, unique_by=lambda r: r.instance).map(tuple),
+)  # fmt: skip
+HOST_RECORD = st.builds(
+    HostRecord, NAME, NAME, WHOLE, DIGEST, several(BLOB), BLOB, BLOB, KEY, CLASS, FLAG, st.integers(0, 23),
+    st.sampled_from(sorted(SIZES)), WHOLE,
+)  # fmt: skip
+INSTANCE = st.builds(
+    InstanceState, ID, AGENT, DIGEST, DIGEST, KEY32, st.none() | ID, st.sampled_from(PHASES), WHOLE, KEY32, BLOB
+)  # fmt: skip
+RUNTIME = st.builds(
+    RuntimeState, WHOLE, BLOB, sorted_set(st.tuples(NAME, DIGEST), key=lambda pair: pair[0]), sorted_set(INSTANCE, key=lambda i: i.instance)
+)  # fmt: skip
+UINT32 = st.integers(0, 2**32 - 1)
+HOST_STATE = st.builds(HostState, WHOLE, st.sampled_from(HOST_STATUSES), st.integers(0, 2**63 - 1), UINT32, UINT32, FLAG, WHOLE, RUNTIME)
+CLAIMS = st.builds(
+    TokenClaims, issuer=WORD, agent=AGENT, audience=WORD, issued_at=WHOLE, expires_at=WHOLE, token_id=LONG_ID, key=KEY32, host=NAME,
+    instance=ID, policy=DIGEST, result=DIGEST, grants=GRANTS, lineage=several(ID), tpm_class=CLASS, runtime=st.sampled_from(RUNTIME_TIERS),
+    exceptions=several(st.sampled_from(sorted(REMEDIES))), status_index=st.integers(0, 1 << 30), status_uri=WORD,
+)  # fmt: skip
+OUTCOME = st.builds(Outcome, ID, st.none() | DIGEST, REASONS)
+ENTRY = st.one_of(
+    st.builds(
+        AttestDecision, ENGINE, WHOLE, WORD, NAME, NAME, KEY32, WHOLE,
+        st.lists(DIGEST, min_size=5, max_size=5).map(lambda found: tuple(zip(INPUTS, found, strict=True))),
+        several(st.tuples(LONG_ID, WHOLE)), TEXT, st.sampled_from(["accepted", "refused"]), DIGEST, DIGEST, several(OUTCOME), REASONS,
+    ),
+    st.builds(EnrolDecision, ENGINE, WHOLE, NAME, NAME, DIGEST, DIGEST, DIGEST),
+    st.builds(OperatorAct, ENGINE, WHOLE, NAME, TEXT, st.sampled_from(ACTS), TEXT, st.none() | DIGEST),
+)  # fmt: skip
+
+
+@st.composite
+def action_records(draw: st.DrawFn) -> ActionRecord:
+    """Records whose reasons fit their answer."""
+    reasons = draw(REASONS)
+    return ActionRecord(
+        draw(WHOLE), draw(WHOLE), draw(ENGINE), draw(ID), draw(TEXT), draw(TEXT), draw(TEXT), draw(KEY32), draw(st.none() | DIGEST),
+        draw(st.none() | DIGEST), draw(BLOB), not reasons, reasons, draw(st.none() | KEY32), draw(NAME),
+    )  # fmt: skip
+
+
+RECORD = action_records() | st.builds(
+    lambda of, more, *rest: OutcomeRecord(of + more, rest[0], rest[1], of, rest[2], rest[3]),
+    st.integers(0, 1000), st.integers(1, 9), WHOLE, ID, st.sampled_from(["done", "failed"]), KEY32,
+)  # fmt: skip
+CEDAR_TEXT = st.text(PRINTABLE | st.just("\n"), min_size=1, max_size=30).filter(lambda text: bool(text.strip()))
+SETTINGS = st.builds(
+    PolicySettings, FLAG, st.sets(CLASS).map(lambda found: tuple(sorted(found))), st.integers(5, 300), st.integers(5, 600),
+    st.integers(0, 60), st.integers(0, 86_400),
+)  # fmt: skip
+BUNDLE = st.builds(PolicyBundle, NAME, WHOLE, WHOLE, SETTINGS, CEDAR_TEXT, CEDAR_TEXT)
+TRUST = st.builds(
+    Trust, WORD, WORD, sorted_set(st.builds(ManufacturerRoot, WORD, CLASS, BLOB)), sorted_set(BLOB), several(KEY)
+)  # fmt: skip
+COMPONENT = st.builds(ComponentRoot, NAME, st.sampled_from(KINDS), DIGEST, FLAG)
+ARGUMENT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=9)
+MEASUREMENT = st.builds(Measurement, AGENT, several(ARGUMENT), sorted_set(COMPONENT, key=lambda c: c.name), sorted_set(ARGUMENT))
+ENROLMENT = st.builds(EnrolmentEvidence, NAME, NAME, WHOLE, st.none() | DIGEST, FLAG, BLOB, KEY32, st.binary(max_size=64), BLOB)
+LEAF = st.builds(Leaf, BLOB, WHOLE, several(BLOB))
+PROOF = st.builds(
+    ProofBundle, BLOB, BLOB, BLOB, BLOB, BLOB, several(BLOB), BLOB, BLOB, BLOB, TEXT, LEAF, st.none() | LEAF, BLOB, BLOB
+)  # fmt: skip
+ARCHIVE = st.builds(
+    Archive, sorted_set(BLOB), sorted_set(ARGUMENT), sorted_set(BLOB),
+    sorted_set(st.builds(InstanceLog, ID, several(BLOB)), key=lambda log: log.instance),
+)  # fmt: skip
+EXCHANGE = st.one_of(
+    st.builds(ex.EnrolRequest, NAME, st.none() | TEXT, BLOB, several(BLOB), BLOB, KEY, st.integers(0, 23), TEXT),
+    st.builds(ex.EnrolChallenge, KEY32, BLOB, BLOB),
+    st.builds(ex.Activation, KEY32, BLOB, BLOB, pcr_values()),
+    st.builds(ex.Enrolled, NAME, NAME, WORD, WORD, KEY, KEY32, WHOLE),
+    st.builds(ex.NonceAnswer, KEY32, WHOLE),
+    st.builds(
+        ex.AttestAnswer, BLOB, BLOB, REASONS, several(st.builds(ex.InstanceAnswer, ID, st.none() | TEXT, REASONS)),
+        KEY32, WHOLE, BLOB, several(KEY)
+    ),
+    st.builds(ex.Problem, TEXT, REASONS),
+)  # fmt: skip
+LOCAL = st.one_of(
+    st.builds(lo.Launch, NAME, several(ARGUMENT), KEY, st.none() | ID),
+    st.builds(lo.Launched, ID, BLOB, WORD, several(ARGUMENT), WORD, GRANTS),
+    st.builds(lo.TokenAsk, ID, KEY, WORD, GRANTS, WHOLE, KEY32, WHOLE, several(KEY32)),
+    st.builds(lo.TokenGiven, WORD, BLOB, BLOB, BLOB, several(KEY), KEY, BLOB),
+    st.builds(lo.Refusal, REASONS, FLAG),
+    st.builds(lo.Unreachable, TEXT),
+    st.builds(lo.Stop, ID, TEXT),
+    st.builds(lo.Done),
+    st.builds(lo.Watch),
+    st.builds(lo.Drift, ID, TEXT, TEXT, DIGEST, st.none() | DIGEST),
+    st.builds(lo.Status),
+    st.builds(lo.StatusAnswer, TEXT, FLAG, WHOLE, WHOLE, TEXT),
+)  # fmt: skip

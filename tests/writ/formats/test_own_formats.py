@@ -1,0 +1,128 @@
+"""What every format of ours owes: a round trip, one spelling, a version, no key more or less, and an answer to any bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.parsers import assert_parser_is_total
+from tests.world.specimens import Specimen, specimens
+from tests.writ.formats import strategies as s
+from writ.formats.action import encode_record, parse_record
+from writ.formats.archive import encode_archive, parse_archive
+from writ.formats.decision import encode_entry, parse_entry
+from writ.formats.eat import encode_claims, parse_claims
+from writ.formats.enrolment import encode_enrolment_evidence, parse_enrolment_evidence
+from writ.formats.errors import FormatError
+from writ.formats.evidence import encode_evidence, parse_evidence
+from writ.formats.exchange import EXCHANGE
+from writ.formats.local import LOCAL
+from writ.formats.measurement import encode_measurement, parse_measurement
+from writ.formats.policy_bundle import encode_bundle, parse_bundle
+from writ.formats.proof_bundle import encode_proof_bundle, parse_proof_bundle
+from writ.formats.state import encode_host_record, encode_host_state, parse_host_record, parse_host_state
+from writ.formats.strict import decode_cbor, decode_json, encode_cbor, encode_json
+from writ.formats.trust import encode_trust, parse_trust
+
+FORMATS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], bytes], Callable[[bytes], Any]]] = {
+    "evidence": (s.EVIDENCE, encode_evidence, parse_evidence),
+    "host record": (s.HOST_RECORD, encode_host_record, parse_host_record),
+    "host state": (s.HOST_STATE, encode_host_state, parse_host_state),
+    "claims": (s.CLAIMS, encode_claims, parse_claims),
+    "decision": (s.ENTRY, encode_entry, parse_entry),
+    "record": (s.RECORD, encode_record, parse_record),
+    "policy": (s.BUNDLE, encode_bundle, parse_bundle),
+    "trust": (s.TRUST, encode_trust, parse_trust),
+    "measurement": (s.MEASUREMENT, encode_measurement, parse_measurement),
+    "enrolment": (s.ENROLMENT, encode_enrolment_evidence, parse_enrolment_evidence),
+    "proof": (s.PROOF, encode_proof_bundle, parse_proof_bundle),
+    "archive": (s.ARCHIVE, encode_archive, parse_archive),
+    "exchange": (s.EXCHANGE, EXCHANGE.encode, EXCHANGE.parse),
+    "local": (s.LOCAL, LOCAL.encode, LOCAL.parse),
+}
+SPECIMENS = specimens()
+FLAT = sorted(set(SPECIMENS) - {"evidence"})
+"""Formats that are one map; evidence is a collection of maps, spoilt below."""
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_value_comes_back_as_it_was_and_has_one_spelling(name: str) -> None:
+    values, encode, parse = FORMATS[name]
+
+    @settings(max_examples=60)
+    @given(values)
+    def check(value: Any) -> None:
+        data = encode(value)
+        assert parse(data) == value
+        assert encode(parse(data)) == data
+
+    check()
+
+
+@pytest.mark.parametrize("name", SPECIMENS)
+def test_parser_answers_any_bytes(name: str) -> None:
+    specimen = SPECIMENS[name]
+    assert specimen.parse(specimen.data) == specimen.value
+    assert_parser_is_total(specimen.parse, specimen.data, flips=300)
+
+
+def opened(specimen: Specimen) -> tuple[dict[Any, Any], Callable[[Any], bytes]]:
+    """The map behind a specimen, and how such a map is spelt."""
+    if specimen.data.startswith(b"{"):
+        return decode_json(specimen.data, "specimen"), encode_json
+    return decode_cbor(specimen.data, "specimen", max_size=1 << 25), encode_cbor
+
+
+@pytest.mark.parametrize("name", FLAT)
+def test_map_with_a_key_more_or_less_is_refused(name: str) -> None:
+    specimen = SPECIMENS[name]
+    value, spell = opened(specimen)
+    assert spell(value) == specimen.data
+    for key in value:
+        with pytest.raises(FormatError):
+            specimen.parse(spell({k: v for k, v in value.items() if k != key}))
+    with pytest.raises(FormatError):
+        specimen.parse(spell({**value, "zz": 1}))
+
+
+@pytest.mark.parametrize("name", FLAT)
+def test_value_of_another_type_is_refused_under_every_key(name: str) -> None:
+    specimen = SPECIMENS[name]
+    value, spell = opened(specimen)
+    for key, right in value.items():
+        for wrong in (
+            -1,
+            True,
+            "\x07",
+            b"\xff" if spell is encode_cbor else "",
+            [[]],
+            {"x": 1},
+            [1],
+            {1: 1, "a": 2} if spell is encode_cbor else {},
+        ):
+            if wrong == right:
+                continue
+            try:
+                parsed = specimen.parse(spell({**value, key: wrong}))
+            except FormatError:
+                continue
+            assert specimen.encode(parsed) == spell({**value, key: wrong}), key
+
+
+@pytest.mark.parametrize("name", [n for n in FLAT if n != "token-claims"])
+@pytest.mark.parametrize("version", [0, 2, 99])
+def test_version_that_is_not_ours_is_refused(name: str, version: int) -> None:
+    value, spell = opened(SPECIMENS[name])
+    with pytest.raises(FormatError, match="version 1"):
+        SPECIMENS[name].parse(spell({**value, "v": version}))
+
+
+@pytest.mark.parametrize("name", [n for n in FLAT if "kind" in opened(SPECIMENS[n])[0]])
+def test_kind_that_is_not_ours_is_refused(name: str) -> None:
+    value, spell = opened(SPECIMENS[name])
+    with pytest.raises(FormatError):
+        SPECIMENS[name].parse(spell({**value, "kind": "other"}))
