@@ -175,8 +175,8 @@ def read_private(path: Path) -> bytes | None:
     return data
 
 
-def write_private(path: Path, data: bytes) -> None:
-    """`path` holds `data`, durably and whole, mode 0600: after a crash the old bytes or the new, never a part."""
+def write_private(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """`path` holds `data`, whole, mode 0600; unless not `durable`, a power cut leaves the old bytes or the new, never a part."""
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -184,11 +184,13 @@ def write_private(path: Path, data: bytes) -> None:
             view = memoryview(data)
             while view:
                 view = view[os.write(fd, view) :]
-            os.fsync(fd)
+            if durable:
+                os.fsync(fd)
         finally:
             os.close(fd)
         fresh.replace(path)
-        sync_directory(path.parent)
+        if durable:
+            sync_directory(path.parent)
     except OSError as error:
         fresh.unlink(missing_ok=True)
         raise Unavailable("state file", f"{path}: {error.strerror}") from None

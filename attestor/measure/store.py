@@ -11,6 +11,10 @@ written. Instances of one manifest root share one tree, and trees share
 objects; so who writes into one in place (root alone can) is seen in all that
 share it.
 
+Nothing here is synced to the disk: a power cut ends every instance that runs
+from it, and what it left torn is found by its hash and made anew. Syncing each
+of a thousand small files would cost a first launch seconds and prove nothing.
+
 An object is hashed again before it is used, unless this process hashed it
 before and its device, inode, size, mtime and ctime are what they were then.
 Nobody can write without moving ctime who has not the kernel's clock or the raw
@@ -37,7 +41,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from attestor.config import read_private, sync_directory, write_private
+from attestor.config import read_private, write_private
 from attestor.measure.tree import Identity, hash_file, identity_of, measure_tree
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused, Unavailable
@@ -88,7 +92,7 @@ class Store:
     # --- content -----------------------------------------------------------------------------------------------------
 
     def read(self, fd: int, identity: Identity, executable: bool) -> tuple[Digest, int]:
-        """A `Reader`: the file's content is in the store, durably, under the digest that is returned.
+        """A `Reader`: the file's content is in the store, under the digest that is returned.
 
         A source whose stat data this process has seen before is not read again: what runs is the object, which is verified.
         """
@@ -101,7 +105,6 @@ class Store:
             with open(fresh, "xb+", buffering=0) as copy:
                 digest, size = self._copy(fd, copy.fileno(), identity, executable)
                 os.fchmod(copy.fileno(), 0o555 if executable else 0o444)
-                os.fsync(copy.fileno())
             self._place(fresh, self._object(digest, executable), digest)
         finally:
             fresh.unlink(missing_ok=True)
@@ -133,7 +136,6 @@ class Store:
                 self._set_aside(place)
                 continue
             fresh.unlink()
-            sync_directory(place.parent)
             info = identity_of(place.stat(follow_symlinks=False))
             self._remember(info, digest, settled=_is_settled(info))
             return
@@ -188,7 +190,7 @@ class Store:
         return self.root / "trees" / root.hex()
 
     def assemble(self, measurement: Measurement, components: Sequence[Component]) -> Path:
-        """The tree of `measurement` lies in the store, whole, durable and verified now; its directory.
+        """The tree of `measurement` lies in the store, whole and verified now; its directory.
 
         Every object must have been read into the store before. A tree that is
         there and false is moved aside and made anew from sound objects.
@@ -204,7 +206,6 @@ class Store:
                 self._build(fresh, components)
                 fresh.rename(place)
                 place.chmod(0o555)
-                sync_directory(place.parent)
             except OSError as error:
                 if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another launch was first
                     raise Unavailable("store", f"{place}: {error.strerror}") from None
@@ -230,7 +231,6 @@ class Store:
                 elif entry.digest is not None:
                     self._link(entry, entry.digest, place)
         for directory in reversed(directories):
-            sync_directory(directory)
             if directory != fresh:  # moving a directory writes into it
                 directory.chmod(0o555)
 
@@ -264,22 +264,65 @@ class Store:
     def check(self, place: Path, components: Sequence[Component], *, rehash: bool = False) -> tuple[Difference, ...]:
         """Every path below `place` that is not as measured; with `rehash`, whatever the stat data say. No difference: nothing."""
         found: list[Difference] = []
-        wanted = {part.name: component_root(part) for part in components}
         try:
-            extra = sorted({item.name for item in os.scandir(place)} - wanted.keys())
+            extra = sorted({item.name for item in os.scandir(place)} - {part.name for part in components})
         except OSError:
             extra = []
-        found.extend(Difference(part.name, spell(os.fsencode(item)), wanted[part.name], None) for part in components[:1] for item in extra)
+        for part in components[:1] if extra else ():
+            found.extend(Difference(part.name, spell(os.fsencode(item)), component_root(part), None) for item in extra)
         for part in components:
+            if not rehash and self._is_unchanged(place / part.name, part):
+                continue
             try:
                 if (place / part.name).is_symlink():
                     raise Refused(Reason("source-link-escapes", f"{part.name}:.", "a directory", "a link"))
                 now = measure_tree(part.name, part.kind, place / part.name, read=hash_file if rehash else self._verified)
             except Refused as refused:
-                found.append(_unreadable(part, wanted[part.name], refused.reasons[0].claim.removeprefix(f"{part.name}:")))
+                found.append(_unreadable(part, refused.reasons[0].claim.removeprefix(f"{part.name}:")))
                 continue
-            found.extend(Difference(part.name, path, before or wanted[part.name], after) for path, before, after in diff(part, now))
+            if differences := diff(part, now):
+                root = component_root(part)
+                found.extend(Difference(part.name, path, before or root, after) for path, before, after in differences)
         return tuple(found)
+
+    def _is_unchanged(self, base: Path, part: Component) -> bool:
+        """Whether a look at names and stat data alone shows every entry to be what it was; False says nothing."""
+        wanted = {os.fsdecode(unspell(entry.path)): entry for entry in part.entries}
+        seen, rooms = 0, [(os.fspath(base), "")]
+        try:
+            if base.is_symlink():
+                return False
+            while rooms:
+                directory, above = rooms.pop()
+                with os.scandir(directory) as items:
+                    empty = True
+                    for item in items:
+                        empty = False
+                        path, info = above + item.name, item.stat(follow_symlinks=False)
+                        if stat.S_ISDIR(info.st_mode):
+                            rooms.append((item.path, path + "/"))
+                        elif (entry := wanted.get(path)) is not None and self._is_entry(item.path, info, entry):
+                            seen += 1
+                        else:
+                            return False
+                if empty and above:
+                    if (entry := wanted.get(above[:-1])) is None or entry.kind != "dir":
+                        return False
+                    seen += 1
+        except OSError:
+            return False
+        return seen == len(wanted)
+
+    def _is_entry(self, place: str, info: os.stat_result, entry: Entry) -> bool:
+        if entry.kind == "link":
+            return stat.S_ISLNK(info.st_mode) and spell(os.fsencode(os.readlink(place))) == entry.target
+        known = self._known.get((info.st_dev, info.st_ino))
+        return (
+            stat.S_ISREG(info.st_mode)
+            and bool(info.st_mode & stat.S_IXUSR) == entry.mode_exec
+            and known is not None
+            and known == (identity_of(info), entry.digest)
+        )
 
     # --- what was measured, for later --------------------------------------------------------------------------------
 
@@ -289,8 +332,8 @@ class Store:
             return
         for part, listed in zip(measurement.components, components, strict=True):
             if not (tree := self.root / "measured" / part.root.hex()).exists():
-                write_private(tree, encode_tree(listed))
-        write_private(path, encode_measurement(measurement))
+                write_private(tree, encode_tree(listed), durable=False)
+        write_private(path, encode_measurement(measurement), durable=False)
 
     def recall(self, root: Digest) -> tuple[Measurement, tuple[Component, ...]] | None:
         """The measurement behind a manifest root and its trees, or None where they are gone or not what the root names."""
@@ -350,7 +393,6 @@ def _copy_file(source: Path, place: Path, digest: Digest) -> None:
     with source.open("rb", buffering=0) as whole, place.open("xb", buffering=0) as copy:
         got, _ = _copy_bytes(whole.fileno(), copy.fileno())
         os.fchmod(copy.fileno(), stat.S_IMODE(os.fstat(whole.fileno()).st_mode))
-        os.fsync(copy.fileno())
     if got != digest:
         raise Unavailable("store", f"object {digest} read as {got}")
 
@@ -367,7 +409,7 @@ def _make_parents(directory: Path, base: Path) -> list[Path]:
     return made
 
 
-def _unreadable(part: Component, root: Digest, path: str) -> Difference:
+def _unreadable(part: Component, path: str) -> Difference:
     """The difference for a path that cannot be measured; the first entry's, where the component as a whole is gone."""
     was = next((entry for entry in part.entries if entry.path == path), None)
     if was is not None:
@@ -376,7 +418,7 @@ def _unreadable(part: Component, root: Digest, path: str) -> Difference:
         check_path(path)
     except FormatError:
         path = part.entries[0].path if part.entries else part.name
-    return Difference(part.name, path, root, None)
+    return Difference(part.name, path, component_root(part), None)
 
 
 def _remove(place: Path) -> None:

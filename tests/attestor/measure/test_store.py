@@ -214,6 +214,23 @@ def test_second_launch_hashes_nothing_again(tmp_path: Path, source: Path, monkey
     assert sum(hashed) > 4000
 
 
+def test_tree_at_rest_is_not_even_opened(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path / "store")
+    place, measured = assemble(store, source)
+    time.sleep(0.2)
+    store.check(place, measured.trees)
+
+    def opened(*_: object, **__: object) -> None:
+        raise AssertionError("a tree at rest was read")
+
+    monkeypatch.setattr(store_module, "measure_tree", opened)
+    assert store.check(place, measured.trees) == ()
+    (place / "code/empty").chmod(0o755)
+    (place / "code/empty/new").mkdir()
+    with pytest.raises(AssertionError):
+        store.check(place, measured.trees)
+
+
 def assemble_again(store: Store, source: Path) -> tuple[Path, tuple[Component, ...]]:
     place, measured = assemble(store, source)
     return place, measured.trees
