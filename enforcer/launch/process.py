@@ -28,13 +28,17 @@ PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What is to run: argv with an absolute program, the working directory, the identity, and the whole environment."""
+    """What is to run: argv with an absolute program, the working directory, the identity, and the whole environment.
+
+    `processes` is how many the uid may have at once (RLIMIT_NPROC), which holds where the pids controller is not there.
+    """
 
     argv: tuple[str, ...]
     root: Path
     uid: int
     gid: int
     environment: Mapping[str, str]
+    processes: int = 512
 
 
 def clean_environment(home: Path, **more: str) -> dict[str, str]:
@@ -55,7 +59,8 @@ def start(program: Program, cgroup: Cgroup, stdio: tuple[int, int, int]) -> subp
     report_read, report_write = os.pipe()
     spec = {
         "cgroup": str(cgroup.path), "gate": gate_read, "report": report_write, "uid": program.uid, "gid": program.gid,
-        "root": str(program.root), "limits": dict(LIMITS), "environment": dict(program.environment), "argv": list(program.argv),
+        "root": str(program.root), "limits": {**LIMITS, "RLIMIT_NPROC": program.processes},
+        "environment": dict(program.environment), "argv": list(program.argv),
     }  # fmt: skip
     try:
         # 1

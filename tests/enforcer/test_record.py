@@ -23,14 +23,14 @@ from writ.formats.tlog import merkle
 INSTANCE = bytes(range(16))
 
 
-def action(resource: str = "mcp:notes/read") -> Make:
+def action(resource: str = "mcp:notes/read", instance: bytes = INSTANCE) -> Make:
     def make(sequence: int, commitment: bytes) -> ActionRecord:
         reasons = (Reason("hold", "token", "a token", "none"),)
         return ActionRecord(
             sequence,
             1,
             ENGINE,
-            INSTANCE,
+            instance,
             "spiffe://d/n/agent/a",
             "tool.call",
             resource,

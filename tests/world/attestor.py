@@ -135,6 +135,7 @@ class Attestor:
             threading.Thread(target=self._attend, args=(connection,), daemon=True).start()
 
     def _attend(self, connection: socket.socket) -> None:
+        watching = False
         with contextlib.suppress(OSError):
             while (head := connection.recv(4, socket.MSG_WAITALL)) and len(head) == 4:
                 length = int.from_bytes(head, "big")
@@ -142,9 +143,11 @@ class Attestor:
                 message = LOCAL.parse(connection.recv(length, socket.MSG_WAITALL))
                 if isinstance(message, Watch):
                     self.watchers.append(connection)
-                    return
+                    watching = True
+                    break
                 answer = LOCAL.encode(self.answer(message))
                 connection.sendall(len(answer).to_bytes(4, "big") + answer)
+        if not watching:
             connection.close()
 
     # --- what it answers -----------------------------------------------------------------------------------------------

@@ -137,6 +137,17 @@ def test_gate_that_closes_without_a_word_lets_nothing_pass(cgroup: Cgroup, tmp_p
 
 
 @pytest.mark.cgroup
+def test_fork_bomb_ends_at_the_limit_of_its_uid(cgroup: Cgroup) -> None:
+    code = "import os, time\nwhile True:\n    try:\n        os.fork()\n    except OSError:\n        time.sleep(60)"
+    null = os.open(os.devnull, os.O_RDWR)
+    child = start(Program((PYTHON, "-c", code), Path("/"), 61099, 61099, {}, processes=20), cgroup.child("agent"), (null, null, null))
+    os.close(null)
+    wait_for(lambda: len(cgroup.processes()) == 20)
+    assert cgroup.kill()
+    child.wait()
+
+
+@pytest.mark.cgroup
 def test_watchdog_kills_and_removes_when_its_pipe_ends(cgroup: Cgroup) -> None:
     child = sleeper(cgroup.child("agent"))
     watchdog = Watchdog(cgroup)

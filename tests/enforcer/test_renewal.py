@@ -1,0 +1,172 @@
+"""Asking for the next token: what is carried, and what each answer means."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from enforcer import papers
+from enforcer.record import ActionLog
+from enforcer.relay import Relay
+from enforcer.renewal import RETRY_MOST, Granted, Never, NotNow, Renewal, Verdict
+from tests.enforcer.host import wait_for
+from tests.enforcer.scene import Scene
+from tests.enforcer.test_record import action
+from writ.formats.local import Refusal
+from writ.formats.reason import Reason
+
+
+class Asking:
+    """A renewal over a real socket, with a log to carry."""
+
+    def __init__(self, folder: Path) -> None:
+        self.scene = Scene(folder)
+        self.attestor = self.scene.attestor
+        self.attestor.start()
+        self.log = ActionLog(folder, self.scene.instance)
+        relay = Relay(str(self.attestor.path))
+        trust = self.attestor.trust()
+        self.renewal = Renewal(self.scene.subject, relay, self.log, trust, self.scene.bundles, folder, self.scene.clock)
+
+    def record(self, count: int) -> None:
+        """More records."""
+        for _ in range(count):
+            self.log.append(action(instance=self.scene.instance), b"")
+
+
+@pytest.fixture
+def asking(tmp_path: Path) -> Iterator[Asking]:
+    made = Asking(tmp_path)
+    yield made
+    made.log.close()
+    made.attestor.stop()
+
+
+def code(verdict: Verdict) -> str:
+    assert not isinstance(verdict, Granted)
+    return verdict.reasons[0].code
+
+
+def test_each_ask_proves_that_the_log_extends_the_one_before(asking: Asking) -> None:
+    sizes = []
+    for count in (0, 3, 0, 7, 1):
+        asking.record(count)
+        assert isinstance(asking.renewal.ask(), Granted)
+        sizes.append((asking.attestor.asks[-1].log_from, asking.attestor.asks[-1].log_size))
+
+    assert sizes == [(0, 0), (0, 3), (3, 3), (3, 10), (10, 11)]
+    assert asking.renewal.carried == 11
+
+
+def test_papers_of_every_token_are_kept(asking: Asking) -> None:
+    asking.renewal.ask()
+    asking.renewal.ask()
+    archive = papers.kept(asking.scene.folder)
+
+    assert {given.token for given in asking.attestor.given} == set(archive.tokens)
+    assert len(archive.entries) == 2
+
+
+def test_verifier_that_is_ahead_says_where_it_stands_and_is_asked_again_at_once(asking: Asking) -> None:
+    asking.record(5)
+    checkpoint = asking.log.checkpoint()
+    asking.attestor.instances[asking.scene.instance].log = (checkpoint.size, checkpoint.root)
+    asking.record(2)
+
+    assert isinstance(asking.renewal.ask(), Granted)
+    assert [ask.log_from for ask in asking.attestor.asks] == [0, 5]
+
+
+def test_log_that_does_not_extend_the_carried_one_is_never_given_a_token(asking: Asking) -> None:
+    asking.record(5)
+    asking.attestor.instances[asking.scene.instance].log = (5, bytes(32))
+
+    assert isinstance(asking.renewal.ask(), Never)
+
+
+def test_a_base_beyond_our_own_log_is_not_believed(asking: Asking) -> None:
+    asking.attestor.refusal = Refusal((Reason("action-log-base", "log", "999", "0"),), False)
+    verdict = asking.renewal.ask()
+
+    assert isinstance(verdict, NotNow)
+    assert asking.renewal.carried == 0
+
+
+@pytest.mark.parametrize(
+    "code, answered", [("nonce-superseded", False), ("too-many-requests", False), ("component-mismatch", True), ("policy-refused", True)]
+)
+def test_refusal_of_the_exchange_is_no_refusal_of_the_instance(asking: Asking, code: str, answered: bool) -> None:
+    asking.attestor.refusal = Refusal((Reason(code, "a", "b", "c"),), False)
+    verdict = asking.renewal.ask()
+
+    assert isinstance(verdict, NotNow)
+    assert verdict.answered is answered
+
+
+def test_a_transient_reason_beside_a_real_one_does_not_hide_it(asking: Asking) -> None:
+    reasons = (Reason("component-mismatch", "a", "b", "c"), Reason("nonce-expired", "a", "b", "c"))
+    asking.attestor.refusal = Refusal(reasons, False)
+    verdict = asking.renewal.ask()
+
+    assert isinstance(verdict, NotNow)
+    assert verdict.answered
+
+
+def test_final_refusal_is_never(asking: Asking) -> None:
+    asking.attestor.refusal = Refusal((Reason("instance-drifted", "a", "b", "c"),), True)
+
+    assert isinstance(asking.renewal.ask(), Never)
+
+
+def test_nobody_there_is_no_answer(asking: Asking) -> None:
+    asking.attestor.reachable = False
+    assert code(asking.renewal.ask()) == "unavailable"
+    asking.attestor.stop()
+    assert code(asking.renewal.ask()) == "unavailable"
+
+
+def test_next_ask_comes_at_half_life_and_after_failures_ever_later(asking: Asking) -> None:
+    heard: list[Verdict] = []
+    asking.renewal.begin(heard.append)
+    wait_for(lambda: heard)
+    due = asking.renewal.due_in()
+    assert due is not None
+    assert 26 < due < 34
+
+    asking.attestor.reachable = False
+    waits = []
+    for number in range(2, 8):
+        asking.renewal.begin(heard.append)
+        while len(heard) < number:
+            time.sleep(0.01)
+        waits.append(asking.renewal.due_in() or 0)
+    assert waits == sorted(waits)
+    assert waits[0] < 1
+    assert waits[-1] == pytest.approx(RETRY_MOST, abs=0.5)
+    asking.renewal.ask_now()
+    assert asking.renewal.due_in() == 0
+
+
+def test_one_question_at_a_time(asking: Asking) -> None:
+    asking.attestor.silent = 0.3
+    heard: list[Verdict] = []
+    for _ in range(5):
+        asking.renewal.begin(heard.append)
+    assert asking.renewal.due_in() is None
+    wait_for(lambda: heard)
+
+    assert len(asking.attestor.asks) == 1
+
+
+def test_what_was_done_last_is_carried_after_the_question_under_way(asking: Asking) -> None:
+    asking.attestor.silent = 0.3
+    asking.renewal.begin(lambda _verdict: None)
+    asking.record(3)
+    asking.renewal.carry_the_rest()
+
+    assert [ask.log_size for ask in asking.attestor.asks][-1] == 3
+    asking.renewal.carry_the_rest()
+    assert len(asking.attestor.asks) == 2, "nothing new, nothing asked"
