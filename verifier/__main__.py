@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import os
 import signal
 import sys
@@ -38,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str]) -> int:
     args = _parser().parse_args(argv)
     verb: Verb = args.run
-    return verb(args)
+    with contextlib.ExitStack() as args.closing:
+        return verb(args)
 
 
 # --- the command line ---------------------------------------------------------------------------------------------------
@@ -229,7 +231,9 @@ def _client(args: argparse.Namespace) -> Client:
             raise FormatError("--url and --api-key-file", "both, or --config of a verifier on this machine", "neither")
         loaded = _config(args)
         url, key = url or loaded.issuer, key or loaded.state_dir / OPERATOR_KEY
-    return Client(Server(url, key, args.ca_file, args.namespace))
+    client = Client(Server(url, key, args.ca_file, args.namespace))
+    args.closing.callback(client.close)
+    return client
 
 
 def _show(args: argparse.Namespace, value: object) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from verifier.keys import Keys
@@ -190,7 +191,7 @@ def nonce_life(tables: Tables, namespace: str) -> int:
     """Seconds a nonce lives under the namespace's policy."""
     found = space(tables, namespace)
     row = None if found.policy is None else tables.get(PolicyRow, found.policy)
-    return NONCE_LIFE if row is None else _bundle(row).settings.nonce_life
+    return NONCE_LIFE if row is None else _bundle(row.signed).settings.nonce_life
 
 
 def read_inputs(tables: Tables, host: str) -> Inputs:
@@ -202,20 +203,26 @@ def read_inputs(tables: Tables, host: str) -> Inputs:
     policy = None if found.policy is None else tables.get(PolicyRow, found.policy)
     if policy is None:
         raise Refused(Reason("policy-unknown", "policy", f"a policy of {row.namespace}", "none"))
-    references = tuple(parse_signed_corim(r.signed).corim for r in tables.select(ReferenceRow, namespace=row.namespace, active=1))
+    references = tuple(_corim(r.signed) for r in tables.select(ReferenceRow, namespace=row.namespace, active=1))
     return Inputs(
         row,
         parse_host_record(row.record),
         None if row.state is None else parse_host_state(row.state),
         found,
-        _bundle(policy),
+        _bundle(policy.signed),
         policy.signed,
         references,
     )
 
 
-def _bundle(row: PolicyRow) -> PolicyBundle:
-    return parse_bundle(parse_sign1(row.signed).payload or b"")
+@lru_cache(maxsize=4096)
+def _corim(signed: bytes) -> Corim:
+    return parse_signed_corim(signed).corim
+
+
+@lru_cache(maxsize=64)
+def _bundle(signed: bytes) -> PolicyBundle:
+    return parse_bundle(parse_sign1(signed).payload or b"")
 
 
 def _doomed(before: HostState | None, after: HostState) -> tuple[bytes, ...]:

@@ -17,6 +17,7 @@ from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.exchange import EXCHANGE, Problem
 from writ.formats.jose import b64url, encode_dpop_payload, sign_dpop
+from writ.formats.keys import Signer
 from writ.service.signers import MemorySigner
 
 
@@ -148,10 +149,12 @@ def test_first_api_key_is_its_owners_alone(verifier: RunningVerifier) -> None:
 # --- hosts --------------------------------------------------------------------------------------------------------------
 
 
-def dpop(host: SimulatedHost, path: str, body: bytes, *, signer: object = None, iat: int = 0, jti: str = "j" * 20, **changes: str) -> str:
-    claims = {"htm": "POST", "htu": f"http://verifier{path}", "arg": b64url(Digest.of(body).value), **changes}
-    payload = encode_dpop_payload(jti=jti, iat=iat, **claims)  # type: ignore[arg-type] # all of them text
-    return sign_dpop(payload, signer or host.key)  # type: ignore[arg-type] # a signer
+def dpop(
+    host: SimulatedHost, path: str, body: bytes, *, iat: int, signer: Signer | None = None, changes: dict[str, str] | None = None
+) -> str:
+    claims = {"htm": "POST", "htu": f"http://verifier{path}", "arg": b64url(Digest.of(body).value), **(changes or {})}
+    payload = encode_dpop_payload(jti="j" * 20, iat=iat, **claims)
+    return sign_dpop(payload, signer or host.key)
 
 
 @pytest.fixture
@@ -175,7 +178,7 @@ def test_host_proof_is_accepted_once(verifier: RunningVerifier, host: SimulatedH
     "changes", [{"htm": "GET"}, {"htu": "http://verifier/v1/hosts/h2/nonce"}, {"arg": b64url(bytes(32))}], ids=["method", "path", "body"]
 )
 def test_proof_for_another_request_is_refused(verifier: RunningVerifier, host: SimulatedHost, changes: dict[str, str]) -> None:
-    proof = dpop(host, NONCE, b"", iat=verifier.clock.now(), **changes)
+    proof = dpop(host, NONCE, b"", iat=verifier.clock.now(), changes=changes)
     assert call(verifier, "POST", NONCE, headers={"DPoP": proof})[0] == 401
 
 

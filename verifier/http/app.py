@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from typing import Any
+from typing import Any, Final
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -13,11 +13,17 @@ from starlette.exceptions import HTTPException
 
 from verifier.http import attest, log, operator
 from verifier.http.limits import Limits, Rate, RouteLimit
-from verifier.http.problems import answer, problem
+from verifier.http.operator import FORM
+from verifier.http.problems import CBOR, answer, problem
 from verifier.http.route import SMALL, Parts, Route, documented, guard
 from verifier.ledger import Void
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.reason import Reason
+
+BODIES: Final[dict[str, Any]] = {
+    CBOR: {"type": "string", "format": "binary"},
+    FORM: {"type": "object", "required": ["token"], "properties": {"token": {"type": "string"}}},
+}
 
 
 def table(parts: Parts) -> tuple[Route, ...]:
@@ -42,30 +48,21 @@ def build(parts: Parts) -> FastAPI:
 def _add(app: FastAPI, route: Route, parts: Parts) -> None:
     extra: dict[str, Any] = {}
     if route.body_type is not None:
-        binary = {"type": "string", "format": "binary"}
-        extra["requestBody"] = {"required": True, "content": {route.body_type: {"schema": binary}}}
+        extra["requestBody"] = {"required": True, "content": {route.body_type: {"schema": BODIES[route.body_type]}}}
     secured = [] if route.caller in ("public", "host") else [Depends(HTTPBearer(auto_error=False, scheme_name="api_key"))]
     app.router.add_api_route(
         route.path,
         route.endpoint,
         methods=[route.method],
         dependencies=secured,
-        response_class=_response(route.answer_type),
+        response_class=Response,
         response_model=None,
-        responses=documented(route.cbor),
+        responses={200: {"description": "Done", "content": {route.answer_type: {}}}, **documented(route.cbor)},
         openapi_extra=extra or None,
         name=f"{route.method} {route.path}",
         description=f"Caller: {route.caller}.",
         route_class_override=guard(route.caller, parts),
     )
-
-
-def _response(media_type: str) -> type[Response]:
-    class Answer(Response):
-        pass
-
-    Answer.media_type = media_type
-    return Answer
 
 
 class _Finder:
@@ -84,6 +81,10 @@ class _Finder:
                 return RouteLimit(route.body, route.cbor)
         return RouteLimit(SMALL, cbor=False)
 
+    def methods(self, path: str) -> str:
+        """The methods that the path has, for an Allow header."""
+        return ", ".join(sorted({method for method, pattern, _ in self._routes if pattern.fullmatch(path)}))
+
 
 def _errors(app: FastAPI, limits: _Finder) -> None:
     """Every error becomes a problem; what nobody foresaw says only that it is ours."""
@@ -98,6 +99,8 @@ def _errors(app: FastAPI, limits: _Finder) -> None:
     def http_error(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
         headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+        if status == 405:
+            headers["Allow"] = limits.methods(request.url.path)
         code = {404: "not-found", 405: "not-found", 401: "unauthenticated", 403: "forbidden"}.get(status, "malformed")
         reason = Reason(
             code, "request", "a route of this verifier", f"{request.method} {request.url.path}"[:200].encode("ascii", "replace").decode()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 from urllib.parse import parse_qsl
 
 from fastapi import Depends, Path, Query, Request, Response
@@ -28,7 +28,8 @@ from writ.formats.trust import Trust, encode_trust
 
 In = Annotated[Scope, Depends(scope)]
 Host = Annotated[str, Path(pattern=wire.NAME)]
-MEGABYTE = 1 << 20
+MEGABYTE: Final = 1 << 20
+FORM: Final = "application/x-www-form-urlencoded"
 
 
 def routes(parts: Parts) -> tuple[Route, ...]:
@@ -141,7 +142,7 @@ def _decisions(parts: Parts) -> tuple[Route, ...]:
         Route("GET", "/v1/decisions", "reader", list_decisions),
         Route("GET", "/v1/decisions/{reference}", "reader", decision),
         Route("GET", "/v1/archive", "operator", archive, answer_type=CBOR),
-        Route("POST", "/v1/introspect", "reader", introspect, body_type="application/x-www-form-urlencoded"),
+        Route("POST", "/v1/introspect", "reader", introspect, body_type=FORM),
     )
 
 

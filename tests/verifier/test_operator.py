@@ -1,0 +1,366 @@
+"""Operators over HTTP: policy, reference values, revocation, keys, decisions, introspection."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.signers import new_signer
+from tests.world.chip import Maker
+from tests.world.host import SimulatedHost
+from tests.world.verifier import DEFAULT_POLICY, SETTINGS, RunningVerifier
+from verifier.http.wire import to_base64
+from writ.formats.archive import parse_archive
+from writ.formats.corim import Corim, sign_corim
+from writ.formats.cose import parse_sign1, verify_sign1
+from writ.formats.decision import ACTS, OperatorAct, parse_entry
+from writ.formats.digest import Digest
+from writ.formats.eat import parse_token
+from writ.formats.errors import Refused
+from writ.formats.jose import parse_jws, verify_jws
+from writ.formats.keys import key_id, parse_jwk
+from writ.formats.policy_bundle import parse_bundle
+from writ.formats.status_list import TYP, parse_status_list
+from writ.formats.tlog.merkle import leaf_hash
+
+
+@pytest.fixture
+def host(verifier: RunningVerifier) -> SimulatedHost:
+    made = verifier.host("h1")
+    made.launch("one")
+    verifier.approve(made)
+    return made
+
+
+def post(verifier: RunningVerifier, path: str, body: bytes, kind: str = "application/json") -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection(verifier.url.removeprefix("http://"), timeout=10)
+    try:
+        headers = {"Authorization": f"Bearer {verifier.key_file.read_text().strip()}", "Content-Type": kind}
+        connection.request("POST", path, body, headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def public(verifier: RunningVerifier, path: str) -> bytes:
+    connection = http.client.HTTPConnection(verifier.url.removeprefix("http://"), timeout=10)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        assert answer.status == 200
+        return answer.read()
+    finally:
+        connection.close()
+
+
+def revoked(verifier: RunningVerifier, token: str) -> bool:
+    claims = parse_token(token).claims
+    jws = parse_jws(public(verifier, claims.status_uri.removeprefix(verifier.url)).decode(), typ=TYP, max_size=200_000)
+    keys = {item["kid"]: parse_jwk(item) for item in json.loads(public(verifier, "/.well-known/jwks.json"))["keys"]}
+    assert verify_jws(jws, keys[jws.kid or ""])
+    listed = parse_status_list(jws.payload)
+    assert listed.sub == claims.status_uri
+    assert listed.iat == verifier.clock.now()
+    return listed.statuses.get(claims.status_index) == 1
+
+
+# --- policy -------------------------------------------------------------------------------------------------------------
+
+
+def policy(**changes: object) -> dict[str, object]:
+    texts = {name: (DEFAULT_POLICY / file).read_text() for name, file in (("schema", "schema.cedarschema"), ("policies", "default.cedar"))}
+    return {"settings": SETTINGS, **texts, **changes}
+
+
+def test_policy_is_signed_by_the_decision_key_and_numbered(verifier: RunningVerifier) -> None:
+    shown = verifier.client.get("/v1/policies/current")
+    import base64
+
+    signed = parse_sign1(base64.b64decode(shown["signed"]))
+    assert verify_sign1(signed, verifier.made.parts.keys.decision.public)
+    assert str(parse_bundle(signed.payload or b"").digest) == shown["digest"]
+    assert shown["version"] == 1
+    assert verifier.client.post("/v1/policies", policy())["version"] == 2
+
+
+def test_policy_never_goes_back(verifier: RunningVerifier) -> None:
+    verifier.client.post("/v1/policies", policy(version=10))
+    for version in (1, 9, 10):
+        with pytest.raises(Refused, match="policy-rollback"):
+            verifier.client.post("/v1/policies", policy(version=version))
+    assert verifier.client.get("/v1/policies/current")["version"] == 10
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"policies": "permit(principal, action, resource);"},
+        {"policies": "permit(principal"},
+        {"policies": 'permit(principal, action == Writ::Action::"nothing", resource);'},
+        {"schema": "entity"},
+        {"settings": {"token_life": 301}},
+        {"settings": {"nonsense": 1}},
+        {"settings": {"token_life": "60"}},
+    ],
+)
+def test_policy_that_would_err_is_never_published(verifier: RunningVerifier, changes: dict[str, object]) -> None:
+    status, body = post(verifier, "/v1/policies", json.dumps(policy(**changes)).encode())
+    assert status in (400, 422)
+    assert json.loads(body)["reasons"][0]["code"] == "malformed"
+    assert verifier.client.get("/v1/policies/current")["version"] == 1
+
+
+def test_namespace_without_a_policy_says_so(verifier: RunningVerifier) -> None:
+    client = verifier.as_operator(verifier.key_file, "billing")
+    with pytest.raises(Refused, match="policy-unknown"):
+        client.get("/v1/policies/current")
+
+
+# --- reference values ---------------------------------------------------------------------------------------------------
+
+
+def corim(name: str = "c1", namespace: str = "default", value: bytes = b"x") -> Corim:
+    return Corim(name, namespace, f"spiffe://example.org/{namespace}/agent/a", (("code", Digest.of(value)),))
+
+
+def test_unsigned_reference_values_are_signed_by_the_verifier(verifier: RunningVerifier) -> None:
+    from verifier.http.wire import from_base64
+    from writ.formats.corim import encode_corim, parse_signed_corim
+
+    row = verifier.client.post("/v1/references", {"corims": [to_base64(encode_corim(corim()))]})["references"][0]
+    shown = verifier.client.get(f"/v1/references/{row['digest']}")
+    signed = parse_signed_corim(from_base64(shown["signed"], "signed"))
+    assert verify_sign1(signed.sign1, verifier.made.parts.keys.decision.public)
+    assert signed.corim == corim()
+
+
+def test_reference_values_of_a_publisher_need_its_key(verifier: RunningVerifier) -> None:
+    publisher = new_signer()
+    item = to_base64(sign_corim(corim(), publisher, signer_name="publisher"))
+    for key in (None, new_signer().public.to_jwk()):
+        with pytest.raises(Refused, match="signature-invalid"):
+            verifier.client.post("/v1/references", {"corims": [item], "publisher": key})
+    rows = verifier.client.post("/v1/references", {"corims": [item], "publisher": publisher.public.to_jwk()})["references"]
+    assert verifier.client.get(f"/v1/references/{rows[0]['digest']}")["signer"] == "publisher"
+
+
+def test_reference_values_of_another_namespace_are_refused(verifier: RunningVerifier) -> None:
+    from writ.formats.corim import encode_corim
+
+    with pytest.raises(Refused, match="forbidden"):
+        verifier.client.post("/v1/references", {"corims": [to_base64(encode_corim(corim(namespace="billing")))]})
+
+
+def test_replacing_reference_values_retires_other_versions(verifier: RunningVerifier) -> None:
+    from writ.formats.corim import encode_corim
+
+    for name, value in (("c1", b"1"), ("c2", b"2")):
+        verifier.client.post("/v1/references", {"corims": [to_base64(encode_corim(corim(name, value=value)))]})
+    assert len(verifier.client.get("/v1/references")["references"]) == 2
+    verifier.client.post("/v1/references", {"corims": [to_base64(encode_corim(corim("c3", value=b"3")))], "replace": True})
+    assert [row["id"] for row in verifier.client.get("/v1/references")["references"]] == ["c3"]
+
+
+@pytest.mark.parametrize("corims", [[], ["!"], [""], ["AAAA"], ["x"] * 257, "AAAA", [1]])
+def test_rubbish_is_no_reference_value(verifier: RunningVerifier, corims: object) -> None:
+    assert post(verifier, "/v1/references", json.dumps({"corims": corims}).encode())[0] in (400, 422)
+
+
+def test_changed_prompt_is_refused_until_it_is_approved(verifier: RunningVerifier, host: SimulatedHost) -> None:
+    host.launch("two", prompt=b"be cruel")
+    answer = host.attest("one", "two")
+    assert answer.answers[0].token is not None
+    assert [(r.code, r.claim.rpartition(".")[2]) for r in answer.answers[1].reasons] == [("component-mismatch", "prompts")]
+    verifier.approve(host)
+    assert host.attest("two").answers[0].token is not None
+
+
+# --- revocation ---------------------------------------------------------------------------------------------------------
+
+
+def token_of(host: SimulatedHost, *names: str) -> str:
+    token = host.attest(*names).answers[0].token
+    assert token is not None
+    return token
+
+
+def test_revoked_token_is_in_the_status_list(verifier: RunningVerifier, host: SimulatedHost) -> None:
+    token = token_of(host, "one")
+    assert not revoked(verifier, token)
+    verifier.client.post("/v1/revocations", {"kind": "jti", "subject": parse_token(token).claims.token_id})
+    assert revoked(verifier, token)
+    assert not revoked(verifier, token_of(host, "one"))
+
+
+def test_revoked_instance_never_gets_a_token_again_nor_do_its_children(verifier: RunningVerifier, host: SimulatedHost) -> None:
+    host.launch("child", parent="one")
+    host.launch("other")
+    answer = host.attest("one", "child", "other")
+    tokens = [a.token for a in answer.answers]
+    instance = host.instances["one"].instance.hex()
+    verifier.client.post("/v1/revocations", {"kind": "instance", "subject": instance})
+    assert [revoked(verifier, token or "") for token in tokens] == [True, True, False]
+    answer = host.attest("one", "child", "other")
+    assert [a.token is not None for a in answer.answers] == [False, False, True]
+    assert [r.code for r in answer.answers[0].reasons] == ["instance-tainted"]
+
+
+def test_revoked_host_is_contained_and_its_nonce_and_tokens_are_dead(verifier: RunningVerifier, host: SimulatedHost) -> None:
+    from tests.world.host import RefusedByVerifier
+
+    token = token_of(host, "one")
+    evidence = host.evidence("one")
+    verifier.client.post("/v1/revocations", {"kind": "host", "subject": "h1"})
+    assert revoked(verifier, token)
+    with pytest.raises(RefusedByVerifier, match="nonce-superseded"):
+        host.deliver(evidence)
+    host.fetch_nonce()
+    assert "host-contained" in [r.code for r in host.attest("one").reasons]
+    host.reboot()
+    host.launch("one")
+    assert "host-contained" in [r.code for r in host.deliver(host.evidence("one", first=0), "one").reasons]
+    verifier.client.post("/v1/hosts/h1/release")
+    assert host.attest("one").answers[0].token is not None
+
+
+def test_host_revoked_before_its_first_attestation_is_contained(verifier: RunningVerifier, host: SimulatedHost) -> None:
+    verifier.client.post("/v1/revocations", {"kind": "host", "subject": "h1"})
+    host.fetch_nonce()
+    assert "host-contained" in [r.code for r in host.attest("one").reasons]
+    assert verifier.client.get("/v1/hosts/h1")["status"] == "contained"
+
+
+@pytest.mark.parametrize("kind, subject", [("jti", "x" * 22), ("instance", "0" * 32), ("host", "nobody")])
+def test_revoking_what_is_not_there_is_said_so(verifier: RunningVerifier, kind: str, subject: str) -> None:
+    with pytest.raises(Refused, match="not-found"):
+        verifier.client.post("/v1/revocations", {"kind": kind, "subject": subject})
+
+
+def test_releasing_a_host_that_is_not_contained_is_a_conflict(verifier: RunningVerifier, host: SimulatedHost) -> None:
+    assert host.name == "h1"
+    with pytest.raises(Refused, match="conflict"):
+        verifier.client.post("/v1/hosts/h1/release")
+
+
+# --- keys ---------------------------------------------------------------------------------------------------------------
+
+
+def test_former_token_key_is_shown_until_its_last_token_is_dead(verifier: RunningVerifier, host: SimulatedHost) -> None:
+    before = parse_token(token_of(host, "one")).jws.kid
+    kid = verifier.client.post("/v1/keys/rotate")["kid"]
+    shown = [item["kid"] for item in json.loads(public(verifier, "/.well-known/jwks.json"))["keys"]]
+    assert shown == [kid, before]
+    answer = host.attest("one")
+    assert parse_token(answer.answers[0].token or "").jws.kid == kid
+    assert [key_id(key) for key in answer.token_keys] == shown
+    verifier.clock.advance(400)
+    assert [item["kid"] for item in json.loads(public(verifier, "/.well-known/jwks.json"))["keys"]] == [kid]
+
+
+def test_private_keys_are_never_shown(verifier: RunningVerifier) -> None:
+    for item in json.loads(public(verifier, "/.well-known/jwks.json"))["keys"]:
+        assert set(item) == {"kty", "crv", "x", "kid", "use", "alg"}
+
+
+# --- decisions ----------------------------------------------------------------------------------------------------------
+
+
+def test_decision_is_explained_by_its_reference(verifier: RunningVerifier) -> None:
+    host = verifier.host("h1")
+    host.launch("one")
+    answer = host.attest("one")
+    reference = leaf_hash(answer.decision).hex()
+    for spelt in (reference, reference[:16]):
+        shown = verifier.client.get(f"/v1/decisions/{spelt}")
+        assert shown["verdict"] == "refused"
+        assert [r["code"] for r in shown["reasons"]] == ["governance-mismatch"]
+        assert shown["reasons"][0]["remedy"]
+        assert shown["result"]["submods"]["host"]
+
+
+def test_decisions_of_another_namespace_are_not_shown(verifier: RunningVerifier, host: SimulatedHost, tmp_path: Path) -> None:
+    reference = leaf_hash(host.attest("one").decision).hex()
+    key = tmp_path / "key"
+    key.write_text(verifier.client.post("/v1/api-keys", {"namespace": "billing", "role": "reader"})["key"])
+    with pytest.raises(Refused, match="not-found"):
+        verifier.as_operator(key).get(f"/v1/decisions/{reference}")
+
+
+def test_every_operators_act_is_in_the_log(verifier: RunningVerifier, host: SimulatedHost) -> None:
+    token = token_of(host, "one")
+    made = verifier.client.post("/v1/api-keys", {"namespace": "default", "role": "reader"})
+    verifier.client.post(f"/v1/api-keys/{made['id']}/revoke")
+    verifier.client.post("/v1/keys/rotate")
+    verifier.client.post("/v1/revocations", {"kind": "jti", "subject": parse_token(token).claims.token_id})
+    verifier.client.post("/v1/revocations", {"kind": "host", "subject": "h1"})
+    verifier.client.post("/v1/hosts/h1/release")
+    verifier.client.post("/v1/hosts/h1/replace", {})
+    verifier.client.post("/v1/hosts/h1/retire")
+    archive = parse_archive(verifier.client.export())
+    acts = {e.act for e in (parse_entry(parse_sign1(signed).payload or b"") for signed in archive.entries) if isinstance(e, OperatorAct)}
+    assert acts == set(ACTS)
+
+
+def test_export_holds_what_the_decisions_name(verifier: RunningVerifier, host: SimulatedHost) -> None:
+    from verifier.export import objects_of
+    from writ.formats.decision import AttestDecision
+
+    for _ in range(3):
+        host.attest("one")
+    archive = parse_archive(verifier.client.export(page=4))
+    held = archive.by_digest()
+    found = [parse_entry(parse_sign1(signed).payload or b"") for signed in archive.entries]
+    attests = sorted((e for e in found if isinstance(e, AttestDecision)), key=lambda e: e.nonce_issued_at)
+    assert len(attests) == 3
+    missing = {d for e in attests for name, d in e.inputs if name not in ("references", "state") and d not in held}
+    assert missing == set()
+    assert len([e for e in attests if dict(e.inputs)["state"] in held or dict(e.inputs)["state"] == Digest.of(b"")]) == 3
+    assert all(digest in held for e in attests for digest in (e.result,))
+    assert objects_of(attests[0])
+    assert len(archive.tokens) == 3
+
+
+def test_introspection_tells_live_tokens(verifier: RunningVerifier, host: SimulatedHost) -> None:
+    token = token_of(host, "one")
+
+    def introspect(value: str) -> dict[str, object]:
+        status, body = post(verifier, "/v1/introspect", f"token={value}".encode(), "application/x-www-form-urlencoded")
+        assert status == 200
+        found: dict[str, object] = json.loads(body)
+        return found
+
+    live = introspect(token)
+    assert (live["active"], live["sub"]) == (True, "spiffe://example.org/default/agent/reporter")
+    assert introspect("rubbish") == {"active": False}
+    assert introspect(token[:-4] + "AAAA") == {"active": False}
+    verifier.client.post("/v1/revocations", {"kind": "jti", "subject": parse_token(token).claims.token_id})
+    assert introspect(token) == {"active": False}
+    other = token_of(host, "one")
+    verifier.clock.advance(61)
+    assert introspect(other) == {"active": False}
+    assert post(verifier, "/v1/introspect", b"nothing", "application/x-www-form-urlencoded")[0] == 400
+
+
+def test_trust_file_names_roots_and_decision_key(verifier: RunningVerifier) -> None:
+    import base64
+
+    from writ.formats.trust import parse_trust
+
+    trust = parse_trust(base64.b64decode(verifier.client.get("/v1/trust")["file"]))
+    assert [root.certificate for root in trust.roots] == [Maker().root()]
+    assert trust.decision_keys == (verifier.made.parts.keys.decision.public,)
+    assert (trust.domain, trust.issuer) == ("example.org", verifier.url)
+
+
+@pytest.mark.parametrize("pem", ["x", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "-----BEGIN PRIVATE KEY-----\n"])
+def test_rubbish_is_no_trust_anchor(verifier: RunningVerifier, pem: str) -> None:
+    assert post(verifier, "/v1/trust", json.dumps({"pem": pem, "tpm_class": "discrete"}).encode())[0] == 400
+
+
+def test_readiness_needs_no_credential_and_tells_nothing_else(verifier: RunningVerifier) -> None:
+    assert json.loads(public(verifier, "/healthz")) == {"status": "alive"}
+    assert json.loads(public(verifier, "/readyz")) == {"status": "ready"}
