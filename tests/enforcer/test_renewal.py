@@ -11,7 +11,7 @@ import pytest
 from enforcer import papers
 from enforcer.record import ActionLog
 from enforcer.relay import Relay
-from enforcer.renewal import RETRY_MOST, Granted, Never, NotNow, Renewal, Verdict
+from enforcer.renewal import RETRY_LEAST, RETRY_MOST, Granted, Never, NotNow, Renewal, Verdict
 from tests.enforcer.host import wait_for
 from tests.enforcer.scene import Scene
 from tests.enforcer.test_record import action
@@ -143,9 +143,8 @@ def test_next_ask_comes_at_half_life_and_after_failures_ever_later(asking: Askin
         while len(heard) < number:
             time.sleep(0.01)
         waits.append(asking.renewal.due_in() or 0)
-    assert waits == sorted(waits)
-    assert waits[0] < 1
-    assert waits[-1] == pytest.approx(RETRY_MOST, abs=0.5)
+    assert waits[0] <= RETRY_LEAST
+    assert RETRY_LEAST < waits[-1] <= RETRY_MOST
     asking.renewal.ask_now()
     assert asking.renewal.due_in() == 0
 
