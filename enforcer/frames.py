@@ -96,18 +96,20 @@ def receive(connection: socket.socket, most: int, deadline: float | None) -> byt
     return _exactly(connection, length, end, whole=True)
 
 
-def receive_with_descriptors(connection: socket.socket, most: int, deadline: float) -> tuple[bytes, tuple[int, ...]] | None:
+def receive_with_descriptors(
+    connection: socket.socket, most: int, deadline: float, most_descriptors: int = MAX_DESCRIPTORS
+) -> tuple[bytes, tuple[int, ...]] | None:
     """As `receive`, with the descriptors that came with its first byte. They are the caller's to close; closed where this raises."""
     connection.settimeout(deadline)
     try:
-        first, descriptors, flags, _ = socket.recv_fds(connection, 1, MAX_DESCRIPTORS)
+        first, descriptors, flags, _ = socket.recv_fds(connection, 1, most_descriptors)
     except OSError as error:
         raise Unavailable("socket", f"receive: {error.strerror or 'deadline passed'}") from None
     if not first:
         return None
     try:
         if flags & socket.MSG_CTRUNC:
-            raise FormatError("frame", f"at most {MAX_DESCRIPTORS} descriptors", "more")
+            raise FormatError("frame", f"at most {most_descriptors} descriptors", "more")
         end = time.monotonic() + deadline
         rest = _exactly(connection, 3, end, whole=True)
         length = int.from_bytes(first + (rest or b""), "big")

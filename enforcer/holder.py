@@ -1,7 +1,7 @@
 """The holder: one process for one instance. It alone has the session key, the token, the log, the gate and the cgroup.
 
-Started by the daemon as `python -m enforcer.holder SPEC`, with the client's
-connection, its three descriptors and a link to the daemon. Its life:
+Forked by the zygote for one run, with the client's connection, its three
+descriptors and a link to the daemon. Its life:
 
 1. Make the session key; the attestor measures, stores and extends the launch.
 2. Check what was launched; make the cgroup and its watchdog.
@@ -16,19 +16,17 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Final
+from typing import Final
 
 from enforcer import frames
 from enforcer.bundles import HeldBundles
@@ -73,10 +71,10 @@ LAST_RECORDS: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """The attestor answered, or did not."""
+    """The attestor answered, or did not, a question that was asked while `link` was the daemon's."""
 
     verdict: Verdict
-    linked: bool
+    link: socket.socket
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +262,8 @@ class Holder:
         errors = os.open(self._folder / "tools.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             for name, command in sorted(self._config.tool_commands.items()):
-                program = Program(self._root.argv(command), self._root.path, tool_uid, tool_uid, clean_environment(workshop))
+                argv, environment = self._root.argv(command), clean_environment(workshop)
+                program = Program(argv, self._root.path, tool_uid, tool_uid, environment, self._config.pids_max)
                 self._tools[name] = StdioTool(name, program, self._cgroup.child("tools"), errors)
         finally:
             os.close(errors)
@@ -273,7 +272,8 @@ class Holder:
             self._tools[name] = RelyingService(name, url, self._key, self._clock, ca)
         gate = str(visible / GATE_FILE)
         self._gate = SocketGate(gate, uid=agent_uid, gid=agent_uid, gatekeeper=self._gatekeeper, tools=self._tools, short=self._short)
-        program = Program(self._argv, self._root.path, agent_uid, agent_uid, clean_environment(home, WRIT_SOCKET=gate))
+        environment = clean_environment(home, WRIT_SOCKET=gate)
+        program = Program(self._argv, self._root.path, agent_uid, agent_uid, environment, self._config.pids_max)
         agent = self._agent = start(program, self._cgroup.child("agent"), self._stdio)
         for descriptor in self._stdio:
             os.close(descriptor)
@@ -300,8 +300,8 @@ class Holder:
                 case Heard(Never(reasons), _):
                     self._kill(reasons, time.monotonic_ns())
                     return
-                case Heard(verdict, linked):
-                    self._heard(verdict, linked)
+                case Heard(verdict, link):
+                    self._heard(verdict, link)
                 case LinkLost(link, noticed):
                     if link is self._link:
                         self._link = None
@@ -318,7 +318,10 @@ class Holder:
                 self._kill(*fatal)
                 return
             if self._link is not None and self._renewal.due_in() == 0:
-                self._renewal.begin(lambda verdict: self._events.put(Heard(verdict, self._link is not None)))
+                self._ask(self._link)
+
+    def _ask(self, link: socket.socket) -> None:
+        self._renewal.begin(lambda verdict: self._events.put(Heard(verdict, link)))
 
     def _wait(self) -> float:
         """Seconds until something falls due."""
@@ -330,10 +333,11 @@ class Holder:
             times.append(self._credential.remaining())
         return max(0.001, min(times))
 
-    def _heard(self, verdict: Verdict, linked: bool) -> None:
-        """A token thaws, but only one that came while a daemon was there. A no holds. Where nobody answers, time decides."""
+    def _heard(self, verdict: Verdict, asked_under: socket.socket) -> None:
+        """A token thaws, but only one asked for under the daemon that is there now. A no holds. Where nobody answers, time decides."""
         if isinstance(verdict, Granted):
-            if not linked or self._link is None:
+            if asked_under is not self._link:
+                self._renewal.ask_now()
                 return
             try:
                 self._containment.run(verdict.held)
@@ -519,18 +523,14 @@ def refused_before_launch(config: EnforcerConfig, agent: str, reasons: tuple[Rea
     return reference
 
 
-def main(spec: dict[str, Any]) -> int:
-    """Live, and tell the client how it ended."""
-    observe.configure(sys.stderr)
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the daemon's and the terminal's signals are not ours; SIGKILL is the watchdog's case
-    config, clock = _config(spec["config"]), SystemClock()
-    client, link = (socket.socket(fileno=int(spec[name])) for name in ("client", "link"))
-    run = CONTROL.parse(bytes.fromhex(spec["run"]))
+def main(config: EnforcerConfig, request: bytes, client: int, link: int, stdio: tuple[int, int, int]) -> int:
+    """Live, and tell the client how it ended. `request` is an encoded Run; the descriptors are this process's own."""
+    clock = SystemClock()
+    client_end, link_end = (socket.socket(fileno=number) for number in (client, link))
+    run = CONTROL.parse(request)
     if not isinstance(run, Run):
         raise Misuse("the daemon sent no Run")
-    stdio = tuple(int(descriptor) for descriptor in spec["stdio"])
-    holder = Holder(config, run, client, (stdio[0], stdio[1], stdio[2]), link, clock)
+    holder = Holder(config, run, client_end, stdio, link_end, clock)
     answer: Control
     try:
         holder.live()
@@ -544,15 +544,3 @@ def main(spec: dict[str, Any]) -> int:
         answer = CouldNot(error.what[:1000], error.detail[:1000])
     holder.tell(answer)
     return 1
-
-
-def _config(values: dict[str, Any]) -> EnforcerConfig:
-    paths = ("run_dir", "state_dir", "attestor_socket", "trust_file", "service_ca_file")
-    read: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    for name in paths:
-        read[name] = None if read[name] is None else Path(read[name])
-    return EnforcerConfig(**read)
-
-
-if __name__ == "__main__":
-    sys.exit(main(json.loads(sys.argv[1])))

@@ -1,4 +1,4 @@
-"""The daemon: one a host. It starts a holder for each run, watches drift, and sweeps up after holders that died.
+"""The daemon: one a host. It has a holder forked for each run, watches drift, and sweeps up after holders that died.
 
 It holds no key, no token and no log: its death costs no agent its life. Each
 holder has a link to it; when that breaks, the holder holds, and a new daemon
@@ -8,24 +8,20 @@ finds the living holders by their sockets and attaches to them.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
-import json
 import os
 import socket
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 from typing import Final
 
-import enforcer
 from enforcer import frames
 from enforcer.config import EnforcerConfig
 from enforcer.control import CONTROL, MAX_CONTROL, Attach, Attached, Contain, Control, CouldNot, Did, Exited, RefusedRun, Run
 from enforcer.launch.cgroup import Cgroup, parent_of
 from enforcer.relay import Relay, next_drift
+from enforcer.zygote import Zygote
 from writ.formats.errors import FormatError, Unavailable
 from writ.formats.local import Drift, Stop, Unreachable
 from writ.formats.reason import Reason
@@ -52,6 +48,7 @@ class Supervisor:
         self._lock = threading.Lock()
         self._room = threading.BoundedSemaphore(MAX_CLIENTS)
         self._find_holders()
+        self._zygote = Zygote(config)
         gid = config.operator_gid if config.operator_gid >= 0 else os.getgid()
         self._server = frames.listen(str(config.control_socket), uid=os.getuid(), gid=gid, mode=0o660)
 
@@ -112,24 +109,18 @@ class Supervisor:
 
     def _start_holder(self, client: socket.socket, run: bytes, stdio: tuple[int, ...]) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        values = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(self._config).items()}
-        spec = {"config": values, "run": run.hex(), "stdio": list(stdio), "client": client.fileno(), "link": theirs.fileno()}
         try:
-            holder = subprocess.Popen(
-                [sys.executable, "-P", "-m", "enforcer.holder", json.dumps(spec)],
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=(client.fileno(), theirs.fileno(), *stdio),
-                env=_environment(), cwd="/", start_new_session=True,
-            )  # fmt: skip
-        except OSError as error:
+            self._zygote.fork(run, client.fileno(), theirs.fileno(), stdio)
+        except Unavailable:
             ours.close()
-            raise Unavailable("holder", f"{error.strerror}") from None
+            raise
         finally:
             theirs.close()
-        threading.Thread(target=self._follow, args=(ours, holder), name="holder", daemon=True).start()
+        threading.Thread(target=self._follow, args=(ours,), name="holder", daemon=True).start()
 
     # --- holders -------------------------------------------------------------------------------------------------------
 
-    def _follow(self, link: socket.socket, process: subprocess.Popen[bytes] | None) -> None:
+    def _follow(self, link: socket.socket) -> None:
         """Know the holder by its link until the link ends; one that ends without saying so has died, and is swept up after."""
         instance, ended = None, False
         with contextlib.suppress(Unavailable, FormatError):
@@ -140,8 +131,6 @@ class Supervisor:
                     with self._lock:
                         self._links[instance] = link
                 ended = ended or isinstance(message, Exited | RefusedRun | CouldNot)
-        if process is not None:
-            process.wait()
         if instance is not None:
             with self._lock:
                 if self._links.get(instance) is link:
@@ -190,7 +179,7 @@ class Supervisor:
             living.add(path.stem)
             with self._lock:
                 self._links[instance] = link
-            threading.Thread(target=self._follow, args=(link, None), name="holder", daemon=True).start()
+            threading.Thread(target=self._follow, args=(link,), name="holder", daemon=True).start()
         for folder in sorted(self._parent.iterdir()):
             if folder.is_dir() and len(folder.name) == 32 and folder.name not in living:
                 self._sweep(bytes.fromhex(folder.name))
@@ -218,11 +207,6 @@ class Supervisor:
         reason = Reason("instance-drifted", f"{drift.component}:{drift.path}"[:200], str(drift.expected), got)
         _LOG.warning("drift", instance=drift.instance.hex(), component=drift.component, path=drift.path)
         self._contain(Contain(drift.instance, (reason,)))
-
-
-def _environment() -> dict[str, str]:
-    """A holder finds our code and nothing else of ours."""
-    return {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONPATH": str(Path(enforcer.__path__[0]).parent)}
 
 
 def _only_daemon(path: Path) -> int:

@@ -167,6 +167,11 @@ class Host:
         """The children of a process."""
         return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
+    def holders(self) -> Sequence[int]:
+        """The pids of the holders that the daemon's zygote forked."""
+        forked = [] if self.daemon is None else [pid for zygote in self.children(self.daemon.pid) for pid in self.children(zygote)]
+        return [pid for pid in forked if Path(f"/proc/{pid}/comm").read_text() == "writ-holder\n"]
+
     def close(self) -> None:
         """Everything started here has ended, and nothing is left behind."""
         for run in self.runs:
@@ -179,7 +184,7 @@ class Host:
         for path in (self.config.state_dir / "instances").glob("*/state.json"):
             with contextlib.suppress(OSError, ValueError, KeyError):
                 holder = json.loads(path.read_text())["holder"]
-                if b"enforcer.holder" in Path(f"/proc/{holder}/cmdline").read_bytes():
+                if Path(f"/proc/{holder}/comm").read_text() == "writ-holder\n":
                     os.kill(holder, signal.SIGKILL)
         parent = Cgroup(find_mount(MOUNTINFO.read_text()) / self.cgroup.lstrip("/"))
         if parent.exists():

@@ -249,7 +249,7 @@ def test_holder_killed_at_any_point_of_its_start_leaves_nothing_running(host: Ho
     host.agent("a", BUSY)
     run = host.run("a")
     parent = Path(host.cgroup_of(bytes(16)).path).parent
-    holder = wait_for(lambda: [p for p in host.children(host.daemon.pid) if b"enforcer.holder" in cmdline(p)] if host.daemon else [])[0]
+    holder = wait_for(host.holders)[0]
     time.sleep(after)
     os.kill(holder, signal.SIGKILL)
     assert host.finish(run)[0] == 3

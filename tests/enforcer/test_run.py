@@ -100,7 +100,7 @@ def test_agent_reaches_neither_token_nor_key_nor_log(host: Host) -> None:
         "import json, os, socket, sys, time\n"
         f"RUN, INSTANCES = {str(host.config.run_dir)!r}, {str(host.config.state_dir / 'instances')!r}\n"
         "numbers = [p for p in os.listdir('/proc') if p.isdigit()]\n"
-        "holder = next(int(p) for p in numbers if b'enforcer.holder' in open(f'/proc/{p}/cmdline', 'rb').read())\n"
+        "holder = next(int(p) for p in numbers if open(f'/proc/{p}/comm').read() == 'writ-holder\\n')\n"
         "STATE = (holder, INSTANCES, RUN)\n"
     )
     path.write_text(prelude + body)
