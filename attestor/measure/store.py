@@ -79,8 +79,11 @@ class Store:
         self._sources: dict[tuple[Identity, bool], tuple[Digest, int]] = {}
         self._linking = threading.Lock()
         try:
+            fresh = not root.exists()
             for part in ("objects", "trees", "measured", "staging", "corrupt"):
                 (root / part).mkdir(parents=True, exist_ok=True, mode=0o755)
+            for way in (root, root / "trees") if fresh else ():
+                way.chmod(0o755)  # agents of other users run from here, whatever the umask
             for left in (root / "staging").iterdir():
                 _remove(left)
             info = root.stat()

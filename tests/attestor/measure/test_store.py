@@ -329,6 +329,17 @@ def test_store_works_without_root(tmp_path: Path) -> None:
     assert done.stdout == "done\n", done.stderr
 
 
+def test_tree_is_readable_to_other_users_whatever_the_umask(tmp_path: Path, source: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        place, _ = assemble(Store(tmp_path / "store"), source)
+    finally:
+        os.umask(before)
+    ways = [path for path in (place, *place.parents) if path.is_relative_to(tmp_path / "store")]
+    assert all(path.stat().st_mode & 0o005 == 0o005 for path in [*ways, *(p for p in place.rglob("*") if p.is_dir())])
+    assert (place / "prompt/prompt.txt").stat().st_mode & 0o004
+
+
 def test_store_that_others_can_write_is_refused(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     (tmp_path / "store").chmod(0o777)
