@@ -15,7 +15,7 @@ from writ.formats.local import Done, Drift, Launched, Refusal, Stop, TokenGiven,
 AGENTS = 10
 INSTANCES = 50
 BURST = 20
-RELEASES = 60
+RELEASES = 200
 LIMIT = 3.0
 """Seconds from launch to token, for 99 of 100."""
 
@@ -64,7 +64,7 @@ def test_burst_of_launches_beside_fifty_instances_has_its_tokens_in_time(
         assert took[-1] < LIMIT, took
 
 
-def test_many_prompt_releases_and_a_drift_cost_no_other_instance_its_token(
+def test_two_hundred_prompt_releases_and_a_drift_cost_no_other_instance_its_token(
     site: VerifierSite, soft_tpm_factory: SoftTpmFactory, tmp_path: Path
 ) -> None:
     tpm = soft_tpm_factory()

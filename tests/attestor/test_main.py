@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from attestor.__main__ import main
 from swtpm import SoftTpm
@@ -57,6 +59,8 @@ def test_from_nothing_to_a_serving_attestor(site: VerifierSite, host: Host, soft
     assert next(f for f in doctor["findings"] if f["check"] == "enrolment")["next"] == "Run `attestor enroll`."
     code, made = run(here, "init")
     assert (code, made["ak_created"], made["ek_certificates"]) == (0, True, 1)
+    certificate = x509.load_der_x509_certificate(host.tpm.endorsement().certificates[0])
+    assert made["ek"] == str(Digest.of(certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)))
     code, again = run(here, "init")
     assert (code, again["ak_created"], again["ak_name"], again["host_key"]) == (0, False, made["ak_name"], made["host_key"])
 
