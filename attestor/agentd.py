@@ -301,12 +301,16 @@ class AgentDaemon:
         return await answer
 
     async def _attest(self) -> None:
-        """One attestation after another, while anyone waits; each covers all that asked before its quote."""
+        """One attestation after another, while anyone waits; each covers all that asked before its quote.
+
+        What is owed to the log comes first, since no quote may miss a drift; who asks while it is written is in time.
+        """
         while True:
             await self._asked.wait()
+            fault = await self._settled()
             batch = self._next_batch()
             try:
-                answers = await self._attested(tuple(ask for ask, _ in batch))
+                answers = await self._attested(tuple(ask for ask, _ in batch), fault)
             except asyncio.CancelledError:
                 for _, answer in batch:
                     answer.cancel()
@@ -333,12 +337,21 @@ class AgentDaemon:
             self._asked.clear()
         return batch
 
-    async def _attested(self, asks: tuple[TokenAsk, ...]) -> Mapping[bytes, Local]:
-        """The answer to each instance, whatever happens. What is owed to the log comes first: no quote may miss a drift."""
-        unknown: dict[bytes, Local] = {}
+    async def _settled(self) -> Exception | None:
+        """Nothing is owed to the log; or why that could not be brought about."""
         try:
             async with self._logging:
                 await self._settle()
+        except Exception as error:  # noqa: BLE001 - raised again where each who waits is answered
+            return error
+        return None
+
+    async def _attested(self, asks: tuple[TokenAsk, ...], fault: Exception | None) -> Mapping[bytes, Local]:
+        """The answer to each instance, whatever happens; `fault` is what stands against the log."""
+        unknown: dict[bytes, Local] = {}
+        try:
+            if fault is not None:
+                raise fault
             requests = tuple(_request(ask) for ask in sorted(asks, key=lambda ask: ask.instance))
             for request in requests:
                 try:
