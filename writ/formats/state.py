@@ -103,14 +103,6 @@ class RuntimeState:
         at = bisect_left(self.instances, instance, key=_id)
         return self.instances[at] if at < len(self.instances) and self.instances[at].instance == instance else None
 
-    def extended(self, register: bytes) -> RuntimeState:
-        """One event further, the register at this value."""
-        return replace(self, events=self.events + 1, register=register)
-
-    def with_governance(self, name: str, root: Digest) -> RuntimeState:
-        """With one more governance component."""
-        return replace(self, governance=tuple(sorted((*self.governance, (name, root)))))
-
     def with_instance(self, instance: InstanceState) -> RuntimeState:
         """With this instance in place of the one of its id, or beside the others."""
         at = bisect_left(self.instances, instance.instance, key=_id)

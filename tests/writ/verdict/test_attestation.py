@@ -127,5 +127,5 @@ def test_state_of_ten_thousand_instances_is_judged_in_time() -> None:
     scene.state = replace(scene.state, runtime=runtime)
     began = time.process_time()
     verdict = scene.attest("one")
-    assert time.process_time() - began < 2
+    assert time.process_time() - began < 5
     assert permitted(verdict).instance == sixteen("one")
