@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,6 +115,14 @@ def init(config: VerifierConfig, key_file: Path, clock: Clock | None = None) -> 
         ledger.close()
 
 
+def _tls(_: ServerConfig, default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+    """TLS 1.3 and nothing older, no session tickets."""
+    context = default()
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.num_tickets = 0
+    return context
+
+
 def server_config(app: FastAPI, config: VerifierConfig) -> ServerConfig:
     """How uvicorn serves: HTTP/1.1, TLS 1.3 where there is a certificate, no access log (observe logs), no server header."""
     host, port = config.address
@@ -132,4 +141,5 @@ def server_config(app: FastAPI, config: VerifierConfig) -> ServerConfig:
         timeout_graceful_shutdown=10,
         ssl_certfile=None if config.tls_cert_file is None else str(config.tls_cert_file),
         ssl_keyfile=None if config.tls_key_file is None else str(config.tls_key_file),
+        ssl_context_factory=None if config.tls_cert_file is None else _tls,
     )

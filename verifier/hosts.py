@@ -8,10 +8,10 @@ from typing import Final
 
 from verifier.access import Operator, OperatorLog
 from verifier.enrol import ticket_id
-from verifier.ledger import Admitted, HostChange, HostMoved, Ledger
+from verifier.ledger import Admitted, HostChange, HostMoved, Ledger, Void
 from verifier.ledger.schema import AdmissionRow, HostRow
 from writ.formats.digest import Digest
-from writ.formats.errors import FormatError, Refused
+from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.reason import Reason
 from writ.formats.state import HostState, clean_runtime, encode_host_state, parse_host_record, parse_host_state
 from writ.formats.strict import b64url
@@ -19,6 +19,10 @@ from writ.service.clock import Clock
 
 TICKET_LIFE: Final = 24 * 3600
 MAX_TICKET_LIFE: Final = 30 * 24 * 3600
+ATTEMPTS: Final = 20
+
+
+Change = Callable[[HostRow], HostChange]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,44 +84,61 @@ class Hosts:
         After a fork the recorded counters say nothing of the TPM that is now
         approved: they start anew, and the log is asked for in full.
         """
-        row = self.get(namespace, host)
-        if row.status != "contained":
-            raise Refused(Reason("conflict", "host.status", "contained", row.status))
-        after = replace(row, status="active", contained_by=None)
-        if row.state is not None:
+
+        def released(row: HostRow) -> HostChange:
+            if row.status != "contained":
+                raise Refused(Reason("conflict", "host.status", "contained", row.status))
+            after = replace(row, status="active", contained_by=None)
+            if row.state is None:
+                return HostChange(row, after)
             state = parse_host_state(row.state)
             state = replace(state, version=state.version + 1, status="active")
             if row.contained_by == "fork":
-                state = self._from_anew(state, row)
-            after = replace(after, state=encode_host_state(state), version=state.version)
-        return self._move(operator, "host-release", HostChange(row, after))
+                state = _from_anew(state, row)
+            return HostChange(row, replace(after, state=encode_host_state(state), version=state.version))
 
-    def _from_anew(self, state: HostState, row: HostRow) -> HostState:
-        bank = parse_host_record(row.record or b"").bank
-        tainted = tuple(i.in_phase("tainted") for i in state.runtime.instances if i.phase in ("drifted", "tainted"))
-        return replace(state, clock=0, reset_count=0, restart_count=0, runtime=clean_runtime(bank).with_instances(tainted))
+        return self._move(operator, "host-release", namespace, host, released)
 
     def replace(self, operator: Operator, namespace: str, host: str, *, ek: Digest | None, unendorsed: bool, life: int) -> Admission:
         """The host's TPM is retired and burnt, its tokens revoked; another TPM may enrol under the name, as a new generation."""
-        row, now = self.get(namespace, host), self._clock.now()
-        if row.ek is None or row.status == "retired":
-            raise Refused(Reason("conflict", "host.status", "an enrolled host", row.status))
-        admission, admitted = self._admission(namespace, host, ek=ek, unendorsed=unendorsed, life=life, now=now)
-        status = "contained" if row.status == "contained" else "admitted"
-        after = replace(row, status=status, ek=None, record=None)
-        self._move(operator, "host-replace", HostChange(row, after, burn=True, void=True), admitted)
+        admission, admitted = self._admission(namespace, host, ek=ek, unendorsed=unendorsed, life=life, now=self._clock.now())
+
+        def replaced(row: HostRow) -> HostChange:
+            if row.ek is None or row.status == "retired":
+                raise Refused(Reason("conflict", "host.status", "an enrolled host", row.status))
+            status = "contained" if row.status == "contained" else "admitted"
+            return HostChange(row, replace(row, status=status, ek=None, record=None), burn=True, void=True)
+
+        self._move(operator, "host-replace", namespace, host, replaced, admitted)
         return admission
 
     def retire(self, operator: Operator, namespace: str, host: str) -> HostRow:
         """The host and its TPM are out of service for ever."""
-        row = self.get(namespace, host)
-        if row.status == "retired":
-            raise Refused(Reason("conflict", "host.status", "a host in service", row.status))
-        return self._move(operator, "host-retire", HostChange(row, replace(row, status="retired"), burn=True, void=True))
 
-    def _move(self, operator: Operator, act: str, change: HostChange, admission: AdmissionRow | None = None) -> HostRow:
-        before = change.before
-        detail = None if before.record is None else Digest.of(before.record)
-        entry = self._log.entry(operator, act, before.host, namespace=before.namespace, at=self._clock.now(), detail=detail)
-        self._ledger.commit(HostMoved(entry, change, admission))
-        return change.after
+        def retired(row: HostRow) -> HostChange:
+            if row.status == "retired":
+                raise Refused(Reason("conflict", "host.status", "a host in service", row.status))
+            return HostChange(row, replace(row, status="retired"), burn=True, void=True)
+
+        return self._move(operator, "host-retire", namespace, host, retired)
+
+    def _move(
+        self, operator: Operator, act: str, namespace: str, host: str, change: Change, admission: AdmissionRow | None = None
+    ) -> HostRow:
+        """The change is committed on the host as it stands; an attestation that came between only makes it be tried again."""
+        for _ in range(ATTEMPTS):
+            made = change(self.get(namespace, host))
+            detail = None if made.before.record is None else Digest.of(made.before.record)
+            entry = self._log.entry(operator, act, host, namespace=namespace, at=self._clock.now(), detail=detail)
+            try:
+                self._ledger.commit(HostMoved(entry, made, admission))
+            except Void:
+                continue
+            return made.after
+        raise Unavailable("hosts", f"the state of {host} moved {ATTEMPTS} times")
+
+
+def _from_anew(state: HostState, row: HostRow) -> HostState:
+    bank = parse_host_record(row.record or b"").bank
+    tainted = tuple(i.in_phase("tainted") for i in state.runtime.instances if i.phase in ("drifted", "tainted"))
+    return replace(state, clock=0, reset_count=0, restart_count=0, runtime=clean_runtime(bank).with_instances(tainted))

@@ -25,7 +25,7 @@ from verifier.ledger import (
     Void,
 )
 from verifier.ledger.schema import AdmissionRow, AnswerRow, BlobRow, EkRow, EntryRow, HostRow, NonceRow, PolicyRow, SpaceRow, TokenRow
-from verifier.ledger.transaction import NO_REFERENCES, space
+from verifier.ledger.transaction import NO_REFERENCES, PRUNED_EVERY, space
 from writ.formats.digest import Digest
 from writ.formats.errors import Refused
 from writ.formats.tlog.merkle import leaf_hash
@@ -318,11 +318,13 @@ class LedgerSuite:
 
     def test_old_rows_are_pruned_and_the_log_is_not(self, desk: Desk) -> None:
         desk.ledger.commit(desk.attested(1, 2))
-        desk.ledger.commit(NonceIssued(nonce(3, at=NOW + 10_000)))
+        for at in range(PRUNED_EVERY):
+            desk.ledger.commit(Admitted(entry("operator", NOW + 10_000 + at), admission(5 + at)))
         tables = desk.ledger.read()
         assert tables.get(NonceRow, b"\1" * 32) is None
         assert tables.get(AnswerRow, b"\1" * 32) is None
-        assert len(tables.select(EntryRow)) == 4
+        assert tables.get(TokenRow, 0) is None
+        assert len(tables.select(EntryRow)) == 4 + PRUNED_EVERY
 
 
 def at_once(ledger: Ledger, changes: list[Change]) -> list[str]:

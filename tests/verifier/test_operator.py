@@ -364,3 +364,46 @@ def test_rubbish_is_no_trust_anchor(verifier: RunningVerifier, pem: str) -> None
 def test_readiness_needs_no_credential_and_tells_nothing_else(verifier: RunningVerifier) -> None:
     assert json.loads(public(verifier, "/healthz")) == {"status": "alive"}
     assert json.loads(public(verifier, "/readyz")) == {"status": "ready"}
+
+
+def test_refusals_are_counted_by_code_and_only_for_readers(verifier: RunningVerifier, host: SimulatedHost) -> None:
+    from tests.world.host import RefusedByVerifier
+
+    evidence = host.evidence("one")
+    host.fetch_nonce()
+    with pytest.raises(RefusedByVerifier):
+        host.deliver(evidence)
+    connection = http.client.HTTPConnection(verifier.url.removeprefix("http://"), timeout=10)
+    try:
+        connection.request("GET", "/metrics", headers={"Authorization": f"Bearer {verifier.key_file.read_text().strip()}"})
+        text = connection.getresponse().read().decode()
+    finally:
+        connection.close()
+    assert 'verifier_refused_total{code="nonce-superseded"} 1' in text
+
+
+def test_operators_act_goes_through_while_the_host_attests(verifier: RunningVerifier, host: SimulatedHost) -> None:
+    """The state moves with every attestation; a retirement is tried again until it fits between two."""
+    import threading
+
+    from tests.world.host import RefusedByVerifier
+
+    started = threading.Event()
+
+    def renew() -> None:
+        for _ in range(200):
+            try:
+                host.attest("one")
+            except RefusedByVerifier as refused:
+                codes.extend(refused.codes)
+                return
+            started.set()
+
+    codes: list[str] = []
+    thread = threading.Thread(target=renew)
+    thread.start()
+    started.wait(10)
+    assert verifier.client.post("/v1/hosts/h1/retire")["status"] == "retired"
+    thread.join(30)
+    assert codes
+    assert set(codes) <= {"host-not-active", "nonce-superseded"}

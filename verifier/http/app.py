@@ -14,11 +14,12 @@ from starlette.exceptions import HTTPException
 from verifier.http import attest, log, operator
 from verifier.http.limits import Limits, Rate, RouteLimit
 from verifier.http.operator import FORM
-from verifier.http.problems import CBOR, answer, problem
+from verifier.http.problems import CBOR, answer, problem, reasons_of
 from verifier.http.route import SMALL, Parts, Route, documented, guard
 from verifier.ledger import Void
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.reason import Reason
+from writ.service.observe import Counters
 
 BODIES: Final[dict[str, Any]] = {
     CBOR: {"type": "string", "format": "binary"},
@@ -39,7 +40,7 @@ def build(parts: Parts) -> FastAPI:
     for route in routes:
         _add(app, route, parts)
     limits = _Finder(routes)
-    _errors(app, limits)
+    _errors(app, limits, parts.counters)
     rate = Rate(burst=parts.requests_burst, per_second=parts.requests_per_second)
     app.add_middleware(Limits, limit=limits.find, rate=rate)
     return app
@@ -86,7 +87,7 @@ class _Finder:
         return ", ".join(sorted({method for method, pattern, _ in self._routes if pattern.fullmatch(path)}))
 
 
-def _errors(app: FastAPI, limits: _Finder) -> None:
+def _errors(app: FastAPI, limits: _Finder, counters: Counters) -> None:
     """Every error becomes a problem; what nobody foresaw says only that it is ours."""
 
     def speaks_cbor(request: Request) -> bool:
@@ -94,6 +95,8 @@ def _errors(app: FastAPI, limits: _Finder) -> None:
 
     def any_error(request: Request, error: Exception) -> Response:
         foreseen = Unavailable("verifier", str(error)) if isinstance(error, Void) else error
+        for reason in reasons_of(foreseen)[:1]:
+            counters.add("verifier_refused_total", {"code": reason.code})
         return answer(foreseen, cbor=speaks_cbor(request))
 
     def http_error(request: Request, error: Exception) -> Response:

@@ -30,6 +30,7 @@ In = Annotated[Scope, Depends(scope)]
 Host = Annotated[str, Path(pattern=wire.NAME)]
 MEGABYTE: Final = 1 << 20
 FORM: Final = "application/x-www-form-urlencoded"
+METRICS: Final = "text/plain; version=0.0.4"
 
 
 def routes(parts: Parts) -> tuple[Route, ...]:
@@ -199,7 +200,11 @@ def _keys(parts: Parts) -> tuple[Route, ...]:
         roots, intermediates = roots_from_pem(body.pem.encode("utf-8", "replace"), body.tpm_class)
         return JSONResponse(_trust_view(parts.anchors.add(request.state.operator, roots, intermediates)))
 
+    def metrics() -> Any:
+        return Response(parts.counters.render_prometheus(), media_type=METRICS)
+
     return (
+        Route("GET", "/metrics", "reader", metrics, answer_type=METRICS),
         Route("GET", "/v1/keys", "reader", list_keys),
         Route("POST", "/v1/keys/rotate", "domain", rotate),
         Route("GET", "/v1/api-keys", "operator", list_api_keys),

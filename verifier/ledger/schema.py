@@ -197,7 +197,7 @@ TABLES: Final[dict[type[Row], str]] = {
 _INDEXES: Final = (
     ("admission", "host"), ("nonce", "host"), ("entry", "reference"), ("entry", "namespace"), ("entry", "host"), ("token", "token_id"),
     ("token", "host"), ("token", "instance"), ("reference", "namespace"), ("nonce", "expires_at"), ("answer", "expires_at"),
-    ("token", "expires_at"),
+    ("token", "expires_at"), ("token", "revoked"),
 )  # fmt: skip
 
 _SQL: Final[dict[object, str]] = {int: "INTEGER", str: "TEXT", bytes: "BLOB"}

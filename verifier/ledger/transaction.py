@@ -55,6 +55,8 @@ from writ.verdict.reference import references_digest
 NO_REFERENCES: Final = references_digest(()).value
 KEPT_AFTER_EXPIRY: Final = 3600
 """Seconds for which expired nonces, answers and tokens stay, so that a late use of one is told what it is."""
+PRUNED_EVERY: Final = 32
+"""Entries of the log between two prunings."""
 
 
 def space(tables: Tables, namespace: str) -> SpaceRow:
@@ -280,7 +282,6 @@ def _nonce(change: NonceIssued, tables: Tables) -> Committed:
     if host.record is None or host.status == "retired":
         raise Refused(Reason("host-not-active", "host.status", "an enrolled host", host.status))
     _issue(tables, change.row)
-    _prune(tables, change.row.issued_at)
     return Committed(None)
 
 
@@ -339,6 +340,8 @@ def _append(tables: Tables, entry: Entry) -> EntryRow:
         0 if last is None else last.sequence + 1, leaf.hex(), entry.kind, entry.namespace, entry.host, entry.at, leaf, entry.signed
     )
     tables.put(row)
+    if row.sequence % PRUNED_EVERY == 0:
+        _prune(tables, entry.at)
     return row
 
 
