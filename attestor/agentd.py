@@ -277,6 +277,7 @@ class AgentDaemon:
     async def _notice(self, drift: DriftEvent) -> None:
         """The drift is in the log, and every watcher is told; without a TPM they are told all the same."""
         _LOG.warning("drift", instance=drift.instance.hex(), component=drift.component, path=drift.path)
+        self._instances.note(drift)  # from now on no token is passed on, whatever becomes of the log
         try:
             async with self._logging:
                 await self._append(drift)
