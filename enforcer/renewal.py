@@ -22,7 +22,9 @@ from writ.formats.trust import Trust
 from writ.service.clock import Clock
 
 RETRY_LEAST: Final = 0.5
-RETRY_MOST: Final = 5.0
+RETRY_MOST: Final = 10.0
+"""Seconds between asks that got no token: doubled each time, and then a random half to the whole of it, so that all the hosts
+whose verifier was away do not come back at one moment."""
 TRANSIENT: Final = frozenset(
     {
         "nonce-unknown",
@@ -37,8 +39,6 @@ TRANSIENT: Final = frozenset(
     }
 )
 """Refusals of the exchange and not of the instance: asking again is the remedy, and meanwhile the token in force decides."""
-"""Seconds between asks that got no token; a quarter of the life left where that is less."""
-
 SETTLE_WITHIN: Final = 30.0
 """Seconds that an ended instance waits for the question under way."""
 
@@ -77,7 +77,7 @@ class Renewal:
         self._subject, self._relay, self._log, self._trust = subject, relay, log, trust
         self._bundles, self._folder, self._clock = bundles, folder, clock
         self._carried = 0
-        self._due = time.monotonic()
+        self._due = clock.boot()
         self._failures = 0
         self._lock = threading.Lock()
         self._asking = False
@@ -90,12 +90,12 @@ class Renewal:
     def due_in(self) -> float | None:
         """Seconds until the next ask; None while one is under way."""
         with self._lock:
-            return None if self._asking else max(0.0, self._due - time.monotonic())
+            return None if self._asking else max(0.0, self._due - self._clock.boot())
 
     def ask_now(self) -> None:
         """The next ask is due."""
         with self._lock:
-            self._due, self._failures = time.monotonic(), 0
+            self._due, self._failures = self._clock.boot(), 0
 
     def begin(self, heard: Callable[[Verdict], None]) -> None:
         """Ask in the background; `heard` gets the verdict from another thread."""
@@ -104,22 +104,28 @@ class Renewal:
                 return
             self._asking = True
 
-        def ask() -> None:
-            verdict = self.ask()
-            with self._lock:
-                self._asking = False
-                self._schedule(verdict)
-            heard(verdict)
+        def renew() -> None:
+            heard(self.renew())
 
-        threading.Thread(target=ask, name="renewal", daemon=True).start()
+        threading.Thread(target=renew, name="renewal", daemon=True).start()
+
+    def renew(self) -> Verdict:
+        """Ask now, in this thread, and know when to ask next."""
+        verdict = self.ask()
+        with self._lock:
+            self._asking = False
+            self._schedule(verdict)
+        return verdict
 
     def _schedule(self, verdict: Verdict) -> None:
+        chance = secrets.randbelow(1 << 20) / (1 << 20)
         if isinstance(verdict, Granted):
             self._failures = 0
-            self._due = time.monotonic() + renew_in(verdict.held.life, secrets.randbelow(1 << 20) / (1 << 20))
+            wait = renew_in(verdict.held.life, chance)
         else:
             self._failures += 1
-            self._due = time.monotonic() + min(RETRY_MOST, RETRY_LEAST * 2 ** min(self._failures - 1, 8))
+            wait = min(RETRY_MOST, RETRY_LEAST * 2 ** min(self._failures - 1, 8)) * (0.5 + chance / 2)
+        self._due = self._clock.boot() + wait
 
     def carry_the_rest(self) -> None:
         """The instance is over: records that no checkpoint carried are carried now. A token that comes of it is never used."""
