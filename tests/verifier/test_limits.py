@@ -51,6 +51,18 @@ def test_head_that_never_ends_is_cut_off(verifier: RunningVerifier, monkeypatch:
         assert sock.recv(100) == b""
 
 
+def test_second_head_that_never_ends_is_cut_off(verifier: RunningVerifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "HEAD_SECONDS", 0.5)
+    with connect(verifier) as sock:
+        sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert first_line(sock) == b"HTTP/1.1 200 OK"
+        time.sleep(0.7)
+        sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert first_line(sock) == b"HTTP/1.1 200 OK", "a quiet connection is kept"
+        sock.sendall(b"GET /healthz HTTP/1.1\r\nHost:")
+        assert sock.recv(100) == b""
+
+
 def test_body_that_never_comes_is_408(verifier: RunningVerifier, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "BODY_SECONDS", 0.3)
     with connect(verifier) as sock:
@@ -68,8 +80,7 @@ def test_body_without_a_stated_length_is_bounded(verifier: RunningVerifier) -> N
     with connect(verifier) as sock:
         sock.sendall(b"POST /v1/enrol/activate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
         chunk = b"4000\r\n" + b"x" * 0x4000 + b"\r\n"
-        for _ in range(8):
-            sock.sendall(chunk)
+        sock.sendall(5 * chunk)
         assert first_line(sock) == b"HTTP/1.1 413 Request Entity Too Large"
 
 

@@ -120,19 +120,38 @@ async def _refuse(status: int, reason: Reason, limit: RouteLimit, scope: Scope, 
 
 
 class DeadlineProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1, except that a connection whose first request has no whole head in `HEAD_SECONDS` is closed."""
+    """uvicorn's HTTP/1.1, except that a connection is closed whose next request has begun but has no whole head in `HEAD_SECONDS`.
+
+    The first request counts as begun when the connection is made.
+    """
+
+    _head: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Start the deadline."""
         super().connection_made(transport)
-        self._head = asyncio.get_running_loop().call_later(HEAD_SECONDS, transport.close)
+        self._begin()
+
+    def on_message_begin(self) -> None:
+        """Another head has begun."""
+        super().on_message_begin()
+        self._begin()
 
     def on_headers_complete(self) -> None:
         """The head is whole: the deadline is off."""
-        self._head.cancel()
+        self._end()
         super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Gone by itself."""
-        self._head.cancel()
+        self._end()
         super().connection_lost(exc)
+
+    def _begin(self) -> None:
+        if self._head is None:
+            self._head = asyncio.get_running_loop().call_later(HEAD_SECONDS, self.transport.close)
+
+    def _end(self) -> None:
+        if self._head is not None:
+            self._head.cancel()
+            self._head = None
