@@ -20,11 +20,14 @@ from typing import Final
 from enforcer.credential import Credential, Held
 from enforcer.gatekeeper import Gatekeeper
 from enforcer.launch.cgroup import Cgroup
-from writ.formats.errors import Misuse, Refused
+from enforcer.record import LogReader
+from writ.formats.action import ActionRecord
+from writ.formats.errors import Misuse, Refused, WritError
 from writ.formats.reason import Reason
 from writ.service.clock import Clock
 
 EVIDENCE_FILE: Final = "containment.json"
+LAST_RECORDS: Final = 20
 STATES: Final = ("starting", "running", "held", "killed", "ended")
 
 
@@ -165,6 +168,20 @@ def processes(cgroup: Cgroup) -> list[dict[str, object]]:
             }
         )
     return found
+
+
+def last_records(folder: Path, instance: bytes) -> list[dict[str, object]]:
+    """The last records of a log, for the evidence; none where the log cannot be read."""
+    try:
+        records = [entry.record for entry in LogReader(folder, instance).entries()[-LAST_RECORDS:]]
+    except WritError:
+        return []
+    return [
+        {"sequence": r.sequence, "action": r.action, "resource": r.resource, "permit": r.permit}
+        if isinstance(r, ActionRecord)
+        else {"sequence": r.sequence, "of": r.of, "outcome": r.outcome}
+        for r in records
+    ]
 
 
 def write_evidence(path: Path, value: dict[str, object]) -> None:

@@ -12,6 +12,8 @@ from typing import Final
 from writ.formats.errors import FormatError, Unavailable
 
 MAX_DESCRIPTORS: Final = 3
+SEND_WITHIN: Final = 5
+"""Seconds."""
 _SO_PEERGROUPS: Final = 59
 """asm-generic/socket.h; Python has no name for it."""
 
@@ -66,6 +68,14 @@ def connect(path: str, deadline: float = 5.0) -> socket.socket:
         connection.close()
         raise Unavailable("socket", f"{path}: {error.strerror or 'no answer'}") from None
     return connection
+
+
+def bound_sends(connection: socket.socket, seconds: int = SEND_WITHIN) -> None:
+    """A send that the peer does not take within `seconds` fails. Unlike `settimeout` this leaves a reader in another thread alone.
+
+    Source: socket(7), SO_SNDTIMEO.
+    """
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", seconds, 0))
 
 
 def send(connection: socket.socket, data: bytes, descriptors: tuple[int, ...] = ()) -> None:

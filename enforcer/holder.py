@@ -15,7 +15,6 @@ If this process dies, by whatever signal, the watchdog kills everything in the c
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import signal
@@ -24,26 +23,26 @@ import subprocess
 import threading
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Final
 
 from enforcer import frames
 from enforcer.bundles import HeldBundles
 from enforcer.config import EnforcerConfig
-from enforcer.contain import Containment, Standing, write_evidence
+from enforcer.contain import Containment, Standing, last_records, write_evidence
 from enforcer.control import CONTROL, MAX_CONTROL, Attach, Attached, Contain, Control, CouldNot, Deliver, Exited, RefusedRun, Run, Started
 from enforcer.credential import Credential, Held, Subject
 from enforcer.gatekeeper import Gatekeeper
 from enforcer.gates.socket import SocketGate
 from enforcer.launch.cgroup import Cgroup, parent_of
 from enforcer.launch.process import Program, Watchdog, clean_environment, start
+from enforcer.launch.slot import Slot
 from enforcer.launch.store_root import StoreRoot, store_root
-from enforcer.record import ActionLog, LogReader
+from enforcer.record import ActionLog
 from enforcer.relay import Relay
-from enforcer.renewal import Granted, Never, NotNow, Renewal, Verdict
+from enforcer.renewal import Granted, NotNow, Renewal, Verdict
+from enforcer.tenure import Tenure
 from enforcer.tools import RelyingService, StdioTool, Tool
-from writ.formats.action import ActionRecord
 from writ.formats.errors import FormatError, Misuse, Refused, Unavailable, WritError
 from writ.formats.local import Launch, Launched, Refusal, Stop, Unreachable
 from writ.formats.measurement import parse_measurement
@@ -63,7 +62,6 @@ GRACE: Final = 5.0
 """Seconds an agent has to end after its client is gone."""
 STATE_FILE: Final = "state.json"
 GATE_FILE: Final = "gate.sock"
-LAST_RECORDS: Final = 20
 
 
 # --- what happens to an instance -----------------------------------------------------------------------------------------
@@ -117,31 +115,6 @@ class FromClient:
 Event = Heard | LinkLost | LinkUp | Killed | AgentEnded | FromClient
 
 
-class Slot:
-    """A pair of uids that no other instance on this host has: one for the agent, one for its tools. Held while this process lives."""
-
-    def __init__(self, config: EnforcerConfig, cgroup: Path) -> None:
-        """Take the first free one; one whose former cgroup still exists is not free. Raises Unavailable where there is none."""
-        for number in range(config.instances):
-            descriptor = os.open(config.run_dir / "slots" / str(number), os.O_RDWR | os.O_CREAT, 0o600)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                os.close(descriptor)
-                continue
-            former = os.read(descriptor, 4096).decode()
-            if former and Cgroup(Path(former)).populated():
-                os.close(descriptor)
-                continue
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, str(cgroup).encode(), 0)
-            self.agent_uid = config.uid_first + 2 * number
-            self.tool_uid = self.agent_uid + 1
-            self._descriptor = descriptor
-            return
-        raise Unavailable("instances", f"all {config.instances} places are taken")
-
-
 class Holder:
     """One instance, from its launch to its end."""
 
@@ -150,14 +123,14 @@ class Holder:
     ) -> None:
         self._config, self._run, self._client, self._stdio, self._clock = config, run, client, stdio, clock
         self._link: socket.socket | None = link
+        for connection in (client, link):
+            frames.bound_sends(connection)
         self._relay = Relay(str(config.attestor_socket))
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._key = MemorySigner.generate()
         self._tools: dict[str, Tool] = {}
         self._gate: SocketGate | None = None
         self._agent: subprocess.Popen[bytes] | None = None
-        self._held_since: float | None = None
-        self._hold_max = 0
         self._short = ""
         self._end_by: float | None = None
 
@@ -175,8 +148,7 @@ class Holder:
             self._stop("exited")
             raise
         try:
-            held = self._first_token()
-            self._containment.run(held)
+            self._tenure.begin(self._first_token())
             self._start(launched)
         except WritError as error:
             if isinstance(error, Refused):
@@ -227,7 +199,8 @@ class Holder:
         self._containment = Containment(
             self._cgroup, self._gatekeeper, self._credential, self._folder, clock=self._clock, changed=self._standing
         )
-        self._slot = Slot(self._config, self._cgroup.path)
+        self._tenure = Tenure(self._containment, self._credential, self._clock)
+        self._slot = Slot(self._config.run_dir / "slots", self._config.instances, self._config.uid_first, self._cgroup.path)
         self._standing(self._containment.standing)
         threading.Thread(target=self._hear_link, args=(self._link,), name="link", daemon=True).start()
         self._server = frames.listen(str(self._config.holder_socket(launched.instance)), uid=os.getuid(), gid=os.getgid(), mode=0o600)
@@ -241,7 +214,6 @@ class Holder:
             time.sleep(TICK)
             verdict = self._renewal.ask()
         if isinstance(verdict, Granted):
-            self._renewed(verdict.held)
             return verdict.held
         if isinstance(verdict, NotNow) and not verdict.answered:
             raise Unavailable("attestor", str(verdict.reasons[0]))
@@ -297,15 +269,12 @@ class Holder:
                 case Killed(reasons, noticed):
                     self._kill(reasons, noticed)
                     return
-                case Heard(Never(reasons), _):
-                    self._kill(reasons, time.monotonic_ns())
-                    return
                 case Heard(verdict, link):
                     self._heard(verdict, link)
                 case LinkLost(link, noticed):
                     if link is self._link:
                         self._link = None
-                        self._hold((Reason("hold", "daemon", "a living daemon", "none"),), noticed)
+                        self._kill_for(self._tenure.hold((Reason("hold", "daemon", "a living daemon", "none"),), noticed))
                 case LinkUp(link):
                     self._link = link
                     self._renewal.ask_now()
@@ -335,30 +304,20 @@ class Holder:
 
     def _heard(self, verdict: Verdict, asked_under: socket.socket) -> None:
         """A token thaws, but only one asked for under the daemon that is there now. A no holds. Where nobody answers, time decides."""
-        if isinstance(verdict, Granted):
-            if asked_under is not self._link:
-                self._renewal.ask_now()
-                return
-            try:
-                self._containment.run(verdict.held)
-            except Refused as refused:
-                self._hold(refused.reasons, time.monotonic_ns())
-                return
-            self._renewed(verdict.held)
-        elif isinstance(verdict, NotNow) and verdict.answered:
-            self._hold(verdict.reasons, time.monotonic_ns())
+        if isinstance(verdict, Granted) and asked_under is not self._link:
+            self._renewal.ask_now()
+            return
+        self._kill_for(self._tenure.heard(verdict))
 
-    def _renewed(self, held: Held) -> None:
-        self._held_since, self._hold_max = None, held.bundle.settings.hold_max
+    def _kill_for(self, reasons: tuple[Reason, ...]) -> None:
+        if reasons:
+            self._events.put(Killed(reasons, time.monotonic_ns()))
 
     def _overdue(self) -> tuple[tuple[Reason, ...], int] | None:
         """What time alone brings: the token's death holds; a hold too long, a lost watchdog, an agent that will not end kill."""
-        noticed, standing = time.monotonic_ns(), self._containment.standing
-        if standing.state == "running" and self._credential.current() is None:
-            self._hold((Reason("token-expired", "token.exp", "a renewal in time", "none"),), noticed)
-        if self._held_since is not None and self._clock.boot() - self._held_since > self._hold_max:
-            reason = Reason("hold", "hold_max", f"a fresh token within {self._hold_max} s", "none")
-            return (*self._containment.standing.reasons, reason), noticed
+        noticed = time.monotonic_ns()
+        if fatal := self._tenure.overdue(noticed):
+            return fatal, noticed
         if not self._watchdog.keep():
             return (Reason("internal", "watchdog", "a watchdog", "none could be started"),), noticed
         if self._log.broken is not None:
@@ -368,14 +327,8 @@ class Holder:
             self._end_by = None
         return None
 
-    def _hold(self, reasons: tuple[Reason, ...], noticed: int) -> None:
-        if self._held_since is None:
-            self._held_since = self._clock.boot()
-        if not self._containment.hold(reasons, noticed):
-            self._events.put(Killed((*reasons, Reason("internal", "cgroup.freeze", "frozen", "still running")), noticed))
-
     def _kill(self, reasons: tuple[Reason, ...], noticed: int) -> None:
-        gone = self._containment.kill(reasons, noticed, records=self._last_records)
+        gone = self._containment.kill(reasons, noticed, records=lambda: last_records(self._folder, self._instance))
         if not gone:
             _LOG.error("kill-incomplete", instance=self._instance.hex())
         self._tidy()
@@ -434,6 +387,7 @@ class Holder:
             if not wanted:
                 connection.close()
                 continue
+            frames.bound_sends(connection)
             self._events.put(LinkUp(connection))
             threading.Thread(target=self._hear_link, args=(connection,), name="link", daemon=True).start()
 
@@ -442,7 +396,6 @@ class Holder:
         for connection in (self._client, self._link):
             if connection is not None:
                 with contextlib.suppress(Unavailable):
-                    connection.settimeout(5.0)
                     frames.send(connection, CONTROL.encode(message))
 
     def _signal(self, number: int) -> None:
@@ -481,18 +434,6 @@ class Holder:
                 "state": state, "reasons": [r.to_json() for r in reasons], "holder": os.getpid(), **more,
             },
         )  # fmt: skip
-
-    def _last_records(self) -> list[dict[str, object]]:
-        try:
-            entries = LogReader(self._folder, self._instance).entries()[-LAST_RECORDS:]
-        except WritError:
-            return []
-        return [
-            {"sequence": e.record.sequence, "action": e.record.action, "resource": e.record.resource, "permit": e.record.permit}
-            if isinstance(e.record, ActionRecord)
-            else {"sequence": e.record.sequence, "of": e.record.of, "outcome": e.record.outcome}
-            for e in entries
-        ]  # fmt: skip
 
     def _tidy(self) -> None:
         """Gate, tools, cgroup, sockets and home are gone; log, papers and evidence stay."""

@@ -109,6 +109,7 @@ class Supervisor:
 
     def _start_holder(self, client: socket.socket, run: bytes, stdio: tuple[int, ...]) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        frames.bound_sends(ours)
         try:
             self._zygote.fork(run, client.fileno(), theirs.fileno(), stdio)
         except Unavailable:
@@ -175,7 +176,7 @@ class Supervisor:
             except Unavailable:
                 self._sweep(instance)
                 continue
-            link.settimeout(None)
+            frames.bound_sends(link)
             living.add(path.stem)
             with self._lock:
                 self._links[instance] = link

@@ -101,6 +101,28 @@ def test_slow_sender_is_given_up_within_the_deadline(pair: Pair) -> None:
     thread.join()
 
 
+def test_send_that_nobody_takes_fails_and_a_reader_of_the_same_socket_does_not(pair: Pair) -> None:
+    heard: list[object] = []
+
+    def listen() -> None:
+        try:
+            heard.append(frames.receive(pair[0], 100, None))
+        except Unavailable as error:
+            heard.append(error)
+
+    reader = threading.Thread(target=listen)
+    reader.start()
+    frames.bound_sends(pair[0], 1)
+    with pytest.raises(Unavailable):
+        frames.send(pair[0], b"x" * (8 << 20))
+    reader.join(0.5)
+    assert heard == []
+    pair[1].sendall(b"\0\0\0\2hi")
+    reader.join(5)
+
+    assert heard == [b"hi"]
+
+
 def test_peer_is_who_the_kernel_says(pair: Pair) -> None:
     peer = frames.peer_of(pair[0])
 
