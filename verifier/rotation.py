@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from verifier.access import WHOLE_DOMAIN, Operator, OperatorLog
 from verifier.keys import Keys
 from verifier.ledger import KeyRotated, Ledger
 from verifier.ledger.schema import KeyRow
 from writ.formats.digest import Digest
+from writ.formats.errors import Refused
 from writ.formats.keys import key_id
+from writ.formats.reason import Reason
 from writ.service.clock import Clock
+
+MAX_SHOWN: Final = 8
+"""Token keys shown at once; an answer to a host carries them all."""
 
 
 class Rotation:
@@ -21,8 +28,13 @@ class Rotation:
         self._clock = clock
 
     def rotate(self, operator: Operator) -> KeyRow:
-        """Another token key is current. Raises Void where someone else rotated at the same moment."""
+        """Another token key is current.
+
+        Raises Void where someone else rotated at the same moment, Refused where `MAX_SHOWN` keys may still have live tokens.
+        """
         now = self._clock.now()
+        if (shown := len(self._keys.token_keys(now))) >= MAX_SHOWN:
+            raise Refused(Reason("too-many-requests", "token_keys", f"fewer than {MAX_SHOWN} with live tokens", str(shown)))
         former = next((row for row in self._ledger.read().select(KeyRow) if row.retired_at is None), None)
         public = self._keys.make()
         row = KeyRow(key_id(public), public.to_spki(), now, None)

@@ -261,6 +261,16 @@ def test_former_token_key_is_shown_until_its_last_token_is_dead(verifier: Runnin
     assert [item["kid"] for item in json.loads(public(verifier, "/.well-known/jwks.json"))["keys"]] == [kid]
 
 
+def test_rotation_waits_while_too_many_keys_have_live_tokens(verifier: RunningVerifier, host: SimulatedHost) -> None:
+    for _ in range(7):
+        verifier.client.post("/v1/keys/rotate")
+    with pytest.raises(Refused, match="too-many-requests"):
+        verifier.client.post("/v1/keys/rotate")
+    assert len(host.attest("one").token_keys) == 8
+    verifier.clock.advance(400)
+    verifier.client.post("/v1/keys/rotate")
+
+
 def test_private_keys_are_never_shown(verifier: RunningVerifier) -> None:
     for item in json.loads(public(verifier, "/.well-known/jwks.json"))["keys"]:
         assert set(item) == {"kty", "crv", "x", "kid", "use", "alg"}
