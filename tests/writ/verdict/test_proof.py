@@ -152,6 +152,14 @@ def test_record_that_the_enrolment_does_not_give_is_refused() -> None:
     assert (reason.code, reason.claim) == ("digest-mismatch", "record")
 
 
+def test_record_of_the_attestation_is_the_one_that_was_enrolled() -> None:
+    """A verifier that enrolled one record and attested under another."""
+    scene = Scene()
+    scene.record = replace(scene.record, generation=2)
+    reason = refuse(scene.proof_bundle(), scene.trust)
+    assert (reason.code, reason.claim) == ("digest-mismatch", "record")
+
+
 def test_tpm_whose_maker_is_not_trusted_is_refused() -> None:
     stranger = ManufacturerRoot("stranger", "discrete", Maker("stranger").root())
     assert refuse(WHOLE, replace(TRUST, roots=(stranger,))).code == "ek-certificate-refused"
@@ -273,6 +281,7 @@ DENIED = (Reason("policy-refused", "tool.call on files/a", "a permit", "no polic
         ({"gate": "http"}, "decision-mismatch", "action"),
         ({"context": b"\xa0"}, "decision-mismatch", "action"),
         ({"permit": False, "reasons": DENIED}, "decision-mismatch", "action"),
+        ({"resource": "other/a", "permit": False, "reasons": DENIED}, "decision-mismatch", "action"),
         ({"sequence": 1}, "inclusion-invalid", "action.sequence"),
     ],
 )
