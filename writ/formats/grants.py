@@ -28,6 +28,8 @@ MAX_RESOURCE: Final = 512
 """Characters."""
 
 _ACTION = re.compile(r"[A-Za-z][A-Za-z0-9_.:/-]{0,127}\Z", re.ASCII)
+_AMBIGUOUS = re.compile(r"[\x00-\x20\x7f-\x9f\ud800-\udfff*\\]")
+"""Spaces, control characters, lone surrogates, wildcards and backslashes."""
 
 
 class Grant(NamedTuple):
@@ -60,7 +62,7 @@ def grant(action: str, resource: str, what: str = "grant") -> Grant:
 
 def _plain(resource: str) -> bool:
     """Whether the text names one thing only: nothing in it that a reader further on could take for a way up or a wildcard."""
-    if any(ord(c) <= 32 or 127 <= ord(c) < 160 or 0xD800 <= ord(c) < 0xE000 or c in "*\\" for c in resource):
+    if _AMBIGUOUS.search(resource):
         return False
     unescaped = resource.lower().replace("%2e", ".").replace("%2f", "/").replace("%5c", "/")
     return not any(segment in {".", ".."} for segment in unescaped.split("/"))

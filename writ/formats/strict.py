@@ -31,6 +31,8 @@ MAX_SIZE: Final = 1 << 20
 MAX_DEPTH: Final = 16
 """Arrays, maps and tags (JSON: arrays and objects) within each other."""
 
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+"""Control characters and lone surrogates."""
 _B64URL = re.compile(r"[A-Za-z0-9_-]*\Z", re.ASCII)
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?\Z", re.ASCII)
 
@@ -381,7 +383,7 @@ class Fields:
         value: str = self._typed(key, str, "text")
         if not least <= len(value) <= most:
             raise FormatError(f"{self._what}.{key}", f"{least} to {most} characters", f"{len(value)}")
-        if any(ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) < 0xE000 for c in value):
+        if _UNPRINTABLE.search(value):
             raise FormatError(f"{self._what}.{key}", "printable text", "a control character")
         return value
 
