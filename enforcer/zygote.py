@@ -98,8 +98,9 @@ class Zygote:
 
 
 def _environment() -> dict[str, str]:
-    """A holder finds our code and nothing else of ours."""
-    return {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONPATH": str(Path(enforcer.__path__[0]).parent)}
+    """A holder finds our code and nothing else of ours; its bytecode lies where the daemon's does, not beside the measured code."""
+    caches = {} if sys.pycache_prefix is None else {"PYTHONPYCACHEPREFIX": sys.pycache_prefix}
+    return {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONPATH": str(Path(enforcer.__path__[0]).parent), **caches}
 
 
 # --- in the zygote -------------------------------------------------------------------------------------------------------
