@@ -59,10 +59,13 @@ from writ.service.peers import Connection, PeerServer, serve
 T = TypeVar("T")
 
 _LOG: Final = get_logger(__name__)
-_FINAL: Final = frozenset({"instance-drifted", "instance-tainted", "instance-stopped", "token-revoked"})
+_FINAL: Final = frozenset({"action-log-inconsistent", "instance-drifted", "instance-tainted", "instance-stopped", "token-revoked"})
 _MAX_SHOWN_PATH: Final = 4096
 _COLLECT_SECONDS: Final = 3600.0
 _HASHING_THREADS: Final = 2
+_LINGER: Final = 1.0
+_ASKS_WITHIN: Final = 0.3
+"""Seconds that a quote waits for launches under way, and after each for its holder to ask: a burst costs one or two quotes, not four."""
 
 
 class AgentDaemon:
@@ -79,6 +82,7 @@ class AgentDaemon:
         self._logging = asyncio.Lock()
         self._gate = asyncio.Lock()
         self._launching = 0
+        self._expected: dict[bytes, float] = {}
         self._owed: list[RuntimeEvent] = []
         self._waiting: list[tuple[TokenAsk, asyncio.Future[Local]]] = []
         self._asked = asyncio.Event()
@@ -214,6 +218,7 @@ class AgentDaemon:
                 raise
         finally:
             self._launching -= 1
+        self._expected[instance] = asyncio.get_running_loop().time()
         manifest, command = measured.manifest, measured.measurement.command
         _LOG.info("launched", agent=launch.agent, instance=instance.hex(), root=root.hex())
         return Launched(instance, encode_measurement(measured.measurement), str(place), command, manifest.audience, manifest.grants)
@@ -244,6 +249,7 @@ class AgentDaemon:
                 if stop.outcome not in get_args(Outcome):
                     raise FormatError("stop.outcome", "exited, killed or lost", repr(stop.outcome)[:40])
                 self._watch.leave(stop.instance)
+                self._expected.pop(stop.instance, None)
                 await self._append(StopEvent(stop.instance, cast(Outcome, stop.outcome)))
         return Done()
 
@@ -296,6 +302,7 @@ class AgentDaemon:
 
     async def _token(self, ask: TokenAsk) -> Local:
         self._instances.get(ask.instance)
+        self._expected.pop(ask.instance, None)
         answer: asyncio.Future[Local] = asyncio.get_running_loop().create_future()
         self._waiting.append((ask, answer))
         self._asked.set()
@@ -308,6 +315,7 @@ class AgentDaemon:
         """
         while True:
             await self._asked.wait()
+            await self._linger()
             fault = await self._settled()
             batch = self._next_batch()
             try:
@@ -319,6 +327,16 @@ class AgentDaemon:
             for ask, answer in batch:
                 if not answer.done():
                     answer.set_result(answers[ask.instance])
+
+    async def _linger(self) -> None:
+        """No launch is under way, and whoever was launched a moment ago has asked; or `_LINGER` seconds have passed."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + _LINGER
+        while clock() < until:
+            self._expected = {instance: at for instance, at in self._expected.items() if clock() - at < _ASKS_WITHIN}
+            if self._launching == 0 and not self._expected:
+                return
+            await asyncio.sleep(0.01)
 
     def _next_batch(self) -> list[tuple[TokenAsk, asyncio.Future[Local]]]:
         """Those who wait, one request an instance; a second of the same instance waits for the next quote."""

@@ -62,6 +62,8 @@ def measure_manifest(
         command=command or manifest.command,
         components=tuple(ComponentRoot(tree.name, tree.kind, component_root(tree)) for tree in trees),
         secrets=tuple(secret.name for secret in manifest.secrets),
+        audience=manifest.audience,
+        grants=manifest.grants,
     )
     return Measured(manifest, measurement, trees)
 

@@ -176,7 +176,7 @@ class Attestor:
         instance, agent = secrets.token_bytes(16), AgentId(DOMAIN, "test", launch.agent)
         command = launch.command or known.command
         self.instances[instance] = Instance(agent, launch.session_key, launch.parent)
-        measurement = encode_measurement(Measurement(agent, command, (), ()))
+        measurement = encode_measurement(Measurement(agent, command, (), (), AUDIENCE, known.grants))
         return Launched(instance, measurement, str(known.root), self.lies_about_command or command, AUDIENCE, known.grants)
 
     def _token(self, ask: TokenAsk) -> Local:

@@ -42,6 +42,7 @@ from writ.verdict.decide import judge_recorded
 from writ.verdict.engine import ENGINE
 from writ.verdict.enrolment import Admission, judge_activation, judge_enrolment
 from writ.verdict.issue import Issuance
+from writ.verdict.reference import measured_values
 
 NOW = 1_790_000_000
 ISSUER = "https://verifier.example.org"
@@ -92,19 +93,22 @@ def policy(settings: PolicySettings = DEMO, *, schema: str = SCHEMA, policies: s
     return PolicyBundle(namespace, 1, NOW - 10_000, settings, schema, policies)
 
 
-def measurement(agent: str = "reporter", *, prompt: bytes = b"be kind", mutable: bool = False, namespace: str = NAMESPACE) -> Measurement:
+def measurement(
+    agent: str = "reporter", *, prompt: bytes = b"be kind", mutable: bool = False, namespace: str = NAMESPACE,
+    grants: tuple[tuple[str, str], ...] = GRANTS, audience: str = AUDIENCE,
+) -> Measurement:  # fmt: skip
     """What an agent of three components measures to."""
     parts = (
         ComponentRoot("code", "code", Digest.of(b"code")),
         ComponentRoot("interpreter", "interpreter", Digest.of(b"python")),
         ComponentRoot("prompts", "prompts", Digest.of(prompt), mutable),
     )
-    return Measurement(AgentId(DOMAIN, namespace, agent), COMMAND, parts, ())
+    return Measurement(AgentId(DOMAIN, namespace, agent), COMMAND, parts, (), audience, grant_set(grants))
 
 
 def reference(agent: str = "reporter", *, version: str = "1", prompt: bytes = b"be kind", valid_until: int | None = None) -> Corim:
     """The approved version of that agent."""
-    known = {**{c.name: c.root for c in measurement(agent, prompt=prompt).components}, "command": command_digest(COMMAND)}
+    known = measured_values(measurement(agent, prompt=prompt))
     return Corim(f"{agent}-{version}", NAMESPACE, f"spiffe://{DOMAIN}/{NAMESPACE}/agent/{agent}", tuple(sorted(known.items())),
                  valid_until=valid_until)  # fmt: skip
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError
+from writ.formats.grants import Grant, encode_grants, parse_grants
 from writ.formats.spiffe import AgentId
 from writ.formats.strict import Fields, decode_cbor, encode_cbor
 from writ.formats.strict import name as strict_name
@@ -20,6 +21,8 @@ from writ.formats.strict import name as strict_name
 KINDS: Final = ("interpreter", "packages", "code", "weights", "prompts", "tools", "image")
 """What a component can be (DESIGN, step 2)."""
 MAX_COMPONENTS: Final = 256
+RESERVED: Final = ("command", "grants")
+"""Names under which reference values hold what is not a component: no component may hide them."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -34,17 +37,24 @@ class ComponentRoot:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """An agent, its command and its components. `components` is sorted by name; names are unique."""
+    """An agent, its command, its components, and the ceiling of what it may ever be granted, for whom.
+
+    `components` is sorted by name; names are unique.
+    """
 
     agent: AgentId
     command: tuple[str, ...]
     components: tuple[ComponentRoot, ...]
     secrets: tuple[str, ...]
+    audience: str
+    grants: tuple[Grant, ...]
 
     def __post_init__(self) -> None:
         names = [c.name for c in self.components]
         if names != sorted(set(names)):
             raise FormatError("measurement", "components sorted by name, each once", ", ".join(names)[:100])
+        if set(names) & set(RESERVED):
+            raise FormatError("measurement", f"no component called {' or '.join(RESERVED)}", ", ".join(names)[:100])
         if list(self.secrets) != sorted(set(self.secrets)):
             raise FormatError("measurement", "secrets sorted, each once", ", ".join(self.secrets)[:100])
 
@@ -62,6 +72,8 @@ def encode_measurement(measurement: Measurement) -> bytes:
             "command": list(measurement.command),
             "components": [[c.name, c.kind, c.root.value, c.mutable] for c in measurement.components],
             "secrets": list(measurement.secrets),
+            "audience": measurement.audience,
+            "grants": encode_grants(measurement.grants),
         }
     )
 
@@ -74,8 +86,9 @@ def parse_measurement(data: bytes) -> Measurement:
     command = tuple(_text(item, "command") for item in f.items("command", most=1024))
     components = tuple(_component(item) for item in f.items("components", most=MAX_COMPONENTS))
     secrets = tuple(_text(item, "secrets") for item in f.items("secrets", most=64))
+    audience, grants = f.text("audience", least=1, most=256), parse_grants(f.any("grants"))
     f.done()
-    return Measurement(agent, command, components, secrets)
+    return Measurement(agent, command, components, secrets, audience, grants)
 
 
 @dataclass(frozen=True, slots=True)

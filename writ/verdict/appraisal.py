@@ -13,6 +13,7 @@ from writ.formats.corim import Corim
 from writ.formats.ear import Ear, submodule
 from writ.formats.eventlog.runtime import command_digest
 from writ.formats.evidence import InstanceRequest
+from writ.formats.grants import narrower
 from writ.formats.measurement import parse_measurement
 from writ.formats.policy_bundle import PolicyBundle
 from writ.formats.reason import Reason
@@ -28,7 +29,7 @@ class InstanceResult:
 
     request: InstanceRequest
     state: InstanceState | None
-    lineage: tuple[bytes, ...]
+    parents: tuple[InstanceState, ...]
     reasons: tuple[Reason, ...]
 
 
@@ -65,7 +66,8 @@ def appraise(
 
     1. The host: its recorded status, its counters, its log, its governance, its class of TPM.
     2. Rooting: without boot or IMA evidence the runtime claims are `runtime-only`, refused unless the policy accepts it.
-    3. Each instance that asks: it runs, with this key, unchanged, from approved components, and its action log only grew.
+    3. Each instance that asks: it runs, with this key, unchanged, from approved components, below parents of which the same is
+       true, for no more than its own manifest and its parent's allow, and its action log only grew.
     4. The state that follows: counters and log as quoted, checkpoints moved, tainted instances marked, a forked host contained.
     """
     settings = bundle.settings
@@ -105,15 +107,20 @@ def _instance(request: InstanceRequest, runtime: RuntimeState | None, references
     if thumbprint != known.session_key:
         reasons.append(Reason("instance-key-mismatch", f"{claim}.session_key", known.session_key.hex(), thumbprint.hex()))
     reasons.extend(_measured(known, references, claim, now))
+    reasons.extend(_within(request, known, "manifest", claim))
     if request.log_from != known.log_size:
         reasons.append(Reason("action-log-base", f"{claim}.log_from", str(known.log_size), str(request.log_from)))
     elif not verify_consistency(known.log_size, known.log_root, request.log_size, request.log_root, request.log_proof):
         expected, got = f"an extension of {known.log_size} records", f"{request.log_size} records from {request.log_from}"
         reasons.append(Reason("action-log-inconsistent", f"{claim}.log", expected, got))
-    lineage, orphan = _lineage(known, runtime)
-    if orphan:
+    parents, whole = _lineage(known, runtime)
+    if not whole or any(parent.phase != "running" for parent in parents):
         reasons.append(Reason("instance-tainted", f"{claim}.lineage", "running parents", "one that is not"))
-    return InstanceResult(request, known, lineage, tuple(sorted(set(reasons))))
+    elif any(_measured(parent, references, claim, now) for parent in parents):
+        reasons.append(Reason("parent-refused", f"{claim}.lineage", "parents that would pass", "one that would not"))
+    if parents:
+        reasons.extend(_within(request, parents[0], "parent", claim))
+    return InstanceResult(request, known, parents, tuple(sorted(set(reasons))))
 
 
 def _measured(known: InstanceState, references: Sequence[Corim], claim: str, now: int) -> tuple[Reason, ...]:
@@ -131,17 +138,30 @@ def _measured(known: InstanceState, references: Sequence[Corim], claim: str, now
     return tuple(reasons)
 
 
-def _lineage(known: InstanceState, runtime: RuntimeState) -> tuple[tuple[bytes, ...], bool]:
-    """The parents, nearest first, and whether one of them is no longer running (its descendants die with it, I6)."""
-    lineage: list[bytes] = []
+def _within(request: InstanceRequest, ceiling: InstanceState, whose: str, claim: str) -> tuple[Reason, ...]:
+    """Nothing, if audience and grants asked for are within what the measured manifest of `ceiling` allows."""
+    if not ceiling.measurement:
+        return ()
+    measured = parse_measurement(ceiling.measurement)
+    if not narrower(request.grants, measured.grants):
+        expected, got = f"within {len(measured.grants)} grants of its {whose}", f"{len(request.grants)} grants"
+        return (Reason("grants-not-narrower", f"{claim}.grants", expected, got),)
+    if whose == "manifest" and request.audience != measured.audience:
+        return (Reason("token-audience", f"{claim}.audience", measured.audience, request.audience),)
+    return ()
+
+
+def _lineage(known: InstanceState, runtime: RuntimeState) -> tuple[tuple[InstanceState, ...], bool]:
+    """The parents, nearest first, and whether that is all of them (at most 16)."""
+    parents: list[InstanceState] = []
     at = known.parent
-    while at is not None and len(lineage) < 16:
-        lineage.append(at)
+    while at is not None and len(parents) < 16:
         parent = runtime.find(at)
-        if parent is None or parent.phase != "running":
-            return tuple(lineage), True
+        if parent is None:
+            return tuple(parents), False
+        parents.append(parent)
         at = parent.parent
-    return tuple(lineage), at is not None
+    return tuple(parents), at is None
 
 
 def _state_after(verified: VerifiedEvidence, state: HostState | None, instances: tuple[InstanceResult, ...], now: int) -> HostState:

@@ -93,7 +93,7 @@ def judge_enrolment(request: EnrolRequest, *, admission: Admission, trust: Trust
     if not (ek.restricted and ek.decrypt and not ek.sign and ek.fixed_tpm and ek.fixed_parent):
         raise Refused(Reason("ek-mismatch", "ek_public.attributes", "restricted, decrypt, fixedTPM, fixedParent", f"{ek.attributes:08x}"))
     # 3
-    tpm_class, root, endorsed = "virtual", "none", False
+    tpm_class, root, endorsed = "software", "none", False
     if request.ek_certificates:
         verified = verify_ek_chain(request.ek_certificates, trust, now=now)
         if verified.spki != spki:

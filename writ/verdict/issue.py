@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from writ.formats.digest import Digest
 from writ.formats.eat import TokenClaims
 from writ.formats.errors import FormatError, Misuse
-from writ.formats.grants import narrower
 from writ.formats.policy_bundle import PolicyBundle
 from writ.formats.reason import Reason
 from writ.formats.state import HostRecord
@@ -49,23 +48,20 @@ def issue(
 
     1. Nothing stands against the host.
     2. Nothing stands against the instance.
-    3. A child's grants are within those its parent was given in the same attestation; a parent that did not ask, or was
-       refused, grants nothing.
-    4. The agent belongs to the host's namespace, and the policy permits `token.issue` for the audience.
-    5. The life counts from the nonce's issue, so that evidence cannot be saved up.
+    3. The agent belongs to the host's namespace, and the policy permits `token.issue` for the audience, to it and to each of its parents.
+    4. The life counts from the nonce's issue, so that evidence cannot be saved up.
     """
     if len(issuance.issued) != len(result.instances):
         raise Misuse(f"{len(issuance.issued)} token ids for {len(result.instances)} requests")
-    decided: dict[bytes, TokenDecision] = {}
-    in_turn = sorted(zip(result.instances, issuance.issued, strict=True), key=lambda pair: len(pair[0].lineage))  # parents before children
-    for one, (token_id, index) in in_turn:
-        decided[one.request.instance] = _decide(one, decided, result, record, bundle, issuance, token_id, index, result_digest)
-    return tuple(decided[one.request.instance] for one in result.instances)
+    return tuple(
+        _decide(one, result, record, bundle, issuance, token_id, index, result_digest)
+        for one, (token_id, index) in zip(result.instances, issuance.issued, strict=True)
+    )
 
 
 def _decide(
-    one: InstanceResult, decided: dict[bytes, TokenDecision], result: AttestationResult, record: HostRecord, bundle: PolicyBundle,
-    issuance: Issuance, token_id: str, index: int, result_digest: Digest,
+    one: InstanceResult, result: AttestationResult, record: HostRecord, bundle: PolicyBundle, issuance: Issuance,
+    token_id: str, index: int, result_digest: Digest,
 ) -> TokenDecision:  # fmt: skip
     request, state = one.request, one.state
     # 1, 2
@@ -74,15 +70,6 @@ def _decide(
         return TokenDecision(request.instance, None, tuple(sorted(set(reasons))))
     # 3
     claim = f"instance.{request.instance.hex()}"
-    if state.parent is not None:
-        parent = decided.get(state.parent)
-        held = () if parent is None or parent.claims is None else parent.claims.grants
-        if not narrower(request.grants, held):
-            reason = Reason(
-                "grants-not-narrower", f"{claim}.grants", f"within {len(held)} grants of the parent", f"{len(request.grants)} grants"
-            )
-            return TokenDecision(request.instance, None, (reason,))
-    # 4
     if state.agent.namespace != record.namespace:
         reason = Reason("policy-refused", f"{claim}.agent", f"an agent of {record.namespace}", str(state.agent))
         return TokenDecision(request.instance, None, (reason,))
@@ -91,12 +78,13 @@ def _decide(
         loaded = load(bundle)
     except FormatError as error:
         return TokenDecision(request.instance, None, (Reason("policy-error", "bundle", error.expected, error.got),))
-    answer = evaluate(loaded, agent=str(state.agent), action=ISSUE_ACTION, resource=("Audience", request.audience), context=context)
-    if not answer.permit:
-        code = "policy-error" if answer.erred else "policy-refused"
-        reason = Reason(code, f"{claim}.{ISSUE_ACTION}", "a permit", ", ".join(answer.determining)[:200] or "no policy permits")
-        return TokenDecision(request.instance, None, (reason,))
-    # 5
+    for agent in (state.agent, *(parent.agent for parent in one.parents)):
+        answer = evaluate(loaded, agent=str(agent), action=ISSUE_ACTION, resource=("Audience", request.audience), context=context)
+        if not answer.permit:
+            code = "policy-error" if answer.erred else "policy-refused"
+            said = ", ".join(answer.determining)[:200] or "no policy permits"
+            return TokenDecision(request.instance, None, (Reason(code, f"{claim}.{ISSUE_ACTION}", f"a permit for {agent}"[:200], said),))
+    # 4
     claims = TokenClaims(
         issuer=issuance.issuer,
         agent=state.agent,
@@ -110,7 +98,7 @@ def _decide(
         policy=bundle.digest,
         result=result_digest,
         grants=request.grants,
-        lineage=one.lineage,
+        lineage=tuple(parent.instance for parent in one.parents),
         tpm_class=record.tpm_class,
         runtime="runtime-only",
         exceptions=result.exceptions,

@@ -13,6 +13,7 @@ from typing import Final
 from writ.formats.corim import Corim, encode_corim
 from writ.formats.digest import Digest
 from writ.formats.eventlog.runtime import command_digest
+from writ.formats.grants import encode_grants
 from writ.formats.measurement import Measurement
 from writ.formats.reason import Reason
 from writ.formats.strict import encode_cbor
@@ -20,6 +21,8 @@ from writ.formats.strict import encode_cbor
 GOVERNANCE: Final = "governance"
 COMMAND: Final = "command"
 """The name under which a CoRIM holds the digest of an agent's argument vector."""
+GRANTS: Final = "grants"
+"""The name under which a CoRIM holds the digest of an agent's audience and the grants it may ever ask for."""
 
 
 def reference_list(corims: Iterable[Corim]) -> bytes:
@@ -33,8 +36,9 @@ def references_digest(corims: Iterable[Corim]) -> Digest:
 
 
 def measured_values(measurement: Measurement) -> dict[str, Digest]:
-    """What a measurement claims, by the names that a CoRIM uses: each component, and the command."""
-    return {**{c.name: c.root for c in measurement.components}, COMMAND: command_digest(measurement.command)}
+    """What a measurement claims, by the names that a CoRIM uses: each component, the command, and the ceiling of grants."""
+    ceiling = Digest.of(encode_cbor([measurement.audience, encode_grants(measurement.grants)]))
+    return {**{c.name: c.root for c in measurement.components}, COMMAND: command_digest(measurement.command), GRANTS: ceiling}
 
 
 def compare(

@@ -122,7 +122,10 @@ class _Machine:
         self._governance[event.name] = event.root
 
     def _start(self, event: StartEvent) -> None:
-        if event.instance in self._instances:
+        known = self._instances.get(event.instance)
+        if known is not None and known.phase == "tainted":
+            return  # remembered from an earlier enrolment or boot: it may be seen again, and is never trusted again (I6)
+        if known is not None:
             raise _malformed("start", "an instance id used for the first time", event.instance.hex())
         if len(self._instances) >= MAX_INSTANCES:
             raise _malformed("start", f"at most {MAX_INSTANCES} instances a boot", "one more")

@@ -60,7 +60,7 @@ ONE = f"instance.{sixteen('one').hex()}"
 def test_approved_host_and_instance_have_nothing_against_them() -> None:
     result = judge(launched("one"), "one")
     assert (result.reasons, against(result.instances[0]), result.exceptions) == ((), set(), ("attestor-not-rooted",))
-    assert result.instances[0].lineage == ()
+    assert result.instances[0].parents == ()
     assert (result.ear.iat, result.ear.tpm_class) == (NOW, "software")
     assert {name for name, _ in result.ear.submodules} == {"host", ONE}
 
@@ -276,7 +276,11 @@ def test_child_carries_its_parents_nearest_first() -> None:
     scene = launched("one")
     scene.launch("two", parent="one")
     scene.launch("three", parent="two")
-    assert [i.lineage for i in judge(scene, "one", "two", "three").instances] == [(), (sixteen("one"),), (sixteen("two"), sixteen("one"))]
+    assert [tuple(p.instance for p in i.parents) for i in judge(scene, "one", "two", "three").instances] == [
+        (),
+        (sixteen("one"),),
+        (sixteen("two"), sixteen("one")),
+    ]
 
 
 @pytest.mark.parametrize("dead", ["one", "two"])
@@ -297,8 +301,8 @@ def test_lineage_is_bounded() -> None:
     for at in range(1, 18):
         scene.launch(str(at), parent=str(at - 1))
     sixteenth, too_deep = judge(scene, "16", "17").instances
-    assert (len(sixteenth.lineage), against(sixteenth)) == (16, set())
-    assert (len(too_deep.lineage), against(too_deep)) == (16, {"instance-tainted"})
+    assert (len(sixteenth.parents), against(sixteenth)) == (16, set())
+    assert (len(too_deep.parents), against(too_deep)) == (16, {"instance-tainted"})
 
 
 # --- 4: the state that follows

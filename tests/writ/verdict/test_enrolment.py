@@ -112,7 +112,7 @@ def test_tpm_without_certificate_needs_its_digest_admitted_for_that() -> None:
     for admission in (TICKET, replace(TICKET, unendorsed=True), replace(TICKET, ek=ek_digest(CHIP))):
         assert refused(lambda admission=admission: judge(asked, admission)).code == "ek-certificate-refused"  # type: ignore[misc] # a default binds the loop's value
     pending = judge(asked, replace(TICKET, ek=ek_digest(CHIP), unendorsed=True))
-    assert (pending.endorsed, pending.root, pending.tpm_class) == (False, "none", "virtual")
+    assert (pending.endorsed, pending.root, pending.tpm_class) == (False, "none", "software")
 
 
 def test_ek_other_than_the_admitted_is_refused() -> None:

@@ -31,6 +31,7 @@ from writ.formats.eat import TokenClaims
 from writ.formats.errors import Misuse
 from writ.formats.eventlog.runtime import StopEvent
 from writ.formats.grants import grant_set
+from writ.verdict.reference import measured_values
 
 
 def launched(*names: str, **given: object) -> Scene:
@@ -98,34 +99,53 @@ def test_child_with_grants_beyond_its_parents_gets_nothing(child: tuple[tuple[st
     assert codes(family(child).attest("one", "two"), 1) == {"grants-not-narrower"}
 
 
-def test_parent_that_did_not_ask_grants_nothing() -> None:
-    assert codes(family(GRANTS).attest("two")) == {"grants-not-narrower"}
+def test_child_renews_without_its_parent() -> None:
+    scene = family(GRANTS)
+    scene.attest("one", "two")
+    assert permitted(scene.attest("two")).lineage == (sixteen("one"),)
 
 
-def test_parent_that_was_refused_grants_nothing() -> None:
+def test_child_of_a_parent_that_would_not_pass_is_refused() -> None:
     scene = Scene(references=(GOVERNED, reference()))
     scene.launch("one", what=measurement(prompt=b"be evil"))
     scene.launch("two", parent="one")
     verdict = scene.attest("two", "one")
     assert codes(verdict, 1) == {"component-mismatch"}
-    assert codes(verdict, 0) == {"grants-not-narrower"}
+    assert codes(verdict, 0) == {"parent-refused"}
+    scene.references = (*scene.references, reference(version="evil", prompt=b"be evil"))
+    assert permitted(scene.attest("two")).lineage == (sixteen("one"),)
 
 
-def test_parent_that_the_policy_refused_grants_nothing() -> None:
+def test_child_of_a_parent_that_the_policy_refuses_is_refused() -> None:
     forbidding = POLICIES + '@id("x") forbid(principal == Writ::Agent::"spiffe://example.org/billing/agent/boss", action, resource);'
     scene = Scene(references=(GOVERNED, reference(), reference("boss")), bundle=policy(policies=forbidding))
     scene.launch("one", agent="boss")
     scene.launch("two", parent="one")
-    verdict = scene.attest("one", "two")
-    assert (codes(verdict, 0), codes(verdict, 1)) == ({"policy-refused"}, {"grants-not-narrower"})
+    assert codes(scene.attest("two")) == {"policy-refused"}
 
 
 def test_grandchild_is_bound_by_its_parent_and_not_by_its_grandparent() -> None:
-    scene = family((("tool.call", "files/reports/*"),))
+    narrow = measurement("narrow", grants=(("tool.call", "files/reports/*"),))
+    approved = Corim("narrow-1", NAMESPACE, str(narrow.agent), tuple(sorted(measured_values(narrow).items())))
+    scene = Scene(references=(GOVERNED, reference(), approved))
+    scene.launch("one")
+    scene.launch("two", agent="narrow", parent="one", what=narrow, grants=narrow.grants)
     scene.launch("three", parent="two", grants=(("tool.call", "files/other"),))
     verdict = scene.attest("three", "two", "one")
     assert codes(verdict, 0) == {"grants-not-narrower"}
     assert permitted(verdict, 1).instance == sixteen("two")
+
+
+def test_no_instance_gets_more_than_its_measured_manifest_allows() -> None:
+    scene = Scene(references=(GOVERNED, reference()))
+    scene.launch("one", grants=(*GRANTS, ("tool.call", "vault/*")))
+    assert codes(scene.attest("one")) == {"grants-not-narrower"}
+
+
+def test_no_instance_gets_a_token_for_another_audience_than_its_manifest_names() -> None:
+    scene = launched("one")
+    asked = replace(scene.running["one"].request(), audience="elsewhere")
+    assert codes(scene.judge(scene.evidence(requests=(asked,)))) == {"token-audience"}
 
 
 # --- 4: namespace and policy
