@@ -123,6 +123,7 @@ class Holder:
     ) -> None:
         self._config, self._run, self._client, self._stdio, self._clock = config, run, client, stdio, clock
         self._link: socket.socket | None = link
+        self._link_lost = threading.Event()
         for connection in (client, link):
             frames.bound_sends(connection)
         self._relay = Relay(str(config.attestor_socket))
@@ -148,7 +149,9 @@ class Holder:
             self._stop("exited")
             raise
         try:
-            self._tenure.begin(self._first_token())
+            held = self._first_token()
+            self._daemon()
+            self._tenure.begin(held)
             self._start(launched)
         except WritError as error:
             if isinstance(error, Refused):
@@ -170,7 +173,8 @@ class Holder:
         raise FormatError("launch answer", "launched, a refusal or none", type(answer).__name__)
 
     def _prepare(self, launched: Launched, trust: Trust) -> None:
-        """What was launched is what was asked for, and there is a place for it to be contained in."""
+        """The daemon knows what it would have to sweep up; what was launched is what was asked for; there is a place to contain it."""
+        frames.send(self._daemon(), CONTROL.encode(Attached(launched.instance, "starting")))
         measurement = parse_measurement(launched.measurement)
         if measurement.agent.name != self._run.agent or measurement.agent.domain != trust.domain:
             raise Refused(Reason("agent-unknown", "measurement.agent", f"{self._run.agent} of {trust.domain}", str(measurement.agent)))
@@ -246,6 +250,7 @@ class Holder:
         self._gate = SocketGate(gate, uid=agent_uid, gid=agent_uid, gatekeeper=self._gatekeeper, tools=self._tools, short=self._short)
         environment = clean_environment(home, WRIT_SOCKET=gate)
         program = Program(self._argv, self._root.path, agent_uid, agent_uid, environment, self._config.pids_max)
+        self._daemon()
         agent = self._agent = start(program, self._cgroup.child("agent"), self._stdio)
         for descriptor in self._stdio:
             os.close(descriptor)
@@ -371,7 +376,14 @@ class Holder:
                     self._events.put(Killed(message.reasons, time.monotonic_ns()))
         except (Unavailable, FormatError):
             pass
+        self._link_lost.set()
         self._events.put(LinkLost(link, time.monotonic_ns()))
+
+    def _daemon(self) -> socket.socket:
+        """The link to the daemon that asked for this run. Raises Unavailable where it died: nothing is started that nobody watches."""
+        if self._link is None or self._link_lost.is_set():
+            raise Unavailable("daemon", "it ended while the agent was being started")
+        return self._link
 
     def _accept(self) -> None:
         while True:

@@ -1,0 +1,5 @@
+"""Hosts with real daemons, holders and cgroups, as the enforcer's own tests have them."""
+
+from tests.enforcer.conftest import cgroup_mount, host
+
+__all__ = ["cgroup_mount", "host"]
