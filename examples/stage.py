@@ -153,6 +153,9 @@ class Program:
             if self.wait(STOP_WITHIN) is None:
                 self._process.kill()
                 self._process.wait()
+        self._reader.join(STOP_WITHIN)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
 
 
 def free_port() -> int:

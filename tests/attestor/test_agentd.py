@@ -115,6 +115,39 @@ def test_measurement_names_what_lies_in_the_tree(enrolled: Host) -> None:
     told(story)
 
 
+def test_quote_waits_for_who_was_launched_a_moment_ago_and_will_ask(site: VerifierSite, enrolled: Host) -> None:
+    slow = CountingTpm(enrolled.tpm, delay=0.3)
+
+    async def story() -> None:
+        async with enrolled.running(enrolled.daemon(slow)):
+            first = await start(enrolled)
+            site.approve(first[0])
+            second = await start(enrolled)
+
+            async def a_moment_later() -> TokenGiven:
+                await asyncio.sleep(0.03)
+                return await enrolled.ask(token_ask(*second), TokenGiven)
+
+            given = await asyncio.gather(enrolled.ask(token_ask(*first), TokenGiven), a_moment_later())
+
+            assert slow.quotes == 1, "one quote for the two"
+            assert len({one.token for one in given}) == 2
+
+    told(story)
+
+
+def test_quote_waits_only_so_long_for_who_never_asks(site: VerifierSite, enrolled: Host) -> None:
+    async def story() -> None:
+        async with enrolled.running():
+            asking, _silent = await start(enrolled), await start(enrolled)
+            site.approve(asking[0])
+            began = asyncio.get_running_loop().time()
+            await enrolled.ask(token_ask(*asking), TokenGiven)
+            assert asyncio.get_running_loop().time() - began < 10
+
+    told(story)
+
+
 def test_requests_that_arrive_during_a_quote_share_the_next(site: VerifierSite, enrolled: Host) -> None:
     slow = CountingTpm(enrolled.tpm, delay=0.3)
 
@@ -122,6 +155,7 @@ def test_requests_that_arrive_during_a_quote_share_the_next(site: VerifierSite, 
         async with enrolled.running(enrolled.daemon(slow)):
             instances = [await start(enrolled) for _ in range(6)]
             site.approve(instances[0][0])
+            await asyncio.sleep(0.4)  # who was launched a moment ago and has not asked is waited for
             answers = [asyncio.create_task(enrolled.ask(token_ask(*instances[0]), TokenGiven))]
             await asyncio.sleep(0.1)
             answers += [asyncio.create_task(enrolled.ask(token_ask(*one), TokenGiven)) for one in instances[1:]]
