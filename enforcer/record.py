@@ -251,6 +251,7 @@ class LogReader:
         try:
             db = sqlite3.connect(f"file:{folder / LOG_FILE}?mode=ro", uri=True)
             try:
+                db.execute("BEGIN")  # one snapshot for all that is read: the log may be written meanwhile
                 leaves = _read_leaves(db)
                 self._sealed = dict(db.execute("SELECT sequence, sealed FROM contents"))
             finally:

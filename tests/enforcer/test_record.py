@@ -84,6 +84,21 @@ def test_many_threads_get_records_in_one_order(tmp_path: Path) -> None:
     assert LogReader(tmp_path, INSTANCE).checkpoint.size == 160
 
 
+def test_log_is_whole_to_a_reader_while_it_is_written(tmp_path: Path) -> None:
+    log = ActionLog(tmp_path, INSTANCE)
+    log.append(action(), b"")
+    writer = threading.Thread(target=lambda: [log.append(action(), b"") for _ in range(200)])
+    writer.start()
+    sizes = []
+    while writer.is_alive():
+        sizes.append(LogReader(tmp_path, INSTANCE).checkpoint.size)
+    writer.join()
+    log.close()
+
+    assert sizes == sorted(sizes)
+    assert sizes[0] >= 1
+
+
 def test_every_record_is_proven_to_be_in_the_log(tmp_path: Path) -> None:
     size, root = filled(tmp_path, 7)
     reader = LogReader(tmp_path, INSTANCE)

@@ -16,7 +16,7 @@ from enforcer.launch.cgroup import Cgroup
 from enforcer.record import LogReader
 from tests.enforcer.host import Host, wait_for
 from writ.formats.eat import parse_token
-from writ.formats.errors import WritError
+from writ.formats.errors import Unavailable
 from writ.formats.local import TokenGiven
 
 pytestmark = pytest.mark.cgroup
@@ -112,7 +112,7 @@ class Round:
             return 0
         try:
             return LogReader(self.host.config.instance_dir(instance), instance).checkpoint.size
-        except (WritError, OSError):
+        except Unavailable:
             return 0
 
     # --- death -----------------------------------------------------------------------------------------------------------
