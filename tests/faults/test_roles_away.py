@@ -81,9 +81,13 @@ class Roles(Story):
         """How the instances stand."""
         return [str(one["state"]) for one in self._instances()]
 
+    def parent(self) -> Path:
+        """The cgroup that holds theirs."""
+        return find_mount(MOUNTINFO.read_text()) / f"writ-demo-{self._stage.place.name[-8:]}"
+
     def cgroups(self) -> list[Cgroup]:
         """Theirs."""
-        parent = find_mount(MOUNTINFO.read_text()) / f"writ-demo-{self._stage.place.name[-8:]}"
+        parent = self.parent()
         return [Cgroup(path) for path in sorted(parent.iterdir()) if path.is_dir()] if parent.is_dir() else []
 
     def newest_issue(self) -> dict[bytes, int]:
@@ -120,6 +124,7 @@ class Roles(Story):
         for agent in self.agents:
             agent.stop()
         wait_until(lambda: not self.cgroups(), "the end of the agents", within=30)
+        Cgroup(self.parent()).remove()
 
 
 @pytest.fixture
