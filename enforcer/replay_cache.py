@@ -27,7 +27,10 @@ class ReplayCache:
         """`name` is used from now on. Raises Refused where it was before, or where there is no room to remember it."""
         with self._lock:
             while self._by_time and self._by_time[0][0] < now:
-                self._used.discard(heapq.heappop(self._by_time)[1])
+                lapsed, forgotten = heapq.heappop(self._by_time)
+                self._used.discard(forgotten)
+                # a clock that is set back must not revive what was forgotten: nothing as old as it is taken any more
+                self._made_after = max(self._made_after, lapsed + 1 - (forget_after - made_at))
             if made_at < self._made_after:
                 raise Refused(Reason("proof-stale", "proof.iat", f"at least {self._made_after}", str(made_at)))
             if name in self._used:

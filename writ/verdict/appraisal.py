@@ -49,6 +49,8 @@ class AttestationResult:
 
 TAINTING = frozenset({"action-log-inconsistent", "instance-drifted", "instance-tainted"})
 """Reasons after which an instance never becomes trusted again (I6)."""
+NOT_CONTINUED = frozenset({"action-log-inconsistent", "action-log-base", "instance-unknown", "instance-key-mismatch"})
+"""Reasons after which the checkpoint is not taken: it does not extend the one before, or it is not the instance that says so."""
 NOT_ROOTED = Reason("attestor-not-rooted", "executables", "boot or IMA evidence for the attestor", "none")
 
 
@@ -175,10 +177,10 @@ def _state_after(verified: VerifiedEvidence, state: HostState | None, instances:
         if result.state is None:
             continue
         codes = {reason.code for reason in result.reasons}
-        if codes & TAINTING:
-            runtime = runtime.with_instance(result.state.in_phase("tainted"))
-        elif "action-log-base" not in codes:
-            runtime = runtime.with_instance(result.state.with_checkpoint(result.request.log_size, result.request.log_root))
+        moved = result.state.in_phase("tainted") if codes & TAINTING else result.state
+        if not codes & NOT_CONTINUED:
+            moved = moved.with_checkpoint(result.request.log_size, result.request.log_root)
+        runtime = runtime.with_instance(moved)
     status = "active" if state is None else state.status
     return HostState(version, status, quote.clock, quote.reset_count, quote.restart_count, quote.safe, now, runtime)
 

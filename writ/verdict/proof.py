@@ -29,6 +29,7 @@ from writ.formats.state import HostRecord, HostState, encode_host_record, parse_
 from writ.formats.tlog.merkle import leaf_hash, verify_inclusion
 from writ.formats.tpm.public import parse_public
 from writ.formats.trust import Trust
+from writ.verdict.appraisal import NOT_CONTINUED
 from writ.verdict.attestation import decide_attestation
 from writ.verdict.decide import judge_recorded
 from writ.verdict.enrolment import Admission, judge_activation, judge_enrolment
@@ -220,9 +221,7 @@ def _carried(bundle: ProofBundle, host: HostRecord, token: SignedToken, trust: T
         raise _refused("proof-bundle-incomplete", "carrier_decision", "an attestation", type(decision).__name__)
     _same("carrier", dict(decision.inputs)["evidence"], bundle.carrier)
     evidence = parse_evidence(bundle.carrier)
-    for one in decision.outcomes:
-        if one.instance == token.claims.instance and any(r.code == "action-log-inconsistent" for r in one.reasons):
-            raise _refused("consistency-invalid", "carrier_decision", "a checkpoint that extends the one before", "a fork")
+    _same("carrier.record", dict(decision.inputs)["record"], bundle.record)
     verifier = _decision_key(bundle.carrier_decision, trust).thumbprint()
     verify_quote(
         evidence.attest, evidence.signature, evidence.pcrs, ak=parse_public(host.ak), qualified_name=host.qualified_name,
@@ -234,8 +233,20 @@ def _carried(bundle: ProofBundle, host: HostRecord, token: SignedToken, trust: T
                 raise _refused(
                     "instance-key-mismatch", "carrier.session_key", b64url(token.claims.key), b64url(request.session_key.thumbprint())
                 )
+            _continued(decision, token)
             return request.log_size, request.log_root, decision.decided_at
     raise _refused("proof-bundle-incomplete", "carrier.requests", token.claims.instance.hex(), "no such instance")
+
+
+def _continued(decision: AttestDecision, token: SignedToken) -> None:
+    """The verifier took the checkpoint as a continuation of the one before: else a second history could be carried beside the first."""
+    for one in decision.outcomes:
+        if one.instance == token.claims.instance:
+            codes = sorted({reason.code for reason in one.reasons} & NOT_CONTINUED)
+            if codes:
+                raise _refused("consistency-invalid", "carrier_decision", "a checkpoint that extends the one before", ", ".join(codes))
+            return
+    raise _refused("proof-bundle-incomplete", "carrier_decision.outcomes", token.claims.instance.hex(), "no such instance")
 
 
 def _included(leaf: Leaf, size: int, root: bytes, claim: str) -> None:

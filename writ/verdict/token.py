@@ -57,7 +57,7 @@ def verify_token(
     2. Issuer and audience are exactly those expected.
     3. It is alive: issued not later than now, give or take the skew, and not expired, with no skew in its favour.
     4. Its life is no longer than the ceiling.
-    5. It is not revoked, by a list no older than a token's life. With `revocation` None the caller has it from the
+    5. It is not revoked, by a list no older than the token's own life. With `revocation` None the caller has it from the
        verifier within this token's life and takes revocation by push.
 
     Raises Refused at the first fault.
@@ -87,8 +87,9 @@ def verify_token(
     if revocation is not None:
         if revocation.uri != claims.status_uri:
             raise Refused(Reason("status-stale", "token.status.uri", revocation.uri, claims.status_uri))
-        if now - revocation.issued_at > TOKEN_LIFE_CEILING:
-            raise Refused(Reason("status-stale", "status_list.iat", f"at least {now - TOKEN_LIFE_CEILING}", str(revocation.issued_at)))
+        life = claims.expires_at - claims.issued_at
+        if not now - life <= revocation.issued_at <= now + skew:
+            raise Refused(Reason("status-stale", "status_list.iat", f"{now - life} to {now + skew}", str(revocation.issued_at)))
         if claims.status_index in revocation.revoked:
             raise Refused(Reason("token-revoked", "token.status.idx", "a valid index", str(claims.status_index)))
     return VerifiedToken(claims, token.digest, now)

@@ -340,11 +340,13 @@ def test_checkpoint_that_was_found_forked_proves_nothing() -> None:
     reason = Reason("action-log-inconsistent", "instance", "an extension", "a fork")
     bundle = forged("carrier_decision", lambda e: replace(e, outcomes=(Outcome(e.outcomes[0].instance, None, (reason,)),)))
     assert refuse(bundle).code == "consistency-invalid"
-    neighbour = forged("carrier_decision", lambda e: replace(e, outcomes=(Outcome(sixteen("two"), None, (reason,)),)))
+    neighbour = forged("carrier_decision", lambda e: replace(e, outcomes=(*e.outcomes, Outcome(sixteen("two"), None, (reason,)))))
     assert prove(neighbour, TRUST).carried_at == NOW + 30
     refused_for_other = replace(reason, code="instance-drifted")
     drifted = forged("carrier_decision", lambda e: replace(e, outcomes=(Outcome(e.outcomes[0].instance, None, (refused_for_other,)),)))
     assert prove(drifted, TRUST).carried_at == NOW + 30
+    silent = forged("carrier_decision", lambda e: replace(e, outcomes=()))
+    assert refuse(silent).claim == "carrier_decision.outcomes"
 
 
 def test_steps_out_of_order_in_time_are_refused() -> None:

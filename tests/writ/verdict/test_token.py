@@ -78,8 +78,11 @@ def test_revoked_token_is_refused_and_others_are_not() -> None:
 
 
 def test_status_older_than_a_token_lives_is_refused() -> None:
-    assert verify(revocation=Revocation(STATUS_URI, NOW - 300, frozenset())).claims == CLAIMS
-    assert refused(lambda: verify(revocation=Revocation(STATUS_URI, NOW - 301, frozenset()))).code == "status-stale"
+    life = CLAIMS.expires_at - CLAIMS.issued_at
+    assert verify(revocation=Revocation(STATUS_URI, NOW - life, frozenset())).claims == CLAIMS
+    assert refused(lambda: verify(revocation=Revocation(STATUS_URI, NOW - life - 1, frozenset()))).code == "status-stale"
+    assert verify(revocation=Revocation(STATUS_URI, NOW + SKEW, frozenset())).claims == CLAIMS
+    assert refused(lambda: verify(revocation=Revocation(STATUS_URI, NOW + SKEW + 1, frozenset()))).code == "status-stale"
 
 
 def test_status_of_another_list_says_nothing() -> None:
