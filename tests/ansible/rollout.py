@@ -1,0 +1,425 @@
+"""`./run rollout`: ansible/site.yml against a Debian that boots, twice; then an agent acts on it.
+
+1. A Debian root is made by debootstrap (once; kept in .rollout/), copied, and booted with `systemd-nspawn --boot` in a cgroup of its own.
+2. The playbook runs against it over ssh on the loopback address: verifier with TLS, attestor on a software TPM, enforcer, all on one host.
+3. It runs again, and changes nothing.
+4. The three units are active, the attestor is enrolled, `doctor` of each role finds nothing but what a fresh host has.
+5. An operator approves what the host measures, `enforcer run` starts an agent, it acts once, and ends.
+
+The root has the network of this machine, so apt and pip work in it as they do here: their settings are copied from this machine. It has
+no part of its file system. Needs root. Everything started is ended and every file but .rollout/ is gone, however it ends.
+Exit status: 0 all of it happened, 1 something did not, 3 it could not run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import ipaddress
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Final, Self
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from enforcer.launch.cgroup import MOUNTINFO, Cgroup, find_mount
+from examples.stage import free_port, small_python
+from writ.formats.errors import WritError
+
+ROOT: Final = Path(__file__).parents[2]
+KEPT: Final = ROOT / ".rollout"
+SUITE: Final = "bookworm"
+PACKAGES: Final = "systemd,systemd-sysv,dbus,ca-certificates,openssh-server,python3,sudo"
+PROGRAMS: Final = ("debootstrap", "systemd-nspawn", "ssh", "ssh-keygen", "ansible-playbook", "ansible-lint", "hatchling")
+BOOT_WITHIN: Final = 60.0
+STOP_WITHIN: Final = 30.0
+BIN: Final = "/usr/local/bin"
+ROLES: Final = ("verifier", "attestor", "enforcer")
+AGENT: Final = "notes"
+NAMESPACE: Final = "demo"
+
+
+class RolloutError(Exception):
+    """Something that the test needs could not be had."""
+
+
+def say(text: str) -> None:
+    """A line with the time of day."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+
+def run(arguments: Sequence[str], *, env: dict[str, str] | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The finished command; its output is kept."""
+    return subprocess.run(list(arguments), env=env, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+
+
+def must(arguments: Sequence[str], *, cwd: Path | None = None) -> str:
+    """The output of a command that succeeded. Raises RolloutError."""
+    done = run(arguments, cwd=cwd)
+    if done.returncode != 0:
+        raise RolloutError(f"{' '.join(arguments)[:200]}: exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return done.stdout
+
+
+# --- the root ------------------------------------------------------------------------------------------------------------
+
+
+def debian() -> Path:
+    """A Debian root as debootstrap leaves it, made once."""
+    base = KEPT / SUITE
+    if not base.exists():
+        say(f"debootstrap {SUITE}")
+        fresh = KEPT / f"{SUITE}.making"
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        must(["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(fresh)])
+        fresh.rename(base)
+    return base
+
+
+def copy_client_settings(root: Path) -> None:
+    """apt and pip find their registries from `root` as they do from here: resolver, roots, proxies, indexes."""
+    for name in ("resolv.conf", "hosts", "ssl/certs/ca-certificates.crt"):
+        if (source := Path("/etc") / name).exists():
+            shutil.copyfile(source, root / "etc" / name)
+    for source in sorted(Path("/etc/apt/apt.conf.d").iterdir()):
+        if "Acquire" in source.read_text(errors="replace"):
+            shutil.copy(source, root / "etc/apt/apt.conf.d" / source.name)
+    lines = ["[global]", "timeout = 180"]
+    for key in ("index-url", "extra-index-url", "trusted-host"):
+        found = run([sys.executable, "-m", "pip", "config", "get", f"global.{key}"])
+        addresses = [word for word in found.stdout.split() if not word.startswith("file:")]
+        if found.returncode == 0 and addresses:
+            lines.append(f"{key} = {' '.join(addresses)}")
+    lines.append("cert = /etc/ssl/certs/ca-certificates.crt")
+    (root / "etc/pip.conf").write_text("\n".join(lines) + "\n")
+    names = ("http_proxy", "https_proxy", "no_proxy", "PIP_INDEX_URL")
+    spelt = sorted({name for lower in names for name in (lower, lower.upper()) if name in os.environ})
+    (root / "etc/environment").write_text("".join(f"{name}={os.environ[name]}\n" for name in spelt))
+
+
+class Machine:
+    """A booted root; a context manager. `ssh` runs commands in it as root."""
+
+    def __init__(self, place: Path) -> None:
+        self._place = place
+        self.root: Final = place / "root"
+        self.port: Final = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._cgroup = Cgroup(find_mount(MOUNTINFO.read_text()) / place.name)
+
+    def prepare(self) -> None:
+        """A copy of the base, with our key and its sshd on a loopback port."""
+        must(["cp", "-a", "--reflink=auto", str(debian()), str(self.root)])
+        copy_client_settings(self.root)
+        must(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self._place / "key")])
+        folder = self.root / "root/.ssh"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        shutil.copy(self._place / "key.pub", folder / "authorized_keys")
+        (self.root / "etc/ssh/sshd_config.d/rollout.conf").write_text(
+            f"ListenAddress 127.0.0.1\nPort {self.port}\nPasswordAuthentication no\n"
+        )
+        host_key = (self.root / "etc/ssh/ssh_host_ed25519_key.pub").read_text()
+        (self._place / "known_hosts").write_text(f"[127.0.0.1]:{self.port} {host_key}")
+        (self.root / "etc/dpkg/dpkg.cfg.d/rollout").write_text("force-unsafe-io\n")  # it need not outlive a power cut
+        (self.root / "etc/hostname").write_text("host-1\n")
+        with (self.root / "etc/hosts").open("a") as hosts:
+            hosts.write("127.0.1.1 host-1\n")
+
+    @property
+    def ssh_options(self) -> list[str]:
+        """What ssh must be told to reach it."""
+        options = {"IdentityFile": self._place / "key", "UserKnownHostsFile": self._place / "known_hosts", "IdentitiesOnly": "yes"}
+        return [
+            word for name, value in {**options, "BatchMode": "yes", "ConnectTimeout": "5"}.items() for word in ("-o", f"{name}={value}")
+        ]
+
+    def ssh(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """The finished command, run in it as root."""
+        return run(["ssh", *self.ssh_options, "-p", str(self.port), "root@127.0.0.1", " ".join(command)])
+
+    def __enter__(self) -> Self:
+        try:
+            self.prepare()
+            self._boot()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def _boot(self) -> None:
+        Cgroup.fresh(self._cgroup.path.parent, self._cgroup.path.name)
+        with (self._place / "boot.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                # the shell moves itself into the cgroup, so that all that is ever started is in it
+                ["/bin/sh", "-c", 'echo $$ >"$1/cgroup.procs" && shift && exec "$@"', "sh", str(self._cgroup.path), "systemd-nspawn",
+                 f"--directory={self.root}", "--boot", "--register=no", "--keep-unit", f"--machine={self._place.name}", "--console=pipe",
+                 "--resolv-conf=off", "--timezone=off", "--link-journal=no", "--kill-signal=SIGRTMIN+3"],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
+            )  # fmt: skip
+        deadline = time.monotonic() + BOOT_WITHIN
+        while self.ssh("true").returncode != 0:
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RolloutError(f"the root did not boot: {(self._place / 'boot.log').read_text(errors='replace')[-2000:]}")
+            time.sleep(0.5)
+
+    def close(self) -> None:
+        """Shut down, else killed with all it started; its cgroup is gone."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()  # nspawn hands it on as --kill-signal: an orderly shutdown
+            try:
+                self._process.wait(STOP_WITHIN)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        if self._cgroup.exists():
+            self._cgroup.kill()
+            for folder in sorted((f for f in self._cgroup.path.rglob("*") if f.is_dir()), reverse=True):
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+            self._cgroup.remove()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+# --- what ansible is given -----------------------------------------------------------------------------------------------
+
+
+def certify(place: Path) -> None:
+    """A CA, and a certificate for 127.0.0.1 with its key: ca.crt, verifier.crt, verifier.key."""
+    now = dt.datetime.now(dt.UTC)
+    ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+
+    def certificate(subject: str, public: ec.EllipticCurvePublicKey, extensions: Sequence[tuple[x509.ExtensionType, bool]]) -> bytes:
+        builder = x509.CertificateBuilder(
+            x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "rollout CA")]),
+            x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]),
+            public, x509.random_serial_number(), now - dt.timedelta(minutes=5), now + dt.timedelta(days=1),
+        )  # fmt: skip
+        for extension, critical in extensions:
+            builder = builder.add_extension(extension, critical)
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key())
+        signed = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(public), False).add_extension(issuer, False)
+        return signed.sign(ca_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+    usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
+    (place / "ca.crt").write_bytes(certificate("rollout CA", ca_key.public_key(), [(x509.BasicConstraints(True, 0), True), (usage, True)]))
+    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    (place / "verifier.crt").write_bytes(
+        certificate("verifier", key.public_key(), [(x509.BasicConstraints(False, None), True), (names, False)])
+    )
+    encoded = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (place / "verifier.key").write_bytes(encoded)
+
+
+def manifests(place: Path, root: Path) -> Path:
+    """A directory with the manifest of the examples' agent, for the playbook; what the manifest names is on the host by other means.
+
+    Its prompt asks for one action and ends.
+    """
+    there = root / "etc/writ/manifests"
+    there.mkdir(parents=True)
+    shutil.copytree(ROOT / "examples/agents" / AGENT, there / AGENT)
+    (there / AGENT / "prompts" / f"{AGENT}.txt").write_text('notes read {"number": 0}\n')
+    small_python(there / "python")
+    folder = place / "manifests"
+    folder.mkdir()
+    shutil.copy(ROOT / "examples/agents" / f"{AGENT}.toml", folder)
+    return folder
+
+
+def wheel(place: Path) -> Path:
+    """This tree as a wheel."""
+    must(["hatchling", "build", "-t", "wheel", "-d", str(place / "dist")], cwd=ROOT)
+    return next((place / "dist").glob("writ-*.whl"))
+
+
+def inventory(place: Path, machine: Machine) -> Path:
+    """One host in both groups."""
+    port = free_port()
+    host = {
+        "ansible_host": "127.0.0.1", "ansible_port": machine.port, "ansible_user": "root",
+        "ansible_ssh_common_args": " ".join(machine.ssh_options),
+    }  # fmt: skip
+    settings = {
+        "writ_wheel": str(wheel(place)), "writ_domain": "rollout.test", "writ_namespace": NAMESPACE,
+        "writ_verifier_url": f"https://127.0.0.1:{port}", "writ_verifier_listen": f"127.0.0.1:{port}",
+        "writ_verifier_tls_cert": str(place / "verifier.crt"), "writ_verifier_tls_key": str(place / "verifier.key"),
+        "writ_verifier_ca": str(place / "ca.crt"), "writ_host": "host-1",
+        "writ_manifests": str(manifests(place, machine.root)), "writ_software_tpm": True,
+        "writ_policy_arguments": ["--accept-runtime-only", "--tpm-class", "software"],
+        "writ_enforcer_config": {"tools": ["notes {store}/python/bin/python3 -I -S -B {store}/tools/server.py"]},
+    }  # fmt: skip
+    groups = {"writ_verifiers": {"hosts": {"host-1": host}}, "writ_agent_hosts": {"hosts": {"host-1": {}}}}
+    path = place / "inventory.json"
+    path.write_text(json.dumps({"all": {"children": groups, "vars": settings}}))
+    return path
+
+
+def play(place: Path, inventory_file: Path, name: str, *more: str) -> dict[str, int]:
+    """The recap of one run of the playbook: ok, changed, failed, unreachable. Its output is in `name`.log."""
+    env = {
+        **os.environ, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "ANSIBLE_NOCOLOR": "1", "ANSIBLE_CONFIG": str(ROOT / "ansible/ansible.cfg"),
+        "ANSIBLE_HOME": str(place / "ansible-home"), "ANSIBLE_LOCAL_TEMP": str(place / "ansible"),
+        "ANSIBLE_SSH_CONTROL_PATH_DIR": str(place / "ssh"),
+    }  # fmt: skip
+    began = time.monotonic()
+    done = run(["ansible-playbook", "-i", str(inventory_file), "site.yml", *more], env=env, cwd=ROOT / "ansible")
+    (place / f"{name}.log").write_text(done.stdout + done.stderr)
+    recap = {key: int(value) for key, value in re.findall(r"(\w+)=(\d+)", done.stdout.rpartition("PLAY RECAP")[2])}
+    say(f"{name}: exit {done.returncode} after {time.monotonic() - began:.0f} s, {recap}")
+    if done.returncode != 0 or not recap:
+        raise RolloutError(f"{name}:\n{(done.stdout + done.stderr)[-6000:]}")
+    return recap
+
+
+def changed_tasks(log: str) -> list[str]:
+    """The tasks that said `changed`."""
+    found, task = [], ""
+    for line in log.splitlines():
+        if line.startswith("TASK ["):
+            task = line[6 : line.rindex("]")]
+        elif line.startswith("changed:"):
+            found.append(task)
+    return found
+
+
+# --- what must have happened ----------------------------------------------------------------------------------------------
+
+
+class Tally:
+    """What was expected, told as it is, and counted where it did not happen."""
+
+    def __init__(self) -> None:
+        self.failed = 0
+
+    def expect(self, happened: bool, text: str, detail: str = "") -> None:
+        """One line."""
+        self.failed += not happened
+        say(f"  {'ok  ' if happened else 'FAIL'} {text}{'' if happened or not detail else chr(10) + detail[-3000:]}")
+
+
+def examine(machine: Machine, tally: Tally) -> None:
+    """The host as the playbook left it, and an agent on it."""
+    for role in ROLES:
+        unit = f"writ-{role}.service"
+        state = machine.ssh("systemctl", "show", "--property=ActiveState,UnitFileState,NRestarts", unit).stdout.split()
+        well = {"ActiveState=active", "UnitFileState=enabled", "NRestarts=0"} == set(state)
+        tally.expect(well, f"{unit}: {' '.join(state)}", machine.ssh("journalctl", "--no-pager", "-n30", "-u", unit).stdout)
+    read = machine.ssh("systemd-analyze", "verify", "--man=no", *(f"/etc/systemd/system/writ-{role}.service" for role in ROLES))
+    tally.expect(read.returncode == 0 and read.stderr == "", "systemd finds no fault with the units", read.stderr)
+    status = machine.ssh(f"{BIN}/attestor", "--config", "/etc/writ/attestor.toml", "status", "--json")
+    answer = json.loads(status.stdout or "{}")
+    tally.expect(answer.get("enrolled") is True and answer.get("host") == "host-1", f"attestor status: {answer}", status.stderr)
+    looked = machine.ssh("find", "/opt/writ", "/etc/writ", "/var/lib/writ", "-perm", "/022", "-not", "-type", "l").stdout
+    tally.expect(looked == "", "nothing installed is writable by another than its owner", looked)
+    owners = machine.ssh("find", "/opt/writ", "-not", "-user", "root").stdout
+    tally.expect(owners == "", "the code belongs to root", owners)
+    bytecode = machine.ssh("find", "/opt/writ", "-name", "'*.pyc'").stdout
+    tally.expect(bytecode == "", "no bytecode lies beside the measured code", bytecode)
+
+
+def approve(machine: Machine) -> None:
+    """As an operator: what the host and the agent measure is approved."""
+    attestor = f"{BIN}/attestor --config /etc/writ/attestor.toml measure --offline --domain rollout.test"
+    verifier = f"runuser -u writ-verifier -- {BIN}/verifier --config /etc/writ/verifier.toml"
+    script = (
+        f"cd /tmp && {attestor} --governance --out governance.measurement"
+        f" && {attestor} /etc/writ/manifests/{AGENT}.toml --out {AGENT}.measurement"
+        f" && {verifier} reference capture --namespace {NAMESPACE} --ca-file /etc/writ/verifier-ca.pem"
+        f" --measurement governance.measurement --measurement {AGENT}.measurement --approve"
+    )
+    done = machine.ssh("sh", "-c", f"'{script}'")
+    if done.returncode != 0:
+        raise RolloutError(f"approving: {done.stdout[-1000:]}{done.stderr[-2000:]}")
+
+
+def act(machine: Machine, tally: Tally, which: str) -> None:
+    """The agent is launched, acts once, and ends."""
+    began = time.monotonic()
+    done = machine.ssh(f"{BIN}/enforcer", "--config", "/etc/writ/enforcer.toml", "run", "--agent", AGENT)
+    acted = [line for line in done.stdout.splitlines() if line.startswith("notes.read: done")]
+    told = f"{which}: an agent acts once under enforcer run, and ends with 0 (after {time.monotonic() - began:.1f} s): {' '.join(acted)}"
+    journal = machine.ssh("journalctl", "--no-pager", "-n60", "-u", "writ-enforcer", "-u", "writ-attestor", "-u", "writ-verifier").stdout
+    tally.expect(done.returncode == 0 and len(acted) == 1, told, f"exit {done.returncode}\n{done.stdout}{done.stderr}\n{journal}")
+
+
+@contextlib.contextmanager
+def ended() -> Iterator[Path]:
+    """A directory of our own; a signal ends the test in order, so that everything is taken down."""
+    if os.geteuid() != 0:
+        raise RolloutError(f"expected root, to boot a container; this is uid {os.geteuid()}")
+    missing = [program for program in PROGRAMS if shutil.which(program) is None]
+    if missing:
+        raise RolloutError(f"expected on PATH, found none: {', '.join(missing)}")
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        raise RolloutError(f"stopped by {signal.Signals(number).name}")
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, stop)
+    place = Path(tempfile.mkdtemp(prefix="writ-rollout-", dir="/var/tmp"))
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def main() -> int:
+    """Roll out, twice, and look."""
+    tally = Tally()
+    try:
+        with ended() as place, Machine(place) as machine:
+            say(
+                f"booted: {socket.gethostname()} runs {machine.ssh('. /etc/os-release && echo $PRETTY_NAME').stdout.strip()} in a container"
+            )
+            certify(place)
+            linted = run(["ansible-lint", "--offline"], cwd=ROOT / "ansible", env={**os.environ, "LANG": "C.UTF-8", "NO_COLOR": "1"})
+            tally.expect(linted.returncode == 0, "ansible-lint, profile production", linted.stdout + linted.stderr)
+            given = inventory(place, machine)
+            first = play(place, given, "first run")
+            tally.expect(
+                first["failed"] == first["unreachable"] == 0 < first["changed"], f"the first run changed {first['changed']} things"
+            )
+            second = play(place, given, "second run")
+            log = (place / "second run.log").read_text()
+            tally.expect(second["changed"] == 0, f"the second run changed {second['changed']}", "\n".join(changed_tasks(log)))
+            examine(machine, tally)
+            approve(machine)
+            act(machine, tally, "as rolled out")
+            unknown = run_refused(place, given)
+            tally.expect(unknown, "an unknown key in a role's configuration is refused, and the file on the host stays")
+    except (RolloutError, WritError, OSError) as error:
+        print(f"the rollout could not be tested: {error}", file=sys.stderr)
+        return 3
+    say("everything happened as it should" if not tally.failed else f"{tally.failed} of the lines above did not happen as they should")
+    return 1 if tally.failed else 0
+
+
+def run_refused(place: Path, given: Path) -> bool:
+    """Whether the playbook fails on a key that no attestor has, at the step that would write it."""
+    more = ("--extra-vars", json.dumps({"writ_attestor_config": {"watch_intervall": 3}}))
+    try:
+        play(place, given, "with an unknown key", *more)
+    except RolloutError as error:
+        return "failed to validate" in str(error) and "watch_intervall" in str(error)
+    return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())

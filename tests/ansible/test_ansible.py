@@ -1,0 +1,98 @@
+"""What can be said of ansible/ and deploy/ without a host: `./run rollout` says the rest."""
+
+from __future__ import annotations
+
+import configparser
+import dataclasses
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+import yaml  # type: ignore[import-untyped]  # PyYAML carries no types, and only this test reads YAML
+
+from attestor.config import AttestorConfig
+from enforcer.config import EnforcerConfig
+from verifier.config import VerifierConfig
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+ROOT: Final = Path(__file__).parents[2]
+PLAYBOOK: Final = ROOT / "ansible"
+UNITS: Final = sorted((ROOT / "deploy/systemd").glob("*.service"))
+CONFIGS: Final[dict[str, type[DataclassInstance]]] = {"verifier": VerifierConfig, "attestor": AttestorConfig, "enforcer": EnforcerConfig}
+FILES: Final = sorted(path for path in PLAYBOOK.rglob("*.yml"))
+
+
+def tasks_of(value: Any) -> list[dict[str, Any]]:
+    """Every task of a file, those in blocks too."""
+    found: list[dict[str, Any]] = []
+    for task in value if isinstance(value, list) else []:
+        found += [task, *tasks_of(task.get("block"))]
+    return found
+
+
+def unit(path: Path) -> configparser.RawConfigParser:
+    """A unit file; of a key that is repeated the last value."""
+    parsed = configparser.RawConfigParser(strict=False, delimiters=("=",), comment_prefixes=("#",))
+    parsed.optionxform = str  # type: ignore[assignment, method-assign]  # keys of units have capitals
+    parsed.read(path)
+    return parsed
+
+
+def test_no_folder_of_the_playbook_is_a_python_package() -> None:
+    assert not list(PLAYBOOK.rglob("__init__.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PLAYBOOK)))
+def test_each_file_is_yaml_and_each_task_is_named(path: Path) -> None:
+    text = path.read_text()
+    read = yaml.safe_load(text)
+    assert text.startswith("---\n")
+    if "tasks" in path.parts or "handlers" in path.parts:
+        assert all("name" in task for task in tasks_of(read))
+
+
+@pytest.mark.parametrize("role", CONFIGS)
+def test_each_key_that_a_role_sets_is_one_of_its_configuration(role: str) -> None:
+    read = yaml.safe_load((PLAYBOOK / "roles" / role / "tasks/main.yml").read_text())
+    (written,) = [task for task in tasks_of(read) if "ansible.builtin.template" in task]
+    given = written["vars"]
+    keys = set(re.findall(r"'(\w+)':", given["writ_made_config"]))
+    keys |= {key for name, value in given.items() if name != "writ_made_config" for key in value}
+    assert keys
+    assert keys <= {field.name for field in dataclasses.fields(CONFIGS[role])}
+    assert written["ansible.builtin.template"]["validate"] == f"/opt/writ/current/venv/bin/{role} --config %s config check"
+
+
+def test_what_carries_a_ticket_or_a_key_is_not_logged() -> None:
+    read = [task for path in FILES if "tasks" in path.parts for task in tasks_of(yaml.safe_load(path.read_text()))]
+    carrying = [
+        task
+        for task in read
+        if re.search(r"'admit'|\.ticket|writ_verifier_tls_key }}", str({k: v for k, v in task.items() if k != "block"}))
+    ]
+    assert len(carrying) == 3
+    assert all(task.get("no_log") is True for task in carrying)
+
+
+def test_there_is_a_unit_for_each_role() -> None:
+    assert [path.name for path in UNITS] == ["writ-attestor.service", "writ-enforcer.service", "writ-verifier.service"]
+
+
+@pytest.mark.parametrize("path", UNITS, ids=lambda path: path.stem)
+def test_each_unit_is_confined_and_starts_its_role(path: Path) -> None:
+    role = path.stem.removeprefix("writ-")
+    service = unit(path)["Service"]
+    assert service["ExecStart"] == f"/opt/writ/current/venv/bin/{role} --config /etc/writ/{role}.toml serve"
+    assert service["NoNewPrivileges"] == service["ProtectHome"] == service["RestrictNamespaces"] == "yes"
+    assert service["ProtectSystem"] == "strict"
+    assert service["Restart"] == "on-failure"
+    assert service["Environment"].startswith(("PYTHONPYCACHEPREFIX=/var/cache/writ/", "TSS2_LOG="))
+    assert ("User" in service) == (role != "enforcer")
+
+
+def test_the_enforcer_leaves_its_holders_alive_in_a_delegated_cgroup() -> None:
+    service = unit(ROOT / "deploy/systemd/writ-enforcer.service")["Service"]
+    assert (service["Delegate"], service["KillMode"], service["RuntimeDirectoryPreserve"]) == ("yes", "process", "yes")
