@@ -17,6 +17,7 @@ from writ.formats.proof_bundle import Leaf, ProofBundle
 from writ.formats.reason import Reason
 from writ.formats.strict import decode_cbor
 from writ.formats.tlog.merkle import inclusion_proof, leaf_hash
+from writ.verdict.appraisal import NOT_CONTINUED
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ class Chains:
         enrol = parse_entry(parse_sign1(enrol_signed).payload or b"")
         if not isinstance(enrol, EnrolDecision):
             raise _missing("enrol_decision", str(inputs["record"]))
-        size, carrier, carrier_signed = self._carrier(record, decision.host)
+        size, carrier, carrier_signed = self._carrier(record, inputs["record"])
         hashes = [leaf_hash(leaf) for leaf in leaves]
         if size > len(hashes):
             raise _missing("log", f"{size} leaves")
@@ -128,12 +129,13 @@ class Chains:
             raise FormatError("references", "an array of digests", type(names).__name__)
         return tuple(self._object(Digest("sha256", name), "reference") for name in names)
 
-    def _carrier(self, record: ActionRecord, host: str) -> tuple[int, bytes, bytes]:
-        """The earliest later attestation whose quote carried a checkpoint that holds the record, and its outcome if it can."""
+    def _carrier(self, record: ActionRecord, host: Digest) -> tuple[int, bytes, bytes]:
+        """The earliest attestation that carried the record, under the same host record, and that the verifier took as a continuation."""
         found: list[tuple[int, bytes, bytes]] = []
         for decision, signed in self._attests:
-            evidence = self._objects.get(dict(decision.inputs)["evidence"])
-            if decision.host != host or evidence is None:
+            inputs = dict(decision.inputs)
+            evidence = self._objects.get(inputs["evidence"])
+            if inputs["record"] != host or evidence is None or not _taken(decision, record.instance):
                 continue
             found.extend(
                 (request.log_size, evidence, signed)
@@ -143,6 +145,11 @@ class Chains:
         if not found:
             raise _missing("carrier", f"an attestation that carried record {record.sequence}")
         return min(found, key=lambda item: item[0])
+
+
+def _taken(decision: AttestDecision, instance: bytes) -> bool:
+    """Whether the verifier took the checkpoint that this instance carried."""
+    return any(one.instance == instance and not {reason.code for reason in one.reasons} & NOT_CONTINUED for one in decision.outcomes)
 
 
 def _missing(what: str, name: str) -> Refused:

@@ -208,9 +208,9 @@ def ticket_id(ticket: str) -> bytes:
 
 
 def surviving_state(before: HostRow | None, bank: str) -> HostState | None:
-    """What a re-enrolment keeps: containment, and the instances that never become trusted again (I6)."""
+    """What a re-enrolment keeps: containment, and that no instance of before goes on (I6): its checkpoint would be forgotten."""
     if before is None or before.state is None:
         return None
     old = parse_host_state(before.state)
-    tainted = tuple(i.in_phase("tainted") for i in old.runtime.instances if i.phase in ("drifted", "tainted"))
+    tainted = tuple(i.in_phase("tainted") for i in old.runtime.instances if i.phase != "stopped")
     return HostState(old.version + 1, old.status, 0, 0, 0, False, old.seen_at, clean_runtime(bank).with_instances(tainted))

@@ -10,7 +10,7 @@ import pytest
 
 from auditor.__main__ import main
 from auditor.export import Chains, Wanted
-from tests.world.scene import Scene, sign_entry, sign_token
+from tests.world.scene import Scene, codes, sign_entry, sign_token
 from writ.formats.archive import EMPTY, Archive, InstanceLog, encode_archive
 from writ.formats.corim import encode_corim
 from writ.formats.eat import parse_token
@@ -110,6 +110,45 @@ def test_an_action_that_no_quote_carried_has_no_bundle() -> None:
     assert all(isinstance(bundle, ProofBundle) for bundle in carried)
     assert isinstance(late, Refused)
     assert late.reasons[0].claim == "carrier"
+
+
+def test_an_attestation_whose_checkpoint_was_not_taken_is_no_carrier() -> None:
+    """A lost answer makes the host carry on from another base: such a carrier is passed over for the next one."""
+    scene = Scene()
+    bundle = scene.proof_bundle()
+    one = scene.running["one"]
+    one.carried = 1
+    lost = scene.evidence("one")
+    decision = scene.judge(lost)
+    assert codes(decision) == {"action-log-base"}
+    archive = Archive(
+        entries=tuple(sorted({bundle.enrol_decision, bundle.attest_decision, sign_entry(decision.entry)})),
+        tokens=(bundle.token,),
+        objects=tuple(
+            sorted(
+                {
+                    bundle.enrolment,
+                    bundle.record,
+                    bundle.evidence,
+                    bundle.policy,
+                    bundle.result,
+                    encode_evidence(lost),
+                    reference_list(scene.references),
+                    *bundle.references,
+                }
+            )
+        ),
+        logs=(InstanceLog(one.instance, tuple(one.leaves)),),
+    )
+    assert {b.reasons[0].claim for b in bundles(archive) if isinstance(b, Refused)} == {"carrier"}
+    whole = replace(
+        archive,
+        entries=tuple(sorted({*archive.entries, bundle.carrier_decision})),
+        objects=tuple(sorted({*archive.objects, bundle.carrier})),
+    )
+    for made in bundles(whole):
+        assert isinstance(made, ProofBundle)
+        prove(made, scene.trust)
 
 
 def test_archives_that_fork_a_log_do_not_merge() -> None:
