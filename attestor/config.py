@@ -159,19 +159,19 @@ def check_register(pcr: int, bank: str) -> None:
         raise FormatError("PCR bank", " or ".join(BANKS), repr(bank)[:40])
 
 
-def read_private(path: Path) -> bytes | None:
-    """The bytes of a state file, or None where there is none. Raises Unavailable, also if others could read or write it."""
+def read_private(path: Path, *, most: int = _MAX_STATE_FILE) -> bytes | None:
+    """The at most `most` bytes of a state file, or None where there is none. Raises Unavailable, also if others could read or write it."""
     try:
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_mode & 0o077:
                 raise Unavailable("state file", f"{path}: expected mode 0600, got {os.fstat(file.fileno()).st_mode & 0o777:04o}")
-            data = file.read(_MAX_STATE_FILE + 1)
+            data = file.read(most + 1)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise Unavailable("state file", f"{path}: {error.strerror}") from None
-    if len(data) > _MAX_STATE_FILE:
-        raise Unavailable("state file", f"{path}: expected at most {_MAX_STATE_FILE} bytes, got more")
+    if len(data) > most:
+        raise Unavailable("state file", f"{path}: expected at most {most} bytes, got more")
     return data
 
 

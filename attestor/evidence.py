@@ -3,6 +3,11 @@
 The attestor builds the quoted bytes itself, from the requests of its own
 socket; it signs nobody's digest. What the verifier acknowledged is remembered
 only after its signature on the decision was verified under the pinned key.
+
+Evidence that carries new events is remembered before it is sent. If its
+answer is lost, the very same bytes are sent again before anything else, for
+as long as the verifier keeps the answer: so the two never differ about how
+much of the log is known, and a log of any length needs no second sending.
 """
 
 from __future__ import annotations
@@ -10,9 +15,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from attestor.acknowledged import Acknowledged, Point, Unanswered, read_acknowledged, write_acknowledged
 from attestor.collect.runtime_log import RuntimeLog
 from attestor.config import Enrolment
-from attestor.exchange import ask
+from attestor.exchange import ask, read_answer
 from attestor.tpm import Tpm
 from writ.formats.cose import parse_sign1, verify_sign1
 from writ.formats.decision import AttestDecision, parse_entry
@@ -29,6 +35,8 @@ _MAX_EVIDENCE: Final = 3 << 20
 """Bytes: with decision, result and policy beside it, it still fits into one frame of the local socket."""
 _MARGIN: Final = 5.0
 """Seconds before its end at which a nonce is no longer used."""
+_PATIENCE: Final = 60.0
+"""Seconds for which evidence is sent again to a verifier whose answers to it are of no use."""
 _NOT_APPRAISED: Final = frozenset(
     {
         "runtime-log-mismatch", "runtime-log-malformed", "runtime-log-rewound", "full-log-required", "reset-count-fell", "clock-fell",
@@ -57,9 +65,10 @@ class Attestation:
     def __init__(self, tpm: Tpm, log: RuntimeLog, uplink: Uplink, enrolment: Enrolment, clock: Clock) -> None:
         self._tpm, self._log, self._uplink, self._enrolment, self._clock = tpm, log, uplink, enrolment, clock
         self._nonce: tuple[Nonce, float] | None = None
-        self._seen = 0
+        self._known: Acknowledged | None = None
         self._boot = log.boots
         self._told: set[bytes] = set()
+        self._vain_since: float | None = None
 
     def attest(self, requests: tuple[InstanceRequest, ...], measurements: dict[bytes, bytes]) -> Attested:
         """The verifier's committed decision over a fresh quote that covers `requests`.
@@ -71,6 +80,7 @@ class Attestation:
         Raises Refused with the verifier's reasons where it answered without a
         decision, Unavailable where TPM or verifier did not answer.
         """
+        self._settle()
         for last in (False, False, True):
             try:
                 attested = self._once(requests, measurements)
@@ -82,7 +92,7 @@ class Attestation:
                 if codes & _IN_FULL:
                     self._forget()
                 continue
-            if last or self._seen or not {reason.code for reason in attested.answer.reasons} & _IN_FULL:
+            if last or self._seen.events or not {reason.code for reason in attested.answer.reasons} & _IN_FULL:
                 return attested
         raise Unavailable("verifier", "asked for nonce or log again and again")
 
@@ -106,7 +116,8 @@ class Attestation:
         if self._boot != self._log.boots:
             self._boot = self._log.boots
             self._forget()
-        first = min(self._seen, events)
+        upto, seen = Point(events, quoted.pcrs.get(e.runtime_pcr)), self._seen
+        first = seen.events if self._log.register(seen.events) == seen.register and seen.events <= events else 0
         fresh = tuple(sorted({measurements[r.instance] for r in requests if r.instance in measurements and r.instance not in self._told}))
         evidence = encode_evidence(
             Evidence(
@@ -117,6 +128,8 @@ class Attestation:
         if len(evidence) > _MAX_EVIDENCE:
             raise Unavailable("evidence", f"expected at most {_MAX_EVIDENCE} bytes, got {len(evidence)}: a reboot starts a short log")
         # 4
+        if events > first:
+            self._remember(Acknowledged(seen, Unanswered(nonce, upto, evidence)))
         try:
             answer = ask(self._uplink, f"/v1/hosts/{e.host}/attest", evidence, AttestAnswer, content_type=CMW_TYPE, retry=True)
         except Unavailable:
@@ -125,12 +138,41 @@ class Attestation:
         # 5
         decision = self._believe(answer, nonce, evidence)
         self._nonce = Nonce(answer.nonce), self._clock.boot() + answer.nonce_life - _MARGIN
-        if {reason.code for reason in answer.reasons} & _NOT_APPRAISED:
-            self._forget()
-        else:
-            self._seen = events
+        if self._acknowledge(answer, upto):
             self._told |= {request.instance for request in requests}
         return Attested(answer, evidence, decision.verdict)
+
+    def _settle(self) -> None:
+        """No evidence with new events is without an answer, unless the verifier has forgotten it.
+
+        Raises Unavailable where the verifier does not answer: then nothing else is to be sent. Answers that are of no use,
+        as a verifier's that was enrolled anew, hold it up for `_PATIENCE` at most.
+        """
+        sent = self._recall().unanswered
+        if sent is None:
+            return
+        came = self._uplink.post(f"/v1/hosts/{self._enrolment.host}/attest", sent.evidence, CMW_TYPE)
+        try:
+            answer = read_answer(self._uplink.base_url, came, AttestAnswer)
+            self._believe(answer, sent.nonce, sent.evidence)
+        except Refused:  # never judged, and its nonce is of no use any more; or judged too long ago
+            self._remember(Acknowledged(self._seen))
+            return
+        except Unavailable:
+            now = self._clock.boot()
+            self._vain_since = now if self._vain_since is None else self._vain_since
+            if now - self._vain_since > _PATIENCE:
+                self._remember(Acknowledged(self._seen))
+            raise
+        self._acknowledge(answer, sent.upto)
+
+    def _acknowledge(self, answer: AttestAnswer, upto: Point) -> bool:
+        """What the verifier said of the log up to there is remembered; whether it has judged it."""
+        if {reason.code for reason in answer.reasons} & _NOT_APPRAISED:
+            self._forget()
+            return False
+        self._remember(Acknowledged(upto))
+        return True
 
     def _take_nonce(self) -> Nonce:
         """The nonce in hand, which is in hand no longer, or a new one."""
@@ -156,8 +198,22 @@ class Attestation:
 
     def _forget(self) -> None:
         """The next attestation carries the log from its first event, and every measurement."""
-        self._seen = 0
+        self._remember(Acknowledged())
         self._told.clear()
+
+    @property
+    def _seen(self) -> Point:
+        return self._recall().upto
+
+    def _recall(self) -> Acknowledged:
+        if self._known is None:
+            self._known = read_acknowledged(self._log.directory)
+        return self._known
+
+    def _remember(self, known: Acknowledged) -> None:
+        if known != self._recall():
+            write_acknowledged(self._log.directory, known)
+            self._known, self._vain_since = known, None
 
 
 def reasons_for(answer: AttestAnswer, instance: bytes) -> tuple[str | None, tuple[Reason, ...]]:

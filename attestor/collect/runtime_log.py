@@ -76,6 +76,16 @@ class RuntimeLog:
         with self._lock:
             return b"".join(self._records[first:upto])
 
+    @property
+    def directory(self) -> Path:
+        """Where the log lies."""
+        return self._directory
+
+    def register(self, count: int) -> bytes | None:
+        """The value of the quoted bank's register behind `count` events; None where there are not so many."""
+        with self._lock:
+            return self._registers[count][self._bank] if count < len(self._registers) else None
+
     def position(self, register: bytes) -> int | None:
         """After how many events the register of the quoted bank had this value; the last such, or None."""
         with self._lock:

@@ -16,9 +16,6 @@ from writ.formats.eventlog.runtime import StartEvent, command_digest
 
 
 @pytest.mark.swtpm
-@pytest.mark.xfail(
-    strict=True, reason="attestor: after a lost answer the log is sent in full, which is too much from some 5900 launches on"
-)
 def test_i11_one_lost_answer_needs_no_reboot_however_long_the_log(
     tmp_path: Path, soft_tpm: SoftTpm, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
+from attestor.acknowledged import START, Acknowledged, Point, Unanswered, read_acknowledged, write_acknowledged
 from attestor.collect.runtime_log import RuntimeLog
+from attestor.config import write_private
 from attestor.evidence import Attestation
 from swtpm import SoftTpm
 from tests.attestor.site import GOVERNANCE, OPERATOR, Host, VerifierSite
 from tests.signers import new_signer
-from writ.formats.digest import Digest
+from writ.formats.digest import Digest, Nonce
 from writ.formats.errors import Refused, Unavailable
 from writ.formats.eventlog.runtime import StartEvent, command_digest
 from writ.formats.evidence import InstanceRequest, parse_evidence
 from writ.formats.exchange import EXCHANGE, AttestAnswer, NonceAnswer
 from writ.formats.grants import grant_set
+from writ.formats.strict import encode_cbor
 from writ.formats.tlog.merkle import EMPTY_ROOT
 from writ.service.clock import SystemClock
 from writ.service.signers import load_or_create_signer
@@ -98,7 +102,82 @@ def test_answer_lost_for_good_is_unavailable_and_the_next_attestation_recovers(b
         bench.attest()
     answer = bench.attest()
     assert not {reason.code for reason in answer.reasons} & {"runtime-log-rewound", "runtime-log-mismatch", "full-log-required"}
+    assert bench.line.sent[-4] == bench.line.sent[-3] == bench.line.sent[-2]
+    assert parse_evidence(bench.line.sent[-1]).log_first == len(bench.log)
+    bench.close()
+
+
+def grow(bench: Bench, number: int) -> None:
+    """One more event in the log."""
+    name = number.to_bytes(16, "big")
+    agent = "spiffe://example.org/demo/agent/b"
+    bench.log.append(StartEvent(name, agent, Digest.of(b"r"), command_digest(["x"]), bytes(31) + bytes([number]), None, ()))
+
+
+def restarted(bench: Bench, host: Host) -> Attestation:
+    """The attestation of an attestor that was started again over the same files."""
+    assert host.enrolment is not None
+    return Attestation(host.tpm, bench.log, bench.line, host.enrolment, SystemClock())
+
+
+def test_restarted_attestor_sends_only_what_is_new(enrolled: Host, bench: Bench) -> None:
+    bench.attest()
+    known = len(bench.log)
+    grow(bench, 1)
+    bench.attestation = restarted(bench, enrolled)
+    bench.attest()
+    assert parse_evidence(bench.line.sent[-1]).log_first == known
+    bench.close()
+
+
+def test_attestor_restarted_after_a_lost_answer_sends_the_same_bytes_first(enrolled: Host, bench: Bench) -> None:
+    bench.attest()
+    grow(bench, 1)
+    bench.line.lose = 2
+    with pytest.raises(Unavailable, match="lost"):
+        bench.attest()
+    bench.attestation = restarted(bench, enrolled)
+    bench.attest()
+    assert bench.line.sent[-3] == bench.line.sent[-2]
+    assert parse_evidence(bench.line.sent[-1]).log_first == len(bench.log)
+    bench.close()
+
+
+@pytest.mark.parametrize("data", [b"rubbish", encode_cbor({"v": 1, "events": 2, "register": bytes(32), "unanswered": None})])
+def test_false_memory_of_what_is_known_costs_the_whole_log_and_no_more(data: bytes, enrolled: Host, bench: Bench) -> None:
+    bench.attest()
+    write_private(bench.log.directory / "acknowledged.cbor", data)
+    bench.attestation = restarted(bench, enrolled)
+    assert not bench.attest().reasons
     assert parse_evidence(bench.line.sent[-1]).log_first == 0
+    bench.close()
+
+
+def test_evidence_that_the_verifier_no_longer_knows_is_given_up(enrolled: Host, bench: Bench) -> None:
+    bench.attest()
+    unknown = Unanswered(
+        Nonce(bytes(32)), Point(1, bytes(32)), bench.line.sent[-1].replace(parse_evidence(bench.line.sent[-1]).nonce.value, bytes(32))
+    )
+    write_acknowledged(bench.log.directory, Acknowledged(START, unknown))
+    bench.attestation = restarted(bench, enrolled)
+    bench.attest()
+    assert read_acknowledged(bench.log.directory).unanswered is None
+    bench.close()
+
+
+def test_answers_of_no_use_do_not_hold_up_the_host_for_long(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.line.lose = 2
+    with pytest.raises(Unavailable, match="lost"):
+        bench.attest()
+    bench.line.change = lambda answer: replace(answer, decision=b"rubbish")
+    for clock in (SystemClock(), Later()):
+        monkeypatch.setattr(bench.attestation, "_clock", clock)
+        with pytest.raises(Unavailable, match="decision"):
+            bench.attest()
+    bench.line.change = lambda answer: answer
+    before = len(bench.line.sent)
+    assert not bench.attest().reasons
+    assert bench.line.sent[before] != bench.line.sent[before - 1]
     bench.close()
 
 
