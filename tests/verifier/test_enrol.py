@@ -181,6 +181,7 @@ def test_host_takes_another_tpm_only_by_replace(verifier: RunningVerifier) -> No
     ticket = verifier.client.post("/v1/hosts/h1/replace", {})["ticket"]
     verifier.stranger("h1", Chip(seed="new")).enrol(ticket)
     assert verifier.client.get("/v1/hosts/h1")["generation"] == 2
+
     assert refused(verifier.stranger("h9", Chip(seed="old")).enrol, verifier.admit("h9")) == (403, ["ek-burnt"])
 
 
@@ -216,3 +217,18 @@ def test_enrolment_body_that_is_another_message_is_malformed(verifier: RunningVe
     with pytest.raises(RefusedByVerifier) as caught:
         host.ask("/v1/enrol/activate", request, uplink=host.anonymous)
     assert (caught.value.status, caught.value.codes) == (400, ["malformed"])
+
+
+def test_i6_instance_of_an_earlier_enrolment_does_not_go_on(verifier: RunningVerifier) -> None:
+    """Its checkpoint went with the enrolment, so another history could follow; in the same boot its start is seen again."""
+    host = verifier.host("h1")
+    host.launch("one")
+    verifier.approve(host)
+    assert host.attest("one").answers[0].token is not None
+    again = SimulatedHost("h1", verifier.url, chip=host.chip, clock=verifier.clock)
+    again.enrol(verifier.admit("h1"))
+    again.records, again.instances, again.measured = host.records, host.instances, host.measured
+    assert {reason.code for reason in again.attest("one").answers[0].reasons} == {"instance-tainted"}
+    again.launch("two")
+    assert again.attest("two").answers[0].token is not None
+    again.close()
