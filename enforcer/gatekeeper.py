@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from enforcer.credential import Credential, Held
+from enforcer.quota import Quota
 from enforcer.record import ActionLog
 from writ.formats.action import Action, ActionRecord, OutcomeRecord, encode_context
 from writ.formats.digest import Digest
@@ -49,6 +50,7 @@ class Gatekeeper:
     def __init__(self, *, instance: bytes, agent: AgentId, credential: Credential, log: ActionLog, engine: EngineId, clock: Clock) -> None:
         self._instance, self._agent, self._engine = instance, agent, engine
         self._credential, self._log, self._clock = credential, log, clock
+        self._quota = Quota(clock)
         self._cut: tuple[Reason, ...] = ()
         self._last: bytes | None = None
         self._lock = threading.Lock()
@@ -68,11 +70,16 @@ class Gatekeeper:
     def ask(self, action: Action, arguments: bytes, *, gate: str, against: Reason | None = None) -> Ruling:
         """Whether `action` may pass now; `against` is what the gate itself found (no such tool).
 
+        0. There is room for a record, else it is refused without one.
         1. Token and bundle are taken once, the clock is read once.
         2. The action is decided.
         3. The record, and the arguments sealed beside it, are durable; a log that fails refuses (I4).
         4. Nothing was cut and no token died meanwhile; else the record gets a failed outcome and the action does not pass.
         """
+        # 0
+        excess = self._quota.take(len(arguments))
+        if excess is not None:
+            return Ruling(action, (excess,), None, None)
         # 1
         with self._lock:
             cut, parent = self._cut, self._last
@@ -107,6 +114,7 @@ class Gatekeeper:
 
     def _outcome(self, of: int, outcome: str, result: bytes) -> bool:
         now = self._clock.now()
+        self._quota.spend(len(result))
         try:
             self._log.append(lambda sequence, commitment: OutcomeRecord(sequence, now, self._instance, of, outcome, commitment), result)
         except Unavailable:
