@@ -10,7 +10,7 @@ from pathlib import Path
 from auditor.export import Chains, Wanted
 from auditor.verify import read, report, verify
 from writ.formats.archive import EMPTY, MAX_ARCHIVE, parse_archive
-from writ.formats.errors import FormatError, Refused
+from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.proof_bundle import ProofBundle, encode_proof_bundle
 from writ.formats.reason import Reason
 from writ.service import cli
@@ -83,13 +83,16 @@ def _archive(sources: Sequence[Path]) -> Chains:
 
 
 def _export(sources: Sequence[Path], out: Path, wanted: Wanted, *, as_json: bool) -> int:
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Unavailable("--out", f"expected a directory, or a place for one, at {out}: {error.strerror}") from None
     written: list[str] = []
     missing: list[dict[str, object]] = []
     for record, bundle in _archive(sources).bundles(wanted):
         name = f"{record.instance.hex()}-{record.sequence}.writ-proof"
         if isinstance(bundle, ProofBundle):
-            (out / name).write_bytes(encode_proof_bundle(bundle))
+            _write(out / name, encode_proof_bundle(bundle))
             written.append(name)
         else:
             missing.append({"record": name, "reasons": [reason.to_json() for reason in bundle.reasons]})
@@ -101,6 +104,13 @@ def _export(sources: Sequence[Path], out: Path, wanted: Wanted, *, as_json: bool
         for item in missing:
             print(f"no bundle for {item['record']}: {item['reasons']}", file=sys.stderr)
     return 1 if missing or not written else 0
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise Unavailable(f"file {path}", error.strerror or "cannot be written") from None
 
 
 if __name__ == "__main__":

@@ -125,7 +125,8 @@ def _governance(verbs: Any) -> None:
     _verb(reference, "diff", "compare a CoRIM with what is in force", _reference_diff).add_argument("file", type=Path)
     policy = _group(verbs, "policy", "policy: publish, show, check")
     _policy_arguments(_verb(policy, "publish", "put a policy in force", _policy_publish))
-    _verb(policy, "show", "the policy in force", _policy_show)
+    made = _verb(policy, "show", "the policy in force", _policy_show)
+    made.add_argument("--out", type=Path, metavar="FILE", help="also write it here as signed, for services that rely on it")
     _policy_arguments(_verb(policy, "check", "say whether a policy would be accepted, offline", _policy_check, remote=False))
     trust = _group(verbs, "trust", "trust anchors: import, show, export")
     made = _verb(trust, "import", "believe TPM manufacturer roots", _trust_import)
@@ -317,9 +318,12 @@ def _reference_capture(args: argparse.Namespace) -> int:
         raise Refused(Reason("not-found", "measurement", "a host's state or a file to capture", "none"))
     # 3
     if args.out is not None:
-        args.out.mkdir(parents=True, exist_ok=True)
+        try:
+            args.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Unavailable("--out", f"expected a directory, or a place for one, at {args.out}: {error.strerror}") from None
         for corim in corims.values():
-            (args.out / f"{corim.id}.corim").write_bytes(encode_corim(corim))
+            _write(args.out / f"{corim.id}.corim", encode_corim(corim))
     if args.approve and client is not None:
         _import(client, [encode_corim(corim) for corim in corims.values()], None, replace=args.replace)
     listed = [{"digest": digest, **corim.to_json()} for digest, corim in corims.items()]
@@ -383,7 +387,10 @@ def _policy_publish(args: argparse.Namespace) -> int:
 
 
 def _policy_show(args: argparse.Namespace) -> int:
-    return _show(args, _client(args).get("/v1/policies/current"))
+    answer = _client(args).get("/v1/policies/current")
+    if args.out is not None:
+        _write(args.out, base64.b64decode(answer["signed"]))
+    return _show(args, answer)
 
 
 def _policy_check(args: argparse.Namespace) -> int:
@@ -409,7 +416,7 @@ def _without_file(answer: dict[str, Any]) -> dict[str, Any]:
 
 def _trust_export(args: argparse.Namespace) -> int:
     answer = _client(args).get("/v1/trust")
-    args.out.write_bytes(base64.b64decode(answer["file"]))
+    _write(args.out, base64.b64decode(answer["file"]))
     return _show(args, {"file": str(args.out), "digest": answer["digest"]})
 
 
@@ -447,7 +454,7 @@ def _why(args: argparse.Namespace) -> int:
 
 def _export(args: argparse.Namespace) -> int:
     data = _client(args).export()
-    args.out.write_bytes(data)
+    _write(args.out, data)
     return _show(args, {"file": str(args.out), "bytes": len(data)})
 
 
@@ -470,6 +477,13 @@ def _text(path: Path) -> str:
         return _read(path).decode("utf-8")
     except UnicodeDecodeError:
         raise FormatError(path.name, "UTF-8 text", "other bytes") from None
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise Unavailable(f"file {path}", error.strerror or "cannot be written") from None
 
 
 def _write_secret(path: Path, data: bytes) -> None:

@@ -88,6 +88,10 @@ class ApiKeys:
         """A new key exists; its secret is returned once and stored nowhere. Raises Refused, FormatError."""
         if namespace != WHOLE_DOMAIN:
             name(namespace, "namespace")
+        if namespace == DOMAIN:
+            raise FormatError(
+                "namespace", f"a name other than {DOMAIN}, under which acts on the whole domain are recorded", repr(namespace)
+            )
         if not operator.covers(namespace):
             raise Refused(Reason("forbidden", "namespace", operator.namespace, namespace))
         if role not in ROLES:

@@ -25,6 +25,7 @@ from verifier.keys import Keys, make_decision_key
 from verifier.ledger import Ledger
 from verifier.ledger.schema import ApiKeyRow, KeyRow
 from verifier.ledger.sequencer import SqliteLedger
+from verifier.ledger.sqlite import SqliteTables, connect
 from verifier.policy import Policies
 from verifier.reference import References
 from verifier.revocation import Revocations
@@ -99,6 +100,8 @@ def init(config: VerifierConfig, key_file: Path, clock: Clock | None = None) -> 
     config.key_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.chmod(config.key_dir, 0o700)
     make_decision_key(config.key_dir)
+    if config.ledger_file.exists() and _is_initialised(config):
+        return None  # also beside a verifier that serves, and holds its ledger
     ledger = SqliteLedger(config.ledger_file)
     try:
         made = parts(config, ledger, clock=clock or SystemClock(), engine=installed_engine())
@@ -113,6 +116,15 @@ def init(config: VerifierConfig, key_file: Path, clock: Clock | None = None) -> 
         return row
     finally:
         ledger.close()
+
+
+def _is_initialised(config: VerifierConfig) -> bool:
+    looked = connect(config.ledger_file)
+    try:
+        tables = SqliteTables(looked)
+        return any(row.retired_at is None for row in tables.select(KeyRow)) and bool(tables.select(ApiKeyRow))
+    finally:
+        looked.close()
 
 
 def _tls(_: ServerConfig, default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:

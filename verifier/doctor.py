@@ -10,8 +10,9 @@ from pathlib import Path
 
 from verifier.config import VerifierConfig
 from verifier.keys import DECISION_FILE
+from verifier.ledger import Tables
 from verifier.ledger.schema import EntryRow, KeyRow, PolicyRow, TrustRow
-from verifier.ledger.sequencer import SqliteLedger
+from verifier.ledger.sqlite import SqliteTables, connect
 from writ.formats.errors import FormatError, Unavailable
 from writ.formats.tlog.merkle import leaf_hash
 from writ.service.signers import load_signer
@@ -52,14 +53,15 @@ def _examine(config: VerifierConfig) -> Iterator[Checked]:
         yield Checked("ledger", "none", "Run `verifier init`.")
         return
     try:
-        ledger = SqliteLedger(config.ledger_file)
+        looked = connect(config.ledger_file)  # beside a verifier that serves: it takes no lock of the ledger's
+        looked.execute("PRAGMA query_only = ON")
     except (Unavailable, sqlite3.Error) as error:
         yield Checked("ledger", str(error)[:200], "Restore the ledger from its backup.")
         return
     try:
-        yield from _ledger(ledger, config)
+        yield from _ledger(SqliteTables(looked), config)
     finally:
-        ledger.close()
+        looked.close()
 
 
 def _folder(path: Path) -> Checked:
@@ -70,8 +72,7 @@ def _folder(path: Path) -> Checked:
     return Checked(f"directory {path}", f"mode {mode:04o}", "Make it readable by its owner only: chmod 0700." if loose else "")
 
 
-def _ledger(ledger: SqliteLedger, config: VerifierConfig) -> Iterator[Checked]:
-    tables = ledger.read()
+def _ledger(tables: Tables, config: VerifierConfig) -> Iterator[Checked]:
     broken = [row.sequence for row in tables.select(EntryRow) if leaf_hash(row.entry) != row.leaf]
     count = tables.last(EntryRow)
     total = 0 if count is None else count.sequence + 1

@@ -19,7 +19,6 @@ from writ.formats.errors import Unavailable
 LOOK = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT count(*) FROM entry').fetchone(); c.close()"
 
 
-@pytest.mark.xfail(strict=True, reason="verifier: each new reader closes a descriptor of the file, which drops the locks that keep its WAL")
 def test_i4_what_was_committed_is_there_after_a_crash_though_another_process_looked(tmp_path: Path) -> None:
     """POSIX locks of a process end when it closes any descriptor of the file (fcntl(2); sqlite.org/howtocorrupt.html section 2.2)."""
     with running_verifier(tmp_path / "verifier") as verifier:
@@ -36,7 +35,6 @@ def test_i4_what_was_committed_is_there_after_a_crash_though_another_process_loo
         found.close()
 
 
-@pytest.mark.xfail(strict=True, reason="verifier: nothing keeps a second daemon from the state directory")
 def test_i6_second_verifier_on_one_state_directory_is_refused(tmp_path: Path) -> None:
     """What was used once is remembered in memory (proofs of hosts, challenges): two daemons take each of them twice."""
     with running_verifier(tmp_path) as verifier, pytest.raises(Unavailable):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +56,26 @@ class TestSqliteLedger(LedgerSuite):
             with pytest.raises(sqlite3.IntegrityError, match="append-only"):
                 connection.execute(statement)
         connection.close()
+
+    def test_connection_of_a_thread_that_ended_serves_the_next(self, tmp_path: Path) -> None:
+        made = SqliteLedger(tmp_path / "threads.sqlite")
+        Desk(made).ready()
+        read: list[int] = []
+        for _ in range(8):
+            thread = threading.Thread(target=lambda: read.append(len(made.read().select(HostRow))))
+            thread.start()
+            thread.join()
+        held = [link.resolve() for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+        made.close()
+        assert len(set(read)) == 1
+        assert held.count((tmp_path / "threads.sqlite").resolve()) <= 3  # the writer's, this thread's, that of the eight
+
+    def test_ledger_that_is_held_is_refused_until_it_is_closed(self, tmp_path: Path) -> None:
+        first = SqliteLedger(tmp_path / "one.sqlite")
+        with pytest.raises(Unavailable, match="holds it"):
+            SqliteLedger(tmp_path / "one.sqlite")
+        first.close()
+        SqliteLedger(tmp_path / "one.sqlite").close()
 
     def test_commits_reach_the_disk(self, tmp_path: Path) -> None:
         writer = connect(tmp_path / "sync.sqlite")

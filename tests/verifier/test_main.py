@@ -23,8 +23,10 @@ from tests.world.chip import Maker
 from tests.world.host import RefusedByVerifier, SimulatedHost
 from verifier.__main__ import main
 from verifier.ledger.schema import EntryRow, HostRow, NonceRow, TokenRow
-from verifier.ledger.sequencer import SqliteLedger
+from verifier.ledger.sqlite import SqliteTables, connect
 from writ.formats.archive import parse_archive
+from writ.formats.cose import parse_sign1
+from writ.formats.digest import Digest
 from writ.formats.eat import parse_token
 from writ.formats.errors import Unavailable
 from writ.formats.exchange import EXCHANGE, AttestAnswer
@@ -122,6 +124,11 @@ def test_from_init_to_a_token_and_its_proof(command: Command) -> None:
         command.run("key", "rotate")
         command.run("trust", "export", "--out", folder / "trust")
         command.run("export", "--out", folder / "archive")
+        shown = command.run("policy", "show", "--out", folder / "policy")
+        assert Digest.of(parse_sign1((folder / "policy").read_bytes()).payload or b"") == Digest.parse(shown["digest"])
+        assert command.run("policy", "show", "--out", folder / "corims", code=3)["what"] == f"file {folder / 'corims'}"
+        assert command.run("init")["api_key_file"] is None  # beside the daemon, which holds the ledger
+        assert command.run("serve", code=3)["what"] == "ledger"
         assert parse_trust((folder / "trust").read_bytes()).roots[0].tpm_class == "software"
         assert token in parse_archive((folder / "archive").read_bytes()).tokens
         assert command.run("host", "list")["hosts"][0]["status"] == "active"
@@ -200,9 +207,9 @@ def test_killed_under_load_it_loses_no_decision_and_accepts_no_nonce_twice(comma
 
 def inspect(command: Command, tokens: list[str]) -> int:
     """Every token has its row, every entry is as hashed and in sequence, every spent nonce has one entry; the number of entries."""
-    ledger = SqliteLedger(command.folder / "state" / "ledger.sqlite")
+    looked = connect(command.folder / "state" / "ledger.sqlite")
     try:
-        tables = ledger.read()
+        tables = SqliteTables(looked)
         known = {row.token_id for row in tables.select(TokenRow)}
         assert {parse_token(token).claims.token_id for token in tokens} <= known
         entries = tables.select(EntryRow)
@@ -214,7 +221,7 @@ def inspect(command: Command, tokens: list[str]) -> int:
             assert host.version == len([row for row in entries if row.kind == "attest" and row.host == host.host]) - 1
         return len(entries)
     finally:
-        ledger.close()
+        looked.close()
 
 
 def test_secrets_are_written_for_their_owner_alone(command: Command) -> None:

@@ -50,7 +50,9 @@ def _add(app: FastAPI, route: Route, parts: Parts) -> None:
     extra: dict[str, Any] = {}
     if route.body_type is not None:
         extra["requestBody"] = {"required": True, "content": {route.body_type: {"schema": BODIES[route.body_type]}}}
-    secured = [] if route.caller in ("public", "host") else [Depends(HTTPBearer(auto_error=False, scheme_name="api_key"))]
+    operators = route.caller not in ("public", "host")
+    json_most = route.body if operators and route.body_type is None else 0
+    secured = [Depends(HTTPBearer(auto_error=False, scheme_name="api_key"))] if operators else []
     app.router.add_api_route(
         route.path,
         route.endpoint,
@@ -62,7 +64,7 @@ def _add(app: FastAPI, route: Route, parts: Parts) -> None:
         openapi_extra=extra or None,
         name=f"{route.method} {route.path}",
         description=f"Caller: {route.caller}.",
-        route_class_override=guard(route.caller, parts),
+        route_class_override=guard(route.caller, parts, json_most),
     )
 
 

@@ -15,7 +15,7 @@ from fastapi import Query, Request, Response
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 
-from verifier.access import WHOLE_DOMAIN, ApiKeys, HostProofs, Operator
+from verifier.access import DOMAIN, WHOLE_DOMAIN, ApiKeys, HostProofs, Operator
 from verifier.attest import Attestation
 from verifier.enrol import Enrolment
 from verifier.hosts import Hosts
@@ -30,7 +30,7 @@ from verifier.rotation import Rotation
 from verifier.trust import Anchors
 from writ.formats.errors import Misuse, Refused
 from writ.formats.reason import Reason
-from writ.formats.strict import name
+from writ.formats.strict import decode_json, name
 from writ.service.clock import Clock
 from writ.service.observe import Counters
 
@@ -88,16 +88,24 @@ class Scope:
 
 
 def scope(request: Request, namespace: Annotated[str | None, Query(pattern=NAME)] = None) -> Scope:
-    """The namespace that the caller names, or that of the key. Raises Refused `forbidden`."""
+    """The namespace that the caller names, or that of the key. Raises Refused `forbidden`.
+
+    `DOMAIN` is no namespace: who reaches the whole domain reads there what was done to it.
+    """
     operator: Operator = request.state.operator
     chosen = namespace or (DEFAULT_NAMESPACE if operator.namespace == WHOLE_DOMAIN else operator.namespace)
     if not operator.covers(chosen):
         raise Refused(Reason("forbidden", "namespace", operator.namespace, chosen))
+    if chosen == DOMAIN and (operator.namespace != WHOLE_DOMAIN or request.method != "GET"):
+        raise Refused(Reason("forbidden", "namespace", "a name other than that of the domain's own records", chosen))
     return Scope(operator, chosen)
 
 
-def guard(caller: str, parts: Parts) -> type[APIRoute]:
-    """Routes that let only `caller` in: before the body is parsed, before any parameter is looked at."""
+def guard(caller: str, parts: Parts, json_most: int) -> type[APIRoute]:
+    """Routes that let only `caller` in: before the body is parsed, before any parameter is looked at.
+
+    A body of up to `json_most` bytes, unless that is 0, is JSON as `strict` has it. Raises FormatError.
+    """
 
     class Guarded(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -105,6 +113,8 @@ def guard(caller: str, parts: Parts) -> type[APIRoute]:
 
             async def handle(request: Request) -> Response:
                 await _admit(caller, parts, request)
+                if json_most and (body := await request.body()):
+                    decode_json(body, "body", max_size=json_most)  # one reading only: the models' parser takes the last of two keys
                 return await inner(request)
 
             return handle

@@ -7,17 +7,19 @@ be made durable, none of it has happened and every caller hears so.
 
 from __future__ import annotations
 
+import os
 import queue
 import sqlite3
 import threading
 import time
+import weakref
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from typing import Final
 
 from verifier.ledger import Change, Committed, Tables
-from verifier.ledger.sqlite import SqliteTables, connect
+from verifier.ledger.sqlite import SqliteTables, connect, hold
 from verifier.ledger.transaction import apply
 from writ.formats.errors import Unavailable, WritError
 from writ.service.observe import get_logger
@@ -34,13 +36,22 @@ Job = tuple[Change, "Future[Committed]"]
 
 
 class SqliteLedger:
-    """`Ledger` on one SQLite file, owned by this process. `close` when done. `writer` is the one connection that writes."""
+    """`Ledger` on one SQLite file, which no other ledger has meanwhile. `close` when done. `writer` is the one connection that writes.
+
+    Raises Unavailable where another process, or another ledger of this one, holds the file.
+    """
 
     def __init__(self, path: Path, writer: sqlite3.Connection | None = None) -> None:
         self._path = path
-        self._writer = writer or connect(path)
+        self._held = hold(path)
+        try:
+            self._writer = writer or connect(path)
+        except BaseException:
+            os.close(self._held)
+            raise
         self._readers = threading.local()
         self._opened: list[sqlite3.Connection] = []
+        self._idle: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
         self._jobs: queue.Queue[Job | None] = queue.Queue(MAX_QUEUE)
         self._thread = threading.Thread(target=self._run, name="sequencer", daemon=True)
@@ -58,15 +69,22 @@ class SqliteLedger:
             raise Unavailable("ledger", "the sequencer did not answer in time") from None
 
     def read(self) -> Tables:
-        """Reading on a connection of this thread's own."""
-        connection: sqlite3.Connection | None = getattr(self._readers, "connection", None)
-        if connection is None:
-            connection = connect(self._path)
-            connection.execute("PRAGMA query_only = ON")
-            self._readers.connection = connection
+        """Reading on a connection that is this thread's until it ends; then another thread has it. None is closed before the ledger."""
+        tables: SqliteTables | None = getattr(self._readers, "tables", None)
+        if tables is None:
             with self._lock:
-                self._opened.append(connection)
-        return SqliteTables(connection)
+                connection = self._idle.pop() if self._idle else None
+            connection = connection or self._reader()
+            tables = self._readers.tables = SqliteTables(connection)
+            weakref.finalize(tables, self._idle.append, connection).atexit = False
+        return tables
+
+    def _reader(self) -> sqlite3.Connection:
+        connection = connect(self._path)
+        connection.execute("PRAGMA query_only = ON")
+        with self._lock:
+            self._opened.append(connection)
+        return connection
 
     def close(self) -> None:
         """Everything queued is answered, and every connection is closed."""
@@ -76,6 +94,10 @@ class SqliteLedger:
             for connection in (*self._opened, self._writer):
                 connection.close()
             self._opened.clear()
+            self._idle.clear()
+            if self._held >= 0:
+                os.close(self._held)
+                self._held = -1
 
     # --- the thread -----------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import sqlite3
 from pathlib import Path
@@ -12,9 +14,15 @@ from writ.formats.errors import Unavailable
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection to the ledger at `path`, which is made if it is not there (mode 0600). Raises Unavailable."""
+    """A connection to the ledger at `path`, which is made if it is not there (mode 0600). Raises Unavailable.
+
+    A file that is there is opened by SQLite alone: whoever closes a descriptor of it ends every POSIX lock that this
+    process holds on it, and another process may then delete the WAL that others still write to.
+    Source: fcntl(2); sqlite.org/howtocorrupt.html, section 2.2.
+    """
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
@@ -22,6 +30,20 @@ def connect(path: Path) -> sqlite3.Connection:
     except (OSError, sqlite3.Error) as error:
         raise Unavailable("ledger", f"expected a SQLite file that can be opened, got {type(error).__name__}") from None
     return connection
+
+
+def hold(path: Path) -> int:
+    """The descriptor of a lock file beside the ledger: while it is open no other ledger can be had of it. Raises Unavailable."""
+    try:
+        handle = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise Unavailable("ledger", f"{path}.lock: {error.strerror}") from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise Unavailable("ledger", f"expected {path} to be of one process, got a verifier that holds it") from None
+    return handle
 
 
 def _make(connection: sqlite3.Connection) -> None:
