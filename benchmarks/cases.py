@@ -169,7 +169,8 @@ def gate(folder: Path) -> Iterator[Case]:
     log = ActionLog(folder, scene.instance)
     path = str(folder / "gate.sock")
     served = SocketGate(
-        path, uid=os.getuid(), gid=os.getgid(), gatekeeper=scene.gatekeeper(log), tools={"notes": Echo()}, short="5f1c09ab"
+        path, uid=os.getuid(), gid=os.getgid(), is_agent=os.getpid().__eq__, gatekeeper=scene.gatekeeper(log),
+        tools={"notes": Echo()}, short="5f1c09ab",
     )  # fmt: skip
     line = json.dumps({"id": 1, "tool": "notes", "method": "read", "arguments": {}}).encode() + b"\n"
     with contextlib.ExitStack() as closing:

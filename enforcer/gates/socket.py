@@ -19,7 +19,8 @@ A client needs nothing but a socket:
     f.write(json.dumps({"id": 1, "tool": "notes", "method": "read", "arguments": {}}).encode() + b"\\n"); f.flush()
     answer = json.loads(f.readline())
 
-The gate adds token and proof, and the agent never sees either.
+The gate adds token and proof, and the agent never sees either. Whoever connects is known by its pid, as the kernel recorded it:
+the uid alone says nothing, because a slot's uid has had other instances before, whose setuid programs may still lie about.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import contextlib
 import re
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from enforcer import frames
@@ -51,9 +52,15 @@ _LOG = observe.get_logger(__name__)
 class SocketGate:
     """The listener of one instance and its connections, each in a thread of its own, at most `MAX_CONNECTIONS`."""
 
-    def __init__(self, path: str, *, uid: int, gid: int, gatekeeper: Gatekeeper, tools: Mapping[str, Tool], short: str) -> None:
-        """Listen at `path`, for `uid` alone. `short` is the instance's short name in references. Raises Unavailable."""
-        self._uid, self._gatekeeper, self._tools, self._short = uid, gatekeeper, tools, short
+    def __init__(
+        self, path: str, *, uid: int, gid: int, is_agent: Callable[[int], bool],
+        gatekeeper: Gatekeeper, tools: Mapping[str, Tool], short: str,
+    ) -> None:  # fmt: skip
+        """Listen at `path`, for processes of `uid` whose pid `is_agent`. `short` is the instance's short name in references.
+
+        Raises Unavailable.
+        """
+        self._uid, self._is_agent, self._gatekeeper, self._tools, self._short = uid, is_agent, gatekeeper, tools, short
         self._room = threading.BoundedSemaphore(MAX_CONNECTIONS)
         self._live: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -67,7 +74,7 @@ class SocketGate:
             except OSError:
                 return
             peer = frames.peer_of(connection)
-            if peer.uid != self._uid or not self._room.acquire(blocking=False):
+            if peer.uid != self._uid or not self._is_agent(peer.pid) or not self._room.acquire(blocking=False):
                 _LOG.warning("gate-peer-refused", uid=peer.uid, pid=peer.pid)
                 connection.close()
                 continue

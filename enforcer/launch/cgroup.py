@@ -90,8 +90,8 @@ class Cgroup:
         return tuple(sorted(found))
 
     def holds(self, pid: int) -> bool:
-        """Whether `pid` is in here."""
-        return pid in self.processes()
+        """Whether `pid` is in here or below, as the kernel's cgroup.procs says: it shows pids as we see them, whatever is mounted where."""
+        return pid > 0 and pid in self.processes()
 
     def populated(self) -> bool:
         """Whether any process is left, zombies not counted; False when the cgroup is gone."""

@@ -35,7 +35,6 @@ def host() -> Iterator[Host]:
 
 
 @pytest.mark.cgroup
-@pytest.mark.xfail(strict=True, reason="enforcer: the gate looks at the uid alone, and uids are used again")
 def test_i8_process_outside_the_cgroup_is_not_the_agent_whatever_its_uid(host: Host) -> None:
     """An agent leaves a setuid copy of an interpreter behind; its slot's uid is the next instance's; any local user runs the copy."""
     host.agent("honest", "print(os.environ['WRIT_SOCKET'], flush=True)\ntime.sleep(30)\n")

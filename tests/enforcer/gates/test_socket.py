@@ -52,9 +52,11 @@ class Gate:
         self.log = ActionLog(folder, self.scene.instance)
         self.gatekeeper = self.scene.gatekeeper(self.log)
         self.path = str(folder / "gate.sock")
+        self.agents = {os.getpid()}
         self.gate = SocketGate(
-            self.path, uid=os.getuid(), gid=os.getgid(), gatekeeper=self.gatekeeper, tools={"notes": self.tool}, short="5f1c09ab"
-        )
+            self.path, uid=os.getuid(), gid=os.getgid(), is_agent=lambda pid: pid in self.agents, gatekeeper=self.gatekeeper,
+            tools={"notes": self.tool}, short="5f1c09ab",
+        )  # fmt: skip
 
     def ask(self, **request: object) -> Any:
         """One request on a connection of its own."""
@@ -82,6 +84,15 @@ def test_permitted_action_reaches_the_tool_once_with_canonical_arguments(gate: G
 
     assert answer == {"id": "x", "ok": True, "reference": "5f1c09ab-0", "result": {"a": [True, None, "ä"], "b": 1}}
     assert gate.tool.called == 1
+
+
+def test_process_of_the_right_uid_that_is_not_the_agent_is_not_heard(gate: Gate) -> None:
+    gate.agents.clear()
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(gate.path)
+        connection.settimeout(5)
+        assert connection.recv(1) == b""
+    assert gate.log.checkpoint().size == 0
 
 
 def test_held_gate_refuses_and_nothing_reaches_the_tool(gate: Gate) -> None:
