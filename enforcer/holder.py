@@ -16,13 +16,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import threading
 import time
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Final
 
@@ -32,10 +30,12 @@ from enforcer.config import EnforcerConfig
 from enforcer.contain import Containment, Standing, last_records, write_evidence
 from enforcer.control import CONTROL, MAX_CONTROL, Attach, Attached, Contain, Control, CouldNot, Deliver, Exited, RefusedRun, Run, Started
 from enforcer.credential import Credential, Held, Subject
+from enforcer.events import AgentEnded, Event, FromClient, Heard, Killed, LinkLost, LinkUp
 from enforcer.gatekeeper import Gatekeeper
 from enforcer.gates.socket import SocketGate
 from enforcer.launch.cgroup import Cgroup, parent_of
 from enforcer.launch.process import Program, Watchdog, clean_environment, start
+from enforcer.launch.removal import remove_tree
 from enforcer.launch.slot import Slot
 from enforcer.launch.store_root import StoreRoot, store_root
 from enforcer.record import ActionLog
@@ -62,57 +62,6 @@ GRACE: Final = 5.0
 """Seconds an agent has to end after its client is gone."""
 STATE_FILE: Final = "state.json"
 GATE_FILE: Final = "gate.sock"
-
-
-# --- what happens to an instance -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """The attestor answered, or did not, a question that was asked while `link` was the daemon's."""
-
-    verdict: Verdict
-    link: socket.socket
-
-
-@dataclass(frozen=True, slots=True)
-class LinkLost:
-    """The daemon is gone."""
-
-    link: socket.socket
-    noticed: int
-
-
-@dataclass(frozen=True, slots=True)
-class LinkUp:
-    """A daemon is there."""
-
-    link: socket.socket
-
-
-@dataclass(frozen=True, slots=True)
-class Killed:
-    """Someone who may, wants it killed: the daemon for drift, an operator."""
-
-    reasons: tuple[Reason, ...]
-    noticed: int
-
-
-@dataclass(frozen=True, slots=True)
-class AgentEnded:
-    """The agent's process ended, with this exit status."""
-
-    status: int
-
-
-@dataclass(frozen=True, slots=True)
-class FromClient:
-    """The client says something; None: it is gone."""
-
-    message: Deliver | None
-
-
-Event = Heard | LinkLost | LinkUp | Killed | AgentEnded | FromClient
 
 
 class Holder:
@@ -156,8 +105,9 @@ class Holder:
         except WritError as error:
             if isinstance(error, Refused):
                 self._note("refused", error.reasons)
-            self._tidy()
+            self._cut_off()
             self._stop("exited")
+            self._tidy()
             raise
         self.tell(Started(self._instance))
         self._watch_over()
@@ -247,7 +197,10 @@ class Holder:
         for name, url in sorted(self._config.service_urls.items()):
             self._tools[name] = RelyingService(name, url, self._key, self._clock, ca)
         gate = str(visible / GATE_FILE)
-        self._gate = SocketGate(gate, uid=agent_uid, gid=agent_uid, gatekeeper=self._gatekeeper, tools=self._tools, short=self._short)
+        self._gate = SocketGate(
+            gate, uid=agent_uid, gid=agent_uid, is_agent=self._cgroup.child("agent").holds,
+            gatekeeper=self._gatekeeper, tools=self._tools, short=self._short,
+        )  # fmt: skip
         environment = clean_environment(home, WRIT_SOCKET=gate)
         program = Program(self._argv, self._root.path, agent_uid, agent_uid, environment, self._config.pids_max)
         self._daemon()
@@ -336,18 +289,32 @@ class Holder:
         gone = self._containment.kill(reasons, noticed, records=lambda: last_records(self._folder, self._instance))
         if not gone:
             _LOG.error("kill-incomplete", instance=self._instance.hex())
-        self._tidy()
-        self._stop("killed")
-        self.tell(RefusedRun(self._short, reasons, True))
+        self._close("killed", RefusedRun(self._short, reasons, True))
 
     def _finish(self, status: int) -> None:
-        """The agent ended: nothing passes any more, and what it did last is carried to the verifier before the instance is closed."""
+        """The agent ended: nothing passes any more."""
         self._containment.end()
+        self._close("exited", Exited(status))
+
+    def _close(self, outcome: str, end: Control) -> None:
+        """Nothing runs any more, however it ended. What is told comes before what is tidied: an agent decides what its home looks like.
+
+        1. No call is in flight, and its outcome is a record.
+        2. What was done last is carried to the verifier, also of an instance that was killed: it can be proven then.
+        3. The attestor and the daemon know the end.
+        4. What is left behind is removed, and the client hears of the end.
+        """
+        # 1
+        self._cut_off()
+        # 2
         if self._link is not None:
             self._renewal.carry_the_rest()
+        # 3
+        self._stop(outcome)
+        self._tell(self._link, end)
+        # 4
         self._tidy()
-        self._stop("exited")
-        self.tell(Exited(status))
+        self._tell(self._client, end)
 
     # --- talking -------------------------------------------------------------------------------------------------------
 
@@ -406,9 +373,13 @@ class Holder:
     def tell(self, message: Control) -> None:
         """Client and daemon hear it, as far as they are there."""
         for connection in (self._client, self._link):
-            if connection is not None:
-                with contextlib.suppress(Unavailable):
-                    frames.send(connection, CONTROL.encode(message))
+            self._tell(connection, message)
+
+    @staticmethod
+    def _tell(connection: socket.socket | None, message: Control) -> None:
+        if connection is not None:
+            with contextlib.suppress(Unavailable):
+                frames.send(connection, CONTROL.encode(message))
 
     def _signal(self, number: int) -> None:
         if self._agent is not None and self._agent.poll() is None:
@@ -447,20 +418,24 @@ class Holder:
             },
         )  # fmt: skip
 
-    def _tidy(self) -> None:
-        """Gate, tools, cgroup, sockets and home are gone; log, papers and evidence stay."""
+    def _cut_off(self) -> None:
+        """Gate, tools and cgroup are gone."""
         if self._gate is not None:
             self._gate.close()
         self._cgroup.kill()
         for tool in self._tools.values():
             tool.close()
-        self._log.close()
         if not self._cgroup.remove():
             _LOG.warning("cgroup-left", path=str(self._cgroup.path))
         self._watchdog.release()
+
+    def _tidy(self) -> None:
+        """Socket and home are gone; log, papers and evidence stay."""
+        self._log.close()
         self._server.close()
         self._config.holder_socket(self._instance).unlink(missing_ok=True)
-        shutil.rmtree(self._config.agent_dir(self._instance), ignore_errors=True)
+        if not remove_tree(self._config.agent_dir(self._instance)):
+            _LOG.warning("home-left", path=str(self._config.agent_dir(self._instance)))
 
 
 def _status(returned: int) -> int:

@@ -128,12 +128,19 @@ class Renewal:
         self._due = self._clock.boot() + wait
 
     def carry_the_rest(self) -> None:
-        """The instance is over: records that no checkpoint carried are carried now. A token that comes of it is never used."""
+        """The instance is over: records that no checkpoint carried are carried now, whatever the answer.
+
+        A token that comes of it is never used. Of a drifted instance a refusal
+        comes, and the verifier keeps the checkpoint all the same. Where it
+        stands elsewhere than we thought, it is asked once more from there.
+        """
         end = time.monotonic() + SETTLE_WITHIN
         while self.due_in() is None and time.monotonic() < end:
             time.sleep(0.01)
         if self.due_in() is not None and self._log.checkpoint().size > self._carried:
-            self.ask()
+            _, moved = self._ask()
+            if moved and self._log.checkpoint().size > self._carried:
+                self._ask()
 
     def ask(self) -> Verdict:
         """Ask, and verify what comes.
@@ -143,10 +150,11 @@ class Renewal:
         3. A token is verified link by link, and its papers are kept.
         4. The checkpoint counts as carried where the verifier answered with a token, or says which one it holds.
         """
-        verdict, resumed = self._ask()
-        return self._ask()[0] if resumed else verdict
+        verdict, moved = self._ask()
+        return self._ask()[0] if moved and not isinstance(verdict, Never) else verdict
 
     def _ask(self) -> tuple[Verdict, bool]:
+        """The answer, and whether the verifier said that it holds another checkpoint than the one we took it to hold."""
         # 1
         checkpoint, carried = self._log.checkpoint(), self._carried
         ask = TokenAsk(
@@ -181,9 +189,9 @@ class Renewal:
         raise FormatError("answer", "a token, a refusal or none", type(answer).__name__)
 
     def _resume(self, refusal: Refusal) -> bool:
-        """Whether an answer was lost: the verifier is ahead of us then and says where it stands, and the next proof starts there."""
+        """An answer was lost: the verifier is ahead of us then and says where it stands, and the next proof starts there."""
         for reason in refusal.reasons:
             if reason.code == "action-log-base" and reason.expected.isdecimal() and int(reason.expected) <= self._log.checkpoint().size:
                 self._carried = int(reason.expected)
-                return not refusal.final
+                return True
         return False

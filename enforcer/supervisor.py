@@ -20,6 +20,7 @@ from enforcer import frames
 from enforcer.config import EnforcerConfig
 from enforcer.control import CONTROL, MAX_CONTROL, Attach, Attached, Contain, Control, CouldNot, Did, Exited, RefusedRun, Run
 from enforcer.launch.cgroup import Cgroup, parent_of
+from enforcer.launch.removal import remove_tree
 from enforcer.relay import Relay, next_drift
 from enforcer.zygote import Zygote
 from writ.formats.errors import FormatError, Unavailable
@@ -164,6 +165,8 @@ class Supervisor:
         _LOG.warning("holder-lost", instance=instance.hex())
         if isinstance(self._relay.ask(Stop(instance, "lost")), Unreachable):
             _LOG.warning("stop-not-told", instance=instance.hex(), outcome="lost")
+        if not (cgroup.exists() or remove_tree(self._config.agent_dir(instance))):
+            _LOG.warning("home-left", path=str(self._config.agent_dir(instance)))
 
     def _find_holders(self) -> None:
         """Attach to every holder that lives; sweep up after every one that does not."""

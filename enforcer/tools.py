@@ -118,6 +118,8 @@ class StdioTool:
                     reply = self._answer(self._read_line(end))
                     if reply is not None:
                         return reply
+                    if time.monotonic() > end:
+                        raise Unavailable(f"tool {self._name}", f"old answers only within {CALL_WITHIN:.0f} s")
             except FormatError:
                 self._drop()
                 raise

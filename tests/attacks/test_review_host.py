@@ -41,7 +41,6 @@ def host() -> Iterator[Host]:
 
 
 @pytest.mark.cgroup
-@pytest.mark.xfail(strict=True, reason="enforcer: tidying a deep home overflows the stack, and the kill is told as a loss")
 def test_deep_home_does_not_end_the_holder_before_it_has_told_of_the_kill(host: Host) -> None:
     host.agent("deep", DEEP)
     run = host.run("deep")
@@ -54,7 +53,6 @@ def test_deep_home_does_not_end_the_holder_before_it_has_told_of_the_kill(host: 
     assert not host.config.agent_dir(instance).exists()
 
 
-@pytest.mark.xfail(strict=True, reason="enforcer: a tool that keeps sending old answers is waited for without an end")
 def test_tool_that_floods_old_answers_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     stop = threading.Event()
 

@@ -79,6 +79,19 @@ def test_drift_kills_that_instance_and_its_neighbour_lives_on(host: Host) -> Non
     assert not does_not_act(host, other)
 
 
+def test_what_a_drifted_agent_did_last_is_carried_although_it_is_refused(host: Host) -> None:
+    """The records since the last renewal are in a checkpoint that the verifier holds: they can be proven."""
+    instance = running(host)
+    given = len(host.attestor.given)
+    host.attestor.drift(instance)
+    assert host.finish(host.runs[0])[0] == 137
+
+    assert size(host, instance) > 0
+    assert host.attestor.instances[instance].log[0] == size(host, instance)
+    assert host.attestor.instances[instance].stopped == "killed"
+    assert len(host.attestor.given) == given, "the ask that carried them got no token"
+
+
 def test_operator_kills_by_a_short_name(host: Host) -> None:
     instance = running(host)
 

@@ -160,6 +160,18 @@ def test_one_question_at_a_time(asking: Asking) -> None:
     assert len(asking.attestor.asks) == 1
 
 
+def test_rest_of_a_drifted_instance_is_carried_from_where_the_verifier_stands(asking: Asking) -> None:
+    asking.record(2)
+    known = asking.attestor.instances[asking.scene.instance]
+    known.drifted = True
+    assert isinstance(asking.renewal.ask(), Never), "the verifier knew of the drift first, and kept this checkpoint"
+    asking.record(3)
+    asking.renewal.carry_the_rest()
+
+    assert known.log[0] == 5
+    assert asking.attestor.given == []
+
+
 def test_what_was_done_last_is_carried_after_the_question_under_way(asking: Asking) -> None:
     asking.attestor.silent = 0.3
     asking.renewal.begin(lambda _verdict: None)

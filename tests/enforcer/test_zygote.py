@@ -26,6 +26,7 @@ def started(host: Host, agent: str = "a") -> bytes:
     host.run(agent)
     instance = bytes(wait_for(lambda: [i for i in host.attestor.instances if i not in known])[0])
     host.wait_state(instance, "running")
+    wait_for(host.cgroup_of(instance).child("agent").processes)  # a daemon that dies before this ends the start
     return instance
 
 

@@ -85,6 +85,7 @@ class Instance:
     parent: bytes | None
     log: tuple[int, bytes] = (0, merkle.EMPTY_ROOT)
     stopped: str | None = None
+    drifted: bool = False
 
 
 @dataclass
@@ -186,6 +187,8 @@ class Attestor:
         if not merkle.verify_consistency(*known.log, ask.log_size, ask.log_root, ask.log_proof):
             return Refusal((Reason("action-log-inconsistent", "log", f"an extension of {known.log[0]}", str(ask.log_size)),), final=True)
         known.log = (ask.log_size, ask.log_root)
+        if known.drifted:
+            return Refusal((Reason("instance-drifted", "phase", "running", "drifted"),), final=True)
         given = self.give(ask)
         self.given.append(given)
         return given
@@ -230,7 +233,8 @@ class Attestor:
         return Trust(DOMAIN, ISSUER, (), (), (self.decision.public,))
 
     def drift(self, instance: bytes) -> None:
-        """Report one changed byte of a prompt."""
+        """Report one changed byte of a prompt. The verifier refuses the instance from now on, and still keeps its checkpoints."""
+        self.instances[instance].drifted = True
         message = LOCAL.encode(Drift(instance, "prompts", "system.txt", Digest.of(b"before"), Digest.of(b"after")))
         for watcher in self.watchers:
             with contextlib.suppress(OSError):
