@@ -82,7 +82,7 @@ class Story:
         self._attestor_toml = self._attestor_config("attestor", self._tpm)
         self._enforcer_toml.write_text(
             f'run_dir = "{place}/enforcer-run"\nstate_dir = "{place}/enforcer"\nattestor_socket = "{place}/attestor.sock"\n'
-            f'trust_file = "{self._trust}"\ncgroup = "/writ-demo-{place.name[-8:]}"\n'
+            f'trust_file = "{self._trust}"\ncgroup = "{stage.cgroup}"\n'
             'tools = ["notes {store}/python/bin/python3 -I -S -B {store}/tools/server.py"]\n'
         )
         shutil.copytree(AGENTS, place / "agents")
@@ -290,8 +290,8 @@ def main() -> int:
     parser.add_argument("--slow", action="store_true", help="pause between lines, for an audience")
     pace = 0.8 if parser.parse_args().slow else 0.0
     try:
-        parent_of("/writ-demo-probe")
         with performed(Stage(pace=pace)) as stage:
+            parent_of(stage.cgroup)
             manufacturer = Manufacturer(stage.place / "manufacturer")
             with manufacturer.tpm("host") as tpm, manufacturer.tpm("stranger") as stranger:
                 roots = stage.place / "swtpm-test-ca.pem"

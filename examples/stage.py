@@ -17,6 +17,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from enforcer.launch.cgroup import MOUNTINFO, Cgroup, find_mount
+from writ.formats.errors import Unavailable
+
 STOP_WITHIN: Final = 10.0
 STDLIB_LEFT_OUT: Final = (
     "__pycache__",
@@ -37,11 +40,12 @@ class StageError(Exception):
 
 
 class Stage:
-    """A directory that goes away, programs that are ended, and a count of what did not go as it should."""
+    """A directory and a cgroup that go away, programs that are ended, and a count of what did not go as it should."""
 
     def __init__(self, *, pace: float) -> None:
         self.place = Path(tempfile.mkdtemp(prefix="writ-demo-"))
         self.place.chmod(0o711)
+        self.cgroup = f"/writ-demo-{self.place.name[-8:]}"
         self.unexpected: list[str] = []
         self._pace = pace
         self._programs: list[Program] = []
@@ -86,10 +90,29 @@ class Stage:
         return program
 
     def close(self) -> None:
-        """Every program is ended and the place is gone."""
+        """Every program is ended, and the place and the cgroup are gone."""
         for program in reversed(self._programs):
             program.stop()
+        self._clear_cgroup()
         shutil.rmtree(self.place, ignore_errors=True)
+
+    def _clear_cgroup(self) -> None:
+        """The cgroup of this stage, and no other, is gone with whatever was left in it."""
+        try:
+            parent = Cgroup(find_mount(MOUNTINFO.read_text()) / self.cgroup.lstrip("/"))
+        except Unavailable:
+            return
+        deadline = time.monotonic() + STOP_WITHIN
+        while parent.exists() and time.monotonic() < deadline:
+            parent.kill()
+            with contextlib.suppress(FileNotFoundError):
+                for folder in parent.path.iterdir():
+                    if folder.is_dir():
+                        Cgroup(folder).remove()
+            if not parent.remove():
+                time.sleep(0.05)
+        if parent.exists():
+            print(f"a cgroup is left behind: {parent.path}", file=sys.stderr)
 
 
 class Program:
