@@ -194,6 +194,10 @@ def test_daemon_that_forgot_sends_the_log_in_full_and_is_believed(site: Verifier
             await enrolled.ask(token_ask(*instance), TokenGiven)
         async with enrolled.running():
             given = await enrolled.ask(token_ask(*instance), TokenGiven)
+            assert parse_evidence(given.evidence).log_first == 2
+        (enrolled.state.log / "acknowledged.cbor").unlink()
+        async with enrolled.running():
+            given = await enrolled.ask(token_ask(*instance), TokenGiven)
             assert parse_evidence(given.evidence).log_first == 0
 
     told(story)
