@@ -14,7 +14,7 @@ from writ.formats.eventlog.cel import CelRecord, encode_cel
 from writ.formats.eventlog.runtime import ComponentEvent, DriftEvent, RuntimeEvent, StartEvent, StopEvent, command_digest, record_event
 from writ.formats.evidence import Evidence, InstanceRequest, binding, encode_evidence, enrolment_binding
 from writ.formats.exchange import EXCHANGE, Activation, AttestAnswer, EnrolChallenge, Enrolled, EnrolRequest, Exchange, NonceAnswer, Problem
-from writ.formats.grants import grant_set, grant_set
+from writ.formats.grants import grant_set
 from writ.formats.keys import PublicKey, Signer
 from writ.formats.measurement import ComponentRoot, Measurement, encode_measurement
 from writ.formats.spiffe import AgentId
