@@ -31,8 +31,8 @@ from writ.service.clock import Clock
 from writ.service.uplink import Uplink
 
 CMW_TYPE: Final = "application/cmw+cbor"
-_MAX_EVIDENCE: Final = 3 << 20
-"""Bytes: with decision, result and policy beside it, it still fits into one frame of the local socket."""
+_MAX_EVIDENCE: Final = 7 << 20
+"""Bytes, the whole log of some 13 000 launches: with decision, result and policy beside it, it fits into one frame of the local socket."""
 _MARGIN: Final = 5.0
 """Seconds before its end at which a nonce is no longer used."""
 _PATIENCE: Final = 60.0

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from attestor import evidence
 from attestor.acknowledged import START, Acknowledged, Point, Unanswered, read_acknowledged, write_acknowledged
 from attestor.collect.runtime_log import RuntimeLog
 from attestor.config import write_private
@@ -17,11 +18,13 @@ from tests.signers import new_signer
 from writ.formats.digest import Digest, Nonce
 from writ.formats.errors import Refused, Unavailable
 from writ.formats.eventlog.runtime import StartEvent, command_digest
-from writ.formats.evidence import InstanceRequest, parse_evidence
+from writ.formats.evidence import Evidence, InstanceRequest, encode_evidence, parse_evidence
 from writ.formats.exchange import EXCHANGE, AttestAnswer, NonceAnswer
 from writ.formats.grants import grant_set
+from writ.formats.local import LOCAL, MAX_FRAME, TokenGiven
 from writ.formats.strict import encode_cbor
 from writ.formats.tlog.merkle import EMPTY_ROOT
+from writ.formats.tpm.pcr import PcrValues
 from writ.service.clock import SystemClock
 from writ.service.signers import load_or_create_signer
 from writ.service.uplink import Answer, Uplink
@@ -254,3 +257,17 @@ def test_log_of_another_register_is_archived_after_a_reboot_and_refused_before(e
     assert log.append(GOVERNANCE[0]) == 0
     assert len(list((enrolled.state.log / "archive").iterdir())) == 1
     log.close()
+
+
+def test_largest_evidence_is_read_by_verifier_and_enforcer() -> None:
+    """Beside 300 KiB each of decision, result and policy it fits into a frame."""
+    banks = PcrValues("sha256", ((13, bytes(32)),))
+    empty = Evidence("host-1", Nonce(bytes(32)), b"attest", b"signature", banks, 0, b"", (), (REQUEST,))
+    room = evidence._MAX_EVIDENCE - len(encode_evidence(empty)) - 16  # noqa: SLF001 - the bound itself
+    largest = encode_evidence(replace(empty, log=bytes(room)))
+    assert evidence._MAX_EVIDENCE - 32 < len(largest) <= evidence._MAX_EVIDENCE  # noqa: SLF001
+    assert parse_evidence(largest).log == bytes(room)
+    part = bytes(300 << 10)
+    given = TokenGiven("token", part, part, part, (KEY,), KEY, largest)
+    assert len(LOCAL.encode(given)) <= MAX_FRAME
+    assert LOCAL.parse(LOCAL.encode(given)) == given

@@ -27,7 +27,7 @@ from writ.formats.keys import PublicKey, parse_cose_key
 from writ.formats.strict import Fields, decode_cbor, encode_cbor
 from writ.formats.tpm.pcr import PcrValues
 
-MAX_SIZE: Final = 4 << 20
+MAX_SIZE: Final = 8 << 20
 MAX_REQUESTS: Final = 256
 MAX_PROOF: Final = 64
 
