@@ -37,10 +37,11 @@ ATTEST = (
     Step("before the nonce is taken", EVIDENCE, "_once", "nonce = self._take_nonce()"),
     Step("before the quote", EVIDENCE, "_once", "quoted = self._tpm.quote("),
     Step("after the quote", EVIDENCE, "_once", "events = self._log.position("),
+    Step("before the evidence is remembered", EVIDENCE, "_once", "self._remember(Acknowledged(seen, Unanswered("),
     Step("between quote and post", EVIDENCE, "_once", "answer = ask(self._uplink"),
     Step("posted, answer not read", UPLINK, "_attempt", "self._answer(connection.getresponse())"),
     Step("answer read, not believed", EVIDENCE, "_once", "decision = self._believe("),
-    Step("believed, not remembered", EVIDENCE, "_once", "self._seen = events"),
+    Step("believed, not remembered", EVIDENCE, "_once", "if self._acknowledge(answer, upto):"),
     Step("after the attestation, before the answer", DAEMON, "_attested", "self._verdict = attested.verdict"),
 )
 FOUND_WITHIN = 30.0
@@ -107,8 +108,9 @@ class Story:
         assert [e.outcome for e in events if isinstance(e, StopEvent) and e.instance == instance.instance] == ["exited"]
 
     def attest_at(self, step: Step) -> None:
-        """An attestation during which the attestor dies."""
+        """An attestation that carries a launch, during which the attestor dies."""
         self.attestor.start(step)
+        self.attestor.launched()
         self.attestor.armed.touch()
         assert self.attestor.say(token_ask(self.survivor, self.key)) is None
         before = self.dies()
