@@ -146,7 +146,7 @@ def test_agent_cannot_be_traced_to_its_tool(host: Host) -> None:
     wait_for(lambda: cgroup.child("agent").processes() and cgroup.child("tools").processes())
     (agent,), (tool,) = cgroup.child("agent").processes(), cgroup.child("tools").processes()
 
-    assert {os.stat(f"/proc/{agent}").st_uid, os.stat(f"/proc/{tool}").st_uid} == {UID_FIRST, UID_FIRST + 1}
+    wait_for(lambda: {os.stat(f"/proc/{process}").st_uid for process in (agent, tool)} == {UID_FIRST, UID_FIRST + 1})
 
 
 def test_two_instances_have_different_uids(host: Host) -> None:

@@ -18,7 +18,7 @@ from writ.formats.engine import EngineId
 from writ.formats.enrolment import EnrolmentEvidence
 from writ.formats.evidence import Evidence, InstanceRequest
 from writ.formats.grants import grant_set
-from writ.formats.measurement import KINDS, ComponentRoot, Measurement
+from writ.formats.measurement import KINDS, RESERVED, ComponentRoot, Measurement
 from writ.formats.policy_bundle import PolicyBundle, PolicySettings
 from writ.formats.proof_bundle import Leaf, ProofBundle
 from writ.formats.reason import REMEDIES, Reason
@@ -127,9 +127,11 @@ BUNDLE = st.builds(PolicyBundle, NAME, WHOLE, WHOLE, SETTINGS, CEDAR_TEXT, CEDAR
 TRUST = st.builds(
     Trust, WORD, WORD, sorted_set(st.builds(ManufacturerRoot, WORD, CLASS, BLOB)), sorted_set(BLOB), several(KEY)
 )  # fmt: skip
-COMPONENT = st.builds(ComponentRoot, NAME, st.sampled_from(KINDS), DIGEST, FLAG)
+COMPONENT = st.builds(ComponentRoot, NAME.filter(lambda name: name not in RESERVED), st.sampled_from(KINDS), DIGEST, FLAG)
 ARGUMENT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=9)
-MEASUREMENT = st.builds(Measurement, AGENT, several(ARGUMENT), sorted_set(COMPONENT, key=lambda c: c.name), sorted_set(ARGUMENT))
+MEASUREMENT = st.builds(
+    Measurement, AGENT, several(ARGUMENT), sorted_set(COMPONENT, key=lambda c: c.name), sorted_set(ARGUMENT), WORD, GRANTS
+)  # fmt: skip
 ENROLMENT = st.builds(EnrolmentEvidence, NAME, NAME, WHOLE, st.none() | DIGEST, FLAG, BLOB, KEY32, st.binary(max_size=64), BLOB)
 LEAF = st.builds(Leaf, BLOB, WHOLE, several(BLOB))
 PROOF = st.builds(

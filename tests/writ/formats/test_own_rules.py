@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.parsers import assert_parser_is_total
-from tests.world.scene import signer, sixteen
+from tests.world.scene import measurement, signer, sixteen
 from tests.world.specimens import REASONS, specimens
 from writ.formats import evidence as evidence_format
 from writ.formats.action import Action, commit
@@ -22,7 +22,7 @@ from writ.formats.errors import FormatError, Misuse
 from writ.formats.evidence import encode_evidence, parse_evidence
 from writ.formats.exchange import EXCHANGE, NonceAnswer
 from writ.formats.local import LOCAL, Done
-from writ.formats.measurement import Governance, Measurement, encode_governance, parse_measured
+from writ.formats.measurement import ComponentRoot, Governance, Measurement, encode_governance, encode_measurement, parse_measured
 from writ.formats.policy_bundle import PolicySettings, parse_bundle
 from writ.formats.state import clean_runtime, parse_host_state
 from writ.formats.strict import decode_cbor, encode_cbor
@@ -353,3 +353,19 @@ def test_trust_has_one_spelling() -> None:
         refused("trust", **changed)
     refused("trust", intermediates=[bytes(16385)])
     assert signer("a").public != signer("b").public
+
+
+@pytest.mark.parametrize("name", ["command", "grants"])
+def test_no_component_hides_what_reference_values_hold_under_a_name_of_their_own(name: str) -> None:
+    with pytest.raises(FormatError):
+        replace(measurement(), components=(ComponentRoot(name, "code", Digest.of(b"code")),))
+
+
+def test_governance_measurement_has_one_spelling_and_is_told_from_an_agents() -> None:
+    roots = (("attestor", Digest.of(b"a")), ("writ", Digest.of(b"w")))
+    data = encode_governance(Governance(roots))
+    assert parse_measured(data) == Governance(roots)
+    assert parse_measured(encode_measurement(measurement())) == measurement()
+    for wrong in ({"v": 1, "governance": {}}, {"v": 1, "governance": {"a": "text"}}, {"v": 1, "governance": {"A": bytes(32)}}):
+        with pytest.raises(FormatError):
+            parse_measured(encode_cbor(wrong))
