@@ -12,6 +12,7 @@ drift: no running instance sees it.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
@@ -101,6 +102,7 @@ class Watch:
         with suppress(ImportError):
             from watchfiles import awatch
 
+            logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it tells of every change, at info
             hints = awatch(
                 self._store.root, watch_filter=None, debounce=_DEBOUNCE_MS, step=_STEP_MS,
                 rust_timeout=self._interval * 1000, yield_on_timeout=True, force_polling=False, ignore_permission_denied=True,
