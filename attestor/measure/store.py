@@ -213,7 +213,8 @@ class Store:
                 if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another launch was first
                     raise Unavailable("store", f"{place}: {error.strerror}") from None
             finally:
-                _remove(fresh)
+                with self._linking:
+                    _remove(fresh)
         return place
 
     def _is_whole(self, place: Path, components: Sequence[Component]) -> bool:
@@ -274,19 +275,26 @@ class Store:
         for part in components[:1] if extra else ():
             found.extend(Difference(part.name, spell(os.fsencode(item)), component_root(part), None) for item in extra)
         for part in components:
-            if not rehash and self._is_unchanged(place / part.name, part):
-                continue
-            try:
-                if (place / part.name).is_symlink():
-                    raise Refused(Reason("source-link-escapes", f"{part.name}:.", "a directory", "a link"))
-                now = measure_tree(part.name, part.kind, place / part.name, read=hash_file if rehash else self._verified)
-            except Refused as refused:
-                found.append(_unreadable(part, refused.reasons[0].claim.removeprefix(f"{part.name}:")))
-                continue
-            if differences := diff(part, now):
-                root = component_root(part)
-                found.extend(Difference(part.name, path, before or root, after) for path, before, after in differences)
+            if self._differences(place, part, rehash):
+                # A link made or removed by another launch moves the ctime of a shared object, also while it is read:
+                # what differs must differ while none is (I11).
+                with self._linking:
+                    found.extend(self._differences(place, part, rehash))
         return tuple(found)
+
+    def _differences(self, place: Path, part: Component, rehash: bool) -> list[Difference]:
+        """Every path of one component that is not as measured."""
+        base = place / part.name
+        if not rehash and self._is_unchanged(base, part):
+            return []
+        try:
+            if base.is_symlink():
+                raise Refused(Reason("source-link-escapes", f"{part.name}:.", "a directory", "a link"))
+            now = measure_tree(part.name, part.kind, base, read=hash_file if rehash else self._verified)
+        except Refused as refused:
+            return [_unreadable(part, refused.reasons[0].claim.removeprefix(f"{part.name}:"))]
+        root = component_root(part)
+        return [Difference(part.name, path, before or root, after) for path, before, after in diff(part, now)]
 
     def _is_unchanged(self, base: Path, part: Component) -> bool:
         """Whether a look at names and stat data alone shows every entry to be what it was; False says nothing."""
@@ -361,7 +369,8 @@ class Store:
             parts |= {part.root.hex() for part in known[0].components} if known is not None else set()
         gone = [place for place in (self.root / "trees").iterdir() if place.name not in kept]
         for place in gone:
-            _remove(place)
+            with self._linking:
+                _remove(place)
         for path in (self.root / "measured").iterdir():
             if path.name not in kept | parts:
                 path.unlink(missing_ok=True)

@@ -355,3 +355,25 @@ def test_launch_of_a_small_agent_again_takes_well_under_a_second(tmp_path: Path,
     began = time.monotonic()
     assemble(store, source)
     assert time.monotonic() - began < 1
+
+
+def test_i11_releases_that_share_its_objects_are_no_drift_of_a_tree(tmp_path: Path, source: Path) -> None:
+    """Each release links the shared objects once more, which moves their ctime, also while they are being read."""
+    (source / "src/weights").write_bytes(bytes(128 << 20))
+    store = Store(tmp_path / "store")
+    place, measured = assemble(store, source)
+    done = threading.Event()
+
+    def release() -> None:
+        for version in range(250):
+            (source / "prompt.txt").write_bytes(b"version %d" % version)
+            assemble(store, source)
+        done.set()
+
+    releasing = threading.Thread(target=release)
+    releasing.start()
+    seen = set()
+    while not done.is_set():
+        seen |= {*store.check(place, measured.trees, rehash=True), *store.check(place, measured.trees)}
+    releasing.join()
+    assert seen == set()
