@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from attestor.config import BANKS, RUNTIME_PCRS, AttestorConfig, check_register, read_enrolment
+from attestor.config import AttestorConfig, check_register, read_enrolment
 from writ.formats.errors import FormatError, Refused, Unavailable
+from writ.formats.state import BANKS, RUNTIME_PCRS
 from writ.formats.strict import name
 from writ.service import cli, observe
 from writ.service import config as configuration

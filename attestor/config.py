@@ -15,11 +15,9 @@ from typing import Final
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.keys import PublicKey, parse_cose_key
 from writ.formats.reason import Reason
+from writ.formats.state import BANKS, RUNTIME_PCRS
 from writ.formats.strict import Fields, decode_cbor, encode_cbor
 
-RUNTIME_PCRS: Final = (8, 9, 11, 12, 13, 14, 15)
-"""PCRs that only a reboot resets and IMA does not use (PC Client Profile 1.05, 4.6)."""
-BANKS: Final = ("sha256", "sha384")
 EK_KINDS: Final = ("rsa2048", "p256", "p384")
 AK_KINDS: Final = ("p256", "rsa2048")
 

@@ -462,14 +462,7 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE + 1)
-    except OSError as error:
-        raise Unavailable(f"file {path}", error.strerror or "cannot be read") from None
-    if len(data) > MAX_FILE:
-        raise FormatError(path.name, f"at most {MAX_FILE} bytes", "more")
-    return data
+    return check.read_file(path, MAX_FILE)
 
 
 def _text(path: Path) -> str:

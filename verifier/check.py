@@ -100,14 +100,15 @@ def _hex(text: str) -> bytes:
         raise FormatError("--nonce", "hexadecimal", repr(text[:40])) from None
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path, most: int = MAX_FILE) -> bytes:
+    """The bytes of a file of at most `most`. Raises Unavailable or FormatError."""
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_FILE + 1)
+            data = file.read(most + 1)
     except OSError as error:
         raise Unavailable(f"file {path}", error.strerror or "cannot be read") from None
-    if len(data) > MAX_FILE:
-        raise FormatError(path.name, f"at most {MAX_FILE} bytes", "more")
+    if len(data) > most:
+        raise FormatError(path.name, f"at most {most} bytes", "more")
     return data
 
 
@@ -119,7 +120,7 @@ def _quote(finding: Finding, args: argparse.Namespace, options: Options) -> None
 
     Source: TPM 2.0 Library Part 2, TPMS_ATTEST; Part 3, TPM2_Quote.
     """
-    message = _read(args.message)
+    message = read_file(args.message)
     # 1
     quote = parse_attest(message)
     finding.claims |= {
@@ -140,8 +141,8 @@ def _quote(finding: Finding, args: argparse.Namespace, options: Options) -> None
     if not any(indices for _, indices in info.selection.banks):
         finding.refuse("pcr-selection-mismatch", "pcr_selection", "at least one PCR", "none")
     # 3
-    signature = parse_signature(_read(args.signature))
-    if not _signed(signature, _read(args.ak), message):
+    signature = parse_signature(read_file(args.signature))
+    if not _signed(signature, read_file(args.ak), message):
         finding.refuse("signature-invalid", "signature", "a signature by the AK that was given", "another")
     # 4
     if options.nonce is None:
@@ -150,7 +151,7 @@ def _quote(finding: Finding, args: argparse.Namespace, options: Options) -> None
         finding.refuse("nonce-mismatch", "extra_data", options.nonce.hex(), quote.extra_data.hex())
     # 5
     if args.pcrs is not None:
-        values = _pcr_values(_read(args.pcrs), info.selection.banks)
+        values = _pcr_values(read_file(args.pcrs), info.selection.banks)
         digest = hash_bytes(signature.hash, values)
         if digest != info.pcr_digest:
             finding.refuse("pcr-digest-mismatch", "pcr_digest", info.pcr_digest.hex(), digest.hex())
@@ -197,7 +198,7 @@ def _pcr_values(data: bytes, banks: tuple[tuple[str, tuple[int, ...]], ...]) -> 
 def _ek_cert(finding: Finding, args: argparse.Namespace, options: Options) -> None:
     """1. It parses. 2. It chains to a root of --trust, or is judged to its own top."""
     # 1
-    chain = _certificates(_read(args.file), args.file.name)
+    chain = _certificates(read_file(args.file), args.file.name)
     leaf = chain[0]
     finding.claims |= {
         "manufacturer": leaf.tpm_manufacturer, "model": leaf.tpm_model, "version": leaf.tpm_version, "key": _spki_name(leaf),
@@ -241,7 +242,7 @@ def _trust_certificates(folder: Path | None) -> tuple[Certificate, ...]:
     found: list[Certificate] = []
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in (".pem", ".crt", ".cer", ".der"):
-            found += _certificates(_read(path), path.name)
+            found += _certificates(read_file(path), path.name)
     return tuple(found)
 
 
@@ -253,7 +254,7 @@ def _spki_name(certificate: Certificate) -> str:
 
 
 def _corim(finding: Finding, args: argparse.Namespace, _: Options) -> None:
-    corim = parse_foreign_corim(_read(args.file), max_size=MAX_CORIM)
+    corim = parse_foreign_corim(read_file(args.file), max_size=MAX_CORIM)
     finding.claims |= {
         "id": corim.id, "profile": corim.profile, "signed": corim.sign1 is not None, "coswids": corim.coswids, "cotls": corim.cotls,
         "comids": [{"id": c.id, "triples": {str(kind): count for kind, count in c.triples}, "digests": c.digests} for c in corim.comids],
@@ -265,7 +266,7 @@ def _corim(finding: Finding, args: argparse.Namespace, _: Options) -> None:
 def _token(finding: Finding, args: argparse.Namespace, options: Options) -> None:
     """1. It is an execution token. 2. Its time. 3. Its signature, by a key of --trust (a JWKS file or a directory of them)."""
     # 1
-    text = _read(args.file).decode("ascii", "replace").strip()
+    text = read_file(args.file).decode("ascii", "replace").strip()
     token = parse_token(text)
     c = token.claims
     finding.claims |= {
@@ -295,7 +296,7 @@ def _jwks(path: Path) -> list[PublicKey]:
     files = sorted(path.glob("*.json")) if path.is_dir() else [path]
     keys: list[PublicKey] = []
     for file in files:
-        f = Fields(decode_json(_read(file), file.name), file.name)
+        f = Fields(decode_json(read_file(file), file.name), file.name)
         keys += [parse_jwk(item) for item in f.items("keys", most=64)]
     return keys
 

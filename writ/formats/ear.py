@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from writ.formats.errors import FormatError
 from writ.formats.reason import Reason
+from writ.formats.state import TPM_CLASSES
 from writ.formats.strict import Fields, b64url, decode_cbor, decode_json, encode_cbor, encode_json, parse_b64url
 
 PROFILE: Final = "tag:ietf.org,2026:rats/ear#04"
@@ -54,8 +55,6 @@ VECTOR: Final[dict[str, int]] = {
     "storage-opaque": 6,
     "sourced-data": 7,
 }
-
-TPM_CLASSES: Final = ("discrete", "firmware", "virtual", "software")
 
 _VERIFIER: Final = {"developer": 0, "build": 1}
 _MOST_SUBMODULES: Final = 300

@@ -17,11 +17,14 @@ from writ.formats.grants import Grant, encode_grants, parse_grants
 from writ.formats.spiffe import AgentId
 from writ.formats.strict import Fields, decode_cbor, encode_cbor
 from writ.formats.strict import name as strict_name
+from writ.formats.tree import COMPONENT_KINDS
 
-KINDS: Final = ("interpreter", "packages", "code", "weights", "prompts", "tools", "image")
-"""What a component can be (DESIGN, step 2)."""
 MAX_COMPONENTS: Final = 256
-RESERVED: Final = ("command", "grants")
+COMMAND: Final = "command"
+"""The name under which reference values hold the digest of an agent's argument vector."""
+GRANTS: Final = "grants"
+"""The name under which reference values hold the digest of an agent's audience and the grants it may ever ask for."""
+RESERVED: Final = (COMMAND, GRANTS)
 """Names under which reference values hold what is not a component: no component may hide them."""
 
 
@@ -133,6 +136,6 @@ def _component(value: object) -> ComponentRoot:
         raise FormatError("measurement.components", "[name, kind, root, mutable]", type(value).__name__)
     f = Fields(dict(enumerate(value)), "measurement.components")
     name, kind, root, mutable = f.name(0), f.text(1), f.digest(2), f.flag(3)
-    if kind not in KINDS:
-        raise FormatError("measurement.components", f"one of {', '.join(KINDS)}", repr(kind))
+    if kind not in COMPONENT_KINDS:
+        raise FormatError("measurement.components", f"one of {', '.join(COMPONENT_KINDS)}", repr(kind))
     return ComponentRoot(name, kind, root, mutable)

@@ -21,6 +21,9 @@ from writ.formats.strict import Fields, decode_cbor, encode_cbor
 HOST_STATUSES: Final = ("active", "contained", "retired")
 PHASES: Final = ("running", "stopped", "drifted", "tainted")
 TPM_CLASSES: Final = ("discrete", "firmware", "virtual", "software")
+RUNTIME_PCRS: Final = (8, 9, 11, 12, 13, 14, 15)
+"""PCRs that no one can reset without a reboot and that IMA does not use (PC Client Profile 1.05, 4.6)."""
+BANKS: Final = ("sha256", "sha384")
 MAX_STATE: Final = 32 << 20
 
 

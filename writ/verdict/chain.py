@@ -23,8 +23,9 @@ from writ.formats.digest import Digest
 from writ.formats.errors import Refused
 from writ.formats.reason import Reason
 from writ.formats.trust import Trust
+from writ.formats.x509 import EKU_EK
 
-EK_CERTIFICATE = ObjectIdentifier("2.23.133.8.1")
+EK_CERTIFICATE = ObjectIdentifier(EKU_EK)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NO_PATH = (
     path.VerificationError,

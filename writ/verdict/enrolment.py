@@ -9,7 +9,6 @@ quote that binds it shows the AK in its place below the EK, with the host's key.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -19,16 +18,12 @@ from writ.formats.evidence import enrolment_binding
 from writ.formats.exchange import Activation, EnrolRequest
 from writ.formats.keys import PublicKey
 from writ.formats.reason import Reason
-from writ.formats.state import HostRecord
+from writ.formats.state import BANKS, RUNTIME_PCRS, HostRecord
 from writ.formats.tpm.public import RH_ENDORSEMENT, Public, parse_public, primary_qualified_name, qualified_name
 from writ.formats.tpm.signature import ACCEPTED_HASHES
 from writ.formats.trust import Trust
 from writ.verdict.chain import verify_ek_chain
 from writ.verdict.quote import verify_quote
-
-RUNTIME_PCRS: Final = (8, 9, 11, 12, 13, 14, 15)
-"""PCRs that no one can reset without a reboot and that IMA does not use (PC Client Profile 1.05, 4.6)."""
-BANKS: Final = ("sha256", "sha384")
 
 
 @dataclass(frozen=True, slots=True)

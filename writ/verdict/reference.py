@@ -14,15 +14,11 @@ from writ.formats.corim import Corim, encode_corim
 from writ.formats.digest import Digest
 from writ.formats.eventlog.runtime import command_digest
 from writ.formats.grants import encode_grants
-from writ.formats.measurement import Measurement
+from writ.formats.measurement import COMMAND, GRANTS, Measurement
 from writ.formats.reason import Reason
 from writ.formats.strict import encode_cbor
 
 GOVERNANCE: Final = "governance"
-COMMAND: Final = "command"
-"""The name under which a CoRIM holds the digest of an agent's argument vector."""
-GRANTS: Final = "grants"
-"""The name under which a CoRIM holds the digest of an agent's audience and the grants it may ever ask for."""
 
 
 def reference_list(corims: Iterable[Corim]) -> bytes:

@@ -18,13 +18,14 @@ from writ.formats.engine import EngineId
 from writ.formats.enrolment import EnrolmentEvidence
 from writ.formats.evidence import Evidence, InstanceRequest
 from writ.formats.grants import grant_set
-from writ.formats.measurement import KINDS, RESERVED, ComponentRoot, Measurement
+from writ.formats.measurement import RESERVED, ComponentRoot, Measurement
 from writ.formats.policy_bundle import PolicyBundle, PolicySettings
 from writ.formats.proof_bundle import Leaf, ProofBundle
 from writ.formats.reason import REMEDIES, Reason
 from writ.formats.spiffe import AgentId
 from writ.formats.state import HOST_STATUSES, PHASES, TPM_CLASSES, HostRecord, HostState, InstanceState, RuntimeState
 from writ.formats.tpm.pcr import PcrValues
+from writ.formats.tree import COMPONENT_KINDS
 from writ.formats.trust import ManufacturerRoot, Trust
 
 S = st.SearchStrategy
@@ -127,7 +128,7 @@ BUNDLE = st.builds(PolicyBundle, NAME, WHOLE, WHOLE, SETTINGS, CEDAR_TEXT, CEDAR
 TRUST = st.builds(
     Trust, WORD, WORD, sorted_set(st.builds(ManufacturerRoot, WORD, CLASS, BLOB)), sorted_set(BLOB), several(KEY)
 )  # fmt: skip
-COMPONENT = st.builds(ComponentRoot, NAME.filter(lambda name: name not in RESERVED), st.sampled_from(KINDS), DIGEST, FLAG)
+COMPONENT = st.builds(ComponentRoot, NAME.filter(lambda name: name not in RESERVED), st.sampled_from(COMPONENT_KINDS), DIGEST, FLAG)
 ARGUMENT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=9)
 MEASUREMENT = st.builds(
     Measurement, AGENT, several(ARGUMENT), sorted_set(COMPONENT, key=lambda c: c.name), sorted_set(ARGUMENT), WORD, GRANTS

@@ -15,7 +15,6 @@ from writ.formats.ear import (
     CLAIMS,
     PROFILE,
     STATUS,
-    TPM_CLASSES,
     VECTOR,
     Ear,
     Submodule,
@@ -29,6 +28,7 @@ from writ.formats.ear import (
 )
 from writ.formats.errors import FormatError
 from writ.formats.reason import REMEDIES, Reason
+from writ.formats.state import TPM_CLASSES
 from writ.formats.strict import decode_cbor, encode_cbor, encode_json
 
 _REASONS = st.builds(Reason, st.sampled_from(sorted(REMEDIES)), st.just("claim"), st.just("a"), st.sampled_from(["b", "c"]))
