@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from verifier import check
+from verifier.check.finding import read_file
 from verifier.config import PREFIX, VerifierConfig
 from verifier.operate import Client, Server, segment
 from writ.formats.corim import Corim, encode_corim, parse_corim, parse_signed_corim
@@ -462,7 +463,7 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _read(path: Path) -> bytes:
-    return check.read_file(path, MAX_FILE)
+    return read_file(path, MAX_FILE)
 
 
 def _text(path: Path) -> str:

@@ -44,7 +44,7 @@ PLANTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     "enforcer-small": [("enforcer/__init__.py", "import fastapi", "enforcer -> fastapi")],
     "auditor-alone": [("auditor/__init__.py", "import starlette", "auditor -> starlette")],
-    "check-offline": [("verifier/check.py", "import fastapi", "verifier.check -> fastapi")],
+    "check-offline": [("verifier/check/__init__.py", "import fastapi", "verifier.check -> fastapi")],
     "one-cedar": [("verifier/__init__.py", "import cedarpy", "verifier -> cedarpy")],
     "one-tpm": [("verifier/__init__.py", "import tpm2_pytss", "verifier -> tpm2_pytss")],
     "one-gatekeeper": [("auditor/__init__.py", "import writ.verdict.decide", "auditor -> writ.verdict.decide")],

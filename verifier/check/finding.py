@@ -1,0 +1,50 @@
+"""What a check finds, what it is given, and how it reads files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from writ.formats.errors import FormatError, Unavailable
+from writ.formats.reason import Reason
+
+MAX_FILE: Final = 16 << 20
+
+
+@dataclass(slots=True)
+class Finding:
+    """What one check found so far. `claims` fill up while the file is read, so that a refusal shows them too."""
+
+    claims: dict[str, object] = field(default_factory=dict)
+    reasons: list[Reason] = field(default_factory=list)
+    notes: list[Reason] = field(default_factory=list)
+
+    def refuse(self, code: str, claim: str, expected: str, got: str) -> None:
+        """One more reason why not."""
+        self.reasons.append(Reason(code, claim, expected[:200], got[:200]))
+
+    def note(self, code: str, claim: str, expected: str, got: str) -> None:
+        """Something that was not judged, for want of an input; no refusal."""
+        self.notes.append(Reason(code, claim, expected[:200], got[:200]))
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Inputs that several kinds share. `at` is in seconds since the epoch."""
+
+    at: int
+    nonce: bytes | None
+    trust: Path | None
+
+
+def read_file(path: Path, most: int = MAX_FILE) -> bytes:
+    """The bytes of a file of at most `most`. Raises Unavailable or FormatError."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+    except OSError as error:
+        raise Unavailable(f"file {path}", error.strerror or "cannot be read") from None
+    if len(data) > most:
+        raise FormatError(path.name, f"at most {most} bytes", "more")
+    return data
