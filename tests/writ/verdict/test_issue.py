@@ -136,6 +136,17 @@ def test_grandchild_is_bound_by_its_parent_and_not_by_its_grandparent() -> None:
     assert permitted(verdict, 1).instance == sixteen("two")
 
 
+def test_child_may_speak_to_another_audience_than_its_parent() -> None:
+    caller = measurement("caller", audience="elsewhere")
+    approved = Corim("caller-1", NAMESPACE, str(caller.agent), tuple(sorted(measured_values(caller).items())))
+    wider = POLICIES + '@id("e") permit(principal, action == Writ::Action::"token.issue", resource == Writ::Audience::"elsewhere");'
+    scene = Scene(references=(GOVERNED, reference(), approved), bundle=policy(policies=wider))
+    scene.launch("one")
+    scene.launch("two", agent="caller", parent="one", what=caller)
+    asked = replace(scene.running["two"].request(), audience="elsewhere")
+    assert permitted(scene.judge(scene.evidence(requests=(asked,)))).audience == "elsewhere"
+
+
 def test_no_instance_gets_more_than_its_measured_manifest_allows() -> None:
     scene = Scene(references=(GOVERNED, reference()))
     scene.launch("one", grants=(*GRANTS, ("tool.call", "vault/*")))
