@@ -27,7 +27,7 @@ from verifier.ledger import (
 from verifier.ledger.schema import AdmissionRow, AnswerRow, BlobRow, EkRow, EntryRow, HostRow, NonceRow, PolicyRow, SpaceRow, TokenRow
 from verifier.ledger.transaction import NO_REFERENCES, PRUNED_EVERY, space
 from writ.formats.digest import Digest
-from writ.formats.errors import Refused
+from writ.formats.errors import Refused, Unavailable
 from writ.formats.tlog.merkle import leaf_hash
 
 NOW = 1_790_000_000
@@ -155,6 +155,20 @@ class LedgerSuite:
             desk.ledger.commit(desk.attested(1, 3))
         assert codes(refused) == ["nonce-superseded"]
 
+    def test_nonce_that_was_issued_before_is_not_issued_again(self, desk: Desk) -> None:
+        """A source of randomness that sticks would make a spent nonce fresh, and old evidence with it."""
+        before = desk.ledger.read().select(NonceRow)
+        for change in (NonceIssued(nonce(1)), desk.attested(1, 1)):
+            with pytest.raises(Unavailable, match="randomness"):
+                desk.ledger.commit(change)
+            assert desk.ledger.read().select(NonceRow) == before
+        desk.ledger.commit(desk.attested(1, 2))
+        with pytest.raises(Unavailable, match="randomness"):
+            desk.ledger.commit(NonceIssued(nonce(1)))
+        spent = desk.ledger.read().get(NonceRow, b"\1" * 32)
+        assert spent is not None
+        assert spent.spent_by == b"e" * 32
+
     @pytest.mark.parametrize("at", [NOW + 120, NOW + 100_000, NOW - 6])
     def test_nonce_outside_its_life_is_refused(self, desk: Desk, at: int) -> None:
         with pytest.raises(Refused) as refused:
@@ -200,9 +214,9 @@ class LedgerSuite:
         assert [row.revoked for row in desk.ledger.read().select(TokenRow)] == [1]
 
     def test_verdict_on_an_older_record_is_void(self, desk: Desk) -> None:
-        stale = desk.attested(1, 2)
+        stale = desk.attested(8, 2)
         desk.ledger.commit(Admitted(entry("operator"), admission(3)))
-        desk.enrol(ticket=3, first=nonce(1))
+        desk.enrol(ticket=3, first=nonce(8))
         stale = replace(stale, basis=replace(stale.basis, record=b"another" * 4))
         with pytest.raises(Void, match="record"):
             desk.ledger.commit(stale)
@@ -276,7 +290,7 @@ class LedgerSuite:
         with pytest.raises(Refused) as refused:
             desk.enrol(ticket=2)
         assert codes(refused) == ["ek-burnt"]
-        desk.enrol(ticket=2, ek="sha256:" + "cd" * 32)
+        desk.enrol(ticket=2, ek="sha256:" + "cd" * 32, first=nonce(8))
         assert desk.host().generation == 2
         assert desk.ledger.read().get(EkRow, EK) == EkRow(EK, HOST, 1)
 

@@ -46,13 +46,13 @@ from verifier.ledger.schema import (
     TrustRow,
 )  # fmt: skip
 from writ.formats.digest import Digest
-from writ.formats.errors import Misuse, Refused
+from writ.formats.errors import Misuse, Refused, Unavailable
 from writ.formats.policy_bundle import CLOCK_SKEW
 from writ.formats.reason import Reason
 from writ.formats.tlog.merkle import leaf_hash
-from writ.verdict.reference import references_digest
+from writ.verdict.reference import reference_set
 
-NO_REFERENCES: Final = references_digest(()).value
+NO_REFERENCES: Final = reference_set(()).digest.value
 KEPT_AFTER_EXPIRY: Final = 3600
 """Seconds for which expired nonces, answers and tokens stay, so that a late use of one is told what it is."""
 PRUNED_EVERY: Final = 32
@@ -308,7 +308,9 @@ def _still(tables: Tables, namespace: str, basis: Basis) -> None:
 
 
 def _issue(tables: Tables, nonce: NonceRow) -> None:
-    """The nonce is the newest of its host from now on, and the only one of use."""
+    """The nonce is the newest of its host from now on, and the only one of use. Raises Unavailable if it was issued before."""
+    if tables.get(NonceRow, nonce.nonce) is not None:
+        raise Unavailable("randomness", "a nonce that was issued before came again")
     for older in tables.select(NonceRow, host=nonce.host, newest=1):
         tables.put(replace(older, newest=0))
     tables.put(nonce)
