@@ -62,6 +62,14 @@ def test_unadmitted_genuine_tpm_is_refused() -> None:
     assert refused(lambda: judge(request(Chip("mallory")), replace(TICKET, ek=ek_digest(Chip())))).code == "ek-not-admitted"
 
 
+def test_second_ek_of_the_same_tpm_is_refused() -> None:
+    """Genuine, certified, and in the same chip: not the EK that was admitted, nor the one that the AK stands below."""
+    chip, second = Chip(), Chip(ek_name="second-ek")
+    assert refused(lambda: judge(request(second), replace(TICKET, ek=ek_digest(chip)))).code == "ek-not-admitted"
+    assert refused(lambda: judge(request(second, ek_certificates=chip.ek_certificates))).code == "ek-mismatch"
+    assert refused(lambda: activate(answer(chip), judge(request(second)))).code == "ak-parent"
+
+
 def test_ek_certificate_of_another_tpm_is_refused() -> None:
     assert refused(lambda: judge(request(Chip("mallory"), ek_certificates=Chip().ek_certificates))).code == "ek-mismatch"
     assert refused(lambda: judge(request(Chip(maker=Maker("mallory"))))).code == "ek-certificate-refused"

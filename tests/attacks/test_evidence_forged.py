@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -95,6 +96,44 @@ def test_t2_register_beyond_the_signed_selection_is_not_even_heard() -> None:
     whole = scene.evidence("one")
     more = PcrValues("sha256", (*whole.pcrs.values, (23, b"\1" * 32)))
     assert refused(lambda: scene.judge(replace(whole, pcrs=more))).code == "pcr-selection-mismatch"
+
+
+LISTS: dict[str, Callable[[Evidence], Evidence]] = {
+    "no register": lambda e: replace(e, pcrs=PcrValues("sha256", ())),
+    "one register": lambda e: replace(e, pcrs=PcrValues("sha256", e.pcrs.values[:1])),
+    "a register short": lambda e: replace(e, pcrs=PcrValues("sha256", e.pcrs.values[:-1])),
+    "the runtime register left out": lambda e: replace(e, pcrs=PcrValues("sha256", tuple(v for v in e.pcrs.values if v[0] != 14))),
+    "all registers there are": lambda e: replace(e, pcrs=PcrValues("sha256", (*e.pcrs.values, *((i, bytes(32)) for i in range(16, 24))))),
+    "no event": lambda e: replace(e, log=b""),
+    "an event short": lambda e: replace(e, log=e.log[: len(e.log) // 2]),
+    "a log that begins later": lambda e: replace(e, log_first=1),
+    "a log that begins at the end of numbers": lambda e: replace(e, log_first=(1 << 63) - 1),
+    "no measurement": lambda e: replace(e, measurements=()),
+    "more measurements than requests": lambda e: replace(e, measurements=(*e.measurements, *(bytes([i]) for i in range(200)))),
+    "more measurements than are allowed": lambda e: replace(e, measurements=e.measurements * 300),
+    "no request": lambda e: replace(e, requests=()),
+    "more requests than were bound": lambda e: replace(e, requests=(*e.requests, replace(e.requests[0], instance=bytes(16)))),
+    "more requests than are allowed": lambda e: replace(
+        e, requests=tuple(replace(e.requests[0], instance=i.to_bytes(16, "big")) for i in range(300))
+    ),
+    "a proof of a log without end": lambda e: replace(e, requests=(replace(e.requests[0], log_proof=(bytes(32),) * 300),)),
+}
+
+
+@pytest.mark.parametrize("spoil", LISTS.values(), ids=LISTS)
+def test_list_short_long_or_empty_is_a_typed_answer_and_no_token(spoil: Callable[[Evidence], Evidence]) -> None:
+    """Each list that the sender sizes, as it may come over the wire: refused, malformed, or decided without a token."""
+    scene = scene_under(SHAPES["most permissive"])
+    whole = scene.evidence("one")
+    assert scene.judge(whole).tokens[0].claims is not None
+    try:
+        verdict = scene.judge(spoil(whole))
+    except (Refused, FormatError):
+        return
+    if spoil is LISTS["more measurements than requests"]:  # what is no preimage of an event is dropped
+        assert verdict.tokens == scene.judge(whole).tokens
+    else:
+        assert all(token.claims is None for token in verdict.tokens)
 
 
 @pytest.mark.parametrize("bundle", SHAPES.values(), ids=SHAPES)

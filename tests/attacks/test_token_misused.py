@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.parsers import assert_parser_is_total
 from tests.world.scene import AUDIENCE, ISSUER, NOW, POLICIES, STATUS_URI, Scene, permitted, policy, sign_token, signer
 from tests.writ.verdict.refusal import refused
 from tests.writ.verdict.test_cedar import ERRING
@@ -97,6 +98,17 @@ def test_every_byte_of_a_token_flipped_is_refused() -> None:
         except FormatError:
             continue
         refused(lambda token=token: verify_token(token, keys=KEYS, issuer=ISSUER, audience=AUDIENCE, now=NOW, revocation=None))  # type: ignore[misc] # a default binds the loop's value
+
+
+def test_token_reader_is_total() -> None:
+    def parse(data: bytes) -> object:
+        try:
+            return parse_token(data.decode("ascii"))
+        except UnicodeDecodeError as error:
+            raise FormatError("token", "ASCII", "other bytes") from error
+
+    assert_parser_is_total(parse, sign_token(CLAIMS).encode())
+    assert_parser_is_total(lambda claims: parse_token(signed(claims)), encode_claims(CLAIMS), flips=300)
 
 
 def test_token_for_another_audience_issuer_or_time_is_refused() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from attestor.config import read_enrolment
 from attestor.enrol import enrol
+from attestor.tpm import EsapiTpm
 from swtpm import SoftTpm
 from tests.attestor.site import Host, VerifierSite, host_with
 from tests.conftest import SoftTpmFactory
@@ -55,6 +56,20 @@ def test_tpm_that_belongs_to_a_host_enrols_no_second(
         clone.enrol(site, "host-2")
     assert codes(caught) == {"ek-already-bound"}
     assert enrolled.enrolment is not None
+
+
+def test_second_ek_of_the_tpm_takes_no_place_of_the_first(site: VerifierSite, enrolled: Host, soft_tpm: SoftTpm, tmp_path: Path) -> None:
+    """The manufacturer certified an RSA and an elliptic EK; each with a ticket for the same host is another TPM to the verifier."""
+    first = enrolled.tpm.endorsement()
+    enrolled.tpm.close()
+    chip = EsapiTpm(soft_tpm.tcti, tmp_path / "second" / "state" / "ak.cbor", allow_software=True, ek="p384")
+    try:
+        assert chip.endorsement().certificates[0] != first.certificates[0]
+        with pytest.raises(Refused) as caught:
+            Host(tmp_path / "second", chip).enrol(site)
+    finally:
+        chip.close()
+    assert codes(caught) == {"host-already-enrolled"}
 
 
 @pytest.mark.parametrize("pcr,bank", [(16, "sha256"), (23, "sha256"), (10, "sha256"), (0, "sha256"), (13, "sha1")])

@@ -108,6 +108,15 @@ def test_half_a_handshake_blocks_nobody(site: Site) -> None:
         sock.close()
 
 
+def test_no_session_ticket_is_given(site: Site) -> None:
+    """A resumed session would be believed for a handshake that nobody looks at any more (SPIRE 6715)."""
+    context = ssl.create_default_context(cafile=str(site.folder / "cert.pem"))
+    with socket.create_connection(site.address, timeout=10) as raw, context.wrap_socket(raw, server_hostname="127.0.0.1") as sock:
+        sock.sendall(b"GET /v1/hosts HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert sock.recv(100).startswith(b"HTTP/1.1 401")  # tickets come before the first answer
+        assert sock.session is None or not sock.session.has_ticket
+
+
 @pytest.mark.parametrize("listen", ["192.0.2.1:1", "[2001:db8::1]:1", "localhost:8443", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:70000"])
 def test_only_loopback_goes_without_tls(tmp_path: Path, listen: str) -> None:
     with pytest.raises(FormatError):

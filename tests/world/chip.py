@@ -128,11 +128,12 @@ def ek_extensions(*, eku: ObjectIdentifier | None = _EKU, named: bool = True) ->
 
 @dataclass
 class Chip:
-    """One TPM. `clock` is in milliseconds; `pcrs[bank][index]` are the registers."""
+    """One TPM. `clock` is in milliseconds; `pcrs[bank][index]` are the registers; another `ek_name` is another EK of the same TPM."""
 
     seed: str = "chip"
     maker: Maker = field(default_factory=Maker)
     ak_attributes: int = AK_ATTRIBUTES
+    ek_name: str = "ek"
     clock: int = 1_000
     reset_count: int = 7
     restart_count: int = 0
@@ -149,7 +150,7 @@ class Chip:
     @property
     def ek(self) -> Public:
         """The EK's public area."""
-        return public_area(f"{self.seed}/ek", EK_ATTRIBUTES, scheme=None, symmetric=Symmetric("aes", 128, "cfb"))
+        return public_area(f"{self.seed}/{self.ek_name}", EK_ATTRIBUTES, scheme=None, symmetric=Symmetric("aes", 128, "cfb"))
 
     @property
     def ak(self) -> Public:
@@ -159,7 +160,7 @@ class Chip:
     @property
     def ek_certificates(self) -> tuple[bytes, ...]:
         """The EK certificate and the CA above it, DER."""
-        return (self.maker.ek_certificate(f"{self.seed}/ek"), self.maker.intermediate())
+        return (self.maker.ek_certificate(f"{self.seed}/{self.ek_name}"), self.maker.intermediate())
 
     @property
     def qualified_name(self) -> bytes:
@@ -226,7 +227,7 @@ class Chip:
         blob = Reader(credential, "TPM2B_ID_OBJECT").sized("credential", most=1024)
         reader = Reader(Reader(secret, "TPM2B_ENCRYPTED_SECRET").sized("secret", most=1024), "TPMS_ECC_POINT")
         x, y = reader.sized("x", most=66), reader.sized("y", most=66)
-        own = private_key(f"{self.seed}/ek")
+        own = private_key(f"{self.seed}/{self.ek_name}")
         theirs = ec.EllipticCurvePublicNumbers(int.from_bytes(x, "big"), int.from_bytes(y, "big"), ec.SECP256R1()).public_key()
         mine = own.public_key().public_numbers().x.to_bytes(32, "big")
         shared = kdfe("sha256", own.exchange(ec.ECDH(), theirs), b"IDENTITY\0", x, mine, 256)
