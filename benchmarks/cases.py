@@ -36,6 +36,7 @@ from writ.verdict.attestation import decide_attestation
 from writ.verdict.cedar import evaluate, load
 from writ.verdict.decide import decide
 from writ.verdict.quote import verify_quote
+from writ.verdict.reference import reference_set
 from writ.verdict.runtime_log import replay
 from writ.verdict.token import verify_token
 
@@ -70,7 +71,7 @@ def attestation() -> Iterator[Case]:
 
     def decided(data: bytes, count: int) -> object:
         return decide_attestation(
-            data, record=story.record, state=first.state_after, references=story.references, bundle=story.bundle,
+            data, record=story.record, state=first.state_after, references=reference_set(story.references), bundle=story.bundle,
             verifier=verifier, issuance=story.issuance(count), engine=world.ENGINE_ID,
         )  # fmt: skip
 

@@ -17,7 +17,7 @@ from verifier.keys import Keys
 from verifier.ledger import Attested, Basis, Ledger, NonceIssued, Tables, Void
 from verifier.ledger.schema import AnswerRow, HostRow, NonceRow, PolicyRow, ReferenceRow, SpaceRow, TokenRow
 from verifier.ledger.transaction import judge_nonce, space, stored_answer
-from writ.formats.corim import Corim, parse_signed_corim
+from writ.formats.corim import parse_signed_corim
 from writ.formats.cose import parse_sign1
 from writ.formats.digest import Digest
 from writ.formats.engine import EngineId
@@ -32,7 +32,7 @@ from writ.service.clock import Clock
 from writ.service.observe import get_logger
 from writ.verdict.attestation import AttestationVerdict, decide_attestation
 from writ.verdict.issue import Issuance
-from writ.verdict.reference import reference_list
+from writ.verdict.reference import ReferenceSet, reference_set
 
 ATTEMPTS: Final = 5
 LIST_SIZE: Final = 1 << 17
@@ -51,7 +51,7 @@ class Inputs:
     space: SpaceRow
     bundle: PolicyBundle
     signed_policy: bytes
-    references: tuple[Corim, ...]
+    references: ReferenceSet
 
     @property
     def basis(self) -> Basis:
@@ -173,7 +173,7 @@ class Attestation:
             tokens=_tokens(verdict, inputs.record, places),
             next_nonce=fresh,
             answer=AnswerRow(nonce.nonce, Digest.of(body).value, EXCHANGE.encode(answer), nonce.expires_at),
-            blobs=(body, verdict.result, reference_list(inputs.references), *before),
+            blobs=(body, verdict.result, inputs.references.listed, *before),
         )
 
 
@@ -203,7 +203,7 @@ def read_inputs(tables: Tables, host: str) -> Inputs:
     policy = None if found.policy is None else tables.get(PolicyRow, found.policy)
     if policy is None:
         raise Refused(Reason("policy-unknown", "policy", f"a policy of {row.namespace}", "none"))
-    references = tuple(_corim(r.signed) for r in tables.select(ReferenceRow, namespace=row.namespace, active=1))
+    references = _references(tuple(r.signed for r in tables.select(ReferenceRow, namespace=row.namespace, active=1)))
     return Inputs(
         row,
         parse_host_record(row.record),
@@ -215,9 +215,9 @@ def read_inputs(tables: Tables, host: str) -> Inputs:
     )
 
 
-@lru_cache(maxsize=4096)
-def _corim(signed: bytes) -> Corim:
-    return parse_signed_corim(signed).corim
+@lru_cache(maxsize=64)
+def _references(signed: tuple[bytes, ...]) -> ReferenceSet:
+    return reference_set(parse_signed_corim(one).corim for one in signed)
 
 
 @lru_cache(maxsize=64)

@@ -18,7 +18,7 @@ from writ.formats.keys import PublicKey
 from writ.formats.measurement import Measurement
 from writ.formats.reason import Reason
 from writ.service.clock import Clock
-from writ.verdict.reference import GOVERNANCE, measured_values, references_digest
+from writ.verdict.reference import GOVERNANCE, measured_values, reference_set
 
 SIGNER_NAME: Final = "writ verifier"
 MAX_IMPORT: Final = 256
@@ -63,7 +63,7 @@ class References:
             environments = {row.environment for row in rows} if replace else set()
             retired = tuple(r.digest for r in active if r.environment in environments and r.digest not in corims)
             kept = [parse_signed_corim(r.signed).corim for r in active if r.digest not in retired]
-            digest = references_digest([*kept, *(corim for corim, _ in corims.values())])
+            digest = reference_set([*kept, *(corim for corim, _ in corims.values())]).digest
             entry = self._log.entry(operator, "reference-import", ", ".join(corims)[:1024], namespace=namespace, at=now, detail=digest)
             blobs = tuple(encode_corim(corim) for corim, _ in corims.values())
             try:

@@ -18,6 +18,7 @@ from writ.formats.eventlog.runtime import DriftEvent
 from writ.formats.evidence import InstanceRequest, encode_evidence
 from writ.formats.reason import REMEDIES, Reason
 from writ.verdict.attestation import decide_attestation
+from writ.verdict.reference import reference_set
 
 ANYTHING = policy(PERMISSIVE, policies=WIDE)
 
@@ -148,7 +149,7 @@ def test_i7_evidence_is_useless_at_another_verifier_and_any_later() -> None:
     scene = running(bundle=ANYTHING)
     evidence = encode_evidence(scene.evidence("one"))
     given: dict[str, Any] = {
-        "record": scene.record, "state": None, "references": scene.references, "bundle": ANYTHING, "engine": ENGINE_ID,
+        "record": scene.record, "state": None, "references": reference_set(scene.references), "bundle": ANYTHING, "engine": ENGINE_ID,
         "issuance": scene.issuance(1),
     }  # fmt: skip
     with pytest.raises(Refused):

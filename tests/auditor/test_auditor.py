@@ -21,7 +21,7 @@ from writ.formats.proof_bundle import ProofBundle, encode_proof_bundle, parse_pr
 from writ.formats.state import encode_host_record, encode_host_state
 from writ.formats.trust import encode_trust
 from writ.verdict.proof import prove
-from writ.verdict.reference import reference_list
+from writ.verdict.reference import reference_set
 
 ALWAYS = Wanted(None, 0, 1 << 53)
 
@@ -57,7 +57,7 @@ def told() -> tuple[Scene, Archive, Archive]:
                     encode_evidence(carrier),
                     verdict.result,
                     carried.result,
-                    reference_list(scene.references),
+                    reference_set(scene.references).listed,
                     encode_bundle(scene.bundle),
                     *map(encode_corim, scene.references),
                 }
@@ -133,7 +133,7 @@ def test_an_attestation_whose_checkpoint_was_not_taken_is_no_carrier() -> None:
                     bundle.policy,
                     bundle.result,
                     encode_evidence(lost),
-                    reference_list(scene.references),
+                    reference_set(scene.references).listed,
                     *bundle.references,
                 }
             )

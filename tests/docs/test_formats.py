@@ -77,7 +77,7 @@ from writ.formats.tlog import merkle
 from writ.formats.tree import COMPONENT_KINDS, component, component_root, encode_tree, file_entry, parse_tree, spell
 from writ.formats.tree import Entry as TreeEntry
 from writ.formats.trust import encode_trust, parse_trust
-from writ.verdict.reference import references_digest
+from writ.verdict.reference import reference_set
 
 logging.getLogger("cddl_verifier").setLevel(logging.CRITICAL)  # it logs each refusal, and refusals are wanted here
 
@@ -373,7 +373,7 @@ def preimages() -> dict[str, tuple[object, Digest]]:
         "commitment": (["writ/commit/v1", bytes(32), Digest.of(b"content").value], Digest("sha256", commit(bytes(32), b"content"))),
         "tree-root": (["writ/component/v1", "code", "code", 3, top], component_root(TREE)),
         "command": (["python", "agent.py"], runtime.command_digest(["python", "agent.py"])),
-        "reference-names": (names, references_digest([reference(), GOVERNED])),
+        "reference-names": (names, reference_set([reference(), GOVERNED]).digest),
         "manifest": (manifest.to_cbor(), manifest_digest(manifest)),
     }
 

@@ -42,7 +42,7 @@ from writ.verdict.decide import judge_recorded
 from writ.verdict.engine import ENGINE
 from writ.verdict.enrolment import Admission, judge_activation, judge_enrolment
 from writ.verdict.issue import Issuance
-from writ.verdict.reference import measured_values
+from writ.verdict.reference import measured_values, reference_set
 
 NOW = 1_790_000_000
 ISSUER = "https://verifier.example.org"
@@ -265,7 +265,7 @@ class Scene:
     def judge(self, evidence: Evidence, *, nonce_age: int = 2) -> AttestationVerdict:
         """The verdict; nothing moves."""
         return decide_attestation(
-            encode_evidence(evidence), record=self.record, state=self.state, references=self.references, bundle=self.bundle,
+            encode_evidence(evidence), record=self.record, state=self.state, references=reference_set(self.references), bundle=self.bundle,
             verifier=signer("decision").public.thumbprint(), issuance=self.issuance(len(evidence.requests), nonce_age=nonce_age),
             engine=ENGINE_ID,
         )  # fmt: skip

@@ -6,10 +6,8 @@ collected, for the host and for each instance, and sorted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from writ.formats.corim import Corim
 from writ.formats.ear import Ear, submodule
 from writ.formats.eventlog.runtime import command_digest
 from writ.formats.evidence import InstanceRequest
@@ -20,7 +18,7 @@ from writ.formats.reason import Reason
 from writ.formats.state import HostRecord, HostState, InstanceState, RuntimeState
 from writ.formats.tlog.merkle import verify_consistency
 from writ.verdict.evidence import VerifiedEvidence
-from writ.verdict.reference import GOVERNANCE, compare, measured_values
+from writ.verdict.reference import GOVERNANCE, ReferenceSet, compare, measured_values
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +57,7 @@ def appraise(
     *,
     record: HostRecord,
     state: HostState | None,
-    references: Sequence[Corim],
+    references: ReferenceSet,
     bundle: PolicyBundle,
     now: int,
     nonce: bytes,
@@ -96,7 +94,7 @@ def appraise(
     return AttestationResult(ear, reasons, exceptions, instances, after)
 
 
-def _instance(request: InstanceRequest, runtime: RuntimeState | None, references: Sequence[Corim], now: int) -> InstanceResult:
+def _instance(request: InstanceRequest, runtime: RuntimeState | None, references: ReferenceSet, now: int) -> InstanceResult:
     claim = f"instance.{request.instance.hex()}"
     known = None if runtime is None else runtime.find(request.instance)
     if runtime is None or known is None:
@@ -125,7 +123,7 @@ def _instance(request: InstanceRequest, runtime: RuntimeState | None, references
     return InstanceResult(request, known, parents, tuple(sorted(set(reasons))))
 
 
-def _measured(known: InstanceState, references: Sequence[Corim], claim: str, now: int) -> tuple[Reason, ...]:
+def _measured(known: InstanceState, references: ReferenceSet, claim: str, now: int) -> tuple[Reason, ...]:
     if not known.measurement:
         return (Reason("component-missing", f"{claim}.measurement", str(known.manifest), "none"),)
     measurement = parse_measurement(known.measurement)

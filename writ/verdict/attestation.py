@@ -6,10 +6,8 @@ calls it again, years later, and demands the same bytes (I5).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from writ.formats.corim import Corim
 from writ.formats.decision import AttestDecision, Outcome
 from writ.formats.digest import Digest
 from writ.formats.ear import encode_ear_cbor
@@ -21,7 +19,7 @@ from writ.formats.state import HostRecord, HostState, encode_host_record, encode
 from writ.verdict.appraisal import appraise
 from writ.verdict.evidence import verify_evidence
 from writ.verdict.issue import Issuance, TokenDecision, issue
-from writ.verdict.reference import references_digest
+from writ.verdict.reference import ReferenceSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +33,7 @@ class AttestationVerdict:
 
 
 def decide_attestation(
-    evidence: bytes, *, record: HostRecord, state: HostState | None, references: Sequence[Corim], bundle: PolicyBundle,
+    evidence: bytes, *, record: HostRecord, state: HostState | None, references: ReferenceSet, bundle: PolicyBundle,
     verifier: bytes, issuance: Issuance, engine: EngineId,
 ) -> AttestationVerdict:  # fmt: skip
     """The decision on `evidence`: what it is worth, who gets a token, and what is remembered.
@@ -59,7 +57,7 @@ def decide_attestation(
         ("evidence", Digest.of(evidence)),
         ("policy", bundle.digest),
         ("record", Digest.of(encode_host_record(record))),
-        ("references", references_digest(references)),
+        ("references", references.digest),
         ("state", Digest.of(b"" if state is None else encode_host_state(state))),
     )
     outcomes = tuple(Outcome(t.instance, None if t.claims is None else Digest.of(encode_claims(t.claims)), t.reasons) for t in tokens)

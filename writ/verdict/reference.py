@@ -8,6 +8,7 @@ of two versions never add up to a good one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from writ.formats.corim import Corim, encode_corim
@@ -21,14 +22,32 @@ from writ.formats.strict import encode_cbor
 GOVERNANCE: Final = "governance"
 
 
-def reference_list(corims: Iterable[Corim]) -> bytes:
-    """The set of reference values by name: the CBOR array of the sorted digests of its CoRIMs."""
-    return encode_cbor(sorted({Digest.of(encode_corim(corim)).value for corim in corims}))
+@dataclass(frozen=True, slots=True)
+class ReferenceSet:
+    """The reference values in force, put in order once and used for every host.
+
+    `listed` is the CBOR array of the sorted digests of its CoRIMs, `digest`
+    its SHA-256: the name of the set. `versions` has the CoRIMs of each
+    environment, sorted by id.
+    """
+
+    digest: Digest
+    listed: bytes
+    versions: Mapping[str, tuple[Corim, ...]]
+
+    def of(self, environment: str, now: int) -> tuple[Corim, ...]:
+        """The versions of `environment` that are valid at `now`."""
+        return tuple(c for c in self.versions.get(environment, ()) if c.valid_until is None or now <= c.valid_until)
 
 
-def references_digest(corims: Iterable[Corim]) -> Digest:
-    """The name of a set of reference values: SHA-256 over its `reference_list`."""
-    return Digest.of(reference_list(corims))
+def reference_set(corims: Iterable[Corim]) -> ReferenceSet:
+    """These CoRIMs as one set, each once."""
+    named = {Digest.of(encode_corim(corim)).value: corim for corim in corims}
+    listed = encode_cbor(sorted(named))
+    versions: dict[str, list[Corim]] = {}
+    for corim in sorted(named.values(), key=lambda one: (one.environment, one.id)):
+        versions.setdefault(corim.environment, []).append(corim)
+    return ReferenceSet(Digest.of(listed), listed, {environment: tuple(found) for environment, found in versions.items()})
 
 
 def measured_values(measurement: Measurement) -> dict[str, Digest]:
@@ -38,7 +57,7 @@ def measured_values(measurement: Measurement) -> dict[str, Digest]:
 
 
 def compare(
-    environment: str, measured: Mapping[str, Digest], corims: Iterable[Corim], *, claim: str, mismatch: str, now: int
+    environment: str, measured: Mapping[str, Digest], references: ReferenceSet, *, claim: str, mismatch: str, now: int
 ) -> tuple[Reason, ...]:
     """Nothing, if `measured` is one of the versions of `environment` valid at `now`; else what differs from the nearest.
 
@@ -46,7 +65,7 @@ def compare(
     the one whose id sorts first, so that the answer is the same everywhere.
     `mismatch` is the reason code for a differing component.
     """
-    versions = [c for c in corims if c.environment == environment and (c.valid_until is None or now <= c.valid_until)]
+    versions = references.of(environment, now)
     if not versions:
         return (
             Reason(

@@ -14,6 +14,7 @@ from writ.formats.state import HostState
 from writ.formats.tlog.merkle import EMPTY_ROOT
 from writ.verdict.appraisal import AttestationResult, InstanceResult, appraise
 from writ.verdict.evidence import verify_evidence
+from writ.verdict.reference import reference_set
 
 VERIFIER = signer("decision").public.thumbprint()
 
@@ -22,7 +23,7 @@ def judge(scene: Scene, *names: str, evidence: Evidence | None = None) -> Attest
     given = evidence or scene.evidence(*names)
     verified = verify_evidence(given, record=scene.record, state=scene.state, verifier=VERIFIER)
     return appraise(
-        verified, record=scene.record, state=scene.state, references=scene.references, bundle=scene.bundle, now=scene.now,
+        verified, record=scene.record, state=scene.state, references=reference_set(scene.references), bundle=scene.bundle, now=scene.now,
         nonce=given.nonce.value,
     )  # fmt: skip
 

@@ -17,12 +17,12 @@ from writ.formats.eventlog.runtime import StopEvent
 from writ.formats.evidence import encode_evidence
 from writ.formats.state import encode_host_record, encode_host_state, parse_host_state
 from writ.verdict.attestation import AttestationVerdict, decide_attestation
-from writ.verdict.reference import references_digest
+from writ.verdict.reference import reference_set
 
 
 def decide(scene: Scene, evidence: bytes, **changed: Any) -> AttestationVerdict:
     given: dict[str, Any] = {
-        "record": scene.record, "state": scene.state, "references": scene.references, "bundle": scene.bundle,
+        "record": scene.record, "state": scene.state, "references": reference_set(scene.references), "bundle": scene.bundle,
         "verifier": signer("decision").public.thumbprint(), "issuance": scene.issuance(1), "engine": ENGINE_ID,
     } | changed  # fmt: skip
     return decide_attestation(evidence, **given)
@@ -42,7 +42,7 @@ def test_record_names_every_input_and_output() -> None:
     entry = verdict.entry
     assert dict(entry.inputs) == {
         "evidence": Digest.of(evidence), "policy": scene.bundle.digest, "record": Digest.of(encode_host_record(scene.record)),
-        "references": references_digest(scene.references), "state": Digest.of(encode_host_state(scene.state)),
+        "references": reference_set(scene.references).digest, "state": Digest.of(encode_host_state(scene.state)),
     }  # fmt: skip
     assert (entry.engine, entry.decided_at, entry.issuer, entry.host, entry.namespace) == (ENGINE_ID, NOW, ISSUER, "host-1", "billing")
     assert (entry.nonce_issued_at, entry.issued, entry.status_uri) == (NOW - 2, scene.issuance(1).issued, STATUS_URI)
@@ -80,8 +80,8 @@ def test_i5_same_inputs_give_the_same_bytes() -> None:
 def test_i5_order_in_which_reference_values_are_read_changes_nothing() -> None:
     scene, evidence = prepared()
     extra = (*scene.references, reference(version="2", prompt=b"x"), reference("other"))
-    assert encode_entry(decide(scene, evidence, references=extra).entry) == encode_entry(
-        decide(scene, evidence, references=extra[::-1]).entry
+    assert encode_entry(decide(scene, evidence, references=reference_set(extra)).entry) == encode_entry(
+        decide(scene, evidence, references=reference_set(extra[::-1])).entry
     )
 
 
@@ -90,7 +90,7 @@ def test_every_input_changes_the_record() -> None:
     assert scene.state is not None
     moved = replace(scene.state, seen_at=1)
     changes: list[dict[str, Any]] = [
-        {}, {"record": replace(scene.record, generation=2)}, {"state": moved}, {"references": (GOVERNED,)},
+        {}, {"record": replace(scene.record, generation=2)}, {"state": moved}, {"references": reference_set((GOVERNED,))},
         {"bundle": replace(scene.bundle, version=2)},
         {"issuance": replace(scene.issuance(1), now=NOW + 1)}, {"issuance": replace(scene.issuance(1), nonce_issued_at=NOW)},
         {"issuance": replace(scene.issuance(1), status_uri="https://other")},

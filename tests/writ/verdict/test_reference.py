@@ -7,7 +7,7 @@ from dataclasses import replace
 from tests.world.scene import GOVERNED, NAMESPACE, NOW, measurement, reference
 from writ.formats.corim import Corim
 from writ.formats.digest import Digest
-from writ.verdict.reference import compare, measured_values, references_digest
+from writ.verdict.reference import compare, measured_values, reference_set
 
 X, Y, Z = (Digest.of(c) for c in (b"x", b"y", b"z"))
 
@@ -17,7 +17,7 @@ def corim(version: str, valid_until: int | None = None, **components: Digest) ->
 
 
 def differences(measured: dict[str, Digest], *versions: Corim, environment: str = "env") -> list[tuple[str, str]]:
-    reasons = compare(environment, measured, versions, claim="c", mismatch="component-mismatch", now=NOW)
+    reasons = compare(environment, measured, reference_set(versions), claim="c", mismatch="component-mismatch", now=NOW)
     return [(r.code, r.claim) for r in reasons]
 
 
@@ -35,7 +35,7 @@ def test_each_kind_of_difference_has_its_reason() -> None:
         ("component-unexpected", "c.b"),
         ("component-missing", "c.c"),
     ]
-    reasons = compare("env", {"a": X, "b": Y}, [corim("1", a=Y, c=Z)], claim="c", mismatch="governance-mismatch", now=NOW)
+    reasons = compare("env", {"a": X, "b": Y}, reference_set([corim("1", a=Y, c=Z)]), claim="c", mismatch="governance-mismatch", now=NOW)
     assert [(r.code, r.expected, r.got) for r in reasons] == [
         ("governance-mismatch", str(Y), str(X)),
         ("component-unexpected", "none", str(Y)),
@@ -68,6 +68,6 @@ def test_measured_values_are_components_and_the_command() -> None:
 
 def test_set_of_references_is_named_whatever_its_order() -> None:
     one, two = GOVERNED, reference()
-    assert references_digest([one, two]) == references_digest([two, one, one])
-    names = {references_digest(given) for given in ([], [one], [two], [one, two], [one, replace(two, id="other")])}
+    assert reference_set([one, two]).digest == reference_set([two, one, one]).digest
+    names = {reference_set(given).digest for given in ([], [one], [two], [one, two], [one, replace(two, id="other")])}
     assert len(names) == 5
