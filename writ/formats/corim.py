@@ -36,8 +36,8 @@ COTL_TAG: Final = 508
 _URI_TAG: Final = 32
 _TIME_TAG: Final = 1
 
-MOST_MEASUREMENTS: Final = 4096
-MAX_SIZE: Final = 1 << 20
+MOST_MEASUREMENTS: Final = 65_536
+MAX_SIZE: Final = 16 << 20
 
 _ALGORITHMS: Final = {"sha256": 1, "sha384": 7, "sha512": 8}
 """IANA Named Information Hash Algorithm Registry."""
@@ -105,7 +105,11 @@ class SignedCorim:
 
 
 def encode_corim(corim: Corim) -> bytes:
-    """The tagged unsigned CoRIM."""
+    """The tagged unsigned CoRIM.
+
+    A package has thousands of files, so the maps are written down in their
+    deterministic order here, and not put into it by `encode_cbor`.
+    """
     measurements: list[dict[int, Any]] = [{0: component, 1: {2: [_digest(digest)]}} for component, digest in corim.components]
     if corim.registers:
         registers: dict[int, list[object]] = {}
@@ -113,7 +117,7 @@ def encode_corim(corim: Corim) -> bytes:
             registers.setdefault(index, []).append(_digest(digest))
         measurements.append({1: {14: registers}})
     environment = {0: {1: corim.namespace, 2: corim.environment}}
-    comid = encode_cbor({1: {0: corim.id}, 4: {0: [[environment, measurements]]}})
+    comid = cbor2.dumps({1: {0: corim.id}, 4: {0: [[environment, measurements]]}})
     value: dict[int, object] = {0: corim.id, 1: [cbor2.CBORTag(COMID_TAG, comid)], 3: cbor2.CBORTag(_URI_TAG, PROFILE)}
     if corim.valid_until is not None:
         value[4] = {1: cbor2.CBORTag(_TIME_TAG, corim.valid_until)}
@@ -130,9 +134,10 @@ def parse_corim(data: bytes) -> Corim:
     1. The CoRIM map: profile, id, one CoMID, perhaps a validity.
     2. The CoMID: the same id, one reference triple.
     3. Its measurements: components, then perhaps the registers.
-    4. Encoding the result gives `data` again.
+    4. Encoding the result gives `data` again: this one comparison stands for the spelling of both items.
     """
-    value = decode_cbor(data, "CoRIM", max_size=MAX_SIZE, tags=frozenset({CORIM_TAG, COMID_TAG, _URI_TAG, _TIME_TAG}))
+    tags = frozenset({CORIM_TAG, COMID_TAG, _URI_TAG, _TIME_TAG})
+    value = decode_cbor(data, "CoRIM", max_size=MAX_SIZE, tags=tags, one_spelling=False)
     f = Fields(_tagged(value, CORIM_TAG, "CoRIM"), "CoRIM")
     if (profile := _tagged(f.any(3), _URI_TAG, "CoRIM.profile")) != PROFILE:
         raise FormatError("CoRIM.profile", PROFILE, repr(profile)[:80])
@@ -167,7 +172,7 @@ def _only(items: list[Any], what: str) -> Any:
 def _reference_triple(data: object, corim_id: str) -> tuple[str, str, list[Any]]:
     if not isinstance(data, bytes):
         raise FormatError("CoMID", "bytes", type(data).__name__)
-    f = Fields(decode_cbor(data, "CoMID", max_size=MAX_SIZE), "CoMID")
+    f = Fields(decode_cbor(data, "CoMID", max_size=MAX_SIZE, one_spelling=False), "CoMID")
     identity, triples = f.fields(1), f.fields(4)
     if (tag_id := identity.text(0, most=256)) != corim_id:
         raise FormatError("CoMID.tag-id", repr(corim_id), repr(tag_id))

@@ -78,7 +78,7 @@ def test_dm_verity_root_is_the_tools(tmp_path: Path, algorithm: str, salt: bytes
     for size in [size for size in SIZES if size and size % 4096 == 0]:
         image.write_bytes(content(size))
         hashes.write_bytes(b"")
-        command = [tool, "format", "--hash", algorithm, "--salt", salt.hex() or "-", image, hashes]
+        command = [tool, "format", "--hash", algorithm, "--salt", salt.hex() or "-", str(image), str(hashes)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         assert dmverity_root([content(size)], algorithm=algorithm, salt=salt).hex() == root_of(done.stdout)
 
