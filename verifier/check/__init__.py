@@ -17,6 +17,7 @@ from verifier.check import quote
 from verifier.check.corim import check_corim
 from verifier.check.ek_cert import check_ek_cert
 from verifier.check.finding import Finding, Options
+from verifier.check.ima_log import check_ima_log
 from verifier.check.quote import check_quote
 from verifier.check.token import check_token
 from writ.formats.errors import FormatError, Refused
@@ -32,6 +33,7 @@ def one_file(parser: argparse.ArgumentParser) -> None:
 
 KINDS: Final[dict[str, tuple[str, Kind, Arguments]]] = {
     "quote": ("a TPM quote", check_quote, quote.add_arguments),
+    "ima-log": ("an IMA measurement list", check_ima_log, one_file),
     "ek-cert": ("an EK certificate", check_ek_cert, one_file),
     "corim": ("reference values", check_corim, one_file),
     "token": ("an execution token", check_token, one_file),

@@ -129,6 +129,21 @@ REMEDIES: Final[dict[str, str]] = {
     "manifest-unknown": "No manifest of this name lies in the attestor's manifests_dir.",
     "register-unclean": "The runtime PCR holds what the log does not say. A reboot of the host starts a clean log.",
     "not-enrolled": "Enrol the host: `attestor enroll`.",
+    # manufacturers' certificates
+    "ek-certificate-revoked": "The manufacturer revoked this certificate or a CA above it. The TPM must not be trusted: `verifier host retire`.",
+    "revocation-unknown": "Import a fresh CRL of the issuer: `verifier trust import`.",
+    "fingerprint-mismatch": "The certificate is not the one that is pinned: look for who altered it, and compare with the manufacturer's own word.",
+    # the measurement list of IMA
+    "ima-log-missing": "The policy asks for IMA evidence: boot with an IMA policy, and let the attestor read the measurement list.",
+    "ima-log-mismatch": "The IMA list does not replay to the quoted PCR 10. Send it in full; if that fails, reboot the host.",
+    "ima-log-malformed": "The IMA list breaks the kernel's format; see got.",
+    "ima-log-rewound": "Send the IMA list from where the verifier left off, or in full. A reboot starts a new one.",
+    "ima-template-unknown": "Boot with ima_template=ima-ng, ima-ngv2, ima-sig, ima-sigv2 or ima-modsig.",
+    "ima-violation": "A file was written while it was read or run, so its measurement says nothing. Find the writer, then reboot.",
+    "ima-signature-invalid": "The file's signature does not verify under a key of the policy's keyrings. Reinstall the file.",
+    "file-unknown": "No reference value names this file: `verifier reference import`, or exclude it in the policy.",
+    "file-mismatch": "The file is not one that was approved: `verifier reference import` its package, or reinstall it and reboot.",
+    "boot-aggregate-mismatch": "The IMA list does not belong to this boot: its boot_aggregate is not that of the quoted PCRs.",
 }
 """Code -> remedy. Codes are appended and never removed or renamed: old decisions name them."""
 
