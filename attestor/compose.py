@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from attestor.agentd import AgentDaemon
+from attestor.collect.kernel_logs import KernelLogs
 from attestor.collect.runtime_log import RuntimeLog
 from attestor.config import AttestorConfig, Enrolment, read_enrolment
 from attestor.evidence import Attestation
@@ -40,7 +41,7 @@ def build_daemon(config: AttestorConfig, tpm: Tpm) -> AgentDaemon:
     return AgentDaemon(
         enrolment=enrolment,
         log=log,
-        attestation=Attestation(tpm, log, uplink, enrolment, SystemClock()),
+        attestation=Attestation(tpm, log, KernelLogs(config.logs, enrolment.bank), uplink, enrolment, SystemClock()),
         store=store,
         watch=Watch(store, interval=config.watch_interval, rehash_interval=config.rehash_interval),
         manifests=config.manifests_dir,

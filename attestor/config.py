@@ -7,6 +7,7 @@ the verifier's policy.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,16 @@ EK_KINDS: Final = ("rsa2048", "p256", "p384")
 AK_KINDS: Final = ("p256", "rsa2048")
 
 _MAX_STATE_FILE: Final = 1 << 20
+_DEVICE: Final = re.compile(r"device:/dev/tpm(?:rm)?([0-9]{1,3})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class LogPaths:
+    """Where the logs of firmware, systemd and IMA lie; None for one that this host does not have."""
+
+    uefi: Path | None = None
+    systemd: Path | None = None
+    ima: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +43,9 @@ class AttestorConfig:
     `verifier_ca_file` holds PEM roots for the verifier's certificate; None means the system's.
     `peers` are the uids that may use the socket beside root and the attestor's own.
     `ek` empty means the first kind that has a certificate.
+    `uefi_log`, `systemd_log`, `ima_log` name the logs that travel with evidence; None means where the kernel keeps those of a
+    hardware TPM, and none for a software TPM. With `send_logs` false none travels, and the verifier can vouch for no more than
+    `runtime-only`.
     """
 
     tcti: str = "device:/dev/tpmrm0"
@@ -43,6 +57,10 @@ class AttestorConfig:
     verifier_ca_file: Path | None = None
     ek: str = ""
     ak: str = "p256"
+    send_logs: bool = True
+    uefi_log: Path | None = None
+    systemd_log: Path | None = None
+    ima_log: Path | None = None
     watch_interval: int = 2
     rehash_interval: int = 300
     verifier_timeout: int = 10
@@ -65,6 +83,20 @@ class AttestorConfig:
     def uids(self) -> frozenset[int]:
         """Who may use the socket."""
         return frozenset({0, os.geteuid(), *map(int, self.peers)})
+
+    @property
+    def logs(self) -> LogPaths:
+        """Where the logs of firmware, systemd and IMA lie."""
+        if not self.send_logs:
+            return LogPaths()
+        device = _DEVICE.fullmatch(self.tcti)
+        security = Path("/sys/kernel/security")
+        found = LogPaths() if device is None else LogPaths(
+            security / f"tpm{device[1]}" / "binary_bios_measurements",
+            Path("/run/log/systemd/tpm2-measure.log"),
+            security / "ima" / "binary_runtime_measurements",
+        )  # fmt: skip
+        return LogPaths(self.uefi_log or found.uefi, self.systemd_log or found.systemd, self.ima_log or found.ima)
 
     @property
     def state(self) -> StateDir:

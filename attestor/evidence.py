@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from attestor.acknowledged import Acknowledged, Point, Unanswered, read_acknowledged, write_acknowledged
+from attestor.collect.kernel_logs import KernelLogs
 from attestor.collect.runtime_log import RuntimeLog
 from attestor.config import Enrolment
 from attestor.exchange import ask, read_answer
@@ -31,12 +32,13 @@ from writ.service.clock import Clock
 from writ.service.uplink import Uplink
 
 CMW_TYPE: Final = "application/cmw+cbor"
-_MAX_EVIDENCE: Final = 7 << 20
-"""Bytes, the whole log of some 13 000 launches: with decision, result and policy beside it, it fits into one frame of the local socket."""
+_MAX_EVIDENCE: Final = 28 << 20
+"""Bytes: with decision, result and policy beside it, it fits into one frame of the local socket."""
 _MARGIN: Final = 5.0
 """Seconds before its end at which a nonce is no longer used."""
 _PATIENCE: Final = 60.0
 """Seconds for which evidence is sent again to a verifier whose answers to it are of no use."""
+_IMA_PCR: Final = 10
 _NOT_APPRAISED: Final = frozenset(
     {
         "runtime-log-mismatch", "runtime-log-malformed", "runtime-log-rewound", "full-log-required", "reset-count-fell", "clock-fell",
@@ -45,6 +47,8 @@ _NOT_APPRAISED: Final = frozenset(
 )  # fmt: skip
 """Reasons with which the verifier keeps nothing of the log that was sent."""
 _IN_FULL: Final = frozenset({"runtime-log-rewound", "full-log-required"})
+_LOGS_AGAIN: Final = frozenset({"boot-log-required", "ima-log-required", "ima-log-rewound"})
+"""Reasons with which the verifier asks for the logs of boot and IMA from their beginning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +66,8 @@ class Attestation:
     One attestation at a time; not for several threads at once.
     """
 
-    def __init__(self, tpm: Tpm, log: RuntimeLog, uplink: Uplink, enrolment: Enrolment, clock: Clock) -> None:
-        self._tpm, self._log, self._uplink, self._enrolment, self._clock = tpm, log, uplink, enrolment, clock
+    def __init__(self, tpm: Tpm, log: RuntimeLog, logs: KernelLogs, uplink: Uplink, enrolment: Enrolment, clock: Clock) -> None:
+        self._tpm, self._log, self._logs, self._uplink, self._enrolment, self._clock = tpm, log, logs, uplink, enrolment, clock
         self._nonce: tuple[Nonce, float] | None = None
         self._known: Acknowledged | None = None
         self._boot = log.boots
@@ -92,7 +96,12 @@ class Attestation:
                 if codes & _IN_FULL:
                     self._forget()
                 continue
-            if last or self._seen.events or not {reason.code for reason in attested.answer.reasons} & _IN_FULL:
+            codes = {reason.code for reason in attested.answer.reasons}
+            if codes & _LOGS_AGAIN:
+                self._logs.forget()
+            elif self._seen.events or not codes & _IN_FULL:
+                return attested
+            if last:
                 return attested
         raise Unavailable("verifier", "asked for nonce or log again and again")
 
@@ -116,6 +125,8 @@ class Attestation:
         if self._boot != self._log.boots:
             self._boot = self._log.boots
             self._forget()
+            self._logs.forget()
+        logs = self._logs.travelling(quoted.pcrs.get(_IMA_PCR))
         upto, seen = Point(events, quoted.pcrs.get(e.runtime_pcr)), self._seen
         first = seen.events if self._log.register(seen.events) == seen.register and seen.events <= events else 0
         fresh = tuple(sorted({measurements[r.instance] for r in requests if r.instance in measurements and r.instance not in self._told}))
@@ -123,6 +134,7 @@ class Attestation:
             Evidence(
                 host=e.host, nonce=nonce, attest=quoted.attest, signature=quoted.signature, pcrs=quoted.pcrs,
                 log_first=first, log=self._log.since(first, events), measurements=fresh, requests=requests,
+                uefi_log=logs.uefi, systemd_log=logs.systemd, ima_log=logs.ima,
             )
         )  # fmt: skip
         if len(evidence) > _MAX_EVIDENCE:
@@ -139,6 +151,7 @@ class Attestation:
         decision = self._believe(answer, nonce, evidence)
         self._nonce = Nonce(answer.nonce), self._clock.boot() + answer.nonce_life - _MARGIN
         if self._acknowledge(answer, upto):
+            self._logs.acknowledge(logs)
             self._told |= {request.instance for request in requests}
         return Attested(answer, evidence, decision.verdict)
 

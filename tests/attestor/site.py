@@ -18,8 +18,9 @@ import uvicorn
 import verifier as verifier_package
 import verifier.compose as verifier_compose
 from attestor.agentd import AgentDaemon
+from attestor.collect.kernel_logs import KernelLogs
 from attestor.collect.runtime_log import RuntimeLog
-from attestor.config import Enrolment, StateDir
+from attestor.config import Enrolment, LogPaths, StateDir
 from attestor.enrol import enrol
 from attestor.evidence import Attestation
 from attestor.measure.store import Store
@@ -173,7 +174,7 @@ class Host:
         uplink = Uplink(e.verifier, ca_file=None, signer=load_or_create_signer(self.state.host_key), clock=SystemClock(), timeout=5)
         store = Store(self.store)
         return AgentDaemon(
-            enrolment=e, log=log, attestation=Attestation(used, log, uplink, e, SystemClock()), store=store,
+            enrolment=e, log=log, attestation=Attestation(used, log, KernelLogs(LogPaths(), e.bank), uplink, e, SystemClock()), store=store,
             watch=Watch(store, interval=interval, rehash_interval=rehash_interval), manifests=self.manifests, governance=lambda: GOVERNANCE,
         )  # fmt: skip
 

@@ -9,8 +9,9 @@ import pytest
 
 from attestor import evidence
 from attestor.acknowledged import START, Acknowledged, Point, Unanswered, read_acknowledged, write_acknowledged
+from attestor.collect.kernel_logs import KernelLogs
 from attestor.collect.runtime_log import RuntimeLog
-from attestor.config import write_private
+from attestor.config import LogPaths, write_private
 from attestor.evidence import Attestation
 from swtpm import SoftTpm
 from tests.attestor.site import GOVERNANCE, OPERATOR, Host, VerifierSite
@@ -72,7 +73,8 @@ class Bench:
         agent = "spiffe://example.org/demo/agent/reporter"
         self.log.append(StartEvent(INSTANCE, agent, Digest.of(b"root"), command_digest(["x"]), KEY.thumbprint(), None, ()))
         self.line = Line(host)
-        self.attestation = Attestation(host.tpm, self.log, self.line, host.enrolment, SystemClock())
+        self.logs = KernelLogs(LogPaths(), "sha256")
+        self.attestation = Attestation(host.tpm, self.log, self.logs, self.line, host.enrolment, SystemClock())
 
     def attest(self) -> AttestAnswer:
         return self.attestation.attest((REQUEST,), {}).answer
@@ -120,7 +122,7 @@ def grow(bench: Bench, number: int) -> None:
 def restarted(bench: Bench, host: Host) -> Attestation:
     """The attestation of an attestor that was started again over the same files."""
     assert host.enrolment is not None
-    return Attestation(host.tpm, bench.log, bench.line, host.enrolment, SystemClock())
+    return Attestation(host.tpm, bench.log, bench.logs, bench.line, host.enrolment, SystemClock())
 
 
 def test_restarted_attestor_sends_only_what_is_new(enrolled: Host, bench: Bench) -> None:

@@ -44,7 +44,7 @@ from writ.formats.eat import encode_claims, parse_claims
 from writ.formats.enrolment import parse_enrolment_evidence
 from writ.formats.errors import FormatError
 from writ.formats.eventlog import runtime
-from writ.formats.evidence import binding, enrolment_binding, parse_evidence
+from writ.formats.evidence import ImaLog, binding, encode_evidence, enrolment_binding, parse_evidence
 from writ.formats.exchange import EXCHANGE, AttestAnswer, EnrolChallenge, Enrolled, Exchange, InstanceAnswer, NonceAnswer, Problem
 from writ.formats.jose import b64url, encode_dpop_payload, parse_dpop, parse_jws, sign_dpop
 from writ.formats.keys import ES256, PublicKey
@@ -161,6 +161,7 @@ def specimens() -> tuple[Specimen, ...]:
     archive = Archive((decision,), (compact,), (b"any",), (InstanceLog(SIXTEEN, (bundle.action.record,)),))
     listed = StatusListToken("https://v.example/status/1", NOW, NOW + 60, 15, StatusList.empty(1, 64).with_status(3, 1))
 
+    with_logs = encode_evidence(replace(scene.evidence("one"), uefi_log=b"u", systemd_log=b"s", ima_log=ImaLog(1, b"i")))
     exchange = exchange_messages(scene, decision, bundle.result, compact, signed_policy)
     local = local_messages(decision, bundle.result, compact, signed_policy, bundle.evidence)
     return (
@@ -168,6 +169,7 @@ def specimens() -> tuple[Specimen, ...]:
         Specimen("tree", encode_tree(TREE), parse_tree),
         *(Specimen("runtime-event", runtime.encode_event(event), runtime.parse_event) for event in EVENTS),
         Specimen("evidence", bundle.evidence, parse_evidence),
+        Specimen("evidence", with_logs, parse_evidence),
         Specimen("enrolment-evidence", scene.enrolment, parse_enrolment_evidence),
         *(Specimen("exchange", data, EXCHANGE.parse) for data in exchange),
         *(Specimen("local", LOCAL.encode(message), LOCAL.parse) for message in local),

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import verifier
+from attestor.collect.kernel_logs import KernelLogs
 from attestor.collect.runtime_log import RuntimeLog
-from attestor.config import Enrolment, StateDir
+from attestor.config import Enrolment, LogPaths, StateDir
 from attestor.enrol import enrol
 from attestor.evidence import Attestation, reasons_for
 from attestor.tpm import Clock as TpmClock
@@ -271,7 +272,7 @@ class Agent:
         command = command_digest(MEASUREMENT.command)
         log.append(StartEvent(self.instance, str(AGENT), MEASUREMENT.root(), command, key.public.thumbprint(), None, ()))
         self._runtime = log
-        relay = HostRelay(Attestation(tpm, log, wire, enrolment, clock), self.instance, enrolment)
+        relay = HostRelay(Attestation(tpm, log, KernelLogs(LogPaths(), enrolment.bank), wire, enrolment, clock), self.instance, enrolment)
         self.cgroup, self.log, self.credential = MemoryCgroup(self.name), ActionLog(self.folder, self.instance), Credential(clock)
         self.gate = Gatekeeper(
             instance=self.instance, agent=AGENT, credential=self.credential, log=self.log, engine=installed_engine(), clock=clock

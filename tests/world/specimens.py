@@ -14,7 +14,7 @@ from writ.formats.decision import OperatorAct, encode_entry, parse_entry
 from writ.formats.digest import Digest
 from writ.formats.eat import encode_claims, parse_claims
 from writ.formats.enrolment import encode_enrolment_evidence, parse_enrolment_evidence
-from writ.formats.evidence import encode_evidence, parse_evidence
+from writ.formats.evidence import ImaLog, encode_evidence, parse_evidence
 from writ.formats.exchange import (
     EXCHANGE,
     AttestAnswer,
@@ -118,6 +118,9 @@ def specimens() -> dict[str, Specimen]:
     assert set(local) == set(LOCAL.table)
     return {
         "evidence": Specimen(evidence, encode_evidence, parse_evidence),
+        "evidence-logs": Specimen(
+            replace(evidence, uefi_log=b"uefi", systemd_log=b"systemd", ima_log=ImaLog(3, b"ima")), encode_evidence, parse_evidence
+        ),
         "host-record": Specimen(scene.record, encode_host_record, parse_host_record),
         "host-state": Specimen(verdict.state_after, encode_host_state, parse_host_state),
         "token-claims": Specimen(claims, encode_claims, parse_claims),

@@ -10,8 +10,10 @@ One quote covers all instances of a host. `extraData` of the quote is
 so nothing that travels beside the quote can be exchanged, and a quote made for
 another protocol, verifier or host says nothing here.
 
-On the wire it is a CMW collection (RFC 9999) of four members; what is only
-parsed is not yet believed (`verdict.evidence` does that).
+On the wire it is a CMW collection (RFC 9999) of four members, and the logs of
+firmware, systemd and IMA beside them as the kernel gives them; those are bound
+by replay to the quoted PCRs, not by `extraData`. What is only parsed is not yet
+believed (`verdict.evidence` does that).
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from writ.formats.keys import PublicKey, parse_cose_key
 from writ.formats.strict import Fields, decode_cbor, encode_cbor
 from writ.formats.tpm.pcr import PcrValues
 
-MAX_SIZE: Final = 8 << 20
+MAX_SIZE: Final = 32 << 20
+"""Bytes: more than 100,000 IMA entries beside the runtime log of as many launches as fit."""
 MAX_REQUESTS: Final = 256
 MAX_PROOF: Final = 64
 
@@ -35,7 +38,12 @@ QUOTE_TYPE: Final = "application/vnd.writ.tpm-quote+cbor"
 LOG_TYPE: Final = "application/vnd.writ.runtime-log"
 MANIFESTS_TYPE: Final = "application/vnd.writ.measurements+cbor"
 REQUESTS_TYPE: Final = "application/vnd.writ.requests+cbor"
+UEFI_LOG_TYPE: Final = "application/vnd.writ.uefi-log"
+SYSTEMD_LOG_TYPE: Final = "application/vnd.writ.systemd-log"
+IMA_LOG_TYPE: Final = "application/vnd.writ.ima-log+cbor"
 COLLECTION_TYPE: Final = "urn:writ:evidence:1"
+_REQUIRED: Final = {"manifests": MANIFESTS_TYPE, "quote": QUOTE_TYPE, "requests": REQUESTS_TYPE, "runtime-log": LOG_TYPE}
+_OPTIONAL: Final = {"ima-log": IMA_LOG_TYPE, "systemd-log": SYSTEMD_LOG_TYPE, "uefi-log": UEFI_LOG_TYPE}
 
 ATTEST_TAG: Final = "writ/attest/v1"
 ENROL_TAG: Final = "writ/enrol/v1"
@@ -64,12 +72,22 @@ class InstanceRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class ImaLog:
+    """Of the kernel's `binary_runtime_measurements`, the bytes of the entries from number `first` on."""
+
+    first: int
+    entries: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """One attestation of a host, as it arrived.
 
     `attest` is a TPMS_ATTEST, `signature` a TPMT_SIGNATURE, `log` the CEL
     records from number `log_first` on, `measurements` the encoded preimages of
-    the manifest roots that start events in `log` name.
+    the manifest roots that start events in `log` name. `uefi_log` is the
+    kernel's `binary_bios_measurements` and `systemd_log` systemd's
+    `tpm2-measure.log`, each whole, where they travel.
     """
 
     host: str
@@ -81,6 +99,9 @@ class Evidence:
     log: bytes
     measurements: tuple[bytes, ...]
     requests: tuple[InstanceRequest, ...]
+    uefi_log: bytes | None = None
+    systemd_log: bytes | None = None
+    ima_log: ImaLog | None = None
 
 
 def binding(verifier: bytes, host: str, nonce: Nonce, requests: tuple[InstanceRequest, ...], further: tuple[Digest, ...] = ()) -> bytes:
@@ -107,27 +128,25 @@ def encode_evidence(evidence: Evidence) -> bytes:
     }
     log = encode_cbor({"v": 1, "first": evidence.log_first, "records": evidence.log})
     requests = {"v": 1, "requests": [_request_out(r) for r in evidence.requests]}
-    return encode_collection(
-        {
-            "manifests": (MANIFESTS_TYPE, encode_cbor({"v": 1, "items": list(evidence.measurements)}), None),
-            "quote": (QUOTE_TYPE, encode_cbor(quote), None),
-            "requests": (REQUESTS_TYPE, encode_cbor(requests), None),
-            "runtime-log": (LOG_TYPE, log, None),
-        },
-        collection_type=COLLECTION_TYPE,
-    )
+    members = {
+        "manifests": encode_cbor({"v": 1, "items": list(evidence.measurements)}),
+        "quote": encode_cbor(quote),
+        "requests": encode_cbor(requests),
+        "runtime-log": log,
+    }
+    if evidence.uefi_log is not None:
+        members["uefi-log"] = evidence.uefi_log
+    if evidence.systemd_log is not None:
+        members["systemd-log"] = evidence.systemd_log
+    if evidence.ima_log is not None:
+        members["ima-log"] = encode_cbor({"v": 1, "first": evidence.ima_log.first, "entries": evidence.ima_log.entries})
+    types = {**_REQUIRED, **_OPTIONAL}
+    return encode_collection({label: (types[label], value, None) for label, value in members.items()}, collection_type=COLLECTION_TYPE)
 
 
 def parse_evidence(data: bytes) -> Evidence:
     """Read the CMW collection. Raises FormatError."""
-    collection = parse_collection(data, what="evidence", max_size=MAX_SIZE)
-    wanted = {"manifests": MANIFESTS_TYPE, "quote": QUOTE_TYPE, "requests": REQUESTS_TYPE, "runtime-log": LOG_TYPE}
-    parts = {label: collection.record(label) for label, _ in collection.members}
-    if collection.type != COLLECTION_TYPE or {k: r and (r.type, r.indicator) for k, r in parts.items()} != {
-        k: (t, None) for k, t in wanted.items()
-    }:
-        raise FormatError("evidence", f"a collection of {', '.join(wanted)} with their types", ", ".join(map(str, parts))[:100])
-    members = {label: record.value for label, record in parts.items() if record is not None}
+    members = _members(data)
     q = Fields(decode_cbor(members["quote"], "evidence.quote"), "evidence.quote")
     q.version(1)
     host, nonce = q.name("host"), Nonce(q.raw("nonce", size=32))
@@ -148,7 +167,28 @@ def parse_evidence(data: bytes) -> Evidence:
     r.done()
     if len({request.instance for request in requests}) != len(requests):
         raise FormatError("evidence.requests", "each instance once", "an instance twice")
-    return Evidence(host, nonce, attest, signature, pcrs, first, records, measurements, requests)
+    uefi, systemd = members.get("uefi-log"), members.get("systemd-log")
+    ima = None if "ima-log" not in members else _ima_in(members["ima-log"])
+    return Evidence(host, nonce, attest, signature, pcrs, first, records, measurements, requests, uefi, systemd, ima)
+
+
+def _members(data: bytes) -> dict[str, bytes]:
+    """The members by label: each that is required, those that may travel, each of its type, and no other."""
+    collection = parse_collection(data, what="evidence", max_size=MAX_SIZE)
+    parts = {label: collection.record(label) for label, _ in collection.members}
+    types = {**_REQUIRED, **_OPTIONAL}
+    known = all(r is not None and (r.type, r.indicator) == (types.get(str(label)), None) for label, r in parts.items())
+    if collection.type != COLLECTION_TYPE or not known or not set(_REQUIRED) <= set(parts):
+        raise FormatError("evidence", f"a collection of {', '.join(_REQUIRED)} with their types", ", ".join(map(str, parts))[:100])
+    return {str(label): record.value for label, record in parts.items() if record is not None}
+
+
+def _ima_in(data: bytes) -> ImaLog:
+    f = Fields(decode_cbor(data, "evidence.ima-log", max_size=MAX_SIZE), "evidence.ima-log")
+    f.version(1)
+    log = ImaLog(f.uint("first"), f.raw("entries", most=MAX_SIZE))
+    f.done()
+    return log
 
 
 def _pcr(index: object, value: object) -> tuple[int, bytes]:

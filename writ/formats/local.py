@@ -17,7 +17,7 @@ from writ.formats.keys import PublicKey
 from writ.formats.message import Family
 from writ.formats.reason import Reason
 
-MAX_FRAME: Final = 8 << 20
+MAX_FRAME: Final = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)

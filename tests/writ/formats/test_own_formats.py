@@ -45,7 +45,7 @@ FORMATS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], bytes], Callabl
     "local": (s.LOCAL, LOCAL.encode, LOCAL.parse),
 }
 SPECIMENS = specimens()
-FLAT = sorted(set(SPECIMENS) - {"evidence"})
+FLAT = sorted(set(SPECIMENS) - {"evidence", "evidence-logs"})
 """Formats that are one map; evidence is a collection of maps, spoilt below."""
 
 
