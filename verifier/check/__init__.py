@@ -13,13 +13,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from verifier.check import quote
+from verifier.check import quote, uefi_log
 from verifier.check.corim import check_corim
 from verifier.check.ek_cert import check_ek_cert
 from verifier.check.finding import Finding, Options
 from verifier.check.ima_log import check_ima_log
 from verifier.check.quote import check_quote
 from verifier.check.token import check_token
+from verifier.check.uefi_log import check_uefi_log
 from writ.formats.errors import FormatError, Refused
 
 Kind = Callable[[Finding, argparse.Namespace, Options], None]
@@ -34,6 +35,7 @@ def one_file(parser: argparse.ArgumentParser) -> None:
 KINDS: Final[dict[str, tuple[str, Kind, Arguments]]] = {
     "quote": ("a TPM quote", check_quote, quote.add_arguments),
     "ima-log": ("an IMA measurement list", check_ima_log, one_file),
+    "uefi-log": ("a UEFI event log", check_uefi_log, uefi_log.add_arguments),
     "ek-cert": ("an EK certificate", check_ek_cert, one_file),
     "corim": ("reference values", check_corim, one_file),
     "token": ("an execution token", check_token, one_file),

@@ -144,6 +144,10 @@ REMEDIES: Final[dict[str, str]] = {
     "file-unknown": "No reference value names this file: `verifier reference import`, or exclude it in the policy.",
     "file-mismatch": "The file is not one that was approved: `verifier reference import` its package, or reinstall it and reboot.",
     "boot-aggregate-mismatch": "The IMA list does not belong to this boot: its boot_aggregate is not that of the quoted PCRs.",
+    # measured boot
+    "uefi-log-mismatch": "The boot log does not replay to this register: edited, cut, of another boot or bank, or faulty firmware. Reboot; compare with the list of known firmware faults.",
+    "event-digest-mismatch": "The data beside this event's digest is not what was measured: the log was edited. Send the kernel's own log.",
+    "uefi-measurement-error": "The firmware reports an error while it measured. Update the firmware, then reboot.",
 }
 """Code -> remedy. Codes are appended and never removed or renamed: old decisions name them."""
 
