@@ -13,7 +13,7 @@ What a PCR is extended with is the hash of the template data *in the bank's
 algorithm*: the SHA-1 of the list proves nothing in another bank, and only its
 being zero is used, which replay binds: a violation extends 0xff… instead. The
 kernel before 5.8 extends SHA-1 padded with zeros into every bank; that is
-recognised (`padded=True`) and never needed to accept anything.
+recognised (`is_padded`) and never needed to accept anything.
 
 `ascii_runtime_measurements` is the same list, one line an entry, and is turned
 into the binary one. A *row* is an entry from the template's name on: it
@@ -61,8 +61,6 @@ DIGEST_SIZES: Final[dict[str, int]] = {
 
 MAX_LOG_SIZE: Final = 64 << 20
 MAX_ENTRIES: Final = 400_000
-MAX_DATA: Final = 1 << 20
-"""Bytes of one entry's template data."""
 MAX_TEMPLATE_NAME: Final = 127
 
 _DIGEST_FIELDS: Final = frozenset({"d", "d-ng", "d-ngv2"})
@@ -161,13 +159,16 @@ def _row_end(data: bytes, at: int) -> tuple[int, int]:
         if start + 4 > len(data):
             raise FormatError(_WHAT, "the length of the template data", f"{len(data) - start} bytes", start)
         size = int.from_bytes(data[start : start + 4], "little")
-        if size > MAX_DATA:
-            raise FormatError(_WHAT, f"at most {MAX_DATA} bytes of template data", f"{size}", start)
         start += 4
         end = start + size
     if end > len(data):
         raise FormatError(_WHAT, f"an entry of {end - at} bytes", f"{len(data) - at} bytes", at)
     return start, end
+
+
+def row_end(data: bytes, at: int) -> int:
+    """Where the row at `at` ends. Raises FormatError."""
+    return _row_end(data, at)[1]
 
 
 def hashed(row: bytes) -> bytes:
@@ -235,62 +236,68 @@ def _digest(value: bytes, *, violation: bool) -> tuple[str, str, bytes]:
 # --- replay ------------------------------------------------------------------------------------------------------------
 
 
-def replay(data: bytes, register: bytes, bank: str, quoted: bytes, *, most: int = MAX_ENTRIES, padded: bool = False) -> Replayed | None:
-    """The prefix of a binary list that takes `register` to `quoted`, or None where no prefix does.
+def replay(data: bytes, register: bytes, bank: str, quoted: bytes, *, most: int = MAX_ENTRIES) -> Replayed | None:
+    """The prefix of a binary list that takes `register` to `quoted`, or None where no prefix of at most `most` entries does.
 
-    What stands behind that prefix is not looked at. `padded` replays as the
-    kernel before 5.8 extends other banks than SHA-1. Raises FormatError where
-    the list breaks its rules before a prefix matched, has more than `most`
-    entries there, or measures into another PCR.
+    What stands behind that prefix is not looked at, and of the template hashes
+    only which are zero: which entry is a violation is bound by the register,
+    and so is all template data. Raises FormatError where the list breaks its
+    rules before a prefix matched, or measures into another PCR.
 
-    One loop over the bytes with nothing in it that could be outside: it handles 100,000 entries at a time.
+    One loop over the bytes with nothing in it that could stand outside: it handles 100,000 entries at a time.
     """
     if len(data) > MAX_LOG_SIZE:
         raise FormatError(_WHAT, f"at most {MAX_LOG_SIZE} bytes", f"{len(data)} bytes")
-    size, entries, at, violations = len(data), 0, 0, 0
-    digest = getattr(hashlib, bank)
-    extended = b"\xff" * SIZES[bank] if not padded else (b"\xff" * 20).ljust(SIZES[bank], b"\0")
-    no_digest, pcr, zero = bytes(20), _PCR, len(data) + 1
+    size, at, end = len(data), 0, 0
+    extend, void, no_digest, pcr = getattr(hashlib, bank), b"\xff" * SIZES[bank], bytes(SIZES["sha1"]), _PCR
     rows: list[bytes] = []
     violated: list[bytes] = []
-    head, start, unpack = b"", zero, Struct("<4s20s").unpack_from
+    head, start, unpack = b"", size + 1, _SHORTEST.unpack_from
     while register != quoted:
-        if entries == most:
-            raise FormatError(_WHAT, f"at most {most} entries", "more", at)
-        if at + start > size or (entry := unpack(data, at))[2] != head:
+        if at + start <= size:
+            index, logged, found, length = unpack(data, at)
+            end = at + start + length
+        else:
+            index = logged = b""
+            found = no_digest  # which is the head of no template
+        if found != head or end > size:
             if at == size:
                 return None
-            if at + 24 > size:
-                raise FormatError(_WHAT, "an entry", f"{size - at} bytes", at)
+            # The layout of this template, for the entries that follow; "ima" has no layout of its own, and stands alone.
             begin, end = _row_end(data, at + 24)
-            if data[at + 28 : begin] == b"ima":
-                body, logged = hashed(data[at + 24 : end]), data[at + 4 : at + 24]
-                if data[at : at + 4] != pcr:
-                    raise FormatError(_WHAT, f"PCR {IMA_PCR}", data[at : at + 4].hex(), at)
-            else:
-                # The layout of this template, for the entries that follow.
+            if data[at + 28 : begin] != b"ima":
                 head, start = data[at + 24 : begin - 4], begin - at
                 unpack = Struct(f"<4s20s{len(head)}sI").unpack_from
                 continue
+            index, logged, body = data[at : at + 4], data[at + 4 : at + 24], hashed(data[at + 24 : end])
         else:
-            end = at + start + entry[3]
-            if entry[0] != pcr:
-                raise FormatError(_WHAT, f"PCR {IMA_PCR}", entry[0].hex(), at)
-            if end > size or entry[3] > MAX_DATA:
-                raise FormatError(_WHAT, f"template data of {entry[3]} bytes", f"{size - at - start} bytes", at)
-            body, logged = data[at + start : end], entry[1]
-        if logged == no_digest:
-            register = digest(register + extended).digest()
-            violations += 1
-            violated.append(data[at + 24 : end])
-        elif padded:
-            register = digest(register + hashlib.sha1(body, usedforsecurity=False).digest().ljust(SIZES[bank], b"\0")).digest()
-        else:
-            register = digest(register + digest(body).digest()).digest()
+            body = data[at + start : end]
+        if index != pcr:
+            raise FormatError(_WHAT, f"PCR {IMA_PCR}", index.hex(), at)
+        if logged != no_digest:
+            register = extend(register + extend(body).digest()).digest()
             rows.append(data[at + 24 : end])
-        entries += 1
+        else:
+            register = extend(register + void).digest()
+            violated.append(data[at + 24 : end])
         at = end
-    return Replayed(entries, register, violations, at, tuple(dict.fromkeys(rows)), tuple(dict.fromkeys(violated)))
+    if (entries := len(rows) + len(violated)) > most:
+        return None
+    return Replayed(entries, register, len(violated), at, tuple(dict.fromkeys(rows)), tuple(dict.fromkeys(violated)))
+
+
+_SHORTEST: Final = Struct("<4s20s0sI")
+
+
+def is_padded(data: bytes, bank: str, quoted: bytes) -> bool:
+    """Whether a prefix of the whole list replays to `quoted` as the kernel before 5.8 extends: SHA-1, padded with zeros."""
+    register = bytes(SIZES[bank])
+    for _, logged, row, _ in _entries(data):
+        digest = hashlib.sha1(hashed(row), usedforsecurity=False).digest() if any(logged) else b"\xff" * 20
+        register = hashlib.new(bank, register + digest.ljust(SIZES[bank], b"\0")).digest()
+        if register == quoted:
+            return True
+    return False
 
 
 # --- a whole list, offline -----------------------------------------------------------------------------------------------
@@ -421,8 +428,6 @@ def _lines(data: bytes) -> Iterator[bytes]:
 
 def _from_line(line: bytes) -> tuple[int, bytes, bytes]:
     """PCR, template hash and row of one line; a template whose fields are unknown cannot be put together again."""
-    if len(line) > 2 * MAX_DATA:
-        raise FormatError(_WHAT, f"at most {2 * MAX_DATA} bytes in a line", f"{len(line)}")
     parts = line.removeprefix(b" ").split(b" ")
     if len(parts) < 4 or not (parts[0].isdigit() and len(parts[0]) <= 2) or not _TEMPLATE.match(parts[2]):
         raise FormatError(_WHAT, "PCR, template hash, template and fields", _text(line))
