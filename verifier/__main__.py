@@ -27,7 +27,9 @@ from writ.service import cli, config
 
 DEFAULT_POLICY: Final = Path(__file__).parent / "default_policy"
 OPERATOR_KEY: Final = "operator.key"
-MAX_FILE: Final = 8 << 20
+MAX_FILE: Final = 16 << 20
+MAX_TURN: Final = 5 << 20
+"""Bytes of CoRIMs that are sent at once, but for one that alone is larger."""
 
 Verb = Callable[[argparse.Namespace], int]
 
@@ -117,10 +119,15 @@ def _governance(verbs: Any) -> None:
     made.add_argument("--out", type=Path, metavar="DIR", help="write each CoRIM here")
     made.add_argument("--approve", action="store_true", help="import them at once")
     made.add_argument("--replace", action="store_true", help="with --approve: retire the other versions")
-    made = _verb(reference, "import", "approve reference values", _reference_import)
-    made.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    made = _verb(reference, "import", "approve reference values, of files or of packages", _reference_import)
+    made.add_argument("files", type=Path, nargs="*", default=[], metavar="FILE")
     made.add_argument("--publisher", type=Path, metavar="JWK", help="the key that signed them")
     made.add_argument("--replace", action="store_true", help="retire the other versions of the same environments")
+    for kind, text in (("deb", "Debian packages"), ("rpm", "RPM packages"), ("repo", "folders that hold an apt or yum snapshot")):
+        made.add_argument(f"--{kind}", type=Path, nargs="+", default=[], metavar="FILE" if kind != "repo" else "DIR", help=text)
+    made.add_argument("--keyring", type=Path, metavar="FILE", help="OpenPGP keys, one of which signed the snapshot")
+    made.add_argument("--unsigned-repo", action="store_true", help="believe a snapshot without a signature")
+    made.add_argument("--out", type=Path, metavar="DIR", help="write the packages' CoRIMs here and import nothing")
     _verb(reference, "list", "what is in force", _reference_list)
     _verb(reference, "show", "one set of reference values", _reference_show).add_argument("digest")
     _verb(reference, "diff", "compare a CoRIM with what is in force", _reference_diff).add_argument("file", type=Path)
@@ -319,10 +326,7 @@ def _reference_capture(args: argparse.Namespace) -> int:
         raise Refused(Reason("not-found", "measurement", "a host's state or a file to capture", "none"))
     # 3
     if args.out is not None:
-        try:
-            args.out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise Unavailable("--out", f"expected a directory, or a place for one, at {args.out}: {error.strerror}") from None
+        _make_directory(args.out)
         for corim in corims.values():
             _write(args.out / f"{corim.id}.corim", encode_corim(corim))
     if args.approve and client is not None:
@@ -344,8 +348,51 @@ def _import(client: Client, items: list[bytes], publisher: dict[str, Any] | None
 def _reference_import(args: argparse.Namespace) -> int:
     from writ.formats.strict import decode_json
 
+    if args.deb or args.rpm or args.repo:
+        return _reference_import_packages(args)
+    if not args.files or args.out is not None:
+        raise FormatError("arguments", "FILE…, or --deb, --rpm or --repo, the latter perhaps with --out", "neither")
     publisher = None if args.publisher is None else decode_json(_read(args.publisher), "publisher")
     return _show(args, _import(_client(args), [_read(path) for path in args.files], publisher, replace=args.replace))
+
+
+def _reference_import_packages(args: argparse.Namespace) -> int:
+    """1. What was asked for makes sense. 2. Each package read. 3. Written, or imported in as many turns as it takes."""
+    from verifier.packages.collect import collect
+    from verifier.reference import MAX_IMPORT, digest_of
+
+    # 1
+    if args.files or args.publisher is not None:
+        raise FormatError("arguments", "packages, or files and their publisher", "both")
+    if args.namespace is None:
+        raise FormatError("--namespace", "the namespace of the hosts, for packages", "none")
+    if args.repo and (args.keyring is None) != args.unsigned_repo:
+        got = "neither" if args.keyring is None else "both"
+        raise FormatError("--repo", "--keyring FILE, or --unsigned-repo to believe what nobody signed", got)
+    client = None if args.out is not None else _client(args)
+    # 2
+    with cli.progress(None, "packages read") as bar:
+        found = collect(
+            args.namespace, debs=args.deb, rpms=args.rpm, snapshots=args.repo, keyring=args.keyring, seen=bar.advance
+        )  # fmt: skip
+    # 3
+    if args.out is not None:
+        _make_directory(args.out)
+    turn: list[bytes] = []
+    for corim in found.corims:
+        data = encode_corim(corim)
+        if args.out is not None:
+            _write(args.out / f"{corim.id}.corim", data)
+        elif client is not None:
+            if turn and (len(turn) == MAX_IMPORT or sum(map(len, turn)) + len(data) > MAX_TURN):
+                _import(client, turn, None, replace=args.replace)
+                turn = []
+            turn.append(data)
+    if turn and client is not None:
+        _import(client, turn, None, replace=args.replace)
+    rows = [{"digest": digest_of(c), "id": c.id, "environment": c.environment, "files": len(c.components)} for c in found.corims]
+    shown = {"packages": rows, "empty": list(found.empty), "absent": found.absent, "signed_by": list(found.signed_by)}
+    return _show(args, {**shown, "imported": client is not None})
 
 
 def _reference_list(args: argparse.Namespace) -> int:
@@ -478,6 +525,13 @@ def _write(path: Path, data: bytes) -> None:
         path.write_bytes(data)
     except OSError as error:
         raise Unavailable(f"file {path}", error.strerror or "cannot be written") from None
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Unavailable("--out", f"expected a directory, or a place for one, at {path}: {error.strerror}") from None
 
 
 def _write_secret(path: Path, data: bytes) -> None:

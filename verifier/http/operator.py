@@ -105,7 +105,7 @@ def _governance(parts: Parts) -> tuple[Route, ...]:
 
     return (
         Route("GET", "/v1/references", "reader", list_references),
-        Route("POST", "/v1/references", "operator", import_references, 8 * MEGABYTE),
+        Route("POST", "/v1/references", "operator", import_references, 24 * MEGABYTE),
         Route("GET", "/v1/references/{digest}", "reader", get_reference),
         Route("POST", "/v1/policies", "operator", publish, MEGABYTE),
         Route("GET", "/v1/policies/current", "reader", current),
