@@ -1,68 +1,133 @@
-"""`verifier check ek-cert`: an EK certificate, and whom it chains to."""
+"""`verifier check ek-cert`: a certificate of a TPM's key, and whom it chains to."""
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from verifier.check.finding import Finding, Options, read_file
-from writ.formats.digest import hash_bytes
+from verifier.manufacturers import pinned_roots
+from writ.formats.crl import parse_crl
+from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Unavailable
-from writ.formats.trust import ManufacturerRoot, Trust
-from writ.formats.x509 import Certificate, parse_certificate, parse_pem_certificates, parse_stored_certificate
-from writ.verdict.chain import verify_ek_chain
+from writ.formats.trust import ChainRules, ManufacturerRoot, Trust
+from writ.formats.x509 import EKU_EK, Certificate, parse_pem_certificates, parse_stored_certificate
+from writ.formats.x509_key import certificate_key, plain_spki, signed_by
+from writ.verdict.chain import verify_chain
+
+CERTIFICATE_FILES: Final = (".pem", ".crt", ".cer", ".der")
+CRL_FILES: Final = (".crl",)
+_RULES: Final = ChainRules(sha1=True)
+"""A chain of the TPM 1.2 years is read, and `weak_signature` says so; enrolment refuses it unless the trust file permits it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What --trust holds: the CAs at the top of it, all its certificates, and its CRLs."""
+
+    roots: tuple[Certificate, ...]
+    certificates: tuple[Certificate, ...]
+    crls: tuple[bytes, ...]
 
 
 def check_ek_cert(finding: Finding, args: argparse.Namespace, options: Options) -> None:
-    """1. It parses. 2. It chains to a root of --trust, or is judged to its own top."""
+    """1. It parses. 2. It chains to a root of --trust, to a pinned root, or else is judged to its own top. 3. Its use."""
     # 1
-    chain = _certificates(read_file(args.file), args.file.name)
+    chain = read_certificates(read_file(args.file), args.file.name)
     leaf = chain[0]
     finding.claims |= {
-        "manufacturer": leaf.tpm_manufacturer, "model": leaf.tpm_model, "version": leaf.tpm_version, "key": _spki_name(leaf),
+        "manufacturer": leaf.tpm_manufacturer, "model": leaf.tpm_model, "version": leaf.tpm_version, "key": _key_name(leaf),
+        "ca": leaf.is_ca,
     }  # fmt: skip
     # 2
-    given = _trust_certificates(options.trust)
-    roots = [c for c in given if c.is_self_issued and c.is_ca]
-    others = [c.der for c in (*chain[1:], *given)]
-    if options.trust is None:
-        top = chain[-1]
-        finding.claims["chain"] = f"to its own top only: {top.subject_text or top.serial}; --trust DIR judges it"
-        if not top.is_ca:
-            if not leaf.not_before <= options.at <= leaf.not_after:
-                dates = f"{leaf.not_before} to {leaf.not_after}"
-                finding.refuse("ek-certificate-refused", "ek_certificate.validity", f"valid at {options.at}", dates)
-            finding.note("ek-certificate-refused", "ek_certificate.chain", "--trust DIR, or a chain up to a CA", "one certificate")
-            return
-        roots = [top]
-    trust = Trust(
-        "check", "check", tuple(sorted({ManufacturerRoot(c.subject_text[:255] or str(c.serial), "discrete", c.der) for c in roots})), (), ()
-    )
-    verified = verify_ek_chain((leaf.der, *others), trust, now=options.at)
     if options.trust is not None:
-        finding.claims["chain"] = verified.root
+        given = _given(options.trust)
+        if leaf in given.roots:
+            _alone(finding, leaf, options.at, f"a root of --trust itself: {_name(leaf)}")
+        else:
+            _judge(finding, leaf, given.roots, (*chain[1:], *given.certificates), given.crls, options.at, "")
+    elif pinned := tuple(one for one in chain if Digest.of(one.der) in _PINNED):
+        if leaf in pinned:
+            _alone(finding, leaf, options.at, f"a pinned root itself: {_name(leaf)}")
+        else:
+            _judge(finding, leaf, pinned, chain[1:], (), options.at, "pinned root: ")
+    elif tops := tuple(one for one in chain[1:] if one.is_ca and one.is_self_issued) or tuple(one for one in chain[-1:] if one is not leaf):
+        _judge(finding, leaf, tops, chain[1:], (), options.at, "to its own top only, which nothing vouches for: ")
+    else:
+        _alone(finding, leaf, options.at, f"to its own top only, which nothing vouches for: {_name(leaf)}")
+        if not leaf.is_self_issued:
+            finding.note("ek-certificate-refused", "ek_certificate.chain", "--trust DIR, or a chain up to a root", "one certificate")
+    # 3
+    if EKU_EK not in leaf.eku or not leaf.names_directory:
+        got = "a CA" if leaf.is_ca else f"usage {', '.join(leaf.eku) or 'none'}"
+        finding.note("ek-certificate-refused", "ek_certificate.usage", f"{EKU_EK} and a DirectoryName, which enrolment asks for", got)
 
 
-def _certificates(data: bytes, what: str) -> tuple[Certificate, ...]:
+_PINNED: Final = {root.fingerprint: root for root in pinned_roots()}
+
+
+def _judge(
+    finding: Finding,
+    leaf: Certificate,
+    roots: tuple[Certificate, ...],
+    others: tuple[Certificate, ...],
+    crls: tuple[bytes, ...],
+    at: int,
+    how: str,
+) -> None:
+    anchors = {ManufacturerRoot(_name(root)[:255], _class(root), root.der) for root in roots}
+    trust = Trust("check", "check", tuple(sorted(anchors)), (), (), tuple(sorted(set(crls))), _RULES)
+    verified = verify_chain((leaf.der, *(other.der for other in others)), trust, now=at)
+    finding.claims |= {"chain": how + verified.root, "weak_signature": verified.weak_signature}
+    finding.notes.extend(verified.notes)
+
+
+def _alone(finding: Finding, one: Certificate, at: int, how: str) -> None:
+    """A certificate with nothing above it: its dates, and the signature of one that signs itself."""
+    finding.claims |= {"chain": how, "weak_signature": one.algorithm is not None and one.algorithm.hash == "sha1"}
+    if not one.not_before <= at <= one.not_after:
+        finding.refuse("ek-certificate-refused", "ek_certificate.validity", f"valid at {at}", f"{one.not_before} to {one.not_after}")
+    if one.is_self_issued and not (one.algorithm and signed_by(one.signed, one.signature, one.algorithm, certificate_key(one.spki))):
+        finding.refuse("ek-certificate-refused", "ek_certificate.signature", "its own signature", "another")
+
+
+def read_certificates(data: bytes, what: str) -> tuple[Certificate, ...]:
+    """PEM certificates, or one in DER, also as a TPM's NV index holds it. Raises FormatError."""
     if b"-----BEGIN" in data:
         return parse_pem_certificates(data, what)
-    try:
-        return (parse_certificate(data),)
-    except FormatError:
-        return (parse_stored_certificate(data),)
+    return (parse_stored_certificate(data),)
 
 
-def _trust_certificates(folder: Path | None) -> tuple[Certificate, ...]:
-    if folder is None:
-        return ()
+def _given(folder: Path) -> Given:
+    """All certificates and CRLs of the directory, which is what is trusted: a CA is a root if its issuer is itself, or not there."""
     if not folder.is_dir():
         raise Unavailable("--trust", f"expected a directory of certificates, got {folder}")
     found: list[Certificate] = []
+    crls: list[bytes] = []
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in (".pem", ".crt", ".cer", ".der"):
-            found += _certificates(read_file(path), path.name)
-    return tuple(found)
+        if path.suffix.lower() in CERTIFICATE_FILES:
+            found += read_certificates(read_file(path), path.name)
+        elif path.suffix.lower() in CRL_FILES:
+            crls.append(parse_crl(read_file(path)).der)
+    subjects = {one.subject for one in found}
+    roots = tuple(one for one in found if one.is_ca and (one.is_self_issued or one.issuer not in subjects))
+    return Given(roots, tuple(found), tuple(crls))
 
 
-def _spki_name(certificate: Certificate) -> str:
-    return f"sha256:{hash_bytes('sha256', certificate.spki).hex()}"
+def _class(root: Certificate) -> str:
+    known = _PINNED.get(Digest.of(root.der))
+    return "discrete" if known is None else known.tpm_class
+
+
+def _name(certificate: Certificate) -> str:
+    return certificate.subject_text or f"serial {certificate.serial}"
+
+
+def _key_name(certificate: Certificate) -> str:
+    """SHA-256 of the key as an operator lists it; of the bytes as they came where the key is none we can use."""
+    try:
+        return str(Digest.of(plain_spki(certificate_key(certificate.spki))))
+    except FormatError:
+        return str(Digest.of(certificate.spki))

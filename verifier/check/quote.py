@@ -4,29 +4,41 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Final
 
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import load_der_public_key, load_pem_public_key
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from verifier.check.finding import Finding, Options, read_file
-from writ.formats.digest import SIZES, hash_bytes
+from verifier.check.pcr_values import Banks, Values, read_pcr_values
+from writ.formats.digest import hash_bytes
 from writ.formats.errors import FormatError
-from writ.formats.strict import Fields, decode_json
 from writ.formats.tpm.attest import TPM_GENERATED, parse_attest
 from writ.formats.tpm.public import parse_any_public
-from writ.formats.tpm.signature import Signature, parse_signature, verify_signature, verify_with_key
+from writ.formats.tpm.signature import ACCEPTED_HASHES, Signature, parse_signature, verify_with_key
+from writ.formats.x509 import parse_certificate, parse_pem_certificates
+from writ.formats.x509_key import CertificateKey, SignatureAlgorithm, certificate_key, signed_by
+
+_BY_SIZE: Final = {20: "sha1", 32: "sha256", 48: "sha384", 64: "sha512"}
+"""The hash of a plain signature is the one that made the PCR digest, told by its size."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `verifier check quote`."""
-    for name in ("ak", "message", "signature"):
-        parser.add_argument(f"--{name}", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--pcrs", type=Path, metavar="FILE", help="PCR values: raw in the order of the selection, or JSON")
+    parser.add_argument(
+        "--ak", type=Path, required=True, metavar="FILE", help="TPM2B_PUBLIC, TPMT_PUBLIC, or a key or certificate in PEM or DER"
+    )
+    parser.add_argument("--message", type=Path, required=True, metavar="FILE", help="the TPMS_ATTEST")
+    parser.add_argument("--signature", type=Path, required=True, metavar="FILE", help="TPMT_SIGNATURE, or plain (RSA: bytes, ECDSA: DER)")
+    parser.add_argument("--pcrs", type=Path, metavar="FILE", help="PCR values: raw, JSON, YAML of tpm2_pcrread, or a dump of tpm2_quote")
 
 
 def check_quote(finding: Finding, args: argparse.Namespace, options: Options) -> None:
     """1. Structures. 2. TPM-made, and a quote. 3. Signature by the AK. 4. Nonce. 5. PCR values, if given, are those quoted.
+
+    A signature with SHA-1 is verified, since real machines made such quotes,
+    and `weak_signature` says so; attestation refuses it.
 
     Source: TPM 2.0 Library Part 2, TPMS_ATTEST; Part 3, TPM2_Quote.
     """
@@ -51,9 +63,13 @@ def check_quote(finding: Finding, args: argparse.Namespace, options: Options) ->
     if not any(indices for _, indices in info.selection.banks):
         finding.refuse("pcr-selection-mismatch", "pcr_selection", "at least one PCR", "none")
     # 3
-    signature = parse_signature(read_file(args.signature))
-    if not _signed(signature, read_file(args.ak), message):
+    key, scheme = _attestation_key(read_file(args.ak))
+    signature = _signature(read_file(args.signature), key, _BY_SIZE.get(len(info.pcr_digest), "sha256"))
+    finding.claims["weak_signature"] = signature.hash not in ACCEPTED_HASHES
+    if scheme not in (None, (signature.algorithm, signature.hash)) or not _is_signed(signature, key, message):
         finding.refuse("signature-invalid", "signature", "a signature by the AK that was given", "another")
+    if signature.hash not in ACCEPTED_HASHES:
+        finding.note("algorithm-refused", "signature.hash", f"{' or '.join(ACCEPTED_HASHES)}, which attestation asks for", signature.hash)
     # 4
     if options.nonce is None:
         finding.note("nonce-unknown", "extra_data", "--nonce, to judge freshness", "none")
@@ -61,42 +77,74 @@ def check_quote(finding: Finding, args: argparse.Namespace, options: Options) ->
         finding.refuse("nonce-mismatch", "extra_data", options.nonce.hex(), quote.extra_data.hex())
     # 5
     if args.pcrs is not None:
-        values = _pcr_values(read_file(args.pcrs), info.selection.banks)
-        digest = hash_bytes(signature.hash, values)
+        values = read_pcr_values(read_file(args.pcrs), info.selection.banks)
+        covered = _selected(values, info.selection.banks)
+        digest = hash_bytes(signature.hash, covered)
         if digest != info.pcr_digest:
             finding.refuse("pcr-digest-mismatch", "pcr_digest", info.pcr_digest.hex(), digest.hex())
-        elif not any(values):
+        elif not any(covered):
             finding.refuse("pcr-digest-mismatch", "pcrs", "a PCR that is not zero", "zeros only")
+        _name_uncovered(finding, values, info.selection.banks)
 
 
-def _signed(signature: Signature, ak: bytes, message: bytes) -> bool:
-    """By the AK as TPM2B_PUBLIC, TPMT_PUBLIC, PEM or DER."""
-    if not ak.startswith(b"-----") and ak[:1] != b"\x30":
-        return verify_signature(signature, parse_any_public(ak), message)
-    try:
-        key = load_pem_public_key(ak) if ak.startswith(b"-----") else load_der_public_key(ak)
-    except (ValueError, UnsupportedAlgorithm):
-        raise FormatError("AK", "a public key as TPM2B_PUBLIC, TPMT_PUBLIC, PEM or DER", "something else") from None
-    if not isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
-        raise FormatError("AK", "an RSA or ECC key", "another")
+def _attestation_key(ak: bytes) -> tuple[CertificateKey, tuple[str, str | None] | None]:
+    """The AK, and the scheme that its public area fixes. A certificate gives its key; who issued it is not judged here."""
+    if ak.startswith(b"-----BEGIN CERTIFICATE"):
+        return certificate_key(parse_pem_certificates(ak, "AK")[0].spki), None
+    if ak.startswith(b"-----"):
+        try:
+            key = load_pem_public_key(ak)
+        except Exception:  # noqa: BLE001 - the library has many ways to say no to rubbish, and all of them mean the same here
+            raise FormatError("AK", "a public key or certificate in PEM", "something else") from None
+        if not isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
+            raise FormatError("AK", "an RSA or ECC key", "another")
+        return key, None
+    if ak[:1] == b"\x30":
+        try:
+            return certificate_key(ak), None
+        except FormatError:
+            return certificate_key(parse_certificate(ak).spki), None
+    public = parse_any_public(ak)
+    return public.public_key(), None if public.scheme is None else (public.scheme.name, public.scheme.hash)
+
+
+def _signature(data: bytes, key: CertificateKey, hashed: str) -> Signature:
+    """A TPMT_SIGNATURE, or what `tpm2_quote -f plain` writes, whose hash is the one of the PCR digest. Raises FormatError."""
+    if isinstance(key, rsa.RSAPublicKey) and len(data) == (key.key_size + 7) // 8:
+        return Signature("rsassa", hashed, value=data)
+    if isinstance(key, ec.EllipticCurvePublicKey) and data[:1] == b"\x30":
+        try:
+            r, s = decode_dss_signature(data)
+        except ValueError:
+            raise FormatError("signature", "an ECDSA signature in DER", "something else") from None
+        if r < 1 or s < 1 or max(r, s) >= key.curve.group_order:
+            raise FormatError("signature", "r and s below the order of the curve", "another number")
+        size = (key.curve.key_size + 7) // 8
+        return Signature("ecdsa", hashed, r=r.to_bytes(size, "big"), s=s.to_bytes(size, "big"))
+    return parse_signature(data)
+
+
+def _is_signed(signature: Signature, key: CertificateKey, message: bytes) -> bool:
+    if signature.hash == "sha1" and signature.algorithm == "rsassa":
+        return signed_by(message, signature.value, SignatureAlgorithm("rsa", "sha1"), key)
     return verify_with_key(signature, key, message)
 
 
-def _pcr_values(data: bytes, banks: tuple[tuple[str, tuple[int, ...]], ...]) -> bytes:
-    """The values of the selected PCRs in the order of the selection: raw, as TPM2_PCR_Read gives them, or JSON bank -> index -> hex."""
-    size = sum(SIZES[bank] * len(indices) for bank, indices in banks)
-    if not data.lstrip().startswith(b"{"):
-        if len(data) != size:
-            raise FormatError("PCR values", f"{size} bytes for the selected PCRs, or JSON bank -> index -> hex", f"{len(data)} bytes")
-        return data
-    document = Fields(decode_json(data, "PCR values"), "PCR values")
-    values = b""
+def _selected(values: Values, banks: Banks) -> bytes:
+    """The values of the selected PCRs in the order of the selection. Raises FormatError where one is missing."""
+    found = b""
     for bank, indices in banks:
-        registers = document.fields(bank)
         for index in indices:
-            text = registers.text(str(index), most=2 * SIZES[bank])
-            value = bytes.fromhex(text) if len(text) == 2 * SIZES[bank] and set(text) <= set("0123456789abcdef") else b""
-            if len(value) != SIZES[bank]:
-                raise FormatError(f"PCR {index} of {bank}", f"{SIZES[bank]} bytes in lower-case hex", repr(text[:20]))
-            values += value
-    return values
+            value = values.get(bank, {}).get(index)
+            if value is None:
+                raise FormatError("PCR values", f"a value for PCR {index} of {bank}", "none")
+            found += value
+    return found
+
+
+def _name_uncovered(finding: Finding, values: Values, banks: Banks) -> None:
+    """Values that the quote does not cover prove nothing, and are said to."""
+    covered = dict(banks)
+    beyond = [f"{bank}:{index}" for bank, given in values.items() for index in given if index not in covered.get(bank, ())]
+    if beyond:
+        finding.note("pcr-selection-mismatch", "pcrs", "values of quoted PCRs only", f"also {', '.join(beyond)}")

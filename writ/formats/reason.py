@@ -147,6 +147,10 @@ REMEDIES: Final[dict[str, str]] = {
     # measured boot
     "uefi-log-mismatch": "The boot log does not replay to this register: edited, cut, of another boot or bank, or faulty firmware. Reboot; compare with the list of known firmware faults.",
     "event-digest-mismatch": "The data beside this event's digest is not what was measured: the log was edited. Send the kernel's own log.",
+    "uefi-log-malformed": "The boot log breaks the TCG format; see got. Send the kernel's own log.",
+    "boot-log-required": "This host sent boot logs before: send those of this boot, or enrol it again.",
+    "boot-mismatch": "Not the boot that was approved. Compare: `verifier reference diff`; approve: `verifier reference import`.",
+    "ima-log-required": "Send the IMA list from its first entry: the verifier judges it anew.",
     "uefi-measurement-error": "The firmware reports an error while it measured. Update the firmware, then reboot.",
 }
 """Code -> remedy. Codes are appended and never removed or renamed: old decisions name them."""

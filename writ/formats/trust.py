@@ -1,6 +1,7 @@
 """The trust file: whom an auditor or a verifier believes, and nothing else.
 
-TPM manufacturer roots with the class of TPM they vouch for, the verifier's
+TPM manufacturer roots with the class of TPM they vouch for, lists of revoked
+certificates and the rules under which a chain is believed, the verifier's
 decision keys, and the domain they speak for. A file of public keys and
 certificates: it needs integrity, not secrecy.
 """
@@ -10,13 +11,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from writ.formats.crl import MAX_CRL
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError
 from writ.formats.keys import PublicKey, parse_cose_key
 from writ.formats.state import TPM_CLASSES
 from writ.formats.strict import Fields, decode_cbor, encode_cbor
 
-MAX_TRUST: Final = 4 << 20
+MAX_TRUST: Final = 8 << 20
+MOST_CRLS: Final = 256
+WEEK: Final = 7 * 86_400
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -33,14 +37,32 @@ class ManufacturerRoot:
 
 
 @dataclass(frozen=True, slots=True)
+class ChainRules:
+    """Under which rules a manufacturer's chain is believed.
+
+    `crl_required`: a chain without a fresh CRL of each issuer on it is
+    refused; otherwise it is believed, and the want of one is noted. A CRL is
+    fresh from its thisUpdate to its nextUpdate, and for at most `crl_max_age`
+    seconds. `sha1` believes old chains that are signed with SHA-1, and the
+    result says so. A certificate that a CRL names is refused under any rule.
+    """
+
+    crl_required: bool = False
+    crl_max_age: int = WEEK
+    sha1: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Trust:
-    """Trust anchors. `intermediates` help to build chains and are believed only below a root."""
+    """Trust anchors. `intermediates` help to build chains and are believed only below a root, `crls` (DER) only under their issuer."""
 
     domain: str
     issuer: str
     roots: tuple[ManufacturerRoot, ...]
     intermediates: tuple[bytes, ...]
     decision_keys: tuple[PublicKey, ...]
+    crls: tuple[bytes, ...] = ()
+    rules: ChainRules = ChainRules()
 
     @property
     def digest(self) -> Digest:
@@ -50,6 +72,7 @@ class Trust:
 
 def encode_trust(trust: Trust) -> bytes:
     """The one spelling of a trust file."""
+    rules = trust.rules
     return encode_cbor(
         {
             "v": 1,
@@ -57,6 +80,8 @@ def encode_trust(trust: Trust) -> bytes:
             "issuer": trust.issuer,
             "roots": [[r.name, r.tpm_class, r.certificate] for r in sorted(set(trust.roots))],
             "intermediates": sorted(set(trust.intermediates)),
+            "crls": sorted(set(trust.crls)),
+            "rules": {"crl_required": rules.crl_required, "crl_max_age": rules.crl_max_age, "sha1": rules.sha1},
             "decision_keys": [k.to_cose_key() for k in trust.decision_keys],
         }
     )
@@ -66,16 +91,23 @@ def parse_trust(data: bytes) -> Trust:
     """Read a trust file. Raises FormatError."""
     f = Fields(decode_cbor(data, "trust", max_size=MAX_TRUST), "trust")
     f.version(1)
+    rules = f.fields("rules")
     trust = Trust(
         domain=f.text("domain", least=1, most=255),
         issuer=f.text("issuer", least=1, most=255),
         roots=tuple(_root(item) for item in f.items("roots", most=2048)),
-        intermediates=tuple(_der(item) for item in f.items("intermediates", most=2048)),
+        intermediates=tuple(_der(item, "intermediates", 16384) for item in f.items("intermediates", most=2048)),
         decision_keys=tuple(parse_cose_key(item) for item in f.items("decision_keys", most=64)),
+        crls=tuple(_der(item, "crls", MAX_CRL) for item in f.items("crls", most=MOST_CRLS)),
+        rules=ChainRules(rules.flag("crl_required"), rules.uint("crl_max_age"), rules.flag("sha1")),
     )
+    rules.done()
     f.done()
-    if list(trust.roots) != sorted(set(trust.roots)) or list(trust.intermediates) != sorted(set(trust.intermediates)):
-        raise FormatError("trust", "roots and intermediates as sorted sets", "another order")
+    if list(trust.roots) != sorted(set(trust.roots)):
+        raise FormatError("trust", "roots as a sorted set", "another order")
+    for name, items in (("intermediates", trust.intermediates), ("crls", trust.crls)):
+        if list(items) != sorted(set(items)):
+            raise FormatError("trust", f"{name} as a sorted set", "another order")
     return trust
 
 
@@ -86,7 +118,7 @@ def _root(value: object) -> ManufacturerRoot:
     return ManufacturerRoot(f.text(0, least=1, most=255), f.text(1), f.raw(2, most=16384))
 
 
-def _der(value: object) -> bytes:
-    if not isinstance(value, bytes) or len(value) > 16384:
-        raise FormatError("trust.intermediates", "a certificate in DER", type(value).__name__)
+def _der(value: object, what: str, most: int) -> bytes:
+    if not isinstance(value, bytes) or len(value) > most:
+        raise FormatError(f"trust.{what}", f"DER of at most {most} bytes", type(value).__name__)
     return value

@@ -41,7 +41,9 @@ def refuse(*certificates: bytes, **given: Any) -> None:
 
 def test_chain_to_a_trusted_root_gives_key_root_and_class() -> None:
     spki = Chip().ek.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    assert verify(LEAF, CA) == VerifiedEk(spki, "ours", "firmware")
+    found = verify(LEAF, CA)
+    assert (found.spki, found.root, found.tpm_class, found.weak_signature) == (spki, "ours", "firmware", False)
+    assert [note.code for note in found.notes] == ["revocation-unknown"] * 2
     assert verify(LEAF, CA, anchors=trust(STRANGER, OURS)).tpm_class == "firmware"
 
 
@@ -100,17 +102,12 @@ def test_ca_that_may_not_sign_is_refused(extensions: Any) -> None:
     refuse(LEAF, MAKER.intermediate(extensions))
 
 
-@pytest.mark.filterwarnings("ignore:Parsed a serial number")
 def test_chain_with_any_bit_flipped_is_refused() -> None:
-    """But for the count of unused bits in the BIT STRING around a signature, which says nothing and which the library does not read."""
     chance = random.Random(1)
     for at, whole in enumerate((LEAF, CA)):
-        unread = whole.rindex(b"\x03", 0, len(whole) - 66) + 2
         for bit in chance.sample(range(8 * len(whole)), 500):
             spoilt = bytearray(whole)
             spoilt[bit // 8] ^= 1 << bit % 8
             given = (bytes(spoilt), CA) if at == 0 else (LEAF, bytes(spoilt))
-            if bit // 8 == unread:
-                continue
             with pytest.raises(Refused):
                 verify(*given)

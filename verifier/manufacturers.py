@@ -1,0 +1,171 @@
+"""TPM manufacturers: whose roots are pinned by fingerprint, and which files of a folder may be believed for it.
+
+The list (`manufacturers.toml`) holds fingerprints and addresses, never a
+certificate. A file is believed as a root because its bytes are those that are
+pinned; as an intermediate because a pinned root certifies it; as a CRL because
+its issuer signed it. Everything else is refused with a reason, one by one.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from writ.formats.crl import parse_crl
+from writ.formats.digest import Digest
+from writ.formats.errors import FormatError, Refused
+from writ.formats.reason import Reason
+from writ.formats.state import TPM_CLASSES
+from writ.formats.strict import Fields
+from writ.formats.trust import ChainRules, ManufacturerRoot, Trust
+from writ.formats.x509 import Certificate, parse_pem_certificates, parse_stored_certificate
+from writ.verdict.chain import newest_crl, verify_chain
+
+LIST: Final = Path(__file__).parent / "manufacturers.toml"
+MOST_ROOTS: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedRoot:
+    """A root by the SHA-256 of its DER. `manufacturer` is the TCG vendor id; `addresses` are where it is published, best first."""
+
+    name: str
+    manufacturer: str
+    tpm_class: str
+    fingerprint: Digest
+    addresses: tuple[str, ...]
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """One file that somebody offers as a certificate or CRL: its name for messages, and its bytes."""
+
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What of the offered files may be believed; `refused` says which may not, and why."""
+
+    roots: tuple[ManufacturerRoot, ...]
+    intermediates: tuple[bytes, ...]
+    crls: tuple[bytes, ...]
+    refused: tuple[tuple[str, Reason], ...]
+
+
+@cache
+def pinned_roots() -> tuple[PinnedRoot, ...]:
+    """The product's list. Raises FormatError if the file is not what it should be."""
+    return parse_pinned_roots(LIST.read_text("utf-8"))
+
+
+def parse_pinned_roots(text: str) -> tuple[PinnedRoot, ...]:
+    """Read the list: every key known, names and fingerprints each once. Raises FormatError."""
+    try:
+        document = Fields(tomllib.loads(text), "manufacturers")
+    except tomllib.TOMLDecodeError:
+        raise FormatError("manufacturers", "TOML", "something else") from None
+    found = tuple(_pinned(item) for item in document.items("root", most=MOST_ROOTS))
+    document.done()
+    for what, values in (("name", [one.name for one in found]), ("sha256", [str(one.fingerprint) for one in found])):
+        if len(set(values)) != len(values):
+            raise FormatError(f"manufacturers.{what}", "each once", "one twice")
+    return found
+
+
+def _pinned(item: object) -> PinnedRoot:
+    f = Fields(item, "manufacturers.root")
+    root = PinnedRoot(
+        f.text("name", least=1, most=255), f.text("manufacturer", least=2, most=4), f.text("tpm_class"),
+        Digest.parse("sha256:" + f.text("sha256")), _texts(f, "addresses"), _texts(f, "sources"),
+    )  # fmt: skip
+    f.done()
+    if root.tpm_class not in TPM_CLASSES:
+        raise FormatError("manufacturers.tpm_class", f"one of {', '.join(TPM_CLASSES)}", root.tpm_class)
+    for address in root.addresses:
+        if urlsplit(address).scheme not in ("http", "https") or not urlsplit(address).hostname:
+            raise FormatError("manufacturers.addresses", "http or https addresses", address[:80])
+    if not root.sources:
+        raise FormatError("manufacturers.sources", "at least one", "none")
+    return root
+
+
+def _texts(f: Fields, key: str) -> tuple[str, ...]:
+    given = f.items(key, most=16)
+    items = Fields(dict(enumerate(given)), f"manufacturers.{key}")
+    return tuple(items.text(index, least=1, most=1024) for index in range(len(given)))
+
+
+def take(
+    offered: Sequence[Offered], pinned: Sequence[PinnedRoot], *, believed: Sequence[ManufacturerRoot] = (), rules: ChainRules, now: int
+) -> Taken:
+    """What of `offered` may be believed, given the pinned fingerprints and the roots that are believed already.
+
+    1. Every file is read as certificates (PEM, DER, or as an NV index holds it) or as a CRL.
+    2. A certificate with a pinned fingerprint is a root, of the class that the list says.
+    3. A CA that chains to one of those, or to a root believed already, is an intermediate.
+    4. A CRL that a root or an intermediate signed is taken, fresh or not: how old it may be is asked when it is used.
+
+    A self-issued CA without a pinned fingerprint is refused as `fingerprint-mismatch`, also where it bears the name of one.
+    """
+    refused: list[tuple[str, Reason]] = []
+    # 1
+    certificates: dict[bytes, tuple[str, Certificate]] = {}
+    crls: list[tuple[str, bytes]] = []
+    for file in offered:
+        try:
+            if b"-----BEGIN X509 CRL" in file.data[:4096] or file.name.lower().endswith(".crl"):
+                crls.append((file.name, parse_crl(file.data).der))
+                continue
+            for one in (
+                parse_pem_certificates(file.data, file.name) if b"-----BEGIN" in file.data else (parse_stored_certificate(file.data),)
+            ):
+                certificates.setdefault(one.der, (file.name, one))
+        except FormatError as error:
+            refused.append((file.name, Reason("malformed", error.what[:200], error.expected, error.got)))
+    # 2
+    by_fingerprint: Mapping[Digest, PinnedRoot] = {one.fingerprint: one for one in pinned}
+    roots: list[ManufacturerRoot] = list(believed)
+    candidates: list[tuple[str, Certificate]] = []
+    for name, one in certificates.values():
+        if (pin := by_fingerprint.get(Digest.of(one.der))) is not None:
+            roots.append(ManufacturerRoot(pin.name, pin.tpm_class, one.der))
+        elif one.is_self_issued:
+            refused.append((name, Reason("fingerprint-mismatch", "certificate", "a pinned fingerprint", str(Digest.of(one.der)))))
+        else:
+            candidates.append((name, one))
+    # 3
+    trust = Trust("import", "import", tuple(sorted(set(roots))), (), (), (), rules)
+    others = tuple(one.der for _, one in candidates)
+    intermediates: list[Certificate] = []
+    for name, one in candidates:
+        if not one.is_ca:
+            refused.append((name, Reason("ek-certificate-refused", "certificate", "a CA", "a certificate that is none")))
+            continue
+        try:
+            verify_chain((one.der, *others), trust, now=now)
+            intermediates.append(one)
+        except Refused as error:
+            refused.extend((name, reason) for reason in error.reasons)
+    # 4
+    issuers = (*(one for _, one in certificates.values() if Digest.of(one.der) in by_fingerprint), *intermediates, *_read(believed))
+    taken: list[bytes] = []
+    for name, der in crls:
+        crl = parse_crl(der)
+        if any(newest_crl((crl,), issuer, rules, now=max(now, crl.this_update)) for issuer in issuers):
+            taken.append(der)
+        else:
+            refused.append((name, Reason("trust-root-unknown", "crl", "a CRL signed by a CA that is believed", "another")))
+    new = tuple(sorted({root for root in roots if root not in believed}))
+    return Taken(new, tuple(sorted({one.der for one in intermediates})), tuple(sorted(set(taken))), tuple(refused))
+
+
+def _read(believed: Sequence[ManufacturerRoot]) -> tuple[Certificate, ...]:
+    return tuple(parse_stored_certificate(root.certificate) for root in believed)

@@ -1,0 +1,108 @@
+"""Certificate revocation lists as frozen types: the DER as it came, and the fields that verdicts read.
+
+A `Crl` is parsed, not verified. Only a list that speaks for all certificates
+of its issuer is read: a delta, an indirect or a partial list says less than
+it seems to, and is refused.
+
+Source: RFC 5280 section 5.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from writ.formats.der import GENERALIZED_TIME, OCTET_STRING, SEQUENCE, UTC_TIME, DerReader, Element
+from writ.formats.errors import FormatError
+from writ.formats.x509_key import SignatureAlgorithm, parse_signature_algorithm
+
+MAX_CRL: Final = 1 << 20
+"""Bytes of one list; TPM manufacturers revoke CAs and few EKs."""
+MOST_REVOKED: Final = 32_768
+
+_PEM: Final = re.compile(rb"-----BEGIN X509 CRL-----\r?\n([A-Za-z0-9+/=\r\n]+)-----END X509 CRL-----\s*\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Crl:
+    """A CertificateList as its DER says it. Times are seconds since the epoch; `next_update` is None where the issuer promises none."""
+
+    der: bytes
+    issuer: bytes
+    this_update: int
+    next_update: int | None
+    revoked: frozenset[int]
+    signed: bytes
+    algorithm: SignatureAlgorithm | None
+    signature: bytes
+
+
+def parse_crl(data: bytes) -> Crl:
+    """Read exactly one CRL, in DER or as one PEM block. Raises FormatError, and nothing else."""
+    if len(data) > 2 * MAX_CRL:
+        raise FormatError("CRL", f"at most {MAX_CRL} bytes", f"{len(data)} bytes")
+    der = _from_pem(data) if data.lstrip()[:10] == b"-----BEGIN" else data
+    if len(der) > MAX_CRL:
+        raise FormatError("CRL", f"at most {MAX_CRL} bytes", f"{len(der)} bytes")
+    outer = DerReader(der, "CRL")
+    whole = outer.sequence("whole")
+    outer.done()
+    tbs, algorithm, signature = whole.next("body", SEQUENCE), whole.next("algorithm", SEQUENCE), whole.bits("signature")
+    whole.done()
+    return _fields(der, tbs, algorithm, signature)
+
+
+def _from_pem(data: bytes) -> bytes:
+    block = _PEM.match(data.lstrip())
+    try:
+        return base64.b64decode(b"".join(block[1].split()), validate=True) if block else b""
+    except binascii.Error:
+        raise FormatError("CRL", "base64 in the PEM block", "text that is not") from None
+
+
+def _fields(der: bytes, tbs: Element, algorithm: Element, signature: bytes) -> Crl:
+    """TBSCertList, RFC 5280 section 5.1."""
+    f = DerReader(tbs.content, "CRL")
+    if f.next_tag == 0x02 and f.integer("version", most=1) != 1:
+        raise FormatError("CRL.version", "2", "another")
+    inner = f.next("algorithm", SEQUENCE)
+    if f.inside(inner, "algorithm").oid("oid") != f.inside(algorithm, "algorithm").oid("oid"):
+        raise FormatError("CRL.algorithm", "the same within and beside the signature", "two")
+    issuer, this_update = f.next("issuer", SEQUENCE), f.time("this_update")
+    next_update = f.time("next_update") if f.next_tag in (UTC_TIME, GENERALIZED_TIME) else None
+    listed = f.optional("revoked", SEQUENCE)
+    revoked = frozenset() if listed is None else _revoked(f.inside(listed, "revoked"))
+    if (extensions := f.optional("extensions", 0xA0)) is not None:
+        explicit = f.inside(extensions, "extensions")
+        _refuse_critical(explicit.sequence("list"))
+        explicit.done()
+    f.done()
+    return Crl(der, issuer.raw, this_update, next_update, revoked, tbs.raw, parse_signature_algorithm(algorithm.raw), signature)
+
+
+def _revoked(f: DerReader) -> frozenset[int]:
+    found: set[int] = set()
+    while f.more:
+        entry = f.sequence("entry")
+        found.add(entry.integer("serial"))
+        entry.time("date")
+        if entry.more:
+            _refuse_critical(entry.sequence("extensions"))
+        entry.done()
+        if len(found) > MOST_REVOKED:
+            raise FormatError("CRL.revoked", f"at most {MOST_REVOKED} certificates", "more")
+    return frozenset(found)
+
+
+def _refuse_critical(items: DerReader) -> None:
+    """Each critical extension of a CRL narrows what it says: delta, issuing distribution point, certificate issuer."""
+    while items.more:
+        item = items.sequence("extension")
+        oid = item.oid("oid")
+        if item.next_tag == 0x01 and item.boolean("critical"):
+            raise FormatError("CRL", "a list of all certificates of its issuer", f"critical extension {oid}")
+        item.next("value", OCTET_STRING)
+        item.done()
