@@ -12,6 +12,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, replace
 from typing import Final
 
+from writ.formats.boot_state import BootState
 from writ.formats.digest import SIZES, Digest
 from writ.formats.errors import FormatError
 from writ.formats.keys import PublicKey, parse_cose_key
@@ -24,6 +25,7 @@ TPM_CLASSES: Final = ("discrete", "firmware", "virtual", "software")
 RUNTIME_PCRS: Final = (8, 9, 11, 12, 13, 14, 15)
 """PCRs that no one can reset without a reboot and that IMA does not use (PC Client Profile 1.05, 4.6)."""
 BANKS: Final = ("sha256", "sha384")
+LOGS: Final = ("ima", "uefi")
 MAX_STATE: Final = 32 << 20
 
 
@@ -119,7 +121,11 @@ class RuntimeState:
 
 @dataclass(frozen=True, slots=True)
 class HostState:
-    """Where a host stood after its last committed attestation. Clock in ms, `seen_at` in seconds since the epoch."""
+    """Where a host stood after its last committed attestation. Clock in ms, `seen_at` in seconds since the epoch.
+
+    `logs` names the logs that the host sent since its enrolment, of `LOGS`: it owes them from then on, in every boot. `boot` and
+    `ima` are of this boot, None where no such log came.
+    """
 
     version: int
     status: str
@@ -129,6 +135,8 @@ class HostState:
     safe: bool
     seen_at: int
     runtime: RuntimeState
+    logs: tuple[str, ...] = ()
+    boot: BootState | None = None
 
     def moved(self, status: str) -> HostState:
         """The next version, in `status`, with everything else as it stood."""
@@ -201,6 +209,8 @@ def encode_host_state(state: HostState) -> bytes:
             "register": state.runtime.register,
             "governance": [[name, root.value] for name, root in state.runtime.governance],
             "instances": [_instance_out(i) for i in state.runtime.instances],
+            "logs": list(state.logs),
+            "boot": None if state.boot is None else state.boot.to_cbor(),
         }
     )
 
@@ -223,8 +233,12 @@ def parse_host_state(data: bytes) -> HostState:
             governance=tuple(_governance(item) for item in f.items("governance", most=1024)),
             instances=tuple(_instance_in(item) for item in f.items("instances", most=200_000)),
         ),
+        logs=tuple(_one_of(str(item), LOGS, "host state.logs") for item in f.items("logs", most=len(LOGS))),
+        boot=None if (boot := f.any("boot")) is None else BootState.from_cbor(boot),
     )
     f.done()
+    if list(state.logs) != sorted(set(state.logs)):
+        raise FormatError("host state.logs", "sorted, each once", "another order")
     names, ids = [name for name, _ in state.runtime.governance], [i.instance for i in state.runtime.instances]
     if names != sorted(set(names)) or ids != sorted(set(ids)):
         raise FormatError("host state", "governance and instances sorted, each once", "another order")

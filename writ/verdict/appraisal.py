@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from writ.formats.boot_state import BootState
+from writ.formats.digest import Digest
 from writ.formats.ear import Ear, submodule
 from writ.formats.eventlog.runtime import command_digest
 from writ.formats.evidence import InstanceRequest
@@ -17,6 +19,7 @@ from writ.formats.policy_bundle import PolicyBundle
 from writ.formats.reason import Reason
 from writ.formats.state import HostRecord, HostState, InstanceState, RuntimeState
 from writ.formats.tlog.merkle import verify_consistency
+from writ.verdict.appraise.boot import BOOT, FIRMWARE, SECURE_BOOT
 from writ.verdict.evidence import VerifiedEvidence
 from writ.verdict.reference import GOVERNANCE, ReferenceSet, compare, measured_values
 
@@ -35,12 +38,14 @@ class InstanceResult:
 class AttestationResult:
     """Proof that `appraise` ran: the EAR, what stands against the host and each instance, and the state that follows.
 
-    `exceptions` are the reasons that the policy waived, by code; each is named in the token.
+    `exceptions` are the reasons that the policy waived, by code; each is named in the token. `rooted` says that boot and IMA, in
+    the same quote, vouch for who wrote the runtime log.
     """
 
     ear: Ear
     reasons: tuple[Reason, ...]
     exceptions: tuple[str, ...]
+    rooted: bool
     instances: tuple[InstanceResult, ...]
     state_after: HostState
 
@@ -50,6 +55,9 @@ TAINTING = frozenset({"action-log-inconsistent", "instance-drifted", "instance-t
 NOT_CONTINUED = frozenset({"action-log-inconsistent", "action-log-base", "instance-unknown", "instance-key-mismatch"})
 """Reasons after which the checkpoint is not taken: it does not extend the one before, or it is not the instance that says so."""
 NOT_ROOTED = Reason("attestor-not-rooted", "executables", "boot or IMA evidence for the attestor", "none")
+BOOT_ENVIRONMENTS = (BOOT, FIRMWARE, SECURE_BOOT)
+_STATES = {str(Digest.of(word)): word.decode() for word in (b"on", b"off", b"unknown")}
+"""What the reference value named `secure-boot` stands for."""
 
 
 def appraise(
@@ -81,17 +89,47 @@ def appraise(
         host.extend(compare(GOVERNANCE, measured, references, claim=GOVERNANCE, mismatch="governance-mismatch", now=now))
     if record.tpm_class not in settings.tpm_classes:
         host.append(Reason("tpm-class-refused", "tpm_class", " or ".join(settings.tpm_classes), record.tpm_class))
+    against, missing = _boot(verified.boot, references, now)
+    host.extend(against)
     # 2
-    exceptions = (NOT_ROOTED.code,) if settings.accept_runtime_only else ()
+    exceptions = (NOT_ROOTED.code,) if missing and settings.accept_runtime_only else ()
     if not exceptions:
-        host.append(NOT_ROOTED)
+        host.extend(missing)
     # 3
     instances = tuple(_instance(request, runtime, references, now) for request in verified.requests)
     # 4
     after = _state_after(verified, state, instances, now)
     reasons = tuple(sorted(set(host)))
-    ear = _ear(verified, record, reasons, instances, bundle, now, nonce)
-    return AttestationResult(ear, reasons, exceptions, instances, after)
+    ear = _ear(verified, record, reasons, missing, instances, bundle, now, nonce)
+    return AttestationResult(ear, reasons, exceptions, not missing, instances, after)
+
+
+def _boot(boot: BootState | None, references: ReferenceSet, now: int) -> tuple[list[Reason], list[Reason]]:
+    """What contradicts the reference values of a boot, and what is missing to vouch for it.
+
+    A contradiction always stands against the host; what is missing is a matter of policy.
+    """
+    if boot is None:
+        return [], [NOT_ROOTED]
+    against: list[Reason] = []
+    missing: list[Reason] = []
+    measured = dict(boot.values)
+    for environment in BOOT_ENVIRONMENTS:
+        if not references.of(environment, now):
+            missing.append(Reason(NOT_ROOTED.code, f"executables.{environment}", f"reference values for {environment}", "none"))
+        elif environment not in measured:
+            missing.append(Reason(NOT_ROOTED.code, f"executables.{environment}", "registers that the boot log replays to", "others"))
+        else:
+            values = dict(measured[environment])
+            against.extend(compare(environment, values, references, claim=environment, mismatch="boot-mismatch", now=now))
+    return [_in_words(reason) for reason in against], missing
+
+
+def _in_words(reason: Reason) -> Reason:
+    """Whether Secure Boot was on is a digest among the reference values, and a word to people."""
+    if reason.claim != f"{SECURE_BOOT}.secure-boot":
+        return reason
+    return Reason(reason.code, reason.claim, _STATES.get(reason.expected, reason.expected), _STATES.get(reason.got, reason.got))
 
 
 def _instance(request: InstanceRequest, runtime: RuntimeState | None, references: ReferenceSet, now: int) -> InstanceResult:
@@ -180,33 +218,40 @@ def _state_after(verified: VerifiedEvidence, state: HostState | None, instances:
             moved = moved.with_checkpoint(result.request.log_size, result.request.log_root)
         runtime = runtime.with_instance(moved)
     status = "active" if state is None else state.status
-    return HostState(version, status, quote.clock, quote.reset_count, quote.restart_count, quote.safe, now, runtime)
+    sent = {*(() if state is None else state.logs), *(() if verified.boot is None else ("uefi",))}
+    return HostState(
+        version, status, quote.clock, quote.reset_count, quote.restart_count, quote.safe, now, runtime, tuple(sorted(sent)), verified.boot
+    )
 
 
 def _ear(
-    verified: VerifiedEvidence, record: HostRecord, reasons: tuple[Reason, ...], instances: tuple[InstanceResult, ...],
-    bundle: PolicyBundle, now: int, nonce: bytes,
+    verified: VerifiedEvidence, record: HostRecord, reasons: tuple[Reason, ...], missing: list[Reason],
+    instances: tuple[InstanceResult, ...], bundle: PolicyBundle, now: int, nonce: bytes,
 ) -> Ear:  # fmt: skip
-    """The attestation result. Executables are never affirming here: nothing has measured the attestor itself."""
+    """The attestation result. Executables are affirming only where nothing is missing that vouches for the attestor itself."""
     policy = (str(bundle.digest),)
     identity = 97 if verified.epoch.kind == "forked" or any(r.code.startswith("host-") for r in reasons) else 2
     hardware = 2 if record.endorsed and record.tpm_class in ("discrete", "firmware") else 32
-    governance = [r for r in reasons if r.code in ("governance-mismatch", "component-missing", "component-unexpected")]
+    changed = [r for r in reasons if r.code in ("governance-mismatch", "boot-mismatch", "component-missing", "component-unexpected")]
+    good = 32 if missing else 2
     host = submodule(
         {
             "instance-identity": identity,
             "configuration": 2 if verified.quote.safe else 32,
-            "executables": 33 if governance or verified.runtime is None else 32,
+            "executables": 33 if changed or verified.runtime is None else good,
             "hardware": hardware,
         },
         policy_ids=policy,
-        reasons=(*reasons, NOT_ROOTED),
-        runtime_only=True,
+        reasons=(*reasons, *missing),
+        runtime_only=bool(missing),
     )
     parts = [("host", host)]
     for result in instances:
-        vector = {"instance-identity": 2 if result.state is not None else 97, "executables": 96 if result.reasons else 32}
+        vector = {"instance-identity": 2 if result.state is not None else 97, "executables": 96 if result.reasons else good}
         parts.append(
-            (f"instance.{result.request.instance.hex()}", submodule(vector, policy_ids=policy, reasons=result.reasons, runtime_only=True))
+            (
+                f"instance.{result.request.instance.hex()}",
+                submodule(vector, policy_ids=policy, reasons=result.reasons, runtime_only=bool(missing)),
+            )
         )
     return Ear("writ", "1", now, tuple(sorted(parts)), nonce=nonce, tpm_class=record.tpm_class)

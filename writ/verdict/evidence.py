@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from writ.formats.boot_state import BootState
 from writ.formats.digest import Digest, extend
 from writ.formats.errors import FormatError, Refused
 from writ.formats.eventlog.cel import CelRecord, parse_cel
@@ -18,6 +19,7 @@ from writ.formats.measurement import parse_measurement
 from writ.formats.reason import Reason
 from writ.formats.state import HostRecord, HostState, InstanceState, RuntimeState, clean_runtime
 from writ.formats.tpm.public import parse_public
+from writ.verdict.boot_logs import follow_boot
 from writ.verdict.epoch import Epoch, judge_epoch
 from writ.verdict.quote import VerifiedQuote, verify_quote
 from writ.verdict.runtime_log import replay
@@ -34,6 +36,7 @@ class VerifiedEvidence:
     quote: VerifiedQuote
     epoch: Epoch
     runtime: RuntimeState | None
+    boot: BootState | None
     requests: tuple[InstanceRequest, ...]
     findings: tuple[Reason, ...]
 
@@ -49,7 +52,8 @@ def verify_evidence(evidence: Evidence, *, record: HostRecord, state: HostState 
     2. The quote verifies under the enrolled AK, over the enrolled bank, with the binding of everything that travelled.
     3. The counters are compared with the recorded ones.
     4. The log, continued from where it was left or sent in full, replays to the quoted register.
-    5. Each measurement kept is the preimage of a root that the log names. Others are dropped: they may belong to the
+    5. The logs of the boot lead to the quoted registers, as far as anything is taken from them.
+    6. Each measurement kept is the preimage of a root that the log names. Others are dropped: they may belong to the
        tail of the log, which is neither trusted nor an error.
 
     Until 2 has passed the sender is nobody: FormatError or Refused, at the
@@ -83,9 +87,14 @@ def verify_evidence(evidence: Evidence, *, record: HostRecord, state: HostState 
         except FormatError as error:
             findings.append(Reason("runtime-log-malformed", "runtime_log", error.expected, error.got))
     # 5
+    boot = None if state is None else state.boot
+    if epoch.reason is None:
+        boot, against = follow_boot(evidence, state, epoch, quote.pcrs)
+        findings.extend(against)
+    # 6
     if runtime is not None:
         runtime = _with_measurements(runtime, evidence.measurements)
-    return VerifiedEvidence(quote, epoch, runtime, evidence.requests, tuple(sorted(set(findings))))
+    return VerifiedEvidence(quote, epoch, runtime, boot, evidence.requests, tuple(sorted(set(findings))))
 
 
 def _runtime(evidence: Evidence, record: HostRecord, state: HostState | None, epoch: Epoch, quoted: bytes) -> RuntimeState:

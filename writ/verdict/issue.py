@@ -73,7 +73,8 @@ def _decide(
     if state.agent.namespace != record.namespace:
         reason = Reason("policy-refused", f"{claim}.agent", f"an agent of {record.namespace}", str(state.agent))
         return TokenDecision(request.instance, None, (reason,))
-    context = {"host": record.host, "tpm_class": record.tpm_class, "runtime": "runtime-only", "endorsed": record.endorsed}
+    tier = "affirming" if result.rooted else "runtime-only"
+    context = {"host": record.host, "tpm_class": record.tpm_class, "runtime": tier, "endorsed": record.endorsed}
     try:
         loaded = load(bundle)
     except FormatError as error:
@@ -100,7 +101,7 @@ def _decide(
         grants=request.grants,
         lineage=tuple(parent.instance for parent in one.parents),
         tpm_class=record.tpm_class,
-        runtime="runtime-only",
+        runtime=tier,
         exceptions=result.exceptions,
         status_index=index,
         status_uri=issuance.status_uri,

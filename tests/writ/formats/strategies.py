@@ -11,19 +11,20 @@ from writ.formats import exchange as ex
 from writ.formats import local as lo
 from writ.formats.action import ActionRecord, OutcomeRecord
 from writ.formats.archive import Archive, InstanceLog
+from writ.formats.boot_state import BootState
 from writ.formats.decision import ACTS, INPUTS, AttestDecision, EnrolDecision, OperatorAct, Outcome
 from writ.formats.digest import SIZES, Digest, Nonce
 from writ.formats.eat import RUNTIME_TIERS, TokenClaims
 from writ.formats.engine import EngineId
 from writ.formats.enrolment import EnrolmentEvidence
-from writ.formats.evidence import Evidence, InstanceRequest
+from writ.formats.evidence import Evidence, ImaLog, InstanceRequest
 from writ.formats.grants import grant_set
 from writ.formats.measurement import RESERVED, ComponentRoot, Measurement
 from writ.formats.policy_bundle import PolicyBundle, PolicySettings
 from writ.formats.proof_bundle import Leaf, ProofBundle
 from writ.formats.reason import REMEDIES, Reason
 from writ.formats.spiffe import AgentId
-from writ.formats.state import HOST_STATUSES, PHASES, TPM_CLASSES, HostRecord, HostState, InstanceState, RuntimeState
+from writ.formats.state import HOST_STATUSES, LOGS, PHASES, TPM_CLASSES, HostRecord, HostState, InstanceState, RuntimeState
 from writ.formats.tpm.pcr import PcrValues
 from writ.formats.tree import COMPONENT_KINDS
 from writ.formats.trust import ManufacturerRoot, Trust
@@ -75,6 +76,7 @@ REQUEST = st.builds(InstanceRequest, ID, KEY, st.text(PRINTABLE, min_size=1, max
 EVIDENCE = st.builds(
     Evidence, NAME, st.builds(Nonce, KEY32), BLOB, BLOB, pcr_values(), WHOLE, BLOB, several(BLOB),
     st.lists(REQUEST, max_size=2, unique_by=lambda r: r.instance).map(tuple),
+    st.none() | BLOB, st.none() | BLOB, st.none() | st.builds(ImaLog, WHOLE, BLOB),
 )  # fmt: skip
 HOST_RECORD = st.builds(
     HostRecord, NAME, NAME, WHOLE, DIGEST, several(BLOB), BLOB, BLOB, KEY, CLASS, FLAG, st.integers(0, 23),
@@ -87,7 +89,14 @@ RUNTIME = st.builds(
     RuntimeState, WHOLE, BLOB, sorted_set(st.tuples(NAME, DIGEST), key=lambda pair: pair[0]), sorted_set(INSTANCE, key=lambda i: i.instance)
 )  # fmt: skip
 UINT32 = st.integers(0, 2**32 - 1)
-HOST_STATE = st.builds(HostState, WHOLE, st.sampled_from(HOST_STATUSES), st.integers(0, 2**63 - 1), UINT32, UINT32, FLAG, WHOLE, RUNTIME)
+BOOT = st.builds(
+    BootState, DIGEST, sorted_set(st.tuples(st.integers(0, 23), KEY32), key=lambda pair: pair[0]), st.none() | FLAG,
+    sorted_set(st.tuples(WORD, sorted_set(st.tuples(WORD, DIGEST), key=lambda pair: pair[0])), key=lambda pair: pair[0]), REASONS,
+)  # fmt: skip
+HOST_STATE = st.builds(
+    HostState, WHOLE, st.sampled_from(HOST_STATUSES), st.integers(0, 2**63 - 1), UINT32, UINT32, FLAG, WHOLE, RUNTIME,
+    sorted_set(st.sampled_from(LOGS)), st.none() | BOOT,
+)  # fmt: skip
 CLAIMS = st.builds(
     TokenClaims, issuer=WORD, agent=AGENT, audience=WORD, issued_at=WHOLE, expires_at=WHOLE, token_id=LONG_ID, key=KEY32, host=NAME,
     instance=ID, policy=DIGEST, result=DIGEST, grants=GRANTS, lineage=several(ID), tpm_class=CLASS, runtime=st.sampled_from(RUNTIME_TIERS),
