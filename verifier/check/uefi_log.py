@@ -14,7 +14,7 @@ from writ.formats.eventlog.uefi import MAX_LOG_SIZE, LogKind, UefiLog, read_uefi
 from writ.formats.strict import Fields, decode_json
 from writ.verdict.appraise.boot import BootClaims, judge_boot
 from writ.verdict.firmware_faults import known_faults
-from writ.verdict.registers import replay_registers, replay_rtmrs, replayed_banks
+from writ.verdict.registers import RTMR_BANK, replay_registers, replay_rtmrs, replayed_banks
 
 _BEST: Final = ("sha512", "sha3_512", "sha384", "sha3_384", "sha256", "sha3_256", "sha1")
 """Banks, the one first in which a log by itself is read."""
@@ -32,7 +32,7 @@ def check_uefi_log(finding: Finding, args: argparse.Namespace, _options: Options
     """1. It parses. 2. Where it leads, in each bank. 3. What it says, as far as the values of --pcrs vouch for it.
 
     Without --pcrs it is read as if the registers held what it leads to: accepted is then a log that is well formed and whose data fit
-    its digests, and `reasons` says that no register was compared.
+    its digests; no register was compared.
     """
     # 1
     log, fault = read_uefi_log(read_file(args.file, MAX_LOG_SIZE))
@@ -43,11 +43,10 @@ def check_uefi_log(finding: Finding, args: argparse.Namespace, _options: Options
     if fault is not None:
         raise fault
     if args.pcrs is None:
-        finding.note("uefi-log-mismatch", "uefi_log", "--pcrs, to compare with what a TPM holds", "none")
-        values = {
-            bank: dict(enumerate(replay_rtmrs(log))) if log.kind is LogKind.CCEL else replay_registers(log, bank)
-            for bank in replayed_banks(log)
-        }
+        values = {bank: dict(replay_registers(log, bank)) for bank in replayed_banks(log)}
+        if log.kind is LogKind.CCEL:
+            values = {RTMR_BANK: dict(enumerate(replay_rtmrs(log)))}
+        values = {bank: registers for bank, registers in values.items() if registers}
     else:
         values = _read_values(read_file(args.pcrs))
     _judge(finding, log, values)

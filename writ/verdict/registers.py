@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from writ.formats.errors import Misuse
-from writ.formats.eventlog.uefi import EV_NO_ACTION, LogKind, UefiEvent, UefiLog
+from writ.formats.eventlog.cel_json import UserspaceEvent
+from writ.formats.eventlog.uefi import EV_IPL, EV_NO_ACTION, LogKind, UefiEvent, UefiLog
 
 REPLAYABLE: Final = ("sha1", "sha256", "sha384", "sha512", "sha3_256", "sha3_384", "sha3_512")
 """Banks whose hash function every Python has. Others (SM3) are read, and never replayed: what cannot be replayed is not trusted."""
@@ -158,6 +159,19 @@ def cover(log: UefiLog, quoted: Mapping[int, bytes], bank: str) -> CoveredEvents
                 tails.append((register, beyond))
     events = tuple(event for event in log.events if event.number in held)
     return CoveredEvents(log.kind, bank, events, tuple(registers), tuple(mismatches), tuple(tails))
+
+
+def append_userspace(log: UefiLog, events: Iterable[UserspaceEvent]) -> UefiLog:
+    """`log` followed by what systemd says it extended since: as little believed, and covered by the same quoted values.
+
+    Only the banks that the log has are taken over.
+    """
+    banks = {name for name, _ in log.banks}
+    added = list(log.events)
+    for event in events:
+        digests = tuple((name, value) for name, value in event.digests if name in banks)
+        added.append(UefiEvent(len(added), event.pcr, EV_IPL, digests, event.text.encode("utf-8", "replace")))
+    return replace(log, events=tuple(added))
 
 
 def extend_all(value: bytes, digests: Iterable[bytes], bank: str) -> bytes:

@@ -29,6 +29,7 @@ from typing import Final
 
 from writ.formats.digest import SIZES, Digest
 from writ.formats.errors import FormatError, Misuse
+from writ.formats.eventlog.cel_json import UserspaceEvent
 from writ.formats.eventlog.uefi import (
     EV_ACTION,
     EV_EFI_ACTION,
@@ -58,7 +59,7 @@ from writ.formats.eventlog.uefi_data import (
     parse_variable,
 )
 from writ.formats.reason import Reason
-from writ.verdict.registers import CoveredEvents, cover, extend_all, replay_registers
+from writ.verdict.registers import CoveredEvents, append_userspace, cover, extend_all, replay_registers
 
 FIRMWARE: Final = "firmware"
 SECURE_BOOT: Final = "secure-boot"
@@ -145,13 +146,17 @@ class BootClaims:
     others: tuple[tuple[int, bytes], ...]
 
 
-def judge_boot(log: UefiLog, quoted: Mapping[int, bytes], bank: str) -> tuple[BootClaims, tuple[Reason, ...]]:
+def judge_boot(
+    log: UefiLog, quoted: Mapping[int, bytes], bank: str, userspace: tuple[UserspaceEvent, ...] = ()
+) -> tuple[BootClaims, tuple[Reason, ...]]:
     """What `log` says as far as `quoted` vouches for it, and what is wrong with it, sorted.
 
     `quoted` is register -> value in `bank` of a verified quote (RTMR numbers for a CCEL). A register that is not quoted, or does not
-    replay, gives no claim. Raises Misuse for a bank that the log does not name.
+    replay, gives no claim. `userspace` is systemd's own log, where the host has one: it explains what was extended since, in the PCRs
+    that both use. Raises Misuse for a bank that the log does not name.
     """
     # 1. Only what is covered.
+    log = append_userspace(log, userspace)
     covered = cover(log, quoted, bank)
     if any(miss.register == UKI_PCR for miss in covered.mismatches) and log.kind is not LogKind.CCEL:
         covered = cover(_with_phases(log, quoted[UKI_PCR], bank), quoted, bank)
