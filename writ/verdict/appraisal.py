@@ -113,6 +113,7 @@ def _boot(boot: BootState | None, references: ReferenceSet, now: int) -> tuple[l
         return [], [NOT_ROOTED]
     against: list[Reason] = []
     missing: list[Reason] = []
+    missing.append(Reason(NOT_ROOTED.code, "executables.ima", "IMA evidence for the attestor", "none"))
     measured = dict(boot.values)
     for environment in BOOT_ENVIRONMENTS:
         if not references.of(environment, now):
