@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import cases
+from benchmarks import cases, ima
 from benchmarks.measure import Case, Result, measure
 from writ.service import observe
 from writ.service.engine_id import installed_engine
@@ -29,6 +29,7 @@ def all_cases(folder: Path) -> Iterator[Case]:
     """The cases in the order of the path they lie on. Those that need files have them below `folder`."""
     yield from cases.attestation()
     yield from cases.runtime_log()
+    yield from ima.ima_log()
     for name, made in (("action", cases.action), ("gate", cases.gate)):
         place = folder / name
         place.mkdir()

@@ -1,0 +1,78 @@
+"""The IMA list: a whole boot appraised, one that grew by a little, and one where nothing is new."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+from benchmarks.measure import Case
+from writ.formats.corim import Corim
+from writ.formats.digest import Digest
+from writ.formats.ima_rules import ImaRules
+from writ.verdict.appraise.ima import ImaReferences, appraise_ima, index_files
+
+ENTRIES = 100_000
+NEW = 100
+BANK = "sha256"
+BOOT = {index: bytes(32) for index in range(10)}
+_PER_CORIM = 4000
+
+
+def ima_log() -> Iterator[Case]:
+    """A list of 100,000 entries, each named by a reference value, beside the two hashes an entry that replay cannot do without."""
+    files = [
+        (f"/usr/lib/x86_64-linux-gnu/some/directory/file-{number}.so", Digest.of(str(number).encode())) for number in range(ENTRIES - 1)
+    ]
+    data = [_data(name.encode(), digest) for name, digest in [("boot_aggregate", Digest.of(bytes(320))), *files]]
+    log = b"".join(b"\x0a\0\0\0" + hashlib.sha1(body, usedforsecurity=False).digest() + _field(b"ima-ng") + _field(body) for body in data)
+    parts = (sorted(files[at : at + _PER_CORIM]) for at in range(0, len(files), _PER_CORIM))
+    references = index_files([Corim(f"c{at}", "bench", "files/os", tuple(part)) for at, part in enumerate(parts)], now=0)
+    rules = ImaRules(exclude=("/var/log/.*",))
+
+    def bare(bodies: list[bytes]) -> bytes:
+        register = bytes(32)
+        for body in bodies:
+            register = hashlib.sha256(register + hashlib.sha256(body).digest()).digest()
+        return register
+
+    quoted = bare(data)
+
+    def whole() -> object:
+        return appraise_ima(None, None, log, 0, quoted, BANK, references, rules, boot=BOOT)
+
+    known = appraise_ima(None, None, log, 0, quoted, BANK, references, rules, boot=BOOT)
+    assert known.state is not None
+    assert known.reasons == ()
+    state, history = known.state, known.history
+    name = f"IMA list of {ENTRIES:,} entries"
+    yield Case(f"{name}, appraised whole", "hashlib alone", whole, lambda: bare(data), ENTRIES, "entry")
+
+    def again() -> object:
+        return appraise_ima(state, None, b"", state.entries, quoted, BANK, references, rules, boot=BOOT)
+
+    yield Case(f"{name}, nothing new", "hashlib over one entry", again, lambda: bare(data[:1]))
+
+    fewer = ImaReferences(Digest.of(b"another set"), references.approved, references.entries)
+
+    def under_others() -> object:
+        return appraise_ima(state, history, b"", state.entries, quoted, BANK, fewer, rules, boot=BOOT)
+
+    yield Case(f"{name}, under other references", "hashlib alone", under_others, lambda: bare(data), ENTRIES, "entry")
+
+    early = len(log) - sum(34 + 4 + len(body) for body in data[-NEW:])
+    before = appraise_ima(None, None, log[:early], 0, bare(data[:-NEW]), BANK, references, rules, boot=BOOT)
+    assert before.state is not None
+    earlier, then, tail = before.state, before.history, log[early:]
+
+    def grown() -> object:
+        return appraise_ima(earlier, then, tail, earlier.entries, quoted, BANK, references, rules, boot=BOOT)
+
+    yield Case(f"{name}, {NEW} of them new", "hashlib over the new", grown, lambda: bare(data[-NEW:]), NEW, "entry")
+
+
+def _field(value: bytes) -> bytes:
+    return len(value).to_bytes(4, "little") + value
+
+
+def _data(name: bytes, digest: Digest) -> bytes:
+    return _field(b"sha256:\0" + digest.value) + _field(name + b"\0")
