@@ -136,10 +136,22 @@ def _governance(verbs: Any) -> None:
     made = _verb(policy, "show", "the policy in force", _policy_show)
     made.add_argument("--out", type=Path, metavar="FILE", help="also write it here as signed, for services that rely on it")
     _policy_arguments(_verb(policy, "check", "say whether a policy would be accepted, offline", _policy_check, remote=False))
-    trust = _group(verbs, "trust", "trust anchors: import, show, export")
-    made = _verb(trust, "import", "believe TPM manufacturer roots", _trust_import)
-    made.add_argument("pem", type=Path, nargs="+")
-    made.add_argument("--tpm-class", required=True, choices=("discrete", "firmware", "virtual", "software"))
+    trust = _group(verbs, "trust", "trust anchors: fetch, import, show, export")
+    made = _verb(trust, "fetch", "get the pinned manufacturer roots from where they are published", _trust_fetch, remote=False)
+    made.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the certificates are written")
+    made.add_argument("--manufacturer", action="append", metavar="ID", help="only this TCG vendor id, such as IFX; may be repeated")
+    made.add_argument("--list", type=Path, metavar="FILE", help="another list of pinned roots (default: the product's)")
+    made.add_argument("--tls-ca", type=Path, metavar="FILE", help="CAs for TLS instead of the system's")
+    made = _verb(trust, "import", "believe pinned roots, CAs below them and their CRLs; or roots that you vouch for", _trust_import)
+    made.add_argument("path", type=Path, nargs="*", metavar="FILE|DIR")
+    made.add_argument(
+        "--tpm-class", choices=("discrete", "firmware", "virtual", "software"), help="you vouch for the roots among the files"
+    )
+    made.add_argument(
+        "--require-crl", action=argparse.BooleanOptionalAction, help="refuse a TPM without a fresh CRL of each issuer above it"
+    )
+    made.add_argument("--crl-max-age", type=int, metavar="SECONDS", help="how old a CRL may be (default: 604800)")
+    made.add_argument("--accept-sha1", action=argparse.BooleanOptionalAction, help="believe old chains signed with SHA-1")
     _verb(trust, "show", "what is believed", _trust_show)
     _verb(trust, "export", "write the trust file for auditors", _trust_export).add_argument("--out", type=Path, required=True)
 
@@ -449,9 +461,43 @@ def _policy_check(args: argparse.Namespace) -> int:
     return _show(args, {"verdict": "accepted", "policies": [name for _, name in ids]})
 
 
+def _trust_fetch(args: argparse.Namespace) -> int:
+    from verifier.manufacturers import parse_pinned_roots, pinned_roots
+    from verifier.trust_fetch import fetch_roots
+
+    pinned = pinned_roots() if args.list is None else parse_pinned_roots(_text(args.list))
+    unknown = set(args.manufacturer or ()) - {root.manufacturer for root in pinned}
+    if unknown:
+        raise FormatError("--manufacturer", "an id of the list", ", ".join(sorted(unknown)))
+    wanted = [root for root in pinned if not args.manufacturer or root.manufacturer in args.manufacturer]
+    fetched = fetch_roots(wanted, args.out, ca_file=args.tls_ca)
+    cli.emit({"roots": [one.to_json() for one in fetched]}, args.json)
+    outcomes = {one.outcome for one in fetched}
+    return cli.REFUSED if "refused" in outcomes else cli.COULD_NOT if "unreachable" in outcomes else cli.ACCEPTED
+
+
 def _trust_import(args: argparse.Namespace) -> int:
-    pem = "\n".join(_text(path) for path in args.pem)
-    return _show(args, _without_file(_client(args).post("/v1/trust", {"pem": pem, "tpm_class": args.tpm_class})))
+    """1. The files, those of directories too. 2. With --tpm-class their certificates are vouched for; CRLs never are. 3. The rules."""
+    from verifier.manufacturers import OFFERED, Offered, vouched
+    from writ.formats.crl import MAX_CRL
+
+    # 1
+    paths = [one for path in args.path for one in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    named = [one for one in paths if one in args.path or (one.suffix.lower() in OFFERED and one.is_file())]
+    files = [Offered(one.name, read_file(one, 2 * MAX_CRL)) for one in named]
+    # 2
+    pem, rest = vouched(files) if args.tpm_class else ("", files)
+    client = _client(args)
+    body: dict[str, Any] = {"files": [{"name": one.name, "data": base64.b64encode(one.data).decode("ascii")} for one in rest]}
+    if pem:
+        body |= {"pem": pem, "tpm_class": args.tpm_class}
+    # 3
+    chosen = {"crl_required": args.require_crl, "crl_max_age": args.crl_max_age, "sha1": args.accept_sha1}
+    if any(value is not None for value in chosen.values()):
+        body["rules"] = {**client.get("/v1/trust")["rules"], **{key: value for key, value in chosen.items() if value is not None}}
+    answer = _without_file(client.post("/v1/trust", body))
+    cli.emit(answer, args.json)
+    return cli.REFUSED if answer["refused"] else cli.ACCEPTED
 
 
 def _trust_show(args: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -23,9 +23,11 @@ from writ.formats.reason import Reason
 from writ.formats.state import TPM_CLASSES
 from writ.formats.strict import Fields
 from writ.formats.trust import ChainRules, ManufacturerRoot, Trust
-from writ.formats.x509 import Certificate, parse_pem_certificates, parse_stored_certificate
+from writ.formats.x509 import Certificate, parse_pem_certificates, parse_stored_certificate, to_pem
 from writ.verdict.chain import newest_crl, verify_chain
 
+OFFERED: Final = (".pem", ".crt", ".cer", ".der", ".crl")
+"""How files are named that a directory is searched for."""
 LIST: Final = Path(__file__).parent / "manufacturers.toml"
 MOST_ROOTS: Final = 512
 
@@ -104,9 +106,15 @@ def _texts(f: Fields, key: str) -> tuple[str, ...]:
 
 
 def take(
-    offered: Sequence[Offered], pinned: Sequence[PinnedRoot], *, believed: Sequence[ManufacturerRoot] = (), rules: ChainRules, now: int
+    offered: Sequence[Offered],
+    pinned: Sequence[PinnedRoot],
+    *,
+    believed: Sequence[ManufacturerRoot] = (),
+    below: Sequence[bytes] = (),
+    rules: ChainRules,
+    now: int,
 ) -> Taken:
-    """What of `offered` may be believed, given the pinned fingerprints and the roots that are believed already.
+    """What of `offered` may be believed, given what is pinned, and the roots and intermediates (`below`) believed already.
 
     1. Every file is read as certificates (PEM, DER, or as an NV index holds it) or as a CRL.
     2. A certificate with a pinned fingerprint is a root, of the class that the list says.
@@ -121,12 +129,10 @@ def take(
     crls: list[tuple[str, bytes]] = []
     for file in offered:
         try:
-            if b"-----BEGIN X509 CRL" in file.data[:4096] or file.name.lower().endswith(".crl"):
+            if _is_crl(file):
                 crls.append((file.name, parse_crl(file.data).der))
                 continue
-            for one in (
-                parse_pem_certificates(file.data, file.name) if b"-----BEGIN" in file.data else (parse_stored_certificate(file.data),)
-            ):
+            for one in _certificates(file):
                 certificates.setdefault(one.der, (file.name, one))
         except FormatError as error:
             refused.append((file.name, Reason("malformed", error.what[:200], error.expected, error.got)))
@@ -142,7 +148,7 @@ def take(
         else:
             candidates.append((name, one))
     # 3
-    trust = Trust("import", "import", tuple(sorted(set(roots))), (), (), (), rules)
+    trust = Trust("import", "import", tuple(sorted(set(roots))), tuple(sorted(set(below))), (), (), replace(rules, crl_required=False))
     others = tuple(one.der for _, one in candidates)
     intermediates: list[Certificate] = []
     for name, one in candidates:
@@ -155,7 +161,11 @@ def take(
         except Refused as error:
             refused.extend((name, reason) for reason in error.reasons)
     # 4
-    issuers = (*(one for _, one in certificates.values() if Digest.of(one.der) in by_fingerprint), *intermediates, *_read(believed))
+    issuers = (
+        *(one for _, one in certificates.values() if Digest.of(one.der) in by_fingerprint),
+        *intermediates,
+        *_read([*(root.certificate for root in believed), *below]),
+    )
     taken: list[bytes] = []
     for name, der in crls:
         crl = parse_crl(der)
@@ -167,5 +177,20 @@ def take(
     return Taken(new, tuple(sorted({one.der for one in intermediates})), tuple(sorted(set(taken))), tuple(refused))
 
 
-def _read(believed: Sequence[ManufacturerRoot]) -> tuple[Certificate, ...]:
-    return tuple(parse_stored_certificate(root.certificate) for root in believed)
+def _read(certificates: Sequence[bytes]) -> tuple[Certificate, ...]:
+    return tuple(parse_stored_certificate(der) for der in certificates)
+
+
+def vouched(files: Sequence[Offered]) -> tuple[str, list[Offered]]:
+    """The certificates among `files` in PEM, for which an operator vouches; and the CRLs, for which nobody can. Raises FormatError."""
+    crls = [file for file in files if _is_crl(file)]
+    found = [one for file in files if not _is_crl(file) for one in _certificates(file)]
+    return "".join(to_pem(one) for one in found), crls
+
+
+def _is_crl(file: Offered) -> bool:
+    return b"-----BEGIN X509 CRL" in file.data[:4096] or file.name.lower().endswith(".crl")
+
+
+def _certificates(file: Offered) -> tuple[Certificate, ...]:
+    return parse_pem_certificates(file.data, file.name) if b"-----BEGIN" in file.data else (parse_stored_certificate(file.data),)

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from verifier.access import WHOLE_DOMAIN, Operator, OperatorLog
 from verifier.keys import Keys
 from verifier.ledger import Ledger, TrustImported
 from verifier.ledger.schema import TrustRow
+from verifier.manufacturers import Offered, pinned_roots, take
+from writ.formats.errors import Refused
+from writ.formats.reason import Reason
 from writ.formats.state import TPM_CLASSES
-from writ.formats.trust import ManufacturerRoot, Trust, encode_trust, parse_trust
+from writ.formats.trust import MOST_CRLS, ChainRules, ManufacturerRoot, Trust, encode_trust, parse_trust
 from writ.formats.x509 import Certificate, parse_pem_certificates
 from writ.service.clock import Clock
 
 MAX_PEM: Final = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """What is believed after an import, and which of the files were refused, and why."""
+
+    trust: Trust
+    refused: tuple[tuple[str, Reason], ...]
 
 
 class Anchors:
@@ -30,22 +43,50 @@ class Anchors:
     def current(self) -> Trust:
         """The anchors in force: none until some were imported. Includes this verifier's decision key, for auditors."""
         rows = self._ledger.read().select(TrustRow, current=1)
-        roots, intermediates = ((), ()) if not rows else _parts(parse_trust(rows[0].data))
-        return Trust(self._domain, self._issuer, roots, intermediates, (self._keys.decision.public,))
+        key = (self._keys.decision.public,)
+        return replace(parse_trust(rows[0].data), decision_keys=key) if rows else Trust(self._domain, self._issuer, (), (), key)
 
-    def add(self, operator: Operator, roots: tuple[ManufacturerRoot, ...], intermediates: tuple[bytes, ...]) -> Trust:
-        """These are believed as well from now on."""
+    def add(
+        self, operator: Operator, roots: tuple[ManufacturerRoot, ...], intermediates: tuple[bytes, ...], crls: tuple[bytes, ...] = (),
+        rules: ChainRules | None = None,
+    ) -> Trust:  # fmt: skip
+        """These are believed as well from now on, under `rules` or those in force. What is in force already is logged once."""
         now, old = self._clock.now(), self.current()
-        merged = tuple(sorted({root.certificate: root for root in (*old.roots, *roots)}.values()))
-        trust = Trust(self._domain, self._issuer, merged, tuple(sorted({*old.intermediates, *intermediates})), old.decision_keys)
+        trust = replace(
+            old,
+            roots=tuple(sorted({root.certificate: root for root in (*old.roots, *roots)}.values())),
+            intermediates=tuple(sorted({*old.intermediates, *intermediates})),
+            crls=tuple(sorted({*old.crls, *crls})),
+            rules=rules or old.rules,
+        )
+        if len(trust.crls) > MOST_CRLS:
+            raise Refused(Reason("too-large", "crls", f"at most {MOST_CRLS}", str(len(trust.crls))))
         data = encode_trust(trust)
         entry = self._log.entry(operator, "trust-import", str(trust.digest), namespace=WHOLE_DOMAIN, at=now, detail=trust.digest)
         self._ledger.commit(TrustImported(entry, TrustRow(str(trust.digest), data, 1, now), (data,)))
         return trust
 
+    def import_files(
+        self, operator: Operator, pem: str, tpm_class: str | None, files: Sequence[Offered], rules: ChainRules | None
+    ) -> Import:
+        """Believe what may be believed of these, and say what may not.
 
-def _parts(trust: Trust) -> tuple[tuple[ManufacturerRoot, ...], tuple[bytes, ...]]:
-    return trust.roots, trust.intermediates
+        1. Roots in `pem` that the operator vouches for, of the class that the operator states.
+        2. Of `files`: pinned roots; CAs below a root believed; CRLs that one of them signed (`manufacturers.take`).
+        3. One entry in the log, unless nothing came of it.
+        """
+        # 1
+        roots, intermediates = roots_from_pem(pem.encode("utf-8", "replace"), tpm_class) if pem and tpm_class else ((), ())
+        # 2
+        old = self.current()
+        believed = tuple(sorted({*old.roots, *roots}))
+        taken = take(files, pinned_roots(), believed=believed, below=(*old.intermediates, *intermediates), rules=rules or old.rules,
+                     now=self._clock.now())  # fmt: skip
+        # 3
+        all_roots, all_below = (*roots, *taken.roots), (*intermediates, *taken.intermediates)
+        if not (all_roots or all_below or taken.crls or rules):
+            return Import(old, taken.refused)
+        return Import(self.add(operator, all_roots, all_below, taken.crls, rules), taken.refused)
 
 
 def roots_from_pem(pem: bytes, tpm_class: str) -> tuple[tuple[ManufacturerRoot, ...], tuple[bytes, ...]]:

@@ -12,9 +12,10 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from verifier.check.finding import Finding, Options, read_file
 from verifier.check.pcr_values import Banks, Values, read_pcr_values
+from verifier.check.uefi_log import judge_log
 from writ.formats.digest import hash_bytes
 from writ.formats.errors import FormatError
-from writ.formats.tpm.attest import TPM_GENERATED, parse_attest
+from writ.formats.tpm.attest import TPM_GENERATED, QuoteInfo, parse_attest
 from writ.formats.tpm.public import parse_any_public
 from writ.formats.tpm.signature import ACCEPTED_HASHES, Signature, parse_signature, verify_with_key
 from writ.formats.x509 import parse_certificate, parse_pem_certificates
@@ -33,9 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--signature", type=Path, required=True, metavar="FILE", help="TPMT_SIGNATURE, or plain (RSA: bytes, ECDSA: DER)")
     parser.add_argument("--pcrs", type=Path, metavar="FILE", help="PCR values: raw, JSON, YAML of tpm2_pcrread, or a dump of tpm2_quote")
 
+    parser.add_argument("--log", type=Path, metavar="FILE", help="UEFI event log, judged against the quoted PCRs; needs --pcrs")
+
 
 def check_quote(finding: Finding, args: argparse.Namespace, options: Options) -> None:
-    """1. Structures. 2. TPM-made, and a quote. 3. Signature by the AK. 4. Nonce. 5. PCR values, if given, are those quoted.
+    """1. Structures. 2. TPM-made, and a quote. 3. Signature by the AK. 4. Nonce. 5. PCR values are those quoted. 6. The log leads to them.
 
     A signature with SHA-1 is verified, since real machines made such quotes,
     and `weak_signature` says so; attestation refuses it.
@@ -75,16 +78,28 @@ def check_quote(finding: Finding, args: argparse.Namespace, options: Options) ->
         finding.note("nonce-unknown", "extra_data", "--nonce, to judge freshness", "none")
     elif quote.extra_data != options.nonce:
         finding.refuse("nonce-mismatch", "extra_data", options.nonce.hex(), quote.extra_data.hex())
-    # 5
+    # 5, 6
     if args.pcrs is not None:
-        values = read_pcr_values(read_file(args.pcrs), info.selection.banks)
-        covered = _selected(values, info.selection.banks)
-        digest = hash_bytes(signature.hash, covered)
-        if digest != info.pcr_digest:
-            finding.refuse("pcr-digest-mismatch", "pcr_digest", info.pcr_digest.hex(), digest.hex())
-        elif not any(covered):
-            finding.refuse("pcr-digest-mismatch", "pcrs", "a PCR that is not zero", "zeros only")
-        _name_uncovered(finding, values, info.selection.banks)
+        _judge_pcrs(finding, args, info, signature.hash)
+    elif args.log is not None:
+        raise FormatError("--log", "--pcrs with the values that were quoted", "none")
+
+
+def _judge_pcrs(finding: Finding, args: argparse.Namespace, info: QuoteInfo, hashed: str) -> None:
+    """Values that the quote does not cover are named and go no further."""
+    banks = info.selection.banks
+    values = read_pcr_values(read_file(args.pcrs), banks)
+    covered = _selected(values, banks)
+    _name_uncovered(finding, values, banks)
+    digest = hash_bytes(hashed, covered)
+    if digest != info.pcr_digest:
+        finding.refuse("pcr-digest-mismatch", "pcr_digest", info.pcr_digest.hex(), digest.hex())
+    elif not any(covered):
+        finding.refuse("pcr-digest-mismatch", "pcrs", "a PCR that is not zero", "zeros only")
+    elif args.log is not None:
+        judge_log(
+            finding, read_file(args.log), {bank: {index: values[bank][index] for index in indices} for bank, indices in banks if indices}
+        )
 
 
 def _attestation_key(ak: bytes) -> tuple[CertificateKey, tuple[str, str | None] | None]:

@@ -15,16 +15,18 @@ from verifier.http import wire
 from verifier.http.problems import CBOR
 from verifier.http.route import Parts, Route, Scope, scope
 from verifier.ledger.schema import BlobRow, EntryRow, KeyRow, TokenRow
-from verifier.trust import roots_from_pem
+from verifier.manufacturers import Offered
 from writ.formats.archive import encode_archive
 from writ.formats.cose import parse_sign1
+from writ.formats.crl import parse_crl
 from writ.formats.decision import AttestDecision, parse_entry
+from writ.formats.digest import Digest
 from writ.formats.eat import parse_token
 from writ.formats.errors import FormatError, Refused
 from writ.formats.jose import verify_jws
 from writ.formats.keys import key_id, parse_jwk
 from writ.formats.reason import Reason
-from writ.formats.trust import Trust, encode_trust
+from writ.formats.trust import ChainRules, Trust, encode_trust
 
 In = Annotated[Scope, Depends(scope)]
 Host = Annotated[str, Path(pattern=wire.NAME)]
@@ -197,8 +199,12 @@ def _keys(parts: Parts) -> tuple[Route, ...]:
         return JSONResponse(_trust_view(parts.anchors.current()))
 
     def import_trust(body: wire.TrustBody, request: Request) -> Any:
-        roots, intermediates = roots_from_pem(body.pem.encode("utf-8", "replace"), body.tpm_class)
-        return JSONResponse(_trust_view(parts.anchors.add(request.state.operator, roots, intermediates)))
+        if bool(body.pem) != (body.tpm_class is not None):
+            raise FormatError("trust", "pem together with tpm_class", "one without the other")
+        files = [Offered(file.name, wire.from_base64(file.data, "trust.files")) for file in body.files]
+        rules = None if body.rules is None else ChainRules(body.rules.crl_required, body.rules.crl_max_age, body.rules.sha1)
+        done = parts.anchors.import_files(request.state.operator, body.pem, body.tpm_class, files, rules)
+        return JSONResponse({**_trust_view(done.trust), "refused": [{"file": name, **reason.to_json()} for name, reason in done.refused]})
 
     def metrics() -> Any:
         return Response(parts.counters.render_prometheus(), media_type=METRICS)
@@ -219,8 +225,15 @@ def _trust_view(trust: Trust) -> dict[str, object]:
     return {
         "digest": str(trust.digest), "domain": trust.domain, "issuer": trust.issuer, "intermediates": len(trust.intermediates),
         "roots": [{"name": root.name, "tpm_class": root.tpm_class} for root in trust.roots],
+        "crls": [_crl_view(crl) for crl in trust.crls],
+        "rules": {"crl_required": trust.rules.crl_required, "crl_max_age": trust.rules.crl_max_age, "sha1": trust.rules.sha1},
         "decision_keys": [key_id(key) for key in trust.decision_keys], "file": wire.to_base64(encode_trust(trust)),
     }  # fmt: skip
+
+
+def _crl_view(der: bytes) -> dict[str, object]:
+    crl = parse_crl(der)
+    return {"digest": str(Digest.of(der)), "this_update": crl.this_update, "next_update": crl.next_update, "revoked": len(crl.revoked)}
 
 
 def _is_instance(text: str) -> bool:

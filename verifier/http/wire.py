@@ -96,11 +96,29 @@ class ApiKeyBody(Body):
     label: str = Field(default="", max_length=100, pattern=r"^[ -~]*$")
 
 
-class TrustBody(Body):
-    """Manufacturer certificates in PEM, and the class of TPM that the roots among them vouch for."""
+class TrustFile(Body):
+    """A certificate or CRL, in base64."""
 
-    pem: str = Field(min_length=1, max_length=2_097_152)
-    tpm_class: Literal["discrete", "firmware", "virtual", "software"]
+    name: str = Field(min_length=1, max_length=255)
+    data: str = Field(min_length=1, max_length=2_800_000)
+
+
+class TrustRules(Body):
+    """Under which rules a manufacturer's chain is believed; all three at once."""
+
+    crl_required: bool
+    crl_max_age: int = Field(ge=60, le=31_536_000)
+    sha1: bool
+
+
+class TrustBody(Body):
+    """What is to be believed: roots in PEM for which the operator vouches, with the class of TPM; and files of which only what is pinned,
+    or lies below what is believed, is taken."""
+
+    pem: str = Field(default="", max_length=2_097_152)
+    tpm_class: Literal["discrete", "firmware", "virtual", "software"] | None = None
+    files: list[TrustFile] = Field(default_factory=list, max_length=512)
+    rules: TrustRules | None = None
 
 
 def digest(text: str | None) -> Digest | None:
