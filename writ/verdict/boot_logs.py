@@ -19,8 +19,12 @@ from writ.verdict.registers import FIRMWARE_PCRS, replayed_banks
 _CLAIM: Final = "uefi_log"
 
 
-def follow_boot(evidence: Evidence, state: HostState | None, epoch: Epoch, pcrs: PcrValues) -> tuple[BootState | None, tuple[Reason, ...]]:
+def follow_boot(
+    evidence: Evidence, state: HostState | None, epoch: Epoch, pcrs: PcrValues, runtime_pcr: int
+) -> tuple[BootState | None, tuple[Reason, ...]]:
     """What is known of this boot, and what stands against it. `pcrs` are the quoted values.
+
+    What `runtime_pcr` holds is the runtime log's to explain.
 
     1. Logs that came are judged, whatever was known.
     2. Without them, and in the same boot, what is known stands, as long as nothing was extended into the firmware's registers since.
@@ -29,7 +33,7 @@ def follow_boot(evidence: Evidence, state: HostState | None, epoch: Epoch, pcrs:
     """
     # 1
     if evidence.uefi_log is not None:
-        boot = _judged(evidence.uefi_log, pcrs)
+        boot = _judged(evidence.uefi_log, pcrs, runtime_pcr)
         return boot, boot.reasons
     known = state.boot if state is not None and epoch.kind in ("same", "resumed") else None
     # 2
@@ -46,7 +50,7 @@ def follow_boot(evidence: Evidence, state: HostState | None, epoch: Epoch, pcrs:
     return None, ()
 
 
-def _judged(data: bytes, pcrs: PcrValues) -> BootState:
+def _judged(data: bytes, pcrs: PcrValues, runtime_pcr: int) -> BootState:
     name = Digest.of(data)
     try:
         log = parse_uefi_log(data)
@@ -57,7 +61,7 @@ def _judged(data: bytes, pcrs: PcrValues) -> BootState:
     if pcrs.bank not in replayed_banks(log):
         got = ", ".join(replayed_banks(log)) or "none that can be replayed"
         return BootState(name, (), None, (), (Reason("uefi-log-mismatch", f"{_CLAIM}.banks", pcrs.bank, got),))
-    claims, reasons = judge_boot(log, dict(pcrs.values), pcrs.bank)
+    claims, reasons = judge_boot(log, {index: value for index, value in pcrs.values if index != runtime_pcr}, pcrs.bank)
     values = tuple((environment, tuple(sorted(known.items()))) for environment, known in sorted(measured_values(claims).items()))
     if any(len(known) > MOST_VALUES for _, known in values):
         longest = max(len(known) for _, known in values)

@@ -89,7 +89,7 @@ def verify_evidence(evidence: Evidence, *, record: HostRecord, state: HostState 
     # 5
     boot = None if state is None else state.boot
     if epoch.reason is None:
-        boot, against = follow_boot(evidence, state, epoch, quote.pcrs)
+        boot, against = follow_boot(evidence, state, epoch, quote.pcrs, record.runtime_pcr)
         findings.extend(against)
     # 6
     if runtime is not None:

@@ -29,7 +29,7 @@ FAULTS: Final = (
         "Supermicro server with Infineon TPM, firmware 7.62, Windows Server 2022",
         ("sha1",),
         (0, 1, 2, 3, 4, 5, 6, 7),
-        "The SHA-1 digests in the log are not those extended; the SHA-256 bank replays.",
+        "The SHA-1 digests in the log are not those extended, and those of Windows are absent; the SHA-256 bank replays.",
         "immune-gmbh/guard-oss, apisrv/test/IMN-SUPERMICRO-EPP-MSDefender.evidence.json",
     ),
     FirmwareFault(

@@ -32,6 +32,12 @@ FIRMWARE_PCRS: Final = range(8)
 """Extended by firmware and boot loader only: complete before the operating system runs (PFP 1.06, section 3.3.4)."""
 FIRMWARE_RTMRS: Final = range(2)
 """The same of RTMRs: 0 and 1 are of firmware and boot loader, 2 and 3 of what runs later (UEFI 2.10, section 38.4.1)."""
+LOGGED_PCRS: Final = frozenset({8, 9, *range(11, 15)})
+LOGGED_RTMRS: Final = frozenset({2})
+"""Registers above the firmware's that loader, kernel stub and systemd extend and log. One that is not as it was at start-up, and of
+which the log says nothing, is silent: others wrote there, or its events were cut out. PCR 10 is IMA's, 15 and above and RTMR 3 belong
+to whoever runs later. Writ's own runtime register is one of these by choice of an operator: give its quoted value to the runtime log,
+not here."""
 RTMR_COUNT: Final = 4
 RTMR_BANK: Final = "sha384"
 _ALL_ONES: Final = range(17, 23)
@@ -56,8 +62,8 @@ class CoveredEvents:
     """What of a log a set of quoted registers vouches for. `cover` makes it.
 
     `events` in the order of the log, only such as lie within a register's quoted value. `registers` are those that replay, also
-    without any event, with their quoted values. `mismatches` are the quoted registers that do not replay. `tails` counts the
-    events behind a quoted value, by register.
+    without any event, with their quoted values. `mismatches` are the quoted registers that do not replay. `silent` are those of
+    LOGGED_PCRS and LOGGED_RTMRS that hold something of which the log has no event. `tails` counts the events behind a quoted value.
     """
 
     kind: LogKind
@@ -65,6 +71,7 @@ class CoveredEvents:
     events: tuple[UefiEvent, ...]
     registers: tuple[tuple[int, bytes], ...]
     mismatches: tuple[Mismatch, ...]
+    silent: tuple[tuple[int, bytes], ...]
     tails: tuple[tuple[int, int], ...]
 
 
@@ -127,9 +134,9 @@ def cover(log: UefiLog, quoted: Mapping[int, bytes], bank: str) -> CoveredEvents
     """Split `log` by what `quoted` vouches for.
 
     `quoted` is register index -> value in `bank`, taken from a verified quote: PCRs, or for a CCEL RTMR 0 to 3 by their own
-    numbers. A quoted register that the log has no event of replays where its value is the initial one; above the firmware's registers
-    it may also hold what others wrote (IMA, our own runtime log) and is then in neither list. Raises Misuse for a bank that the log
-    does not name.
+    numbers. A quoted register that the log has no event of replays where its value is the initial one; else it is a mismatch if the
+    firmware owns it, silent if it is among LOGGED_PCRS or LOGGED_RTMRS, and in no list where others write. Raises Misuse for a bank
+    that the log does not name.
     """
     size, function = _size(log, bank), getattr(hashlib, bank)
     extended = _extended(log, bank)
@@ -137,10 +144,12 @@ def cover(log: UefiLog, quoted: Mapping[int, bytes], bank: str) -> CoveredEvents
     held: set[int] = set()
     registers: list[tuple[int, bytes]] = []
     mismatches: list[Mismatch] = []
+    silent: list[tuple[int, bytes]] = []
     tails: list[tuple[int, int]] = []
     for register, target in sorted(quoted.items()):
         rows = extended.get(register + shift, [])
-        firmware = register in (FIRMWARE_RTMRS if log.kind is LogKind.CCEL else FIRMWARE_PCRS)
+        firmware = register in (FIRMWARE_RTMRS if shift else FIRMWARE_PCRS)
+        logged = register in (LOGGED_RTMRS if shift else LOGGED_PCRS)
         value = initial_value(log, register + shift, size)
         matched = 0 if value == target else -1
         for count, (_, digest) in enumerate(rows, 1):
@@ -148,7 +157,9 @@ def cover(log: UefiLog, quoted: Mapping[int, bytes], bank: str) -> CoveredEvents
             if value == target:
                 matched = count
         beyond = len(rows) - matched
-        if matched < 0 and (rows or firmware):
+        if matched < 0 and not rows and logged:
+            silent.append((register, target))
+        elif matched < 0 and (rows or firmware):
             mismatches.append(Mismatch(register, target, value))
         elif matched >= 0 and beyond and firmware:
             mismatches.append(Mismatch(register, target, value, beyond))
@@ -158,7 +169,7 @@ def cover(log: UefiLog, quoted: Mapping[int, bytes], bank: str) -> CoveredEvents
             if beyond:
                 tails.append((register, beyond))
     events = tuple(event for event in log.events if event.number in held)
-    return CoveredEvents(log.kind, bank, events, tuple(registers), tuple(mismatches), tuple(tails))
+    return CoveredEvents(log.kind, bank, events, tuple(registers), tuple(mismatches), tuple(silent), tuple(tails))
 
 
 def append_userspace(log: UefiLog, events: Iterable[UserspaceEvent]) -> UefiLog:

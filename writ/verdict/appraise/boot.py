@@ -72,7 +72,8 @@ boot          application.N: in the order in which they were loaded, the Authent
               cmdline: what the kernel was given (UTF-16 with NUL); cmdline.loader.N: what GRUB or systemd-stub passed on
               initrd, and initrd.N for a second: the file
               uki.NAME: section .NAME of a unified kernel image
-              other.N: of register N, SHA-256 over the digests of the events that are none of the above, in order
+              other.N: of register N, SHA-256 over the digests of the events that are none of the above, in order; of a register that
+              holds something of which the log says nothing, SHA-256 of its value
 """
 
 _SEPARATORS: Final = (bytes(4), b"\xff" * 4)
@@ -127,7 +128,8 @@ class BootClaims:
     `registers` are those that replay, with their values in `bank`; `unreplayed` are the quoted ones that do not. `secure_boot` is None
     where nothing covered says. `variables` are pk, kek, db, dbx as measured before the separator (`parse_signature_lists` reads their
     data). `sections` and `initrds` are digests in the bank. `phases` are the words of systemd that PCR 11 holds. `others` are
-    (register, digest) of the events that are nothing else.
+    (register, digest) of the events that are nothing else. `silent` are registers that hold something of which the log says nothing,
+    with their values: their events may have been cut out.
     """
 
     kind: LogKind
@@ -144,6 +146,7 @@ class BootClaims:
     phases: tuple[str, ...]
     firmware_version: str
     others: tuple[tuple[int, bytes], ...]
+    silent: tuple[tuple[int, bytes], ...]
 
 
 def judge_boot(
@@ -151,9 +154,9 @@ def judge_boot(
 ) -> tuple[BootClaims, tuple[Reason, ...]]:
     """What `log` says as far as `quoted` vouches for it, and what is wrong with it, sorted.
 
-    `quoted` is register -> value in `bank` of a verified quote (RTMR numbers for a CCEL). A register that is not quoted, or does not
-    replay, gives no claim. `userspace` is systemd's own log, where the host has one: it explains what was extended since, in the PCRs
-    that both use. Raises Misuse for a bank that the log does not name.
+    `quoted` is register -> value in `bank` of a verified quote (RTMR numbers for a CCEL), without Writ's runtime register. One that
+    is not quoted, or does not replay, gives no claim. `userspace` is systemd's own log, where the host has one: it explains what was
+    extended since, in the PCRs that both use. Raises Misuse for a bank that the log does not name.
     """
     # 1. Only what is covered.
     log = append_userspace(log, userspace)
@@ -240,6 +243,7 @@ class _Reader:
             phases=tuple(self._ran),
             firmware_version=self._version,
             others=tuple((register - shift, digest) for register, digest in self._others),
+            silent=covered.silent,
         )
 
     def _hash(self, data: bytes) -> bytes:
@@ -442,8 +446,11 @@ def measured_values(claims: BootClaims) -> dict[str, dict[str, Digest]]:
         values = {name: Digest(claims.bank, digest) for name, digest in rows}
         folds: dict[int, list[bytes]] = {}
         for register, digest in claims.others:
+            if ccel and register == 0:  # in rtmr0 already, with the boot order among it
+                continue
             folds.setdefault(register, []).append(digest)
         values |= {f"other.{register}": Digest.of(b"".join(digests)) for register, digests in folds.items()}
+        values |= {f"other.{register}": Digest.of(value) for register, value in claims.silent}
         found[BOOT] = values
     return found
 
