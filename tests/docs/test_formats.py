@@ -46,6 +46,7 @@ from writ.formats.errors import FormatError
 from writ.formats.eventlog import runtime
 from writ.formats.evidence import ImaLog, binding, encode_evidence, enrolment_binding, parse_evidence
 from writ.formats.exchange import EXCHANGE, AttestAnswer, EnrolChallenge, Enrolled, Exchange, InstanceAnswer, NonceAnswer, Problem
+from writ.formats.exemption import Exemption, encode_exemption, parse_exemption
 from writ.formats.jose import b64url, encode_dpop_payload, parse_dpop, parse_jws, sign_dpop
 from writ.formats.keys import ES256, PublicKey
 from writ.formats.local import (
@@ -137,6 +138,8 @@ class Specimen:
 
 # --- the specimens ---------------------------------------------------------------------------------------------------
 
+EXEMPTION = Exemption("billing", "file-unknown", "files./usr/bin/x", "sha256:00", ("host-1",), NOW, NOW + 60, "hotfix", ("alice", "bob"))
+
 
 @cache
 def specimens() -> tuple[Specimen, ...]:
@@ -185,6 +188,7 @@ def specimens() -> tuple[Specimen, ...]:
         Specimen("status-claims", encode_status_list(listed), parse_status_list, json=True),
         *(Specimen("record", data, parse_record) for data in (bundle.action.record, bundle.outcome.record, encode_record(refused))),
         Specimen("policy", encode_bundle(policy()), parse_bundle),
+        Specimen("exemption", encode_exemption(EXEMPTION), parse_exemption),
         Specimen("trust", encode_trust(scene.trust), parse_trust),
         Specimen("trust", encode_trust(replace(scene.trust, decision_keys=(P256,))), parse_trust),
         Specimen("archive", encode_archive(archive), parse_archive),

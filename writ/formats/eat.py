@@ -125,7 +125,7 @@ def parse_claims(payload: bytes) -> TokenClaims:
         lineage=tuple(_hex16(item) for item in f.items("lineage", most=16)),
         tpm_class=_one_of(f.text("tpm_class"), TPM_CLASSES, "tpm_class"),
         runtime=_one_of(f.text("runtime"), RUNTIME_TIERS, "runtime"),
-        exceptions=tuple(_code(item) for item in f.items("exceptions", most=32)),
+        exceptions=tuple(_code(item) for item in f.items("exceptions", most=80)),
         status_index=index,
         status_uri=uri,
     )

@@ -21,24 +21,29 @@ from writ.formats.state import HostRecord, HostState, InstanceState, RuntimeStat
 from writ.formats.tlog.merkle import verify_consistency
 from writ.verdict.appraise.boot import BOOT, FIRMWARE, SECURE_BOOT
 from writ.verdict.evidence import VerifiedEvidence
-from writ.verdict.reference import GOVERNANCE, ReferenceSet, compare, measured_values
+from writ.verdict.reference import GOVERNANCE, ReferenceSet, compare, exempted, measured_values
 
 
 @dataclass(frozen=True, slots=True)
 class InstanceResult:
-    """The appraisal of one instance. `reasons` empty means: nothing stands against it but the policy."""
+    """The appraisal of one instance. `reasons` empty means: nothing stands against it but the policy.
+
+    `exceptions` label the exemptions that let a difference of its own or of a parent's pass.
+    """
 
     request: InstanceRequest
     state: InstanceState | None
     parents: tuple[InstanceState, ...]
     reasons: tuple[Reason, ...]
+    exceptions: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class AttestationResult:
     """Proof that `appraise` ran: the EAR, what stands against the host and each instance, and the state that follows.
 
-    `exceptions` are the reasons that the policy waived, by code; each is named in the token. `rooted` says that boot and IMA, in
+    `exceptions` are what was let pass for the host: reasons that the policy waives, by code, and exemptions by label; each is named in
+    the token. `rooted` says that boot and IMA, in
     the same quote, vouch for who wrote the runtime log.
     """
 
@@ -77,6 +82,8 @@ def appraise(
     3. Each instance that asks: it runs, with this key, unchanged, from approved components, below parents of which the same is
        true, for no more than its own manifest and its parent's allow, and its action log only grew.
     4. The state that follows: counters and log as quoted, checkpoints moved, tainted instances marked, a forked host contained.
+
+    A difference from the reference values for which an exemption is in force is let pass, and its label kept.
     """
     settings = bundle.settings
     # 1
@@ -92,15 +99,17 @@ def appraise(
     against, missing = _boot(verified.boot, references, now)
     host.extend(against)
     # 2
-    exceptions = (NOT_ROOTED.code,) if missing and settings.accept_runtime_only else ()
-    if not exceptions:
+    waived = missing and settings.accept_runtime_only
+    if not waived:
         host.extend(missing)
+    left, labels = exempted(host, references, record.host, now)
+    exceptions = tuple(sorted({*labels, *((NOT_ROOTED.code,) if waived else ())}))
     # 3
-    instances = tuple(_instance(request, runtime, references, now) for request in verified.requests)
+    instances = tuple(_instance(request, runtime, references, record.host, now) for request in verified.requests)
     # 4
     after = _state_after(verified, state, instances, now)
-    reasons = tuple(sorted(set(host)))
-    ear = _ear(verified, record, reasons, missing, instances, bundle, now, nonce)
+    reasons = tuple(sorted(set(left)))
+    ear = _ear(verified, record, reasons, missing, bool(labels), instances, bundle, now, nonce)
     return AttestationResult(ear, reasons, exceptions, not missing, instances, after)
 
 
@@ -133,11 +142,11 @@ def _in_words(reason: Reason) -> Reason:
     return Reason(reason.code, reason.claim, _STATES.get(reason.expected, reason.expected), _STATES.get(reason.got, reason.got))
 
 
-def _instance(request: InstanceRequest, runtime: RuntimeState | None, references: ReferenceSet, now: int) -> InstanceResult:
+def _instance(request: InstanceRequest, runtime: RuntimeState | None, references: ReferenceSet, host: str, now: int) -> InstanceResult:
     claim = f"instance.{request.instance.hex()}"
     known = None if runtime is None else runtime.find(request.instance)
     if runtime is None or known is None:
-        return InstanceResult(request, None, (), (Reason("instance-unknown", claim, "a start event in the quoted log", "none"),))
+        return InstanceResult(request, None, (), (Reason("instance-unknown", claim, "a start event in the quoted log", "none"),), ())
     reasons: list[Reason] = []
     if known.phase != "running":
         code = {"stopped": "instance-stopped", "drifted": "instance-drifted", "tainted": "instance-tainted"}[known.phase]
@@ -145,7 +154,8 @@ def _instance(request: InstanceRequest, runtime: RuntimeState | None, references
     thumbprint = request.session_key.thumbprint()
     if thumbprint != known.session_key:
         reasons.append(Reason("instance-key-mismatch", f"{claim}.session_key", known.session_key.hex(), thumbprint.hex()))
-    reasons.extend(_measured(known, references, claim, now))
+    against, labels = exempted(_measured(known, references, claim, now), references, host, now)
+    reasons.extend(against)
     reasons.extend(_within(request, known, "manifest", claim))
     if request.log_from != known.log_size:
         reasons.append(Reason("action-log-base", f"{claim}.log_from", str(known.log_size), str(request.log_from)))
@@ -155,11 +165,14 @@ def _instance(request: InstanceRequest, runtime: RuntimeState | None, references
     parents, whole = _lineage(known, runtime)
     if not whole or any(parent.phase != "running" for parent in parents):
         reasons.append(Reason("instance-tainted", f"{claim}.lineage", "running parents", "one that is not"))
-    elif any(_measured(parent, references, claim, now) for parent in parents):
-        reasons.append(Reason("parent-refused", f"{claim}.lineage", "parents that would pass", "one that would not"))
+    else:
+        judged = [exempted(_measured(parent, references, claim, now), references, host, now) for parent in parents]
+        labels = labels.union(*(used for _, used in judged))
+        if any(found for found, _ in judged):
+            reasons.append(Reason("parent-refused", f"{claim}.lineage", "parents that would pass", "one that would not"))
     if parents:
         reasons.extend(_within(request, parents[0], "parent", claim))
-    return InstanceResult(request, known, parents, tuple(sorted(set(reasons))))
+    return InstanceResult(request, known, parents, tuple(sorted(set(reasons))), tuple(sorted(labels)))
 
 
 def _measured(known: InstanceState, references: ReferenceSet, claim: str, now: int) -> tuple[Reason, ...]:
@@ -226,7 +239,7 @@ def _state_after(verified: VerifiedEvidence, state: HostState | None, instances:
 
 
 def _ear(
-    verified: VerifiedEvidence, record: HostRecord, reasons: tuple[Reason, ...], missing: list[Reason],
+    verified: VerifiedEvidence, record: HostRecord, reasons: tuple[Reason, ...], missing: list[Reason], exempt: bool,
     instances: tuple[InstanceResult, ...], bundle: PolicyBundle, now: int, nonce: bytes,
 ) -> Ear:  # fmt: skip
     """The attestation result. Executables are affirming only where nothing is missing that vouches for the attestor itself."""
@@ -234,7 +247,7 @@ def _ear(
     identity = 97 if verified.epoch.kind == "forked" or any(r.code.startswith("host-") for r in reasons) else 2
     hardware = 2 if record.endorsed and record.tpm_class in ("discrete", "firmware") else 32
     changed = [r for r in reasons if r.code in ("governance-mismatch", "boot-mismatch", "component-missing", "component-unexpected")]
-    good = 32 if missing else 2
+    good = 32 if missing or exempt else 2
     host = submodule(
         {
             "instance-identity": identity,
@@ -248,7 +261,10 @@ def _ear(
     )
     parts = [("host", host)]
     for result in instances:
-        vector = {"instance-identity": 2 if result.state is not None else 97, "executables": 96 if result.reasons else good}
+        vector = {
+            "instance-identity": 2 if result.state is not None else 97,
+            "executables": 96 if result.reasons else 32 if result.exceptions else good,
+        }
         parts.append(
             (
                 f"instance.{result.request.instance.hex()}",

@@ -102,7 +102,7 @@ def _decide(
         lineage=tuple(parent.instance for parent in one.parents),
         tpm_class=record.tpm_class,
         runtime=tier,
-        exceptions=result.exceptions,
+        exceptions=tuple(sorted({*result.exceptions, *one.exceptions})),
         status_index=index,
         status_uri=issuance.status_uri,
     )

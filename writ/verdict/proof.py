@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from writ.formats.action import Action, ActionRecord, OutcomeRecord, parse_record
-from writ.formats.corim import parse_corim
 from writ.formats.cose import CONTENT_TYPE as COSE_CONTENT_TYPE
 from writ.formats.cose import parse_sign1, verify_sign1
 from writ.formats.decision import CONTENT_TYPE, AttestDecision, EnrolDecision, Entry, encode_entry, parse_entry
@@ -35,7 +34,7 @@ from writ.verdict.decide import judge_recorded
 from writ.verdict.enrolment import Admission, judge_activation, judge_enrolment
 from writ.verdict.issue import Issuance
 from writ.verdict.quote import verify_quote
-from writ.verdict.reference import reference_set
+from writ.verdict.reference import parse_references
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +162,7 @@ def _enrolled(bundle: ProofBundle, enrol: EnrolDecision, trust: Trust) -> tuple[
 
 
 def _again(bundle: ProofBundle, decision: AttestDecision, host: HostRecord, policy: PolicyBundle, key: PublicKey) -> None:
-    references = reference_set(parse_corim(item) for item in bundle.references)
+    references = parse_references(bundle.references)
     state: HostState | None = parse_host_state(bundle.state) if bundle.state else None
     named = dict(decision.inputs)
     _same("evidence", named["evidence"], bundle.evidence)

@@ -11,43 +11,75 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from writ.formats.corim import Corim, encode_corim
+from writ.formats.corim import CORIM_TAG, Corim, encode_corim, parse_corim
 from writ.formats.digest import Digest
+from writ.formats.errors import FormatError
 from writ.formats.eventlog.runtime import command_digest
+from writ.formats.exemption import MOST as MOST_EXEMPTIONS
+from writ.formats.exemption import Exemption, parse_exemption
 from writ.formats.grants import encode_grants
 from writ.formats.measurement import COMMAND, GRANTS, Measurement
 from writ.formats.reason import Reason
 from writ.formats.strict import encode_cbor
 
 GOVERNANCE: Final = "governance"
+_CORIM: Final = bytes((0xD9, *CORIM_TAG.to_bytes(2, "big")))
+"""How a tagged CoRIM begins."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReferenceSet:
     """The reference values in force, put in order once and used for every host.
 
-    `listed` is the CBOR array of the sorted digests of its CoRIMs, `digest`
-    its SHA-256: the name of the set. `versions` has the CoRIMs of each
-    environment, sorted by id.
+    `listed` is the CBOR array of the sorted digests of its CoRIMs and
+    exemptions, `digest` its SHA-256: the name of the set. `versions` has the
+    CoRIMs of each environment, sorted by id.
     """
 
     digest: Digest
     listed: bytes
     versions: Mapping[str, tuple[Corim, ...]]
+    exemptions: tuple[Exemption, ...]
 
     def of(self, environment: str, now: int) -> tuple[Corim, ...]:
         """The versions of `environment` that are valid at `now`."""
         return tuple(c for c in self.versions.get(environment, ()) if c.valid_until is None or now <= c.valid_until)
 
 
-def reference_set(corims: Iterable[Corim]) -> ReferenceSet:
-    """These CoRIMs as one set, each once."""
+def reference_set(corims: Iterable[Corim], exemptions: Iterable[Exemption] = ()) -> ReferenceSet:
+    """These CoRIMs and exemptions as one set, each once. Raises FormatError for too many exemptions."""
     named = {Digest.of(encode_corim(corim)).value: corim for corim in corims}
-    listed = encode_cbor(sorted(named))
+    exempt = tuple(sorted(set(exemptions)))
+    if len(exempt) > MOST_EXEMPTIONS:
+        raise FormatError("references", f"at most {MOST_EXEMPTIONS} exemptions", str(len(exempt)))
+    listed = encode_cbor(sorted([*named, *(one.digest.value for one in exempt)]))
     versions: dict[str, list[Corim]] = {}
     for corim in sorted(named.values(), key=lambda one: (one.environment, one.id)):
         versions.setdefault(corim.environment, []).append(corim)
-    return ReferenceSet(Digest.of(listed), listed, {environment: tuple(found) for environment, found in versions.items()})
+    return ReferenceSet(Digest.of(listed), listed, {environment: tuple(found) for environment, found in versions.items()}, exempt)
+
+
+def parse_references(items: Iterable[bytes]) -> ReferenceSet:
+    """The set of encoded CoRIMs and exemptions. Raises FormatError."""
+    corims, exemptions = [], []
+    for item in items:
+        if item.startswith(_CORIM):
+            corims.append(parse_corim(item))
+        else:
+            exemptions.append(parse_exemption(item))
+    return reference_set(corims, exemptions)
+
+
+def exempted(reasons: Iterable[Reason], references: ReferenceSet, host: str, now: int) -> tuple[tuple[Reason, ...], frozenset[str]]:
+    """The reasons that no exemption lets pass on `host` at `now`, in their order, and the labels of the exemptions that were used."""
+    left: list[Reason] = []
+    used: set[str] = set()
+    for reason in reasons:
+        labels = {one.label for one in references.exemptions if one.lets_pass(reason, host, now)}
+        used |= labels
+        if not labels:
+            left.append(reason)
+    return tuple(left), frozenset(used)
 
 
 def measured_values(measurement: Measurement) -> dict[str, Digest]:
