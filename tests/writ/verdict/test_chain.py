@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import random
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ObjectIdentifier
 
+from tests.world.authority import BORN, Ca, signed_with_sha1
 from tests.world.chip import Chip, Maker, ca_extensions, ek_extensions
 from tests.world.scene import DOMAIN, ISSUER, NOW
 from tests.writ.verdict.refusal import refused
 from writ.formats.errors import Refused
-from writ.formats.trust import ManufacturerRoot, Trust
-from writ.verdict.chain import VerifiedEk, verify_ek_chain
+from writ.formats.trust import ChainRules, ManufacturerRoot, Trust
+from writ.verdict.chain import MAX_DEPTH, VerifiedEk, verify_ek_chain
 
 MAKER = Maker()
 KEY = "chip/ek"
@@ -111,3 +115,169 @@ def test_chain_with_any_bit_flipped_is_refused() -> None:
             given = (bytes(spoilt), CA) if at == 0 else (LEAF, bytes(spoilt))
             with pytest.raises(Refused):
                 verify(*given)
+
+
+# --- attacks on the path --------------------------------------------------------------------------------------------------
+
+
+def fault(*certificates: bytes, anchors: Trust, now: int = NOW) -> str:
+    return refused(lambda: verify(*certificates, anchors=anchors, now=now)).got
+
+
+def below(*names: str, path_length: int | None = None) -> tuple[Ca, ...]:
+    """A root and CAs below it, each by the one before."""
+    made = [Ca(names[0], path_length=path_length)]
+    for name in names[1:]:
+        made.append(Ca(name, made[-1]))
+    return tuple(made)
+
+
+def rooted(ca: Ca, **given: Any) -> Trust:
+    return Trust(DOMAIN, ISSUER, (ManufacturerRoot(ca.name, "discrete", ca.certificate()),), (), (), **given)
+
+
+def test_path_length_holds_for_cas_below_and_not_for_the_leaf() -> None:
+    root, middle, last = below("root", "middle", "last", path_length=2)
+    assert verify(last.ek(), last.certificate(), middle.certificate(), anchors=rooted(root)).root == "root"
+    root, middle, last = below("root", "middle", "last", path_length=1)
+    assert "path length 1" in fault(last.ek(), last.certificate(), middle.certificate(), anchors=rooted(root))
+    assert verify(root.ek(), anchors=rooted(root)).root == "root"
+
+
+def test_depth_is_bounded() -> None:
+    deep = below(*(f"ca{number}" for number in range(MAX_DEPTH + 1)))
+    assert verify(deep[-1].ek(), *(ca.certificate() for ca in deep[1:]), anchors=rooted(deep[0])).root == "ca0"
+    deeper = below(*(f"ca{number}" for number in range(MAX_DEPTH + 2)))
+    assert "on the way" in fault(deeper[-1].ek(), *(ca.certificate() for ca in deeper[1:]), anchors=rooted(deeper[0]))
+
+
+def test_expired_link_is_refused_though_the_leaf_is_valid() -> None:
+    root = Ca("root")
+    dead = Ca("dead", root, life=timedelta(days=1))
+    assert "only" in fault(dead.ek(), dead.certificate(), anchors=rooted(root))
+    assert "only" in fault(root.ek(), anchors=rooted(Ca("root", life=timedelta(days=1))))
+
+
+def test_root_swapped_for_one_of_the_same_name_is_refused() -> None:
+    root = Ca("root")
+    impostor = root.sign(root.subject(), "ca/impostor", [*ca_extensions()])
+    anchors = Trust(DOMAIN, ISSUER, (ManufacturerRoot("root", "discrete", impostor),), (), ())
+    assert "its issuer did not make" in fault(root.ek(), anchors=anchors)
+
+
+def test_ek_certificate_cannot_issue_another() -> None:
+    root = Ca("root")
+    leaf_name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "leaf")])
+    leaf = root.sign(leaf_name, "ca/leaf", ek_extensions())
+    assert "no CA" in fault(Ca("leaf", root).ek(), leaf, anchors=rooted(root))
+
+
+@pytest.mark.parametrize("at_leaf", [True, False])
+def test_critical_extension_that_is_not_understood_is_refused(at_leaf: bool) -> None:
+    odd = (x509.UnrecognizedExtension(ObjectIdentifier("1.2.3.4"), b"\x05\x00"), True)
+    root = Ca("root")
+    middle = Ca("middle", root, extensions=(*ca_extensions(), *(() if at_leaf else (odd,))))
+    leaf = middle.ek(extensions=[*ek_extensions(), *([odd] if at_leaf else [])])
+    assert "critical extension 1.2.3.4" in fault(leaf, middle.certificate(), anchors=rooted(root))
+
+
+def test_self_issued_ca_on_the_way_does_not_count_against_the_path_length() -> None:
+    root = Ca("root", path_length=0)
+    renewed = Ca("root", root, key="ca/renewed")
+    assert verify(renewed.ek(), renewed.certificate(), anchors=rooted(root)).root == "root"
+    other = Ca("other", root)
+    assert "path length 0" in fault(other.ek(), other.certificate(), anchors=rooted(root))
+
+
+def test_sha1_is_believed_only_where_the_rules_say_so_and_is_named() -> None:
+    key = rsa.generate_private_key(65537, 2048)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "old")])
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+    builder = builder.not_valid_before(BORN).not_valid_after(BORN + timedelta(days=3650))
+    for extension, critical in ca_extensions():
+        builder = builder.add_extension(extension, critical)
+    root = ManufacturerRoot("old", "discrete", builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER))
+    leaf = signed_with_sha1(name, key, x509.Name([]), KEY, ek_extensions())
+    assert "SHA-1" in fault(leaf, anchors=trust(root))
+    lenient = Trust(DOMAIN, ISSUER, (root,), (), (), rules=ChainRules(sha1=True))
+    assert verify(leaf, anchors=lenient).weak_signature
+    spoilt = bytearray(leaf)
+    spoilt[-1] ^= 1
+    assert "did not make" in fault(bytes(spoilt), anchors=lenient)
+
+
+# --- revocation -----------------------------------------------------------------------------------------------------------
+
+DAY = 86_400
+AUTHORITY = Ca("authority")
+SUBORDINATE = Ca("subordinate", AUTHORITY)
+CHAIN = (SUBORDINATE.ek(serial=0x1001), SUBORDINATE.certificate())
+CA_SERIAL = 0x77
+
+
+def judged(*crls: bytes, now: int = NOW, **rules: Any) -> VerifiedEk:
+    return verify(*CHAIN, anchors=rooted(AUTHORITY, crls=tuple(sorted(crls)), rules=ChainRules(**rules)), now=now)
+
+
+FRESH = (AUTHORITY.crl(this=NOW - DAY), SUBORDINATE.crl(this=NOW - DAY))
+
+
+def test_fresh_crl_of_each_issuer_leaves_no_note() -> None:
+    assert judged(*FRESH).notes == ()
+    assert judged(*FRESH, crl_required=True).notes == ()
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_revoked_ek_and_revoked_ca_are_refused_under_any_rule(required: bool) -> None:
+    for crl in (SUBORDINATE.crl(0x1001, this=NOW - DAY), AUTHORITY.crl(5, CA_SERIAL, this=NOW - DAY)):
+        assert refused(partial(judged, crl, crl_required=required)).code == "ek-certificate-revoked"
+    stale = SUBORDINATE.crl(0x1001, this=NOW - 90 * DAY, following=NOW - 60 * DAY)
+    assert refused(lambda: judged(stale, crl_required=required)).code == "ek-certificate-revoked"
+
+
+@pytest.mark.parametrize(
+    "crls, word",
+    [
+        pytest.param((), "none", id="none"),
+        pytest.param((AUTHORITY.crl(this=NOW - 40 * DAY, following=NOW - 1),), "to be replaced", id="overdue"),
+        pytest.param((AUTHORITY.crl(this=NOW - 8 * DAY, following=NOW + DAY),), "older than", id="too old"),
+        pytest.param((AUTHORITY.crl(this=NOW + 1, following=NOW + DAY),), "none", id="of the future"),
+        pytest.param((AUTHORITY.crl(CA_SERIAL, this=NOW - DAY, key="ca/stranger"),), "none", id="by another key"),
+        pytest.param((Ca("stranger").crl(CA_SERIAL, this=NOW - DAY),), "none", id="by another issuer"),
+    ],
+)
+def test_want_of_a_fresh_crl_is_noted_or_refused_as_the_rules_say(crls: tuple[bytes, ...], word: str) -> None:
+    mine = (*crls, FRESH[1])
+    (note,) = judged(*mine).notes
+    assert (note.code, word in note.got) == ("revocation-unknown", True)
+    assert refused(lambda: judged(*mine, crl_required=True)).code == "revocation-unknown"
+
+
+def test_freshness_holds_to_the_second() -> None:
+    crls = (AUTHORITY.crl(this=NOW, following=NOW + DAY), SUBORDINATE.crl(this=NOW, following=NOW + DAY))
+    for now, known in ((NOW, True), (NOW + DAY, True), (NOW + DAY + 1, False)):
+        assert (judged(*crls, now=now).notes == ()) is known, now
+    for now, known in ((NOW + 10, True), (NOW + 11, False)):
+        assert (judged(*crls, now=now, crl_max_age=10).notes == ()) is known, now
+
+
+def test_newest_crl_that_is_not_of_the_future_decides() -> None:
+    lifted = (SUBORDINATE.crl(0x1001, this=NOW - 3 * DAY), SUBORDINATE.crl(this=NOW - DAY), AUTHORITY.crl(this=NOW - DAY))
+    assert judged(*lifted).notes == ()
+    later = (*FRESH, SUBORDINATE.crl(0x1001, this=NOW + 1))
+    assert judged(*later).notes == ()
+    assert refused(lambda: judged(*later, now=NOW + 1)).code == "ek-certificate-revoked"
+
+
+def test_ca_that_may_not_sign_crls_is_not_heard() -> None:
+    mute = Ca("mute", extensions=(ca_extensions()[0], (usage(crl_sign=False), True)))
+    anchors = rooted(mute, crls=(mute.crl(0x77, this=NOW - DAY),))
+    assert [note.code for note in verify(mute.ek(), anchors=anchors).notes] == ["revocation-unknown"]
+
+
+def test_crl_that_is_rubbish_is_refused() -> None:
+    assert refused(lambda: judged(b"rubbish")).code == "ek-certificate-refused"
+
+
+def usage(*, crl_sign: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(True, False, False, False, False, True, crl_sign, False, False)

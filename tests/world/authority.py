@@ -1,0 +1,97 @@
+"""Certificates and CRLs of any shape, for tests: keys by seed, so that the same words give the same certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
+from tests.world.chip import ca_extensions, ek_extensions, private_key
+
+Extensions = Sequence[tuple[x509.ExtensionType, bool]]
+BORN = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def at(seconds: int) -> datetime:
+    """The moment of so many seconds since the epoch."""
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
+
+
+@dataclass(frozen=True)
+class Ca:
+    """A certificate authority: its name, and the one above it, or none where it signs itself."""
+
+    name: str
+    above: Ca | None = None
+    path_length: int | None = None
+    extensions: tuple[tuple[x509.ExtensionType, bool], ...] | None = None
+    born: datetime = BORN
+    life: timedelta = timedelta(days=3650)
+    key: str = ""
+    """The seed of its key, of its name where none is given."""
+
+    @property
+    def seed(self) -> str:
+        """The seed of its key."""
+        return self.key or f"ca/{self.name}"
+
+    def subject(self) -> x509.Name:
+        return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self.name)])
+
+    def certificate(self) -> bytes:
+        """Its own certificate, DER."""
+        extensions: Extensions = self.extensions if self.extensions is not None else [
+            (x509.BasicConstraints(True, self.path_length), True), *ca_extensions()[1:],
+        ]  # fmt: skip
+        return (self.above or self).sign(self.subject(), self.seed, extensions, born=self.born, life=self.life)
+
+    def sign(
+        self, subject: x509.Name, key: str, extensions: Extensions, *, serial: int = 0x77, born: datetime = BORN,
+        life: timedelta = timedelta(days=3650),
+    ) -> bytes:  # fmt: skip
+        """A certificate by this CA for the key of seed `key`, DER."""
+        builder = x509.CertificateBuilder().subject_name(subject).issuer_name(self.subject()).public_key(private_key(key).public_key())
+        builder = builder.serial_number(serial).not_valid_before(born).not_valid_after(born + life)
+        for extension, critical in extensions:
+            builder = builder.add_extension(extension, critical)
+        return builder.sign(private_key(self.seed), hashes.SHA256(), ecdsa_deterministic=True).public_bytes(Encoding.DER)
+
+    def ek(self, *, serial: int = 0x77, extensions: Extensions | None = None) -> bytes:
+        """An EK certificate by this CA, DER."""
+        return self.sign(x509.Name([]), "chip/ek", ek_extensions() if extensions is None else extensions, serial=serial)
+
+    def crl(
+        self, *serials: int, this: int, following: int | None = None, key: str | None = None, extensions: Extensions = (),
+        reason: x509.ExtensionType | None = None,
+    ) -> bytes:  # fmt: skip
+        """A CRL in this CA's name, DER, by its key or the one of seed `key`."""
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self.subject()).last_update(at(this))
+        builder = builder.next_update(at(this + 86_400 * 30 if following is None else following))
+        for serial in serials:
+            entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(at(this))
+            if reason is not None:
+                entry = entry.add_extension(reason, critical=False)
+            builder = builder.add_revoked_certificate(entry.build())
+        for extension, critical in extensions:
+            builder = builder.add_extension(extension, critical)
+        return builder.sign(private_key(key or self.seed), hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+def signed_with_sha1(issuer: x509.Name, key: rsa.RSAPrivateKey, subject: x509.Name, subject_key: str, extensions: Extensions) -> bytes:
+    """An EK certificate of the TPM 1.2 years, DER: RSA with SHA-1, which the library no longer signs."""
+    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(private_key(subject_key).public_key())
+    builder = builder.serial_number(0x77).not_valid_before(BORN).not_valid_after(BORN + timedelta(days=3650))
+    for extension, critical in extensions:
+        builder = builder.add_extension(extension, critical)
+    made = builder.sign(key, hashes.SHA256())
+    sha256, sha1 = bytes.fromhex("06092a864886f70d01010b"), bytes.fromhex("06092a864886f70d010105")
+    old = made.tbs_certificate_bytes
+    body = old.replace(sha256, sha1)
+    signature = key.sign(body, padding.PKCS1v15(), hashes.SHA1())  # noqa: S303 - what is tested is that it is not believed
+    return made.public_bytes(Encoding.DER).replace(old, body).replace(sha256, sha1).replace(made.signature, signature)

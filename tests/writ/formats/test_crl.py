@@ -1,0 +1,69 @@
+"""CRLs: the DER kept, the fields read, and what speaks for less than all certificates of its issuer refused."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+from cryptography import x509
+
+from tests.parsers import assert_parser_is_total
+from tests.world.authority import Ca
+from writ.formats.crl import MAX_CRL, parse_crl
+from writ.formats.errors import FormatError
+from writ.formats.x509 import parse_certificate
+
+NOW = 1_790_000_000
+AUTHORITY = Ca("authority")
+WHOLE = AUTHORITY.crl(5, 0x7FFF, this=NOW, following=NOW + 60, reason=x509.CRLReason(x509.ReasonFlags.key_compromise))
+
+
+def pem(der: bytes, kind: str = "X509 CRL") -> bytes:
+    return f"-----BEGIN {kind}-----\n{base64.encodebytes(der).decode()}-----END {kind}-----\n".encode()
+
+
+def test_crl_gives_issuer_times_and_serials() -> None:
+    found = parse_crl(WHOLE)
+    assert found.issuer == parse_certificate(AUTHORITY.certificate()).subject
+    assert (found.this_update, found.next_update, found.revoked) == (NOW, NOW + 60, frozenset({5, 0x7FFF}))
+    assert found.der == WHOLE
+    assert found.algorithm is not None
+    assert (found.algorithm.name, found.algorithm.hash) == ("ecdsa", "sha256")
+    library = x509.load_der_x509_crl(WHOLE)
+    assert (found.signed, found.signature) == (library.tbs_certlist_bytes, library.signature)
+
+
+def test_empty_crl_and_pem_are_read() -> None:
+    assert parse_crl(AUTHORITY.crl(this=NOW)).revoked == frozenset()
+    assert parse_crl(pem(WHOLE)) == parse_crl(WHOLE)
+
+
+def test_parser_is_total() -> None:
+    assert_parser_is_total(parse_crl, WHOLE)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", pem(WHOLE, "CERTIFICATE"), pem(WHOLE) + pem(WHOLE), pem(WHOLE)[:-30], b"0" * (2 * MAX_CRL + 1), AUTHORITY.certificate()]
+)
+def test_something_else_is_refused(data: bytes) -> None:
+    with pytest.raises(FormatError):
+        parse_crl(data)
+
+
+@pytest.mark.parametrize(
+    "extension",
+    [
+        pytest.param(x509.DeltaCRLIndicator(1), id="delta"),
+        pytest.param(
+            x509.IssuingDistributionPoint(
+                full_name=None, relative_name=None, only_contains_user_certs=True, only_some_reasons=None, indirect_crl=False,
+                only_contains_attribute_certs=False, only_contains_ca_certs=False,
+            ),
+            id="partial",
+        ),
+    ],
+)  # fmt: skip
+def test_crl_that_says_less_than_it_seems_to_is_refused(extension: x509.ExtensionType) -> None:
+    with pytest.raises(FormatError, match="list of all certificates of its issuer"):
+        parse_crl(AUTHORITY.crl(this=NOW, extensions=((extension, True),)))
+    assert parse_crl(AUTHORITY.crl(this=NOW, extensions=((x509.CRLNumber(7), False),))).revoked == frozenset()
