@@ -179,6 +179,7 @@ def _measure_governance(args: argparse.Namespace) -> int:
 def _measure_agent(args: argparse.Namespace) -> int:
     from attestor.measure.manifest import measure_manifest, read_manifest
     from attestor.measure.tree import hash_file
+    from attestor.measure.verity import Artefacts
     from writ.formats.eventlog.runtime import command_digest
     from writ.formats.measurement import encode_measurement
 
@@ -193,7 +194,8 @@ def _measure_agent(args: argparse.Namespace) -> int:
             bar.advance(size)
             return digest, size
 
-        measured = measure_manifest(manifest, args.manifest.resolve().parent, domain=domain, read=read)
+        held = Artefacts(bar.advance)
+        measured = measure_manifest(manifest, args.manifest.resolve().parent, domain=domain, read=read, held=held)
     m = measured.measurement
     shown: dict[str, object] = {
         "agent": str(m.agent),

@@ -225,7 +225,10 @@ class AgentDaemon:
 
     def _measure(self, launch: Launch) -> Measured:
         manifest, path = find_manifest(self._manifests, launch.agent)
-        return measure_manifest(manifest, path.parent, domain=self._enrolment.domain, command=launch.command, read=self._store.read)
+        store = self._store
+        return measure_manifest(
+            manifest, path.parent, domain=self._enrolment.domain, command=launch.command, read=store.read, held=store
+        )  # fmt: skip
 
     async def _started(self, launch: Launch, measured: Measured, root: Digest, instance: bytes) -> None:
         event = StartEvent(

@@ -1,22 +1,38 @@
 """A manifest measured: its components read, and the roots that stand for them.
 
 Offline and on the host the same code runs with the same result; only the
-`Reader` differs: the store's keeps what it reads.
+`Reader` and `Held` differ: the store's keeps what it reads, and asks the kernel
+for what the kernel holds.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from attestor.measure.packages import measure_packages
-from attestor.measure.tree import Reader, hash_file, measure_tree
+from attestor.measure.tree import Identity, Reader, hash_file, measure_tree
+from attestor.measure.verity import Artefacts, NotHeld, refused
+from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.manifest import MAX_MANIFEST, ComponentSpec, Manifest, parse_manifest
 from writ.formats.measurement import ComponentRoot, Measurement
 from writ.formats.reason import Reason
 from writ.formats.strict import name
-from writ.formats.tree import Component, component_root
+from writ.formats.tree import Component, Entry, component_root
+
+
+class Held(Protocol):
+    """How the content of a component is measured that is not held in the store."""
+
+    def file(self, fd: int, identity: Identity, executable: bool) -> tuple[Digest, int]:
+        """A `Reader` whose digest is the fs-verity digest. Raises NotHeld."""
+        ...
+
+    def device(self, source: Path, image: Path | None, salt: bytes) -> tuple[Digest, int]:
+        """The dm-verity root hash under `source`, and how many bytes of data it stands for. Raises NotHeld."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +66,17 @@ def find_manifest(directory: Path, agent: str) -> tuple[Manifest, Path]:
 
 
 def measure_manifest(
-    manifest: Manifest, directory: Path, *, domain: str, command: tuple[str, ...] = (), read: Reader = hash_file
+    manifest: Manifest, directory: Path, *, domain: str, command: tuple[str, ...] = (), read: Reader = hash_file, held: Held | None = None
 ) -> Measured:
     """What `manifest`, lying in `directory`, measures to now. `command` empty means the manifest's own.
 
+    `read` measures what the store holds, `held` what fs-verity or dm-verity
+    does; None means from the artefacts alone. Both ways give one root.
+
     Raises Refused with the reason of the first source that cannot be measured.
     """
-    trees = tuple(_measure(spec, directory, read) for spec in manifest.components)
+    held = held or Artefacts()
+    trees = tuple(_measure(spec, directory, read, held) for spec in manifest.components)
     measurement = Measurement(
         agent=manifest.agent_id(domain),
         command=command or manifest.command,
@@ -68,6 +88,15 @@ def measure_manifest(
     return Measured(manifest, measurement, trees)
 
 
-def _measure(spec: ComponentSpec, directory: Path, read: Reader) -> Component:
+def _measure(spec: ComponentSpec, directory: Path, read: Reader, held: Held) -> Component:
+    source = directory / spec.source
+    if spec.hold == "dm-verity":
+        try:
+            root, size = held.device(source, None if spec.image is None else directory / spec.image, spec.salt)
+        except NotHeld as absent:
+            raise refused(spec.name, spec.source, "dm-verity", absent.got) from None
+        return Component(spec.name, spec.kind, (Entry.dm_verity(root, size),))
+    if spec.hold == "fs-verity":
+        return measure_tree(spec.name, spec.kind, source, excludes=spec.excludes, read=held.file, leaf="fs-verity")
     measure = measure_packages if spec.kind == "packages" else measure_tree
-    return measure(spec.name, spec.kind, directory / spec.source, excludes=spec.excludes, read=read)
+    return measure(spec.name, spec.kind, source, excludes=spec.excludes, read=read)

@@ -1,6 +1,7 @@
 """The measured store: what was hashed is what runs.
 
     objects/<aa>/<sha256>[.x]     content, mode 0444, or 0555 with .x; named by its own hash
+    objects/<aa>/<digest>.v[.x]   content under fs-verity, named by the kernel's digest of it: a copy, or the source's own inode
     trees/<manifest root>/<component>/…   what an instance runs from: hard links to objects, links, directories
     measured/<manifest root>      the measurement and its trees, for a daemon that starts again
     staging/ corrupt/             not yet whole; found false and moved aside, for an operator to look at
@@ -19,7 +20,10 @@ An object is hashed again before it is used, unless this process hashed it
 before and its device, inode, size, mtime and ctime are what they were then.
 Nobody can write without moving ctime who has not the kernel's clock or the raw
 disk in his hands; he is outside what the store holds off, and the watch hashes
-everything again at intervals all the same. A ctime is believed if it was
+everything again at intervals all the same. What fs-verity holds is asked of the
+kernel each time, in constant time, and no stat data are believed. A component
+that dm-verity holds is a link to where its device is mounted; what the kernel
+says of that mount is what counts, wherever the link leads. A ctime is believed if it was
 100 ms old when the file was hashed, since two writes within one tick of the
 clock look like one.
 """
@@ -43,6 +47,7 @@ from typing import Final
 
 from attestor.config import read_private, write_private
 from attestor.measure.tree import Identity, hash_file, identity_of, measure_tree
+from attestor.measure.verity import Kernel, NotHeld, Verity
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.measurement import Measurement, encode_measurement, parse_measurement
@@ -73,8 +78,10 @@ class Difference:
 class Store:
     """The store below `root`, which belongs to the attestor alone. Safe to use from several threads of one process."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, verity: Verity | None = None) -> None:
         self.root: Final = root
+        self._verity: Final[Verity] = verity or Kernel()
+        self._devices: dict[tuple[Digest, int], Path] = {}
         self._known: dict[tuple[int, int], tuple[Identity, Digest]] = {}
         self._sources: dict[tuple[Identity, bool], tuple[Digest, int]] = {}
         self._linking = threading.Lock()
@@ -117,6 +124,90 @@ class Store:
             self._sources[identity, executable] = digest, size
         return digest, size
 
+    def file(self, fd: int, identity: Identity, executable: bool) -> tuple[Digest, int]:
+        """A `Reader` of fs-verity digests: the content is in the store under the one that is returned, held by the kernel.
+
+        1. A source under fs-verity is linked, if its owner is ours and the disk is the same; then nothing is read.
+        2. Else it is copied, the copy put under fs-verity and measured by the kernel; it must be what the source was.
+
+        Raises NotHeld where the store's filesystem or the kernel cannot.
+        """
+        said = self._verity.measure(fd)
+        if said is not None:
+            place = self._object(said, executable, verity=True)
+            if self._is_held(place, said, executable) or self._adopt(fd, place, said, executable):
+                return said, identity[2]
+        fresh = self.root / "staging" / secrets.token_hex(16)
+        try:
+            with open(fresh, "xb", buffering=0) as copy:
+                _, size = _copy_bytes(fd, copy.fileno())
+                os.fchmod(copy.fileno(), 0o555 if executable else 0o444)
+            digest = self._enabled(fresh)
+            if said not in (None, digest):
+                raise NotHeld(f"{said}, and a copy of it {digest}")
+            place = self._object(digest, executable, verity=True)
+            while not self._is_held(place, digest, executable):
+                self._set_aside(place)
+                place.parent.mkdir(exist_ok=True, mode=0o755)
+                with suppress(FileExistsError):
+                    os.link(fresh, place)
+        finally:
+            fresh.unlink(missing_ok=True)
+        return digest, size
+
+    def device(self, source: Path, image: Path | None, salt: bytes) -> tuple[Digest, int]:
+        """Root hash and size of the dm-verity device mounted at `source`, which is remembered by them. Raises NotHeld."""
+        del image, salt  # what the kernel insists on is in its table
+        real = source.resolve()
+        table = self._verity.device(real)
+        self._devices[table.root, table.size] = real
+        return table.root, table.size
+
+    def _enabled(self, fresh: Path) -> Digest:
+        fd = os.open(fresh, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._verity.enable(fd)
+            digest = self._verity.measure(fd)
+        finally:
+            os.close(fd)
+        if digest is None:
+            raise NotHeld("no digest of a file that was enabled")
+        return digest
+
+    def _adopt(self, fd: int, place: Path, digest: Digest, executable: bool) -> bool:
+        """Whether the source's own inode is now the object. Its owner could make it another's by chmod only if he is not us or root."""
+        if os.fstat(fd).st_uid not in (0, os.geteuid()):
+            return False
+        place.parent.mkdir(exist_ok=True, mode=0o755)
+        self._set_aside(place)
+        try:
+            os.link(f"/proc/self/fd/{fd}", place, src_dir_fd=fd, follow_symlinks=True)  # a directory fd, though unused, makes it linkat
+        except OSError:
+            return False
+        return self._is_held(place, digest, executable)
+
+    def _is_held(self, place: Path, digest: Digest, executable: bool) -> bool:
+        """Whether the file at `place` is a regular file that the kernel holds to this digest, executable as it should be."""
+        try:
+            fd = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            mode = os.fstat(fd).st_mode
+            return stat.S_ISREG(mode) and bool(mode & stat.S_IXUSR) == executable and self._verity.measure(fd) == digest
+        except (OSError, NotHeld):
+            return False
+        finally:
+            os.close(fd)
+
+    def _measured(self, fd: int, identity: Identity, executable: bool) -> tuple[Digest, int]:
+        """A `Reader` that asks the kernel, and keeps nothing. Raises NotHeld."""
+        del executable
+        digest = self._verity.measure(fd)
+        if digest is None:
+            raise NotHeld("a file without it")
+        return digest, identity[2]
+
     def _copy(self, source: int, copy: int, identity: Identity, executable: bool) -> tuple[Digest, int]:
         try:
             fcntl.ioctl(copy, _FICLONE, source)
@@ -124,8 +215,8 @@ class Store:
             return _copy_bytes(source, copy)
         return hash_file(copy, identity, executable)
 
-    def _object(self, digest: Digest, executable: bool) -> Path:
-        return self.root / "objects" / digest.hex()[:2] / (digest.hex() + (".x" if executable else ""))
+    def _object(self, digest: Digest, executable: bool, *, verity: bool = False) -> Path:
+        return self.root / "objects" / digest.hex()[:2] / (digest.hex() + (".v" if verity else "") + (".x" if executable else ""))
 
     def _place(self, fresh: Path, place: Path, digest: Digest) -> None:
         """`place` holds the content of `fresh`. An object there already is kept if it is sound, else moved aside: it is never used."""
@@ -225,6 +316,9 @@ class Store:
         directories = [fresh]
         for part in components:
             base = fresh / part.name
+            if (device := _device(part)) is not None and device.digest is not None:
+                base.symlink_to(self._devices[device.digest, device.size])
+                continue
             directories.append(base)
             base.mkdir(mode=0o755)
             for entry in part.entries:
@@ -246,8 +340,9 @@ class Store:
         the watch's reading at intervals, not a second reading of every object
         that a new release of one prompt shares with the last.
         """
-        source = self._object(digest, entry.mode_exec)
-        if not self._is_sound(source, digest):
+        held = entry.kind == "fs-verity"
+        source = self._object(digest, entry.mode_exec, verity=held)
+        if not (self._is_held(source, digest, entry.mode_exec) if held else self._is_sound(source, digest)):
             self._set_aside(source)
             raise Unavailable("store", f"object {digest} was found false and moved to {self.root / 'corrupt'}; launch again")
         with self._linking:
@@ -255,7 +350,7 @@ class Store:
             try:
                 os.link(source, place, follow_symlinks=False)
             except OSError as error:
-                if error.errno not in _NO_LINK:
+                if error.errno not in _NO_LINK or held:
                     raise
                 _copy_file(source, place, digest)
                 return
@@ -285,16 +380,30 @@ class Store:
     def _differences(self, place: Path, part: Component, rehash: bool) -> list[Difference]:
         """Every path of one component that is not as measured."""
         base = place / part.name
+        if (device := _device(part)) is not None:
+            return self._other_device(base, part, device)
         if not rehash and self._is_unchanged(base, part):
             return []
         try:
             if base.is_symlink():
                 raise Refused(Reason("source-link-escapes", f"{part.name}:.", "a directory", "a link"))
-            now = measure_tree(part.name, part.kind, base, read=hash_file if rehash else self._verified)
+            if any(entry.kind == "fs-verity" for entry in part.entries):
+                now = measure_tree(part.name, part.kind, base, read=self._measured, leaf="fs-verity")
+            else:
+                now = measure_tree(part.name, part.kind, base, read=hash_file if rehash else self._verified)
         except Refused as refused:
             return [_unreadable(part, refused.reasons[0].claim.removeprefix(f"{part.name}:"))]
         root = component_root(part)
         return [Difference(part.name, path, before or root, after) for path, before, after in diff(part, now)]
+
+    def _other_device(self, base: Path, part: Component, device: Entry) -> list[Difference]:
+        """Nothing, if what is mounted where `base` leads is the device that was measured."""
+        try:
+            table = self._verity.device(base.resolve())
+        except (NotHeld, OSError, RuntimeError):
+            return [Difference(part.name, device.path, entry_digest(device), None)]
+        now = Component(part.name, part.kind, (Entry.dm_verity(table.root, table.size),))
+        return [Difference(part.name, path, before or component_root(part), after) for path, before, after in diff(part, now)]
 
     def _is_unchanged(self, base: Path, part: Component) -> bool:
         """Whether a look at names and stat data alone shows every entry to be what it was; False says nothing."""
@@ -327,6 +436,8 @@ class Store:
     def _is_entry(self, place: str, info: os.stat_result, entry: Entry) -> bool:
         if entry.kind == "link":
             return stat.S_ISLNK(info.st_mode) and spell(os.fsencode(os.readlink(place))) == entry.target
+        if entry.kind == "fs-verity":
+            return entry.digest is not None and self._is_held(Path(place), entry.digest, entry.mode_exec)
         known = self._known.get((info.st_dev, info.st_ino))
         return (
             stat.S_ISREG(info.st_mode)
@@ -381,6 +492,11 @@ class Store:
                 self._known.pop((info.st_dev, info.st_ino), None)
         self._sources.clear()
         return len(gone)
+
+
+def _device(part: Component) -> Entry | None:
+    """The one entry of a component that is a dm-verity device."""
+    return part.entries[0] if part.entries and part.entries[0].kind == "dm-verity" else None
 
 
 def _is_settled(identity: Identity) -> bool:

@@ -26,8 +26,9 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
+from attestor.measure.verity import NotHeld, refused
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused
 from writ.formats.reason import Reason
@@ -71,17 +72,30 @@ def hash_file(fd: int, identity: Identity, executable: bool) -> tuple[Digest, in
     return Digest("sha256", running.digest()), size
 
 
+Leaf = Literal["file", "fs-verity"]
+"""What a regular file becomes in a tree: whose digest `read` returns."""
+
+
 def measure_tree(
-    name: str, kind: ComponentKind, source: Path, *, excludes: Callable[[str], bool] = lambda _: False, read: Reader = hash_file
+    name: str,
+    kind: ComponentKind,
+    source: Path,
+    *,
+    excludes: Callable[[str], bool] = lambda _: False,
+    read: Reader = hash_file,
+    leaf: Leaf = "file",
 ) -> Component:
     """The component that `source` is now. `excludes` answers for a spelled path relative to it.
+
+    With `leaf` fs-verity the digests that `read` returns are of that kind, and
+    a NotHeld that it raises is Refused `verity-unavailable`.
 
     Raises Refused with a `source-…` reason that names component, path, what was expected and what was found.
     """
     path = "."
     for _ in range(_ATTEMPTS):
         try:
-            return component(name, kind, _Walk(name, excludes, read).source(source))
+            return component(name, kind, _Walk(name, excludes, read, leaf).source(source))
         except _Changed as changed:
             path = str(changed)
         except FormatError as error:
@@ -96,8 +110,8 @@ def _refused(code: str, name: str, path: str, expected: str, got: str) -> Refuse
 class _Walk:
     """One walk over one source; collects entries in any order."""
 
-    def __init__(self, name: str, excludes: Callable[[str], bool], read: Reader) -> None:
-        self._name, self._excludes, self._read = name, excludes, read
+    def __init__(self, name: str, excludes: Callable[[str], bool], read: Reader, leaf: Leaf) -> None:
+        self._name, self._excludes, self._read, self._leaf = name, excludes, read, leaf
         self._entries: list[Entry] = []
 
     def source(self, source: Path) -> list[Entry]:
@@ -171,11 +185,14 @@ class _Walk:
         executable, before = bool(info.st_mode & stat.S_IXUSR), identity_of(info)
         try:
             digest, size = self._read(fd, before, executable)
+        except NotHeld as absent:
+            raise refused(self._name, path, "fs-verity", absent.got) from None
         except OSError as error:
             raise self._unreadable(path, error) from None
-        if identity_of(os.fstat(fd)) != before or size != info.st_size:
+        told = 4 if self._leaf == "fs-verity" else 5  # the store may link it, which moves the ctime
+        if identity_of(os.fstat(fd))[:told] != before[:told] or size != info.st_size:
             raise _Changed(path)
-        self._add(Entry.file(path, digest, size, executable=executable))
+        self._add(Entry(path, self._leaf, executable, size, digest, None))
 
     def _link(self, target: bytes, path: str) -> None:
         """A link that cannot lead out: `..` only at its beginning, and not further up than it lies deep.

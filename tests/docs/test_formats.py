@@ -169,7 +169,7 @@ def specimens() -> tuple[Specimen, ...]:
     local = local_messages(decision, bundle.result, compact, signed_policy, bundle.evidence)
     return (
         Specimen("measurement", encode_measurement(measurement(mutable=True)), parse_measurement),
-        Specimen("tree", encode_tree(TREE), parse_tree),
+        *(Specimen("tree", encode_tree(one), parse_tree) for one in (TREE, HELD, DEVICE)),
         *(Specimen("runtime-event", runtime.encode_event(event), runtime.parse_event) for event in EVENTS),
         Specimen("evidence", bundle.evidence, parse_evidence),
         Specimen("evidence", with_logs, parse_evidence),
@@ -200,6 +200,8 @@ def specimens() -> tuple[Specimen, ...]:
 TREE = component(
     "code", "code", [TreeEntry.dir("empty"), TreeEntry.link("latest", "a.py"), file_entry(spell(b"\xff.py"), b"x", executable=True)]
 )
+HELD = component("model", "weights", [TreeEntry.fs_verity("w", D, 7, executable=True)])
+DEVICE = component("model", "weights", [TreeEntry.dm_verity(D, 4096)])
 EVENTS: tuple[runtime.RuntimeEvent, ...] = (
     runtime.ComponentEvent("governance", "attestor", D),
     runtime.ComponentEvent("host", "python3.11", D),

@@ -20,6 +20,11 @@ are needed, the rest may be left out:
 ... source = "src"
 ... exclude = ["__pycache__", "*.pyc", "docs/*.md"]
 ...
+... [components.model]
+... kind = "weights"
+... source = "/srv/models/large"
+... hold = "fs-verity"                  # store (the default), fs-verity or dm-verity
+...
 ... [components.system]
 ... kind = "prompts"
 ... source = "prompts/system.txt"
@@ -28,7 +33,7 @@ are needed, the rest may be left out:
 ... expose = "MAIL_API_KEY"             # the environment variable that holds its placeholder
 ... ''')
 >>> [(part.name, part.kind) for part in manifest.components]
-[('main', 'code'), ('python', 'interpreter'), ('system', 'prompts')]
+[('main', 'code'), ('model', 'weights'), ('python', 'interpreter'), ('system', 'prompts')]
 >>> manifest.interpreter
 '/usr/bin/python3'
 >>> [part.source for part in manifest.prompts]
@@ -46,6 +51,14 @@ them). Without a `/` it is held against each segment of a path, with one
 against the path from the component's root; what lies beneath a match is
 excluded too.
 
+`hold` says what keeps the content from changing while it is used. `store`: a
+copy that is hashed whole when it is made and when it moved. `fs-verity`: the
+kernel's own digest of each file, over a copy in the store or the source's own
+inode; `dm-verity`: the root hash of the device that is mounted at `source`,
+which `image`, its content in a file, and `salt`, in hex, give without a host.
+The two are measured in constant time, and their roots differ from the root of
+the same content in the store.
+
 A manifest is a wish: the digest of its text is no proof that anything runs.
 """
 
@@ -55,7 +68,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Misuse
@@ -63,6 +76,9 @@ from writ.formats.grants import Grant, encode_grants, grant_set
 from writ.formats.spiffe import AgentId
 from writ.formats.strict import encode_cbor, name
 from writ.formats.tree import COMPONENT_KINDS, ComponentKind
+
+Hold = Literal["store", "fs-verity", "dm-verity"]
+HOLDS: Final[tuple[Hold, ...]] = get_args(Hold)
 
 MAX_MANIFEST: Final = 1 << 16
 """Bytes of TOML."""
@@ -78,17 +94,30 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+\Z", re.ASCII)
 _LONG_KEY = re.compile(r"""(?:\.[ \t]*(?:[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')[ \t]*){16}""", re.ASCII)
 """A dotted key of more than 16 parts, for which tomllib takes time and memory by the square: no key of ours has more than 3."""
 _TOP: Final = frozenset({"version", "agent", "namespace", "audience", "command", "components", "secrets", "grants"})
+_COMPONENT: Final = frozenset({"kind", "source", "exclude", "hold", "image", "salt"})
+_SALT = re.compile(r"(?:[0-9a-f]{2}){0,256}\Z", re.ASCII)
 _WHAT: Final = "manifest"
 
 
 @dataclass(frozen=True, slots=True)
 class ComponentSpec:
-    """Where a component's content comes from: `source` is a path, absolute or below the manifest's directory."""
+    """Where a component's content comes from: `source` is a path, absolute or below the manifest's directory.
+
+    `image`, such a path too, and `salt` belong to a hold of dm-verity only.
+    """
 
     name: str
     kind: ComponentKind
     source: str
     exclude: tuple[str, ...]
+    hold: Hold = "store"
+    image: str | None = None
+    salt: bytes = b""
+
+    def to_cbor(self) -> list[object]:
+        """The array that stands for it in the manifest: four members, or all seven where it is not held in the store."""
+        row: list[object] = [self.name, self.kind, self.source, list(self.exclude)]
+        return row if self.hold == "store" else [*row, self.hold, self.image, self.salt]
 
     def excludes(self, path: str) -> bool:
         """Whether `path`, relative to the source and `/`-separated, is left out, by itself or with a directory above it."""
@@ -164,7 +193,7 @@ class Manifest:
             "namespace": self.namespace,
             "audience": self.audience,
             "command": list(self.command),
-            "components": [[part.name, part.kind, part.source, list(part.exclude)] for part in self.components],
+            "components": [part.to_cbor() for part in self.components],
             "secrets": [[secret.name, secret.expose] for secret in self.secrets],
             "grants": encode_grants(self.grants),
         }
@@ -275,18 +304,40 @@ def _texts(value: object, what: str, most: int, *, empty: bool = False) -> tuple
 
 def _component(part: str, value: object) -> ComponentSpec:
     what = f"{_WHAT}.components.{part}"
-    table = _table(value, what, frozenset({"kind", "source", "exclude"}), frozenset({"kind", "source"}))
+    table = _table(value, what, _COMPONENT, frozenset({"kind", "source"}))
     kind = _text(table["kind"], f"{what}.kind")
     if kind not in COMPONENT_KINDS:
         raise FormatError(f"{what}.kind", f"one of {', '.join(COMPONENT_KINDS)}", repr(kind)[:80])
-    source = _text(table["source"], f"{what}.source")
-    if source != "." and any(segment in {"", ".", ".."} for segment in source.removeprefix("/").split("/")):
-        raise FormatError(f"{what}.source", "a path without empty, . or .. segments, or . alone", repr(source)[:80])
+    source = _source(table["source"], f"{what}.source")
     exclude = _texts(table.get("exclude", []), f"{what}.exclude", MAX_EXCLUDES)
     for pattern in exclude:
         if "**" in pattern or any(segment in {"", ".", ".."} for segment in pattern.split("/")):
             raise FormatError(f"{what}.exclude", "patterns of * and ?, without **, empty, . or .. segments", repr(pattern)[:80])
-    return ComponentSpec(part, kind, source, tuple(sorted(set(exclude))))
+    return ComponentSpec(part, kind, source, tuple(sorted(set(exclude))), *_hold(table, kind, what))
+
+
+def _source(value: object, what: str) -> str:
+    source = _text(value, what)
+    if source != "." and any(segment in {"", ".", ".."} for segment in source.removeprefix("/").split("/")):
+        raise FormatError(what, "a path without empty, . or .. segments, or . alone", repr(source)[:80])
+    return source
+
+
+def _hold(table: Mapping[str, Any], kind: str, what: str) -> tuple[Hold, str | None, bytes]:
+    hold = _text(table.get("hold", "store"), f"{what}.hold")
+    if hold not in HOLDS:
+        raise FormatError(f"{what}.hold", f"one of {', '.join(HOLDS)}", repr(hold)[:80])
+    if kind == "packages" and hold != "store":
+        raise FormatError(f"{what}.hold", "store for packages, whose RECORDs name contents", hold)
+    if hold != "dm-verity" and table.keys() & {"image", "salt"}:
+        raise FormatError(what, 'image and salt with hold = "dm-verity" only', f"hold = {hold!a}")
+    if hold == "dm-verity" and table.get("exclude"):
+        raise FormatError(f"{what}.exclude", "none: a device is held whole", "patterns")
+    image = _source(table["image"], f"{what}.image") if "image" in table else None
+    salt = _text(table.get("salt", ""), f"{what}.salt", empty=True)
+    if not _SALT.match(salt):
+        raise FormatError(f"{what}.salt", "at most 256 bytes in lower-case hex", repr(salt)[:80])
+    return hold, image, bytes.fromhex(salt)
 
 
 def _secret(secret: str, value: object) -> SecretSpec:
@@ -329,6 +380,10 @@ def encode_manifest(manifest: Manifest) -> bytes:
         lines += ["", f"[components.{_key(part.name)}]", f"kind = {_quoted(part.kind)}", f"source = {_quoted(part.source)}"]
         if part.exclude:
             lines.append(f"exclude = {_array(part.exclude)}")
+        if part.hold != "store":
+            lines.append(f"hold = {_quoted(part.hold)}")
+        lines += [f"image = {_quoted(part.image)}"] if part.image is not None else []
+        lines += [f"salt = {_quoted(part.salt.hex())}"] if part.salt else []
     for secret in manifest.secrets:
         lines += ["", f"[secrets.{_key(secret.name)}]", f"expose = {_quoted(secret.expose)}"]
     try:

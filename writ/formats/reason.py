@@ -152,6 +152,8 @@ REMEDIES: Final[dict[str, str]] = {
     "boot-mismatch": "Not the boot that was approved. Compare: `verifier reference diff`; approve: `verifier reference import`.",
     "ima-log-required": "Send the IMA list from its first entry: the verifier judges it anew.",
     "uefi-measurement-error": "The firmware reports an error while it measured. Update the firmware, then reboot.",
+    # what the kernel holds
+    "verity-unavailable": "Neither fs-verity nor dm-verity holds this; see got. Enable it, or let the manifest say hold = \"store\".",
 }
 """Code -> remedy. Codes are appended and never removed or renamed: old decisions name them."""
 

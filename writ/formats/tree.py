@@ -5,6 +5,10 @@ one source, sorted by path. Its root binds every path, kind, execute bit,
 size, content and link target. Owner, times and the other mode bits are no
 part of it: the store in which a component runs sets those itself.
 
+What stands for content is the SHA-256 of it for a `file`, the fs-verity digest
+for an `fs-verity`, the root hash of the device for a `dm-verity`. The kind is in
+each leaf, so that none of the three can be taken for another.
+
 Paths are relative, separated by `/`, without empty, `.` and `..` segments.
 Names on disk are bytes; here they are text, spelled one way: valid UTF-8 as it
 is, except that every byte that is not valid UTF-8, every control character and
@@ -43,8 +47,10 @@ MAX_ENTRIES: Final = 200_000
 MAX_TREE: Final = 64 << 20
 """Bytes of an encoded tree."""
 
-EntryKind = Literal["file", "link", "dir"]
+EntryKind = Literal["file", "link", "dir", "fs-verity", "dm-verity"]
 ComponentKind = Literal["interpreter", "packages", "code", "weights", "prompts", "tools", "image"]
+DEVICE: Final = "device"
+"""Path of the one entry of a component that is a dm-verity device."""
 ENTRY_KINDS: Final[tuple[EntryKind, ...]] = get_args(EntryKind)
 COMPONENT_KINDS: Final[tuple[ComponentKind, ...]] = get_args(ComponentKind)
 
@@ -91,10 +97,11 @@ def check_path(path: str, what: str = "path") -> None:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file, symbolic link or directory of a component. Raises FormatError for a combination that is none.
+    """One file, symbolic link, directory or device of a component. Raises FormatError for a combination that is none.
 
-    A file has a size in bytes and the SHA-256 of its content, and may be
-    executable (by its owner). A link has a target, spelled as a name is, and
+    A file has a size in bytes and the SHA-256 of its content, or its fs-verity
+    digest over SHA-256, and may be executable (by its owner). A device has the
+    size of its data and its dm-verity root hash over SHA-256. A link has a target, spelled as a name is, and
     any text at all: where it leads is the measurer's to judge. A directory has
     only its path.
     """
@@ -110,14 +117,14 @@ class Entry:
         check_path(self.path)
         what = f"entry {ascii(self.path)[:80]}"
         if self.kind not in ENTRY_KINDS:
-            raise FormatError(what, "a file, link or dir", repr(self.kind)[:80])
+            raise FormatError(what, f"one of {', '.join(ENTRY_KINDS)}", repr(self.kind)[:80])
         if not 0 <= self.size < 1 << 63:
             raise FormatError(what, "a size of 0 to 2**63-1", str(self.size)[:40])
-        if (self.digest is not None) != (self.kind == "file") or (self.target is not None) != (self.kind == "link"):
+        if (self.digest is None) != (self.kind in ("link", "dir")) or (self.target is not None) != (self.kind == "link"):
             raise FormatError(what, "a digest for a file and a target for a link, and only there", self.kind)
         if self.digest is not None and self.digest.algorithm != "sha256":
             raise FormatError(what, "a sha256 digest", self.digest.algorithm)
-        if self.kind != "file" and (self.mode_exec or self.size):
+        if (self.digest is None and self.size) or (self.mode_exec and self.kind not in ("file", "fs-verity")):
             raise FormatError(what, "size and execute bit on a file only", self.kind)
         if self.target is not None:
             raw = unspell(self.target, f"{what} target")
@@ -128,6 +135,16 @@ class Entry:
     def file(cls, path: str, digest: Digest, size: int, *, executable: bool = False) -> Entry:
         """A file of `size` bytes whose content hashes to `digest`."""
         return cls(path, "file", executable, size, digest, None)
+
+    @classmethod
+    def fs_verity(cls, path: str, digest: Digest, size: int, *, executable: bool = False) -> Entry:
+        """A file of `size` bytes whose fs-verity digest is `digest`."""
+        return cls(path, "fs-verity", executable, size, digest, None)
+
+    @classmethod
+    def dm_verity(cls, root: Digest, size: int) -> Entry:
+        """A dm-verity device whose `size` bytes of data have the root hash `root`."""
+        return cls(DEVICE, "dm-verity", False, size, root, None)
 
     @classmethod
     def link(cls, path: str, target: str) -> Entry:
@@ -150,7 +167,7 @@ class Component:
     """A named part of an agent's runtime: its entries sorted by path, each path once. Raises FormatError otherwise.
 
     Nothing lies beneath a path that is itself a file or a link. Directories
-    need not be listed for what lies beneath them.
+    need not be listed for what lies beneath them. A device is alone.
     """
 
     name: str
@@ -166,6 +183,8 @@ class Component:
         for before, after in pairwise(self.entries):
             if before.path >= after.path:
                 raise FormatError("component", "entries sorted by path, each once", f"{after.path[:90]!a} after {before.path[:90]!a}")
+        if len(self.entries) > 1 and any(entry.kind == "dm-verity" for entry in self.entries):
+            raise FormatError("component", "a device alone", f"{len(self.entries)} entries")
         leaves = {entry.path for entry in self.entries if entry.kind != "dir"}
         for entry in self.entries:
             parent = entry.path.rpartition("/")[0]
@@ -191,7 +210,7 @@ def _entry_row(entry: Entry) -> list[object]:
 def component_root(component: Component) -> Digest:
     """The SHA-256 that stands for `component`; equal roots mean equal name, kind and entries.
 
-        leaf[i] = leaf_hash(CBOR [path, kind, exec, size, sha256 bytes / null, target / null])
+        leaf[i] = leaf_hash(CBOR [path, kind, exec, size, digest / null, target / null])
         top     = the Merkle root over the leaves (RFC 9162 2.1)
         root    = SHA-256(CBOR ["writ/component/v1", name, kind, number of entries, top])
 
@@ -242,7 +261,7 @@ def _parse_row(row: object) -> Entry:
 
 
 def entry_digest(entry: Entry) -> Digest:
-    """What stands for one entry where entries are compared: a file's content digest, else the entry's leaf hash."""
+    """What stands for one entry where entries are compared: the digest of a file or device, else the entry's leaf hash."""
     return entry.digest if entry.digest is not None else _leaf_digest(entry)
 
 

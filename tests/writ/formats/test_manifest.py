@@ -59,6 +59,8 @@ MANIFEST = Manifest(
 )
 LEAST = b'version = 1\nagent = "a"\nnamespace = "n"\naudience = "x"\ncommand = ["/bin/true"]\n'
 
+HELD = b'[components.m]\nkind = "weights"\nsource = "m"\n'
+
 names = st.from_regex(r"[a-z0-9]([a-z0-9._-]{0,8}[a-z0-9])?", fullmatch=True)
 texts = st.text(
     alphabet=st.characters(exclude_categories=["Cs"], exclude_characters=[*map(chr, range(32)), "\x7f"]), min_size=1, max_size=12
@@ -77,6 +79,11 @@ def manifests(draw: st.DrawFn) -> Manifest:
     }
     if draw(st.booleans()):
         components["python"] = ComponentSpec("python", "interpreter", draw(paths), ())
+    if draw(st.booleans()):
+        components["kept"] = ComponentSpec("kept", "weights", draw(paths), (), "fs-verity")
+    if draw(st.booleans()):
+        image = draw(st.none() | paths)
+        components["device"] = ComponentSpec("device", "weights", draw(paths), (), "dm-verity", image, draw(st.binary(max_size=4)))
     secrets = sorted(draw(st.sets(names, max_size=3)))
     return Manifest(
         agent=draw(names),
@@ -158,7 +165,7 @@ def changed(old: str, new: str) -> bytes:
     "data, message",
     [
         (changed('agent = "', 'agnt = "'), "expected keys of agent, .* got agnt"),
-        (changed('exclude = ["*', 'exclud = ["*'), "components.main: expected keys of exclude, kind, source, got exclud"),
+        (changed('exclude = ["*', 'exclud = ["*'), "components.main: expected keys of exclude, hold, image, kind, salt, source, got exclud"),
         (changed('expose = "', 'value = "'), "secrets.mail-key: expected keys of expose, got value"),
         (changed('audience = "tools.example.org"', ""), "expected audience, got none"),
         (changed("version = 1", "version = 2"), "version: expected 1, got 2"),
