@@ -21,7 +21,7 @@ from verifier.manufacturers import PinnedRoot
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.reason import Reason
-from writ.formats.x509 import MAX_CERTIFICATE, parse_pem_certificates, parse_stored_certificate
+from writ.formats.x509 import MAX_CERTIFICATE, parse_certificate, parse_pem_certificates
 
 MAX_ANSWER: Final = 2 * MAX_CERTIFICATE
 """Bytes of one answer: a certificate in PEM."""
@@ -85,7 +85,7 @@ def _one(root: PinnedRoot, out: Path, context: ssl.SSLContext) -> Fetched:
 def pinned_certificate(data: bytes, root: PinnedRoot) -> bytes:
     """The DER in `data` (PEM or DER), which is exactly the pinned certificate. Raises Refused `fingerprint-mismatch`."""
     try:
-        found = parse_pem_certificates(data, "answer") if b"-----BEGIN" in data else (parse_stored_certificate(data),)
+        found = parse_pem_certificates(data, "answer") if b"-----BEGIN" in data else (parse_certificate(data),)
         got = ", ".join(str(Digest.of(one.der)) for one in found)
     except FormatError:
         found, got = (), "no certificate"

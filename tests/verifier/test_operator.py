@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.signers import new_signer
+from tests.world.authority import Ca
 from tests.world.chip import Maker
 from tests.world.host import SimulatedHost
 from tests.world.verifier import DEFAULT_POLICY, SETTINGS, RunningVerifier
@@ -25,6 +27,7 @@ from writ.formats.keys import key_id, parse_jwk
 from writ.formats.policy_bundle import parse_bundle
 from writ.formats.status_list import TYP, parse_status_list
 from writ.formats.tlog.merkle import leaf_hash
+from writ.formats.x509 import parse_certificate, to_pem
 
 
 @pytest.fixture
@@ -78,8 +81,6 @@ def policy(**changes: object) -> dict[str, object]:
 
 def test_policy_is_signed_by_the_decision_key_and_numbered(verifier: RunningVerifier) -> None:
     shown = verifier.client.get("/v1/policies/current")
-    import base64
-
     signed = parse_sign1(base64.b64decode(shown["signed"]))
     assert verify_sign1(signed, verifier.made.parts.keys.decision.public)
     assert str(parse_bundle(signed.payload or b"").digest) == shown["digest"]
@@ -356,14 +357,47 @@ def test_introspection_tells_live_tokens(verifier: RunningVerifier, host: Simula
 
 
 def test_trust_file_names_roots_and_decision_key(verifier: RunningVerifier) -> None:
-    import base64
-
     from writ.formats.trust import parse_trust
 
     trust = parse_trust(base64.b64decode(verifier.client.get("/v1/trust")["file"]))
     assert [root.certificate for root in trust.roots] == [Maker().root()]
     assert trust.decision_keys == (verifier.made.parts.keys.decision.public,)
     assert (trust.domain, trust.issuer) == ("example.org", verifier.url)
+
+
+def trust_files(*files: tuple[str, bytes]) -> list[dict[str, str]]:
+    return [{"name": name, "data": base64.b64encode(data).decode("ascii")} for name, data in files]
+
+
+def test_files_are_taken_below_what_is_believed_and_refused_otherwise(verifier: RunningVerifier) -> None:
+    from writ.formats.trust import ChainRules, parse_trust
+
+    before = verifier.client.get("/v1/trust")
+    ca, stranger = Maker().intermediate(), Maker("stranger").root()
+    answer = verifier.client.post("/v1/trust", {"files": trust_files(("ca.cer", ca), ("stranger.cer", stranger), ("x.crl", b"rubbish"))})
+    assert [(one["file"], one["code"]) for one in answer["refused"]] == [("x.crl", "malformed"), ("stranger.cer", "fingerprint-mismatch")]
+    trust = parse_trust(base64.b64decode(answer["file"]))
+    assert ca in trust.intermediates
+    assert [root.certificate for root in trust.roots] == [Maker().root()]
+    only_bad = verifier.client.post("/v1/trust", {"files": trust_files(("stranger.cer", stranger))})
+    assert (only_bad["digest"], len(only_bad["refused"])) == (answer["digest"], 1)
+    ruled = verifier.client.post("/v1/trust", {"rules": {"crl_required": True, "crl_max_age": 3600, "sha1": False}})
+    assert parse_trust(base64.b64decode(ruled["file"])).rules == ChainRules(True, 3600, False)
+    assert before["rules"] == {"crl_required": False, "crl_max_age": 604800, "sha1": False}
+
+
+def test_crl_of_a_believed_ca_is_taken_and_shown(verifier: RunningVerifier) -> None:
+    ca = Ca("authority")
+    crl = ca.crl(7, this=1_000_000_000)
+    pem = to_pem(parse_certificate(ca.certificate()))
+    answer = verifier.client.post("/v1/trust", {"pem": pem, "tpm_class": "software", "files": trust_files(("a.crl", crl))})
+    assert answer["refused"] == []
+    assert [(one["this_update"], one["revoked"]) for one in answer["crls"]] == [(1_000_000_000, 1)]
+
+
+@pytest.mark.parametrize("body", [{"pem": "x"}, {"tpm_class": "discrete"}, {"files": [{"name": "a", "data": "*"}]}])
+def test_import_of_another_shape_is_refused(verifier: RunningVerifier, body: dict[str, object]) -> None:
+    assert post(verifier, "/v1/trust", json.dumps(body).encode())[0] == 400
 
 
 @pytest.mark.parametrize("pem", ["x", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "-----BEGIN PRIVATE KEY-----\n"])
