@@ -263,6 +263,8 @@ def replay(data: bytes, register: bytes, bank: str, quoted: bytes, *, most: int 
         if found != head or end > size:
             if at == size:
                 return None
+            if at + 24 > size:
+                raise FormatError(_WHAT, "an entry", f"{size - at} bytes", at)
             # The layout of this template, for the entries that follow; "ima" has no layout of its own, and stands alone.
             begin, end = _row_end(data, at + 24)
             if data[at + 28 : begin] != b"ima":

@@ -144,11 +144,13 @@ def test_verity_digest_and_content_digest_are_not_taken_for_each_other() -> None
     host = Host(references=references({"verity:/bin/v": GOOD}))
     host.kernel.measure("/bin/v", GOOD, template="ima-ngv2", kind="verity")
     assert host.judge().reasons == ()
-    host.kernel.measure("/bin/v", GOOD, template="ima-ngv2")
+    for template in ("ima-ng", "ima-sig", "ima-ngv2"):
+        host.kernel.measure("/bin/v", GOOD, template=template)
     host.kernel.measure("/bin/a", GOOD, template="ima-ngv2", kind="verity")
     result = host.judge()
     assert codes(result) == [("file-unknown", "ima./bin/a"), ("file-unknown", "ima./bin/v")]
     assert result.reasons[0].got == f"verity:{GOOD}"
+    assert result.count == 4
 
 
 def test_excluded_path_passes_whole_and_not_in_part() -> None:
@@ -162,7 +164,9 @@ def test_unreadable_entry_and_unknown_template_are_refused() -> None:
     host = Host()
     host.kernel.measure("/bin/a", GOOD, template="n-ng|other")
     host.kernel.measure("/bin/a", "sha256:ab")
-    assert codes(host.judge()) == [("ima-log-malformed", "ima.entry"), ("ima-template-unknown", "ima.template")]
+    result = host.judge()
+    assert codes(result) == [("ima-log-malformed", "ima.entry"), ("ima-template-unknown", "ima.template")]
+    assert (result.count, result.reasons[1].got) == (2, "n-ng|other")
 
 
 def test_reasons_are_sorted_and_bounded_and_their_count_is_not(host: Host) -> None:
@@ -189,6 +193,20 @@ def test_violation_is_refused_unless_the_rules_label_it_or_leave_the_file_out(ho
     host.rules = ImaRules(violations="label")
     assert host.judge().reasons == ()
     host.rules = ImaRules(exclude=("/bin/a",))
+    assert host.judge().reasons == ()
+    host.rules = ImaRules(exclude=("/bin/b",))
+    assert codes(host.judge()) == [("ima-violation", "ima./bin/a")]
+
+
+def test_violation_whose_digest_has_the_old_length_is_named() -> None:
+    host = Host()
+    host.kernel.measure("/bin/a", "sha256:" + "00" * 20, violation=True)
+    assert codes(host.judge()) == [("ima-violation", "ima./bin/a")]
+
+
+def test_signature_is_not_judged_without_keys() -> None:
+    host = Host(references=references({"/bin/b": OTHER}))
+    host.kernel.measure("/bin/b", OTHER, template="ima-sig", sig=b"no signature")
     assert host.judge().reasons == ()
 
 
@@ -361,6 +379,9 @@ def test_second_aggregate_is_the_first_one_or_a_file(host: Host) -> None:
     host.attest()
     host.kernel.measure("boot_aggregate", aggregate(BOOT, 9), template="ima-sig")
     assert host.attest().reasons == ()
+    host.kernel.measure("/bin/b", aggregate(BOOT, 9))
+    assert codes(host.judge()) == [("file-unknown", "ima./bin/b")]
+    host.rules = ImaRules(exclude=("/bin/b",))
     host.kernel.measure("boot_aggregate", OTHER)
     assert codes(host.judge()) == [("file-unknown", "ima.boot_aggregate")]
     assert codes(host.judge(first=0)) == [("file-unknown", "ima.boot_aggregate")]
@@ -434,7 +455,23 @@ def test_missing_list_is_refused_where_the_rules_require_one() -> None:
         host.rules = ImaRules(require=required)
         result = host.judge(log=b"", quoted=bytes(32))
         assert codes(result) == expected
-        assert (result.state, result.covered) == (None, 0)
+        assert (result.state, result.history, result.count, result.covered, result.tail) == (None, None, 0, 0, 0)
+
+
+def test_list_that_breaks_before_the_quote_says_where(host: Host) -> None:
+    log = host.kernel.binary[: host.kernel.ends[0]] + b"\x0a\0\0\0"
+    result = host.judge(log=log)
+    assert codes(result) == [("ima-log-malformed", f"ima.byte {host.kernel.ends[0]}")]
+    assert (result.count, result.covered, result.tail) == (0, 0, len(log))
+
+
+def test_entries_of_all_parts_together_are_bounded(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ima, "MAX_ENTRIES", 3)
+    host.attest()
+    host.kernel.measure("/bin/a", GOOD, template="ima-sig")
+    assert host.judge().reasons == ()
+    host.kernel.measure("/bin/a", GOOD, template="ima-modsig")
+    assert codes(host.judge()) == codes(host.judge(first=0)) == [("ima-log-mismatch", "ima.pcr10")]
 
 
 def test_register_that_nothing_extended_vouches_for_nothing(host: Host) -> None:
@@ -537,7 +574,7 @@ def test_gap_and_overlap_are_refused(host: Host) -> None:
     host.kernel.measure("/bin/a", GOOD, template="ima-ngv2")
     for first in (1, 5):
         result = host.judge(first=first)
-        assert codes(result) == [("ima-log-rewound", "ima.first")]
+        assert [str(reason) for reason in result.reasons] == [f"ima-log-rewound: ima.first: expected entry 0 or 4, got entry {first}"]
         assert (result.state, result.history) == (host.state, host.history)
     skipped = host.log_from(host.kernel.entries)
     assert codes(host.judge(log=skipped)) == [("ima-log-mismatch", "ima.pcr10")]
