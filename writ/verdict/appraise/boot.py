@@ -314,17 +314,19 @@ class _Reader:
     def applications(self, events: list[UefiEvent]) -> None:
         """PCR 4: everything that is no separator, no action and no partition table was started.
 
-        An action is a short text. No program that firmware loads is one: its hash begins at "MZ" or "PE" and runs over zeros. Without
-        that, the hashed bytes of a program could be logged as an action and would explain its digest.
+        An action is a short printable text, which some firmware ends with a NUL. No program that firmware loads is one: what is hashed
+        of it holds a header of other bytes. Otherwise the hashed bytes of a program could be logged as an action and explain its digest.
         """
         for event in events:
             digest, data = self._digest(event), event.data
             if self._mark(event, digest):
                 continue
-            text = len(data) <= _MAX_ACTION and data.isascii() and data.decode("ascii").isprintable()
-            if (text or data.startswith(b"EFI PART")) and digest == self._hash(data):
+            bare = data.rstrip(b"\0")
+            text = len(bare) <= _MAX_ACTION and bare.isascii() and bare.decode("ascii").isprintable()
+            explained = digest in (self._hash(data), self._hash(bare))
+            if explained and (text or data.startswith(b"EFI PART")):
                 continue
-            if event.type in (EV_EFI_ACTION, EV_ACTION, EV_SEPARATOR):
+            if not explained and event.type in (EV_EFI_ACTION, EV_ACTION, EV_SEPARATOR):
                 self._wrong(event, digest)
             self._applications.append(Application(digest, _path(data) if event.type in _IMAGE_TYPES else ""))
 
@@ -364,13 +366,11 @@ class _Reader:
         wide = len(data) > 3 and data[1] == 0 and data[3] == 0 and data[0] != 0x2E
         if event.type != EV_IPL or not (grub or wide):
             return False
-        for preimage in ipl_preimages(data):
-            if digest == self._hash(preimage):
-                self._command_lines.append(CommandLine(digest, ipl_text(preimage), "grub" if grub else "stub"))
-                return True
-        if grub:
-            self._wrong(event, digest)
-        return False
+        hashed = next((preimage for preimage in ipl_preimages(data) if digest == self._hash(preimage)), None)
+        if hashed is None and not grub:
+            return False
+        self._command_lines.append(CommandLine(digest, "" if hashed is None else ipl_text(hashed), "grub" if grub else "stub"))
+        return True
 
 
 _Role = Callable[[_Reader, list[UefiEvent]], None]

@@ -119,6 +119,7 @@ def test_startup_locality_is_read_also_from_a_filled_up_event(value: bytes) -> N
 
 MALFORMED = {
     "no bytes": b"",
+    "half a Spec ID event": HEAD[:-4],
     "half a head": b"\0" * 31,
     "a log of padding alone": bytes(400),
     "a register that no TPM has": HEAD + encode_event2(24, EV_SEPARATOR, [(0x0B, bytes(32))], b""),

@@ -314,16 +314,18 @@ def test_event_turned_into_no_action_is_a_mismatch() -> None:
     assert judged(edited(log, number, type=EV_NO_ACTION), registers(log))[1] == [("uefi-log-mismatch", "uefi_log.sha256.pcr4")]
 
 
-def test_application_is_not_hidden_as_an_action() -> None:
-    log = Boot(loader=b"MZ" + bytes(300) + b"evil").measure()
+@pytest.mark.parametrize("kind", [EV_EFI_ACTION, EV_ACTION, EV_SEPARATOR])
+def test_application_is_not_hidden_as_an_action(kind: int) -> None:
+    program = b"MZ" + bytes(300) + b"evil"
+    log = Boot(loader=program).measure()
     number = find(log, 4, EV_EFI_BOOT_SERVICES_APPLICATION)
-    digest = sha(b"MZ" + bytes(300) + b"evil")
 
-    for data in (b"Calling EFI Application from Boot Option", b"MZ" + bytes(300) + b"evil"):
-        for kind in (EV_EFI_ACTION, EV_ACTION, EV_SEPARATOR):
-            claims, reasons = judged(edited(log, number, type=kind, data=data))
-            assert [app.digest for app in claims.applications] == [digest]
-            assert reasons == [("event-digest-mismatch", f"uefi_log.event{number}")]
+    claims, reasons = judged(edited(log, number, type=kind, data=b"Calling EFI Application from Boot Option"))
+    assert [app.digest for app in claims.applications] == [sha(program)]
+    assert reasons == [("event-digest-mismatch", f"uefi_log.event{number}")]
+
+    claims, _ = judged(edited(log, number, type=kind, data=program))  # what was hashed explains the digest, and is no action
+    assert [app.digest for app in claims.applications] == [sha(program)]
 
 
 def test_command_line_is_not_swapped_for_one_extended_later() -> None:
@@ -354,13 +356,35 @@ def test_section_is_not_given_another_name() -> None:
     assert (11, sha(b".linux\0")) in claims.others
 
 
-def test_text_of_a_command_line_is_not_edited() -> None:
-    log = measured((8, EV_IPL, b"kernel_cmdline: quiet ima_appraise=enforce\0", b"quiet ima_appraise=off"))
+def test_edited_text_of_a_command_line_is_not_shown() -> None:
+    claims, reasons = judged(measured((8, EV_IPL, b"kernel_cmdline: quiet ima_appraise=enforce\0", b"quiet ima_appraise=off")))
+
+    assert [(line.digest, line.text) for line in claims.command_lines] == [(sha(b"quiet ima_appraise=off"), "")]
+    assert reasons == []
+
+
+def test_action_may_end_with_a_nul() -> None:
+    rows = [
+        (4, EV_EFI_ACTION, b"Entering ROM Based Setup\0", hashed) for hashed in (b"Entering ROM Based Setup", b"Entering ROM Based Setup\0")
+    ]
+
+    claims, reasons = judged(measured(*rows))
+
+    assert (claims.applications, reasons) == ((), [])
+
+
+def test_payload_that_is_none_leaves_the_digest() -> None:
+    wide = ".linux".encode("utf-16-le") + b"\0\0"
+    log = measured(
+        (4, EV_EFI_BOOT_SERVICES_APPLICATION, b"no image load", b"a loader"), (9, 6, b"tag", b"a"), (9, 6, tag(1, b""), b"b"),
+        (9, EV_IPL, b"a\0b\0", b"c"), (11, EV_IPL, wide, b".linux\0"),
+    )  # fmt: skip
 
     claims, reasons = judged(log)
 
-    assert claims.command_lines == ()
-    assert reasons == [("event-digest-mismatch", "uefi_log.event0")]
+    assert claims.applications[0].path == ""
+    assert claims.others == ((9, sha(b"a")), (9, sha(b"b")), (9, sha(b"c")), (11, sha(b".linux\0")))  # a name without its section
+    assert (claims.sections, reasons) == ((), [])
 
 
 def test_reordered_events_are_a_mismatch() -> None:
