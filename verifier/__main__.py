@@ -28,6 +28,7 @@ from writ.service import cli, config
 DEFAULT_POLICY: Final = Path(__file__).parent / "default_policy"
 OPERATOR_KEY: Final = "operator.key"
 MAX_FILE: Final = 16 << 20
+MAX_BOOT_FILE: Final = 1 << 30
 MAX_TURN: Final = 5 << 20
 """Bytes of CoRIMs that are sent at once, but for one that alone is larger."""
 
@@ -108,7 +109,7 @@ def _hosts(verbs: Any) -> None:
 
 
 def _governance(verbs: Any) -> None:
-    reference = _group(verbs, "reference", "reference values: capture, import, list, show, diff")
+    reference = _group(verbs, "reference", "reference values: capture, import, predict, list, show, diff")
     made = _verb(reference, "capture", "write what a host or a measurement shows as reference values", _reference_capture)
     made.add_argument("--host", help="take instances and governance of this host as it attested last")
     made.add_argument("--agent", help="with --host: only the instances of this agent (name or SPIFFE id)")
@@ -128,6 +129,18 @@ def _governance(verbs: Any) -> None:
     made.add_argument("--keyring", type=Path, metavar="FILE", help="OpenPGP keys, one of which signed the snapshot")
     made.add_argument("--unsigned-repo", action="store_true", help="believe a snapshot without a signature")
     made.add_argument("--out", type=Path, metavar="DIR", help="write the packages' CoRIMs here and import nothing")
+    made = _verb(reference, "predict", "write what booting a UKI or kernel will show as reference values, offline", _reference_predict)
+    booted = made.add_mutually_exclusive_group(required=True)
+    booted.add_argument("--uki", type=Path, metavar="FILE", help="a unified kernel image")
+    booted.add_argument(
+        "--kernel", type=Path, metavar="FILE", help="a kernel with an EFI stub; give its --cmdline, and its --initrd if any"
+    )
+    made.add_argument("--cmdline", metavar="TEXT", help="with --kernel: exactly what it is given")
+    made.add_argument("--initrd", type=Path, metavar="FILE", help="with --kernel: its initrd")
+    made.add_argument("--loader", type=Path, action="append", default=[], metavar="FILE", help="what starts it, in order; may be repeated")
+    made.add_argument("--bank", choices=("sha256", "sha384"), default="sha256", help="the bank that the hosts quote")
+    made.add_argument("--id", required=True, metavar="NAME", help="the CoRIM's name; one for each variant where there are several")
+    made.add_argument("--out", type=Path, metavar="DIR", help="write each CoRIM here")
     _verb(reference, "list", "what is in force", _reference_list)
     _verb(reference, "show", "one set of reference values", _reference_show).add_argument("digest")
     _verb(reference, "diff", "compare a CoRIM with what is in force", _reference_diff).add_argument("file", type=Path)
@@ -405,6 +418,34 @@ def _reference_import_packages(args: argparse.Namespace) -> int:
     rows = [{"digest": digest_of(c), "id": c.id, "environment": c.environment, "files": len(c.components)} for c in found.corims]
     shown = {"packages": rows, "empty": list(found.empty), "absent": found.absent, "signed_by": list(found.signed_by)}
     return _show(args, {**shown, "imported": client is not None})
+
+
+def _reference_predict(args: argparse.Namespace) -> int:
+    from verifier.reference import digest_of
+    from writ.verdict.predict import predict_kernel, predict_uki, prediction_corims
+
+    if args.namespace is None:
+        raise FormatError("--namespace", "the namespace of the hosts", "none")
+    if (args.kernel is None) != (args.cmdline is None) or (args.initrd is not None and args.kernel is None):
+        raise FormatError("arguments", "--cmdline with --kernel, and --initrd only there", "another")
+    loaders = [read_file(path, MAX_BOOT_FILE) for path in args.loader]
+    if args.uki is not None:
+        predicted = predict_uki(read_file(args.uki, MAX_BOOT_FILE), loaders=loaders, bank=args.bank)
+    else:
+        initrd = None if args.initrd is None else read_file(args.initrd, MAX_BOOT_FILE)
+        kernel = read_file(args.kernel, MAX_BOOT_FILE)
+        predicted = predict_kernel(kernel, cmdline=args.cmdline, initrd=initrd, loaders=loaders, bank=args.bank)
+    missing = [{"name": name, "why": why} for name, why in predicted.missing]
+    if missing:
+        known = [{"label": one.label, "values": {name: str(digest) for name, digest in one.values}} for one in predicted.variants]
+        _show(args, {"predicted": known, "missing": missing})
+        return cli.REFUSED
+    corims = prediction_corims(predicted, namespace=args.namespace, name=args.id)
+    if args.out is not None:
+        _make_directory(args.out)
+        for corim in corims:
+            _write(args.out / f"{corim.id}.corim", encode_corim(corim))
+    return _show(args, {"predicted": [{"digest": digest_of(corim), **corim.to_json()} for corim in corims], "missing": []})
 
 
 def _reference_list(args: argparse.Namespace) -> int:

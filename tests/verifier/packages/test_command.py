@@ -1,4 +1,4 @@
-"""`verifier reference import` with packages, as a person types it."""
+"""`verifier reference import` with packages, and `verifier reference predict`, as a person types them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from tests.verifier.packages.builders import build_apt, build_deb, build_rpm, sha256
+from tests.writ.formats.pe_images import make_pe
 from verifier.__main__ import main
 from writ.formats.corim import parse_corim
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path, code: int = 0) -> dict[str, Any]:
-    assert main(["reference", "import", *map(str, arguments), "--json"]) == code
+def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path, code: int = 0, verb: str = "import") -> dict[str, Any]:
+    assert main(["reference", verb, *map(str, arguments), "--json"]) == code
     shown: dict[str, Any] = json.loads(capsys.readouterr().out)
     return shown
 
@@ -62,3 +63,29 @@ def test_package_that_cannot_be_read_imports_none(tmp_path: Path, capsys: pytest
     for bad, code in (("bad.deb", 2), ("missing.deb", 3)):
         run(capsys, "--deb", good, tmp_path / bad, "--namespace", "demo", "--out", tmp_path / "out", code=code)
         assert not (tmp_path / "out").exists()
+
+
+def test_boot_is_predicted_into_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kernel = make_pe([(".text", b"kernel")])
+    magic = b"#### LoaderInfo: systemd-stub 252.39 ####"
+    (tmp_path / "uki").write_bytes(make_pe([(".sdmagic", magic), (".cmdline", b"quiet"), (".linux", kernel), (".initrd", b"i")]))
+    named = ("--namespace", "demo", "--id", "boot-1", "--out", tmp_path / "out")
+    shown = run(capsys, "--uki", tmp_path / "uki", *named, verb="predict")
+
+    corim = parse_corim((tmp_path / "out/boot-1.corim").read_bytes())
+    assert (corim.environment, shown["predicted"][0]["components"]["uki.cmdline"]) == ("boot", str(sha256(b"quiet")))
+    (tmp_path / "kernel").write_bytes(kernel)
+    (tmp_path / "initrd").write_bytes(b"i")
+    asked = ("--kernel", tmp_path / "kernel", "--cmdline", "quiet", "--initrd", tmp_path / "initrd", *named)
+    assert run(capsys, *asked, verb="predict")["predicted"][0]["components"]["initrd"] == str(sha256(b"i"))
+
+
+def test_boot_that_cannot_be_predicted_whole_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "kernel").write_bytes(make_pe([(".text", b"kernel")]))
+    named = ("--namespace", "demo", "--id", "boot-1", "--out", tmp_path / "out")
+    asked = ("--kernel", tmp_path / "kernel", "--cmdline", "quiet", "--loader", tmp_path / "kernel", *named)
+    shown = run(capsys, *asked, verb="predict", code=1)
+
+    assert [one["name"] for one in shown["missing"]] == ["other"]
+    assert not (tmp_path / "out").exists()
+    run(capsys, "--kernel", tmp_path / "kernel", *named, verb="predict", code=2)
