@@ -10,9 +10,11 @@ from __future__ import annotations
 import http.client
 import os
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +23,8 @@ from typing import Final
 
 from swtpm import Manufacturer, SoftTpm
 from tests.docs.blocks import Block, all_blocks, commands
+from tests.verifier.packages.builders import Signer, build_apt, build_deb
+from tests.writ.formats.pe_images import make_pe
 
 PAGE: Final = "docs/operations.md"
 ISSUER: Final = "https://verifier.example.org:8443"
@@ -66,6 +70,23 @@ class Machine:
         (manifests / "src" / "main.sh").write_text("#!/bin/sh\n")
         (manifests / "reporter.toml").write_text(MANIFEST)
         (place / "tpm-roots.pem").write_bytes(roots)
+        self._update(place)
+
+    def _update(self, place: Path) -> None:
+        """A package, a signed snapshot and a unified kernel image, as a distribution would hand them out."""
+        build_deb(place, "openssl", {"/usr/bin/openssl": b"new"}, version="3.0.17-1")
+        home = Path(tempfile.mkdtemp(prefix="wg"))  # short: gpg's agent listens on a socket there
+        signer = Signer(home)
+        try:
+            build_apt(place / "snapshot", [build_deb(place, "libc6", {"/lib/libc.so.6": b"new"})], signer)
+            (place / "snapshot").rename(self._mapped("/var/lib/writ") / "snapshot")
+            (self._mapped("/etc/writ") / "archive-keyring.gpg").write_bytes(signer.keyring.read_bytes())
+        finally:
+            signer.close()
+            shutil.rmtree(home, ignore_errors=True)
+        inner, magic = make_pe([(".text", b"kernel")]), b"#### LoaderInfo: systemd-stub 252.39 ####"
+        parts = [(".sdmagic", magic), (".cmdline", b"quiet"), (".linux", inner), (".initrd", b"initrd")]
+        (place / "linux-6.1.efi").write_bytes(make_pe(parts))
 
     def _mapped(self, path: str) -> Path:
         return self._place / path.lstrip("/")
@@ -126,7 +147,7 @@ def test_every_command_of_the_page_is_accepted_in_its_order(tmp_path: Path, soft
     play(machine, blocks[:serve])
     with machine.left_running(commands(blocks[serve])[0]):
         play(machine, blocks[serve + 1 :])
-    for name in ("trust.cbor", "ticket", "reporter.measurement", "governance.measurement", "verifier.archive"):
+    for name in ("trust.cbor", "ticket", "reporter.measurement", "governance.measurement", "predicted/linux-6.1.corim", "verifier.archive"):
         assert machine.made(name) > 0, name
 
 
