@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
+from verifier.heard import heard_after
 from verifier.keys import Keys
 from verifier.ledger import Attested, Basis, Ledger, NonceIssued, Tables, Void
-from verifier.ledger.schema import AnswerRow, HostRow, NonceRow, PolicyRow, ReferenceRow, SpaceRow, TokenRow
-from verifier.ledger.transaction import judge_nonce, space, stored_answer
+from verifier.ledger.schema import AnswerRow, HeardRow, HostRow, NonceRow, PolicyRow, ReferenceRow, SpaceRow, TokenRow
+from verifier.ledger.transaction import judge_nonce, space, stored_answer, unheard
 from writ.formats.corim import parse_signed_corim
 from writ.formats.cose import parse_sign1
 from writ.formats.digest import Digest
@@ -24,7 +25,7 @@ from writ.formats.engine import EngineId
 from writ.formats.errors import Refused, Unavailable
 from writ.formats.evidence import Evidence, parse_evidence
 from writ.formats.exchange import EXCHANGE, AttestAnswer, InstanceAnswer, NonceAnswer
-from writ.formats.policy_bundle import NONCE_LIFE, PolicyBundle, parse_bundle
+from writ.formats.policy_bundle import NONCE_LIFE, PolicyBundle, PolicySettings, parse_bundle
 from writ.formats.reason import Reason
 from writ.formats.state import HostRecord, HostState, encode_host_state, parse_host_record, parse_host_state
 from writ.formats.strict import b64url
@@ -46,6 +47,7 @@ class Inputs:
     """Everything of the ledger that one verdict is made with."""
 
     row: HostRow
+    heard: HeardRow
     record: HostRecord
     state: HostState | None
     space: SpaceRow
@@ -160,10 +162,14 @@ class Attestation:
             self._keys.token_keys(now),
         )
         state = encode_host_state(verdict.state_after)
+        heard = heard_after(
+            inputs.heard, verdict.entry, before=inputs.state, after=verdict.state_after, token_life=inputs.bundle.settings.token_life
+        )  # fmt: skip
         before = () if inputs.row.state is None else (inputs.row.state,)
         return Attested(
             entry=entry,
             basis=inputs.basis,
+            heard=heard,
             nonce=nonce.nonce,
             evidence=Digest.of(body).value,
             state=state,
@@ -189,9 +195,20 @@ def fresh_nonce(host: str, now: int, life: int, random: Callable[[int], bytes]) 
 
 def nonce_life(tables: Tables, namespace: str) -> int:
     """Seconds a nonce lives under the namespace's policy."""
+    settings = _settings(tables, namespace)
+    return NONCE_LIFE if settings is None else settings.nonce_life
+
+
+def token_life(tables: Tables, namespace: str) -> int:
+    """Seconds a token lives under the namespace's policy, 0 where none is in force."""
+    settings = _settings(tables, namespace)
+    return 0 if settings is None else settings.token_life
+
+
+def _settings(tables: Tables, namespace: str) -> PolicySettings | None:
     found = space(tables, namespace)
     row = None if found.policy is None else tables.get(PolicyRow, found.policy)
-    return NONCE_LIFE if row is None else _bundle(row.signed).settings.nonce_life
+    return None if row is None else _bundle(row.signed).settings
 
 
 def read_inputs(tables: Tables, host: str) -> Inputs:
@@ -206,6 +223,7 @@ def read_inputs(tables: Tables, host: str) -> Inputs:
     references = _references(tuple(r.signed for r in tables.select(ReferenceRow, namespace=row.namespace, active=1)))
     return Inputs(
         row,
+        tables.get(HeardRow, host) or unheard(host, row.namespace, 0),
         parse_host_record(row.record),
         None if row.state is None else parse_host_state(row.state),
         found,

@@ -30,7 +30,7 @@ from writ.formats.state import HostRecord, HostState, clean_runtime, encode_host
 from writ.formats.tpm.credential import SEED_SIZE, make_credential
 from writ.formats.trust import Trust, encode_trust
 from writ.service.clock import Clock
-from writ.verdict.enrolment import Admission, VerifiedEnrolment, judge_activation, judge_enrolment
+from writ.verdict.enrolment import Admission, EnrolledHost, VerifiedEnrolment, judge_activation, judge_enrolment
 
 CHALLENGE_LIFE: Final = 120
 MAX_PENDING: Final = 1024
@@ -44,6 +44,7 @@ class Pending:
     verified: VerifiedEnrolment
     admission: bytes
     request: bytes
+    challenge: bytes
     secret: bytes
     until: float
     trust: Trust
@@ -98,7 +99,7 @@ class Enrolment:
         # 4
         challenge, secret = self._random(32), self._random(32)
         credential, encrypted = make_credential(verified.ek, verified.ak.name(), secret, seed=self._random(SEED_SIZE))
-        self._remember(challenge, Pending(verified, row.id, body, secret, self._clock.boot() + CHALLENGE_LIFE, trust))
+        self._remember(challenge, Pending(verified, row.id, body, challenge, secret, self._clock.boot() + CHALLENGE_LIFE, trust))
         return EnrolChallenge(challenge, credential, encrypted)
 
     def activate(self, activation: Activation, body: bytes) -> bytes:
@@ -115,11 +116,15 @@ class Enrolment:
         pending = self._take(activation.challenge)
         # 2
         now = self._clock.now()
-        enrolled = judge_activation(activation, pending=pending.verified, challenge=activation.challenge, secret=pending.secret, now=now)
-        # 3
-        record = encode_host_record(enrolled.record)
         for _ in range(ATTEMPTS):
-            change = self._change(enrolled.record, record, pending, activation.challenge, body, now)
+            tables = self._ledger.read()
+            before = tables.get(HostRow, pending.verified.admission.host)
+            known = _reset_count(before, str(pending.verified.ek_digest))
+            enrolled = judge_activation(
+                activation, pending=pending.verified, challenge=activation.challenge, secret=pending.secret, reset_count=known, now=now
+            )  # fmt: skip
+            # 3
+            change = self._change(tables, before, enrolled, known, pending, body, now)
             try:
                 self._ledger.commit(change)
             except Void:
@@ -128,21 +133,25 @@ class Enrolment:
             with self._lock:
                 self._answered[activation.challenge] = (Digest.of(body).value, answer, pending.until)
             return answer
-        raise Unavailable("enrolment", f"the state of {enrolled.record.host} moved {ATTEMPTS} times")
+        raise Unavailable("enrolment", f"the state of {pending.verified.admission.host} moved {ATTEMPTS} times")
 
-    def _change(self, record: HostRecord, encoded: bytes, pending: Pending, challenge: bytes, body: bytes, now: int) -> EnrolmentChange:
-        tables, trust = self._ledger.read(), pending.trust
-        before = tables.get(HostRow, record.host)
-        state = surviving_state(before, record.bank)
+    def _change(
+        self, tables: Tables, before: HostRow | None, enrolled: EnrolledHost, known: int | None, pending: Pending, body: bytes, now: int
+    ) -> EnrolmentChange:
+        record, trust = enrolled.record, pending.trust
+        encoded = encode_host_record(record)
+        state = surviving_state(before, record.bank, cleared=enrolled.cleared)
         status = "active" if before is None or before.status == "admitted" else before.status
         by = None if before is None else before.contained_by
         after, version = (None, -1) if state is None else (encode_host_state(state), state.version)
         row = HostRow(record.host, record.namespace, record.generation, status, by, str(record.ek), encoded, after, version)
-        evidence = _evidence(pending, challenge, body)
-        decision = EnrolDecision(self._engine, now, record.host, record.namespace, Digest.of(encoded), Digest.of(evidence), trust.digest)
+        evidence = _evidence(pending, body, known)
+        decision = EnrolDecision(
+            self._engine, now, record.host, record.namespace, Digest.of(encoded), Digest.of(evidence), trust.digest, enrolled.cleared
+        )
         nonce = fresh_nonce(record.host, now, nonce_life(tables, record.namespace), self._random)
         blobs = (encoded, evidence, encode_trust(trust))
-        return EnrolmentChange(self._keys.sign_entry(decision), pending.admission, before, row, nonce, blobs)
+        return EnrolmentChange(self._keys.sign_entry(decision), pending.admission, before, row, nonce, blobs, enrolled.cleared)
 
     def _enrolled(self, record: HostRecord, change: EnrolmentChange) -> Enrolled:
         nonce = change.nonce
@@ -183,12 +192,18 @@ class Enrolment:
         self._answered = {challenge: answer for challenge, answer in self._answered.items() if now < answer[2]}
 
 
-def _evidence(pending: Pending, challenge: bytes, activation: bytes) -> bytes:
+def _evidence(pending: Pending, activation: bytes, reset_count: int | None) -> bytes:
     """All that an auditor needs to judge the enrolment again."""
-    a = pending.verified.admission
-    return encode_enrolment_evidence(
-        EnrolmentEvidence(a.host, a.namespace, a.generation, a.ek, a.unendorsed, pending.request, challenge, pending.secret, activation)
+    a, p = pending.verified.admission, pending
+    evidence = EnrolmentEvidence(
+        a.host, a.namespace, a.generation, a.ek, a.unendorsed, p.request, p.challenge, p.secret, activation, reset_count
     )
+    return encode_enrolment_evidence(evidence)
+
+
+def _reset_count(before: HostRow | None, ek: str) -> int | None:
+    """What is recorded of this very TPM; the counters of one that was replaced say nothing of it."""
+    return None if before is None or before.state is None or before.ek != ek else parse_host_state(before.state).reset_count
 
 
 def find_admission(tables: Tables, request: EnrolRequest, now: int) -> AdmissionRow:
@@ -207,10 +222,14 @@ def ticket_id(ticket: str) -> bytes:
     return Digest.of(ticket.encode("utf-8")).value
 
 
-def surviving_state(before: HostRow | None, bank: str) -> HostState | None:
-    """What a re-enrolment keeps: containment, and that no instance of before goes on (I6): its checkpoint would be forgotten."""
+def surviving_state(before: HostRow | None, bank: str, *, cleared: bool) -> HostState | None:
+    """What a re-enrolment keeps: containment, and that no instance of before goes on (I6): its checkpoint would be forgotten.
+
+    A host whose TPM was cleared also owes the logs that it sent before; one that was merely enrolled again may have lost the means.
+    """
     if before is None or before.state is None:
         return None
     old = parse_host_state(before.state)
     tainted = tuple(i.in_phase("tainted") for i in old.runtime.instances if i.phase != "stopped")
-    return HostState(old.version + 1, old.status, 0, 0, 0, False, old.seen_at, clean_runtime(bank).with_instances(tainted))
+    logs = old.logs if cleared else ()
+    return HostState(old.version + 1, old.status, 0, 0, 0, False, old.seen_at, clean_runtime(bank).with_instances(tainted), logs)

@@ -7,15 +7,19 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from verifier.access import Operator, OperatorLog
+from verifier.attest import token_life
 from verifier.enrol import ticket_id
+from verifier.heard import facts
 from verifier.ledger import Admitted, HostChange, HostMoved, Ledger, Void
-from verifier.ledger.schema import AdmissionRow, HostRow
+from verifier.ledger.schema import AdmissionRow, HeardRow, HostRow
+from verifier.ledger.transaction import unheard
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.reason import Reason
 from writ.formats.state import HostState, clean_runtime, encode_host_state, parse_host_record, parse_host_state
 from writ.formats.strict import b64url
 from writ.service.clock import Clock
+from writ.verdict.standing import Standing, standing
 
 TICKET_LIFE: Final = 24 * 3600
 MAX_TICKET_LIFE: Final = 30 * 24 * 3600
@@ -23,6 +27,16 @@ ATTEMPTS: Final = 20
 
 
 Change = Callable[[HostRow], HostChange]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownHost:
+    """A host as it is recorded, and how it stands now. `reasons` are those of the last decision."""
+
+    row: HostRow
+    heard: HeardRow
+    standing: Standing
+    reasons: tuple[Reason, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +88,27 @@ class Hosts:
             raise Refused(Reason("not-found", "host", f"a host of {namespace}", host[:63]))
         return row
 
-    def list(self, namespace: str, *, most: int, after: str | None) -> tuple[HostRow, ...]:
-        """The hosts of the namespace by name, those behind `after`."""
-        return tuple(self._ledger.read().select(HostRow, most=most, after=after, namespace=namespace))
+    def known(self, namespace: str, host: str) -> KnownHost:
+        """The host, and how it stands. Raises Refused `not-found`."""
+        row, tables = self.get(namespace, host), self._ledger.read()
+        return self._known(row, tables.get(HeardRow, host), token_life(tables, namespace))
+
+    def list(self, namespace: str, *, most: int, after: str | None) -> tuple[KnownHost, ...]:
+        """The hosts of the namespace by name, those behind `after`, and how each stands.
+
+        Two reads, each of `most` rows: every host has a row of what was heard of it, under the same key.
+        """
+        tables = self._ledger.read()
+        rows = tables.select(HostRow, most=most, after=after, namespace=namespace)
+        heard = {row.host: row for row in tables.select(HeardRow, most=most, after=after, namespace=namespace)}
+        life = token_life(tables, namespace)
+        return tuple(self._known(row, heard.get(row.host), life) for row in rows)
+
+    def _known(self, row: HostRow, heard: HeardRow | None, life: int) -> KnownHost:
+        told = heard or unheard(row.host, row.namespace, 0)
+        known = facts(row, told)
+        reasons = () if known.appraised is None else known.appraised.reasons
+        return KnownHost(row, told, standing(known, token_life=life, now=self._clock.now()), reasons)
 
     def release(self, operator: Operator, namespace: str, host: str) -> HostRow:
         """A contained host may attest again; what was tainted stays so. Raises Refused `conflict` for any other host.

@@ -88,6 +88,6 @@ def test_attestation_is_no_answer_to_a_challenge() -> None:
     chip = Chip()
     attest, signature = chip.quote(binding(bytes(32), "host-1", Nonce(CHALLENGE), ()))
     given = Activation(CHALLENGE, attest, signature, chip.values())
-    call = lambda: judge_activation(given, pending=PENDING, challenge=CHALLENGE, secret=SECRET, now=0)  # noqa: E731 - called by `refused`
+    call = lambda: judge_activation(given, pending=PENDING, challenge=CHALLENGE, secret=SECRET, reset_count=None, now=0)  # noqa: E731 - called by `refused`
     assert refused(call).code == "activation-wrong"
     assert AK_ATTRIBUTES & (RESTRICTED | SIGN) == RESTRICTED | SIGN

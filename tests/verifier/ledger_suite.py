@@ -25,7 +25,7 @@ from verifier.ledger import (
     Void,
 )
 from verifier.ledger.schema import AdmissionRow, AnswerRow, BlobRow, EkRow, EntryRow, HostRow, NonceRow, PolicyRow, SpaceRow, TokenRow
-from verifier.ledger.transaction import NO_REFERENCES, PRUNED_EVERY, space
+from verifier.ledger.transaction import NO_REFERENCES, PRUNED_EVERY, space, unheard
 from writ.formats.digest import Digest
 from writ.formats.errors import Refused, Unavailable
 from writ.formats.tlog.merkle import leaf_hash
@@ -90,6 +90,7 @@ class Desk:
         return Attested(
             entry=entry(at=at),
             basis=self.basis(),
+            heard=replace(unheard(HOST, "default", at), decided_at=at, accepted=1),
             nonce=bytes([spends]) * 32,
             evidence=evidence,
             state=b"state",

@@ -138,6 +138,7 @@ class Chip:
     reset_count: int = 7
     restart_count: int = 0
     safe: bool = True
+    ak_generation: int = 0
     firmware_version: int = 0x0001_0002_0003_0004
     pcrs: dict[str, dict[int, bytes]] = field(default_factory=dict)
 
@@ -153,9 +154,13 @@ class Chip:
         return public_area(f"{self.seed}/{self.ek_name}", EK_ATTRIBUTES, scheme=None, symmetric=Symmetric("aes", 128, "cfb"))
 
     @property
+    def _ak_seed(self) -> str:
+        return f"{self.seed}/ak" + (f"/{self.ak_generation}" if self.ak_generation else "")
+
+    @property
     def ak(self) -> Public:
         """The AK's public area."""
-        return public_area(f"{self.seed}/ak", self.ak_attributes, scheme=Scheme("ecdsa", "sha256"), symmetric=None)
+        return public_area(self._ak_seed, self.ak_attributes, scheme=Scheme("ecdsa", "sha256"), symmetric=None)
 
     @property
     def ek_certificates(self) -> tuple[bytes, ...]:
@@ -184,6 +189,16 @@ class Chip:
     def resume(self) -> None:
         """TPM2_Startup(STATE) after a suspend."""
         self.restart_count += 1
+
+    def restart(self) -> None:
+        """TPM2_Startup(CLEAR) after TPM2_Shutdown(STATE): a TPM Restart, which clears the registers and counts no reset."""
+        self.restart_count += 1
+        self._clear()
+
+    def clear(self) -> None:
+        """TPM2_Clear: the counters start from zero, the registers stay, and a new AK is needed."""
+        self.clock, self.reset_count, self.restart_count, self.safe = 0, 0, 0, True
+        self.ak_generation += 1
 
     def values(self, bank: str = "sha256", indices: Sequence[int] = QUOTED) -> PcrValues:
         """The registers as they stand."""
@@ -216,7 +231,7 @@ class Chip:
 
     def sign(self, message: bytes) -> bytes:
         """A signature of the AK over anything: what a chip refuses for a restricted key, and a key in software does not."""
-        r, s = sign_ecdsa(private_key(f"{self.seed}/ak"), message)
+        r, s = sign_ecdsa(private_key(self._ak_seed), message)
         return encode_signature(Signature("ecdsa", "sha256", r=r, s=s))
 
     def activate_credential(self, credential: bytes, secret: bytes, *, name: bytes | None = None) -> bytes | None:

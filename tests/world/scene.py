@@ -196,13 +196,17 @@ class Scene:
         pending = judge_enrolment(request, admission=admission, trust=self.trust, now=enrolled_at)
         attest, signature = self.chip.quote(enrolment_binding(self.host, request.host_key.thumbprint(), challenge, secret))
         answer = Activation(challenge, attest, signature, self.chip.values())
-        enrolled = judge_activation(answer, pending=pending, challenge=challenge, secret=secret, now=enrolled_at)
+        enrolled = judge_activation(answer, pending=pending, challenge=challenge, secret=secret, reset_count=None, now=enrolled_at)
         self.record: HostRecord = enrolled.record
         self.enrolment = encode_enrolment_evidence(
-            EnrolmentEvidence(self.host, NAMESPACE, 1, None, False, EXCHANGE.encode(request), challenge, secret, EXCHANGE.encode(answer))
+            EnrolmentEvidence(
+                self.host, NAMESPACE, 1, None, False, EXCHANGE.encode(request), challenge, secret, EXCHANGE.encode(answer), None
+            )
         )
         record = Digest.of(encode_host_record(self.record))
-        self.enrol_entry = EnrolDecision(ENGINE_ID, enrolled_at, self.host, NAMESPACE, record, Digest.of(self.enrolment), self.trust.digest)
+        self.enrol_entry = EnrolDecision(
+            ENGINE_ID, enrolled_at, self.host, NAMESPACE, record, Digest.of(self.enrolment), self.trust.digest, enrolled.cleared
+        )
 
     # --- what happens on the host
 

@@ -44,8 +44,8 @@ def _hosts(parts: Parts) -> tuple[Route, ...]:
     def list_hosts(
         within: In, most: Annotated[int, Query(ge=1, le=1000)] = 100, after: Annotated[str | None, Query(pattern=wire.NAME)] = None
     ) -> Any:
-        rows = parts.hosts.list(within.namespace, most=most, after=after)
-        return JSONResponse({"hosts": [wire.host_view(row, whole=False) for row in rows]})
+        found = parts.hosts.list(within.namespace, most=most, after=after)
+        return JSONResponse({"hosts": [wire.host_view(known, whole=False) for known in found]})
 
     def admit(body: wire.AdmitBody, within: In) -> Any:
         ek = wire.digest(body.ek)
@@ -53,10 +53,11 @@ def _hosts(parts: Parts) -> tuple[Route, ...]:
         return JSONResponse({"host": made.host, "namespace": made.namespace, "ticket": made.ticket, "expires_at": made.expires_at})
 
     def get_host(host: Host, within: In) -> Any:
-        return JSONResponse(wire.host_view(parts.hosts.get(within.namespace, host), whole=True))
+        return JSONResponse(wire.host_view(parts.hosts.known(within.namespace, host), whole=True))
 
     def release(host: Host, within: In) -> Any:
-        return JSONResponse(wire.host_view(parts.hosts.release(within.operator, within.namespace, host), whole=False))
+        parts.hosts.release(within.operator, within.namespace, host)
+        return JSONResponse(wire.host_view(parts.hosts.known(within.namespace, host), whole=False))
 
     def replace(host: Host, body: wire.ReplaceBody, within: In) -> Any:
         ek = wire.digest(body.ek)
@@ -64,7 +65,8 @@ def _hosts(parts: Parts) -> tuple[Route, ...]:
         return JSONResponse({"host": made.host, "namespace": made.namespace, "ticket": made.ticket, "expires_at": made.expires_at})
 
     def retire(host: Host, within: In) -> Any:
-        return JSONResponse(wire.host_view(parts.hosts.retire(within.operator, within.namespace, host), whole=False))
+        parts.hosts.retire(within.operator, within.namespace, host)
+        return JSONResponse(wire.host_view(parts.hosts.known(within.namespace, host), whole=False))
 
     return (
         Route("GET", "/v1/hosts", "reader", list_hosts),

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from verifier.ledger.schema import ApiKeyRow, EntryRow, HostRow, ReferenceRow
+from verifier.hosts import KnownHost
+from verifier.ledger.schema import ApiKeyRow, EntryRow, ReferenceRow
 from writ.formats.corim import parse_signed_corim
 from writ.formats.cose import parse_sign1
 from writ.formats.decision import AttestDecision, EnrolDecision, parse_entry
@@ -22,6 +23,7 @@ from writ.formats.strict import decode_json
 NAME = r"^[a-z0-9](?:[a-z0-9._\-]{0,61}[a-z0-9])?$"
 SHA256 = r"^sha256:[0-9a-f]{64}$"
 MAX_LIFE = 30 * 24 * 3600
+LISTED_REASONS = 8
 
 
 class Body(BaseModel):
@@ -142,14 +144,24 @@ def to_base64(data: bytes) -> str:
 # --- views --------------------------------------------------------------------------------------------------------------
 
 
-def host_view(row: HostRow, *, whole: bool) -> dict[str, object]:
-    """A host as JSON; `whole` with its TPM, counters and instances."""
+def host_view(known: KnownHost, *, whole: bool) -> dict[str, object]:
+    """A host as JSON: how it stands, since when and, where it is not trusted, why not; `whole` with its TPM, counters and instances.
+
+    The reasons are those of the last decision, the first `LISTED_REASONS` of them unless `whole`.
+    """
+    row = known.row
+    trusted = known.standing.word == "trusted"
+    reasons = () if trusted else known.reasons if whole else known.reasons[:LISTED_REASONS]
     view: dict[str, object] = {
         "host": row.host, "namespace": row.namespace, "generation": row.generation, "status": row.status, "ek": row.ek,
-        "enrolled": row.record is not None,
+        "enrolled": row.record is not None, "standing": known.standing.word, "since": known.standing.since,
+        "contacted_at": known.heard.contacted_at, "decided_at": known.heard.decided_at,
+        "reasons": [reason.to_json() for reason in reasons],
     }  # fmt: skip
     if not whole:
         return view
+    if known.heard.epoch:
+        view["epoch"] = {"began": known.heard.epoch, "at": known.heard.epoch_at}
     if row.record is not None:
         record = parse_host_record(row.record)
         view["tpm"] = {
@@ -228,7 +240,8 @@ def entry_view(row: EntryRow, result: bytes | None) -> dict[str, object]:
             "result": None if result is None else decode_json(encode_ear_json(parse_ear_cbor(result)), "EAR"),
         }
     elif isinstance(decision, EnrolDecision):
-        view |= {"record": str(decision.record), "evidence": str(decision.evidence), "trust": str(decision.trust)}
+        named = {"record": decision.record, "evidence": decision.evidence, "trust": decision.trust}
+        view |= {**{name: str(value) for name, value in named.items()}, "cleared": decision.cleared}
     else:
         view |= {"operator": decision.operator, "act": decision.act, "subject": decision.subject}
     return view

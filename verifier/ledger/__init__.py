@@ -17,6 +17,7 @@ from verifier.ledger.schema import (
     AnswerRow,
     ApiKeyRow,
     EntryRow,
+    HeardRow,
     HostRow,
     KeyRow,
     NonceRow,
@@ -63,11 +64,13 @@ class Basis:
 class Attested:
     """An attestation decided: the nonce it uses up, what it was made with, and all that follows from it.
 
+    `heard` is what is to be said of the host from now on, for people.
     The live tokens of `doomed` instances, and of a host that is contained, are revoked with it.
     """
 
     entry: Entry
     basis: Basis
+    heard: HeardRow
     nonce: bytes
     evidence: bytes
     state: bytes
@@ -82,7 +85,7 @@ class Attested:
 
 @dataclass(frozen=True, slots=True)
 class Enrolment:
-    """A host enrolled under an admission. `state` is what survives of an earlier enrolment."""
+    """A host enrolled under an admission. `host.state` is what survives of an earlier enrolment; `cleared`: of a TPM cleared since."""
 
     entry: Entry
     admission: bytes
@@ -90,6 +93,7 @@ class Enrolment:
     host: HostRow
     nonce: NonceRow
     blobs: tuple[bytes, ...]
+    cleared: bool = False
 
 
 @dataclass(frozen=True, slots=True)

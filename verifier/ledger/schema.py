@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from types import UnionType
 from typing import Final, TypeVar, Union, get_args, get_origin, get_type_hints
 
-VERSION: Final = 1
+VERSION: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,31 @@ class HostRow(Row):
     record: bytes | None
     state: bytes | None
     version: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeardRow(Row):
+    """What was last heard of a host, beside `HostRow`: for people to see, never for a verdict.
+
+    `moved_at` is when its status changed or it enrolled, `contacted_at` when its newest nonce was issued. The last decision since it
+    enrolled: when (`decided_at`, None without one), whether it accepted, its reasons (a CBOR array), `since` when decisions say the
+    same, and whether an operator has moved the host since (`overtaken`). `epoch` is how the TPM came to count as it does (first,
+    rebooted, resumed; empty without a decision), seen at `epoch_at`. `cleared` stands from an enrolment after TPM2_Clear until the
+    next acceptance.
+    """
+
+    host: str
+    namespace: str
+    moved_at: int
+    contacted_at: int | None
+    cleared: int
+    decided_at: int | None
+    accepted: int
+    reasons: bytes
+    since: int
+    overtaken: int
+    epoch: str
+    epoch_at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +214,8 @@ class TrustRow(Row):
 
 
 TABLES: Final[dict[type[Row], str]] = {
-    HostRow: "host", AdmissionRow: "admission", EkRow: "ek", NonceRow: "nonce", AnswerRow: "answer", EntryRow: "entry", BlobRow: "blob",
+    HostRow: "host", HeardRow: "heard", AdmissionRow: "admission", EkRow: "ek", NonceRow: "nonce", AnswerRow: "answer",
+    EntryRow: "entry", BlobRow: "blob",
     SpaceRow: "space", PolicyRow: "policy", ReferenceRow: "reference", TokenRow: "token", ApiKeyRow: "api_key", KeyRow: "token_key",
     TrustRow: "trust",
 }  # fmt: skip

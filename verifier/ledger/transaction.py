@@ -37,6 +37,7 @@ from verifier.ledger.schema import (
     BlobRow,
     EkRow,
     EntryRow,
+    HeardRow,
     HostRow,
     KeyRow,
     NonceRow,
@@ -114,6 +115,7 @@ def _attested(change: Attested, tables: Tables) -> Committed:
     tables.put(replace(nonce, newest=0, spent_by=change.evidence))
     contained_by = None if change.status != "contained" else host.contained_by or "fork"
     tables.put(replace(host, status=change.status, contained_by=contained_by, state=change.state, version=change.version))
+    tables.put(change.heard)
     if change.status == "contained":
         _revoke(tables, tables.select(TokenRow, host=host.host, revoked=0))
     for instance in change.doomed:
@@ -144,6 +146,9 @@ def _enrolment(change: Enrolment, tables: Tables) -> Committed:
     tables.put(replace(admission, spent=1))
     tables.put(EkRow(change.host.ek or "", change.host.host, 0))
     tables.put(change.host)
+    heard = tables.get(HeardRow, change.host.host)
+    cleared = change.cleared or (heard is not None and bool(heard.cleared))
+    tables.put(unheard(change.host.host, change.host.namespace, change.entry.at, cleared=cleared))
     _void(tables, change.host.host, change.entry.at)
     _issue(tables, change.nonce)
     _blobs(tables, change.blobs)
@@ -182,6 +187,7 @@ def _admitted(change: Admitted, tables: Tables) -> Committed:
         raise Refused(Reason("conflict", "host", f"a new host or one of {admission.namespace}", f"a host that is {host.status}"))
     if host is None:
         tables.put(HostRow(admission.host, admission.namespace, 0, "admitted", None, None, None, None, -1))
+        tables.put(unheard(admission.host, admission.namespace, change.entry.at))
     tables.put(admission)
     return Committed(_append(tables, change.entry))
 
@@ -199,6 +205,7 @@ def _change(tables: Tables, change: HostChange, at: int) -> None:
     if tables.get(HostRow, host) != change.before:
         raise Void("the host")
     tables.put(change.after)
+    _moved(tables, change, at)
     if change.burn and change.before.ek is not None:
         tables.put(EkRow(change.before.ek, host, 1))
     if change.burn:
@@ -314,6 +321,25 @@ def _issue(tables: Tables, nonce: NonceRow) -> None:
     for older in tables.select(NonceRow, host=nonce.host, newest=1):
         tables.put(replace(older, newest=0))
     tables.put(nonce)
+    heard = tables.get(HeardRow, nonce.host)
+    if heard is not None:
+        tables.put(replace(heard, contacted_at=nonce.issued_at))
+
+
+def unheard(host: str, namespace: str, at: int, *, cleared: bool = False) -> HeardRow:
+    """Of a host of which nothing was heard since it was admitted or enrolled, at `at`."""
+    return HeardRow(host, namespace, at, None, int(cleared), None, 0, b"\x80", at, 0, "", at)
+
+
+def _moved(tables: Tables, change: HostChange, at: int) -> None:
+    """An operator moved the host: what was accepted before speaks for it no more, and of a TPM that went nothing is said."""
+    after = change.after
+    heard = tables.get(HeardRow, after.host) or unheard(after.host, after.namespace, at)
+    if after.record is None and change.before.record is not None:
+        heard = unheard(after.host, after.namespace, at)
+    elif after.status != change.before.status:
+        heard = replace(heard, moved_at=at, overtaken=1)
+    tables.put(heard)
 
 
 def _void(tables: Tables, host: str, at: int) -> None:
@@ -353,4 +379,4 @@ def _prune(tables: Tables, at: int) -> None:
     tables.prune(TokenRow, at - KEPT_AFTER_EXPIRY)
 
 
-__all__ = ["apply", "judge_admission", "judge_ek", "judge_nonce", "space", "stored_answer"]
+__all__ = ["apply", "judge_admission", "judge_ek", "judge_nonce", "space", "stored_answer", "unheard"]

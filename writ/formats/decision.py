@@ -62,7 +62,10 @@ class AttestDecision:
 
 @dataclass(frozen=True, slots=True)
 class EnrolDecision:
-    """A host enrolled: the record that came of it, and the digest of the activation evidence."""
+    """A host enrolled: the record that came of it, and the digest of the activation evidence.
+
+    `cleared` says that its TPM had counted further before: TPM2_Clear was run since.
+    """
 
     engine: EngineId
     decided_at: int
@@ -71,6 +74,7 @@ class EnrolDecision:
     record: Digest
     evidence: Digest
     trust: Digest
+    cleared: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,7 @@ ACTS: Final = (
     "host-admit", "host-release", "host-replace", "host-retire",
     "reference-import", "policy-publish", "token-revoke", "key-rotate", "api-key-create", "api-key-revoke",
     "trust-import",
+    "reference-propose", "reference-approve", "reference-publish", "reference-retire", "reference-delegate",
 )  # fmt: skip
 
 
@@ -134,6 +139,7 @@ def encode_entry(entry: Entry) -> bytes:
                 "record": entry.record.value,
                 "evidence": entry.evidence.value,
                 "trust": entry.trust.value,
+                "cleared": entry.cleared,
             }
         )
     return encode_cbor(
@@ -197,6 +203,7 @@ def _enrol(f: Fields) -> Entry:
         f.digest("record"),
         f.digest("evidence"),
         f.digest("trust"),
+        f.flag("cleared"),
     )
 
 

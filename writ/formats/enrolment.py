@@ -17,7 +17,10 @@ MAX_EVIDENCE: Final = 256 << 10
 
 @dataclass(frozen=True, slots=True)
 class EnrolmentEvidence:
-    """`request` and `activation` are the messages of `exchange` as they came; `ek` and `unendorsed` what the operator admitted."""
+    """`request` and `activation` are the messages of `exchange` as they came; `ek` and `unendorsed` what the operator admitted.
+
+    `reset_count` is what was recorded of this TPM under an earlier enrolment of the host, None where nothing was.
+    """
 
     host: str
     namespace: str
@@ -28,6 +31,7 @@ class EnrolmentEvidence:
     challenge: bytes
     secret: bytes
     activation: bytes
+    reset_count: int | None
 
 
 def encode_enrolment_evidence(evidence: EnrolmentEvidence) -> bytes:
@@ -44,6 +48,7 @@ def encode_enrolment_evidence(evidence: EnrolmentEvidence) -> bytes:
             "challenge": evidence.challenge,
             "secret": evidence.secret,
             "activation": evidence.activation,
+            "reset_count": evidence.reset_count,
         }
     )
 
@@ -62,6 +67,7 @@ def parse_enrolment_evidence(data: bytes) -> EnrolmentEvidence:
         challenge=f.raw("challenge", size=32),
         secret=f.raw("secret", most=64),
         activation=f.raw("activation", most=MAX_EVIDENCE),
+        reset_count=f.optional_uint("reset_count", most=(1 << 32) - 1),
     )
     f.done()
     return evidence

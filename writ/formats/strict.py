@@ -405,6 +405,13 @@ class Fields:
         value: bytes = self._typed(key, bytes, "bytes")
         return Digest(algorithm, value)
 
+    def optional_uint(self, key: str | int, *, most: int = (1 << 63) - 1) -> int | None:
+        """An integer from 0 to `most`, or null; the key itself must be there."""
+        if self.is_null(key):
+            self.null(key)
+            return None
+        return self.uint(key, most=most)
+
     def optional_raw(self, key: str | int, *, size: int | None = None, most: int = MAX_SIZE) -> bytes | None:
         """Bytes, or null; the key itself must be there."""
         if self.is_null(key):

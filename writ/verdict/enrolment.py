@@ -61,9 +61,14 @@ class VerifiedEnrolment:
 
 @dataclass(frozen=True, slots=True)
 class EnrolledHost:
-    """Proof that `judge_activation` ran: the record to commit, once, under the host's admission."""
+    """Proof that `judge_activation` ran: the record to commit, once, under the host's admission.
+
+    `cleared` says that the TPM counted fewer resets than it had before: TPM2_Clear was run, which sets clock, resetCount and
+    restartCount to zero and ends every AK. False says nothing: after a Clear the count may have been caught up with.
+    """
 
     record: HostRecord
+    cleared: bool
 
 
 def judge_enrolment(request: EnrolRequest, *, admission: Admission, trust: Trust, now: int) -> VerifiedEnrolment:
@@ -129,17 +134,23 @@ def judge_enrolment(request: EnrolRequest, *, admission: Admission, trust: Trust
     )
 
 
-def judge_activation(activation: Activation, *, pending: VerifiedEnrolment, challenge: bytes, secret: bytes, now: int) -> EnrolledHost:
+def judge_activation(
+    activation: Activation, *, pending: VerifiedEnrolment, challenge: bytes, secret: bytes, reset_count: int | None, now: int
+) -> EnrolledHost:
     """The TPM that holds the EK recovered `secret`, and its AK, a child of that EK, quoted it with the host's key.
 
+    `reset_count` is what was recorded of the same TPM under an earlier enrolment of the host, None where nothing was: a lower
+    one now is a TPM that was cleared.
+
     A wrong answer says only that it was wrong; the caller burns the challenge.
+    Source: TPM 2.0 Library Part 3, TPM2_Clear.
     Raises Refused `ak-parent` where the AK itself says that it stands elsewhere, else `activation-wrong`.
     """
     if activation.challenge != challenge:
         raise Refused(Reason("challenge-unknown", "challenge", "the pending challenge", "another"))
     bound = enrolment_binding(pending.admission.host, pending.host_key.thumbprint(), challenge, secret)
     try:
-        verify_quote(
+        quote = verify_quote(
             activation.attest,
             activation.signature,
             activation.pcrs,
@@ -170,7 +181,7 @@ def judge_activation(activation: Activation, *, pending: VerifiedEnrolment, chal
         bank=pending.bank,
         enrolled_at=now,
     )
-    return EnrolledHost(record)
+    return EnrolledHost(record, cleared=reset_count is not None and quote.reset_count < reset_count)
 
 
 def _wrong() -> Refused:

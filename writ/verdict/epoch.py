@@ -20,8 +20,10 @@ from writ.verdict.quote import VerifiedQuote
 class Epoch:
     """Where the quote stands after the last one: `first`, `same`, `resumed` or `rebooted`, or `forked` with its reason.
 
-    A reboot or a resume is named, never accused. `forked` means that time ran
-    backwards for this TPM: a restored or cloned one; the host is contained.
+    A reboot or a resume is named, never accused. `resumed` is a TPM Resume or a TPM Restart: both leave resetCount and raise
+    restartCount, but a Restart clears the registers, as after hibernation, or where root sent TPM2_Shutdown(STATE) before a boot. So
+    nothing that was known of the boot may be taken over without being judged against the quoted registers again. `forked` means that
+    time ran backwards for this TPM: a restored or cloned one; the host is contained.
     """
 
     kind: str
@@ -53,3 +55,12 @@ def judge_epoch(quote: VerifiedQuote, state: HostState | None) -> Epoch:
     if quote.restart_count < state.restart_count:
         return Epoch("forked", Reason("clock-fell", "restart_count", f"at least {state.restart_count}", str(quote.restart_count)))
     return Epoch("resumed" if quote.restart_count > state.restart_count else "same", None)
+
+
+def epoch_begun(before: HostState | None, after: HostState) -> str | None:
+    """How the epoch of `after` began, if it is not the one that `before` stood in: `first`, `rebooted` or `resumed`."""
+    if before is None:
+        return "first"
+    if after.reset_count > before.reset_count:
+        return "rebooted"
+    return "resumed" if after.reset_count == before.reset_count and after.restart_count > before.restart_count else None

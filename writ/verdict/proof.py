@@ -156,8 +156,13 @@ def _enrolled(bundle: ProofBundle, enrol: EnrolDecision, trust: Trust) -> tuple[
         raise FormatError("enrolment evidence", "an enrolment request and an activation", "other messages")
     admission = Admission(evidence.host, evidence.namespace, evidence.generation, evidence.ek, evidence.unendorsed)
     pending = judge_enrolment(request, admission=admission, trust=trust, now=enrol.decided_at)
-    enrolled = judge_activation(activation, pending=pending, challenge=evidence.challenge, secret=evidence.secret, now=enrol.decided_at)
+    enrolled = judge_activation(
+        activation, pending=pending, challenge=evidence.challenge, secret=evidence.secret, reset_count=evidence.reset_count,
+        now=enrol.decided_at,
+    )  # fmt: skip
     _same("record", enrol.record, encode_host_record(enrolled.record))
+    if enrolled.cleared != enrol.cleared:
+        raise _refused("decision-mismatch", "enrol_decision.cleared", str(enrol.cleared).lower(), str(enrolled.cleared).lower())
     return parse_host_record(bundle.record), pending.root
 
 

@@ -109,7 +109,7 @@ ENTRY = st.one_of(
         st.lists(DIGEST, min_size=5, max_size=5).map(lambda found: tuple(zip(INPUTS, found, strict=True))),
         several(st.tuples(LONG_ID, WHOLE)), TEXT, st.sampled_from(["accepted", "refused"]), DIGEST, DIGEST, several(OUTCOME), REASONS,
     ),
-    st.builds(EnrolDecision, ENGINE, WHOLE, NAME, NAME, DIGEST, DIGEST, DIGEST),
+    st.builds(EnrolDecision, ENGINE, WHOLE, NAME, NAME, DIGEST, DIGEST, DIGEST, FLAG),
     st.builds(OperatorAct, ENGINE, WHOLE, NAME, TEXT, st.sampled_from(ACTS), TEXT, st.none() | DIGEST),
 )  # fmt: skip
 
@@ -142,7 +142,10 @@ ARGUMENT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_si
 MEASUREMENT = st.builds(
     Measurement, AGENT, several(ARGUMENT), sorted_set(COMPONENT, key=lambda c: c.name), sorted_set(ARGUMENT), WORD, GRANTS
 )  # fmt: skip
-ENROLMENT = st.builds(EnrolmentEvidence, NAME, NAME, WHOLE, st.none() | DIGEST, FLAG, BLOB, KEY32, st.binary(max_size=64), BLOB)
+ENROLMENT = st.builds(
+    EnrolmentEvidence, NAME, NAME, WHOLE, st.none() | DIGEST, FLAG, BLOB, KEY32, st.binary(max_size=64), BLOB,
+    st.none() | st.integers(0, (1 << 32) - 1),
+)  # fmt: skip
 LEAF = st.builds(Leaf, BLOB, WHOLE, several(BLOB))
 PROOF = st.builds(
     ProofBundle, BLOB, BLOB, BLOB, BLOB, BLOB, several(BLOB), BLOB, BLOB, BLOB, TEXT, LEAF, st.none() | LEAF, BLOB, BLOB

@@ -166,7 +166,7 @@ def answer(
 
 
 def activate(given: Activation, pending: VerifiedEnrolment = PENDING) -> Any:
-    return judge_activation(given, pending=pending, challenge=CHALLENGE, secret=SECRET, now=NOW).record
+    return judge_activation(given, pending=pending, challenge=CHALLENGE, secret=SECRET, reset_count=None, now=NOW).record
 
 
 def test_right_answer_gives_the_record_to_commit() -> None:
@@ -200,3 +200,9 @@ def test_wrong_answer_says_only_that_it_was_wrong() -> None:
 def test_ak_that_is_no_child_of_the_ek_is_refused_by_its_qualified_name() -> None:
     elsewhere = replace(PENDING, qualified_name=Chip("other").qualified_name)
     assert refused(lambda: activate(answer(), elsewhere)).code == "ak-parent"
+
+
+@pytest.mark.parametrize("recorded, cleared", [(None, False), (0, False), (CHIP.reset_count, False), (CHIP.reset_count + 1, True)])
+def test_tpm_that_counts_fewer_resets_than_before_was_cleared(recorded: int | None, cleared: bool) -> None:
+    enrolled = judge_activation(answer(), pending=PENDING, challenge=CHALLENGE, secret=SECRET, reset_count=recorded, now=NOW)
+    assert enrolled.cleared is cleared

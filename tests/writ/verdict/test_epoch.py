@@ -8,7 +8,7 @@ import pytest
 
 from tests.world.chip import Chip
 from writ.formats.state import HostState, clean_runtime
-from writ.verdict.epoch import judge_epoch
+from writ.verdict.epoch import Epoch, epoch_begun, judge_epoch
 from writ.verdict.quote import VerifiedQuote
 
 BEFORE = HostState(3, "active", 10_000, 7, 2, True, 0, clean_runtime("sha256"))
@@ -57,3 +57,15 @@ def test_time_that_runs_backwards_is_a_fork(reset: int, restart: int, clock: int
 @pytest.mark.parametrize("safe", [True, False])
 def test_safe_flag_is_a_label_only(safe: bool) -> None:
     assert judge_epoch(replace(QUOTE, safe=safe), BEFORE).kind == "same"
+
+
+def test_reboot_after_suspend_and_resume_is_a_reboot() -> None:
+    """restartCount falls to zero and the clock with it: with a risen resetCount neither says anything (facts: T4)."""
+    slept = replace(BEFORE, restart_count=5, clock=900_000)
+    assert judge_epoch(replace(QUOTE, reset_count=8, restart_count=0, clock=20), slept) == Epoch("rebooted", None)
+
+
+@pytest.mark.parametrize("reset, restart, begun", [(7, 2, None), (7, 3, "resumed"), (8, 0, "rebooted"), (8, 3, "rebooted"), (6, 9, None)])
+def test_epoch_that_began_is_named_once(reset: int, restart: int, begun: str | None) -> None:
+    assert epoch_begun(BEFORE, replace(BEFORE, reset_count=reset, restart_count=restart)) == begun
+    assert epoch_begun(None, BEFORE) == "first"
