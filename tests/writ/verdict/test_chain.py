@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ObjectIdentifier
 
 from tests.world.authority import BORN, Ca, signed_with_sha1
-from tests.world.chip import Chip, Maker, ca_extensions, ek_extensions
+from tests.world.chip import Chip, Maker, ca_extensions, ek_extensions, private_key
 from tests.world.scene import DOMAIN, ISSUER, NOW
 from tests.writ.verdict.refusal import refused
 from writ.formats.errors import Refused
 from writ.formats.trust import ChainRules, ManufacturerRoot, Trust
-from writ.verdict.chain import MAX_DEPTH, VerifiedEk, verify_ek_chain
+from writ.verdict.chain import MAX_CHECKS, MAX_DEPTH, VerifiedEk, verify_ek_chain
 
 MAKER = Maker()
 KEY = "chip/ek"
@@ -281,3 +281,40 @@ def test_crl_that_is_rubbish_is_refused() -> None:
 
 def usage(*, crl_sign: bool) -> x509.KeyUsage:
     return x509.KeyUsage(True, False, False, False, False, True, crl_sign, False, False)
+
+
+# --- bounds and edges -----------------------------------------------------------------------------------------------------
+
+
+def test_limits_are_those_that_are_stated() -> None:
+    assert (MAX_DEPTH, MAX_CHECKS) == (4, 64)
+
+
+def test_ca_is_no_ek_even_with_its_extended_key_usage() -> None:
+    root = Ca("root")
+    both = [*ca_extensions(), *ek_extensions()[2:]]
+    assert refused(lambda: verify(root.ek(extensions=both), anchors=rooted(root))).expected.startswith("an EK certificate")
+
+
+def test_ek_that_is_itself_listed_as_a_root_is_no_chain() -> None:
+    root = Ca("root")
+    anchors = Trust(DOMAIN, ISSUER, (ManufacturerRoot("ek", "discrete", root.ek()),), (), ())
+    assert "no certificate of its issuer" in fault(root.ek(), anchors=anchors)
+
+
+def test_ek_on_a_curve_that_is_not_ours_is_refused_as_such() -> None:
+    root = Ca("root")
+    builder = x509.CertificateBuilder().subject_name(x509.Name([])).issuer_name(root.subject())
+    builder = builder.public_key(ec.generate_private_key(ec.SECP256K1()).public_key()).serial_number(5)
+    builder = builder.not_valid_before(BORN).not_valid_after(BORN + timedelta(days=3650))
+    for extension, critical in ek_extensions():
+        builder = builder.add_extension(extension, critical)
+    leaf = builder.sign(private_key(root.seed), hashes.SHA256()).public_bytes(Encoding.DER)
+    assert refused(lambda: verify(leaf, anchors=rooted(root))).expected == "RSA, or ECC on P-256, P-384 or P-521"
+
+
+def test_signatures_verified_for_one_chain_are_bounded() -> None:
+    """Nine CAs of one name and key, each of which could stand above each: the search ends by its budget."""
+    above = Ca("absent")
+    loop = [Ca("loop", above=None, key="ca/loop").sign(Ca("loop").subject(), "ca/loop", ca_extensions(), serial=n) for n in range(1, 10)]
+    assert fault(Ca("loop").ek(), *loop, anchors=rooted(above)).endswith(("to verify", "on the way"))
