@@ -39,6 +39,8 @@ MAX_INDEX: Final = 1 << 30
 MAX_RELEASE: Final = 16 << 20
 MAX_PACKAGES: Final = 200_000
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z", re.ASCII)
+_STRONG: Final = ("8", "9", "10")
+"""SHA-256, SHA-384, SHA-512 as OpenPGP numbers them (RFC 9580, section 9.5)."""
 _SUFFIXES: Final = ("", ".xz", ".gz", ".zst", ".bz2")
 
 
@@ -151,8 +153,8 @@ def _verified(keyring: Path, *signed: Path) -> tuple[bytes, str]:
         ]
         body = _whole(signed[1], MAX_RELEASE) if len(signed) > 1 else b""
         done = subprocess.run(command, capture_output=True, check=False)
-        valid = re.search(rb"^\[GNUPG:\] VALIDSIG ([0-9A-F]{40,64}) ", done.stdout, re.MULTILINE)
-        if done.returncode != 0 or valid is None:
+        fingerprint = _good_signature(done.stdout.decode("ascii", "replace"))
+        if fingerprint is None:
             raise Refused(
                 Reason("signature-invalid", signed[0].name, f"a signature by a key of {keyring.name}"[:200], "none that gpgv accepts")
             )
@@ -161,7 +163,24 @@ def _verified(keyring: Path, *signed: Path) -> tuple[bytes, str]:
                 raise Refused(Reason("signature-invalid", signed[1].name, "a file at rest", "one that changed"))
         else:
             body = _whole(output, MAX_RELEASE)
-        return body, valid[1].decode("ascii")
+        return body, fingerprint
+
+
+def _good_signature(status: str) -> str | None:
+    """The fingerprint behind a good signature, by a key neither expired nor revoked, over SHA-256 or stronger; None where one is bad.
+
+    Signatures by keys that the keyring lacks are passed over: a release is signed by several.
+    """
+    found = None
+    for one in status.split("[GNUPG:] NEWSIG")[1:]:
+        words = [line.split()[1:] for line in one.splitlines() if line.startswith("[GNUPG:] ")]
+        kinds = {line[0] for line in words if line}
+        if "BADSIG" in kinds:
+            return None
+        valid = [line for line in words if line[0] == "VALIDSIG" and len(line) > 8 and line[8] in _STRONG]
+        if valid and "GOODSIG" in kinds:
+            found = found or valid[0][1]
+    return found
 
 
 def _dearmoured(keyring: bytes) -> bytes:
@@ -209,6 +228,8 @@ def _apt(root: Path, keyring: Path | None) -> Repository:
                 # 3
                 for one in _stanzas(root, path, suffix[1:], *listed[name]):
                     _add(packages, one)
+    if not packages:
+        raise FormatError(str(root / "dists"), f"an index Packages{{{','.join(_SUFFIXES)}}} that a Release lists", "none with a package")
     return Repository(tuple(packages[path] for path in sorted(packages)), tuple(sorted(fingerprints)))
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.verifier.packages.builders import Signer, build_apt, build_deb, build_rpm, build_yum, sha256, sign_release
 from verifier.packages.collect import collect
-from verifier.packages.repository import open_repository
+from verifier.packages.repository import _good_signature, open_repository
 from writ.formats.errors import FormatError, Refused
 
 
@@ -152,3 +152,38 @@ def test_index_with_a_document_type_is_refused(tmp_path: Path) -> None:
 def test_folder_that_is_no_snapshot_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="neither"):
         open_repository(tmp_path, keyring=None)
+
+
+def test_snapshot_without_its_index_is_refused_not_empty(tmp_path: Path) -> None:
+    root = apt(tmp_path, None)
+    (root / "dists/stable/main/binary-amd64/Packages.xz").unlink()
+
+    with pytest.raises(FormatError, match="an index Packages"):
+        open_repository(root, keyring=None)
+
+
+def status(*signatures: tuple[str, str]) -> str:
+    """What gpgv says of signatures: a word and the number of the hash."""
+    lines = []
+    for word, number in signatures:
+        lines += ["[GNUPG:] NEWSIG", f"[GNUPG:] {word} 0123 name"]
+        lines += [f"[GNUPG:] VALIDSIG {'A' * 40} 2026-01-01 1 0 4 0 22 {number} 01 {'A' * 40}"] if word.endswith("SIG") and number else []
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    "signatures, good",
+    [
+        ([("GOODSIG", "10")], True),
+        ([("NO_PUBKEY", ""), ("GOODSIG", "8")], True),
+        ([("GOODSIG", "8"), ("BADSIG", "")], False),
+        ([("GOODSIG", "2")], False),
+        ([("EXPKEYSIG", "8")], False),
+        ([("REVKEYSIG", "8")], False),
+        ([("EXPSIG", "8")], False),
+        ([("GOODSIG", ""), ("EXPKEYSIG", "8")], False),
+        ([], False),
+    ],
+)
+def test_signature_counts_only_by_a_living_key_over_a_strong_hash(signatures: list[tuple[str, str]], good: bool) -> None:
+    assert (_good_signature(status(*signatures)) is not None) is good
