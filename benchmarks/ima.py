@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from benchmarks.measure import Case
 from writ.formats.corim import Corim
 from writ.formats.digest import Digest
+from writ.formats.eventlog.ima import replay
 from writ.formats.ima_rules import ImaRules
-from writ.verdict.appraise.ima import ImaReferences, appraise_ima, index_files
+from writ.verdict.appraise.ima import appraise_ima, index_files, judge_rows
 
 ENTRIES = 100_000
 NEW = 100
@@ -26,7 +27,7 @@ def ima_log() -> Iterator[Case]:
     data = [_data(name.encode(), digest) for name, digest in [("boot_aggregate", Digest.of(bytes(320))), *files]]
     log = b"".join(b"\x0a\0\0\0" + hashlib.sha1(body, usedforsecurity=False).digest() + _field(b"ima-ng") + _field(body) for body in data)
     parts = (sorted(files[at : at + _PER_CORIM]) for at in range(0, len(files), _PER_CORIM))
-    references = index_files([Corim(f"c{at}", "bench", "files/os", tuple(part)) for at, part in enumerate(parts)], now=0)
+    references = index_files(Corim(f"c{at}", "bench", "files/os", tuple(part)) for at, part in enumerate(parts))
     rules = ImaRules(exclude=("/var/log/.*",))
 
     def bare(bodies: list[bytes]) -> bytes:
@@ -38,34 +39,36 @@ def ima_log() -> Iterator[Case]:
     quoted = bare(data)
 
     def whole() -> object:
-        return appraise_ima(None, None, log, 0, quoted, BANK, references, rules, boot=BOOT)
+        return appraise_ima(None, log, 0, quoted, BANK, references, rules, boot=BOOT)
 
-    known = appraise_ima(None, None, log, 0, quoted, BANK, references, rules, boot=BOOT)
+    known = appraise_ima(None, log, 0, quoted, BANK, references, rules, boot=BOOT)
     assert known.state is not None
     assert known.reasons == ()
-    state, history = known.state, known.history
+    state = known.state
     name = f"IMA list of {ENTRIES:,} entries"
     yield Case(f"{name}, appraised whole", "hashlib alone", whole, lambda: bare(data), ENTRIES, "entry")
 
     def again() -> object:
-        return appraise_ima(state, None, b"", state.entries, quoted, BANK, references, rules, boot=BOOT)
+        return appraise_ima(state, b"", state.entries, quoted, BANK, references, rules, boot=BOOT)
 
     yield Case(f"{name}, nothing new", "hashlib over one entry", again, lambda: bare(data[:1]))
 
-    fewer = ImaReferences(Digest.of(b"another set"), references.approved, references.entries)
+    rows = replay(log, bytes(32), BANK, quoted)
+    assert rows is not None
+    found = rows.rows
 
     def under_others() -> object:
-        return appraise_ima(state, history, b"", state.entries, quoted, BANK, fewer, rules, boot=BOOT)
+        return judge_rows(found, (), references, rules)
 
-    yield Case(f"{name}, under other references", "hashlib alone", under_others, lambda: bare(data), ENTRIES, "entry")
+    yield Case(f"{name}, its files under other references", "hashlib alone", under_others, lambda: bare(data), ENTRIES, "entry")
 
     early = len(log) - sum(34 + 4 + len(body) for body in data[-NEW:])
-    before = appraise_ima(None, None, log[:early], 0, bare(data[:-NEW]), BANK, references, rules, boot=BOOT)
+    before = appraise_ima(None, log[:early], 0, bare(data[:-NEW]), BANK, references, rules, boot=BOOT)
     assert before.state is not None
-    earlier, then, tail = before.state, before.history, log[early:]
+    earlier, tail = before.state, log[early:]
 
     def grown() -> object:
-        return appraise_ima(earlier, then, tail, earlier.entries, quoted, BANK, references, rules, boot=BOOT)
+        return appraise_ima(earlier, tail, earlier.entries, quoted, BANK, references, rules, boot=BOOT)
 
     yield Case(f"{name}, {NEW} of them new", "hashlib over the new", grown, lambda: bare(data[-NEW:]), NEW, "entry")
 

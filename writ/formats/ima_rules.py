@@ -1,8 +1,8 @@
-"""What a policy asks of the IMA list: what may be left out, whose signatures count, whether there must be a list at all.
+"""What a policy asks of the IMA list: what may be left out, whose signatures count.
 
 The rules stand in the settings of a signed policy bundle, as a CBOR map:
 
-    {"exclude": ["/var/log/.*"], "violations": "refuse", "keyrings": [h'<DER certificate>'], "learn_keys": false, "require": true}
+    {"exclude": ["/var/log/.*"], "violations": "refuse", "keyrings": [h'<DER certificate>'], "learn_keys": false}
 
 An exclusion is a regular expression over the whole path. Python's engine backtracks and has no time limit, and the host
 chooses the paths, so only patterns are taken that one pass decides (`is_safe`):
@@ -74,15 +74,13 @@ class ImaRules:
     `exclude` and `keyrings` (certificates in DER) are sorted, each once.
     `violations` "label" lets a violation pass; the count stands in the result.
     `learn_keys` takes keys that the kernel measured onto its `.ima` keyring for
-    keys of the policy. `require` refuses evidence without a list. `digest`
-    names the rules.
+    keys of the policy. `digest` names the rules.
     """
 
     exclude: tuple[str, ...] = ()
     violations: str = "refuse"
     keyrings: tuple[bytes, ...] = ()
     learn_keys: bool = False
-    require: bool = True
     digest: Digest = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -103,7 +101,7 @@ class ImaRules:
         """The map form that the bundle's settings carry."""
         return {
             "exclude": list(self.exclude), "violations": self.violations, "keyrings": list(self.keyrings),
-            "learn_keys": self.learn_keys, "require": self.require,
+            "learn_keys": self.learn_keys,
         }  # fmt: skip
 
     @classmethod
@@ -113,6 +111,6 @@ class ImaRules:
         exclude, keyrings = f.items("exclude", most=MAX_EXCLUDE), f.items("keyrings", most=MAX_KEYRINGS)
         if not all(isinstance(item, str) for item in exclude) or not all(isinstance(item, bytes) for item in keyrings):
             raise FormatError("IMA rules", "texts to exclude and certificates in keyrings", "something else")
-        rules = cls(tuple(exclude), f.text("violations", most=16), tuple(keyrings), f.flag("learn_keys"), f.flag("require"))
+        rules = cls(tuple(exclude), f.text("violations", most=16), tuple(keyrings), f.flag("learn_keys"))
         f.done()
         return rules

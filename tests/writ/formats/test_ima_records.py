@@ -1,4 +1,4 @@
-"""Rules, state and history of IMA: one spelling, and rules that no host can turn into endless work."""
+"""Rules and state of IMA: one spelling, and rules that no host can turn into endless work."""
 
 from __future__ import annotations
 
@@ -9,90 +9,53 @@ from typing import Any
 import pytest
 
 from tests.parsers import assert_parser_is_total
-from tests.world.ima_logs import Kernel, certificate
-from writ.formats import ima_state
+from tests.world.ima_logs import certificate
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError
-from writ.formats.eventlog.ima import replay
 from writ.formats.ima_rules import ImaRules, is_safe
 from writ.formats.ima_signature import keys_of, parse_file_signature
-from writ.formats.ima_state import MAX_REASONS, ImaState, ImaVerdict, MeasuredFiles
+from writ.formats.ima_state import MAX_REASONS, ImaState, ImaVerdict
 from writ.formats.reason import Reason
 from writ.formats.strict import decode_cbor, encode_cbor
 
-RULES = ImaRules(("/tmp/.*", "/var/log/[^/]+"), "label", tuple(sorted((certificate("one"), certificate("two")))), True, False)
+RULES = ImaRules(("/tmp/.*", "/var/log/[^/]+"), "label", tuple(sorted((certificate("one"), certificate("two")))), True)
 REASON = Reason("file-unknown", "ima./bin/b", "a reference value", "sha256:ab")
 A, B = Digest.of(b"a"), Digest.of(b"b")
 VERDICT = ImaVerdict(A, B, (REASON,), 1)
-STATE = ImaState("sha256", 3, bytes(32), 1, str(A), (certificate("one"),), B, VERDICT)
-
-
-def history() -> MeasuredFiles:
-    kernel = Kernel()
-    kernel.measure("/bin/a", Digest.of(b"a", "sha1"), template="ima")
-    kernel.measure("/bin/a", A, violation=True)
-    found = replay(kernel.binary, bytes(32), "sha256", kernel.pcr10["sha256"])
-    assert found is not None
-    return MeasuredFiles(found.rows, found.violated)
+STATE = ImaState("sha256", 3, bytes(32), 1, str(A), (certificate("one"),), (("/bin/a", str(A)),), VERDICT)
 
 
 def test_records_round_trip_and_their_readers_are_total() -> None:
     rules = encode_cbor(RULES.to_cbor())
     assert ImaRules.from_cbor(decode_cbor(rules, "rules")) == RULES
-    assert ImaState.parse(STATE.encode()) == STATE
-    assert MeasuredFiles.parse(history().encode()) == history()
-    assert history().digest() == Digest.of(history().encode())
+    assert ImaState.from_cbor(STATE.to_cbor()) == STATE
     assert_parser_is_total(lambda data: ImaRules.from_cbor(decode_cbor(data, "rules")), rules, flips=300)
-    assert_parser_is_total(ImaState.parse, STATE.encode(), flips=300)
-    assert_parser_is_total(MeasuredFiles.parse, history().encode(), flips=300)
+    assert_parser_is_total(lambda data: ImaState.from_cbor(decode_cbor(data, "state")), encode_cbor(STATE.to_cbor()), flips=300)
     assert_parser_is_total(parse_file_signature, b"\x03\x02\x04keyi\0\x02ab", flips=300)
 
 
-def test_history_keeps_each_row_once_in_the_order_of_measurement() -> None:
-    rows = history().rows
-    both = MeasuredFiles(rows[:1]).followed_by((rows[1], rows[0]), history().violated)
-    assert both == history()
-    assert both.followed_by((), history().violated) == both
-
-
-@pytest.mark.parametrize("rows", [b"\x01", bytes(9)])
-def test_history_of_anything_but_rows_is_refused(rows: bytes) -> None:
-    for key in ("rows", "violated"):
-        with pytest.raises(FormatError):
-            MeasuredFiles.parse(encode_cbor({"v": 1, "rows": b"", "violated": b"", key: rows}))
-
-
-def test_history_with_a_row_twice_or_too_many_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = history().rows[0]
-    with pytest.raises(FormatError, match="each once"):
-        MeasuredFiles.parse(MeasuredFiles((row, row)).encode())
-    monkeypatch.setattr(ima_state, "MAX_ENTRIES", 1)
-    with pytest.raises(FormatError, match="at most 1 rows"):
-        MeasuredFiles.parse(history().encode())
-
-
-def changed(**fields: Any) -> bytes:
-    return encode_cbor({**decode_cbor(STATE.encode(), "state"), **fields})
+def changed(**fields: Any) -> ImaState:
+    return ImaState.from_cbor({**STATE.to_cbor(), **fields})
 
 
 @pytest.mark.parametrize(
     "fields",
     [
         {"bank": "md5"}, {"register": bytes(20)}, {"entries": 0}, {"entries": 400_001}, {"violations": 4}, {"keys": [b"b", b"a"]},
-        {"keys": ["text"]}, {"keys": [bytes(70_000)]}, {"count": 0}, {"count": 1, "reasons": []}, {"v": 2}, {"other": 1},
-        {"reasons": [REASON.to_cbor()] * 2, "count": 2}, {"references": b"short"},
+        {"keys": ["text"]}, {"keys": [bytes(70_000)]}, {"count": 0}, {"count": 1, "reasons": []}, {"seen": [["b", "x"], ["a", "x"]]}, {"seen": [["a"]]}, {"seen": [1]},
+        {"other": 1}, {"reasons": [REASON.to_cbor()] * 2, "count": 2}, {"references": b"short"},
         {"reasons": [Reason("file-unknown", f"ima.{n}", "", "").to_cbor() for n in ("b", "a")], "count": 2},
         {"count": 65, "reasons": [Reason("file-unknown", f"ima.{n:03}", "", "").to_cbor() for n in range(MAX_REASONS + 1)]},
     ],
 )  # fmt: skip
 def test_state_outside_its_bounds_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(FormatError):
-        ImaState.parse(changed(**fields))
+        changed(**fields)
 
 
 def test_more_entries_than_reasons_are_counted() -> None:
-    assert ImaState.parse(changed(count=9)).verdict.count == 9
-    assert ImaState.parse(changed(count=0, reasons=[])).verdict.reasons == ()
+    assert changed(count=9).verdict.count == 9
+    assert changed(count=0, reasons=[]).verdict.reasons == ()
 
 
 @pytest.mark.parametrize(
@@ -112,7 +75,7 @@ def test_rules_outside_their_bounds_are_refused(fields: dict[str, Any]) -> None:
 def test_rules_are_named_by_all_they_say() -> None:
     others = [
         ImaRules(), ImaRules(exclude=("/a",)), ImaRules(violations="label"), ImaRules(keyrings=(certificate("one"),)),
-        ImaRules(learn_keys=True), ImaRules(require=False),
+        ImaRules(learn_keys=True),
     ]  # fmt: skip
     assert len({rules.digest for rules in others}) == len(others)
     assert ImaRules().digest == ImaRules().digest

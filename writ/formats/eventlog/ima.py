@@ -107,7 +107,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """A prefix of a list that replays to `register`: `rows` in the order of measurement, each once, and of violations likewise.
+    """A prefix of a list that replays to `register`: `rows` in the order of measurement, and those of violations apart.
 
     `entries` counts every entry of the prefix, `violations` every violation; `end` is where the prefix ends, in bytes.
     """
@@ -285,7 +285,7 @@ def replay(data: bytes, register: bytes, bank: str, quoted: bytes, *, most: int 
         at = end
     if (entries := len(rows) + len(violated)) > most:
         return None
-    return Replayed(entries, register, len(violated), at, tuple(dict.fromkeys(rows)), tuple(dict.fromkeys(violated)))
+    return Replayed(entries, register, len(violated), at, tuple(rows), tuple(violated))
 
 
 _SHORTEST: Final = Struct("<4s20s0sI")

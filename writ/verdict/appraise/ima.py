@@ -8,6 +8,8 @@ Reference values are components of CoRIMs whose environment begins with
 `files/`: `/usr/bin/x` names the hash of a file's content, `verity:/usr/bin/x`
 its fs-verity digest, any other name a buffer of the kernel's own (`kexec-cmdline`,
 critical data). Several CoRIMs may name one path, and each of the digests passes.
+The components of `rooted/<part>` are approved likewise, and of each part one
+version must have been measured whole before a runtime is rooted.
 """
 
 from __future__ import annotations
@@ -24,11 +26,13 @@ from writ.formats.errors import FormatError
 from writ.formats.eventlog.ima import BOOT_AGGREGATE, MAX_ENTRIES, Measured, Replayed, is_padded, parse_row, replay
 from writ.formats.ima_rules import ImaRules
 from writ.formats.ima_signature import Key, judge_signature, keys_of
-from writ.formats.ima_state import MAX_KEYS, MAX_REASONS, ImaState, ImaVerdict, MeasuredFiles
+from writ.formats.ima_state import MAX_KEYS, MAX_REASONS, ImaState, ImaVerdict
 from writ.formats.reason import Reason
 
 ENVIRONMENT: Final = "files/"
 """How the environments begin whose components are files."""
+ROOTED: Final = "rooted/"
+"""How the environments begin whose components are the files of a part of Writ, or of what runs it: approved, and required."""
 VERITY: Final = "verity:"
 STRONG: Final = ("sha256", "sha384", "sha512")
 KERNEL_KEYRING: Final = b".ima"
@@ -36,19 +40,35 @@ KERNEL_KEYRING: Final = b".ima"
 _NOTHING: Final = bytes(4)
 
 _Finding = tuple[str, str, str, str]
-_Approved = Mapping[tuple[str, bytes], frozenset[tuple[str, bytes]]]
+
+
+@dataclass(slots=True)
+class _Judged:
+    """Of some rows: one finding for each that does not pass, the keys learnt so far, sorted, and the required files among them."""
+
+    findings: list[_Finding]
+    keys: tuple[bytes, ...]
+    seen: set[tuple[str, str]]
+
+
+_File = tuple[str, bytes]
+_Measurement = tuple[str, bytes, str, bytes]
+_Approved = Mapping[_File, frozenset[tuple[str, bytes]]]
 
 
 @dataclass(frozen=True, slots=True)
 class ImaReferences:
     """The approved files, indexed once for every host: by (kind, name) their digests, and the bytes of entries that pass as they are.
 
+    `required` are the files that root a runtime, as (component, digest), and `rooting` the same by the bytes of their entries.
     `digest` names the set; two sets of the same files have the same.
     """
 
     digest: Digest
     approved: _Approved
     entries: frozenset[bytes]
+    required: Mapping[_Measurement, tuple[str, str]]
+    rooting: Mapping[bytes, tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,34 +78,44 @@ class ImaResult:
     `reasons` is sorted and holds the first 64 (and what stands against the list
     as a whole); `count` is how many entries did not pass. `covered` entries are
     vouched for by the quote; `tail` bytes behind them were not looked at.
-    Where the list does not continue what is known, `state` and `history` are those given.
+    Where the list does not continue what is known, `state` is the one given.
     """
 
     state: ImaState | None
-    history: MeasuredFiles | None
     reasons: tuple[Reason, ...]
     count: int
     covered: int
     tail: int
 
 
-def index_files(corims: Iterable[Corim], *, now: int) -> ImaReferences:
-    """The file references among `corims` that are valid at `now`. Other environments are left out."""
-    found: dict[tuple[str, bytes], set[tuple[str, bytes]]] = {}
+def index_files(corims: Iterable[Corim]) -> ImaReferences:
+    """The files that these CoRIMs approve, those that root a runtime among them. Other environments are left out."""
+    found: dict[_File, set[tuple[str, bytes]]] = {}
+    required: dict[_Measurement, tuple[str, str]] = {}
     for corim in corims:
-        if not corim.environment.startswith(ENVIRONMENT) or (corim.valid_until is not None and now > corim.valid_until):
+        rooting = corim.environment.startswith(ROOTED)
+        if not rooting and not corim.environment.startswith(ENVIRONMENT):
             continue
         for component, digest in corim.components:
-            kind, name = ("verity", component.removeprefix(VERITY)) if component.startswith(VERITY) else ("ima", component)
-            # The kernel writes a space in a name as "_".
-            found.setdefault((kind, name.replace(" ", "_").encode()), set()).add((digest.algorithm, digest.value))
-    approved = {key: frozenset(digests) for key, digests in sorted(found.items())}
-    listed = [b"%b\0%b\0%b:%b\n" % (kind.encode(), name, algorithm.encode(), value.hex().encode())
+            file = _file_of(component)
+            found.setdefault(file, set()).add((digest.algorithm, digest.value))
+            if rooting:
+                required[*file, digest.algorithm, digest.value] = component, str(digest)
+    approved = {file: frozenset(digests) for file, digests in sorted(found.items())}
+    listed = [b"%b\0%b\0%b:%b%b\n" % (kind.encode(), name, algorithm.encode(), value.hex().encode(),
+                                      b" rooting" if (kind, name, algorithm, value) in required else b"")
               for (kind, name), digests in approved.items() for algorithm, value in sorted(digests)]  # fmt: skip
     entries = frozenset(
         _body(name, algorithm, value) for (kind, name), digests in approved.items() for algorithm, value in digests if kind == "ima"
     )
-    return ImaReferences(Digest.of(b"".join(listed)), approved, entries)
+    bodies = {_body(name, algorithm, value): key for key in required for kind, name, algorithm, value in (key,) if kind == "ima"}
+    return ImaReferences(Digest.of(b"".join(listed)), approved, entries, required, {body: required[key] for body, key in bodies.items()})
+
+
+def _file_of(component: str) -> _File:
+    """The file that a component names. The kernel writes a space in a name as "_"."""
+    kind, name = ("verity", component.removeprefix(VERITY)) if component.startswith(VERITY) else ("ima", component)
+    return kind, name.replace(" ", "_").encode()
 
 
 def _body(name: bytes, algorithm: str, value: bytes) -> bytes:
@@ -99,7 +129,6 @@ def _body(name: bytes, algorithm: str, value: bytes) -> bytes:
 
 def appraise_ima(
     state: ImaState | None,
-    history: MeasuredFiles | None,
     log: bytes,
     first: int,
     quoted: bytes,
@@ -111,78 +140,76 @@ def appraise_ima(
 ) -> ImaResult:
     """Judge the binary list `log`, whose first entry is number `first`, up to the prefix that replays to `quoted`.
 
-    `state` and `history` are of the same boot, or None for a new one; `boot` are
-    the values of PCRs 0 to 9 in `bank` when the kernel started.
+    `state` is of the same boot, or None for a new one; `boot` are the values of
+    PCRs 0 to 9 in `bank`.
 
     1. Nothing new and the same references and rules: the verdict reached before.
-    2. The list continues the one known, or is whole and passes through what is known.
+    2. The list continues the one known, or is whole and passes through what is known. Under other references or rules it must be
+       whole, since what was measured before is judged anew.
     3. It replays to the quote; what is behind that is neither trusted nor an error.
-    4. New entries are judged; with other references or rules, everything measured in this boot.
-    5. The boot aggregate is that of this boot's PCRs.
+    4. New entries are judged.
+    5. A whole list begins with the aggregate of this boot's PCRs.
 
     Source: DESIGN step 3 (Attest); Linux security/integrity/ima, as in `writ/formats/eventlog/ima.py`.
     """
     # 1
-    if state is not None and state.register == quoted and first == state.entries and state.bank == bank:
-        verdict = state.verdict
-        if verdict.references == references.digest and verdict.rules == rules.digest:
-            return _result(state, history, boot, len(log))
+    same = state is not None and (state.verdict.references, state.verdict.rules) == (references.digest, rules.digest)
+    if state is not None and same and state.register == quoted and first == state.entries and state.bank == bank:
+        return ImaResult(state, state.verdict.reasons, state.verdict.count, state.entries, len(log))
     # 2, 3
-    if not log and state is None:
-        missing = Reason("ima-log-missing", "ima", "a measurement list", "none")
-        return ImaResult(None, None, (missing,) if rules.require else (), 0, 0, 0)
-    read = _read(state, history, log, first, quoted, bank)
+    resumes = state is not None and first == state.entries and state.bank == bank
+    if state is not None and resumes and not same:
+        asked = Reason("ima-log-required", "ima.references", "the list from its first entry, for other reference values", f"entry {first}")
+        return ImaResult(state, (asked,), 0, 0, len(log))
+    read = _read(state if resumes else None, state, log, first, quoted, bank)
     if isinstance(read, Reason):
-        return ImaResult(state, history, (read,), 0, 0, len(log))
-    before, resumed, fresh = read
+        return ImaResult(state, (read,), 0, 0, len(log))
     # 4
-    whole = before.followed_by(fresh.rows, fresh.violated)
-    if resumed is None:
-        entries, violations, aggregate = fresh.entries, fresh.violations, _aggregate(whole.rows)
+    if state is not None and resumes:
+        found = _judge(read.rows, read.violated, references, rules, state.keys, state.aggregate)
+        entries, violations = state.entries + read.entries, state.violations + read.violations
+        aggregate, standing, count, seen = state.aggregate, state.verdict.reasons, state.verdict.count, state.seen
     else:
-        entries, violations, aggregate = resumed.entries + fresh.entries, resumed.violations + fresh.violations, resumed.aggregate
-    if resumed is not None and resumed.verdict.references == references.digest and resumed.verdict.rules == rules.digest:
-        new, void = whole.rows[len(before.rows) :], whole.violated[len(before.violated) :]
-        findings, keys = _judge(new, void, references, rules, resumed.keys, aggregate)
-        failed = resumed.verdict.count + len(findings)
-        reasons = tuple(sorted({*resumed.verdict.reasons, *_reasons(findings)})[:MAX_REASONS])
-    else:
-        findings, keys = _judge(whole.rows, whole.violated, references, rules, (), aggregate)
-        failed, reasons = len(findings), _reasons(findings)
-    verdict = ImaVerdict(references.digest, rules.digest, reasons, failed)
-    after = ImaState(bank, entries, quoted, violations, aggregate, keys, whole.digest(), verdict)
-    return _result(after, whole, boot, len(log) - fresh.end)
+        # 5
+        aggregate = _aggregate(read.rows)
+        found = _judge(read.rows, read.violated, references, rules, (), aggregate)
+        entries, violations, seen = read.entries, read.violations, ()
+        standing = _boot_aggregate(aggregate, bank, boot)
+        count = len(standing)
+    reasons = tuple(sorted({*standing, *_reasons(found.findings)})[:MAX_REASONS])
+    verdict = ImaVerdict(references.digest, rules.digest, reasons, count + len(found.findings))
+    after = ImaState(bank, entries, quoted, violations, aggregate, found.keys, tuple(sorted({*seen, *found.seen})), verdict)
+    return ImaResult(after, reasons, verdict.count, entries, len(log) - read.end)
 
 
-def _result(state: ImaState, history: MeasuredFiles | None, boot: Mapping[int, bytes], tail: int) -> ImaResult:
-    # 5
-    verdict = state.verdict
-    reasons = (*verdict.reasons, *_boot_aggregate(state, boot))
-    return ImaResult(state, history, tuple(sorted(reasons)), verdict.count, state.entries, tail)
+def judge_rows(
+    rows: tuple[bytes, ...], violated: tuple[bytes, ...], references: ImaReferences, rules: ImaRules
+) -> tuple[tuple[Reason, ...], tuple[tuple[str, str], ...]]:
+    """What stands against these rows of a whole list, the first 64 reasons sorted, and which of the required files are among them.
+
+    The list was appraised before: this is for asking what other reference values would say of it.
+    """
+    found = _judge(rows, violated, references, rules, (), _aggregate(rows))
+    return _reasons(found.findings), tuple(sorted(found.seen))
 
 
-def _read(
-    state: ImaState | None, history: MeasuredFiles | None, log: bytes, first: int, quoted: bytes, bank: str
-) -> tuple[MeasuredFiles, ImaState | None, Replayed] | Reason:
-    """What was measured before, the state that the list resumes (None: it is whole), and the prefix that replays; or why not."""
-    if state is not None and first == state.entries and state.bank == bank:
-        if history is None or history.digest() != state.history:
-            return Reason("full-log-required", "ima.history", str(state.history), "none" if history is None else str(history.digest()))
-        fresh = _replay(log, state.register, bank, quoted, MAX_ENTRIES - state.entries)
-        return fresh if isinstance(fresh, Reason) else (history, state, fresh)
+def _read(resumed: ImaState | None, known: ImaState | None, log: bytes, first: int, quoted: bytes, bank: str) -> Replayed | Reason:
+    """The prefix that replays: of a list that resumes, or of a whole one that passes through what is known; or why not."""
+    if resumed is not None:
+        return _replay(log, resumed.register, bank, quoted, MAX_ENTRIES - resumed.entries)
     if first != 0:
-        expected = "entry 0" if state is None else f"entry 0 or {state.entries}"
-        return Reason("ima-log-rewound" if state is not None else "full-log-required", "ima.first", expected, f"entry {first}")
+        expected = "entry 0" if known is None else f"entry 0 or {known.entries}"
+        return Reason("ima-log-rewound" if known is not None else "ima-log-required", "ima.first", expected, f"entry {first}")
     whole = _replay(log, bytes(SIZES[bank]), bank, quoted, MAX_ENTRIES)
     if isinstance(whole, Reason):
         return whole
     if whole.entries == 0:
         return Reason("ima-log-mismatch", "ima.pcr10", "a register that the list extended", "zero")
-    if state is not None and state.bank == bank:
-        known = _replay(log, bytes(SIZES[bank]), bank, state.register, state.entries)
-        if isinstance(known, Reason) or known.entries != state.entries or known.end > whole.end:
-            return Reason("ima-log-rewound", "ima.entries", f"a list through entry {state.entries} as known", f"another of {whole.entries}")
-    return MeasuredFiles(), None, whole
+    if known is not None and known.bank == bank:
+        through = _replay(log, bytes(SIZES[bank]), bank, known.register, known.entries)
+        if isinstance(through, Reason) or through.entries != known.entries or through.end > whole.end:
+            return Reason("ima-log-rewound", "ima.entries", f"a list through entry {known.entries} as known", f"another of {whole.entries}")
+    return whole
 
 
 def _replay(log: bytes, register: bytes, bank: str, quoted: bytes, most: int) -> Replayed | Reason:
@@ -207,17 +234,19 @@ def _judge(
     rules: ImaRules,
     learnt: tuple[bytes, ...],
     aggregate: str,
-) -> tuple[list[_Finding], tuple[bytes, ...]]:
-    """One finding for each row that does not pass, and the keys learnt so far, sorted."""
+) -> _Judged:
     findings: list[_Finding] = []
+    seen: set[tuple[str, str]] = set()
     certificates = {*learnt}
     keys = _both(_keyring(rules.keyrings), _keyring(learnt))
-    entries, approved = references.entries, references.approved
+    entries, approved, rooting = references.entries, references.approved, references.rooting
     excluded = _excluded(rules.exclude)
     for row in rows:
         # Most entries are, byte for byte, what a reference value says; without a signature "ima-sig" has four zeros behind that.
         body = row[row[0] + 8 :]
-        if body in entries or (body[-4:] == _NOTHING and body[:-4] in entries):
+        if body in entries or (body[-4:] == _NOTHING and (body := body[:-4]) in entries):
+            if body in rooting:
+                seen.add(rooting[body])
             continue
         try:
             measured = parse_row(row)
@@ -239,9 +268,13 @@ def _judge(
         finding = _file(measured, approved, keys)
         if finding is not None:
             findings.append(finding)
-    if rules.violations == "refuse":
-        findings.extend(found for row in violated if (found := _violation(row, excluded)) is not None)
-    return findings, tuple(sorted(certificates))
+        elif not measured.buffer and (
+            required := references.required.get((measured.kind, measured.name, measured.algorithm, measured.digest))
+        ):
+            seen.add(required)
+    only = frozenset(name for _, name, _, _ in references.required) if rules.violations != "refuse" else None
+    findings.extend(found for row in violated if (found := _violation(row, excluded, only)) is not None)
+    return _Judged(findings, tuple(sorted(certificates)), seen)
 
 
 def _file(measured: Measured, approved: _Approved, keys: Mapping[bytes, tuple[Key, ...]]) -> _Finding | None:
@@ -269,14 +302,17 @@ def _file(measured: Measured, approved: _Approved, keys: Mapping[bytes, tuple[Ke
     return "file-unknown", claim, "a reference value, an exclusion or a signature", measured.described
 
 
-def _violation(row: bytes, excluded: re.Pattern[bytes] | None) -> _Finding | None:
+def _violation(row: bytes, excluded: re.Pattern[bytes] | None, only: frozenset[bytes] | None) -> _Finding | None:
+    """Why a violation is refused: always, or only those of the files named."""
     try:
         measured = parse_row(row, violation=True)
     except FormatError:
         measured = None
     if measured is None:
         return "ima-violation", "ima.entry", "no violation", "one whose file cannot be read"
-    if excluded is not None and excluded.fullmatch(measured.name):
+    if only is not None and measured.name not in only:
+        return None
+    if only is None and excluded is not None and excluded.fullmatch(measured.name):
         return None
     return "ima-violation", f"ima.{shown(measured.name)}", "a file that no one writes while it is measured", "a violation"
 
@@ -329,52 +365,22 @@ def _aggregate(rows: tuple[bytes, ...]) -> str:
     return measured.described[:200] if measured is not None and measured.name == BOOT_AGGREGATE else ""
 
 
-def _boot_aggregate(state: ImaState, boot: Mapping[int, bytes]) -> tuple[Reason, ...]:
+def _boot_aggregate(aggregate: str, bank: str, boot: Mapping[int, bytes]) -> tuple[Reason, ...]:
     """Nothing, if the list begins with the hash over PCRs 0 to 9 (0 to 7 before kernel 5.8) of this boot in the bank's algorithm.
 
     Source: Linux security/integrity/ima/ima_crypto.c, ima_calc_boot_aggregate_tfm.
     """
     prefixes = [[boot[index] for index in range(last + 1)] for last in (9, 7) if all(index in boot for index in range(last + 1))]
-    expected = [f"{state.bank}:{hash_bytes(state.bank, *values).hex()}" for values in prefixes]
-    if state.aggregate in expected:
+    expected = [f"{bank}:{hash_bytes(bank, *values).hex()}" for values in prefixes]
+    if aggregate in expected:
         return ()
-    if not state.aggregate.startswith(f"{state.bank}:") and state.aggregate:
-        return (Reason("algorithm-refused", "ima.boot_aggregate", f"a digest in {state.bank}", state.aggregate),)
+    if aggregate and not aggregate.startswith(f"{bank}:"):
+        return (Reason("algorithm-refused", "ima.boot_aggregate", f"a digest in {bank}", aggregate),)
     return (
         Reason(
             "boot-aggregate-mismatch",
             "ima.boot_aggregate",
             expected[0] if expected else "PCRs 0 to 9 to compare with",
-            state.aggregate or "none",
+            aggregate or "none",
         ),
     )
-
-
-# --- what the roots of trust ask --------------------------------------------------------------------------------------------
-
-
-def missing_files(history: MeasuredFiles | None, files: Mapping[str, Digest]) -> tuple[str, ...]:
-    """The paths of `files` that are not in the measured set with exactly that digest, or whose measurement is void; sorted.
-
-    A path begins with `verity:` where its fs-verity digest is meant. That a path
-    is measured does not say that no other version of it was: the reference
-    values say that.
-    """
-    wanted = {}
-    for path, digest in files.items():
-        kind, name = ("verity", path.removeprefix(VERITY)) if path.startswith(VERITY) else ("ima", path)
-        wanted[kind, name.replace(" ", "_").encode(), digest.algorithm, digest.value] = path
-    names = {key[1] for key in wanted}
-    void = {measured.name for row in (history.violated if history else ()) if (measured := _read_row(row, violation=True)) is not None}
-    present = set()
-    for row in history.rows if history else ():
-        if any(name in row for name in names) and (measured := _read_row(row)) is not None and not measured.buffer:
-            present.add((measured.kind, measured.name, measured.algorithm, measured.digest))
-    return tuple(sorted(path for key, path in wanted.items() if key not in present or key[1] in void))
-
-
-def _read_row(row: bytes, *, violation: bool = False) -> Measured | None:
-    try:
-        return parse_row(row, violation=violation)
-    except FormatError:
-        return None

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from tests.world.ima_logs import BOOT, Kernel, certificate, key_id, signed
 from writ.formats.corim import Corim
 from writ.formats.digest import Digest
+from writ.formats.eventlog.ima import replay
 from writ.formats.ima_rules import ImaRules
-from writ.formats.ima_state import MAX_REASONS, ImaState, MeasuredFiles
+from writ.formats.ima_state import MAX_REASONS, ImaState
 from writ.verdict.appraise import ima
-from writ.verdict.appraise.ima import ImaReferences, ImaResult, appraise_ima, index_files, missing_files
+from writ.verdict.appraise.ima import ImaReferences, ImaResult, appraise_ima, index_files, judge_rows
 
 GOOD, OTHER = Digest.of(b"good"), Digest.of(b"other")
-NOW = 1_800_000_000
 
 
 def corim(components: Mapping[str, Digest], *, id: str = "os", environment: str = "files/os", until: int | None = None) -> Corim:  # noqa: A002
@@ -26,7 +26,7 @@ def corim(components: Mapping[str, Digest], *, id: str = "os", environment: str 
 
 
 def references(components: Mapping[str, Digest] | None = None, **more: Digest) -> ImaReferences:
-    return index_files([corim({"/bin/a": GOOD, **(components or {}), **more})], now=NOW)
+    return index_files([corim({"/bin/a": GOOD, **(components or {}), **more})])
 
 
 @dataclass
@@ -38,7 +38,6 @@ class Host:
     rules: ImaRules = field(default_factory=ImaRules)
     boot: Mapping[int, bytes] = field(default_factory=lambda: BOOT)
     state: ImaState | None = None
-    history: MeasuredFiles | None = None
 
     def log_from(self, entry: int) -> bytes:
         return self.kernel.binary[([0, *self.kernel.ends])[entry] :]
@@ -48,12 +47,12 @@ class Host:
         at = (self.state.entries if self.state else 0) if first is None else first
         sent = self.log_from(at) if log is None else log
         quote = self.kernel.pcr10[bank] if quoted is None else quoted
-        return appraise_ima(self.state, self.history, sent, at, quote, bank, self.references, self.rules, boot=self.boot)
+        return appraise_ima(self.state, sent, at, quote, bank, self.references, self.rules, boot=self.boot)
 
     def attest(self) -> ImaResult:
         """The same, and recorded."""
         result = self.judge()
-        self.state, self.history = result.state, result.history
+        self.state = result.state
         return result
 
 
@@ -95,9 +94,7 @@ def test_unknown_and_changed_files_are_named_with_what_was_expected(host: Host) 
 
 def test_any_of_several_approved_versions_passes() -> None:
     third = Digest.of(b"third", "sha512")
-    host = Host(
-        references=index_files([corim({"/bin/a": GOOD}), corim({"/bin/a": OTHER}, id="b"), corim({"/bin/a": third}, id="c")], now=NOW)
-    )
+    host = Host(references=index_files([corim({"/bin/a": GOOD}), corim({"/bin/a": OTHER}, id="b"), corim({"/bin/a": third}, id="c")]))
     for digest in (GOOD, OTHER, third):
         host.kernel.measure("/bin/a", digest)
     assert host.judge().reasons == ()
@@ -111,20 +108,17 @@ def test_name_with_a_space_is_found_as_the_kernel_writes_it() -> None:
     assert host.judge().reasons == ()
 
 
-def test_references_out_of_date_or_of_another_environment_do_not_count(host: Host) -> None:
-    for one in (corim({"/bin/a": GOOD}, until=NOW - 1), corim({"/bin/a": GOOD}, environment="governance")):
-        host.references = index_files([one], now=NOW)
-        assert codes(host.judge()) == [("file-unknown", "ima./bin/a")]
-    host.references = index_files([corim({"/bin/a": GOOD}, until=NOW)], now=NOW)
-    assert host.judge().reasons == ()
+def test_references_of_another_environment_do_not_count(host: Host) -> None:
+    host.references = index_files([corim({"/bin/a": GOOD}, environment="governance")])
+    assert codes(host.judge()) == [("file-unknown", "ima./bin/a")]
 
 
 def test_same_files_are_one_set_however_they_are_published() -> None:
-    both = index_files([corim({"/bin/a": GOOD, "/bin/b": OTHER})], now=NOW)
-    apart = index_files([corim({"/bin/b": OTHER}), corim({"/bin/a": GOOD}, id="2")], now=NOW)
+    both = index_files([corim({"/bin/a": GOOD, "/bin/b": OTHER})])
+    apart = index_files([corim({"/bin/b": OTHER}), corim({"/bin/a": GOOD}, id="2")])
     assert both.digest == apart.digest
-    assert both.digest != index_files([corim({"/bin/a": GOOD, "/bin/b": GOOD})], now=NOW).digest
-    assert both.digest != index_files([corim({"/bin/a": GOOD, "verity:/bin/b": OTHER})], now=NOW).digest
+    assert both.digest != index_files([corim({"/bin/a": GOOD, "/bin/b": GOOD})]).digest
+    assert both.digest != index_files([corim({"/bin/a": GOOD, "verity:/bin/b": OTHER})]).digest
 
 
 @pytest.mark.parametrize("digest", [Digest.of(b"good", "sha1"), "md5:" + "ab" * 16, "sm3:" + "ab" * 32, "sha256-new:abcd"])
@@ -310,7 +304,11 @@ def test_learnt_key_counts_only_where_the_rules_say_so() -> None:
     host.kernel.measure("/bin/later", GOOD, template="ima-sig", sig=signed(GOOD, "learnt"))
     assert host.attest().reasons == ()
     host.rules = ImaRules(learn_keys=False)
-    assert codes(host.judge()) == [("file-unknown", "ima..ima"), ("file-unknown", "ima./bin/later"), ("file-unknown", "ima./bin/signed")]
+    assert codes(host.judge(first=0)) == [
+        ("file-unknown", "ima..ima"),
+        ("file-unknown", "ima./bin/later"),
+        ("file-unknown", "ima./bin/signed"),
+    ]
 
 
 def test_key_on_another_keyring_and_bytes_that_are_no_key_are_not_learnt() -> None:
@@ -381,9 +379,8 @@ def test_second_aggregate_is_the_first_one_or_a_file(host: Host) -> None:
     assert host.attest().reasons == ()
     host.kernel.measure("/bin/b", aggregate(BOOT, 9))
     assert codes(host.judge()) == [("file-unknown", "ima./bin/b")]
-    host.rules = ImaRules(exclude=("/bin/b",))
     host.kernel.measure("boot_aggregate", OTHER)
-    assert codes(host.judge()) == [("file-unknown", "ima.boot_aggregate")]
+    host.rules = ImaRules(exclude=("/bin/b",))
     assert codes(host.judge(first=0)) == [("file-unknown", "ima.boot_aggregate")]
 
 
@@ -407,7 +404,7 @@ def test_removed_entry_is_noticed(gone: int) -> None:
     parts = entries_of(host.kernel)
     result = host.judge(log=b"".join(parts[:gone] + parts[gone + 1 :]))
     assert codes(result) == [("ima-log-mismatch", "ima.pcr10")]
-    assert (result.state, result.history, result.covered) == (None, None, 0)
+    assert (result.state, result.covered) == (None, 0)
 
 
 def test_reordered_path_changed_and_digest_changed_entries_are_noticed() -> None:
@@ -447,15 +444,6 @@ def test_entries_behind_the_quote_are_neither_trusted_nor_an_error(host: Host) -
         result = host.judge(log=log, quoted=quoted)
         assert (result.reasons, result.covered, result.tail) == ((), 2, len(log) - size)
     assert codes(host.judge()) == [("file-unknown", "ima./bin/evil")]
-
-
-def test_missing_list_is_refused_where_the_rules_require_one() -> None:
-    host = Host()
-    for required, expected in ((True, [("ima-log-missing", "ima")]), (False, [])):
-        host.rules = ImaRules(require=required)
-        result = host.judge(log=b"", quoted=bytes(32))
-        assert codes(result) == expected
-        assert (result.state, result.history, result.count, result.covered, result.tail) == (None, None, 0, 0, 0)
 
 
 def test_list_that_breaks_before_the_quote_says_where(host: Host) -> None:
@@ -521,61 +509,47 @@ def test_parts_and_a_full_resend_give_one_state(names: list[str], data: st.DataO
     resent = host.judge(first=0)
     fresh = Host(host.kernel, host.references, host.rules).judge()
     assert parts == resent == fresh
-    assert parts.history is not None
     assert parts.state is not None
-    assert MeasuredFiles.parse(parts.history.encode()) == parts.history
-    assert ImaState.parse(parts.state.encode()) == parts.state
+    assert ImaState.from_cbor(parts.state.to_cbor()) == parts.state
 
 
-def test_nothing_new_needs_neither_list_nor_history(host: Host) -> None:
+def test_nothing_new_needs_no_list(host: Host) -> None:
     host.kernel.measure("/bin/b", OTHER)
     before = host.attest()
-    host.history = None
     for tail in (b"", b"behind the quote"):
         result = host.judge(log=tail)
         assert (result.reasons, result.state, result.count, result.covered, result.tail) == (before.reasons, before.state, 1, 3, len(tail))
 
 
-def test_changed_references_re_appraise_the_whole_boot_without_a_list(host: Host) -> None:
+def test_changed_references_or_rules_ask_for_the_whole_list_and_judge_it_anew(host: Host) -> None:
     host.kernel.measure("/bin/b", OTHER)
     host.attest()
-    host.references = references({"/bin/b": OTHER})
-    assert host.attest().reasons == ()
-    host.references = index_files([corim({"/bin/b": OTHER})], now=NOW)
-    assert codes(host.attest()) == [("file-unknown", "ima./bin/a")]
-    host.rules = ImaRules(exclude=("/bin/a",))
-    result = host.attest()
-    assert (result.reasons, result.count, result.covered) == ((), 0, 3)
+    for changed in (Host(references=references({"/bin/b": OTHER})), Host(rules=ImaRules(exclude=("/bin/b",)))):
+        host.references, host.rules = changed.references, changed.rules
+        result = host.attest()
+        assert (codes(result), result.state) == ([("ima-log-required", "ima.references")], host.state)
+        host.kernel.measure("/bin/a", GOOD, template="ima-sig")
+        assert codes(host.judge()) == [("ima-log-required", "ima.references")]
+        host.state = host.judge(first=0).state
+        assert host.attest().reasons == ()
 
 
-def test_new_entries_under_changed_references_are_judged_with_the_old_ones(host: Host) -> None:
+def test_file_whose_approval_is_withdrawn_is_refused(host: Host) -> None:
     host.attest()
-    host.references = index_files([corim({"/bin/b": OTHER})], now=NOW)
-    host.kernel.measure("/bin/b", OTHER)
-    assert codes(host.attest()) == [("file-unknown", "ima./bin/a")]
-
-
-def test_history_that_is_not_the_recorded_one_asks_for_the_whole_list(host: Host) -> None:
-    host.attest()
-    host.kernel.measure("/bin/a", GOOD, template="ima-sig")
-    for history in (None, MeasuredFiles()):
-        host.history = history
-        result = host.judge()
-        assert codes(result) == [("full-log-required", "ima.history")]
-        assert result.state == host.state
-        assert host.judge(first=0).reasons == ()
+    host.references = index_files([corim({"/bin/b": OTHER})])
+    assert codes(host.judge(first=0)) == [("file-unknown", "ima./bin/a")]
 
 
 def test_gap_and_overlap_are_refused(host: Host) -> None:
     host.kernel.measure("/bin/a", GOOD, template="ima-sig")
     host.kernel.measure("/bin/a", GOOD, template="ima-modsig")
-    assert codes(host.judge(first=1)) == [("full-log-required", "ima.first")]
+    assert codes(host.judge(first=1)) == [("ima-log-required", "ima.first")]
     host.attest()
     host.kernel.measure("/bin/a", GOOD, template="ima-ngv2")
     for first in (1, 5):
         result = host.judge(first=first)
         assert [str(reason) for reason in result.reasons] == [f"ima-log-rewound: ima.first: expected entry 0 or 4, got entry {first}"]
-        assert (result.state, result.history) == (host.state, host.history)
+        assert result.state == host.state
     skipped = host.log_from(host.kernel.entries)
     assert codes(host.judge(log=skipped)) == [("ima-log-mismatch", "ima.pcr10")]
 
@@ -593,12 +567,12 @@ def test_rewound_list_is_refused(host: Host) -> None:
 
 def test_list_of_another_boot_or_host_does_not_continue_this_one(host: Host) -> None:
     host.attest()
-    other = Host(references=host.references, state=host.state, history=host.history)
+    other = Host(references=host.references, state=host.state)
     other.kernel.measure("/bin/b", GOOD)
     other.kernel.measure("/bin/a", GOOD)
     assert codes(other.judge(first=0)) == [("ima-log-rewound", "ima.entries")]
     assert codes(other.judge()) == [("ima-log-mismatch", "ima.pcr10")]
-    other.state = other.history = None
+    other.state = None
     assert codes(other.judge()) == [("file-unknown", "ima./bin/b")]
 
 
@@ -621,26 +595,54 @@ def test_state_of_another_bank_is_not_resumed(host: Host) -> None:
     assert host.judge(first=0).covered == 2
 
 
-# --- required files ------------------------------------------------------------------------------------------------------------
+# --- the files that root a runtime -----------------------------------------------------------------------------------------------
 
 
-def test_required_files_that_were_not_measured_as_approved_are_named(host: Host) -> None:
-    host.kernel.measure("/bin/my tool", GOOD, template="ima-sig", sig=b"x")
+def rooted(components: Mapping[str, Digest]) -> ImaReferences:
+    return index_files([corim({"/bin/a": GOOD}), corim(components, id="attestor", environment="rooted/attestor")])
+
+
+def test_required_files_are_approved_and_seen_in_every_template(host: Host) -> None:
+    host.references = rooted({"/bin/my tool": GOOD, "verity:/bin/v": OTHER, "/bin/a": GOOD, "/bin/never": GOOD})
+    host.rules = KEYRING
+    host.attest()
+    host.kernel.measure("/bin/my tool", GOOD, template="ima-sig", sig=signed(GOOD, "vendor"))
     host.kernel.measure("/bin/v", OTHER, template="ima-ngv2", kind="verity")
-    host.kernel.measure("/bin/buffer", Digest.of(b"x"), template="ima-buf", buf=b"x")
+    result = host.attest()
+    assert result.reasons == ()
+    assert result.state is not None
+    assert result.state.seen == (("/bin/a", str(GOOD)), ("/bin/my tool", str(GOOD)), ("verity:/bin/v", str(OTHER)))
+    assert host.judge(first=0).state == result.state
+
+
+def test_other_version_of_a_required_file_is_not_seen(host: Host) -> None:
+    host.references = rooted({"/bin/b": GOOD, "/bin/buffer": Digest.of(b"x"), "/bin/v": GOOD})
     host.kernel.measure("/bin/b", OTHER)
-    host.kernel.measure("/bin/b", OTHER, violation=True)
-    host.kernel.measure("/bin/broken", "sha256:ab")
-    history = host.judge().history
-    assert missing_files(history, {"/bin/a": GOOD, "/bin/my tool": GOOD, "verity:/bin/v": OTHER}) == ()
-    wanted = {
-        "/bin/v": OTHER,
-        "/bin/a": OTHER,
-        "/bin/b": OTHER,
-        "/bin/buffer": Digest.of(b"x"),
-        "verity:/bin/a": GOOD,
-        "/bin/broken": GOOD,
-        "/bin/z": GOOD,
-    }
-    assert missing_files(history, wanted) == tuple(sorted(wanted))
-    assert missing_files(None, {"/bin/a": GOOD}) == ("/bin/a",)
+    host.kernel.measure("/bin/buffer", Digest.of(b"x"), template="ima-buf", buf=b"x")
+    host.kernel.measure("/bin/v", GOOD, template="ima-ngv2", kind="verity")
+    result = host.judge()
+    assert result.state is not None
+    assert result.state.seen == ()
+    assert ("file-mismatch", "ima./bin/b") in codes(result)
+
+
+def test_violation_of_a_required_file_is_refused_whatever_the_rules_say(host: Host) -> None:
+    host.references, host.rules = rooted({"/bin/b": GOOD}), ImaRules(violations="label", exclude=("/bin/b",))
+    host.kernel.measure("/bin/a", GOOD, violation=True)
+    assert host.judge().reasons == ()
+    host.kernel.measure("/bin/b", GOOD, violation=True)
+    assert codes(host.judge()) == [("ima-violation", "ima./bin/b")]
+
+
+def test_requiring_a_file_makes_another_set() -> None:
+    assert rooted({"/bin/b": OTHER}).digest != index_files([corim({"/bin/a": GOOD, "/bin/b": OTHER})]).digest
+
+
+def test_rows_can_be_asked_what_other_references_would_say_of_them(host: Host) -> None:
+    host.kernel.measure("/bin/b", OTHER)
+    found = replay(host.kernel.binary, bytes(32), "sha256", host.kernel.pcr10["sha256"])
+    assert found is not None
+    reasons, seen = judge_rows(found.rows, found.violated, host.references, host.rules)
+    assert [reason.claim for reason in reasons] == ["ima./bin/b"]
+    assert judge_rows(found.rows, found.violated, rooted({"/bin/b": OTHER}), host.rules) == ((), (("/bin/b", str(OTHER)),))
+    assert seen == ()
