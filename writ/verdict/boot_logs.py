@@ -29,13 +29,14 @@ def follow_boot(
     1. Logs that came are judged, whatever was known.
     2. Without them, and in the same boot, what is known stands, as long as nothing was extended into the firmware's registers since.
        Registers above may have moved: what they held at the time is in what they hold now.
-    3. In another boot, a host that sent logs before owes them.
+    3. In another boot, a host that sent logs before owes them; after a resume too, since a TPM Restart clears the registers and
+       counts like one: another kernel may have booted behind the same firmware.
     """
     # 1
     if evidence.uefi_log is not None:
         boot = _judged(evidence.uefi_log, pcrs, runtime_pcr)
         return boot, boot.reasons
-    known = state.boot if state is not None and epoch.kind in ("same", "resumed") else None
+    known = state.boot if state is not None and epoch.kind == "same" else None
     # 2
     if known is not None:
         moved = [

@@ -74,8 +74,30 @@ def test_log_travels_once_in_a_boot() -> None:
     assert permitted(attest(scene)).exceptions == ("attestor-not-rooted",)
     assert scene.state is not None
     assert scene.state.boot == before.boot
+
+
+def test_after_a_resume_the_log_is_asked_for_once_more() -> None:
+    scene, log = booted()
+    attest(scene, log)
     scene.chip.resume()
+    assert host_codes(attest(scene)) == {"boot-log-required"}
+    assert host_codes(attest(scene)) == {"boot-log-required"}
+    assert host_codes(attest(scene, log)) == set()
     assert host_codes(attest(scene)) == set()
+
+
+def test_i6_other_kernel_behind_a_tpm_restart_does_not_inherit_the_boot_that_was_approved() -> None:
+    """TPM2_Shutdown(STATE), then Startup(CLEAR): resetCount stands, the registers start anew, and root extends the known log again."""
+    scene, log = booted()
+    attest(scene, log)
+    scene.references = (*scene.references, *captured(scene))
+    known = scene.chip.pcrs["sha256"][14]
+    scene.chip.restart()
+    evil = measure(scene, Boot(cmdline="quiet ima=off"))
+    scene.chip.pcrs["sha256"][14] = known
+    assert host_codes(attest(scene)) == {"boot-log-required"}
+    assert "boot-mismatch" in host_codes(attest(scene, evil))
+    assert "uefi-log-mismatch" in host_codes(attest(scene, log))
 
 
 def test_boot_that_was_approved_passes_and_any_other_is_named() -> None:
