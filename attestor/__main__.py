@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from attestor.config import AttestorConfig, check_register, read_enrolment
 from writ.formats.errors import FormatError, Refused, Unavailable
+from writ.formats.reason import REMEDIES
 from writ.formats.state import BANKS, RUNTIME_PCRS
 from writ.formats.strict import name
 from writ.service import cli, observe
@@ -103,6 +104,7 @@ def _init(args: argparse.Namespace) -> int:
     with contextlib.closing(build_tpm(config)) as tpm:
         made = args.new_ak or not state.ak.exists()
         area = tpm.create_ak() if made else tpm.ak_public()
+        tpm.check_ak()
         endorsement = tpm.endorsement()
     shown = {
         "state": str(state.path),
@@ -302,6 +304,8 @@ def _status(args: argparse.Namespace) -> int:
 
     answer = asyncio.run(ask())
     shown = {key: getattr(answer, key) for key in ("host", "enrolled", "events", "instances", "last_verdict")}
+    if answer.last_verdict in REMEDIES:
+        shown["next"] = REMEDIES[answer.last_verdict]
     cli.emit(shown, args.json)
     return cli.ACCEPTED
 

@@ -104,6 +104,7 @@ class AgentDaemon:
         async with self._logging:
             await asyncio.to_thread(self._log.open)
             await self._begin()
+        await self._look_at_ak()
         # 3
         await asyncio.to_thread(self._store.collect, self._instances.roots())
         # 4
@@ -122,6 +123,17 @@ class AgentDaemon:
             self._hashing.shutdown(wait=False, cancel_futures=True)
             self._attestation.close()
             self._log.close()
+
+    async def _look_at_ak(self) -> None:
+        """A TPM that was cleared since the enrolment is said at once, with its remedy; what runs is watched all the same."""
+        try:
+            await asyncio.to_thread(self._attestation.check_ak)
+        except Refused as refused:
+            self._verdict = refused.reasons[0].code
+            _LOG.error(self._verdict, detail=str(refused.reasons[0]), next=refused.reasons[0].remedy)
+        except Unavailable as error:
+            self._verdict = "unreachable"
+            _LOG.warning("unreachable", detail=str(error))
 
     async def _begin(self) -> None:
         """The log of this boot is governed, and its running instances are followed. Holds `_logging`."""

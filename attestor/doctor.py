@@ -57,6 +57,7 @@ def _tpm(config: AttestorConfig, tpm: Tpm) -> list[Finding]:
         Finding("ek-certificate", certificates > 0, f"{certificates} in NV", "Admit this TPM by its EK digest: `verifier host admit`."),
         Finding("clock-safe", clock.safe, f"safe = {clock.safe}", "After a power cut this heals by itself within 69 minutes."),
     ]
+    findings.extend(_ak(config, tpm))
     try:
         enrolment = read_enrolment(config.state)
         value = tpm.read(enrolment.bank).get(enrolment.runtime_pcr)
@@ -66,6 +67,19 @@ def _tpm(config: AttestorConfig, tpm: Tpm) -> list[Finding]:
     remedy = "Something extended the register before the attestor's first start: reboot, and start the attestor before it."
     findings.append(Finding("register", begun or not any(value), f"log begun, register {value.hex()}" if begun else value.hex(), remedy))
     return findings
+
+
+def _ak(config: AttestorConfig, tpm: Tpm) -> list[Finding]:
+    """Whether the TPM loads the AK, where there is one."""
+    if not config.state.ak.exists():
+        return []
+    try:
+        tpm.check_ak()
+    except Refused as refused:
+        return [Finding("ak", False, str(refused.reasons[0]), refused.reasons[0].remedy)]
+    except (FormatError, Unavailable) as error:
+        return [Finding("ak", False, str(error), "Run `attestor init --new-ak`, then enrol again with a new ticket.")]
+    return [Finding("ak", True, "the TPM loads it")]
 
 
 def _host(config: AttestorConfig) -> list[Finding]:

@@ -22,7 +22,7 @@ def enrol(
 ) -> Enrolment:
     """The host is enrolled, and what it pins is durable.
 
-    1. Show EK, EK certificates, AK and host key.
+    1. Show EK, EK certificates, AK and host key; a TPM that was cleared has no AK to show (Refused `tpm-cleared`).
     2. Recover the secret of the challenge.
     3. Quote it, bound to host and host key.
     4. Pin what the verifier says it is. The first answer is believed: whose it is, TLS and the ticket say.
@@ -31,6 +31,7 @@ def enrol(
     """
     check_register(runtime_pcr, bank)
     # 1
+    tpm.check_ak()
     endorsement = tpm.endorsement()
     request = EnrolRequest(
         host=name(host, "host"),

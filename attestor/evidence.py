@@ -105,6 +105,10 @@ class Attestation:
                 return attested
         raise Unavailable("verifier", "asked for nonce or log again and again")
 
+    def check_ak(self) -> None:
+        """The key that quotes is there. Raises Refused `tpm-cleared`, Unavailable."""
+        self._tpm.check_ak()
+
     def close(self) -> None:
         """The line to the verifier is closed."""
         self._uplink.close()

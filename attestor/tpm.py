@@ -8,7 +8,8 @@ from any thread; they block until the TPM has answered.
 The AK is an ordinary child of the EK: its quotes show resetCount, restartCount
 and firmwareVersion in the clear, and its qualified name says where it lives.
 
-Every failure is `Unavailable`: nothing a TPM does not say is a permission.
+Every failure is `Unavailable`, but for a TPM that was cleared, which no retry mends (`Refused`, `tpm-cleared`): nothing a TPM does
+not say is a permission.
 
 Source: TPM 2.0 Library Part 1 to 3; TCG EK Credential Profile 2.5; tpm2-pytss 3.
 """
@@ -25,10 +26,12 @@ from typing import Any, Final, Protocol, TypeVar
 
 from attestor.config import AK_KINDS, EK_KINDS, read_private, write_private
 from writ.formats.digest import Digest
-from writ.formats.errors import FormatError, Misuse, Unavailable
+from writ.formats.errors import FormatError, Misuse, Refused, Unavailable
+from writ.formats.reason import Reason
 from writ.formats.strict import Fields, decode_cbor, encode_cbor
 from writ.formats.tpm.attest import parse_attest
 from writ.formats.tpm.pcr import PcrSelection, PcrValues
+from writ.formats.tpm.public import parse_public
 from writ.formats.tpm.wire import HASH_IDS
 
 T = TypeVar("T")
@@ -47,6 +50,9 @@ _AK_ATTRIBUTES: Final = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|n
 _AK_TEMPLATES: Final = {"p256": "ecc:ecdsa-sha256:null", "rsa2048": "rsa2048:rsassa-sha256:null"}
 _ATTEMPTS: Final = 8
 _TRANSIENT: Final = 0x80000000
+_RC_INTEGRITY: Final = 0x9F
+_RC_PLACE: Final = 0xF40
+"""The bits of a response code of format one that name the parameter, handle or session at fault (TPM 2.0 Library Part 2, 6.6.3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +99,10 @@ class Tpm(Protocol):
 
     def ak_public(self) -> bytes:
         """TPMT_PUBLIC of the AK. Unavailable if none was created."""
+        ...
+
+    def check_ak(self) -> None:
+        """The AK loads. Raises Refused `tpm-cleared` where this TPM made it and holds it no more."""
         ...
 
     def activate(self, credential: bytes, secret: bytes) -> bytes:
@@ -162,6 +172,10 @@ class EsapiTpm:
     def ak_public(self) -> bytes:
         """See `Tpm`."""
         return self._ask("read the AK", lambda: _read_ak(self._ak_file)[1])
+
+    def check_ak(self) -> None:
+        """See `Tpm`."""
+        self._ask("load the AK", self._load_ak)
 
     def activate(self, credential: bytes, secret: bytes) -> bytes:
         """See `Tpm`."""
@@ -345,21 +359,35 @@ class EsapiTpm:
         with self._ek(kind) as (ek, ek_public), self._ek_session(ek_public) as session:
             private, public, *_ = self._esapi.create(ek, TPM2B_SENSITIVE_CREATE(), template, session1=session)
         area = bytes(public.publicArea.marshal())
-        write_private(self._ak_file, encode_cbor({"v": 1, "ek": kind, "public": area, "private": bytes(private)}))
+        parent = parse_public(bytes(ek_public.marshal())).name()
+        write_private(self._ak_file, encode_cbor({"v": 1, "ek": kind, "parent": parent, "public": area, "private": bytes(private)}))
         if self._ak is not None:
             self._esapi.flush_context(self._ak)
             self._ak = None
         return area
 
     def _load_ak(self) -> Any:
-        """The AK's handle; it stays loaded until the connection ends."""
+        """The AK's handle; it stays loaded until the connection ends.
+
+        TPM2_Clear keeps the EK and changes what its children are wrapped with, so that none of them loads any more: TPM_RC_INTEGRITY
+        below the same EK is a Clear, below another EK another TPM. Source: TPM 2.0 Library Part 3, TPM2_Clear and TPM2_Load.
+        """
+        from tpm2_pytss import TSS2_Exception
         from tpm2_pytss.types import TPM2B_PRIVATE, TPM2B_PUBLIC, TPMT_PUBLIC
 
-        if self._ak is None:
-            kind, area, private = _read_ak(self._ak_file)
-            public = TPM2B_PUBLIC(publicArea=TPMT_PUBLIC.unmarshal(area)[0])
-            with self._ek(kind) as (ek, ek_public), self._ek_session(ek_public) as session:
+        if self._ak is not None:
+            return self._ak
+        kind, area, private, parent = _read_ak(self._ak_file)
+        public = TPM2B_PUBLIC(publicArea=TPMT_PUBLIC.unmarshal(area)[0])
+        with self._ek(kind) as (ek, ek_public), self._ek_session(ek_public) as session:
+            try:
                 self._ak = self._esapi.load(ek, TPM2B_PRIVATE(private), public, session1=session)
+            except TSS2_Exception as error:
+                if error.rc & ~_RC_PLACE != _RC_INTEGRITY:
+                    raise
+                if parse_public(bytes(ek_public.marshal())).name() != parent:
+                    raise Unavailable("TPM", "could not load the AK: expected the TPM that made it, got another") from None
+                raise Refused(Reason("tpm-cleared", "ak", "an AK that its TPM loads", f"response code 0x{error.rc:x}")) from None
         return self._ak
 
     def _activate(self, credential: bytes, secret: bytes) -> bytes:
@@ -410,16 +438,17 @@ class EsapiTpm:
         return Clock(int(info.clock), int(info.resetCount), int(info.restartCount), bool(info.safe))
 
 
-def _read_ak(path: Path) -> tuple[str, bytes, bytes]:
-    """Kind of EK, TPMT_PUBLIC and private blob of the AK."""
+def _read_ak(path: Path) -> tuple[str, bytes, bytes, bytes]:
+    """Kind of EK, TPMT_PUBLIC and private blob of the AK, and the name of the EK that it was made under."""
     data = read_private(path)
     if data is None:
         raise Unavailable("AK", f"expected one in {path}, found none: run `attestor init`")
     f = Fields(decode_cbor(data, "AK file"), "AK file")
     f.version(1)
     kind, public, private = f.text("ek", most=16), f.raw("public", most=4096), f.raw("private", most=4096)
+    parent = f.raw("parent", most=66)
     f.done()
-    return kind, public, private
+    return kind, public, private, parent
 
 
 def _certificates(data: bytes) -> Iterator[bytes]:

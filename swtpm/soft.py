@@ -30,6 +30,9 @@ _CTRL_INIT: Final = struct.pack(">II", 2, 0)
 _CTRL_SHUTDOWN: Final = struct.pack(">I", 3)
 _CLEAR: Final = 0
 _STATE: Final = 1
+_CLEAR_COMMAND: Final = 0x126
+_LOCKOUT: Final = 0x4000000A
+_PASSWORD: Final = 0x40000009
 _STARTUP: Final = 0x144
 _SHUTDOWN: Final = 0x145
 
@@ -123,6 +126,19 @@ class SoftTpm:
         self._shutdown(_STATE)
         self._ask_control(_CTRL_INIT)
         self._startup(_STATE)
+
+    def restart(self) -> None:
+        """The machine was told to suspend and booted instead: PCRs cleared, restartCount one higher, resetCount as it was."""
+        self._shutdown(_STATE)
+        self._ask_control(_CTRL_INIT)
+        self._startup(_CLEAR)
+
+    def clear(self) -> None:
+        """TPM2_Clear by lockout authorisation: hierarchies and their objects are gone, the counters start from zero."""
+        session = struct.pack(">IIHBH", 9, _PASSWORD, 0, 0, 0)
+        answer = self.command(struct.pack(">HIII", 0x8002, 14 + len(session), _CLEAR_COMMAND, _LOCKOUT) + session)
+        if answer[6:10] != bytes(4):
+            raise SoftTpmError(f"TPM2_Clear: expected success, got {answer.hex()}")
 
     def command(self, data: bytes) -> bytes:
         """The TPM's answer to one raw command."""

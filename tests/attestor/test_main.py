@@ -22,8 +22,9 @@ from attestor.__main__ import main
 from swtpm import SoftTpm
 from tests.attestor.site import Host, VerifierSite, exchange, launch, receive, token_ask
 from writ.formats.digest import Digest
-from writ.formats.local import Done, Drift, Launched, TokenGiven, Watch
+from writ.formats.local import Done, Drift, Launched, Refusal, TokenGiven, Watch
 from writ.formats.measurement import parse_measurement
+from writ.formats.reason import REMEDIES
 
 ROOT = Path(__file__).parents[2]
 
@@ -102,6 +103,44 @@ def test_killed_daemon_finds_its_instances_again(site: VerifierSite, enrolled: H
                 return await receive(line, Drift)
 
         assert asyncio.run(drifted()).instance == launched.instance
+
+
+def test_cleared_tpm_is_named_by_every_command_and_healed_by_ak_ticket_and_full_log(
+    site: VerifierSite, enrolled: Host, soft_tpm: SoftTpm, here: dict[str, str]
+) -> None:
+    governance = run(here, "measure", "--governance")[1]["governance"]
+    site.approve_governance([(part, Digest.parse(root)) for part, root in governance.items()])
+    message, key = launch("reporter")
+    enroll = ("enroll", "--verifier", site.url, "--host", "host-1")
+    soft_tpm.reset()
+    with serving(here):
+        launched = asyncio.run(enrolled.ask(message, Launched))
+        site.approve(launched)
+        asyncio.run(enrolled.ask(token_ask(launched, key), TokenGiven))
+        soft_tpm.clear()
+        refusal = asyncio.run(enrolled.ask(token_ask(launched, key), Refusal))
+        assert [reason.code for reason in refusal.reasons] == ["tpm-cleared"]
+        status = run(here, "status")[1]
+        assert (status["last_verdict"], status["next"]) == ("tpm-cleared", REMEDIES["tpm-cleared"])
+    with serving(here):  # it starts, says so before anyone asks, and watches what runs
+        assert run(here, "status")[1]["last_verdict"] == "tpm-cleared"
+    code, doctor = run(here, "doctor")
+    found = next(finding for finding in doctor["findings"] if finding["check"] == "ak")
+    assert (code, found["ok"], found["next"]) == (1, False, REMEDIES["tpm-cleared"])
+    for command in (enroll, ("init",)):
+        code, answer = run(here, *command)
+        assert (code, [reason["code"] for reason in answer["reasons"]]) == (1, ["tpm-cleared"])
+
+    assert run(here, "init", "--new-ak")[0] == 0
+    code, answer = run(here, *enroll)
+    assert (code, answer["reasons"][0]["code"]) == (1, "ek-not-admitted")
+    assert run(here, *enroll, "--ticket", "-", stdin=site.admit("host-1") + "\n")[0] == 0
+    assert site.built.parts.hosts.known("demo", "host-1").standing.word == "cleared"
+    with serving(here):
+        assert "instance-tainted" in {r.code for r in asyncio.run(enrolled.ask(token_ask(launched, key), Refusal)).reasons}
+        message, key = launch("reporter")
+        asyncio.run(enrolled.ask(token_ask(asyncio.run(enrolled.ask(message, Launched)), key), TokenGiven))
+    assert site.built.parts.hosts.known("demo", "host-1").standing.word == "trusted"
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from attestor.tpm import EsapiTpm, check_tcti
 from swtpm import SoftTpm
 from tests.conftest import SoftTpmFactory
 from writ.formats.digest import Digest, Nonce, extend
-from writ.formats.errors import FormatError, Unavailable
+from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.evidence import binding
 from writ.formats.tpm.attest import TPM_GENERATED, parse_attest
 from writ.formats.tpm.credential import SEED_SIZE, make_credential
@@ -156,11 +156,31 @@ def test_ak_file_that_others_can_read_is_refused(soft_tpm: SoftTpm, tmp_path: Pa
         tpm.close()
 
 
+def test_cleared_tpm_is_told_from_another_and_needs_a_new_ak(soft_tpm: SoftTpm, tmp_path: Path) -> None:
+    tpm = opened(soft_tpm, tmp_path)
+    try:
+        tpm.create_ak()
+        soft_tpm.reset()
+        tpm.quote(bytes(32), "sha256")  # the AK is loaded when the TPM is cleared
+        before = tpm.clock().reset_count
+        soft_tpm.clear()
+        assert (tpm.clock().reset_count, before > 0) == (0, True)
+        for command in (lambda: tpm.quote(bytes(32), "sha256"), tpm.check_ak):
+            with pytest.raises(Refused) as caught:
+                command()
+            assert [reason.code for reason in caught.value.reasons] == ["tpm-cleared"]
+        tpm.create_ak()
+        tpm.check_ak()
+        tpm.quote(bytes(32), "sha256")
+    finally:
+        tpm.close()
+
+
 def test_ak_of_another_tpm_does_not_load(soft_tpm_factory: SoftTpmFactory, tmp_path: Path) -> None:
     first, second = opened(soft_tpm_factory("tpm"), tmp_path), opened(soft_tpm_factory("other"), tmp_path)
     try:
         first.create_ak()
-        with pytest.raises(Unavailable, match="quote"):
+        with pytest.raises(Unavailable, match="the TPM that made it, got another"):
             second.quote(bytes(32), "sha256")
     finally:
         first.close()
@@ -175,3 +195,17 @@ def test_tcti_that_is_software_or_implicit_is_refused(tcti: str, tmp_path: Path)
 
 def test_hardware_tcti_is_accepted() -> None:
     check_tcti("device:/dev/tpmrm0", allow_software=False)
+
+
+def test_restart_clears_the_registers_and_counts_no_reset(soft_tpm: SoftTpm, tmp_path: Path) -> None:
+    """Why a verifier believes nothing of the boot any more once restartCount has risen."""
+    tpm = opened(soft_tpm, tmp_path)
+    try:
+        tpm.extend(13, (Digest.of(b"event"), Digest.of(b"event", "sha384")))
+        before = tpm.clock()
+        soft_tpm.restart()
+        after = tpm.clock()
+        assert (after.reset_count, after.restart_count) == (before.reset_count, before.restart_count + 1)
+        assert tpm.read("sha256").get(13) == bytes(32)
+    finally:
+        tpm.close()
