@@ -39,6 +39,8 @@ CLAIMS: Final[dict[str, int]] = {
     "writ_reasons": -70100,
     "writ_runtime_only": -70101,
     "writ_tpm_class": -70102,
+    "writ_epoch": -70103,
+    "writ_clock_safe": -70104,
 }
 """Name in JSON -> key in CBOR. Ours are private claims, below -65536 (RFC 8392 section 9.1)."""
 
@@ -55,6 +57,9 @@ VECTOR: Final[dict[str, int]] = {
     "storage-opaque": 6,
     "sourced-data": 7,
 }
+
+EPOCHS: Final = ("first", "forked", "rebooted", "resumed", "same")
+"""Where a TPM's counters stand after those of the attestation before."""
 
 _VERIFIER: Final = {"developer": 0, "build": 1}
 _MOST_SUBMODULES: Final = 300
@@ -83,7 +88,8 @@ class Submodule:
 
     `status` is never better than the worst claim of `vector`, which holds
     (name, value) in the order of `VECTOR`. `policy_ids` names by what was
-    appraised and may be empty. Constructing one that breaks this raises FormatError.
+    appraised and may be empty. `epoch`, of `EPOCHS`, and `clock_safe` are the TPM's: not safe is a clock that may have lost time in
+    a power cut, which is a name for a state and no accusation. Constructing one that breaks this raises FormatError.
     """
 
     status: str
@@ -91,9 +97,13 @@ class Submodule:
     policy_ids: tuple[str, ...] = ()
     reasons: tuple[Reason, ...] = ()
     runtime_only: bool = False
+    epoch: str | None = None
+    clock_safe: bool | None = None
 
     def __post_init__(self) -> None:
         _known("ear_status", self.status, STATUS)
+        if self.epoch is not None:
+            _known("EAR.writ_epoch", self.epoch, EPOCHS)
         for name, _ in self.vector:
             _known("trustworthiness claim", name, VECTOR)
         if list(dict(self.vector)) != sorted(dict(self.vector), key=VECTOR.__getitem__) or len(dict(self.vector)) != len(self.vector):
@@ -113,13 +123,15 @@ def submodule(
     policy_ids: tuple[str, ...] = (),
     reasons: tuple[Reason, ...] = (),
     runtime_only: bool = False,
+    epoch: str | None = None,
+    clock_safe: bool | None = None,
 ) -> Submodule:
     """The Submodule whose status is the worst tier in `vector`; reasons sorted, each once."""
     ordered = tuple((name, vector[name]) for name in VECTOR if name in vector)
     if len(ordered) != len(vector):
         raise FormatError("ear_trustworthiness_vector", "known claims", ", ".join(sorted(set(vector) - set(VECTOR))))
     status = worst(*(tier_of(value) for _, value in ordered))
-    return Submodule(status, ordered, policy_ids, tuple(sorted(set(reasons))), runtime_only)
+    return Submodule(status, ordered, policy_ids, tuple(sorted(set(reasons))), runtime_only, epoch, clock_safe)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +259,8 @@ def _sub_claims(sub: Submodule, s: _Spelling) -> dict[Any, object]:
         "ear_appraisal_policy_ids": list(sub.policy_ids) or None,
         "writ_reasons": [reason.to_cbor() for reason in sub.reasons] or None,
         "writ_runtime_only": sub.runtime_only or None,
+        "writ_epoch": sub.epoch,
+        "writ_clock_safe": sub.clock_safe,
     }
     return s.map(values, CLAIMS)
 
@@ -295,8 +309,10 @@ def _submodule(value: object, s: _Spelling) -> Submodule:
         runtime_only = f.flag(key)
         if not runtime_only:
             raise FormatError("EAR.writ_runtime_only", "true, or no such claim", "false")
+    epoch = f.text(key, most=16) if f.has(key := s.key("writ_epoch")) else None
+    clock_safe = f.flag(key) if f.has(key := s.key("writ_clock_safe")) else None
     f.done()
-    return Submodule(status, vector, ids, reasons, runtime_only)
+    return Submodule(status, vector, ids, reasons, runtime_only, epoch, clock_safe)
 
 
 def _vector(value: dict[Any, Any], s: _Spelling) -> tuple[tuple[str, int], ...]:

@@ -258,6 +258,8 @@ def _ear(
         policy_ids=policy,
         reasons=(*reasons, *missing),
         runtime_only=bool(missing),
+        epoch=verified.epoch.kind,
+        clock_safe=verified.quote.safe,
     )
     parts = [("host", host)]
     for result in instances:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.parsers import assert_parser_is_total
 from writ.formats.ear import (
     CLAIMS,
+    EPOCHS,
     PROFILE,
     STATUS,
     VECTOR,
@@ -33,11 +34,15 @@ from writ.formats.strict import decode_cbor, encode_cbor, encode_json
 
 _REASONS = st.builds(Reason, st.sampled_from(sorted(REMEDIES)), st.just("claim"), st.just("a"), st.sampled_from(["b", "c"]))
 _SUBMODULES = st.builds(
-    lambda vector, ids, reasons, runtime_only: submodule(vector, policy_ids=tuple(ids), reasons=tuple(reasons), runtime_only=runtime_only),
+    lambda vector, ids, reasons, runtime_only, epoch, safe: submodule(
+        vector, policy_ids=tuple(ids), reasons=tuple(reasons), runtime_only=runtime_only, epoch=epoch, clock_safe=safe
+    ),
     st.dictionaries(st.sampled_from(sorted(VECTOR)), st.integers(-128, 127)),
     st.lists(st.text("abc:", min_size=1, max_size=9), max_size=3),
     st.lists(_REASONS, max_size=3),
     st.booleans(),
+    st.none() | st.sampled_from(EPOCHS),
+    st.none() | st.booleans(),
 )
 _EARS = st.builds(
     lambda subs, **rest: Ear("writ", "0.1", 1700000000, tuple(sorted(subs.items())), **rest),
@@ -48,7 +53,10 @@ _EARS = st.builds(
     raw_evidence=st.none() | st.binary(max_size=20),
     tpm_class=st.none() | st.sampled_from(TPM_CLASSES),
 )
-_SUB = submodule({"executables": 2}, policy_ids=("sha256:00",), reasons=(Reason("nonce-spent", "c", "a", "b"),), runtime_only=True)
+_SUB = submodule(
+    {"executables": 2}, policy_ids=("sha256:00",), reasons=(Reason("nonce-spent", "c", "a", "b"),), runtime_only=True, epoch="resumed",
+    clock_safe=False,
+)  # fmt: skip
 _SPECIMEN = Ear("writ", "0.1", 1700000000, (("runtime", _SUB),), "affirming", 1700000060, bytes(32), b"cmw", "software")
 
 
@@ -74,6 +82,8 @@ def test_every_claim_has_its_number_and_name() -> None:
         1003: ["sha256:00"],
         -70100: [["nonce-spent", "c", "a", "b"]],
         -70101: True,
+        -70103: "resumed",
+        -70104: False,
     }
     assert by_name["submods"]["runtime"]["ear_status"] == "affirming"
     assert all(number < -65536 for name, number in CLAIMS.items() if name.startswith("writ_"))
@@ -139,6 +149,7 @@ def test_submodule_takes_the_worst_tier_and_sorts() -> None:
         pytest.param(lambda: Submodule("affirming", (("hardware", 2), ("executables", 2))), id="claims out of order"),
         pytest.param(lambda: Submodule("affirming", (("hardware", 2), ("hardware", 2))), id="a claim twice"),
         pytest.param(lambda: Submodule("fine"), id="an unknown status"),
+        pytest.param(lambda: Submodule("none", epoch="later"), id="an unknown epoch"),
         pytest.param(lambda: Ear("d", "b", 0, ()), id="no submodule"),
         pytest.param(lambda: Ear("d", "b", 0, tuple((f"{i:03}", Submodule("none")) for i in range(301))), id="too many submodules"),
         pytest.param(lambda: Ear("d", "b", 0, (("b", Submodule("none")), ("a", Submodule("none")))), id="submodules out of order"),

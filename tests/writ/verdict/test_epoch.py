@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 
 from tests.world.chip import Chip
+from tests.world.scene import Scene
+from writ.formats.ear import parse_ear_cbor
 from writ.formats.state import HostState, clean_runtime
 from writ.verdict.epoch import Epoch, epoch_begun, judge_epoch
 from writ.verdict.quote import VerifiedQuote
@@ -69,3 +71,18 @@ def test_reboot_after_suspend_and_resume_is_a_reboot() -> None:
 def test_epoch_that_began_is_named_once(reset: int, restart: int, begun: str | None) -> None:
     assert epoch_begun(BEFORE, replace(BEFORE, reset_count=reset, restart_count=restart)) == begun
     assert epoch_begun(None, BEFORE) == "first"
+
+
+def test_result_names_epoch_and_clock_and_accuses_of_neither() -> None:
+    """A clock that a power cut may have set back, an equal clock, a resume, a reboot after that: named, with no reason (facts: T4)."""
+    scene = Scene()
+    scene.chip.safe = False
+    seen = []
+    for step in (lambda: None, lambda: scene.chip.tick(-1_000), scene.chip.resume, scene.reboot):
+        step()
+        verdict = scene.attest()
+        host = parse_ear_cbor(verdict.result).submodule("host")
+        assert host is not None
+        assert verdict.entry.reasons == ()
+        seen.append((host.epoch, host.clock_safe, host.claim("configuration")))
+    assert seen == [("first", False, 32), ("same", False, 32), ("resumed", False, 32), ("rebooted", False, 32)]
