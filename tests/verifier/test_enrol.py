@@ -175,6 +175,18 @@ def test_ek_seen_once_starts_no_second_host(verifier: RunningVerifier) -> None:
     assert refused(verifier.stranger("h2", Chip(seed="one")).enrol, verifier.admit("h2")) == (409, ["ek-already-bound"])
 
 
+def test_second_ek_of_a_burnt_chip_needs_a_ticket_for_another_name(verifier: RunningVerifier) -> None:
+    """The limit that docs/threat-model.md states: no certificate says that two EKs are of one chip, so only the ticket keeps it out."""
+    verifier.host("h1", Chip(seed="one"))
+    verifier.client.post("/v1/hosts/h1/retire")
+    second = Chip(seed="one", ek_name="second-ek")
+    assert refused(verifier.stranger("h2", second).enrol, None) == (403, ["ek-not-admitted"])
+    assert refused(verifier.stranger("h1", second).enrol, None) == (403, ["ek-not-admitted"])
+    verifier.client.post("/v1/hosts", {"host": "h3", "ek": ek_of(Chip(seed="three"))})
+    assert refused(verifier.stranger("h3", second).enrol, None) == (403, ["ek-not-admitted"])
+    verifier.stranger("h2", second).enrol(verifier.admit("h2"))
+
+
 def test_host_takes_another_tpm_only_by_replace(verifier: RunningVerifier) -> None:
     verifier.host("h1", Chip(seed="old"))
     assert refused(verifier.stranger("h1", Chip(seed="new")).enrol, verifier.admit("h1")) == (409, ["host-already-enrolled"])

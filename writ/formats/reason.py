@@ -36,7 +36,7 @@ REMEDIES: Final[dict[str, str]] = {
     # the machine over time
     "reset-count-fell": "resetCount went backwards within an enrolment: restored or cloned. `verifier host release` after inspection.",
     "clock-fell": "The TPM clock went backwards within a boot: a restored or cloned TPM. `verifier host release` after inspection.",
-    "tpm-cleared": "TPM2_Clear was run. Enrol again with a new ticket.",
+    "tpm-cleared": "TPM2_Clear was run, and the AK went with it: `attestor init --new-ak`, then enrol again with a new ticket.",
     "host-unknown": "Admit the host: `verifier host admit`.",
     "host-not-active": "The host is not in the active state; see got.",
     "host-contained": "An operator must inspect and release it: `verifier host release`.",
@@ -150,6 +150,7 @@ REMEDIES: Final[dict[str, str]] = {
     "uefi-log-malformed": "The boot log breaks the TCG format; see got. Send the kernel's own log.",
     "boot-log-required": "This host sent boot logs before: send those of this boot, or enrol it again.",
     "boot-mismatch": "Not the boot that was approved. Compare: `verifier reference diff`; approve: `verifier reference import`.",
+    "ima-not-approved": "Too many files are not approved to name them all. Approve the packages first: `verifier reference import`.",
     "ima-log-required": "Send the IMA list from its first entry: the verifier judges it anew.",
     "uefi-measurement-error": "The firmware reports an error while it measured. Update the firmware, then reboot.",
     # what the kernel holds

@@ -33,7 +33,7 @@ OWED: Final = frozenset({"boot-log-required", "full-log-required", "ima-log-requ
 RULED_OUT: Final = frozenset(
     {
         "action-log-base", "agent-unknown", "attestor-not-rooted", "grants-not-narrower", "host-contained", "host-not-active",
-        "host-unknown", "ima-log-missing", "ima-template-unknown", "manifest-mutable", "nonce-expired", "parent-refused",
+        "host-unknown", "ima-template-unknown", "manifest-mutable", "nonce-expired", "parent-refused",
         "policy-error", "policy-refused", "policy-unknown", "token-audience", "tpm-class-refused",
     }
 )  # fmt: skip
@@ -54,8 +54,8 @@ CONTRADICTED: Final = frozenset(
         "boot-aggregate-mismatch", "boot-mismatch", "event-digest-mismatch", "uefi-log-malformed", "uefi-log-mismatch",
         "uefi-measurement-error",
         # files
-        "file-mismatch", "file-unknown", "ima-log-malformed", "ima-log-mismatch", "ima-log-rewound", "ima-signature-invalid",
-        "ima-violation",
+        "file-mismatch", "file-unknown", "ima-log-malformed", "ima-log-mismatch", "ima-log-rewound", "ima-not-approved",
+        "ima-signature-invalid", "ima-violation",
     }
 )  # fmt: skip
 """What came is not what was approved, recorded or quoted. A code in no class is read as one of these."""
