@@ -27,6 +27,7 @@ from writ.formats.eventlog.cel import CelRecord, encode_cel
 from writ.formats.eventlog.runtime import ComponentEvent, RuntimeEvent, StartEvent, command_digest, record_event
 from writ.formats.evidence import Evidence, InstanceRequest, binding, encode_evidence, enrolment_binding
 from writ.formats.exchange import EXCHANGE, Activation, EnrolRequest
+from writ.formats.exemption import Exemption
 from writ.formats.grants import grant_set
 from writ.formats.jose import sign_jws
 from writ.formats.keys import ED25519, PublicKey
@@ -162,6 +163,7 @@ class Scene:
     chip: Chip = field(default_factory=Chip)
     bundle: PolicyBundle = field(default_factory=policy)
     references: Sequence[Corim] = (GOVERNED, reference())
+    exemptions: Sequence[Exemption] = ()
     tpm_class: str = "software"
     host: str = "host-1"
     now: int = NOW
@@ -269,7 +271,8 @@ class Scene:
     def judge(self, evidence: Evidence, *, nonce_age: int = 2) -> AttestationVerdict:
         """The verdict; nothing moves."""
         return decide_attestation(
-            encode_evidence(evidence), record=self.record, state=self.state, references=reference_set(self.references), bundle=self.bundle,
+            encode_evidence(evidence), record=self.record, state=self.state, bundle=self.bundle,
+            references=reference_set(self.references, self.exemptions),
             verifier=signer("decision").public.thumbprint(), issuance=self.issuance(len(evidence.requests), nonce_age=nonce_age),
             engine=ENGINE_ID,
         )  # fmt: skip

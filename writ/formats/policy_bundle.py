@@ -10,8 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from writ.formats.delegation import MOST_PATTERN, pattern
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError
+from writ.formats.ima_rules import ImaRules
 from writ.formats.state import TPM_CLASSES
 from writ.formats.strict import Fields, decode_cbor, encode_cbor
 
@@ -23,11 +25,19 @@ TOKEN_LIFE_CEILING: Final = 300
 NONCE_LIFE: Final = 120
 CLOCK_SKEW: Final = 5
 HOLD_MAX: Final = 600
+MOST_APPROVALS: Final = 64
+MOST_PEOPLE: Final = 8
+NO_IMA_RULES: Final = ImaRules()
+"""No exclusion, no keyring, and every violation refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class PolicySettings:
-    """What the appraisal accepts, and the life of what it issues. All times in seconds."""
+    """What the appraisal accepts, and the life of what it issues. All times in seconds.
+
+    `approvals` are pairs of a pattern of environments (`delegation.pattern`) and the people who have to approve reference values of them,
+    sorted; where several match, the greatest counts. Of an environment that none matches one person decides.
+    """
 
     accept_runtime_only: bool = False
     tpm_classes: tuple[str, ...] = ("discrete", "firmware", "virtual")
@@ -35,6 +45,8 @@ class PolicySettings:
     nonce_life: int = NONCE_LIFE
     clock_skew: int = CLOCK_SKEW
     hold_max: int = HOLD_MAX
+    approvals: tuple[tuple[str, int], ...] = ()
+    ima: ImaRules = NO_IMA_RULES
 
     def __post_init__(self) -> None:
         if not 5 <= self.token_life <= TOKEN_LIFE_CEILING:
@@ -47,6 +59,12 @@ class PolicySettings:
             raise FormatError("policy.hold_max", "0 to 86400 seconds", str(self.hold_max))
         if list(self.tpm_classes) != sorted(set(self.tpm_classes)) or not set(self.tpm_classes) <= set(TPM_CLASSES):
             raise FormatError("policy.tpm_classes", f"a sorted set of {', '.join(TPM_CLASSES)}", ", ".join(self.tpm_classes)[:80])
+        patterns = [pattern(one, "policy.approvals") for one, _ in self.approvals]
+        if patterns != sorted(set(patterns)) or len(patterns) > MOST_APPROVALS:
+            raise FormatError("policy.approvals", f"at most {MOST_APPROVALS} patterns, sorted, each once", f"{len(patterns)}")
+        for one, people in self.approvals:
+            if not 2 <= people <= MOST_PEOPLE:
+                raise FormatError(f"policy.approvals.{one}"[:200], f"2 to {MOST_PEOPLE} people", str(people)[:40])
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +87,7 @@ class PolicyBundle:
 def encode_bundle(bundle: PolicyBundle) -> bytes:
     """The one spelling of a bundle."""
     s = bundle.settings
-    settings = {
+    settings: dict[str, object] = {
         "accept_runtime_only": s.accept_runtime_only,
         "tpm_classes": list(s.tpm_classes),
         "token_life": s.token_life,
@@ -77,6 +95,10 @@ def encode_bundle(bundle: PolicyBundle) -> bytes:
         "clock_skew": s.clock_skew,
         "hold_max": s.hold_max,
     }
+    if s.approvals:
+        settings["approvals"] = [list(pair) for pair in s.approvals]
+    if s.ima != NO_IMA_RULES:
+        settings["ima"] = s.ima.to_cbor()
     return encode_cbor(
         {
             "v": 1,
@@ -104,10 +126,33 @@ def parse_bundle(data: bytes) -> PolicyBundle:
         nonce_life=s.uint("nonce_life"),
         clock_skew=s.uint("clock_skew"),
         hold_max=s.uint("hold_max"),
+        approvals=_approvals(s),
+        ima=_ima(s),
     )
     s.done()
     f.done()
     return PolicyBundle(namespace, version, issued_at, settings, schema, policies)
+
+
+def _ima(s: Fields) -> ImaRules:
+    """The rules for the IMA list, where they are not those that hold without any word."""
+    if not s.has("ima"):
+        return NO_IMA_RULES
+    rules = ImaRules.from_cbor(s.any("ima"))
+    if rules == NO_IMA_RULES:
+        raise FormatError("policy.ima", "rules that differ from the default, or none", "the default")
+    return rules
+
+
+def _approvals(s: Fields) -> tuple[tuple[str, int], ...]:
+    """Pairs, where there are any: an empty array is not written down."""
+    if not s.has("approvals"):
+        return ()
+    pairs = s.items("approvals", most=MOST_APPROVALS)
+    if not pairs or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+        raise FormatError("policy.approvals", "pairs of a pattern and a number", "none or something else")
+    read = [Fields(dict(enumerate(pair)), "policy.approvals") for pair in pairs]
+    return tuple((one.text(0, least=1, most=MOST_PATTERN), one.uint(1)) for one in read)
 
 
 def _cedar(value: object, what: str) -> str:

@@ -134,7 +134,6 @@ REMEDIES: Final[dict[str, str]] = {
     "revocation-unknown": "Import a fresh CRL of the issuer: `verifier trust import`.",
     "fingerprint-mismatch": "The certificate is not the one that is pinned: look for who altered it, and compare with the manufacturer's own word.",
     # the measurement list of IMA
-    "ima-log-missing": "The policy asks for IMA evidence: boot with an IMA policy, and let the attestor read the measurement list.",
     "ima-log-mismatch": "The IMA list does not replay to the quoted PCR 10. Send it in full; if that fails, reboot the host.",
     "ima-log-malformed": "The IMA list breaks the kernel's format; see got.",
     "ima-log-rewound": "Send the IMA list from where the verifier left off, or in full. A reboot starts a new one.",
@@ -155,6 +154,12 @@ REMEDIES: Final[dict[str, str]] = {
     "uefi-measurement-error": "The firmware reports an error while it measured. Update the firmware, then reboot.",
     # what the kernel holds
     "verity-unavailable": "Neither fs-verity nor dm-verity holds this; see got. Enable it, or let the manifest say hold = \"store\".",
+    # who may change what is approved
+    "delegation-refused": "No role of these keys covers this: `verifier reference delegate` another, or let an operator `reference import` it.",
+    "delegation-rollback": "The delegation is older than the one in force: `verifier reference delegate` without a version.",
+    "approval-repeated": "It takes another person: `verifier reference approve` with the API key of another operator.",
+    "proposal-closed": "The proposal has lapsed, or is settled. Look with `verifier reference list`, and propose it again.",
+    "exemption-refused": "Only a difference from the reference values, in a recorded refusal, can be excepted; name one with --component.",
 }
 """Code -> remedy. Codes are appended and never removed or renamed: old decisions name them."""
 

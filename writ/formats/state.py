@@ -15,6 +15,7 @@ from typing import Final
 from writ.formats.boot_state import BootState
 from writ.formats.digest import SIZES, Digest
 from writ.formats.errors import FormatError
+from writ.formats.ima_state import ImaState
 from writ.formats.keys import PublicKey, parse_cose_key
 from writ.formats.spiffe import AgentId
 from writ.formats.strict import Fields, decode_cbor, encode_cbor
@@ -137,6 +138,7 @@ class HostState:
     runtime: RuntimeState
     logs: tuple[str, ...] = ()
     boot: BootState | None = None
+    ima: ImaState | None = None
 
     def moved(self, status: str) -> HostState:
         """The next version, in `status`, with everything else as it stood."""
@@ -211,6 +213,7 @@ def encode_host_state(state: HostState) -> bytes:
             "instances": [_instance_out(i) for i in state.runtime.instances],
             "logs": list(state.logs),
             "boot": None if state.boot is None else state.boot.to_cbor(),
+            "ima": None if state.ima is None else state.ima.to_cbor(),
         }
     )
 
@@ -235,6 +238,7 @@ def parse_host_state(data: bytes) -> HostState:
         ),
         logs=tuple(_one_of(str(item), LOGS, "host state.logs") for item in f.items("logs", most=len(LOGS))),
         boot=None if (boot := f.any("boot")) is None else BootState.from_cbor(boot),
+        ima=None if (ima := f.any("ima")) is None else ImaState.from_cbor(ima),
     )
     f.done()
     if list(state.logs) != sorted(set(state.logs)):

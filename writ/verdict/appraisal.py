@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from writ.formats.boot_state import BootState
 from writ.formats.digest import Digest
 from writ.formats.ear import Ear, submodule
 from writ.formats.eventlog.runtime import command_digest
@@ -20,6 +19,7 @@ from writ.formats.reason import Reason
 from writ.formats.state import HostRecord, HostState, InstanceState, RuntimeState
 from writ.formats.tlog.merkle import verify_consistency
 from writ.verdict.appraise.boot import BOOT, FIRMWARE, SECURE_BOOT
+from writ.verdict.appraise.ima import ROOTED
 from writ.verdict.evidence import VerifiedEvidence
 from writ.verdict.reference import GOVERNANCE, ReferenceSet, compare, exempted, measured_values
 
@@ -61,6 +61,14 @@ NOT_CONTINUED = frozenset({"action-log-inconsistent", "action-log-base", "instan
 """Reasons after which the checkpoint is not taken: it does not extend the one before, or it is not the instance that says so."""
 NOT_ROOTED = Reason("attestor-not-rooted", "executables", "boot or IMA evidence for the attestor", "none")
 BOOT_ENVIRONMENTS = (BOOT, FIRMWARE, SECURE_BOOT)
+PARTS = ("attestor", "enforcer", "ima-policy", "interpreter", "launcher")
+"""What `rooted/<part>` reference values must name before a runtime is rooted (DESIGN, step 4)."""
+_CHANGED = frozenset(
+    {
+        "boot-mismatch", "component-missing", "component-unexpected", "file-mismatch", "file-unknown", "governance-mismatch",
+        "ima-not-approved",
+    }
+)  # fmt: skip
 _STATES = {str(Digest.of(word)): word.decode() for word in (b"on", b"off", b"unknown")}
 """What the reference value named `secure-boot` stands for."""
 
@@ -96,7 +104,7 @@ def appraise(
         host.extend(compare(GOVERNANCE, measured, references, claim=GOVERNANCE, mismatch="governance-mismatch", now=now))
     if record.tpm_class not in settings.tpm_classes:
         host.append(Reason("tpm-class-refused", "tpm_class", " or ".join(settings.tpm_classes), record.tpm_class))
-    against, missing = _boot(verified.boot, references, now)
+    against, missing = _rooting(verified, references, now)
     host.extend(against)
     # 2
     waived = missing and settings.accept_runtime_only
@@ -113,26 +121,51 @@ def appraise(
     return AttestationResult(ear, reasons, exceptions, not missing, instances, after)
 
 
-def _boot(boot: BootState | None, references: ReferenceSet, now: int) -> tuple[list[Reason], list[Reason]]:
-    """What contradicts the reference values of a boot, and what is missing to vouch for it.
+def _rooting(verified: VerifiedEvidence, references: ReferenceSet, now: int) -> tuple[list[Reason], list[Reason]]:
+    """What contradicts the reference values of a boot, and what is missing before boot and IMA vouch for the writer of the runtime log.
 
     A contradiction always stands against the host; what is missing is a matter of policy.
+
+    1. The boot is one of the approved ones, in each of its three environments.
+    2. Each part that measures or enforces, what runs it, and the rules by which the kernel measured, was measured as approved.
     """
-    if boot is None:
+    if verified.boot is None and verified.ima is None:
         return [], [NOT_ROOTED]
+    # 1
     against: list[Reason] = []
     missing: list[Reason] = []
-    missing.append(Reason(NOT_ROOTED.code, "executables.ima", "IMA evidence for the attestor", "none"))
-    measured = dict(boot.values)
+    measured = {} if verified.boot is None else dict(verified.boot.values)
     for environment in BOOT_ENVIRONMENTS:
-        if not references.of(environment, now):
-            missing.append(Reason(NOT_ROOTED.code, f"executables.{environment}", f"reference values for {environment}", "none"))
+        if verified.boot is None:
+            missing.append(_unrooted(environment, "boot evidence", "none"))
+        elif not references.of(environment, now):
+            missing.append(_unrooted(environment, f"reference values for {environment}", "none"))
         elif environment not in measured:
-            missing.append(Reason(NOT_ROOTED.code, f"executables.{environment}", "registers that the boot log replays to", "others"))
+            missing.append(_unrooted(environment, "registers that the boot log replays to", "others"))
         else:
             values = dict(measured[environment])
             against.extend(compare(environment, values, references, claim=environment, mismatch="boot-mismatch", now=now))
+    # 2
+    seen = frozenset() if verified.ima is None else frozenset(verified.ima.seen)
+    for part in PARTS:
+        missing.extend(_part(part, None if verified.ima is None else seen, references, now))
     return [_in_words(reason) for reason in against], missing
+
+
+def _part(part: str, seen: frozenset[tuple[str, str]] | None, references: ReferenceSet, now: int) -> tuple[Reason, ...]:
+    """Nothing, if one version of the part was measured whole; else the first file that lacks of the nearest version."""
+    if seen is None:
+        return (_unrooted(part, "IMA evidence", "none"),)
+    versions = references.of(f"{ROOTED}{part}", now)
+    if not versions:
+        return (_unrooted(part, f"reference values for {ROOTED}{part}", "none"),)
+    lacking = [[name for name, digest in c.components if (name, str(digest)) not in seen] for c in versions]
+    nearest = min(lacking, key=lambda names: (len(names), names))
+    return (_unrooted(part, f"{nearest[0]} measured as approved"[:200], f"{len(nearest)} files that were not"),) if nearest else ()
+
+
+def _unrooted(what: str, expected: str, got: str) -> Reason:
+    return Reason(NOT_ROOTED.code, f"executables.{what}", expected, got)
 
 
 def _in_words(reason: Reason) -> Reason:
@@ -232,10 +265,12 @@ def _state_after(verified: VerifiedEvidence, state: HostState | None, instances:
             moved = moved.with_checkpoint(result.request.log_size, result.request.log_root)
         runtime = runtime.with_instance(moved)
     status = "active" if state is None else state.status
-    sent = {*(() if state is None else state.logs), *(() if verified.boot is None else ("uefi",))}
+    came = {"ima": verified.ima, "uefi": verified.boot}
+    sent = {*(() if state is None else state.logs), *(log for log, known in came.items() if known is not None)}
     return HostState(
-        version, status, quote.clock, quote.reset_count, quote.restart_count, quote.safe, now, runtime, tuple(sorted(sent)), verified.boot
-    )
+        version, status, quote.clock, quote.reset_count, quote.restart_count, quote.safe, now, runtime,
+        tuple(sorted(sent)), verified.boot, verified.ima,
+    )  # fmt: skip
 
 
 def _ear(
@@ -246,7 +281,7 @@ def _ear(
     policy = (str(bundle.digest),)
     identity = 97 if verified.epoch.kind == "forked" or any(r.code.startswith("host-") for r in reasons) else 2
     hardware = 2 if record.endorsed and record.tpm_class in ("discrete", "firmware") else 32
-    changed = [r for r in reasons if r.code in ("governance-mismatch", "boot-mismatch", "component-missing", "component-unexpected")]
+    changed = [r for r in reasons if r.code in _CHANGED]
     good = 32 if missing or exempt else 2
     host = submodule(
         {

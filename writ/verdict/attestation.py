@@ -46,7 +46,9 @@ def decide_attestation(
     Raises FormatError or Refused while the sender is not yet known to be the enrolled TPM.
     """
     parsed = parse_evidence(evidence)
-    verified = verify_evidence(parsed, record=record, state=state, verifier=verifier)
+    verified = verify_evidence(
+        parsed, record=record, state=state, verifier=verifier, files=references.files(issuance.now), rules=bundle.settings.ima
+    )
     result = appraise(
         verified, record=record, state=state, references=references, bundle=bundle, now=issuance.now, nonce=parsed.nonce.value
     )

@@ -7,6 +7,7 @@ from typing import Final
 from writ.formats.boot_state import MOST_REASONS, MOST_VALUES, BootState
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError
+from writ.formats.eventlog.cel_json import parse_systemd_log
 from writ.formats.eventlog.uefi import LogKind, parse_uefi_log
 from writ.formats.evidence import Evidence
 from writ.formats.reason import Reason
@@ -34,7 +35,7 @@ def follow_boot(
     """
     # 1
     if evidence.uefi_log is not None:
-        boot = _judged(evidence.uefi_log, pcrs, runtime_pcr)
+        boot = _judged(evidence.uefi_log, evidence.systemd_log, pcrs, runtime_pcr)
         return boot, boot.reasons
     known = state.boot if state is not None and epoch.kind == "same" else None
     # 2
@@ -51,10 +52,11 @@ def follow_boot(
     return None, ()
 
 
-def _judged(data: bytes, pcrs: PcrValues, runtime_pcr: int) -> BootState:
+def _judged(data: bytes, systemd: bytes | None, pcrs: PcrValues, runtime_pcr: int) -> BootState:
     name = Digest.of(data)
     try:
         log = parse_uefi_log(data)
+        userspace = () if systemd is None else parse_systemd_log(systemd)
     except FormatError as error:
         return BootState(name, (), None, (), (Reason("uefi-log-malformed", error.what, error.expected, error.got),))
     if log.kind is LogKind.CCEL:
@@ -62,7 +64,7 @@ def _judged(data: bytes, pcrs: PcrValues, runtime_pcr: int) -> BootState:
     if pcrs.bank not in replayed_banks(log):
         got = ", ".join(replayed_banks(log)) or "none that can be replayed"
         return BootState(name, (), None, (), (Reason("uefi-log-mismatch", f"{_CLAIM}.banks", pcrs.bank, got),))
-    claims, reasons = judge_boot(log, {index: value for index, value in pcrs.values if index != runtime_pcr}, pcrs.bank)
+    claims, reasons = judge_boot(log, {index: value for index, value in pcrs.values if index != runtime_pcr}, pcrs.bank, userspace)
     values = tuple((environment, tuple(sorted(known.items()))) for environment, known in sorted(measured_values(claims).items()))
     if any(len(known) > MOST_VALUES for _, known in values):
         longest = max(len(known) for _, known in values)

@@ -15,12 +15,16 @@ from writ.formats.errors import FormatError, Refused
 from writ.formats.eventlog.cel import CelRecord, parse_cel
 from writ.formats.eventlog.runtime import event_digests
 from writ.formats.evidence import Evidence, InstanceRequest, binding
+from writ.formats.ima_rules import ImaRules
+from writ.formats.ima_state import ImaState
 from writ.formats.measurement import parse_measurement
 from writ.formats.reason import Reason
 from writ.formats.state import HostRecord, HostState, InstanceState, RuntimeState, clean_runtime
 from writ.formats.tpm.public import parse_public
+from writ.verdict.appraise.ima import ImaReferences
 from writ.verdict.boot_logs import follow_boot
 from writ.verdict.epoch import Epoch, judge_epoch
+from writ.verdict.ima_log import follow_ima
 from writ.verdict.quote import VerifiedQuote, verify_quote
 from writ.verdict.runtime_log import replay
 
@@ -37,22 +41,26 @@ class VerifiedEvidence:
     epoch: Epoch
     runtime: RuntimeState | None
     boot: BootState | None
+    ima: ImaState | None
     requests: tuple[InstanceRequest, ...]
     findings: tuple[Reason, ...]
 
 
-def verify_evidence(evidence: Evidence, *, record: HostRecord, state: HostState | None, verifier: bytes) -> VerifiedEvidence:
+def verify_evidence(
+    evidence: Evidence, *, record: HostRecord, state: HostState | None, verifier: bytes, files: ImaReferences, rules: ImaRules
+) -> VerifiedEvidence:
     """The evidence is the enrolled TPM's answer to the nonce in it, and these parts are what it covers.
 
     Whether that nonce is ours, unspent and unexpired is the ledger's to say,
     in the same transaction that spends it. `verifier` is the thumbprint of the
-    decision key.
+    decision key. `files` and `rules` are what the entries of an IMA list are
+    held against while they are replayed: the list itself is not kept.
 
     1. The evidence speaks of the enrolled host.
     2. The quote verifies under the enrolled AK, over the enrolled bank, with the binding of everything that travelled.
     3. The counters are compared with the recorded ones.
     4. The log, continued from where it was left or sent in full, replays to the quoted register.
-    5. The logs of the boot lead to the quoted registers, as far as anything is taken from them.
+    5. The logs of the boot and of IMA lead to the quoted registers, as far as anything is taken from them.
     6. Each measurement kept is the preimage of a root that the log names. Others are dropped: they may belong to the
        tail of the log, which is neither trusted nor an error.
 
@@ -87,14 +95,16 @@ def verify_evidence(evidence: Evidence, *, record: HostRecord, state: HostState 
         except FormatError as error:
             findings.append(Reason("runtime-log-malformed", "runtime_log", error.expected, error.got))
     # 5
-    boot = None if state is None else state.boot
+    boot, ima = (None, None) if state is None else (state.boot, state.ima)
     if epoch.reason is None:
         boot, against = follow_boot(evidence, state, epoch, quote.pcrs, record.runtime_pcr)
+        findings.extend(against)
+        ima, against = follow_ima(evidence, state, epoch, quote.pcrs, files, rules)
         findings.extend(against)
     # 6
     if runtime is not None:
         runtime = _with_measurements(runtime, evidence.measurements)
-    return VerifiedEvidence(quote, epoch, runtime, boot, evidence.requests, tuple(sorted(set(findings))))
+    return VerifiedEvidence(quote, epoch, runtime, boot, ima, evidence.requests, tuple(sorted(set(findings))))
 
 
 def _runtime(evidence: Evidence, record: HostRecord, state: HostState | None, epoch: Epoch, quoted: bytes) -> RuntimeState:

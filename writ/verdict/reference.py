@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from writ.formats.corim import CORIM_TAG, Corim, encode_corim, parse_corim
@@ -21,13 +22,14 @@ from writ.formats.grants import encode_grants
 from writ.formats.measurement import COMMAND, GRANTS, Measurement
 from writ.formats.reason import Reason
 from writ.formats.strict import encode_cbor
+from writ.verdict.appraise.ima import ImaReferences, index_files
 
 GOVERNANCE: Final = "governance"
 _CORIM: Final = bytes((0xD9, *CORIM_TAG.to_bytes(2, "big")))
 """How a tagged CoRIM begins."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ReferenceSet:
     """The reference values in force, put in order once and used for every host.
 
@@ -45,6 +47,18 @@ class ReferenceSet:
         """The versions of `environment` that are valid at `now`."""
         return tuple(c for c in self.versions.get(environment, ()) if c.valid_until is None or now <= c.valid_until)
 
+    def files(self, now: int) -> ImaReferences:
+        """The files approved at `now`, indexed: once for as long as none of them runs out."""
+        ends = sorted({c.valid_until for versions in self.versions.values() for c in versions if c.valid_until is not None})
+        return _files(self, next((end for end in ends if now <= end), None))
+
+
+@lru_cache(maxsize=32)
+def _files(references: ReferenceSet, until: int | None) -> ImaReferences:
+    """The files approved at `until`, the next time at which a version runs out, or by the versions that never do."""
+    found = (c for versions in references.versions.values() for c in versions)
+    return index_files(c for c in found if c.valid_until is None or (until is not None and until <= c.valid_until))
+
 
 def reference_set(corims: Iterable[Corim], exemptions: Iterable[Exemption] = ()) -> ReferenceSet:
     """These CoRIMs and exemptions as one set, each once. Raises FormatError for too many exemptions."""
@@ -52,11 +66,16 @@ def reference_set(corims: Iterable[Corim], exemptions: Iterable[Exemption] = ())
     exempt = tuple(sorted(set(exemptions)))
     if len(exempt) > MOST_EXEMPTIONS:
         raise FormatError("references", f"at most {MOST_EXEMPTIONS} exemptions", str(len(exempt)))
-    listed = encode_cbor(sorted([*named, *(one.digest.value for one in exempt)]))
+    listed = list_names([*named, *(one.digest.value for one in exempt)])
     versions: dict[str, list[Corim]] = {}
     for corim in sorted(named.values(), key=lambda one: (one.environment, one.id)):
         versions.setdefault(corim.environment, []).append(corim)
     return ReferenceSet(Digest.of(listed), listed, {environment: tuple(found) for environment, found in versions.items()}, exempt)
+
+
+def list_names(names: Iterable[bytes]) -> bytes:
+    """The CBOR array that a set of reference values is named by: the SHA-256 of each CoRIM and exemption in it, sorted, each once."""
+    return encode_cbor(sorted(set(names)))
 
 
 def parse_references(items: Iterable[bytes]) -> ReferenceSet:

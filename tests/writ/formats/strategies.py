@@ -19,6 +19,7 @@ from writ.formats.engine import EngineId
 from writ.formats.enrolment import EnrolmentEvidence
 from writ.formats.evidence import Evidence, ImaLog, InstanceRequest
 from writ.formats.grants import grant_set
+from writ.formats.ima_state import ImaState, ImaVerdict
 from writ.formats.measurement import RESERVED, ComponentRoot, Measurement
 from writ.formats.policy_bundle import PolicyBundle, PolicySettings
 from writ.formats.proof_bundle import Leaf, ProofBundle
@@ -93,9 +94,22 @@ BOOT = st.builds(
     BootState, DIGEST, sorted_set(st.tuples(st.integers(0, 23), KEY32), key=lambda pair: pair[0]), st.none() | FLAG,
     sorted_set(st.tuples(WORD, sorted_set(st.tuples(WORD, DIGEST), key=lambda pair: pair[0])), key=lambda pair: pair[0]), REASONS,
 )  # fmt: skip
+@st.composite
+def ima_states(draw: st.DrawFn) -> ImaState:
+    """States whose counts fit each other."""
+    bank = draw(st.sampled_from(sorted(SIZES)))
+    entries = draw(st.integers(1, 1000))
+    reasons = draw(REASONS)
+    verdict = ImaVerdict(draw(DIGEST), draw(DIGEST), reasons, len(reasons) + draw(st.integers(0, 3)) * bool(reasons))
+    return ImaState(
+        bank, entries, draw(fixed(SIZES[bank])), draw(st.integers(0, entries)), draw(TEXT), draw(sorted_set(BLOB)),
+        draw(sorted_set(st.tuples(WORD, WORD))), verdict,
+    )  # fmt: skip
+
+
 HOST_STATE = st.builds(
     HostState, WHOLE, st.sampled_from(HOST_STATUSES), st.integers(0, 2**63 - 1), UINT32, UINT32, FLAG, WHOLE, RUNTIME,
-    sorted_set(st.sampled_from(LOGS)), st.none() | BOOT,
+    sorted_set(st.sampled_from(LOGS)), st.none() | BOOT, st.none() | ima_states(),
 )  # fmt: skip
 CLAIMS = st.builds(
     TokenClaims, issuer=WORD, agent=AGENT, audience=WORD, issued_at=WHOLE, expires_at=WHOLE, token_id=LONG_ID, key=KEY32, host=NAME,

@@ -42,7 +42,8 @@ def changed(**fields: Any) -> ImaState:
     "fields",
     [
         {"bank": "md5"}, {"register": bytes(20)}, {"entries": 0}, {"entries": 400_001}, {"violations": 4}, {"keys": [b"b", b"a"]},
-        {"keys": ["text"]}, {"keys": [bytes(70_000)]}, {"count": 0}, {"count": 1, "reasons": []}, {"seen": [["b", "x"], ["a", "x"]]}, {"seen": [["a"]]}, {"seen": [1]},
+        {"keys": ["text"]}, {"keys": [bytes(70_000)]}, {"count": 0}, {"count": 1, "reasons": []}, {"seen": [["a"]]}, {"seen": [1]},
+        {"seen": [["b", "x"], ["a", "x"]]},
         {"other": 1}, {"reasons": [REASON.to_cbor()] * 2, "count": 2}, {"references": b"short"},
         {"reasons": [Reason("file-unknown", f"ima.{n}", "", "").to_cbor() for n in ("b", "a")], "count": 2},
         {"count": 65, "reasons": [Reason("file-unknown", f"ima.{n:03}", "", "").to_cbor() for n in range(MAX_REASONS + 1)]},

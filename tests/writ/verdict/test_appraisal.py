@@ -10,9 +10,11 @@ from tests.world.scene import DEMO, GOVERNANCE, GOVERNED, NAMESPACE, NOW, Scene,
 from writ.formats.digest import Digest
 from writ.formats.eventlog.runtime import ComponentEvent, DriftEvent, StartEvent, StopEvent, command_digest
 from writ.formats.evidence import Evidence
+from writ.formats.ima_rules import ImaRules
 from writ.formats.state import HostState
 from writ.formats.tlog.merkle import EMPTY_ROOT
 from writ.verdict.appraisal import AttestationResult, InstanceResult, appraise
+from writ.verdict.appraise.ima import index_files
 from writ.verdict.evidence import verify_evidence
 from writ.verdict.reference import reference_set
 
@@ -21,7 +23,7 @@ VERIFIER = signer("decision").public.thumbprint()
 
 def judge(scene: Scene, *names: str, evidence: Evidence | None = None) -> AttestationResult:
     given = evidence or scene.evidence(*names)
-    verified = verify_evidence(given, record=scene.record, state=scene.state, verifier=VERIFIER)
+    verified = verify_evidence(given, record=scene.record, state=scene.state, verifier=VERIFIER, files=index_files([]), rules=ImaRules())
     return appraise(
         verified, record=scene.record, state=scene.state, references=reference_set(scene.references), bundle=scene.bundle, now=scene.now,
         nonce=given.nonce.value,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -12,15 +13,26 @@ from writ.formats.digest import Digest, Nonce
 from writ.formats.eventlog.cel import encode_cel
 from writ.formats.eventlog.runtime import DriftEvent, StartEvent, StopEvent, command_digest
 from writ.formats.evidence import Evidence
+from writ.formats.ima_rules import ImaRules
 from writ.formats.measurement import encode_measurement
 from writ.formats.state import InstanceState
+from writ.verdict.appraise.ima import index_files
 from writ.verdict.evidence import VerifiedEvidence, verify_evidence
 
 VERIFIER = signer("decision").public.thumbprint()
 
+NO_FILES: Any = {"files": index_files([]), "rules": ImaRules()}
+
 
 def verify(scene: Scene, evidence: Evidence | None = None, *names: str) -> VerifiedEvidence:
-    return verify_evidence(evidence or scene.evidence(*names), record=scene.record, state=scene.state, verifier=VERIFIER)
+    return verify_evidence(
+        evidence or scene.evidence(*names),
+        record=scene.record,
+        state=scene.state,
+        verifier=VERIFIER,
+        files=index_files([]),
+        rules=ImaRules(),
+    )
 
 
 def launched(*names: str) -> Scene:
@@ -59,8 +71,8 @@ def test_evidence_of_another_host_is_refused() -> None:
 
 def test_evidence_for_another_verifier_is_refused() -> None:
     scene = launched("one")
-    with_other = lambda: verify_evidence(scene.evidence("one"), record=scene.record, state=None, verifier=bytes(32))  # noqa: E731 - named once, called by `refused`
-    assert refused(with_other).code == "extra-data-mismatch"
+    other: Any = {"record": scene.record, "state": None, "verifier": bytes(32)}
+    assert refused(lambda: verify_evidence(scene.evidence("one"), **other, **NO_FILES)).code == "extra-data-mismatch"
 
 
 def test_nothing_that_travels_beside_the_quote_may_be_exchanged() -> None:

@@ -9,7 +9,8 @@ Reference values are components of CoRIMs whose environment begins with
 its fs-verity digest, any other name a buffer of the kernel's own (`kexec-cmdline`,
 critical data). Several CoRIMs may name one path, and each of the digests passes.
 The components of `rooted/<part>` are approved likewise, and of each part one
-version must have been measured whole before a runtime is rooted.
+version must have been measured whole before a runtime is rooted. Where there are
+neither reference values nor keys, files are not compared with anything.
 """
 
 from __future__ import annotations
@@ -241,6 +242,7 @@ def _judge(
     keys = _both(_keyring(rules.keyrings), _keyring(learnt))
     entries, approved, rooting = references.entries, references.approved, references.rooting
     excluded = _excluded(rules.exclude)
+    compared = bool(approved or rules.keyrings or rules.learn_keys)
     for row in rows:
         # Most entries are, byte for byte, what a reference value says; without a signature "ima-sig" has four zeros behind that.
         body = row[row[0] + 8 :]
@@ -265,7 +267,7 @@ def _judge(
             continue
         if excluded is not None and excluded.fullmatch(measured.name):
             continue
-        finding = _file(measured, approved, keys)
+        finding = _file(measured, approved, keys) if compared else None
         if finding is not None:
             findings.append(finding)
         elif not measured.buffer and (
@@ -273,7 +275,8 @@ def _judge(
         ):
             seen.add(required)
     only = frozenset(name for _, name, _, _ in references.required) if rules.violations != "refuse" else None
-    findings.extend(found for row in violated if (found := _violation(row, excluded, only)) is not None)
+    void = violated if compared else ()
+    findings.extend(found for row in void if (found := _violation(row, excluded, only)) is not None)
     return _Judged(findings, tuple(sorted(certificates)), seen)
 
 

@@ -109,8 +109,18 @@ def test_name_with_a_space_is_found_as_the_kernel_writes_it() -> None:
 
 
 def test_references_of_another_environment_do_not_count(host: Host) -> None:
-    host.references = index_files([corim({"/bin/a": GOOD}, environment="governance")])
+    host.references = index_files([corim({"/bin/a": GOOD}, environment="governance"), corim({"/bin/b": GOOD})])
     assert codes(host.judge()) == [("file-unknown", "ima./bin/a")]
+
+
+def test_nothing_is_compared_where_nothing_was_ever_approved(host: Host) -> None:
+    host.kernel.measure("/bin/a", OTHER)
+    host.kernel.measure("/bin/a", OTHER, violation=True)
+    host.references = index_files([])
+    result = host.judge()
+    assert (result.reasons, result.covered) == ((), 4)
+    host.rules = KEYRING
+    assert {code for code, _ in codes(host.judge(first=0))} == {"file-unknown", "ima-violation"}
 
 
 def test_same_files_are_one_set_however_they_are_published() -> None:

@@ -1,0 +1,250 @@
+"""A runtime is rooted where boot and IMA, in the same quote, vouch for whoever wrote its log; what is missing is named."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from tests.world.ima_logs import Kernel
+from tests.world.scene import DEMO, GOVERNED, NAMESPACE, NOW, Scene, codes, permitted, policy, reference
+from tests.world.uefi_logs import Boot, encode_log, registers
+from writ.formats.corim import Corim
+from writ.formats.digest import Digest
+from writ.formats.ear import parse_ear_cbor
+from writ.formats.evidence import ImaLog
+from writ.formats.exemption import Exemption
+from writ.formats.ima_rules import ImaRules
+from writ.formats.policy_bundle import PolicySettings
+from writ.formats.state import encode_host_state, parse_host_state
+from writ.verdict.appraisal import PARTS
+from writ.verdict.attestation import AttestationVerdict
+
+STRICT = PolicySettings(accept_runtime_only=False, tpm_classes=("software",))
+FILES = {part: f"/usr/lib/{part}" for part in PARTS}
+SHELL = Digest.of(b"shell")
+
+
+def content(part: str, version: str = "1") -> Digest:
+    return Digest.of(f"{part} {version}".encode())
+
+
+def part_reference(part: str, version: str = "1") -> Corim:
+    return Corim(f"{part}-{version}", NAMESPACE, f"rooted/{part}", ((FILES[part], content(part, version)),))
+
+
+@dataclass
+class Machine:
+    """A host with firmware, a kernel that measures files, and an agent; its verifier's state moves with each attestation."""
+
+    settings: PolicySettings = STRICT
+    boot: Boot = field(default_factory=Boot)
+    parts: dict[str, str] = field(default_factory=lambda: dict.fromkeys(PARTS, "1"))
+    acknowledged: int = 0
+
+    def __post_init__(self) -> None:
+        self.scene = Scene(bundle=policy(self.settings))
+        self.start()
+        approved = [part_reference(part) for part in PARTS]
+        shell = Corim("os-1", NAMESPACE, "files/os", (("/bin/sh", SHELL),))
+        self.scene.references = (GOVERNED, reference(), shell, *approved, *self.booted())
+
+    def start(self) -> None:
+        """Firmware and kernel as they come up, with everything of Writ running."""
+        log = self.boot.measure()
+        self.log = encode_log(log)
+        pcrs = self.scene.chip.pcrs["sha256"]
+        pcrs |= registers(log, quoted=range(10)) | {11: registers(log)[11]}
+        self.kernel = Kernel(boot=dict(pcrs))
+        for part, version in self.parts.items():
+            self.kernel.measure(FILES[part], content(part, version))
+        self.scene.launch("one")
+        self.acknowledged = 0
+
+    def booted(self) -> tuple[Corim, ...]:
+        """The boot as reference values, from a look at it with nothing remembered."""
+        verdict = self.judge()
+        assert verdict.state_after.boot is not None
+        return tuple(Corim(f"{name}-1", NAMESPACE, name, values) for name, values in verdict.state_after.boot.values)
+
+    def judge(self, **changed: Any) -> AttestationVerdict:
+        self.scene.chip.pcrs["sha256"][10] = self.kernel.pcr10["sha256"]
+        first = self.acknowledged
+        entries = self.kernel.binary[([0, *self.kernel.ends])[first] :]
+        sent: dict[str, Any] = {"uefi_log": None if first else self.log, "ima_log": ImaLog(first, entries)}
+        return self.scene.judge(replace(self.scene.evidence("one"), **(sent | changed)))
+
+    def attest(self, **changed: Any) -> AttestationVerdict:
+        verdict = self.judge(**changed)
+        self.scene.state = parse_host_state(encode_host_state(verdict.state_after))
+        self.acknowledged = 0 if self.scene.state.ima is None else self.scene.state.ima.entries
+        return verdict
+
+    def reboot(self) -> None:
+        self.scene.reboot()
+        self.start()
+
+
+def reasons(verdict: AttestationVerdict) -> set[tuple[str, str]]:
+    return {(reason.code, reason.claim) for reason in verdict.entry.reasons}
+
+
+def test_runtime_is_affirming_where_boot_and_files_were_approved() -> None:
+    machine = Machine()
+    for _ in range(2):
+        verdict = machine.attest()
+        claims = permitted(verdict)
+        assert (claims.runtime, claims.exceptions) == ("affirming", ())
+        ear = parse_ear_cbor(verdict.result)
+        host = ear.submodule("host")
+        assert host is not None
+        assert (host.claim("executables"), host.runtime_only) == (2, False)
+        assert all(part.claim("executables") == 2 for name, part in ear.submodules if name.startswith("instance."))
+    assert machine.scene.state is not None
+    assert machine.scene.state.logs == ("ima", "uefi")
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_part_that_was_not_measured_as_approved_is_named(part: str) -> None:
+    machine = Machine()
+    machine.parts.pop(part)
+    machine.reboot()
+    verdict = machine.attest()
+    assert reasons(verdict) == {("attestor-not-rooted", f"executables.{part}")}
+    assert verdict.entry.reasons[0].expected == f"{FILES[part]} measured as approved"
+    machine.kernel.measure(FILES[part], content(part))
+    assert permitted(machine.attest()).runtime == "affirming"
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_part_without_reference_values_is_named(part: str) -> None:
+    machine = Machine()
+    machine.scene.references = tuple(c for c in machine.scene.references if c.environment != f"rooted/{part}")
+    found = reasons(machine.attest())
+    assert ("attestor-not-rooted", f"executables.{part}") in found
+    assert ("file-unknown", f"ima.{FILES[part]}") in found
+
+
+def test_part_measured_half_in_one_version_and_half_in_another_is_not_rooted() -> None:
+    machine = Machine()
+    both = [(FILES["attestor"], content("attestor")), ("/usr/lib/helper", content("helper"))]
+    old = replace(part_reference("attestor"), components=tuple(sorted(both)))
+    new = replace(old, id="attestor-2", components=tuple(sorted((name, Digest.of(digest.value)) for name, digest in both)))
+    machine.scene.references = (*(c for c in machine.scene.references if c.environment != "rooted/attestor"), old, new)
+    machine.kernel.measure("/usr/lib/helper", Digest.of(content("helper").value))
+    assert reasons(machine.attest()) == {("attestor-not-rooted", "executables.attestor")}
+    machine.kernel.measure("/usr/lib/helper", content("helper"))
+    assert permitted(machine.attest()).runtime == "affirming"
+
+
+def test_other_version_of_a_part_is_refused() -> None:
+    machine = Machine()
+    machine.parts["enforcer"] = "evil"
+    machine.reboot()
+    assert reasons(machine.attest()) == {("file-mismatch", f"ima.{FILES['enforcer']}"), ("attestor-not-rooted", "executables.enforcer")}
+
+
+def test_policy_may_accept_what_is_missing_and_never_what_contradicts() -> None:
+    machine = Machine(DEMO)
+    machine.parts.pop("attestor")
+    machine.reboot()
+    claims = permitted(machine.attest())
+    assert (claims.runtime, claims.exceptions) == ("runtime-only", ("attestor-not-rooted",))
+    machine.kernel.measure("/tmp/evil", Digest.of(b"evil"))
+    assert codes(machine.attest()) == {"file-unknown"}
+    assert codes(machine.attest()) == {"file-unknown"}
+
+
+def test_ima_list_without_boot_log_roots_nothing() -> None:
+    machine = Machine()
+    verdict = machine.attest(uefi_log=None)
+    assert reasons(verdict) == {("attestor-not-rooted", f"executables.{name}") for name in ("boot", "firmware", "secure-boot")}
+
+
+@pytest.mark.parametrize("environment", ["boot", "firmware", "secure-boot"])
+def test_boot_without_reference_values_roots_nothing(environment: str) -> None:
+    machine = Machine()
+    machine.scene.references = tuple(c for c in machine.scene.references if c.environment != environment)
+    assert reasons(machine.attest()) == {("attestor-not-rooted", f"executables.{environment}")}
+
+
+def test_boot_register_that_does_not_replay_roots_nothing() -> None:
+    machine = Machine()
+    machine.scene.chip.pcrs["sha256"][7] = bytes(32)
+    found = reasons(machine.attest())
+    assert {("uefi-log-mismatch", "uefi_log.sha256.pcr7"), ("attestor-not-rooted", "executables.secure-boot")} <= found
+
+
+def test_i6_host_that_sent_a_list_owes_it_in_every_attestation_and_boot() -> None:
+    machine = Machine()
+    machine.attest()
+    assert reasons(machine.judge(ima_log=None)) == {("ima-log-required", "ima")}
+    machine.reboot()
+    found = reasons(machine.attest(ima_log=None))
+    assert ("ima-log-required", "ima") in found
+    assert ("ima-log-required", "ima") in reasons(machine.attest(ima_log=None, uefi_log=machine.log))
+    assert permitted(machine.attest(uefi_log=machine.log)).runtime == "affirming"
+
+
+def test_list_that_was_rewound_or_is_of_another_boot_is_refused() -> None:
+    machine = Machine()
+    machine.attest()
+    old = machine.kernel
+    machine.kernel, machine.acknowledged = Kernel(boot=old.boot), 0
+    machine.kernel.measure("/bin/sh", SHELL)
+    assert codes(machine.judge(ima_log=ImaLog(0, machine.kernel.binary))) == {"ima-log-rewound"}
+    assert codes(machine.judge(ima_log=ImaLog(0, old.binary))) == {"ima-log-mismatch"}
+
+
+def test_other_references_ask_for_the_list_again_and_lose_no_one() -> None:
+    machine = Machine()
+    machine.attest()
+    machine.scene.references = (*machine.scene.references, Corim("os-2", NAMESPACE, "files/os", (("/bin/sh", Digest.of(b"new")),)))
+    assert codes(machine.judge()) == {"ima-log-required"}
+    assert permitted(machine.attest(ima_log=ImaLog(0, machine.kernel.binary))).runtime == "affirming"
+    machine.scene.references = tuple(c for c in machine.scene.references if c.id != "os-1")
+    machine.kernel.measure("/bin/sh", SHELL)
+    assert codes(machine.attest(ima_log=ImaLog(0, machine.kernel.binary))) == {"file-mismatch"}
+
+
+def test_reference_that_runs_out_ends_the_approval_of_its_files() -> None:
+    machine = Machine()
+    until = Corim("os-3", NAMESPACE, "files/os", (("/bin/extra", SHELL),), valid_until=NOW + 60)
+    machine.scene.references = (*machine.scene.references, until)
+    machine.kernel.measure("/bin/extra", SHELL)
+    whole = ImaLog(0, machine.kernel.binary)
+    for now, found in ((NOW, set()), (NOW + 60, set()), (NOW + 61, {"ima-log-required"})):
+        machine.scene.now = now
+        assert {code for code, _ in reasons(machine.attest())} == found
+    assert codes(machine.attest(ima_log=whole)) == {"file-unknown"}
+
+
+def test_rules_of_the_policy_leave_files_out() -> None:
+    machine = Machine(replace(STRICT, ima=ImaRules(exclude=("/var/log/.*",))))
+    machine.kernel.measure("/var/log/a", Digest.of(b"any"))
+    assert permitted(machine.attest()).runtime == "affirming"
+    machine.kernel.measure("/var/lib/a", Digest.of(b"any"))
+    assert codes(machine.attest()) == {"file-unknown"}
+
+
+def test_exempted_file_passes_and_the_result_is_not_affirming() -> None:
+    machine = Machine()
+    evil = Digest.of(b"hotfix")
+    machine.kernel.measure("/bin/hotfix", evil)
+    exemption = Exemption(NAMESPACE, "file-unknown", "ima./bin/hotfix", str(evil), ("host-1",), NOW, NOW + 60, "fix", ("alice", "bob"))
+    assert codes(machine.judge()) == {"file-unknown"}
+    machine.scene.exemptions = (exemption,)
+    verdict = machine.attest()
+    claims = permitted(verdict)
+    assert (claims.runtime, claims.exceptions) == ("affirming", (exemption.label,))
+    host = parse_ear_cbor(verdict.result).submodule("host")
+    assert host is not None
+    assert host.claim("executables") == 32
+
+
+def test_more_differences_than_are_kept_are_a_reason_that_nothing_lets_pass() -> None:
+    machine = Machine()
+    for number in range(70):
+        machine.kernel.measure(f"/bin/{number:02}", Digest.of(b"x"))
+    assert codes(machine.attest()) == {"file-unknown", "ima-not-approved"}

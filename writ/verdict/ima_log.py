@@ -1,0 +1,40 @@
+"""The IMA list beside a quote: appraised as far as it is new, and owed by a host that sent it before."""
+
+from __future__ import annotations
+
+from writ.formats.eventlog.ima import IMA_PCR
+from writ.formats.evidence import Evidence
+from writ.formats.ima_rules import ImaRules
+from writ.formats.ima_state import MAX_REASONS, ImaState
+from writ.formats.reason import Reason
+from writ.formats.state import HostState
+from writ.formats.tpm.pcr import PcrValues
+from writ.verdict.appraise.ima import ImaReferences, appraise_ima
+from writ.verdict.epoch import Epoch
+
+
+def follow_ima(
+    evidence: Evidence, state: HostState | None, epoch: Epoch, pcrs: PcrValues, references: ImaReferences, rules: ImaRules
+) -> tuple[ImaState | None, tuple[Reason, ...]]:
+    """What is known of the list up to the quoted PCR 10, and what stands against it. `pcrs` are the quoted values.
+
+    1. A host that never sent a list owes none; that nothing is known of its files is another matter (`appraise`).
+    2. One that did owes it in every boot, up to the quoted register.
+    3. The list is judged; where more is wrong than is kept, that is a reason of its own, which no exemption lets pass.
+    """
+    known = state.ima if state is not None and epoch.kind in ("same", "resumed") else None
+    sent = evidence.ima_log
+    # 1
+    if sent is None and (state is None or "ima" not in state.logs):
+        return None, ()
+    # 2
+    if sent is None:
+        at = "0" if known is None else str(known.entries)
+        return known, (Reason("ima-log-required", "ima", f"the list from entry {at}, or in full", "none"),)
+    # 3
+    boot = {index: pcrs.get(index) for index in range(IMA_PCR)}
+    result = appraise_ima(known, sent.entries, sent.first, pcrs.get(IMA_PCR), pcrs.bank, references, rules, boot=boot)
+    if len(result.reasons) < MAX_REASONS:
+        return result.state, result.reasons
+    more = Reason("ima-not-approved", "ima.entries", f"fewer than {MAX_REASONS} differences", str(result.count))
+    return result.state, (*result.reasons, more)
