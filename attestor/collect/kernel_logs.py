@@ -65,7 +65,7 @@ class KernelLogs:
         if not self._boot_told:
             uefi, systemd = _read(self._paths.uefi, MAX_BOOT_LOG), _read(self._paths.systemd, MAX_BOOT_LOG)
         listed = _read(self._paths.ima, MAX_LOG_SIZE)
-        if listed is None:
+        if not listed:  # a kernel that measures begins with boot_aggregate
             return Travelling(uefi, systemd, None, None)
         seen = self._seen
         fresh = listed[seen.end :]

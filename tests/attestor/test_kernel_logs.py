@@ -88,6 +88,8 @@ def test_host_without_such_logs_sends_none(tmp_path: Path) -> None:
     for paths in (LogPaths(), LogPaths(tmp_path / "none", tmp_path / "none", tmp_path / "none")):
         sent = KernelLogs(paths, "sha256").travelling(bytes(32))
         assert (sent.uefi, sent.systemd, sent.ima) == (None, None, None)
+    (tmp_path / "empty").write_bytes(b"")
+    assert KernelLogs(LogPaths(ima=tmp_path / "empty"), "sha256").travelling(bytes(32)).ima is None
 
 
 def test_log_that_is_too_long_or_cannot_be_read_is_named(tmp_path: Path, paths: LogPaths) -> None:

@@ -38,6 +38,8 @@ from writ.formats.archive import Archive, InstanceLog, encode_archive, parse_arc
 from writ.formats.corim import Corim, encode_corim, parse_corim, parse_signed_corim, sign_corim
 from writ.formats.cose import encode_sign1, parse_sign1
 from writ.formats.decision import ACTS, Entry, OperatorAct, encode_entry, parse_entry
+from writ.formats.delegation import CONTENT_TYPE as DELEGATION_TYPE
+from writ.formats.delegation import Delegation, Role, encode_delegation, parse_delegation
 from writ.formats.digest import SIZES, Digest, Nonce
 from writ.formats.ear import STATUS, Ear, encode_ear_cbor, parse_ear_cbor, submodule
 from writ.formats.eat import encode_claims, parse_claims
@@ -70,6 +72,7 @@ from writ.formats.measurement import encode_measurement, parse_measurement
 from writ.formats.policy_bundle import CONTENT_TYPE as POLICY_TYPE
 from writ.formats.policy_bundle import encode_bundle, parse_bundle
 from writ.formats.proof_bundle import encode_proof_bundle, parse_proof_bundle
+from writ.formats.proposal import Draft, Proposal, encode_proposal, parse_proposal
 from writ.formats.reason import Reason
 from writ.formats.state import PHASES, TPM_CLASSES, encode_host_state, parse_host_record, parse_host_state
 from writ.formats.status_list import StatusList, StatusListToken, encode_status_list, parse_status_list
@@ -138,7 +141,13 @@ class Specimen:
 
 # --- the specimens ---------------------------------------------------------------------------------------------------
 
-EXEMPTION = Exemption("billing", "file-unknown", "files./usr/bin/x", "sha256:00", ("host-1",), NOW, NOW + 60, "hotfix", ("alice", "bob"))
+EXEMPTION = Exemption("billing", "file-unknown", "ima./bin/x", "sha256:00", ("host-1",), NOW, NOW + 60, "hotfix", ("alice", "bob"))
+
+PROPOSALS = (
+    Proposal("billing", "import", NOW, (D,), (Digest.of(b"e"),)),
+    Proposal("billing", "exemption", NOW, (D,), (), Draft("file-unknown", "files./usr/bin/x", "sha256:00", ("h",), NOW, NOW + 60, "hotfix")),
+)
+DELEGATION = Delegation("billing", 3, NOW, (Role("prompts", ("spiffe://a/*",), ("prompts",), (signer("a").public,), 1, NOW),))
 
 
 @cache
@@ -188,6 +197,10 @@ def specimens() -> tuple[Specimen, ...]:
         Specimen("status-claims", encode_status_list(listed), parse_status_list, json=True),
         *(Specimen("record", data, parse_record) for data in (bundle.action.record, bundle.outcome.record, encode_record(refused))),
         Specimen("policy", encode_bundle(policy()), parse_bundle),
+        Specimen("policy", encode_bundle(policy(replace(DEMO, approvals=(("boot", 2), ("rooted/*", 3))))), parse_bundle),
+        *(Specimen("proposal", encode_proposal(one), parse_proposal) for one in PROPOSALS),
+        *(Specimen("delegation", encode_delegation(one), parse_delegation) for one in (DELEGATION, replace(DELEGATION, roles=()))),
+        Specimen("signed-delegation", sign_document(encode_delegation(DELEGATION), DELEGATION_TYPE), parse_sign1),
         Specimen("exemption", encode_exemption(EXEMPTION), parse_exemption),
         Specimen("trust", encode_trust(scene.trust), parse_trust),
         Specimen("trust", encode_trust(replace(scene.trust, decision_keys=(P256,))), parse_trust),
@@ -216,10 +229,10 @@ EVENTS: tuple[runtime.RuntimeEvent, ...] = (
 )
 
 
-def sign_document(payload: bytes) -> bytes:
-    """A policy, signed as the verifier does."""
+def sign_document(payload: bytes, content_type: str = POLICY_TYPE) -> bytes:
+    """A policy or delegation, signed as the verifier does."""
     by = signer("decision")
-    return encode_sign1(payload, algorithm=by.public.algorithm, kid=by.public.thumbprint(), sign=by.sign, content_type=POLICY_TYPE)
+    return encode_sign1(payload, algorithm=by.public.algorithm, kid=by.public.thumbprint(), sign=by.sign, content_type=content_type)
 
 
 def exchange_messages(scene: Scene, decision: bytes, result: bytes, token: str, signed_policy: bytes) -> list[bytes]:

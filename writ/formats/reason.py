@@ -130,9 +130,9 @@ REMEDIES: Final[dict[str, str]] = {
     "register-unclean": "The runtime PCR holds what the log does not say. A reboot of the host starts a clean log.",
     "not-enrolled": "Enrol the host: `attestor enroll`.",
     # manufacturers' certificates
-    "ek-certificate-revoked": "The manufacturer revoked this certificate or a CA above it. The TPM must not be trusted: `verifier host retire`.",
+    "ek-certificate-revoked": "The manufacturer revoked this certificate or a CA above it: `verifier host retire`.",
     "revocation-unknown": "Import a fresh CRL of the issuer: `verifier trust import`.",
-    "fingerprint-mismatch": "The certificate is not the one that is pinned: look for who altered it, and compare with the manufacturer's own word.",
+    "fingerprint-mismatch": "The certificate is not the one that is pinned: look for who altered it.",
     # the measurement list of IMA
     "ima-log-mismatch": "The IMA list does not replay to the quoted PCR 10. Send it in full; if that fails, reboot the host.",
     "ima-log-malformed": "The IMA list breaks the kernel's format; see got.",
@@ -144,7 +144,7 @@ REMEDIES: Final[dict[str, str]] = {
     "file-mismatch": "The file is not one that was approved: `verifier reference import` its package, or reinstall it and reboot.",
     "boot-aggregate-mismatch": "The IMA list does not belong to this boot: its boot_aggregate is not that of the quoted PCRs.",
     # measured boot
-    "uefi-log-mismatch": "The boot log does not replay to this register: edited, cut, of another boot or bank, or faulty firmware. Reboot; compare with the list of known firmware faults.",
+    "uefi-log-mismatch": "The boot log does not lead to this register: edited, cut, of another boot, or faulty firmware. Reboot.",
     "event-digest-mismatch": "The data beside this event's digest is not what was measured: the log was edited. Send the kernel's own log.",
     "uefi-log-malformed": "The boot log breaks the TCG format; see got. Send the kernel's own log.",
     "boot-log-required": "This host sent boot logs before: send those of this boot, or enrol it again.",
@@ -155,7 +155,7 @@ REMEDIES: Final[dict[str, str]] = {
     # what the kernel holds
     "verity-unavailable": "Neither fs-verity nor dm-verity holds this; see got. Enable it, or let the manifest say hold = \"store\".",
     # who may change what is approved
-    "delegation-refused": "No role of these keys covers this: `verifier reference delegate` another, or let an operator `reference import` it.",
+    "delegation-refused": "No role of these keys covers this: `verifier reference delegate`, or let an operator `reference import` it.",
     "delegation-rollback": "The delegation is older than the one in force: `verifier reference delegate` without a version.",
     "approval-repeated": "It takes another person: `verifier reference approve` with the API key of another operator.",
     "proposal-closed": "The proposal has lapsed, or is settled. Look with `verifier reference list`, and propose it again.",

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from writ.formats.boot_state import BootState
 from writ.formats.digest import Digest
 from writ.formats.ear import Ear, submodule
 from writ.formats.eventlog.runtime import command_digest
 from writ.formats.evidence import InstanceRequest
 from writ.formats.grants import narrower
 from writ.formats.measurement import parse_measurement
-from writ.formats.policy_bundle import PolicyBundle
+from writ.formats.policy_bundle import PolicyBundle, PolicySettings
 from writ.formats.reason import Reason
 from writ.formats.state import HostRecord, HostState, InstanceState, RuntimeState
 from writ.formats.tlog.merkle import verify_consistency
@@ -99,18 +100,10 @@ def appraise(
     if state is not None and state.status != "active":
         host.append(Reason("host-contained" if state.status == "contained" else "host-not-active", "host.status", "active", state.status))
     runtime = verified.runtime
-    if runtime is not None:
-        measured = dict(runtime.governance)
-        host.extend(compare(GOVERNANCE, measured, references, claim=GOVERNANCE, mismatch="governance-mismatch", now=now))
-    if record.tpm_class not in settings.tpm_classes:
-        host.append(Reason("tpm-class-refused", "tpm_class", " or ".join(settings.tpm_classes), record.tpm_class))
-    against, missing = _rooting(verified, references, now)
-    host.extend(against)
-    # 2
-    waived = missing and settings.accept_runtime_only
-    if not waived:
-        host.extend(missing)
-    left, labels = exempted(host, references, record.host, now)
+    # 1, 2
+    seen = None if verified.ima is None else verified.ima.seen
+    against, missing, waived = stands_against(record, verified.boot, seen, runtime, references, settings, now)
+    left, labels = exempted([*host, *against], references, record.host, now)
     exceptions = tuple(sorted({*labels, *((NOT_ROOTED.code,) if waived else ())}))
     # 3
     instances = tuple(_instance(request, runtime, references, record.host, now) for request in verified.requests)
@@ -121,7 +114,34 @@ def appraise(
     return AttestationResult(ear, reasons, exceptions, not missing, instances, after)
 
 
-def _rooting(verified: VerifiedEvidence, references: ReferenceSet, now: int) -> tuple[list[Reason], list[Reason]]:
+Seen = tuple[tuple[str, str], ...]
+
+
+def stands_against(
+    record: HostRecord,
+    boot: BootState | None,
+    seen: Seen | None,
+    runtime: RuntimeState | None,
+    references: ReferenceSet,
+    settings: PolicySettings,
+    now: int,
+) -> tuple[list[Reason], list[Reason], bool]:
+    """What of a host's recorded measurements is not as approved; what is missing to root its runtime; whether the policy waives that.
+
+    What is missing and not waived is among the first. `seen` are the required files that IMA measured, None without IMA evidence.
+    """
+    against: list[Reason] = []
+    if runtime is not None:
+        measured = dict(runtime.governance)
+        against.extend(compare(GOVERNANCE, measured, references, claim=GOVERNANCE, mismatch="governance-mismatch", now=now))
+    if record.tpm_class not in settings.tpm_classes:
+        against.append(Reason("tpm-class-refused", "tpm_class", " or ".join(settings.tpm_classes), record.tpm_class))
+    contradicted, missing = _rooting(boot, seen, references, now)
+    waived = bool(missing) and settings.accept_runtime_only
+    return [*against, *contradicted, *([] if waived else missing)], missing, waived
+
+
+def _rooting(boot: BootState | None, seen: Seen | None, references: ReferenceSet, now: int) -> tuple[list[Reason], list[Reason]]:
     """What contradicts the reference values of a boot, and what is missing before boot and IMA vouch for the writer of the runtime log.
 
     A contradiction always stands against the host; what is missing is a matter of policy.
@@ -129,14 +149,14 @@ def _rooting(verified: VerifiedEvidence, references: ReferenceSet, now: int) -> 
     1. The boot is one of the approved ones, in each of its three environments.
     2. Each part that measures or enforces, what runs it, and the rules by which the kernel measured, was measured as approved.
     """
-    if verified.boot is None and verified.ima is None:
+    if boot is None and seen is None:
         return [], [NOT_ROOTED]
     # 1
     against: list[Reason] = []
     missing: list[Reason] = []
-    measured = {} if verified.boot is None else dict(verified.boot.values)
+    measured = {} if boot is None else dict(boot.values)
     for environment in BOOT_ENVIRONMENTS:
-        if verified.boot is None:
+        if boot is None:
             missing.append(_unrooted(environment, "boot evidence", "none"))
         elif not references.of(environment, now):
             missing.append(_unrooted(environment, f"reference values for {environment}", "none"))
@@ -146,9 +166,9 @@ def _rooting(verified: VerifiedEvidence, references: ReferenceSet, now: int) -> 
             values = dict(measured[environment])
             against.extend(compare(environment, values, references, claim=environment, mismatch="boot-mismatch", now=now))
     # 2
-    seen = frozenset() if verified.ima is None else frozenset(verified.ima.seen)
+    found = None if seen is None else frozenset(seen)
     for part in PARTS:
-        missing.extend(_part(part, None if verified.ima is None else seen, references, now))
+        missing.extend(_part(part, found, references, now))
     return [_in_words(reason) for reason in against], missing
 
 
@@ -187,7 +207,7 @@ def _instance(request: InstanceRequest, runtime: RuntimeState | None, references
     thumbprint = request.session_key.thumbprint()
     if thumbprint != known.session_key:
         reasons.append(Reason("instance-key-mismatch", f"{claim}.session_key", known.session_key.hex(), thumbprint.hex()))
-    against, labels = exempted(_measured(known, references, claim, now), references, host, now)
+    against, labels = exempted(not_as_approved(known, references, claim, now), references, host, now)
     reasons.extend(against)
     reasons.extend(_within(request, known, "manifest", claim))
     if request.log_from != known.log_size:
@@ -199,7 +219,7 @@ def _instance(request: InstanceRequest, runtime: RuntimeState | None, references
     if not whole or any(parent.phase != "running" for parent in parents):
         reasons.append(Reason("instance-tainted", f"{claim}.lineage", "running parents", "one that is not"))
     else:
-        judged = [exempted(_measured(parent, references, claim, now), references, host, now) for parent in parents]
+        judged = [exempted(not_as_approved(parent, references, claim, now), references, host, now) for parent in parents]
         labels = labels.union(*(used for _, used in judged))
         if any(found for found, _ in judged):
             reasons.append(Reason("parent-refused", f"{claim}.lineage", "parents that would pass", "one that would not"))
@@ -208,7 +228,8 @@ def _instance(request: InstanceRequest, runtime: RuntimeState | None, references
     return InstanceResult(request, known, parents, tuple(sorted(set(reasons))), tuple(sorted(labels)))
 
 
-def _measured(known: InstanceState, references: ReferenceSet, claim: str, now: int) -> tuple[Reason, ...]:
+def not_as_approved(known: InstanceState, references: ReferenceSet, claim: str, now: int) -> tuple[Reason, ...]:
+    """How an instance's measurement differs from the approved versions of its agent."""
     if not known.measurement:
         return (Reason("component-missing", f"{claim}.measurement", str(known.manifest), "none"),)
     measurement = parse_measurement(known.measurement)

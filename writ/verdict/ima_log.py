@@ -19,10 +19,10 @@ def follow_ima(
     """What is known of the list up to the quoted PCR 10, and what stands against it. `pcrs` are the quoted values.
 
     1. A host that never sent a list owes none; that nothing is known of its files is another matter (`appraise`).
-    2. One that did owes it in every boot, up to the quoted register.
+    2. One that did owes it in every boot, up to the quoted register; and whole after a resume, which another kernel may stand behind.
     3. The list is judged; where more is wrong than is kept, that is a reason of its own, which no exemption lets pass.
     """
-    known = state.ima if state is not None and epoch.kind in ("same", "resumed") else None
+    known = state.ima if state is not None and epoch.kind == "same" else None
     sent = evidence.ima_log
     # 1
     if sent is None and (state is None or "ima" not in state.logs):

@@ -2,88 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 import pytest
 
 from tests.world.ima_logs import Kernel
-from tests.world.scene import DEMO, GOVERNED, NAMESPACE, NOW, Scene, codes, permitted, policy, reference
-from tests.world.uefi_logs import Boot, encode_log, registers
+from tests.world.machine import FILES, SHELL, STRICT, Machine, content, part_reference
+from tests.world.scene import DEMO, NAMESPACE, NOW, codes, permitted
 from writ.formats.corim import Corim
 from writ.formats.digest import Digest
 from writ.formats.ear import parse_ear_cbor
 from writ.formats.evidence import ImaLog
 from writ.formats.exemption import Exemption
 from writ.formats.ima_rules import ImaRules
-from writ.formats.policy_bundle import PolicySettings
-from writ.formats.state import encode_host_state, parse_host_state
 from writ.verdict.appraisal import PARTS
 from writ.verdict.attestation import AttestationVerdict
-
-STRICT = PolicySettings(accept_runtime_only=False, tpm_classes=("software",))
-FILES = {part: f"/usr/lib/{part}" for part in PARTS}
-SHELL = Digest.of(b"shell")
-
-
-def content(part: str, version: str = "1") -> Digest:
-    return Digest.of(f"{part} {version}".encode())
-
-
-def part_reference(part: str, version: str = "1") -> Corim:
-    return Corim(f"{part}-{version}", NAMESPACE, f"rooted/{part}", ((FILES[part], content(part, version)),))
-
-
-@dataclass
-class Machine:
-    """A host with firmware, a kernel that measures files, and an agent; its verifier's state moves with each attestation."""
-
-    settings: PolicySettings = STRICT
-    boot: Boot = field(default_factory=Boot)
-    parts: dict[str, str] = field(default_factory=lambda: dict.fromkeys(PARTS, "1"))
-    acknowledged: int = 0
-
-    def __post_init__(self) -> None:
-        self.scene = Scene(bundle=policy(self.settings))
-        self.start()
-        approved = [part_reference(part) for part in PARTS]
-        shell = Corim("os-1", NAMESPACE, "files/os", (("/bin/sh", SHELL),))
-        self.scene.references = (GOVERNED, reference(), shell, *approved, *self.booted())
-
-    def start(self) -> None:
-        """Firmware and kernel as they come up, with everything of Writ running."""
-        log = self.boot.measure()
-        self.log = encode_log(log)
-        pcrs = self.scene.chip.pcrs["sha256"]
-        pcrs |= registers(log, quoted=range(10)) | {11: registers(log)[11]}
-        self.kernel = Kernel(boot=dict(pcrs))
-        for part, version in self.parts.items():
-            self.kernel.measure(FILES[part], content(part, version))
-        self.scene.launch("one")
-        self.acknowledged = 0
-
-    def booted(self) -> tuple[Corim, ...]:
-        """The boot as reference values, from a look at it with nothing remembered."""
-        verdict = self.judge()
-        assert verdict.state_after.boot is not None
-        return tuple(Corim(f"{name}-1", NAMESPACE, name, values) for name, values in verdict.state_after.boot.values)
-
-    def judge(self, **changed: Any) -> AttestationVerdict:
-        self.scene.chip.pcrs["sha256"][10] = self.kernel.pcr10["sha256"]
-        first = self.acknowledged
-        entries = self.kernel.binary[([0, *self.kernel.ends])[first] :]
-        sent: dict[str, Any] = {"uefi_log": None if first else self.log, "ima_log": ImaLog(first, entries)}
-        return self.scene.judge(replace(self.scene.evidence("one"), **(sent | changed)))
-
-    def attest(self, **changed: Any) -> AttestationVerdict:
-        verdict = self.judge(**changed)
-        self.scene.state = parse_host_state(encode_host_state(verdict.state_after))
-        self.acknowledged = 0 if self.scene.state.ima is None else self.scene.state.ima.entries
-        return verdict
-
-    def reboot(self) -> None:
-        self.scene.reboot()
-        self.start()
 
 
 def reasons(verdict: AttestationVerdict) -> set[tuple[str, str]]:
@@ -185,6 +118,16 @@ def test_i6_host_that_sent_a_list_owes_it_in_every_attestation_and_boot() -> Non
     assert ("ima-log-required", "ima") in found
     assert ("ima-log-required", "ima") in reasons(machine.attest(ima_log=None, uefi_log=machine.log))
     assert permitted(machine.attest(uefi_log=machine.log)).runtime == "affirming"
+
+
+def test_after_a_resume_the_list_is_asked_for_from_its_beginning() -> None:
+    machine = Machine()
+    machine.attest()
+    machine.scene.chip.resume()
+    assert reasons(machine.judge(uefi_log=machine.log)) == {("ima-log-required", "ima.first")} | {
+        ("attestor-not-rooted", f"executables.{part}") for part in PARTS
+    }
+    assert permitted(machine.attest(uefi_log=machine.log, ima_log=ImaLog(0, machine.kernel.binary))).runtime == "affirming"
 
 
 def test_list_that_was_rewound_or_is_of_another_boot_is_refused() -> None:

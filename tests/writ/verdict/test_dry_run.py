@@ -1,0 +1,166 @@
+"""An update asked about before it is rolled out: what it would do to each host, from what the hosts attested last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+
+from tests.world.machine import FILES, PARTS, SHELL, Machine, content, part_reference
+from tests.world.scene import GOVERNED, NAMESPACE, NOW, permitted, reference
+from writ.formats.corim import Corim
+from writ.formats.digest import Digest
+from writ.formats.eventlog.ima import replay
+from writ.formats.evidence import ImaLog
+from writ.formats.exemption import Exemption
+from writ.verdict.dry_run import Foreseen, MeasuredRows, foresee
+from writ.verdict.reference import reference_set
+
+LIBC = {"1": Digest.of(b"libc 1"), "2": Digest.of(b"libc 2")}
+
+
+def rows(machine: Machine) -> MeasuredRows:
+    """The list as the verifier has it stored."""
+    assert machine.scene.state is not None
+    assert machine.scene.state.ima is not None
+    found = replay(machine.kernel.binary, bytes(32), "sha256", machine.scene.state.ima.register)
+    assert found is not None
+    return MeasuredRows(found.rows, found.violated)
+
+
+def ask(machine: Machine, *corims: Corim, exemptions: tuple[Exemption, ...] = (), listed: bool = True) -> Foreseen:
+    assert machine.scene.state is not None
+    references = reference_set(corims or machine.scene.references, exemptions)
+    known = rows(machine) if listed else None
+    return foresee(machine.scene.record, machine.scene.state, known, references, machine.scene.bundle, NOW)
+
+
+@pytest.fixture
+def machine() -> Machine:
+    made = Machine()
+    made.attest()
+    return made
+
+
+def test_host_that_passes_is_foreseen_to_pass_under_what_is_in_force(machine: Machine) -> None:
+    found = ask(machine)
+    assert (found.passes, found.reasons, found.labels) == (True, (), ())
+    assert [agent.rsplit("/", 1)[1] for _, agent, _ in found.instances] == ["reporter"]
+
+
+def test_foreseen_is_what_then_happens(machine: Machine) -> None:
+    """Whatever is withdrawn, the dry run and the next attestation give the same reasons."""
+    whole = machine.scene.references
+    for gone in range(len(whole)):
+        left = whole[:gone] + whole[gone + 1 :]
+        foreseen = ask(machine, *left)
+        machine.scene.references = left
+        verdict = machine.judge(ima_log=ImaLog(0, machine.kernel.binary))
+        assert foreseen.reasons == verdict.entry.reasons, whole[gone].id
+        assert (not foreseen.passes) == (verdict.tokens[0].claims is None), whole[gone].id
+        if not foreseen.reasons:
+            assert foreseen.instances[0][2] == verdict.tokens[0].reasons
+
+
+def test_list_that_is_not_at_hand_is_a_reason(machine: Machine) -> None:
+    assert [reason.code for reason in ask(machine, listed=False).reasons] == ["ima-log-required"]
+
+
+def test_what_stands_against_the_log_stands_whatever_is_approved(machine: Machine) -> None:
+    machine.reboot()
+    machine.scene.chip.pcrs["sha256"][4] = bytes(32)
+    machine.attest()
+    assert {"uefi-log-mismatch", "boot-aggregate-mismatch"} <= {reason.code for reason in ask(machine).reasons}
+
+
+def test_exemption_is_foreseen(machine: Machine) -> None:
+    left = tuple(c for c in machine.scene.references if c.id != "reporter-1")
+    other = replace(reference(), components=tuple((n, Digest.of(b"x") if n == "prompts" else d) for n, d in reference().components))
+    assert not ask(machine, *left, other).passes
+    got = dict(reference().components)["prompts"]
+    claim = Exemption(NAMESPACE, "component-mismatch", "instance.*.prompts", str(got), ("host-1",), NOW, NOW + 9, "x", ("a", "b"))
+    found = ask(machine, *left, other, exemptions=(claim,))
+    assert (found.passes, found.labels) == (True, (claim.label,))
+
+
+# --- an update of kernel, libc and Writ across a fleet --------------------------------------------------------------------------
+
+
+@dataclass
+class Fleet:
+    """Machines of one image, attested; `old` and `new` are the reference values before and after the update."""
+
+    machines: list[Machine]
+    old: tuple[Corim, ...]
+    new: tuple[Corim, ...]
+
+    def update(self, machine: Machine, *, kernel: bool = True, libc: bool = True, writ: bool = True) -> None:
+        """The machine is updated, and boots."""
+        if kernel:
+            machine.boot = replace(machine.boot, kernel=b"a newer kernel", initrd=b"a newer initrd", loader=b"a newer image", events=[])
+        if writ:
+            machine.parts = dict.fromkeys(PARTS, "2")
+        machine.reboot()
+        machine.kernel.measure("/usr/lib/libc.so.6", LIBC["2" if libc else "1"])
+
+
+def fleet(count: int) -> Fleet:
+    machines = [Machine(host=f"host-{number}") for number in range(count)]
+    first = machines[0]
+    boot = tuple(c for c in first.scene.references if c.environment in ("boot", "firmware", "secure-boot"))
+    parts = tuple(part_reference(part) for part in PARTS)
+    libc = tuple(Corim(f"libc6_{v}", NAMESPACE, "files/libc6", (("/usr/lib/libc.so.6", d),)) for v, d in LIBC.items())
+    common = (GOVERNED, reference(), Corim("os-1", NAMESPACE, "files/os", (("/bin/sh", SHELL),)))
+    old = (*common, *boot, *parts, libc[0])
+    trial = Machine()
+    made = Fleet(machines, old, ())
+    made.update(trial)
+    after = trial.booted()
+    made.new = (*common, *after, *(part_reference(part, "2") for part in PARTS), libc[1])
+    for machine in machines:
+        machine.kernel.measure("/usr/lib/libc.so.6", LIBC["1"])
+        machine.scene.references = old
+        permitted(machine.attest())
+    return made
+
+
+def staged(f: Fleet) -> tuple[Corim, ...]:
+    """Old and new together; a new version of something has an id of its own."""
+    known = {(c.environment, c.id) for c in f.old}
+    return (*f.old, *(replace(c, id=f"{c.id}-new") if (c.environment, c.id) in known else c for c in f.new if c not in f.old))
+
+
+def test_update_is_rolled_across_a_fleet_without_a_false_refusal() -> None:
+    f = fleet(4)
+    both = staged(f)
+
+    # 1. Before: the new values alone would refuse every host, old and new together none.
+    assert not any(ask(machine, *f.new).passes for machine in f.machines)
+    assert all(ask(machine, *both).passes for machine in f.machines)
+
+    # 2. While it is rolled out, hosts of both kinds pass, and so does one whose files changed while it ran.
+    for machine in f.machines:
+        machine.scene.references = both
+        machine.acknowledged = 0
+        assert permitted(machine.attest(uefi_log=machine.log)).runtime == "affirming"
+    f.machines[0].kernel.measure("/usr/lib/libc.so.6", LIBC["2"])
+    assert permitted(f.machines[0].attest()).runtime == "affirming"
+    f.update(f.machines[1])
+    assert permitted(f.machines[1].attest(uefi_log=f.machines[1].log)).runtime == "affirming"
+
+    # 3. A mixture that no one approved is refused: the new kernel with the old initrd.
+    f.machines[2].boot = replace(f.machines[2].boot, kernel=b"a newer kernel", loader=b"a newer image", events=[])
+    f.machines[2].reboot()
+    verdict = f.machines[2].attest(uefi_log=f.machines[2].log)
+    assert {reason.code for reason in verdict.entry.reasons} == {"boot-mismatch"}
+
+    # 4. Half of Writ in one version and half in the other is each part whole, and passes; half a part is not.
+    f.machines[3].parts = {**dict.fromkeys(PARTS, "1"), "enforcer": "2"}
+    f.machines[3].reboot()
+    assert permitted(f.machines[3].attest(uefi_log=f.machines[3].log)).runtime == "affirming"
+
+    # 5. The set shrinks: the dry run names the hosts that are left behind, before they are refused.
+    assert [ask(machine, *f.new).passes for machine in f.machines] == [False, True, False, False]
+    left = {reason.claim for reason in ask(f.machines[3], *f.new).reasons}
+    assert f"ima.{FILES['attestor']}" in left
+    assert content("attestor", "2") in [digest for c in f.new for _, digest in c.components]

@@ -1,0 +1,78 @@
+"""What other reference values would say of hosts as they attested last: which would pass, which would not, and why.
+
+Nothing is proven here and nothing issued: recorded state is held against a set
+that is not in force. A host may have moved since it was recorded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from writ.formats.policy_bundle import PolicyBundle
+from writ.formats.reason import Reason
+from writ.formats.state import HostRecord, HostState
+from writ.verdict.appraisal import not_as_approved, stands_against
+from writ.verdict.appraise.ima import judge_rows
+from writ.verdict.reference import ReferenceSet, exempted
+
+_ASKED_ANEW: Final = frozenset({"algorithm-refused", "file-mismatch", "file-unknown", "ima-signature-invalid", "ima-violation"})
+"""Of the recorded verdict on the IMA list, the reasons that other reference values can give or take."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredRows:
+    """The rows of a host's whole IMA list, as `formats.eventlog.ima.replay` gives them, and of its violations."""
+
+    rows: tuple[bytes, ...]
+    violated: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """What would stand against a host and each of its running instances, sorted; `labels` name the exemptions that would be used."""
+
+    host: str
+    reasons: tuple[Reason, ...]
+    instances: tuple[tuple[bytes, str, tuple[Reason, ...]], ...]
+    labels: tuple[str, ...]
+
+    @property
+    def passes(self) -> bool:
+        """Whether nothing would stand against the host or a running instance."""
+        return not self.reasons and not any(reasons for _, _, reasons in self.instances)
+
+
+def foresee(
+    record: HostRecord, state: HostState, listed: MeasuredRows | None, references: ReferenceSet, bundle: PolicyBundle, now: int
+) -> Foreseen:
+    """How the host would fare under `references` if it attested unchanged at `now`.
+
+    `listed` are the rows of the list that `state.ima` is about, or None where
+    they are not at hand: then that is a reason. What stands against logs and
+    counters stands whatever is approved.
+    """
+    host = [] if state.boot is None else list(state.boot.reasons)
+    seen = None
+    if state.ima is not None:
+        host.extend(reason for reason in state.ima.verdict.reasons if reason.code not in _ASKED_ANEW)
+        if listed is None:
+            host.append(Reason("ima-log-required", "ima", "the list as it was recorded", "none"))
+            seen = state.ima.seen
+        else:
+            reasons, seen = judge_rows(listed.rows, listed.violated, references.files(now), bundle.settings.ima)
+            host.extend(reasons)
+    against, _, _ = stands_against(record, state.boot, seen, state.runtime, references, bundle.settings, now)
+    if state.status != "active":
+        host.append(Reason("host-not-active", "host.status", "active", state.status))
+    left, labels = exempted([*host, *against], references, record.host, now)
+    used = set(labels)
+    instances = []
+    for known in state.runtime.instances:
+        if known.phase == "running":
+            found, more = exempted(
+                not_as_approved(known, references, f"instance.{known.instance.hex()}", now), references, record.host, now
+            )
+            used |= more
+            instances.append((known.instance, str(known.agent), tuple(sorted(set(found)))))
+    return Foreseen(record.host, tuple(sorted(set(left))), tuple(instances), tuple(sorted(used)))
