@@ -2,14 +2,20 @@
 
 API keys are `writ_` and 43 characters of base64url, 256 bits from the
 operating system; the ledger holds their SHA-256. A key has one namespace (or
-`*`, the whole domain) and one role: a `reader` reads, an `operator` also acts.
+`*`, the whole domain) and one role: a `reader` reads, an `operator` also acts,
+and a `publisher` hands in signed reference values of its namespace and does
+nothing else.
+
+Where an act takes two people, a person is a key that a key of the whole domain
+made, together with all the keys made with it: an operator of a namespace
+becomes no second person by making himself another key.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -26,7 +32,7 @@ from writ.formats.state import HostRecord, parse_host_record
 from writ.formats.strict import b64url, name
 from writ.service.clock import Clock
 
-ROLES: Final = ("operator", "reader")
+ROLES: Final = ("operator", "publisher", "reader")
 WHOLE_DOMAIN: Final = "*"
 DOMAIN: Final = "domain"
 """The namespace under which an act on the whole domain is recorded."""
@@ -40,12 +46,18 @@ MAX_PROOFS: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """An authenticated API key."""
+    """An authenticated API key. `person` is the id of the key that stands for its holder, empty for its own."""
 
     id: str
     namespace: str
     role: str
     label: str
+    person: str = ""
+
+    @property
+    def who(self) -> str:
+        """Whose approval counts as one."""
+        return self.person or self.id
 
     def covers(self, namespace: str) -> bool:
         """Whether the key reaches that namespace."""
@@ -82,7 +94,7 @@ class ApiKeys:
         row = self._ledger.read().get(ApiKeyRow, Digest.of(secret.encode("ascii")).value)
         if row is None or row.revoked_at is not None:
             raise _unauthenticated("a valid API key")
-        return Operator(row.id, row.namespace, row.role, row.label)
+        return Operator(row.id, row.namespace, row.role, row.label, row.person)
 
     def create(self, operator: Operator, *, namespace: str, role: str, label: str) -> tuple[str, ApiKeyRow]:
         """A new key exists; its secret is returned once and stored nowhere. Raises Refused, FormatError."""
@@ -96,9 +108,13 @@ class ApiKeys:
             raise Refused(Reason("forbidden", "namespace", operator.namespace, namespace))
         if role not in ROLES:
             raise FormatError("role", " or ".join(ROLES), repr(role[:20]))
+        if role == "publisher" and namespace == WHOLE_DOMAIN:
+            raise Refused(Reason("forbidden", "namespace", "one namespace, for a publisher", WHOLE_DOMAIN))
         secret = PREFIX + b64url(self._random(32))
         now = self._clock.now()
-        row = ApiKeyRow(Digest.of(secret.encode("ascii")).value, self._random(8).hex(), namespace, role, label, now, None)
+        key = self._random(8).hex()
+        person = key if operator.namespace == WHOLE_DOMAIN else operator.who
+        row = ApiKeyRow(Digest.of(secret.encode("ascii")).value, key, namespace, role, label, now, None, person)
         entry = self._log.entry(operator, "api-key-create", row.id, namespace=namespace, at=now)
         self._ledger.commit(ApiKeyMade(entry, row))
         return secret, row
@@ -109,7 +125,7 @@ class ApiKeys:
         if not found:
             raise Refused(Reason("not-found", "api_key", "an API key of this namespace", key[:40]))
         old, now = found[0], self._clock.now()
-        row = ApiKeyRow(old.hash, old.id, old.namespace, old.role, old.label, old.created_at, now)
+        row = replace(old, revoked_at=now)
         self._ledger.commit(ApiKeyMade(self._log.entry(operator, "api-key-revoke", key, namespace=old.namespace, at=now), row))
         return row
 

@@ -16,7 +16,7 @@ from typing import Final
 from verifier.heard import heard_after
 from verifier.keys import Keys
 from verifier.ledger import Attested, Basis, Ledger, NonceIssued, Tables, Void
-from verifier.ledger.schema import AnswerRow, HeardRow, HostRow, NonceRow, PolicyRow, ReferenceRow, SpaceRow, TokenRow
+from verifier.ledger.schema import AnswerRow, ExemptionRow, HeardRow, HostRow, NonceRow, PolicyRow, ReferenceRow, SpaceRow, TokenRow
 from verifier.ledger.transaction import judge_nonce, space, stored_answer, unheard
 from writ.formats.corim import parse_signed_corim
 from writ.formats.cose import parse_sign1
@@ -25,6 +25,7 @@ from writ.formats.engine import EngineId
 from writ.formats.errors import Refused, Unavailable
 from writ.formats.evidence import Evidence, parse_evidence
 from writ.formats.exchange import EXCHANGE, AttestAnswer, InstanceAnswer, NonceAnswer
+from writ.formats.exemption import parse_exemption
 from writ.formats.policy_bundle import NONCE_LIFE, PolicyBundle, PolicySettings, parse_bundle
 from writ.formats.reason import Reason
 from writ.formats.state import HostRecord, HostState, encode_host_state, parse_host_record, parse_host_state
@@ -220,7 +221,10 @@ def read_inputs(tables: Tables, host: str) -> Inputs:
     policy = None if found.policy is None else tables.get(PolicyRow, found.policy)
     if policy is None:
         raise Refused(Reason("policy-unknown", "policy", f"a policy of {row.namespace}", "none"))
-    references = _references(tuple(r.signed for r in tables.select(ReferenceRow, namespace=row.namespace, active=1)))
+    references = _references(
+        tuple(r.signed for r in tables.select(ReferenceRow, namespace=row.namespace, active=1)),
+        tuple(e.data for e in tables.select(ExemptionRow, namespace=row.namespace, active=1)),
+    )
     return Inputs(
         row,
         tables.get(HeardRow, host) or unheard(host, row.namespace, 0),
@@ -234,8 +238,8 @@ def read_inputs(tables: Tables, host: str) -> Inputs:
 
 
 @lru_cache(maxsize=64)
-def _references(signed: tuple[bytes, ...]) -> ReferenceSet:
-    return reference_set(parse_signed_corim(one).corim for one in signed)
+def _references(signed: tuple[bytes, ...], exemptions: tuple[bytes, ...]) -> ReferenceSet:
+    return reference_set((parse_signed_corim(one).corim for one in signed), map(parse_exemption, exemptions))
 
 
 @lru_cache(maxsize=64)

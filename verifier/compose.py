@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from uvicorn import Config as ServerConfig
 
 from verifier.access import ApiKeys, HostProofs, Operator, OperatorLog
+from verifier.approval import Approvals
 from verifier.attest import Attestation
 from verifier.config import VerifierConfig
 from verifier.enrol import Enrolment
@@ -27,6 +28,7 @@ from verifier.ledger.schema import ApiKeyRow, KeyRow
 from verifier.ledger.sequencer import SqliteLedger
 from verifier.ledger.sqlite import SqliteTables, connect
 from verifier.policy import Policies
+from verifier.publications import Publications
 from verifier.reference import References
 from verifier.revocation import Revocations
 from verifier.rotation import Rotation
@@ -60,6 +62,8 @@ def parts(
     """Everything the routes need, over any ledger, clock and source of randomness."""
     keys = Keys(config.key_dir, ledger)
     log = OperatorLog(keys, engine)
+    references, policies = References(ledger, keys, log, clock), Policies(ledger, keys, log, clock)
+    publications = Publications(ledger, keys, log, clock)
     anchors = Anchors(ledger, keys, log, clock, config.domain, config.issuer)
     return Parts(
         ledger=ledger,
@@ -69,8 +73,10 @@ def parts(
         attestation=Attestation(ledger, keys, clock, engine, config.issuer, random),
         enrolment=Enrolment(ledger, keys, anchors, clock, engine, config.domain, config.issuer, random),
         hosts=Hosts(ledger, log, clock, random),
-        references=References(ledger, keys, log, clock),
-        policies=Policies(ledger, keys, log, clock),
+        references=references,
+        publications=publications,
+        policies=policies,
+        approvals=Approvals(ledger, log, clock, references, publications, policies),
         revocations=Revocations(ledger, keys, log, clock, config.issuer),
         anchors=anchors,
         rotation=Rotation(ledger, keys, log, clock),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from verifier.ledger import Tables
-from verifier.ledger.schema import AnswerRow, BlobRow, EntryRow, ReferenceRow
+from verifier.ledger.schema import AnswerRow, BlobRow, EntryRow, ExemptionRow, ReferenceRow
 from writ.formats.archive import Archive
 from writ.formats.cose import parse_sign1
 from writ.formats.decision import AttestDecision, EnrolDecision, Entry, parse_entry
@@ -21,6 +21,7 @@ def archived(tables: Tables, namespace: str, *, whole: bool, most: int, after: i
     named = {digest for decision in decisions for digest in objects_of(decision)}
     spaces = {decision.namespace for decision in decisions}
     named |= {Digest.parse(r.digest) for space in spaces for r in tables.select(ReferenceRow, namespace=space)}
+    named |= {Digest.parse(r.digest) for space in spaces for r in tables.select(ExemptionRow, namespace=space)}
     blobs = [tables.get(BlobRow, digest.value) for digest in named]
     tokens = [token for decision in decisions if isinstance(decision, AttestDecision) for token in _tokens(tables, decision)]
     objects = {blob.data for blob in blobs if blob is not None}

@@ -1,18 +1,27 @@
-"""Policy bundles: checked, numbered, signed, published. The version only rises, and a bundle that would err is never signed."""
+"""Policy bundles: checked, numbered, signed, published. The version only rises, and a bundle that would err is never signed.
+
+Who may decide alone does not lift alone the rule that some things take more people: such a policy is proposed first.
+"""
 
 from __future__ import annotations
 
+from verifier import proposals
 from verifier.access import Operator, OperatorLog
 from verifier.keys import Keys
-from verifier.ledger import Ledger, PolicyPublished
-from verifier.ledger.schema import PolicyRow
+from verifier.ledger import Consented, Ledger, PolicyPublished, Tables, Void
+from verifier.ledger.schema import ApprovalRow, BlobRow, PolicyRow
 from verifier.ledger.transaction import space
+from verifier.proposals import PROPOSAL_LIFE, Case
+from verifier.reference import ATTEMPTS, Outcome, moved
 from writ.formats.cose import parse_sign1
-from writ.formats.errors import Refused
+from writ.formats.digest import Digest
+from writ.formats.errors import Misuse, Refused
 from writ.formats.policy_bundle import CONTENT_TYPE, PolicyBundle, PolicySettings, encode_bundle, parse_bundle
+from writ.formats.proposal import Proposal
 from writ.formats.reason import Reason
 from writ.service.clock import Clock
 from writ.verdict.cedar import load
+from writ.verdict.publication import Accepted, Pending, judge_policy
 
 
 class Policies:
@@ -26,19 +35,68 @@ class Policies:
 
     def publish(
         self, operator: Operator, namespace: str, *, settings: PolicySettings, schema: str, policies: str, version: int | None
-    ) -> PolicyBundle:
-        """The bundle is in force, under the next version where none is given. Raises FormatError, Refused `policy-rollback`."""
+    ) -> tuple[PolicyBundle, Outcome]:
+        """The bundle is in force, under the next version where none is given; or proposed, where it asks for fewer people than before.
+
+        Raises FormatError, Refused `policy-rollback`.
+        """
         now = self._clock.now()
-        held = space(self._ledger.read(), namespace)
-        bundle = PolicyBundle(namespace, held.policy_version + 1 if version is None else version, now, settings, schema, policies)
-        encoded = encode_bundle(bundle)
+        for _ in range(ATTEMPTS):
+            tables = self._ledger.read()
+            held = space(tables, namespace)
+            bundle = PolicyBundle(namespace, held.policy_version + 1 if version is None else version, now, settings, schema, policies)
+            encoded = encode_bundle(bundle)
+            bundle = parse_bundle(encoded)
+            load(bundle)
+            before = proposals.settings_in_force(tables, namespace)
+            verdict = judge_policy(before, bundle.settings, {operator.who})
+            name = bundle.digest
+            if isinstance(verdict, Accepted):
+                entry = self._log.entry(operator, "policy-publish", str(name), namespace=namespace, at=now, detail=name)
+                change: PolicyPublished | Consented = PolicyPublished(entry, self._row(encoded), (encoded,), held.policy)
+                outcome = Outcome(())
+            else:
+                wanted = Proposal(namespace, "policy", now, (name,))
+                case = proposals.new_case(tables, operator, wanted, expires_at=now + PROPOSAL_LIFE)
+                consent = proposals.consent(tables, case, (proposals.approval(case, operator, now),), settled_at=None)
+                entry = self._log.entry(operator, "reference-propose", case.row.digest, namespace=namespace, at=now, detail=wanted.digest)
+                change = Consented(entry, consent, (), (encoded, case.row.data))
+                outcome = Outcome((), case.row.digest, verdict.missing)
+            try:
+                self._ledger.commit(change)
+            except Void:
+                continue
+            return bundle, outcome
+        raise moved(namespace)
+
+    def settle(
+        self, tables: Tables, operator: Operator, case: Case, added: ApprovalRow, counted: frozenset[str], now: int
+    ) -> tuple[PolicyPublished | Consented, Outcome]:
+        """An operator approves a policy that was proposed: what is to be committed. Raises Refused `policy-rollback`."""
+        namespace, encoded = case.row.namespace, self._proposed(tables, case)
+        verdict = judge_policy(proposals.settings_in_force(tables, namespace), parse_bundle(encoded).settings, counted)
+        detail = case.proposal.digest if isinstance(verdict, Pending) else Digest.of(encoded)
+        entry = self._log.entry(operator, "reference-approve", case.row.digest, namespace=namespace, at=now, detail=detail)
+        if isinstance(verdict, Pending):
+            consent = proposals.consent(tables, case, (added,), settled_at=None)
+            return Consented(entry, consent, (), ()), Outcome((), case.row.digest, verdict.missing)
+        consent = proposals.consent(tables, case, (added,), settled_at=now)
+        return PolicyPublished(entry, self._row(encoded), (encoded,), consent=consent), Outcome(())
+
+    def judged(self, tables: Tables, case: Case, counted: frozenset[str]) -> Accepted | Pending:
+        """What a proposed policy waits for."""
+        before = proposals.settings_in_force(tables, case.row.namespace)
+        return judge_policy(before, parse_bundle(self._proposed(tables, case)).settings, counted)
+
+    def _proposed(self, tables: Tables, case: Case) -> bytes:
+        blob = tables.get(BlobRow, case.proposal.of[0].value)
+        if blob is None:
+            raise Misuse("a proposed policy that the ledger does not hold")
+        return blob.data
+
+    def _row(self, encoded: bytes) -> PolicyRow:
         bundle = parse_bundle(encoded)
-        load(bundle)
-        signed = self._keys.sign_decision(encoded, CONTENT_TYPE)
-        entry = self._log.entry(operator, "policy-publish", str(bundle.digest), namespace=namespace, at=now, detail=bundle.digest)
-        row = PolicyRow(str(bundle.digest), namespace, bundle.version, signed)
-        self._ledger.commit(PolicyPublished(entry, row, (encoded,)))
-        return bundle
+        return PolicyRow(str(bundle.digest), bundle.namespace, bundle.version, self._keys.sign_decision(encoded, CONTENT_TYPE))
 
     def current(self, namespace: str) -> tuple[PolicyBundle, bytes]:
         """The bundle in force, and it signed. Raises Refused `policy-unknown`."""

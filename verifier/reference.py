@@ -1,28 +1,73 @@
-"""Reference values: captured from a measurement, approved by an operator, signed, and in force for a namespace."""
+"""Reference values in force: imported by operators, staged beside older ones, retired; each change is one signed set."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
+from verifier import proposals
 from verifier.access import Operator, OperatorLog
 from verifier.keys import Keys
-from verifier.ledger import Ledger, ReferencesImported, Void
-from verifier.ledger.schema import ReferenceRow
+from verifier.ledger import Consented, Ledger, ReferencesImported, Tables, Void
+from verifier.ledger.schema import ApprovalRow, ExemptionRow, ReferenceRow
 from verifier.ledger.transaction import space
+from verifier.proposals import PROPOSAL_LIFE, Case
 from writ.formats.corim import Corim, encode_corim, parse_corim, parse_signed_corim, sign_corim
 from writ.formats.cose import verify_sign1
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused, Unavailable
+from writ.formats.exemption import MOST as MOST_EXEMPTIONS
 from writ.formats.keys import PublicKey
 from writ.formats.measurement import Measurement
+from writ.formats.policy_bundle import PolicySettings
+from writ.formats.proposal import Proposal
 from writ.formats.reason import Reason
 from writ.service.clock import Clock
-from writ.verdict.reference import GOVERNANCE, measured_values, reference_set
+from writ.verdict.publication import Accepted, Pending, judge_approvals
+from writ.verdict.reference import GOVERNANCE, list_names, measured_values
 
 SIGNER_NAME: Final = "writ verifier"
 MAX_IMPORT: Final = 256
 ATTEMPTS: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of an act: in force, or a proposal that waits for what is `missing`. `rows` are the CoRIMs it is about."""
+
+    rows: tuple[ReferenceRow, ...]
+    proposal: str | None = None
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SetAfter:
+    """The set that results from a change: its names as listed, and the exemptions that go because their time is over."""
+
+    before: bytes
+    listed: bytes
+    lapsed: tuple[str, ...]
+
+    @property
+    def digest(self) -> Digest:
+        """The name of the set."""
+        return Digest.of(self.listed)
+
+
+def set_after(
+    tables: Tables, namespace: str, now: int, *, add: Iterable[str] = (), retire: Iterable[str] = (), exempt: Iterable[str] = ()
+) -> SetAfter:
+    """What is in force in the namespace after this change. Raises Refused `too-large` for too many exemptions."""
+    gone = set(retire)
+    known = tables.select(ExemptionRow, namespace=namespace, active=1)
+    lapsed = tuple(row.digest for row in known if row.not_after < now)
+    exempted = {*(row.digest for row in known if row.digest not in {*gone, *lapsed}), *exempt}
+    if len(exempted) > MOST_EXEMPTIONS:
+        raise Refused(Reason("too-large", "exemptions", f"at most {MOST_EXEMPTIONS} in force", str(len(exempted))))
+    corims = {*(row.digest for row in tables.select(ReferenceRow, namespace=namespace, active=1) if row.digest not in gone), *add}
+    listed = list_names(Digest.parse(name).value for name in {*corims, *exempted})
+    return SetAfter(space(tables, namespace).references_digest, listed, lapsed)
 
 
 class References:
@@ -34,14 +79,12 @@ class References:
         self._log = log
         self._clock = clock
 
-    def publish(
-        self, operator: Operator, namespace: str, items: Iterable[bytes], *, publisher: PublicKey | None, replace: bool
-    ) -> tuple[ReferenceRow, ...]:
-        """The CoRIMs are in force; with `replace` the other versions of their environments are no longer.
+    def publish(self, operator: Operator, namespace: str, items: Iterable[bytes], *, publisher: PublicKey | None, replace: bool) -> Outcome:
+        """The CoRIMs are in force, or proposed where the policy asks for more people; with `replace` the other versions go.
 
         1. Each is a CoRIM of ours, unsigned (this verifier signs it, in the operator's name), or signed by the publisher or by us.
         2. Each is of this namespace.
-        3. All are committed as one set.
+        3. All are committed as one set, or stand in one proposal.
 
         Raises FormatError, Refused.
         """
@@ -54,28 +97,112 @@ class References:
         for corim, _ in corims.values():
             if corim.namespace != namespace:
                 raise Refused(Reason("forbidden", "corim.namespace", namespace, corim.namespace))
-        rows = tuple(ReferenceRow(digest, namespace, c.environment, c.id, signed, 1, now) for digest, (c, signed) in sorted(corims.items()))
+        rows = tuple(reference_row(corim, signed, active=1, at=now) for _, (corim, signed) in sorted(corims.items()))
         # 3
         for _ in range(ATTEMPTS):
             tables = self._ledger.read()
-            before = space(tables, namespace).references_digest
-            active = tables.select(ReferenceRow, namespace=namespace, active=1)
-            environments = {row.environment for row in rows} if replace else set()
-            retired = tuple(r.digest for r in active if r.environment in environments and r.digest not in corims)
-            kept = [parse_signed_corim(r.signed).corim for r in active if r.digest not in retired]
-            digest = reference_set([*kept, *(corim for corim, _ in corims.values())]).digest
-            entry = self._log.entry(operator, "reference-import", ", ".join(corims)[:1024], namespace=namespace, at=now, detail=digest)
-            blobs = tuple(encode_corim(corim) for corim, _ in corims.values())
+            change, outcome = self._import(tables, operator, namespace, rows, replace=replace, now=now)
             try:
-                self._ledger.commit(ReferencesImported(entry, rows, retired, before, digest.value, blobs))
+                if change is not None:
+                    self._ledger.commit(change)
             except Void:
                 continue
-            return rows
-        raise Unavailable("references", f"the set of {namespace} moved {ATTEMPTS} times")
+            return outcome
+        raise moved(namespace)
+
+    def _import(
+        self, tables: Tables, operator: Operator, namespace: str, rows: tuple[ReferenceRow, ...], *, replace: bool, now: int
+    ) -> tuple[ReferencesImported | Consented | None, Outcome]:
+        active = {row.digest: row for row in tables.select(ReferenceRow, namespace=namespace, active=1)}
+        named = {row.digest for row in rows}
+        environments = {row.environment for row in rows} if replace else set()
+        retired = tuple(digest for digest, row in active.items() if row.environment in environments and digest not in named)
+        new = tuple(row for row in rows if row.digest not in active)
+        shown = tuple(active.get(row.digest, row) for row in rows)
+        blobs = tuple(encode_corim(parse_signed_corim(row.signed).corim) for row in new)
+        settings = proposals.settings_in_force(tables, namespace) or PolicySettings()
+        verdict = judge_approvals((row.environment for row in new), {operator.who}, settings)
+        if isinstance(verdict, Accepted):
+            after = set_after(tables, namespace, now, add=named, retire=retired)
+            entry = self._log.entry(
+                operator, "reference-import", ", ".join(sorted(named))[:1024], namespace=namespace, at=now, detail=after.digest
+            )
+            policy = space(tables, namespace).policy
+            return ReferencesImported(
+                entry, new, (*retired, *after.lapsed), after.before, after.digest.value, (*blobs, after.listed), policy=policy
+            ), Outcome(shown)
+        of = tuple(sorted(Digest.parse(row.digest) for row in new))
+        wanted = Proposal(namespace, "import", now, of, tuple(sorted(Digest.parse(one) for one in retired)))
+        if (known := proposals.like(tables, wanted)) is not None:
+            counted = proposals.people(tables, known.approvals)
+            waiting = judge_approvals((row.environment for row in new), counted, settings)
+            return None, Outcome(
+                _inactive(shown, {row.digest for row in new}), known.row.digest, waiting.missing if isinstance(waiting, Pending) else ()
+            )
+        case = proposals.new_case(tables, operator, wanted, expires_at=now + PROPOSAL_LIFE)
+        consent = proposals.consent(tables, case, (proposals.approval(case, operator, now),), settled_at=None)
+        entry = self._log.entry(operator, "reference-propose", case.row.digest, namespace=namespace, at=now, detail=wanted.digest)
+        change = Consented(entry, consent, _inactive(new, named), (*blobs, case.row.data))
+        return change, Outcome(_inactive(shown, {row.digest for row in new}), case.row.digest, verdict.missing)
+
+    def settle(
+        self, tables: Tables, operator: Operator, case: Case, added: ApprovalRow, counted: frozenset[str], now: int
+    ) -> tuple[ReferencesImported | Consented, Outcome]:
+        """An operator approves an import that was proposed: what is to be committed. Raises Refused `conflict` where the set moved.
+
+        What is retired with it must be what the proposal says: neither more nor less is in force of those environments.
+        """
+        namespace, names = case.row.namespace, {str(one) for one in case.proposal.of}
+        rows = tuple(row for name in sorted(names) if (row := tables.get(ReferenceRow, name)) is not None)
+        retires = {str(one) for one in case.proposal.retires}
+        active = tables.select(ReferenceRow, namespace=namespace, active=1)
+        going = {row.environment for row in active if row.digest in retires}
+        found = {row.digest for row in active if row.environment in going and row.digest not in names}
+        if found != retires:
+            got = ", ".join(sorted(found ^ retires))
+            raise Refused(Reason("conflict", "proposal.retires", "the versions in force when it was made", f"others: {got}"[:1000]))
+        settings = proposals.settings_in_force(tables, namespace) or PolicySettings()
+        verdict = judge_approvals((row.environment for row in rows), counted, settings)
+        act = "reference-approve"
+        if isinstance(verdict, Pending):
+            entry = self._log.entry(operator, act, case.row.digest, namespace=namespace, at=now, detail=case.proposal.digest)
+            consent = proposals.consent(tables, case, (added,), settled_at=None)
+            return Consented(entry, consent, (), ()), Outcome(rows, case.row.digest, verdict.missing)
+        after = set_after(tables, namespace, now, add=names, retire=retires)
+        entry = self._log.entry(operator, act, case.row.digest, namespace=namespace, at=now, detail=after.digest)
+        consent = proposals.consent(tables, case, (added,), settled_at=now)
+        live = tuple(replace(row, active=1, imported_at=now) for row in rows)
+        change = ReferencesImported(
+            entry, live, (*sorted(retires), *after.lapsed), after.before, after.digest.value, (after.listed,), consent=consent
+        )
+        return change, Outcome(live)
+
+    def retire(self, operator: Operator, namespace: str, digests: Sequence[str]) -> tuple[str, ...]:
+        """These CoRIMs and exemptions are in force no longer. Raises Refused `not-found` for one that was not."""
+        now, wanted = self._clock.now(), tuple(sorted(set(digests)))
+        for _ in range(ATTEMPTS):
+            tables = self._ledger.read()
+            for digest in wanted:
+                row = tables.get(ReferenceRow, digest) or tables.get(ExemptionRow, digest)
+                if row is None or row.namespace != namespace or not row.active:
+                    raise Refused(Reason("not-found", "reference", f"reference values in force in {namespace}", digest[:80]))
+            after = set_after(tables, namespace, now, retire=wanted)
+            entry = self._log.entry(
+                operator, "reference-retire", ", ".join(wanted)[:1024], namespace=namespace, at=now, detail=after.digest
+            )
+            try:
+                self._ledger.commit(
+                    ReferencesImported(entry, (), (*wanted, *after.lapsed), after.before, after.digest.value, (after.listed,))
+                )
+            except Void:
+                continue
+            return wanted
+        raise moved(namespace)
 
     def active(self, namespace: str) -> tuple[ReferenceRow, ...]:
-        """What is in force."""
-        return tuple(self._ledger.read().select(ReferenceRow, namespace=namespace, active=1))
+        """What is in force, by environment, oldest first."""
+        rows = self._ledger.read().select(ReferenceRow, namespace=namespace, active=1)
+        return tuple(sorted(rows, key=lambda row: (row.environment, row.imported_at, row.id)))
 
     def get(self, namespace: str, digest: str) -> ReferenceRow:
         """One CoRIM of the namespace, in force or not. Raises Refused `not-found`."""
@@ -95,6 +222,20 @@ class References:
                 Reason("signature-invalid", "corim", "a signature by the publisher's key that was given, or by this verifier", "another")
             )
         return signed.corim, item
+
+
+def reference_row(corim: Corim, signed: bytes, *, active: int, at: int) -> ReferenceRow:
+    """The row of a signed CoRIM."""
+    return ReferenceRow(digest_of(corim), corim.namespace, corim.environment, corim.id, signed, active, at, corim.valid_until)
+
+
+def _inactive(rows: tuple[ReferenceRow, ...], named: set[str]) -> tuple[ReferenceRow, ...]:
+    return tuple(replace(row, active=0) if row.digest in named else row for row in rows)
+
+
+def moved(namespace: str) -> Unavailable:
+    """The error where others kept changing the same set."""
+    return Unavailable("references", f"the set of {namespace} moved {ATTEMPTS} times")
 
 
 def digest_of(corim: Corim) -> str:

@@ -145,7 +145,9 @@ EXEMPTION = Exemption("billing", "file-unknown", "ima./bin/x", "sha256:00", ("ho
 
 PROPOSALS = (
     Proposal("billing", "import", NOW, (D,), (Digest.of(b"e"),)),
-    Proposal("billing", "exemption", NOW, (D,), (), Draft("file-unknown", "files./usr/bin/x", "sha256:00", ("h",), NOW, NOW + 60, "hotfix")),
+    Proposal(
+        "billing", "exemption", NOW, (D,), (), Draft("file-unknown", "files./usr/bin/x", "sha256:00", ("h",), NOW, NOW + 60, "hotfix")
+    ),
 )
 DELEGATION = Delegation("billing", 3, NOW, (Role("prompts", ("spiffe://a/*",), ("prompts",), (signer("a").public,), 1, NOW),))
 

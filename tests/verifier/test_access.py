@@ -99,6 +99,28 @@ def test_reader_reads_and_does_not_act(verifier: RunningVerifier, tmp_path: Path
     assert call(verifier, "GET", "/v1/hosts", headers=headers)[0] == 200
 
 
+def test_publisher_hands_in_signed_reference_values_and_nothing_else(verifier: RunningVerifier, tmp_path: Path) -> None:
+    headers = {"Authorization": f"Bearer {make_key(verifier, tmp_path, 'publisher', 'default').read_text()}"}
+    opened = []
+    for route in table(verifier.made.parts):
+        if route.caller not in ("public", "host"):
+            body = b"{" if route.method == "POST" else b""
+            status, content, _ = call(verifier, route.method, filled(route.path), headers=headers, body=body)
+            if status != 403:
+                opened.append((route.method, route.path, status))
+                continue
+            assert [r["code"] for r in json.loads(content)["reasons"]] == ["forbidden"]
+    assert opened == [("POST", "/v1/publications", 400)]
+
+
+def test_publisher_belongs_to_one_namespace(verifier: RunningVerifier, tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="forbidden"):
+        verifier.client.post("/v1/api-keys", {"namespace": "*", "role": "publisher"})
+    other = verifier.as_operator(make_key(verifier, tmp_path, "publisher", "billing"), "default")
+    with pytest.raises(Refused, match="forbidden"):
+        other.post("/v1/publications", {"signed": ["x"]})
+
+
 def test_namespace_key_reaches_no_other_namespace(verifier: RunningVerifier, tmp_path: Path) -> None:
     verifier.host("h1")
     other = verifier.as_operator(make_key(verifier, tmp_path, "operator", "billing"))

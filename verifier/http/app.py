@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
-from verifier.http import attest, log, operator
+from verifier.http import attest, log, operator, reference
 from verifier.http.limits import Limits, Rate, RouteLimit
 from verifier.http.operator import FORM
 from verifier.http.problems import CBOR, answer, problem, reasons_of
@@ -29,7 +29,7 @@ BODIES: Final[dict[str, Any]] = {
 
 def table(parts: Parts) -> tuple[Route, ...]:
     """Every route there is."""
-    return (*log.routes(parts), *attest.routes(parts), *operator.routes(parts))
+    return (*log.routes(parts), *attest.routes(parts), *operator.routes(parts), *reference.routes(parts))
 
 
 def build(parts: Parts) -> FastAPI:

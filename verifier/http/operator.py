@@ -14,6 +14,7 @@ from verifier.export import archived
 from verifier.http import wire
 from verifier.http.problems import CBOR
 from verifier.http.route import Parts, Route, Scope, scope
+from verifier.http.wire_reference import outcome_view
 from verifier.ledger.schema import BlobRow, EntryRow, KeyRow, TokenRow
 from verifier.manufacturers import Offered
 from writ.formats.archive import encode_archive
@@ -24,7 +25,7 @@ from writ.formats.digest import Digest
 from writ.formats.eat import parse_token
 from writ.formats.errors import FormatError, Refused
 from writ.formats.jose import verify_jws
-from writ.formats.keys import key_id, parse_jwk
+from writ.formats.keys import key_id
 from writ.formats.reason import Reason
 from writ.formats.trust import ChainRules, Trust, encode_trust
 
@@ -79,24 +80,13 @@ def _hosts(parts: Parts) -> tuple[Route, ...]:
 
 
 def _governance(parts: Parts) -> tuple[Route, ...]:
-    def list_references(within: In) -> Any:
-        return JSONResponse({"references": [wire.reference_view(row, whole=False) for row in parts.references.active(within.namespace)]})
-
-    def import_references(body: wire.ReferencesBody, within: In) -> Any:
-        items = [wire.from_base64(item, "corims") for item in body.corims]
-        publisher = None if body.publisher is None else parse_jwk(body.publisher)
-        rows = parts.references.publish(within.operator, within.namespace, items, publisher=publisher, replace=body.replace)
-        return JSONResponse({"references": [wire.reference_view(row, whole=False) for row in rows]})
-
-    def get_reference(digest: Annotated[str, Path(pattern=wire.SHA256)], within: In) -> Any:
-        return JSONResponse(wire.reference_view(parts.references.get(within.namespace, digest), whole=True))
-
     def publish(body: wire.PolicyBody, within: In) -> Any:
-        bundle = parts.policies.publish(
+        bundle, outcome = parts.policies.publish(
             within.operator, within.namespace, settings=body.settings.settings(), schema=body.schema_text, policies=body.policies,
             version=body.version,
         )  # fmt: skip
-        return JSONResponse({"digest": str(bundle.digest), "namespace": bundle.namespace, "version": bundle.version})
+        made = {"digest": str(bundle.digest), "namespace": bundle.namespace, "version": bundle.version}
+        return JSONResponse({**made, **outcome_view(outcome)})
 
     def current(within: In) -> Any:
         return JSONResponse(wire.policy_view(*parts.policies.current(within.namespace)))
@@ -108,9 +98,6 @@ def _governance(parts: Parts) -> tuple[Route, ...]:
         return JSONResponse({"kind": body.kind, "subject": body.subject, "reference": entry.reference})
 
     return (
-        Route("GET", "/v1/references", "reader", list_references),
-        Route("POST", "/v1/references", "operator", import_references, 24 * MEGABYTE),
-        Route("GET", "/v1/references/{digest}", "reader", get_reference),
         Route("POST", "/v1/policies", "operator", publish, MEGABYTE),
         Route("GET", "/v1/policies/current", "reader", current),
         Route("POST", "/v1/revocations", "operator", revoke),

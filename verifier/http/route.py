@@ -1,7 +1,9 @@
 """A route states who may call it, and nothing reaches its code before that is shown.
 
 public    anyone              host      the enrolled host named in the path, by a proof of its key
-reader    any API key         operator  an API key with the role operator
+reader    an API key that reads: of a reader or an operator
+operator  an API key with the role operator
+publisher an API key with the role publisher or operator
 domain    an operator's API key for the whole domain (namespace `*`)
 """
 
@@ -16,6 +18,7 @@ from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 
 from verifier.access import DOMAIN, WHOLE_DOMAIN, ApiKeys, HostProofs, Operator
+from verifier.approval import Approvals
 from verifier.attest import Attestation
 from verifier.enrol import Enrolment
 from verifier.hosts import Hosts
@@ -24,6 +27,7 @@ from verifier.http.wire import NAME
 from verifier.keys import Keys
 from verifier.ledger import Ledger
 from verifier.policy import Policies
+from verifier.publications import Publications
 from verifier.reference import References
 from verifier.revocation import Revocations
 from verifier.rotation import Rotation
@@ -34,7 +38,11 @@ from writ.formats.strict import decode_json, name
 from writ.service.clock import Clock
 from writ.service.observe import Counters
 
-CALLERS: Final = ("public", "host", "reader", "operator", "domain")
+CALLERS: Final = ("public", "host", "reader", "operator", "publisher", "domain")
+ROLES_OF: Final = {
+    "reader": ("operator", "reader"), "operator": ("operator",), "publisher": ("operator", "publisher"), "domain": ("operator",),
+}  # fmt: skip
+"""The roles of an API key that a caller may have."""
 DEFAULT_NAMESPACE: Final = "default"
 SMALL: Final = 64 << 10
 
@@ -51,7 +59,9 @@ class Parts:
     enrolment: Enrolment
     hosts: Hosts
     references: References
+    publications: Publications
     policies: Policies
+    approvals: Approvals
     revocations: Revocations
     anchors: Anchors
     rotation: Rotation
@@ -133,8 +143,8 @@ async def _admit(caller: str, parts: Parts, request: Request) -> None:
         )
         return
     operator = await run_in_threadpool(parts.api_keys.authenticate, request.headers.get("Authorization"))
-    if caller in ("operator", "domain") and operator.role != "operator":
-        raise Refused(Reason("forbidden", "role", "operator", operator.role))
+    if operator.role not in ROLES_OF[caller]:
+        raise Refused(Reason("forbidden", "role", " or ".join(ROLES_OF[caller]), operator.role))
     if caller == "domain" and operator.namespace != WHOLE_DOMAIN:
         raise Refused(Reason("forbidden", "namespace", WHOLE_DOMAIN, operator.namespace))
     request.state.operator = operator

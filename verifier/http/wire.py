@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,6 +22,7 @@ from writ.formats.strict import decode_json
 
 NAME = r"^[a-z0-9](?:[a-z0-9._\-]{0,61}[a-z0-9])?$"
 SHA256 = r"^sha256:[0-9a-f]{64}$"
+PATTERN = r"^(\*|[!-)+-~]{1,255}\*?)$"
 MAX_LIFE = 30 * 24 * 3600
 LISTED_REASONS = 8
 
@@ -49,14 +50,6 @@ class ReplaceBody(Body):
     life: int = Field(default=86_400, ge=60, le=MAX_LIFE)
 
 
-class ReferencesBody(Body):
-    """CoRIMs in base64, and the JWK of the publisher who signed them, if one did. `replace` retires other versions."""
-
-    corims: list[str] = Field(min_length=1, max_length=256)
-    publisher: dict[str, Any] | None = None
-    replace: bool = False
-
-
 class SettingsBody(Body):
     """Settings of a policy, in seconds where they are times."""
 
@@ -66,12 +59,14 @@ class SettingsBody(Body):
     nonce_life: int = Field(default=NONCE_LIFE, ge=5, le=600)
     clock_skew: int = Field(default=CLOCK_SKEW, ge=0, le=60)
     hold_max: int = Field(default=HOLD_MAX, ge=0, le=86_400)
+    approvals: dict[Annotated[str, Field(pattern=PATTERN)], Annotated[int, Field(ge=2, le=8)]] = Field(default_factory=dict, max_length=64)
 
     def settings(self) -> PolicySettings:
         """The formats type."""
         return PolicySettings(
-            self.accept_runtime_only, tuple(sorted(set(self.tpm_classes))), self.token_life, self.nonce_life, self.clock_skew, self.hold_max
-        )
+            self.accept_runtime_only, tuple(sorted(set(self.tpm_classes))), self.token_life, self.nonce_life, self.clock_skew,
+            self.hold_max, approvals=tuple(sorted(self.approvals.items())),
+        )  # fmt: skip
 
 
 class PolicyBody(Body):
@@ -94,7 +89,7 @@ class ApiKeyBody(Body):
     """A new API key; `namespace` `*` for the whole domain."""
 
     namespace: str = Field(pattern=r"^(\*|[a-z0-9](?:[a-z0-9._\-]{0,61}[a-z0-9])?)$")
-    role: Literal["operator", "reader"]
+    role: Literal["operator", "publisher", "reader"]
     label: str = Field(default="", max_length=100, pattern=r"^[ -~]*$")
 
 
@@ -192,7 +187,7 @@ def reference_view(row: ReferenceRow, *, whole: bool) -> dict[str, object]:
     """Reference values as JSON; `whole` with their content and the signed bytes."""
     view: dict[str, object] = {
         "digest": row.digest, "namespace": row.namespace, "environment": row.environment, "id": row.id, "active": bool(row.active),
-        "imported_at": row.imported_at,
+        "imported_at": row.imported_at, "valid_until": row.valid_until,
     }  # fmt: skip
     if whole:
         signed = parse_signed_corim(row.signed)
@@ -205,7 +200,7 @@ def policy_view(bundle: PolicyBundle, signed: bytes) -> dict[str, object]:
     s = bundle.settings
     settings = {
         "accept_runtime_only": s.accept_runtime_only, "tpm_classes": list(s.tpm_classes), "token_life": s.token_life,
-        "nonce_life": s.nonce_life, "clock_skew": s.clock_skew, "hold_max": s.hold_max,
+        "nonce_life": s.nonce_life, "clock_skew": s.clock_skew, "hold_max": s.hold_max, "approvals": dict(s.approvals),
     }  # fmt: skip
     return {
         "digest": str(bundle.digest), "namespace": bundle.namespace, "version": bundle.version, "issued_at": bundle.issued_at,
@@ -217,7 +212,7 @@ def api_key_view(row: ApiKeyRow) -> dict[str, object]:
     """An API key as JSON, without anything secret."""
     return {
         "id": row.id, "namespace": row.namespace, "role": row.role, "label": row.label, "created_at": row.created_at,
-        "revoked_at": row.revoked_at,
+        "revoked_at": row.revoked_at, "person": row.person,
     }  # fmt: skip
 
 

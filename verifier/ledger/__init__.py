@@ -16,12 +16,16 @@ from verifier.ledger.schema import (
     AdmissionRow,
     AnswerRow,
     ApiKeyRow,
+    ApprovalRow,
+    DelegationRow,
     EntryRow,
+    ExemptionRow,
     HeardRow,
     HostRow,
     KeyRow,
     NonceRow,
     PolicyRow,
+    ProposalRow,
     R,
     ReferenceRow,
     TokenRow,
@@ -127,8 +131,37 @@ class HostMoved:
 
 
 @dataclass(frozen=True, slots=True)
+class Consent:
+    """What approvals were counted for a change, and what becomes of them; all of it must still stand.
+
+    `before` is the proposal as it was read, None for a new one; `seen` are the ids of the approvals it had; `approvals` come with this.
+    `policy` and `delegation` are those that were asked.
+    """
+
+    before: ProposalRow | None
+    after: ProposalRow
+    seen: tuple[str, ...]
+    approvals: tuple[ApprovalRow, ...]
+    policy: str | None
+    delegation: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Consented:
+    """Something was proposed or approved, and is not in force yet. `rows` are CoRIMs to look at, not active."""
+
+    entry: Entry
+    consent: Consent
+    rows: tuple[ReferenceRow, ...]
+    blobs: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ReferencesImported:
-    """Reference values approved; `replace` retires the other versions of their environments. `digest` names the set that results."""
+    """Reference values come into force, others go out. `before` names the set that must still stand, `digest` the one that results.
+
+    `retired` are CoRIMs and exemptions by digest. `policy` is the one that was asked how many people it takes, where one was.
+    """
 
     entry: Entry
     rows: tuple[ReferenceRow, ...]
@@ -136,14 +169,28 @@ class ReferencesImported:
     before: bytes
     digest: bytes
     blobs: tuple[bytes, ...]
+    exemptions: tuple[ExemptionRow, ...] = ()
+    policy: str | None = None
+    consent: Consent | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyPublished:
-    """A policy in force from now on."""
+    """A policy in force from now on; `before` is the one it was held against, where that was asked."""
 
     entry: Entry
     row: PolicyRow
+    blobs: tuple[bytes, ...]
+    before: str | None = None
+    consent: Consent | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DelegationPublished:
+    """A delegation in force from now on."""
+
+    entry: Entry
+    row: DelegationRow
     blobs: tuple[bytes, ...]
 
 
@@ -193,7 +240,7 @@ class NonceIssued:
 
 Decided = (
     Attested | Enrolment | Admitted | HostMoved | ReferencesImported | PolicyPublished | TokensRevoked | ApiKeyMade | KeyRotated
-    | TrustImported
+    | TrustImported | Consented | DelegationPublished
 )  # fmt: skip
 Change = Decided | NonceIssued
 

@@ -135,13 +135,15 @@ class BlobRow(Row):
 
 @dataclass(frozen=True, slots=True)
 class SpaceRow(Row):
-    """A namespace: the digests that a verdict must have been made with, and its revocation epoch."""
+    """A namespace: the digests that a verdict must have been made with, its revocation epoch, and the delegation in force."""
 
     namespace: str
     policy: str | None
     policy_version: int
     references_digest: bytes
     epoch: int
+    delegation: str | None = None
+    delegation_version: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +158,10 @@ class PolicyRow(Row):
 
 @dataclass(frozen=True, slots=True)
 class ReferenceRow(Row):
-    """A CoRIM by its digest, signed. Only active ones enter an appraisal."""
+    """A CoRIM by its digest, signed. Only active ones enter an appraisal; the others are proposed, or were retired.
+
+    `imported_at` is since when it is active. `valid_until` repeats what the CoRIM says.
+    """
 
     digest: str
     namespace: str
@@ -165,6 +170,56 @@ class ReferenceRow(Row):
     signed: bytes
     active: int
     imported_at: int
+    valid_until: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExemptionRow(Row):
+    """An exemption by its digest, as it was approved. Only active ones enter an appraisal, which asks for the time itself."""
+
+    digest: str
+    namespace: str
+    data: bytes
+    active: int
+    not_after: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProposalRow(Row):
+    """A proposal by its digest. Open until `settled_at`, or until it lapses behind `expires_at`. `by` is the API key that made it."""
+
+    digest: str
+    namespace: str
+    kind: str
+    data: bytes
+    by: str
+    expires_at: int
+    settled_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalRow(Row):
+    """One approval of a proposal. `id` is the proposal's digest and `who`: a person, or a publisher's key by its id.
+
+    `by` is the API key that sent it; `signed` is the publisher's signed CoRIM, None for an operator's approval.
+    """
+
+    id: str
+    proposal: str
+    who: str
+    by: str
+    at: int
+    signed: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class DelegationRow(Row):
+    """A delegation by its digest, signed."""
+
+    digest: str
+    namespace: str
+    version: int
+    signed: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +237,10 @@ class TokenRow(Row):
 
 @dataclass(frozen=True, slots=True)
 class ApiKeyRow(Row):
-    """An operator's key: only the SHA-256 of its secret. `namespace` is `*` for the whole domain."""
+    """An operator's key: only the SHA-256 of its secret. `namespace` is `*` for the whole domain.
+
+    `person` is the id of the key that stands for its holder: its own where a key of the whole domain made it, else its maker's.
+    """
 
     hash: bytes
     id: str
@@ -191,6 +249,7 @@ class ApiKeyRow(Row):
     label: str
     created_at: int
     revoked_at: int | None
+    person: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,13 +276,14 @@ TABLES: Final[dict[type[Row], str]] = {
     HostRow: "host", HeardRow: "heard", AdmissionRow: "admission", EkRow: "ek", NonceRow: "nonce", AnswerRow: "answer",
     EntryRow: "entry", BlobRow: "blob",
     SpaceRow: "space", PolicyRow: "policy", ReferenceRow: "reference", TokenRow: "token", ApiKeyRow: "api_key", KeyRow: "token_key",
-    TrustRow: "trust",
+    TrustRow: "trust", ExemptionRow: "exemption", ProposalRow: "proposal", ApprovalRow: "approval", DelegationRow: "delegation",
 }  # fmt: skip
 
 _INDEXES: Final = (
     ("admission", "host"), ("nonce", "host"), ("entry", "reference"), ("entry", "namespace"), ("entry", "host"), ("token", "token_id"),
     ("token", "host"), ("token", "instance"), ("reference", "namespace"), ("nonce", "expires_at"), ("answer", "expires_at"),
-    ("token", "expires_at"), ("token", "revoked"),
+    ("token", "expires_at"), ("token", "revoked"), ("exemption", "namespace"), ("proposal", "namespace"), ("approval", "proposal"),
+    ("api_key", "id"),
 )  # fmt: skip
 
 _SQL: Final[dict[object, str]] = {int: "INTEGER", str: "TEXT", bytes: "BLOB"}

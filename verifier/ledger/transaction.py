@@ -18,6 +18,9 @@ from verifier.ledger import (
     Basis,
     Change,
     Committed,
+    Consent,
+    Consented,
+    DelegationPublished,
     Enrolment,
     Entry,
     HostChange,
@@ -34,13 +37,16 @@ from verifier.ledger import (
 from verifier.ledger.schema import (
     AdmissionRow,
     AnswerRow,
+    ApprovalRow,
     BlobRow,
     EkRow,
     EntryRow,
+    ExemptionRow,
     HeardRow,
     HostRow,
     KeyRow,
     NonceRow,
+    ProposalRow,
     ReferenceRow,
     SpaceRow,
     TokenRow,
@@ -220,15 +226,46 @@ def _references(change: ReferencesImported, tables: Tables) -> Committed:
     now = space(tables, change.entry.namespace)
     if now.references_digest != change.before:
         raise Void("the reference values")
+    if change.policy is not None and now.policy != change.policy:
+        raise Void("the policy")
+    _consent(tables, change.entry.namespace, change.consent)
     for digest in change.retired:
-        row = tables.get(ReferenceRow, digest)
+        row, exemption = tables.get(ReferenceRow, digest), tables.get(ExemptionRow, digest)
         if row is not None:
             tables.put(replace(row, active=0))
-    for reference in change.rows:
-        tables.put(reference)
+        if exemption is not None:
+            tables.put(replace(exemption, active=0))
+    for one in (*change.rows, *change.exemptions):
+        tables.put(one)
     tables.put(replace(now, references_digest=change.digest))
     _blobs(tables, change.blobs)
     return Committed(_append(tables, change.entry))
+
+
+@apply.register
+def _consented(change: Consented, tables: Tables) -> Committed:
+    _consent(tables, change.entry.namespace, change.consent)
+    for row in change.rows:
+        if tables.get(ReferenceRow, row.digest) is None:
+            tables.put(row)
+    _blobs(tables, change.blobs)
+    return Committed(_append(tables, change.entry))
+
+
+def _consent(tables: Tables, namespace: str, consent: Consent | None) -> None:
+    """The proposal, its approvals, and the rules it was held against are those that were read; then it is written on."""
+    if consent is None:
+        return
+    now = space(tables, namespace)
+    if (now.policy, now.delegation) != (consent.policy, consent.delegation):
+        raise Void("the policy or the delegation")
+    if tables.get(ProposalRow, consent.after.digest) != consent.before:
+        raise Void("the proposal")
+    if tuple(row.id for row in tables.select(ApprovalRow, proposal=consent.after.digest)) != consent.seen:
+        raise Void("the approvals")
+    tables.put(consent.after)
+    for approval in consent.approvals:
+        tables.put(approval)
 
 
 @apply.register
@@ -236,8 +273,22 @@ def _policy(change: PolicyPublished, tables: Tables) -> Committed:
     now = space(tables, change.row.namespace)
     if change.row.version <= now.policy_version:
         raise Refused(Reason("policy-rollback", "policy.version", f"above {now.policy_version}", str(change.row.version)))
+    if change.before is not None and now.policy != change.before:
+        raise Void("the policy")
+    _consent(tables, change.row.namespace, change.consent)
     tables.put(change.row)
     tables.put(replace(now, policy=change.row.digest, policy_version=change.row.version))
+    _blobs(tables, change.blobs)
+    return Committed(_append(tables, change.entry))
+
+
+@apply.register
+def _delegation(change: DelegationPublished, tables: Tables) -> Committed:
+    now = space(tables, change.row.namespace)
+    if change.row.version <= now.delegation_version:
+        raise Refused(Reason("delegation-rollback", "delegation.version", f"above {now.delegation_version}", str(change.row.version)))
+    tables.put(change.row)
+    tables.put(replace(now, delegation=change.row.digest, delegation_version=change.row.version))
     _blobs(tables, change.blobs)
     return Committed(_append(tables, change.entry))
 

@@ -1,0 +1,594 @@
+"""The life of reference values over HTTP: two people, publishers, exemptions, staging; and each way around them refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.signers import MemorySigner, new_signer
+from tests.world.host import SimulatedHost
+from tests.world.verifier import RunningVerifier
+from verifier.export import objects_of
+from verifier.http.wire import from_base64, to_base64
+from verifier.operate import Client
+from verifier.proposals import PROPOSAL_LIFE
+from writ.formats.archive import parse_archive
+from writ.formats.corim import Corim, encode_corim, parse_signed_corim, sign_corim
+from writ.formats.cose import parse_sign1, verify_sign1
+from writ.formats.decision import ACTS, AttestDecision, OperatorAct, parse_entry
+from writ.formats.digest import Digest
+from writ.formats.eat import parse_token
+from writ.formats.errors import Refused
+from writ.formats.exemption import MOST, parse_exemption
+from writ.formats.strict import decode_cbor
+from writ.formats.tlog.merkle import leaf_hash
+
+AGENT = "spiffe://example.org/default/agent/reporter"
+
+
+class People:
+    """API keys by name, made when first asked for."""
+
+    def __init__(self, verifier: RunningVerifier, folder: Path) -> None:
+        self._verifier, self._folder = verifier, folder
+        self._made: dict[str, Client] = {}
+        self.ids: dict[str, str] = {}
+
+    def __call__(self, name: str, *, by: Client | None = None, role: str = "operator", namespace: str = "default") -> Client:
+        if name not in self._made:
+            answer = (by or self._verifier.client).post("/v1/api-keys", {"namespace": namespace, "role": role, "label": name})
+            path = self._folder / f"{name}.key"
+            path.write_text(answer["key"])
+            self.ids[name] = answer["id"]
+            self._made[name] = self._verifier.as_operator(path)
+        return self._made[name]
+
+
+@pytest.fixture
+def people(verifier: RunningVerifier, tmp_path: Path) -> People:
+    return People(verifier, tmp_path)
+
+
+@pytest.fixture
+def host(verifier: RunningVerifier) -> SimulatedHost:
+    """Attested with what is approved; then it runs another prompt."""
+    made = verifier.host("h1")
+    made.launch("one")
+    verifier.approve(made)
+    return made
+
+
+def item(corim: Corim) -> str:
+    return to_base64(encode_corim(corim))
+
+
+def governance(value: bytes = b"new", namespace: str = "default") -> Corim:
+    return Corim(f"governance-{value.decode()}", namespace, "governance", (("attestor", Digest.of(value)),))
+
+
+def agent(*, code: bytes = b"code", prompts: bytes = b"be kind", **changes: Any) -> Corim:
+    components = (("code", Digest.of(code)), ("prompts", Digest.of(prompts)))
+    return replace(Corim(f"reporter-{prompts.decode()}-{code.decode()}", "default", AGENT, components), **changes)
+
+
+def listed(client: Client, what: str = "references") -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = client.get("/v1/references")[what]
+    return found
+
+
+def import_(client: Client, *corims: Corim, **more: object) -> dict[str, Any]:
+    return client.post("/v1/references", {"corims": [item(one) for one in corims], **more})
+
+
+def approve(client: Client, proposal: str) -> dict[str, Any]:
+    return client.post(f"/v1/proposals/{proposal}/approve")
+
+
+def acts(verifier: RunningVerifier) -> list[OperatorAct]:
+    entries = [parse_entry(parse_sign1(one).payload or b"") for one in parse_archive(verifier.client.export()).entries]
+    return [entry for entry in entries if isinstance(entry, OperatorAct)]
+
+
+def refusal(host: SimulatedHost, *names: str) -> str:
+    """The reference of a refused attestation."""
+    return leaf_hash(host.attest(*names).decision).hex()
+
+
+# --- staging ------------------------------------------------------------------------------------------------------------
+
+
+def test_import_stands_beside_the_old_version_and_retiring_shrinks(verifier: RunningVerifier) -> None:
+    import_(verifier.client, agent(prompts=b"1"))
+    verifier.clock.advance(100)
+    import_(verifier.client, agent(prompts=b"2", valid_until=verifier.clock.now() + 50))
+    first, second = listed(verifier.client)
+    assert second["imported_at"] == first["imported_at"] + 100
+    assert (first["valid_until"], second["valid_until"]) == (None, verifier.clock.now() + 50)
+    import_(verifier.client, agent(prompts=b"1"))
+    assert listed(verifier.client) == [first, second], "importing it again moves nothing"
+    assert verifier.client.post("/v1/retirements", {"digests": [first["digest"]]}) == {"retired": [first["digest"]]}
+    assert [row["id"] for row in listed(verifier.client)] == [second["id"]]
+    with pytest.raises(Refused, match="not-found"):
+        verifier.client.post("/v1/retirements", {"digests": [first["digest"]]})
+
+
+def test_retired_version_is_refused_at_the_next_attestation(verifier: RunningVerifier, host: SimulatedHost) -> None:
+    assert host.attest("one").answers[0].token is not None
+    digest = next(row["digest"] for row in listed(verifier.client) if row["environment"] == AGENT)
+    verifier.client.post("/v1/retirements", {"digests": [digest]})
+    assert [r.code for r in host.attest("one").answers[0].reasons] == ["agent-unknown"]
+
+
+def test_nobody_retires_what_is_of_another_namespace(verifier: RunningVerifier, people: People) -> None:
+    import_(verifier.client, governance())
+    with pytest.raises(Refused, match="not-found"):
+        people("eve", namespace="billing").post("/v1/retirements", {"digests": [listed(verifier.client)[0]["digest"]]})
+    assert len(listed(verifier.client)) == 1
+
+
+# --- two people ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def guarded(verifier: RunningVerifier) -> RunningVerifier:
+    """The governance takes two people, what lies below `rooted/` three."""
+    verifier.publish(approvals={"governance": 2, "rooted/*": 3})
+    return verifier
+
+
+def test_import_of_governance_comes_into_force_when_a_second_person_approves(guarded: RunningVerifier, people: People) -> None:
+    answer = import_(people("alice"), governance())
+    assert (answer["state"], answer["missing"]) == ("proposed", ["1 of 2 people"])
+    assert listed(guarded.client) == []
+    waiting = listed(guarded.client, "proposals")[0]
+    assert [row["id"] for row in waiting["references"]] == ["governance-new"]
+    assert [one["by"] for one in waiting["approvals"]] == [people.ids["alice"]]
+    digest = waiting["of"][0]
+    assert guarded.client.get(f"/v1/references/{digest}")["corim"]["components"] == {"attestor": str(Digest.of(b"new"))}, "to be looked at"
+    guarded.clock.advance(60)
+    assert approve(people("bob"), answer["proposal"])["state"] == "in force"
+    row = listed(guarded.client)[0]
+    assert (row["digest"], row["imported_at"]) == (digest, guarded.clock.now())
+    assert listed(guarded.client, "proposals") == []
+
+
+@pytest.mark.usefixtures("guarded")
+def test_other_environments_take_one_person(people: People) -> None:
+    assert import_(people("alice"), agent())["state"] == "in force"
+
+
+def test_one_import_of_several_waits_as_a_whole(guarded: RunningVerifier, people: People) -> None:
+    answer = import_(people("alice"), agent(), governance())
+    assert answer["state"] == "proposed"
+    assert listed(guarded.client) == []
+    approve(people("bob"), answer["proposal"])
+    assert len(listed(guarded.client)) == 2
+
+
+@pytest.mark.usefixtures("guarded")
+def test_three_people_are_three(people: People) -> None:
+    answer = import_(people("alice"), Corim("r", "default", "rooted/python", (("python", Digest.of(b"x")),)))
+    assert answer["missing"] == ["2 of 3 people"]
+    assert approve(people("bob"), answer["proposal"])["missing"] == ["1 of 3 people"]
+    with pytest.raises(Refused, match="approval-repeated"):
+        approve(people("bob"), answer["proposal"])
+    assert approve(people("carol"), answer["proposal"])["state"] == "in force"
+
+
+def test_one_person_does_not_approve_twice(guarded: RunningVerifier, people: People) -> None:
+    proposal = import_(people("alice"), governance())["proposal"]
+    with pytest.raises(Refused, match="approval-repeated"):
+        approve(people("alice"), proposal)
+    assert import_(people("alice"), governance())["proposal"] == proposal, "proposing it again is the same proposal, and no approval"
+    assert import_(people("bob"), governance())["proposal"] == proposal
+    assert listed(guarded.client) == []
+
+
+@pytest.mark.usefixtures("guarded")
+def test_second_key_that_an_operator_made_himself_is_no_second_person(people: People) -> None:
+    alice = people("alice")
+    proposal = import_(alice, governance())["proposal"]
+    for name, by in (("alice-2", alice), ("alice-3", people("alice-2", by=alice))):
+        with pytest.raises(Refused, match="approval-repeated"):
+            approve(people(name, by=by), proposal)
+
+
+def test_approval_by_a_key_that_was_revoked_since_does_not_count(guarded: RunningVerifier, people: People) -> None:
+    proposal = import_(people("mallory"), governance())["proposal"]
+    guarded.client.post(f"/v1/api-keys/{people.ids['mallory']}/revoke")
+    assert approve(people("bob"), proposal)["missing"] == ["1 of 2 people"]
+    assert approve(people("alice"), proposal)["state"] == "in force"
+
+
+@pytest.mark.usefixtures("guarded")
+@pytest.mark.parametrize("role", ["reader", "publisher"])
+def test_who_is_no_operator_does_not_approve(people: People, role: str) -> None:
+    proposal = import_(people("alice"), governance())["proposal"]
+    with pytest.raises(Refused, match="forbidden"):
+        approve(people("eve", role=role), proposal)
+
+
+@pytest.mark.usefixtures("guarded")
+def test_operator_of_another_namespace_does_not_approve(people: People) -> None:
+    proposal = import_(people("alice"), governance())["proposal"]
+    with pytest.raises(Refused, match="not-found"):
+        approve(people("eve", namespace="billing"), proposal)
+
+
+def test_proposal_lapses(guarded: RunningVerifier, people: People) -> None:
+    proposal = import_(people("alice"), governance())["proposal"]
+    guarded.clock.advance(PROPOSAL_LIFE + 1)
+    with pytest.raises(Refused, match="proposal-closed"):
+        approve(people("bob"), proposal)
+    again = import_(people("bob"), governance())["proposal"]
+    assert again != proposal
+    assert approve(people("alice"), again)["state"] == "in force", "the lapsed approval does not block her, and did not count for it"
+
+
+def test_settled_proposal_is_not_approved_again(guarded: RunningVerifier, people: People) -> None:
+    proposal = import_(people("alice"), governance())["proposal"]
+    approve(people("bob"), proposal)
+    guarded.client.post("/v1/retirements", {"digests": [listed(guarded.client)[0]["digest"]]})
+    with pytest.raises(Refused, match="proposal-closed"):
+        approve(people("carol"), proposal)
+    with pytest.raises(Refused, match="conflict"):
+        import_(people("carol"), governance())  # in the same second it would be the same proposal
+    guarded.clock.advance(1)
+    assert import_(people("carol"), governance())["state"] == "proposed", "what was retired takes two people again"
+
+
+def test_replacement_is_refused_where_the_versions_changed_meanwhile(guarded: RunningVerifier, people: People) -> None:
+    approve(people("bob"), import_(people("alice"), governance(b"1"))["proposal"])
+    replacing = import_(people("alice"), governance(b"2"), replace=True)["proposal"]
+    assert listed(guarded.client, "proposals")[0]["retires"] == [listed(guarded.client)[0]["digest"]]
+    approve(people("bob"), import_(people("alice"), governance(b"3"))["proposal"])
+    with pytest.raises(Refused, match="conflict"):
+        approve(people("bob"), replacing)
+    again = import_(people("alice"), governance(b"2"), replace=True)["proposal"]
+    approve(people("bob"), again)
+    assert [row["id"] for row in listed(guarded.client)] == ["governance-2"]
+
+
+def test_rule_is_the_one_of_the_policy_when_the_last_one_approves(guarded: RunningVerifier, people: People) -> None:
+    proposal = import_(people("alice"), governance())["proposal"]
+    guarded.publish(approvals={"governance": 3, "rooted/*": 3})
+    assert approve(people("bob"), proposal)["missing"] == ["1 of 3 people"]
+
+
+def test_nobody_lifts_the_rule_alone(guarded: RunningVerifier, people: People) -> None:
+    settings = {"accept_runtime_only": True, "tpm_classes": ["software"]}
+    shown = guarded.client.get("/v1/policies/current")
+    body = {"settings": settings, "schema": shown["schema"], "policies": shown["policies"]}
+    answer = people("alice").post("/v1/policies", body)
+    assert (answer["state"], answer["missing"]) == ("proposed", ["2 of 3 people"])
+    assert import_(people("alice"), governance())["state"] == "proposed"
+    assert guarded.client.get("/v1/policies/current")["settings"]["approvals"] == {"governance": 2, "rooted/*": 3}
+    approve(people("bob"), answer["proposal"])
+    assert approve(people("carol"), answer["proposal"])["state"] == "in force"
+    assert guarded.client.get("/v1/policies/current")["settings"]["approvals"] == {}
+    assert import_(people("alice"), governance(b"other"))["state"] == "in force"
+
+
+def test_proposed_policy_does_not_go_back_behind_a_later_one(guarded: RunningVerifier, people: People) -> None:
+    shown = guarded.client.get("/v1/policies/current")
+    body = {"settings": {}, "schema": shown["schema"], "policies": shown["policies"]}
+    proposal = people("alice").post("/v1/policies", body)["proposal"]
+    guarded.publish(approvals={"governance": 2, "rooted/*": 3})
+    approve(people("bob"), proposal)
+    with pytest.raises(Refused, match="policy-rollback"):
+        approve(people("carol"), proposal)
+
+
+# --- publishers ---------------------------------------------------------------------------------------------------------
+
+
+PROMPTS = new_signer()
+OTHER = new_signer()
+
+
+def role(*signers: MemorySigner, name: str = "prompts", threshold: int = 1, **changes: object) -> dict[str, object]:
+    keys = [signer.public.to_jwk() for signer in signers or (PROMPTS,)]
+    return {
+        "name": name, "environments": ["spiffe://example.org/default/agent/*"], "components": ["prompts"], "publishers": keys,
+        "threshold": threshold, "not_after": 2_000_000_000, **changes,
+    }  # fmt: skip
+
+
+def publish(client: Client, corim: Corim, *signers: MemorySigner) -> dict[str, Any]:
+    signed = [to_base64(sign_corim(corim, one, signer_name="team")) for one in signers or (PROMPTS,)]
+    return client.post("/v1/publications", {"signed": signed})
+
+
+@pytest.fixture
+def team(verifier: RunningVerifier, people: People) -> Client:
+    """A version of the agent is in force, and a team may change its prompts; this is its API key."""
+    import_(verifier.client, agent())
+    verifier.client.post("/v1/delegations", {"roles": [role()]})
+    return people("team", role="publisher")
+
+
+def test_team_releases_prompts_without_an_operator(verifier: RunningVerifier, team: Client) -> None:
+    for at in range(20):
+        assert publish(team, agent(prompts=str(at).encode()))["state"] == "in force"
+    rows = {row["id"]: row["digest"] for row in listed(verifier.client)}
+    assert len(rows) == 21
+    shown = verifier.client.get(f"/v1/references/{rows['reporter-7-code']}")
+    assert shown["signer"] == "team", "under the team's own signature"
+    last = [act for act in acts(verifier) if act.act == "reference-publish"][-1]
+    assert " by prompts of sha256:" in last.subject
+
+
+def test_publishing_again_changes_nothing(verifier: RunningVerifier, team: Client) -> None:
+    publish(team, agent(prompts=b"2"))
+    before = acts(verifier)
+    assert publish(team, agent(prompts=b"2"))["state"] == "in force"
+    assert acts(verifier) == before
+
+
+@pytest.mark.parametrize(
+    "corim, claim",
+    [
+        (agent(prompts=b"2", code=b"evil"), f"{AGENT}.code"),
+        (agent(prompts=b"2", registers=((4, Digest.of(b"x")),)), f"{AGENT}.registers"),
+        (agent(prompts=b"2", components=(("prompts", Digest.of(b"2")),)), f"{AGENT}.code"),
+        (agent(prompts=b"2", components=(*agent().components, ("zz", Digest.of(b"2")))), f"{AGENT}.zz"),
+        (agent(prompts=b"2", environment="spiffe://example.org/default/agent/other"), "spiffe://example.org/default/agent/other"),
+        (governance(), "corim.environment"),
+    ],
+)
+def test_publisher_changes_nothing_else(verifier: RunningVerifier, team: Client, corim: Corim, claim: str) -> None:
+    with pytest.raises(Refused, match="delegation-refused") as caught:
+        publish(team, corim)
+    assert caught.value.reasons[0].claim == claim
+    assert caught.value.reasons[0].remedy
+    assert len(listed(verifier.client)) == 1
+
+
+def test_key_of_no_role_publishes_nothing(verifier: RunningVerifier, team: Client) -> None:
+    with pytest.raises(Refused, match=r"delegation-refused: corim\.signature"):
+        publish(team, agent(prompts=b"2"), OTHER)
+    assert listed(verifier.client, "proposals") == []
+
+
+def test_without_a_delegation_nobody_publishes(verifier: RunningVerifier, people: People) -> None:
+    import_(verifier.client, agent())
+    with pytest.raises(Refused, match="delegation-refused"):
+        publish(people("team", role="publisher"), agent(prompts=b"2"))
+
+
+def test_role_that_expired_publishes_nothing(verifier: RunningVerifier, team: Client) -> None:
+    verifier.client.post("/v1/delegations", {"roles": [role(not_after=verifier.clock.now())]})
+    assert publish(team, agent(prompts=b"2"))["state"] == "in force"
+    verifier.clock.advance(1)
+    with pytest.raises(Refused, match=r"delegation-refused: role\.prompts\.not_after"):
+        publish(team, agent(prompts=b"3"))
+
+
+def test_publisher_does_not_prolong_what_expires(verifier: RunningVerifier, team: Client) -> None:
+    end = verifier.clock.now() + 100
+    verifier.client.post("/v1/references", {"corims": [item(agent(valid_until=end))], "replace": True})
+    for valid_until in (None, end + 1):
+        with pytest.raises(Refused, match=r"delegation-refused: .*valid_until"):
+            publish(team, agent(prompts=b"2", valid_until=valid_until))
+    assert publish(team, agent(prompts=b"2", valid_until=end))["state"] == "in force"
+    verifier.clock.advance(101)
+    with pytest.raises(Refused, match="delegation-refused"):
+        publish(team, agent(prompts=b"3", valid_until=end))
+
+
+@pytest.mark.usefixtures("team")
+def test_publisher_of_another_namespace_reaches_nothing(verifier: RunningVerifier, people: People) -> None:
+    assert listed(verifier.client)
+    with pytest.raises(Refused, match="forbidden"):
+        publish(people("eve", role="publisher", namespace="billing"), agent(prompts=b"2"))
+
+
+def test_two_keys_of_a_role_have_to_sign_the_same(verifier: RunningVerifier, team: Client) -> None:
+    verifier.client.post("/v1/delegations", {"roles": [role(PROMPTS, OTHER, threshold=2)]})
+    first = publish(team, agent(prompts=b"2"))
+    assert first["state"] == "proposed"
+    assert "1 more signatures of role prompts" in first["missing"][0]
+    before = acts(verifier)
+    assert publish(team, agent(prompts=b"2"))["proposal"] == first["proposal"], "the same key twice is one key"
+    assert acts(verifier) == before
+    assert publish(team, agent(prompts=b"3"), OTHER)["state"] == "proposed", "a signature of something else is not the second"
+    assert publish(team, agent(prompts=b"2"), OTHER)["state"] == "in force"
+    assert publish(team, agent(prompts=b"4"), PROMPTS, OTHER)["state"] == "in force", "both at once"
+
+
+def test_signature_of_a_key_that_left_the_role_does_not_count(verifier: RunningVerifier, team: Client) -> None:
+    third = new_signer()
+    verifier.client.post("/v1/delegations", {"roles": [role(PROMPTS, OTHER, third, threshold=2)]})
+    publish(team, agent(prompts=b"2"))
+    verifier.client.post("/v1/delegations", {"roles": [role(OTHER, third, threshold=2)]})
+    assert publish(team, agent(prompts=b"2"), OTHER)["state"] == "proposed"
+    assert publish(team, agent(prompts=b"2"), third)["state"] == "in force"
+
+
+def test_publication_waits_for_operators_where_the_policy_says_so(verifier: RunningVerifier, team: Client, people: People) -> None:
+    verifier.publish(approvals={"spiffe://example.org/default/agent/*": 2})
+    answer = publish(team, agent(prompts=b"2"))
+    assert (answer["state"], answer["missing"]) == ("proposed", ["2 of 2 people"])
+    assert approve(people("alice"), answer["proposal"])["missing"] == ["1 of 2 people"]
+    assert approve(people("bob"), answer["proposal"])["state"] == "in force"
+
+
+def test_older_delegation_is_refused(verifier: RunningVerifier, team: Client) -> None:
+    verifier.client.post("/v1/delegations", {"roles": [], "version": 5})
+    for version in (1, 4, 5):
+        with pytest.raises(Refused, match="delegation-rollback"):
+            verifier.client.post("/v1/delegations", {"roles": [role()], "version": version})
+    assert verifier.client.get("/v1/delegations/current")["version"] == 5
+    with pytest.raises(Refused, match="delegation-refused"):
+        publish(team, agent(prompts=b"2"))
+
+
+@pytest.mark.usefixtures("team")
+def test_delegation_is_signed_and_of_its_namespace(verifier: RunningVerifier, people: People) -> None:
+    shown = verifier.client.get("/v1/delegations/current")
+    assert verify_sign1(parse_sign1(from_base64(shown["signed"], "signed")), verifier.made.parts.keys.decision.public)
+    with pytest.raises(Refused, match="not-found"):
+        people("eve", namespace="billing").get("/v1/delegations/current")
+
+
+# --- exemptions ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def drifted(verifier: RunningVerifier, host: SimulatedHost) -> SimulatedHost:
+    """Its agent runs with another prompt than the one approved."""
+    host.launch("two", prompt=b"be brave")
+    assert verifier.url
+    return host
+
+
+def except_(client: Client, reference: str, **more: object) -> dict[str, Any]:
+    return client.post("/v1/exemptions", {"reference": reference, "life": 4 * 3600, "why": "hotfix 7", **more})
+
+
+def test_exemption_of_two_people_lets_one_difference_pass_and_the_token_says_so(
+    verifier: RunningVerifier, drifted: SimulatedHost, people: People
+) -> None:
+    reference = refusal(drifted, "two")
+    made = except_(people("alice"), reference[:16])
+    assert (made["exemption"]["claim"], made["exemption"]["hosts"], made["missing"]) == ("instance.*.prompts", ["h1"], ["1 of 2 people"])
+    assert drifted.attest("two").answers[0].token is None
+    with pytest.raises(Refused, match="approval-repeated"):
+        approve(people("alice"), made["proposal"])
+    assert approve(people("bob"), made["proposal"])["state"] == "in force"
+    token = drifted.attest("two").answers[0].token
+    assert token is not None
+    shown = listed(verifier.client, "exemptions")[0]
+    assert shown["label"] in parse_token(token).claims.exceptions
+    assert (shown["state"], shown["why"], shown["approved_by"]) == (
+        "in force", "hotfix 7", sorted([people.ids["alice"], people.ids["bob"]]),
+    )  # fmt: skip
+    assert shown["not_after"] == made["exemption"]["not_after"] == verifier.clock.now() + 4 * 3600
+
+
+def test_exemption_ends_by_itself_and_by_retiring(verifier: RunningVerifier, drifted: SimulatedHost, people: People) -> None:
+    reference = refusal(drifted, "two")
+    approve(people("bob"), except_(people("alice"), reference)["proposal"])
+    assert drifted.attest("two").answers[0].token is not None
+    verifier.clock.advance(4 * 3600 + 1)
+    drifted.fetch_nonce()
+    assert [r.code for r in drifted.attest("two").answers[0].reasons] == ["component-mismatch"]
+    assert listed(verifier.client, "exemptions")[0]["state"] == "expired"
+    approve(people("bob"), except_(people("alice"), reference)["proposal"])
+    assert drifted.attest("two").answers[0].token is not None
+    live = next(one for one in listed(verifier.client, "exemptions") if one["state"] == "in force")
+    verifier.client.post("/v1/retirements", {"digests": [live["digest"]]})
+    assert drifted.attest("two").answers[0].token is None
+
+
+def test_exemption_serves_no_other_value_host_or_component(verifier: RunningVerifier, drifted: SimulatedHost, people: People) -> None:
+    approve(people("bob"), except_(people("alice"), refusal(drifted, "two"))["proposal"])
+    drifted.launch("three", prompt=b"be cruel")
+    assert [r.code for r in drifted.attest("three").answers[0].reasons] == ["component-mismatch"]
+    other = verifier.host("h2")
+    other.launch("two", prompt=b"be brave")
+    assert [r.code for r in other.attest("two").answers[0].reasons] == ["component-mismatch"]
+    approve(people("bob"), except_(people("alice"), refusal(other, "two"), hosts=["h2"])["proposal"])
+    assert other.attest("two").answers[0].token is not None
+
+
+def test_exemption_names_one_difference_of_several(verifier: RunningVerifier, host: SimulatedHost, people: People) -> None:
+    host.launch("two", prompt=b"be brave", grants=(("tool.call", "all/*"),))
+    reference = refusal(host, "two")
+    with pytest.raises(Refused, match=r"exemption-refused: component: expected one of instance\.\*\.grants, instance\.\*\.prompts"):
+        except_(people("alice"), reference)
+    with pytest.raises(Refused, match="exemption-refused"):
+        except_(people("alice"), reference, component="code")
+    approve(people("bob"), except_(people("alice"), reference, component="prompts")["proposal"])
+    assert [r.claim.split(".")[2] for r in host.attest("two").answers[0].reasons] == ["grants"]
+    assert verifier.client.get("/v1/references")["proposals"] == []
+
+
+def test_only_differences_of_recorded_refusals_are_excepted(verifier: RunningVerifier, host: SimulatedHost, people: People) -> None:
+    alice = people("alice")
+    with pytest.raises(Refused, match="exemption-refused"):
+        except_(alice, refusal(host, "one"))  # it was accepted
+    host.launch("two", agent="stranger")
+    with pytest.raises(Refused, match=r"exemption-refused: decision\.reasons: .*got agent-unknown"):
+        except_(alice, refusal(host, "two"))
+    with pytest.raises(Refused, match="not-found"):
+        except_(alice, "0" * 16)
+    enrolled = verifier.client.get("/v1/decisions", most=1000)["decisions"]
+    with pytest.raises(Refused, match="exemption-refused"):
+        except_(alice, next(one["reference"] for one in enrolled if one["kind"] == "enrol"))
+
+
+def test_exemption_is_of_its_namespace_and_its_hosts(verifier: RunningVerifier, drifted: SimulatedHost, people: People) -> None:
+    reference = refusal(drifted, "two")
+    with pytest.raises(Refused, match="not-found"):
+        except_(people("eve", namespace="billing"), reference)
+    with pytest.raises(Refused, match="not-found: hosts"):
+        except_(people("alice"), reference, hosts=["nowhere"])
+    proposal = except_(people("alice"), reference)["proposal"]
+    with pytest.raises(Refused, match="not-found"):
+        approve(people("eve", namespace="billing"), proposal)
+    assert listed(verifier.client, "exemptions") == []
+
+
+def test_exemption_is_not_approved_after_its_end(verifier: RunningVerifier, drifted: SimulatedHost, people: People) -> None:
+    proposal = except_(people("alice"), refusal(drifted, "two"), life=60)["proposal"]
+    verifier.clock.advance(61)
+    with pytest.raises(Refused, match="proposal-closed"):
+        approve(people("bob"), proposal)
+
+
+def test_exemption_with_a_detail_changed_is_another_proposal(drifted: SimulatedHost, people: People) -> None:
+    reference = refusal(drifted, "two")
+    first = except_(people("alice"), reference)
+    assert except_(people("alice"), reference)["proposal"] == first["proposal"]
+    second = except_(people("bob"), reference, life=3600)
+    assert second["proposal"] != first["proposal"]
+    assert [one["by"] for one in second["approvals"]] == [people.ids["bob"]]
+
+
+def test_no_more_exemptions_than_the_format_holds(verifier: RunningVerifier, drifted: SimulatedHost, people: People) -> None:
+    reference = refusal(drifted, "two")
+    for life in range(1000, 1000 + MOST):
+        approve(people("bob"), except_(people("alice"), reference, life=life)["proposal"])
+    last = except_(people("alice"), reference, life=5000)["proposal"]
+    with pytest.raises(Refused, match="too-large"):
+        approve(people("bob"), last)
+    verifier.clock.advance(1001)
+    assert approve(people("bob"), last)["state"] == "in force", "one has expired"
+
+
+# --- the log ------------------------------------------------------------------------------------------------------------
+
+
+def test_everything_is_in_the_log_and_what_decisions_name_is_in_the_archive(
+    verifier: RunningVerifier, drifted: SimulatedHost, people: People
+) -> None:
+    verifier.publish(approvals={"governance": 2})
+    proposal = except_(people("alice"), refusal(drifted, "two"))["proposal"]
+    approve(people("bob"), proposal)
+    token = drifted.attest("two").answers[0].token
+    verifier.client.post("/v1/delegations", {"roles": [role()]})
+    whole = next(row for row in listed(verifier.client) if row["environment"] == AGENT)
+    signed = from_base64(verifier.client.get(f"/v1/references/{whole['digest']}")["signed"], "signed")
+    running = parse_signed_corim(signed).corim
+    publish(verifier.client, replace(running, id="next", components=tuple(
+        (name, Digest.of(b"next") if name == "prompts" else digest) for name, digest in running.components
+    )))  # fmt: skip
+    verifier.client.post("/v1/retirements", {"digests": [listed(verifier.client)[0]["digest"]]})
+    made = {act.act for act in acts(verifier)}
+    assert {act for act in ACTS if act.startswith("reference-")} <= made
+    archive = parse_archive(verifier.client.export())
+    assert token in archive.tokens
+    held = archive.by_digest()
+    entries = [parse_entry(parse_sign1(one).payload or b"") for one in archive.entries]
+    for entry in entries:
+        if isinstance(entry, OperatorAct) and entry.act.startswith("reference-"):
+            assert [one for one in objects_of(entry) if one not in held] == [], entry
+    last = max((entry for entry in entries if isinstance(entry, AttestDecision)), key=lambda entry: any(o.claims for o in entry.outcomes))
+    named = decode_cbor(held[dict(last.inputs)["references"]], "references")
+    assert all(Digest("sha256", one) in held for one in named)
+    exempt = [held[Digest("sha256", one)] for one in named if not held[Digest("sha256", one)].startswith(b"\xd9")]
+    assert [parse_exemption(one).why for one in exempt] == ["hotfix 7"]

@@ -1,0 +1,213 @@
+"""Who may change what is approved: how many people, which publishers, and what of a version they may change.
+
+Nothing here is believed for being sent: signatures are verified against the
+keys of the delegation in force, approvals are those that the ledger holds, and
+every rule is asked again when the last approval or signature comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from writ.formats.corim import Corim, parse_signed_corim
+from writ.formats.cose import verify_sign1
+from writ.formats.decision import AttestDecision
+from writ.formats.delegation import Delegation, Role, matches
+from writ.formats.digest import Digest
+from writ.formats.errors import FormatError, Refused
+from writ.formats.exemption import EXEMPTIBLE, claim_of
+from writ.formats.keys import PublicKey, key_id
+from writ.formats.policy_bundle import PolicySettings
+from writ.formats.reason import Reason
+
+MOST_SHOWN: Final = 8
+"""Differences that one refusal names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """It comes into force now. `role` is the one under which publishers did it, None where operators decided."""
+
+    role: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """It may come into force, and `missing` says what for, in words."""
+
+    missing: tuple[str, ...]
+
+
+def people_needed(environment: str, settings: PolicySettings) -> int:
+    """How many people have to approve reference values of `environment`: the greatest number of a pattern that names it, else one."""
+    return max((people for wanted, people in settings.approvals if matches(wanted, environment)), default=1)
+
+
+def judge_approvals(environments: Iterable[str], people: Collection[str], settings: PolicySettings) -> Accepted | Pending:
+    """Whether these people are enough for reference values of all the `environments` together."""
+    asking = {environment: people_needed(environment, settings) for environment in environments}
+    return _enough(people, max(asking.values(), default=1))
+
+
+def _enough(people: Collection[str], needed: int) -> Accepted | Pending:
+    got = len(set(people))
+    return Accepted(None) if got >= needed else Pending((f"{needed - got} of {needed} people",))
+
+
+def judge_exemption(people: Collection[str]) -> Accepted | Pending:
+    """An exemption takes two people, whatever the policy says."""
+    return _enough(people, 2)
+
+
+def judge_policy(before: PolicySettings | None, after: PolicySettings, people: Collection[str]) -> Accepted | Pending:
+    """Whether these people may put `after` in the place of `before`.
+
+    Where `after` asks for fewer people than `before` did for some pattern, it
+    takes as many as `before` asked for there: nobody lifts alone the rule that
+    he may not decide alone.
+    """
+    asked = () if before is None else before.approvals
+    lifted = [people_before for wanted, people_before in asked if _least(wanted, after) < people_before]
+    return _enough(people, max(lifted, default=1))
+
+
+def _least(wanted: str, settings: PolicySettings) -> int:
+    """The people that `settings` ask for at least, for whatever environment the pattern `wanted` names."""
+    start = wanted.removesuffix("*")
+    over = [people for one, people in settings.approvals if one == wanted or (one.endswith("*") and start.startswith(one[:-1]))]
+    return max(over, default=1)
+
+
+def excepted_reason(decision: AttestDecision, component: str | None) -> Reason:
+    """The one difference of a refusal that an exemption is asked for, its claim as `exemption.claim_of` has it.
+
+    `component` is the claim, or its last part. Raises Refused `exemption-refused`, which names what there is to choose from.
+    """
+    reasons = {*decision.reasons, *(reason for outcome in decision.outcomes for reason in outcome.reasons)}
+    differences = {(r.code, claim_of(r), r.got): r for r in sorted(reasons) if r.code in EXEMPTIBLE}
+    if not differences:
+        got = ", ".join(sorted({r.code for r in reasons})) or "an acceptance"
+        raise Refused(Reason("exemption-refused", "decision.reasons", f"one of {', '.join(EXEMPTIBLE)}", got[:200]))
+    found = [key for key in differences if component is None or key[1] == component or key[1].endswith(f".{component}")]
+    if len(found) != 1:
+        among = ", ".join(sorted({claim for _, claim, _ in found or differences}))
+        raise Refused(Reason("exemption-refused", "component", f"one of {among}"[:1000], component or f"{len(found)} differences"))
+    code, claim, got = found[0]
+    return Reason(code, claim, differences[found[0]].expected, got)
+
+
+# --- publishers ---------------------------------------------------------------------------------------------------------
+
+
+def judge_delegation(current: Delegation | None, new: Delegation) -> None:
+    """The new delegation may follow the current one: same namespace, higher version. Raises Refused."""
+    if current is None:
+        return
+    if new.namespace != current.namespace:
+        raise Refused(Reason("forbidden", "delegation.namespace", current.namespace, new.namespace))
+    if new.version <= current.version:
+        raise Refused(Reason("delegation-rollback", "delegation.version", f"above {current.version}", str(new.version)))
+
+
+def parse_publication(signed: Sequence[bytes]) -> Corim:
+    """The one CoRIM that all these signed ones carry. Raises FormatError."""
+    corims = {parse_signed_corim(item).corim for item in signed}
+    if len(corims) != 1:
+        raise FormatError("signed CoRIMs", "one CoRIM under several signatures", f"{len(corims)} CoRIMs")
+    return corims.pop()
+
+
+def signed_by(signed: Iterable[bytes], role: Role) -> frozenset[PublicKey]:
+    """The keys of the role that made at least one of these signatures. Raises FormatError."""
+    parsed = [parse_signed_corim(item).sign1 for item in signed]
+    return frozenset(key for key in role.publishers if any(verify_sign1(one, key) for one in parsed))
+
+
+def judge_publication(
+    signed: Sequence[bytes], delegation: Delegation | None, in_force: Iterable[Corim], people: Collection[str], settings: PolicySettings,
+    *, namespace: str, now: int,
+) -> Accepted | Pending:  # fmt: skip
+    """Whether a CoRIM that publishers signed comes into force in `namespace`.
+
+    `in_force` are the versions of its environment, `people` the operators who approved it besides.
+
+    1. It is of this namespace, and a delegation is in force.
+    2. A role names its environment.
+    3. One of those roles has a key that signed it.
+    4. One of those has not expired.
+    5. By one of those it differs from some version in force only in what the role may change, and is valid no longer.
+    6. As many keys of that role signed it as its threshold says; else it waits for more.
+    7. As many operators approved it as the policy asks for its environment, where it asks for more than one; else it waits.
+
+    Raises FormatError, and Refused `delegation-refused` with the role that came furthest.
+    """
+    corim = parse_publication(signed)
+    # 1
+    if corim.namespace != namespace:
+        raise Refused(Reason("forbidden", "corim.namespace", namespace, corim.namespace))
+    if delegation is None or delegation.namespace != namespace:
+        raise _refused("delegation", f"a delegation of {namespace}", "none")
+    # 2
+    named = [role for role in delegation.roles if any(matches(one, corim.environment) for one in role.environments)]
+    if not named:
+        among = ", ".join(sorted({one for role in delegation.roles for one in role.environments}))
+        raise _refused("corim.environment", among or "an environment of some role", corim.environment)
+    # 3
+    keyed = [(role, signers) for role in named if (signers := signed_by(signed, role))]
+    if not keyed:
+        raise _refused("corim.signature", f"a key of {' or '.join(role.name for role in named)}", "another key")
+    # 4
+    live = [(role, signers) for role, signers in keyed if now <= role.not_after]
+    if not live:
+        latest = max((role for role, _ in keyed), key=lambda role: role.not_after)
+        raise _refused(f"role.{latest.name}.not_after", f"{now} or later", str(latest.not_after))
+    # 5
+    versions = [one for one in in_force if one.environment == corim.environment and (one.valid_until is None or now <= one.valid_until)]
+    if not versions:
+        raise _refused(corim.environment, "a version in force, imported by an operator", "none")
+    beyond = {role.name: min((_beyond(corim, one, role) for one in versions), key=len) for role, _ in live}
+    able = [(role, signers) for role, signers in live if not beyond[role.name]]
+    if not able:
+        nearest = min(live, key=lambda pair: (len(beyond[pair[0].name]), pair[0].name))[0]
+        raise Refused(*beyond[nearest.name][:MOST_SHOWN])
+    # 6
+    role, signers = max(able, key=lambda pair: len(pair[1]) - pair[0].threshold)
+    if len(signers) < role.threshold:
+        others = sorted(key_id(key) for key in role.publishers if key not in signers)
+        wanted = f"{role.threshold - len(signers)} more signatures of role {role.name}, by "
+        return Pending((wanted + ", ".join(others[:MOST_SHOWN]),))
+    # 7
+    needed = people_needed(corim.environment, settings)
+    if needed > 1 and isinstance(waiting := _enough(people, needed), Pending):
+        return waiting
+    return Accepted(role.name)
+
+
+def _beyond(corim: Corim, version: Corim, role: Role) -> tuple[Reason, ...]:
+    """In what `corim` differs from `version` beyond what the role may change. The values of PCRs are nobody's to change."""
+    mine, theirs = dict(corim.components), dict(version.components)
+    claim = f"{corim.environment}."
+    reasons = [
+        Reason("delegation-refused", f"{claim}{name}"[:1000], _spelt(theirs.get(name)), _spelt(mine.get(name)))
+        for name in sorted({*mine, *theirs})
+        if mine.get(name) != theirs.get(name) and not any(matches(one, name) for one in role.components)
+    ]
+    if corim.registers != version.registers:
+        pcrs = sorted({index for index, _ in {*corim.registers} ^ {*version.registers}})
+        reasons.append(
+            Reason("delegation-refused", f"{claim}registers"[:1000], "the PCRs of the version in force", f"other PCRs {pcrs}"[:200])
+        )
+    if version.valid_until is not None and (corim.valid_until is None or corim.valid_until > version.valid_until):
+        got = "no end" if corim.valid_until is None else str(corim.valid_until)
+        reasons.append(Reason("delegation-refused", f"{claim}valid_until"[:1000], f"at most {version.valid_until}", got))
+    return tuple(reasons)
+
+
+def _spelt(value: Digest | None) -> str:
+    return "none" if value is None else str(value)
+
+
+def _refused(claim: str, expected: str, got: str) -> Refused:
+    return Refused(Reason("delegation-refused", claim[:1000], expected[:1000], got[:1000]))
