@@ -11,8 +11,9 @@ Predicted:
     initrd          the initrd as the kernel receives it
 
 Versions differ, and where the files do not say which it is, each way is a variant:
-    systemd-stub 252 to 257 loads the kernel inside by the firmware, which measures it (application.N); later ones load it themselves
-    unless Secure Boot is on and shim is there; earlier ones hand over. `.uname` and `.sbat` are measured from 254 on; 253 is both.
+    systemd-stub 252 to 257 has the firmware load the kernel inside, which measures it (application.N), but under Secure Boot takes the
+    firmware's check out of the way and the measurement with it (seen with 252 and OVMF); later ones load it themselves unless Secure
+    Boot is on and shim is there; earlier ones hand over. `.uname` and `.sbat` are measured from 254 on; 253 is both.
     A command line with control characters or spaces around it is passed on without them from 254 on; earlier is both.
 
 Not predictable from these files, and named in `missing`:
@@ -186,13 +187,12 @@ def _stub_version(image: Image) -> int | None:
 def _ways(version: int | None, sections: dict[str, bytes]) -> Iterator[tuple[str, bool, bool, bool]]:
     """(label, kernel inside measured, `.uname` and `.sbat` measured, command line trimmed) for each way that may be."""
     older = version is None or version < 254
-    loads = (True,) if version is not None and 252 <= version <= 257 else (True, False)
     recents = (True, False) if version in (None, 253) and any(name in sections for name in _SINCE_254) else (not older or version is None,)
     line = sections.get(".cmdline", b"")
     trims = (True, False) if older and _text(line) != _text(line, trimmed=True) else (True,)
-    for loaded, recent, trimmed in product(loads, recents, trims):
+    for loaded, recent, trimmed in product((True, False), recents, trims):
         words = [
-            *(["kernel-measured" if loaded else "kernel-not-measured"] if len(loads) > 1 else []),
+            "kernel-measured" if loaded else "kernel-not-measured",
             *(["stub-254" if recent else "stub-252"] if len(recents) > 1 else []),
             *(["trimmed" if trimmed else "untrimmed"] if len(trims) > 1 else []),
         ]

@@ -72,7 +72,7 @@ def test_boot_is_predicted_into_files(tmp_path: Path, capsys: pytest.CaptureFixt
     named = ("--namespace", "demo", "--id", "boot-1", "--out", tmp_path / "out")
     shown = run(capsys, "--uki", tmp_path / "uki", *named, verb="predict")
 
-    corim = parse_corim((tmp_path / "out/boot-1.corim").read_bytes())
+    corim = parse_corim((tmp_path / "out/boot-1.kernel-measured.corim").read_bytes())
     assert (corim.environment, shown["predicted"][0]["components"]["uki.cmdline"]) == ("boot", str(sha256(b"quiet")))
     (tmp_path / "kernel").write_bytes(kernel)
     (tmp_path / "initrd").write_bytes(b"i")
