@@ -13,8 +13,9 @@ under QEMU. The TPM is a swtpm of our own test manufacturer, so its EK certifica
 amd64 only: what is unpacked into the guest must fit the Python that this tree's libraries were installed for.
 """
 
+from swtpm.guest.disk import Verity, make_root
 from swtpm.guest.image import Boot, Image, build
 from swtpm.guest.machine import GuestError, Machine, Ran
 from swtpm.guest.packages import BuildError
 
-__all__ = ["Boot", "BuildError", "GuestError", "Image", "Machine", "Ran", "build"]
+__all__ = ["Boot", "BuildError", "GuestError", "Image", "Machine", "Ran", "Verity", "build", "make_root"]

@@ -12,6 +12,8 @@ from swtpm.guest.packages import BuildError, tool
 
 BLOCK: Final = 4096
 _UUID: Final = "57524954-0000-4000-8000-000000000001"
+DATA_UUID: Final = "57524954-0000-4000-8000-000000000002"
+"""Of the data disk, by which the IMA policy knows it."""
 _SALT: Final = "57726974"
 _DATA_MEGABYTES: Final = 256
 _MEGABYTE: Final = 1 << 20
@@ -26,10 +28,10 @@ class Verity:
     salt: str
 
 
-def make_root(tree: Path, target: Path) -> Verity:
-    """`target` is an ext4 of `tree`, owned by root, with the hash tree behind it."""
+def make_root(tree: Path, target: Path, *, spare: int = 24) -> Verity:
+    """`target` is an ext4 of `tree`, owned by root, with `spare` megabytes and more for itself, and the hash tree behind it."""
     taken = sum(-(-path.lstat().st_size // BLOCK) * BLOCK for path in tree.rglob("*") if not path.is_symlink()) // _MEGABYTE
-    size = taken + taken // 8 + 24
+    size = taken + taken // 8 + spare
     _mkfs(tree, target, size, "-O", "^has_journal", "-U", _UUID, "-E", "hash_seed=" + _UUID)
     return seal(target, size * _MEGABYTE)
 
@@ -48,7 +50,7 @@ def seal(target: Path, size: int) -> Verity:
 
 def make_data(tree: Path, target: Path) -> None:
     """`target` is an empty data disk but for `tree`, and its file system can do fs-verity."""
-    _mkfs(tree, target, _DATA_MEGABYTES, "-O", "verity")
+    _mkfs(tree, target, _DATA_MEGABYTES, "-O", "verity", "-U", DATA_UUID)
 
 
 def _mkfs(tree: Path, target: Path, megabytes: int, *options: str) -> None:

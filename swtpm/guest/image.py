@@ -4,7 +4,7 @@ CACHE/packages/           the distribution's packages
 CACHE/base-DIGEST/        unpacked: tree/ and kernel/
 CACHE/image-DIGEST/       root.ext4 (with hash tree), image.json; esp-DIGEST.img for each way to boot it
 
-Two builds in one cache wait for each other. What is older than the newest image is not removed: delete CACHE to be rid of it.
+Two builds in one cache wait for each other. The newest images are kept, older ones are removed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +27,8 @@ from swtpm.guest.disk import Verity, make_root
 from swtpm.guest.initrd import make_initrd
 from swtpm.guest.packages import fetch, resolve, unpack
 
+_KEPT: Final = 3
+"""Images, 160 MB each: machines of an older tree may still be running."""
 COMMAND_LINE: Final = "console=ttyS0 panic=1 ima_policy=tcb|critical_data"
 
 
@@ -115,6 +118,9 @@ def build(cache: Path) -> Image:
             shutil.rmtree(tree)
 
         folder = _kept(cache, "image", (base.name.encode(), *_inputs()), filled)
+        os.utime(folder)
+        for old in sorted(cache.glob("image-*"), key=lambda path: path.stat().st_mtime)[:-_KEPT]:
+            shutil.rmtree(old)
         made = json.loads((folder / "image.json").read_text())
         return Image(folder, base, version, Verity(made["blocks"], made["root"], made["salt"]), made["digests"])
 

@@ -1,7 +1,7 @@
 """The root file tree of the guest: unpacked packages, our programs in a release as the playbook lays it out, precompiled, and guest-init.
 
     /opt/writ/current/venv    the libraries of attestor and enforcer as this tree's own environment has them, and our packages
-    /etc/ima/ima-policy       deploy/ima/policy
+    /etc/ima/ima-policy       deploy/ima/policy, for this site
     /sbin/guest-init          PID 1
     /var                      empty: the data disk goes there
 
@@ -24,6 +24,7 @@ from typing import Final
 
 from packaging.requirements import Requirement
 
+from swtpm.guest.disk import DATA_UUID
 from swtpm.guest.packages import BuildError, tool
 
 ROOT: Final = Path(__file__).parents[2]
@@ -37,6 +38,7 @@ _ROLES: Final = ("attestor", "enforcer")
 _ROOMS: Final = ("writ", "attestor", "verifier", "enforcer", "auditor")
 """What our wheel holds."""
 _MODULES: Final = ("virtio_pci", "virtio_net", "virtio_console", "dm-verity", "loop")
+_SITE_LINE: Final = "#dont_measure func=FILE_CHECK fsuuid=UUID"
 _NAME = re.compile(r"[-_.]+")
 
 
@@ -128,9 +130,9 @@ def add_writ(tree: Path) -> None:
             executable=True,
         )
     _compile(tree, packages.relative_to(tree).as_posix())
-    for script in ("guest-init", "writ-attestor", "writ-enforcer"):
+    for script in ("guest-init", "serve-attestor", "writ-attestor", "writ-enforcer"):
         _write(tree / "sbin" / script, (SCRIPTS / script).read_text(), executable=True)
-    _write(tree / "etc/ima/ima-policy", POLICY.read_text())
+    _write(tree / "etc/ima/ima-policy", _policy_of_this_site(POLICY.read_text()))
     _write(tree / "etc/passwd", f"root:x:0:0:root:/root:/bin/sh\nwrit-attestor:x:{UID}:{UID}::/nonexistent:/bin/false\n")
     _write(tree / "etc/group", f"root:x:0:\nwrit-attestor:x:{UID}:\n")
     for place in ("dev", "etc/writ", "proc", "root", "run", "sys", "tmp", "var"):
@@ -140,6 +142,13 @@ def add_writ(tree: Path) -> None:
         link = tree / "bin" / applet
         if not any((tree / place / applet).is_symlink() or (tree / place / applet).exists() for place in ("bin", "sbin")):
             link.symlink_to("busybox")
+
+
+def _policy_of_this_site(shipped: str) -> str:
+    """The policy we ship, with the guest's data disk named as a file system that holds state and no code. Raises BuildError."""
+    if shipped.count(_SITE_LINE) != 1:
+        raise BuildError(f"{POLICY}: expected one line {_SITE_LINE!r}, got {shipped.count(_SITE_LINE)}")
+    return shipped.replace(_SITE_LINE, _SITE_LINE.removeprefix("#").replace("UUID", DATA_UUID))
 
 
 def digests(tree: Path) -> dict[str, str]:

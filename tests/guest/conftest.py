@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from swtpm import Manufacturer
-from swtpm.guest import Image, Machine, build
-from tests.guest.site import CONFIGURATION, Guest, TlsVerifier
+from swtpm.guest import Image, Machine, Verity, build, make_root
+from tests.guest.references import approved
+from tests.guest.site import CONFIGURATION, HELD, Guest, TlsVerifier
 
 CACHE = Path(__file__).parents[2] / ".guest"
 
@@ -43,14 +44,33 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsVerifier]:
 
 
 @pytest.fixture(scope="session")
-def guest(image: Image, maker: Manufacturer, site: TlsVerifier, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
-    """A machine under Secure Boot, booted, enrolled and approved; on."""
+def held_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Verity]:
+    """A small tree with its hash tree, in one file."""
+    room = tmp_path_factory.mktemp("held")
+    (room / "tree").mkdir()
+    (room / "tree/prompt.txt").write_text("be good")
+    return room / HELD, make_root(room / "tree", room / HELD, spare=2)
+
+
+@pytest.fixture(scope="session")
+def held(held_file: tuple[Path, Verity]) -> Verity:
+    """Its table."""
+    return held_file[1]
+
+
+@pytest.fixture(scope="session")
+def guest(
+    image: Image, maker: Manufacturer, site: TlsVerifier, held_file: tuple[Path, Verity], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Guest]:
+    """A machine under Secure Boot, on, enrolled and approved under a policy that takes nothing less than a rooted runtime."""
     state = maker.state("guest")
-    site.publish_policy()
+    site.demand_rooted()
     files = {**CONFIGURATION, "etc/writ/verifier-ca.pem": site.certificate, "etc/writ/trust.cbor": site.trust_maker(maker)}
+    files[HELD] = held_file[0].read_bytes()
     with Machine.new(tmp_path_factory.mktemp("guest") / "first", image, tpm=state, files=files) as machine:
         made = Guest(machine, site, image.esp())
         made.boot()
         made.enrol()
-        made.serve()
+        made.serve_with("attestor.toml")
+        made.approve(approved(image, made.attest().evidence))
         yield made

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import ipaddress
+import json
 import shlex
 import socket
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +25,19 @@ from swtpm.guest.machine import VERIFIER
 from tests.attestor.site import NAMESPACE, OPERATOR, VerifierSite
 from verifier.config import VerifierConfig
 from verifier.http.wire import from_base64
+from verifier.ledger.schema import BlobRow
 from verifier.operate import Client, Server
 from verifier.reference import captured, captured_governance
 from verifier.trust import roots_from_pem
-from writ.formats.corim import encode_corim
+from writ.formats.corim import Corim, encode_corim
+from writ.formats.evidence import Evidence, parse_evidence
 from writ.formats.measurement import Governance, Measurement, parse_measured
+from writ.formats.policy_bundle import PolicySettings
 
 HOST = "guest"
+HELD = "held.ext4"
+"""A small tree under dm-verity, as a file on the data disk."""
+ATTESTOR_SOCKET = "/run/writ/attestor/attestor.sock"
 URL = f"https://{VERIFIER[0]}:{VERIFIER[1]}"
 CONFIGURATION: dict[str, bytes] = {
     "etc/writ/attestor.toml": (
@@ -73,6 +82,12 @@ class TlsVerifier(VerifierSite):
         self.built.parts.anchors.add(OPERATOR, roots, intermediates)
         return from_base64(self.client.get("/v1/trust")["file"], "file")
 
+    def demand_rooted(self) -> None:
+        """The policy in force takes only runtimes that boot and IMA vouch for."""
+        settings = PolicySettings(accept_runtime_only=False, tpm_classes=("software",))
+        schema, policies = ((self._policies / name).read_text() for name in ("schema.cedarschema", "default.cedar"))
+        self.built.parts.policies.publish(OPERATOR, NAMESPACE, settings=settings, schema=schema, policies=policies, version=None)
+
     def stop(self) -> None:
         """It does not answer."""
         self.client.close()
@@ -102,6 +117,15 @@ def _certify(path: Path, key_path: Path) -> bytes:
     return path.read_bytes()
 
 
+@dataclass(frozen=True)
+class Answer:
+    """The verifier's answer to one attestation: whether a token was issued, code and claim of each reason, the evidence that arrived."""
+
+    token: bool
+    reasons: frozenset[tuple[str, str]]
+    evidence: Evidence
+
+
 @dataclass
 class Guest:
     """A machine with our programs in it, and the verifier that it speaks to."""
@@ -109,18 +133,25 @@ class Guest:
     machine: Machine
     site: TlsVerifier
     esp: Path
-    logs: dict[str, int] = field(default_factory=dict)
 
     def boot(self, esp: Path | None = None) -> None:
-        """It is up; an attestor that is enrolled serves."""
+        """It is up, booted anew; an attestor that is enrolled serves."""
+        self.machine.stop()
         self.machine.start(esp or self.esp, verifier_port=self.site.port)
+        self.machine.run(f"[ ! -e /var/lib/writ/attestor/enrolment.cbor ] || {{ {_until(f'[ -S {ATTESTOR_SOCKET} ]', 240)} }}", within=300)
 
-    def attestor(self, *words: str, within: float = 120.0) -> Ran:
+    def serve_with(self, configuration: str) -> None:
+        """The attestor serves again, with another configuration: the file's name in /etc/writ."""
+        self.machine.run(
+            f"ATTESTOR_TOML=/etc/writ/{configuration} serve-attestor || {{ tail -5 /var/log/attestor.log; exit 1; }}", within=300
+        )
+
+    def attestor(self, *words: str, within: float = 240.0) -> Ran:
         """One command of the attestor, as its user."""
         return self.machine.run(shlex.join(("writ-attestor", *words)), within=within)
 
     def enrol(self) -> None:
-        """It is enrolled, its governance and its agent approved, and attestor and enforcer serve."""
+        """It is enrolled, its governance and its agent approved; nothing is known yet of its boot."""
         self.attestor("init")
         ticket = shlex.quote(self.site.admit(HOST))
         self.machine.run(f"printf %s {ticket} | writ-attestor enroll --verifier {URL} --host {HOST} --ticket -")
@@ -130,30 +161,50 @@ class Guest:
         assert isinstance(governance, Governance)
         assert isinstance(agent, Measurement)
         corims = [captured_governance(NAMESPACE, governance.components), captured(agent)]
+        self.approve(corims)
+
+    def approve(self, corims: Iterable[Corim]) -> None:
+        """These reference values are in force, beside others."""
         self.site.built.parts.references.publish(OPERATOR, NAMESPACE, map(encode_corim, corims), publisher=None, replace=False)
 
-    def serve(self) -> None:
-        """Attestor and enforcer serve."""
+    def serve_enforcer(self) -> None:
+        """The enforcer serves too."""
         self.machine.run(
-            "[ -S /run/writ/attestor/attestor.sock ] || writ-attestor serve </dev/null >>/var/log/attestor.log 2>&1 &\n"
             "writ-enforcer serve </dev/null >>/var/log/enforcer.log 2>&1 &\n"
-            + _until("[ -S /run/writ/attestor/attestor.sock ] && [ -S /run/writ/enforcer/control.sock ]", 90)
+            + _until("[ -S /run/writ/attestor/attestor.sock ] && [ -S /run/writ/enforcer/control.sock ]", 240)
         )
 
     def launch(self) -> tuple[bool, str]:
         """Whether the agent was started under a token, and what was said."""
         ran = self.machine.run(
             "rm -f /run/agent\nenforcer --config /etc/writ/enforcer.toml run --agent sleeper </dev/null >/run/agent 2>&1 &\npid=$!\n"
-            + _until("grep -q awake /run/agent || ! kill -0 $pid", 90)
+            + _until("grep -q awake /run/agent || ! kill -0 $pid", 240)
             + "cat /run/agent; grep -q awake /run/agent",
             ok=False,
         )
         return ran.status == 0, ran.output.decode(errors="replace") + ran.errors
 
-    def decisions(self) -> list[dict[str, Any]]:
-        """What the verifier has decided so far."""
-        found: list[dict[str, Any]] = self.site.client.get("/v1/decisions", most=200)["decisions"]
-        return found
+    def attest(self) -> Answer:
+        """What the verifier answered to a new instance of the agent, and the evidence it answered."""
+        ran = self.python((Path(__file__).parent / "client.py").read_text(), ATTESTOR_SOCKET, "sleeper")
+        told = json.loads(ran.output)
+        reasons = [*told["reasons"], *self.decided()[-1]["reasons"]]
+        return Answer(told["token"], frozenset((reason["code"], reason["claim"]) for reason in reasons), self.evidence()[-1])
+
+    def evidence(self) -> list[Evidence]:
+        """All evidence that the verifier has decided on, as it arrived."""
+        tables = self.site.built.ledger.read()
+        named = [bytes.fromhex(entry["inputs"]["evidence"].rpartition(":")[2]) for entry in self.decided()]
+        return [parse_evidence(blob.data) for blob in (tables.get(BlobRow, digest) for digest in named) if blob is not None]
+
+    def decided(self) -> list[dict[str, Any]]:
+        """The verifier's decisions on attestations, in order."""
+        return [entry for entry in self.site.client.get("/v1/decisions", most=1000)["decisions"] if "verdict" in entry]
+
+    def python(self, program: str, *arguments: str) -> Ran:
+        """What `program` did, run from standard input by the interpreter of our release, as root."""
+        text = base64.b64encode(program.encode()).decode()
+        return self.machine.run(f"printf %s {text} | base64 -d | /opt/writ/current/venv/bin/python3 -I - {shlex.join(arguments)}")
 
 
 def _until(condition: str, seconds: int) -> str:

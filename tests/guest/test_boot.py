@@ -76,7 +76,7 @@ def test_another_reader_of_the_log_replays_the_same(booted: Boots, tmp_path: Pat
 
 
 def test_secure_boot_is_on_and_the_image_booted_is_ours(booted: Boots, image: Image) -> None:
-    """The stub shields the kernel inside from Secure Boot, which would refuse what is signed as a part only, and so it is not measured apart."""
+    """The stub starts the kernel inside past Secure Boot's check, as a part of what was signed, and so it is not measured apart."""
     assert booted.claims.secure_boot is True
     assert [application.digest for application in booted.claims.applications] == [parse_pe(image.uki().read_bytes()).digest().value]
     assert {name for name, _ in booted.claims.variables} == {"pk", "kek", "db", "dbx"}
