@@ -1,0 +1,209 @@
+"""`verifier reference` as a command: files signed and compared, proposed by one and approved by another, delegated and published."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.world.verifier import RunningVerifier
+from verifier.__main__ import main
+from verifier.reference_commands import duration, moment
+from writ.formats.corim import Corim, encode_corim, parse_corim, parse_signed_corim
+from writ.formats.digest import Digest
+from writ.formats.tlog.merkle import leaf_hash
+
+AGENT = "spiffe://example.org/default/agent/a"
+
+
+def corim(value: bytes = b"1", environment: str = AGENT, code: bytes = b"code") -> Corim:
+    return Corim(f"v-{value.decode()}", "default", environment, (("code", Digest.of(code)), ("prompts", Digest.of(value))))
+
+
+class Desk:
+    """Runs the command as one of several operators, on files of a folder."""
+
+    def __init__(self, verifier: RunningVerifier, folder: Path) -> None:
+        self.verifier, self.folder = verifier, folder
+        self.keys = {"root": verifier.key_file}
+
+    def operator(self, name: str, role: str = "operator") -> None:
+        self.run("key", "create", "--role", role, "--for-namespace", "default", "--out", self.folder / f"{name}.key")
+        self.keys[name] = self.folder / f"{name}.key"
+
+    def run(self, *argv: object, by: str = "root", code: int = 0) -> dict[str, Any]:
+        out, err = io.StringIO(), io.StringIO()
+        remote = ["--url", self.verifier.url, "--api-key-file", str(self.keys[by])]
+        offline = "--sign-key" in argv
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            got = main([*map(str, argv), *([] if offline else remote), "--json"])
+        assert got == code, f"{argv}: {got} {out.getvalue()} {err.getvalue()}"
+        shown: dict[str, Any] = json.loads(out.getvalue())
+        return shown
+
+    def file(self, name: str, one: Corim) -> Path:
+        path = self.folder / name
+        path.write_bytes(encode_corim(one))
+        return path
+
+
+@pytest.fixture
+def desk(verifier: RunningVerifier, tmp_path: Path) -> Desk:
+    return Desk(verifier, tmp_path)
+
+
+def verbs(*words: str) -> list[str]:
+    """The verbs that the usage of a command names."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        main([*words, "--help"])
+    found = re.findall(r"^    ([a-z]+) {2,}", out.getvalue(), re.MULTILINE)
+    return [str(one) for one in found]
+
+
+def test_no_command_has_more_than_twelve_verbs() -> None:
+    top = verbs()
+    assert {"reference", "host", "why"} <= set(top)
+    assert len(top) <= 12
+    for name in ("config", "host", "reference", "policy", "trust", "key"):
+        assert 1 <= len(verbs(name)) <= 12, name
+
+
+def test_files_are_compared_with_each_other_and_with_what_is_in_force(desk: Desk) -> None:
+    one, two = desk.file("1", corim(b"1")), desk.file("2", corim(b"2"))
+    assert desk.run("reference", "diff", one, one)["versions"][0]["differences"] == {}
+    differs = desk.run("reference", "diff", one, two, code=1)["versions"][0]["differences"]
+    assert differs == {"prompts": {"other": str(Digest.of(b"2")), "file": str(Digest.of(b"1"))}}
+    booted = desk.file("3", Corim("b", "default", "boot", (), ((4, Digest.of(b"x")),)))
+    other = desk.file("4", Corim("b", "default", "boot", (), ((4, Digest.of(b"y")),)))
+    assert list(desk.run("reference", "diff", booted, other, code=1)["versions"][0]["differences"]) == ["PCR 4 sha256"]
+    assert desk.run("reference", "diff", one, booted, code=2)["error"] == "malformed"
+    desk.run("reference", "import", one)
+    assert desk.run("reference", "diff", two, code=1)["versions"][0]["differences"]["prompts"]["in_force"] == str(Digest.of(b"1"))
+
+
+def test_version_is_imported_with_an_end_and_retired(desk: Desk) -> None:
+    row = desk.run("reference", "import", desk.file("1", corim()), "--valid-until", "2027-01-31")["references"][0]
+    assert row["valid_until"] == moment("2027-01-31T23:59:59Z")
+    written = desk.run("reference", "export", "--out", desk.folder / "out")["written"]
+    signed = parse_signed_corim(Path(written[0]["file"]).read_bytes())
+    assert (signed.corim.valid_until, signed.signer_name) == (row["valid_until"], "writ verifier")
+    assert desk.run("reference", "import", written[0]["file"], "--valid-until", "2027-01-31", code=2)["error"] == "malformed"
+    assert desk.run("reference", "import", written[0]["file"])["state"] == "in force", "what was exported comes in again"
+    desk.run("reference", "retire", row["digest"])
+    assert desk.run("reference", "list")["references"] == []
+
+
+def test_one_proposes_and_another_approves(desk: Desk) -> None:
+    desk.run(
+        "policy", "publish", "--accept-runtime-only", "--tpm-class", "software", "--approvals", "governance=2", "--approvals", "rooted/*=2"
+    )
+    for name in ("alice", "bob"):
+        desk.operator(name)
+    answer = desk.run("reference", "import", desk.file("g", corim(environment="governance")), by="alice")
+    assert answer["state"] == "proposed"
+    shown = desk.run("reference", "list", by="bob")["proposals"][0]
+    assert shown["proposal"] == answer["proposal"]
+    short = answer["proposal"].removeprefix("sha256:")[:12]
+    assert desk.run("reference", "approve", short, by="alice", code=1)["reasons"][0]["code"] == "approval-repeated"
+    assert desk.run("reference", "approve", short[:8], by="bob", code=1)["reasons"][0]["code"] == "not-found"
+    assert desk.run("reference", "approve", short, by="bob")["proposals"][0]["state"] == "in force"
+    lifted = desk.run("policy", "publish", "--accept-runtime-only", "--tpm-class", "software", by="alice")
+    assert (lifted["state"], lifted["missing"]) == ("proposed", ["1 of 2 people"])
+    assert desk.run("policy", "publish", "--approvals", "governance", code=2)["error"] == "malformed"
+
+
+def test_difference_is_excepted_by_the_reference_of_its_refusal(desk: Desk) -> None:
+    host = desk.verifier.host("h1")
+    host.launch("one")
+    desk.verifier.approve(host)
+    host.launch("two", prompt=b"be brave")
+    reference = leaf_hash(host.attest("two").decision).hex()[:16]
+    for name in ("alice", "bob"):
+        desk.operator(name)
+    made = desk.run("reference", "except", reference, "--for", "4h", "--reason", "hotfix", "--component", "prompts", by="alice")
+    desk.run("reference", "approve", made["proposal"], by="bob")
+    assert host.attest("two").answers[0].token is not None
+    assert desk.run("reference", "list")["exemptions"][0]["state"] == "in force"
+
+
+def test_team_signs_and_publishes_under_the_roles_of_a_file(desk: Desk) -> None:
+    folder = desk.folder
+    for name in ("a", "b"):
+        subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", folder / f"{name}.pem"], check=True, capture_output=True)
+        (folder / f"{name}.pem").chmod(0o600)
+        subprocess.run(["openssl", "pkey", "-in", folder / f"{name}.pem", "-pubout", "-out", folder / f"{name}.pub"], check=True)
+    roles = folder / "roles.toml"
+    roles.write_text(
+        '[[role]]\nname = "prompts"\nenvironments = ["spiffe://example.org/default/agent/*"]\ncomponents = ["prompts"]\n'
+        'publishers = ["a.pub", "b.pub"]\nthreshold = 2\nnot_after = 2030-01-01\n'
+    )
+    made = desk.run("reference", "delegate", roles)
+    assert desk.run("reference", "delegate") == made
+    assert made["roles"][0]["not_after"] == moment("2030-01-01")
+    desk.operator("team", "publisher")
+    desk.run("reference", "import", desk.file("1", corim(b"1")))
+    files = []
+    for key in ("a", "b"):
+        signed = desk.run(
+            "reference", "export", desk.file("2", corim(b"2")), "--sign-key", folder / f"{key}.pem", "--out", folder / "signed"
+        )
+        files.append(signed["written"][0]["file"])
+    assert parse_signed_corim(Path(files[0]).read_bytes()).signer_name == "publisher"
+    assert desk.run("reference", "import", "--delegated", files[0], by="team")["published"][0]["state"] == "proposed"
+    assert desk.run("reference", "import", "--delegated", *files, by="team")["published"][0]["state"] == "in force"
+    assert len(desk.run("reference", "list")["references"]) == 2
+    assert desk.run("reference", "import", "--delegated", "--replace", files[0], by="team", code=2)["error"] == "malformed"
+    assert desk.run("reference", "list", by="team", code=1)["reasons"][0]["code"] == "forbidden"
+
+
+@pytest.mark.parametrize(
+    "text", ["role = 1", "[[role]]\npublishers = 1", "colour = 1", "[[role]]\nname = 'a'\npublishers = []\nnot_after = 'soon'", "[["]
+)
+def test_file_of_roles_that_is_none_is_refused(desk: Desk, text: str) -> None:
+    (desk.folder / "roles.toml").write_text(text)
+    assert desk.run("reference", "delegate", desk.folder / "roles.toml", code=2)["error"] == "malformed"
+    assert desk.run("reference", "delegate", code=1)["reasons"][0]["code"] == "not-found"
+
+
+def test_key_file_that_is_none_is_refused(desk: Desk) -> None:
+    (desk.folder / "roles.toml").write_text("[[role]]\nname = 'a'\npublishers = ['key']\nnot_after = 1\n")
+    for data in (b"", b"{}", b"-----BEGIN PUBLIC KEY-----\n!\n-----END PUBLIC KEY-----\n", b"-----BEGIN PUBLIC KEY-----\nAAAA\n"):
+        (desk.folder / "key").write_bytes(data)
+        assert desk.run("reference", "delegate", desk.folder / "roles.toml", code=2)["error"] == "malformed"
+
+
+def test_captured_measurement_is_given_its_end(desk: Desk) -> None:
+    host = desk.verifier.host("h1")
+    host.launch("one")
+    host.attest("one")
+    desk.run("reference", "capture", "--host", "h1", "--agent", "reporter", "--valid-until", "1900000000", "--out", desk.folder / "out")
+    for file in (desk.folder / "out").iterdir():
+        assert parse_corim(file.read_bytes()).valid_until == 1_900_000_000
+
+
+@pytest.mark.parametrize("text, seconds", [("4h", 14_400), ("90m", 5400), ("2d", 172_800), ("3600", 3600), ("60s", 60)])
+def test_duration_is_read(text: str, seconds: int) -> None:
+    assert duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "h", "-1h", "4 h", "1.5h", "4w", "9" * 10])
+def test_duration_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError):
+        duration(text)
+
+
+def test_moment_is_utc_and_a_date_ends_with_its_day() -> None:
+    assert moment("1970-01-01") == 86_399
+    assert moment("1970-01-01T00:01") == moment("1970-01-01T00:01:00Z") == moment("1970-01-01T01:01:00+01:00") == 60
+    assert moment("12345678901") == 12_345_678_901
+    for text in ("", "tomorrow", "2027-13-01", "2027-01-01T25:00"):
+        with pytest.raises(argparse.ArgumentTypeError):
+            moment(text)

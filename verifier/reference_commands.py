@@ -1,0 +1,432 @@
+"""The verbs of `verifier reference`."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import binascii
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from verifier.check.finding import read_file
+from verifier.commands import connected, group, make_directory, read, show, text, verb, write
+from verifier.operate import Client, segment
+from writ.formats.corim import Corim, encode_corim, parse_corim, parse_signed_corim, sign_corim
+from writ.formats.digest import Digest
+from writ.formats.errors import FormatError, Refused
+from writ.formats.keys import PublicKey, key_id, parse_jwk, parse_spki
+from writ.formats.measurement import Governance, Measurement, parse_measured, parse_measurement
+from writ.formats.reason import Reason
+from writ.formats.strict import Fields, decode_json
+from writ.service import cli
+from writ.service.signers import load_signer
+
+MAX_BOOT_FILE: Final = 1 << 30
+SIGNED: Final = b"\xd2"
+"""How a COSE_Sign1 begins."""
+PEM_HEAD: Final = b"-----BEGIN PUBLIC KEY-----"
+MAX_TURN: Final = 5 << 20
+"""Bytes of CoRIMs that are sent at once, but for one that alone is larger."""
+
+
+def add_verbs(verbs: Any) -> None:
+    """`reference` and its verbs."""
+    reference = group(verbs, "reference", "reference values: from where they are measured to when they are retired")
+    made = verb(reference, "capture", "write what a host or a measurement shows as reference values", _reference_capture)
+    made.add_argument("--host", help="take instances and governance of this host as it attested last")
+    made.add_argument("--agent", help="with --host: only the instances of this agent (name or SPIFFE id)")
+    made.add_argument("--governance", action="store_true", help="with --host: only the governance")
+    made.add_argument(
+        "--measurement", type=Path, action="append", default=[], metavar="FILE", help="an encoded measurement; may be repeated"
+    )
+    made.add_argument("--out", type=Path, metavar="DIR", help="write each CoRIM here")
+    _valid_until(made)
+    made.add_argument("--approve", action="store_true", help="import them at once")
+    made.add_argument("--replace", action="store_true", help="with --approve: retire the other versions")
+    made = verb(reference, "import", "approve reference values, of files or of packages", _reference_import)
+    made.add_argument("files", type=Path, nargs="*", default=[], metavar="FILE")
+    made.add_argument("--publisher", type=Path, metavar="JWK", help="the key that signed them; you vouch for it")
+    made.add_argument("--delegated", action="store_true", help="publishers signed them: the delegation says whether that is enough")
+    _valid_until(made)
+    made.add_argument("--replace", action="store_true", help="retire the other versions of the same environments")
+    for kind, meant in (("deb", "Debian packages"), ("rpm", "RPM packages"), ("repo", "folders that hold an apt or yum snapshot")):
+        made.add_argument(f"--{kind}", type=Path, nargs="+", default=[], metavar="FILE" if kind != "repo" else "DIR", help=meant)
+    made.add_argument("--keyring", type=Path, metavar="FILE", help="OpenPGP keys, one of which signed the snapshot")
+    made.add_argument("--unsigned-repo", action="store_true", help="believe a snapshot without a signature")
+    made.add_argument("--out", type=Path, metavar="DIR", help="write the packages' CoRIMs here and import nothing")
+    made = verb(reference, "predict", "write what booting a UKI or kernel will show as reference values, offline", _reference_predict)
+    booted = made.add_mutually_exclusive_group(required=True)
+    booted.add_argument("--uki", type=Path, metavar="FILE", help="a unified kernel image")
+    booted.add_argument(
+        "--kernel", type=Path, metavar="FILE", help="a kernel with an EFI stub; give its --cmdline, and its --initrd if any"
+    )
+    made.add_argument("--cmdline", metavar="TEXT", help="with --kernel: exactly what it is given")
+    made.add_argument("--initrd", type=Path, metavar="FILE", help="with --kernel: its initrd")
+    made.add_argument("--loader", type=Path, action="append", default=[], metavar="FILE", help="what starts it, in order; may be repeated")
+    made.add_argument("--bank", choices=("sha256", "sha384"), default="sha256", help="the bank that the hosts quote")
+    made.add_argument("--id", required=True, metavar="NAME", help="the CoRIM's name; one for each variant where there are several")
+    made.add_argument("--out", type=Path, metavar="DIR", help="write each CoRIM here")
+    verb(reference, "list", "what is in force and since when, exemptions, and what waits for approval", _reference_list)
+    verb(reference, "show", "one set of reference values", _reference_show).add_argument("digest")
+    made = verb(reference, "diff", "compare a CoRIM with another, or with what is in force, component by component", _reference_diff)
+    made.add_argument("file", type=Path)
+    made.add_argument("other", type=Path, nargs="?", help="compare with this file instead of what is in force")
+    made = verb(reference, "retire", "take reference values or exemptions out of force", _reference_retire)
+    made.add_argument("digests", nargs="+", metavar="DIGEST")
+    made = verb(reference, "except", "propose to let one difference of a refusal pass for a while", _reference_except)
+    made.add_argument("refusal", help="the reference of the refused decision, as in `verifier why`")
+    made.add_argument("--for", dest="life", type=duration, required=True, metavar="TIME", help="such as 4h, 90m, 2d; at most 7d")
+    made.add_argument("--reason", required=True, metavar="TEXT", help="why; everybody sees it")
+    made.add_argument("--host", action="append", default=[], metavar="HOST", help="on this host, not the refused one; may be repeated")
+    made.add_argument("--component", metavar="CLAIM", help="which difference, where there are several")
+    made = verb(reference, "approve", "approve what another person proposed", _reference_approve)
+    made.add_argument("proposals", nargs="+", metavar="PROPOSAL", help="its digest, or the first 12 digits of it or more")
+    made = verb(reference, "delegate", "say what publishers may release without an operator; without FILE show it", _reference_delegate)
+    made.add_argument("file", type=Path, nargs="?", help="the roles, in TOML")
+    made = verb(reference, "export", "write signed CoRIMs: those in force, or files signed with a publisher's key", _reference_export)
+    made.add_argument("what", nargs="*", default=[], metavar="DIGEST|FILE", help="these only; with --sign-key the files to sign")
+    made.add_argument("--sign-key", type=Path, metavar="FILE", help="sign CoRIM files with this private key (PEM), offline")
+    made.add_argument("--signer", default="publisher", metavar="NAME", help="with --sign-key: who signs")
+    made.add_argument("--out", type=Path, required=True, metavar="DIR")
+
+
+def _valid_until(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--valid-until", type=moment, metavar="TIME", help="of use until then: 2027-01-31, 2027-01-31T12:00Z, seconds")
+
+
+def _reference_capture(args: argparse.Namespace) -> int:
+    """1. What the host showed last. 2. Measurements from files. 3. Written, imported, or both."""
+    from verifier.reference import captured, captured_governance, digest_of
+
+    client = connected(args) if args.host or args.approve else None
+    corims: dict[str, Corim] = {}
+    # 1
+    if args.host and client is not None:
+        host = client.get(f"/v1/hosts/{segment(args.host)}")
+        state = host.get("state")
+        if not isinstance(state, dict):
+            raise Refused(Reason("not-found", "host.state", "a host that attested once", "one that did not"))
+        governance = [(name, Digest.parse(root)) for name, root in state["governance"].items()]
+        if args.agent is None and governance:
+            made = captured_governance(str(host["namespace"]), governance)
+            corims[digest_of(made)] = made
+        if not args.governance:
+            for measurement in _measurements(state, args.agent):
+                made = captured(measurement)
+                corims[digest_of(made)] = made
+    # 2
+    for path in args.measurement:
+        measured = parse_measured(read(path))
+        if isinstance(measured, Governance):
+            if args.namespace is None:
+                raise FormatError("--namespace", "the namespace of the hosts, for a governance measurement", "none")
+            made = captured_governance(args.namespace, measured.components)
+        else:
+            made = captured(measured)
+        corims[digest_of(made)] = made
+    if not corims:
+        raise Refused(Reason("not-found", "measurement", "a host's state or a file to capture", "none"))
+    if args.valid_until is not None:
+        corims = {digest_of(made): made for made in (replace(one, valid_until=args.valid_until) for one in corims.values())}
+    # 3
+    if args.out is not None:
+        make_directory(args.out)
+        for corim in corims.values():
+            write(args.out / f"{corim.id}.corim", encode_corim(corim))
+    outcome = {}
+    if args.approve and client is not None:
+        answer = _import(client, [encode_corim(corim) for corim in corims.values()], None, replace=args.replace)
+        outcome = {key: answer[key] for key in ("state", "proposal", "missing")}
+    listed = [{"digest": digest, **corim.to_json()} for digest, corim in corims.items()]
+    return show(args, {"captured": listed, "approved": args.approve, **outcome})
+
+
+def _measurements(state: dict[str, Any], agent: str | None) -> list[Measurement]:
+    found = [parse_measurement(base64.b64decode(i["measurement"])) for i in state["instances"] if i["measurement"]]
+    return [m for m in found if agent is None or agent in (m.agent.name, str(m.agent))]
+
+
+def _import(client: Client, items: list[bytes], publisher: dict[str, Any] | None, *, replace: bool) -> dict[str, Any]:
+    corims = [base64.b64encode(item).decode("ascii") for item in items]
+    return client.post("/v1/references", {"corims": corims, "publisher": publisher, "replace": replace})
+
+
+def _reference_import(args: argparse.Namespace) -> int:
+    if args.deb or args.rpm or args.repo:
+        return _reference_import_packages(args)
+    if not args.files or args.out is not None:
+        raise FormatError("arguments", "FILE…, or --deb, --rpm or --repo, the latter perhaps with --out", "neither")
+    items = [_until(read(path), args.valid_until, path) for path in args.files]
+    if args.delegated:
+        if args.publisher is not None or args.replace:
+            raise FormatError("--delegated", "neither --publisher nor --replace, which are an operator's", "one of them")
+        return _publish(args, items)
+    publisher = None if args.publisher is None else decode_json(read(args.publisher), "publisher")
+    return show(args, _import(connected(args), items, publisher, replace=args.replace))
+
+
+def _until(data: bytes, valid_until: int | None, path: Path) -> bytes:
+    """The CoRIM with that end; one that is signed cannot be given another."""
+    if valid_until is None:
+        return data
+    if data.startswith(SIGNED):
+        raise FormatError(str(path), "an unsigned CoRIM, for --valid-until", "a signed one")
+    return encode_corim(replace(parse_corim(data), valid_until=valid_until))
+
+
+def _publish(args: argparse.Namespace, items: list[bytes]) -> int:
+    """Signatures of the same CoRIM travel together; each CoRIM comes into force by itself."""
+    together: dict[str, list[bytes]] = {}
+    for item in items:
+        together.setdefault(str(Digest.of(encode_corim(parse_signed_corim(item).corim))), []).append(item)
+    client = connected(args)
+    bodies = [{"signed": [base64.b64encode(one).decode("ascii") for one in signed]} for signed in together.values()]
+    return show(args, {"published": [client.post("/v1/publications", body) for body in bodies]})
+
+
+def _reference_import_packages(args: argparse.Namespace) -> int:
+    """1. What was asked for makes sense. 2. Each package read. 3. Written, or imported in as many turns as it takes."""
+    from verifier.packages.collect import collect
+    from verifier.reference import MAX_IMPORT, digest_of
+
+    # 1
+    if args.files or args.publisher is not None or args.delegated:
+        raise FormatError("arguments", "packages, or files and their publisher", "both")
+    if args.namespace is None:
+        raise FormatError("--namespace", "the namespace of the hosts, for packages", "none")
+    if args.repo and (args.keyring is None) != args.unsigned_repo:
+        got = "neither" if args.keyring is None else "both"
+        raise FormatError("--repo", "--keyring FILE, or --unsigned-repo to believe what nobody signed", got)
+    client = None if args.out is not None else connected(args)
+    # 2
+    with cli.progress(None, "packages read") as bar:
+        found = collect(
+            args.namespace, debs=args.deb, rpms=args.rpm, snapshots=args.repo, keyring=args.keyring, seen=bar.advance
+        )  # fmt: skip
+    # 3
+    if args.out is not None:
+        make_directory(args.out)
+    turn: list[bytes] = []
+    waiting: list[str] = []
+    corims = [one if args.valid_until is None else replace(one, valid_until=args.valid_until) for one in found.corims]
+    for corim in corims:
+        data = encode_corim(corim)
+        if args.out is not None:
+            write(args.out / f"{corim.id}.corim", data)
+        elif client is not None:
+            if turn and (len(turn) == MAX_IMPORT or sum(map(len, turn)) + len(data) > MAX_TURN):
+                waiting += _waiting(_import(client, turn, None, replace=args.replace))
+                turn = []
+            turn.append(data)
+    if turn and client is not None:
+        waiting += _waiting(_import(client, turn, None, replace=args.replace))
+    rows = [{"digest": digest_of(c), "id": c.id, "environment": c.environment, "files": len(c.components)} for c in corims]
+    shown = {"packages": rows, "empty": list(found.empty), "absent": found.absent, "signed_by": list(found.signed_by)}
+    return show(args, {**shown, "imported": client is not None, "proposals": waiting})
+
+
+def _waiting(answer: dict[str, Any]) -> list[str]:
+    return [] if answer["proposal"] is None else [answer["proposal"]]
+
+
+def _reference_predict(args: argparse.Namespace) -> int:
+    from verifier.reference import digest_of
+    from writ.verdict.predict import predict_kernel, predict_uki, prediction_corims
+
+    if args.namespace is None:
+        raise FormatError("--namespace", "the namespace of the hosts", "none")
+    if (args.kernel is None) != (args.cmdline is None) or (args.initrd is not None and args.kernel is None):
+        raise FormatError("arguments", "--cmdline with --kernel, and --initrd only there", "another")
+    loaders = [read_file(path, MAX_BOOT_FILE) for path in args.loader]
+    if args.uki is not None:
+        predicted = predict_uki(read_file(args.uki, MAX_BOOT_FILE), loaders=loaders, bank=args.bank)
+    else:
+        initrd = None if args.initrd is None else read_file(args.initrd, MAX_BOOT_FILE)
+        kernel = read_file(args.kernel, MAX_BOOT_FILE)
+        predicted = predict_kernel(kernel, cmdline=args.cmdline, initrd=initrd, loaders=loaders, bank=args.bank)
+    missing = [{"name": name, "why": why} for name, why in predicted.missing]
+    if missing:
+        known = [{"label": one.label, "values": {name: str(digest) for name, digest in one.values}} for one in predicted.variants]
+        show(args, {"predicted": known, "missing": missing})
+        return cli.REFUSED
+    corims = prediction_corims(predicted, namespace=args.namespace, name=args.id)
+    if args.out is not None:
+        make_directory(args.out)
+        for corim in corims:
+            write(args.out / f"{corim.id}.corim", encode_corim(corim))
+    return show(args, {"predicted": [{"digest": digest_of(corim), **corim.to_json()} for corim in corims], "missing": []})
+
+
+def _reference_list(args: argparse.Namespace) -> int:
+    return show(args, connected(args).get("/v1/references"))
+
+
+def _reference_show(args: argparse.Namespace) -> int:
+    return show(args, connected(args).get(f"/v1/references/{args.digest}"))
+
+
+def _reference_diff(args: argparse.Namespace) -> int:
+    """Exit 0 where it is one of the versions it is compared with, 1 where it differs from each."""
+    corim = _corim(read(args.file))
+    mine = _values(corim.to_json())
+    compared = []
+    for name, digest, theirs in _others(args, corim):
+        names = [one for one in sorted({*mine, *theirs}) if mine.get(one) != theirs.get(one)]
+        changed = {one: {"in_force" if args.other is None else "other": theirs.get(one), "file": mine.get(one)} for one in names}
+        compared.append({"id": name, "digest": digest, "differences": changed})
+    show(args, {"environment": corim.environment, "versions": compared})
+    return cli.ACCEPTED if any(not one["differences"] for one in compared) else cli.REFUSED
+
+
+def _others(args: argparse.Namespace, corim: Corim) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """Id, digest and values of what a file is compared with."""
+    if args.other is not None:
+        other = _corim(read(args.other))
+        if other.environment != corim.environment:
+            raise FormatError(str(args.other), f"reference values of {corim.environment}", other.environment)
+        yield other.id, str(Digest.of(encode_corim(other))), _values(other.to_json())
+        return
+    client = connected(args)
+    for row in client.get("/v1/references")["references"]:
+        if row["environment"] == corim.environment:
+            yield row["id"], row["digest"], _values(client.get(f"/v1/references/{row['digest']}")["corim"])
+
+
+def _corim(data: bytes) -> Corim:
+    return parse_signed_corim(data).corim if data.startswith(SIGNED) else parse_corim(data)
+
+
+def _values(shown: Mapping[str, Any]) -> dict[str, str]:
+    """Components and PCRs of a CoRIM as JSON, by name."""
+    pcrs = {f"PCR {one['index']} {one['digest'].partition(':')[0]}": one["digest"] for one in shown["registers"]}
+    return {**shown["components"], **pcrs}
+
+
+# --- in force, out of force, for a while ----------------------------------------------------------------------------------
+
+
+def _reference_retire(args: argparse.Namespace) -> int:
+    return show(args, connected(args).post("/v1/retirements", {"digests": args.digests}))
+
+
+def _reference_except(args: argparse.Namespace) -> int:
+    body = {"reference": args.refusal, "component": args.component, "hosts": args.host, "life": args.life, "why": args.reason}
+    return show(args, connected(args).post("/v1/exemptions", body))
+
+
+def _reference_approve(args: argparse.Namespace) -> int:
+    """Each by its digest; a beginning of one has to name one open proposal."""
+    client = connected(args)
+    opened = [one["proposal"] for one in client.get("/v1/references")["proposals"]]
+    approved = []
+    for asked in args.proposals:
+        digest = asked if asked.startswith("sha256:") else f"sha256:{asked}"
+        found = [one for one in opened if one.startswith(digest)] if len(digest) < len("sha256:") + 64 else [digest]
+        if len(found) != 1 or len(digest) < len("sha256:") + 12:
+            raise Refused(Reason("not-found", "proposal", "12 digits or more that one open proposal begins with", asked[:80]))
+        approved.append({"approved": found[0], **client.post(f"/v1/proposals/{found[0]}/approve")})
+    return show(args, {"proposals": approved})
+
+
+def _reference_delegate(args: argparse.Namespace) -> int:
+    if args.file is None:
+        return show(args, connected(args).get("/v1/delegations/current"))
+    return show(args, connected(args).post("/v1/delegations", _roles(args.file)))
+
+
+def _roles(path: Path) -> dict[str, Any]:
+    """The body of a delegation: `[[role]]` tables of a TOML file, whose publishers are files of public keys beside it."""
+    try:
+        document = Fields(tomllib.loads(text(path)), str(path))
+    except tomllib.TOMLDecodeError as error:
+        raise FormatError(str(path), "TOML", str(error)[:200]) from None
+    roles = []
+    for item in document.items("role", most=64) if document.has("role") else []:
+        if not isinstance(item, dict):
+            raise FormatError(f"{path}.role", "tables", type(item).__name__)
+        role: dict[str, Any] = item
+        keys, end = role.get("publishers"), role.get("not_after")
+        if not isinstance(keys, list) or not all(isinstance(one, str) for one in keys):
+            raise FormatError(f"{path}.publishers", "files of public keys", type(keys).__name__)
+        roles.append({**role, "publishers": [_public_key(path.parent / one).to_jwk() for one in keys], "not_after": _seconds(end)})
+    body: dict[str, Any] = {"roles": roles}
+    if document.has("version"):
+        body["version"] = document.uint("version")
+    document.done()
+    return body
+
+
+def _public_key(path: Path) -> PublicKey:
+    """The key in a file: PEM as `openssl pkey -pubout` writes it, or a JWK."""
+    data = read(path)
+    if not data.startswith(PEM_HEAD):
+        return parse_jwk(decode_json(data, str(path)))
+    body, _, rest = data.removeprefix(PEM_HEAD).partition(b"-----END PUBLIC KEY-----")
+    try:
+        der = base64.b64decode(b"".join(body.split()), validate=True)
+    except binascii.Error:
+        raise FormatError(str(path), "base64", "something else") from None
+    if rest.strip():
+        raise FormatError(str(path), "one public key", "more behind it")
+    return parse_spki(der)
+
+
+def _reference_export(args: argparse.Namespace) -> int:
+    """1. With --sign-key: CoRIM files, signed. 2. Else: what is in force, or the digests asked for, as it was signed."""
+    written = []
+    make_directory(args.out)
+    # 1
+    if args.sign_key is not None:
+        signer = load_signer(args.sign_key)
+        if not args.what:
+            raise FormatError("arguments", "CoRIM files to sign", "none")
+        for corim in (_corim(read(Path(one))) for one in args.what):
+            digest = Digest.of(encode_corim(corim))
+            file = args.out / f"{digest.hex()[:16]}-{key_id(signer.public)[:8]}.corim"
+            write(file, sign_corim(corim, signer, signer_name=args.signer))
+            written.append({"file": str(file), "digest": str(digest), "id": corim.id, "signer": args.signer})
+        return show(args, {"written": written, "kid": key_id(signer.public)})
+    # 2
+    client = connected(args)
+    for digest in args.what or [row["digest"] for row in client.get("/v1/references")["references"]]:
+        shown = client.get(f"/v1/references/{segment(digest)}")
+        file = args.out / f"{shown['digest'].removeprefix('sha256:')[:16]}.corim"
+        write(file, base64.b64decode(shown["signed"]))
+        written.append({"file": str(file), "digest": shown["digest"], "id": shown["id"], "signer": shown["signer"]})
+    return show(args, {"written": written})
+
+
+# --- times --------------------------------------------------------------------------------------------------------------
+
+
+def duration(value: str) -> int:
+    """Seconds of a time such as 4h, 90m, 2d or 3600."""
+    found = re.fullmatch(r"([0-9]{1,9})([smhd]?)", value)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"expected a time such as 4h, 90m or 2d, got {value[:40]!r}")
+    return int(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}[found[2]]
+
+
+def moment(value: str) -> int:
+    """Seconds since the epoch: digits, or an ISO 8601 date or time, in UTC where it names no zone; a date ends when its day does."""
+    if re.fullmatch(r"[0-9]{1,18}", value):
+        return int(value)
+    try:
+        return _seconds(date.fromisoformat(value) if len(value) == 10 else datetime.fromisoformat(value))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a date, a time or seconds, got {value[:40]!r}") from None
+
+
+def _seconds(value: object) -> int:
+    if isinstance(value, datetime):
+        return int((value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp())
+    if isinstance(value, date):
+        return int(datetime(value.year, value.month, value.day, 23, 59, 59, tzinfo=UTC).timestamp())
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise FormatError("not_after", "a date, a time or seconds", type(value).__name__)
