@@ -4,7 +4,7 @@ Recorded beside `HostState` until the next boot, so that the logs travel once.
 `values` holds environment -> component -> digest, as reference values name
 them; only what replayed to a quoted PCR is in it.
 
-    {"log": h'…', "registers": [[0, h'…'], …], "secure_boot": true,
+    {"log": h'…', "registers": [[0, h'…'], …], "loader": [], "secure_boot": true,
      "values": [["boot", [["cmdline", "sha256:…"], …]], …], "reasons": []}
 """
 
@@ -30,11 +30,13 @@ class BootState:
 
     `log` is the SHA-256 of the firmware's log, `registers` the values
     (index, bytes) it replayed to, of PCRs that the quote then had, sorted.
+    `loader` are the values of PCRs 8 and 9 where the firmware's log alone leads: what the kernel found, whatever was extended since.
     `reasons` is what stood against the log itself; it stands until the next boot.
     """
 
     log: Digest
     registers: tuple[tuple[int, bytes], ...]
+    loader: tuple[tuple[int, bytes], ...]
     secure_boot: bool | None
     values: Values
     reasons: tuple[Reason, ...]
@@ -44,6 +46,7 @@ class BootState:
         return {
             "log": self.log.value,
             "registers": [[index, value] for index, value in self.registers],
+            "loader": [[index, value] for index, value in self.loader],
             "secure_boot": self.secure_boot,
             "values": [[environment, [[name, str(digest)] for name, digest in known]] for environment, known in self.values],
             "reasons": [reason.to_cbor() for reason in self.reasons],
@@ -59,12 +62,14 @@ class BootState:
         boot = cls(
             log=f.digest("log"),
             registers=tuple(_register(item) for item in f.items("registers", most=PCR_COUNT)),
+            loader=tuple(_register(item) for item in f.items("loader", most=2)),
             secure_boot=secure_boot,
             values=tuple(_environment(item) for item in f.items("values", most=16)),
             reasons=tuple(Reason.from_cbor(item) for item in f.items("reasons", most=MOST_REASONS)),
         )
         f.done()
         _sorted([index for index, _ in boot.registers], "registers")
+        _sorted([index for index, _ in boot.loader], "loader")
         _sorted([environment for environment, _ in boot.values], "values")
         for _, known in boot.values:
             _sorted([name for name, _ in known], "values")

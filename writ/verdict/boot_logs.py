@@ -15,9 +15,10 @@ from writ.formats.state import HostState
 from writ.formats.tpm.pcr import PcrValues
 from writ.verdict.appraise.boot import judge_boot, measured_values
 from writ.verdict.epoch import Epoch
-from writ.verdict.registers import FIRMWARE_PCRS, replayed_banks
+from writ.verdict.registers import FIRMWARE_PCRS, replay_registers, replayed_banks
 
 _CLAIM: Final = "uefi_log"
+_LOADER_PCRS: Final = (8, 9)
 
 
 def follow_boot(
@@ -58,15 +59,16 @@ def _judged(data: bytes, systemd: bytes | None, pcrs: PcrValues, runtime_pcr: in
         log = parse_uefi_log(data)
         userspace = () if systemd is None else parse_systemd_log(systemd)
     except FormatError as error:
-        return BootState(name, (), None, (), (Reason("uefi-log-malformed", error.what, error.expected, error.got),))
+        return BootState(name, (), (), None, (), (Reason("uefi-log-malformed", error.what, error.expected, error.got),))
     if log.kind is LogKind.CCEL:
-        return BootState(name, (), None, (), (Reason("uefi-log-malformed", f"{_CLAIM}.kind", "a log of PCRs", "one of RTMRs"),))
+        return BootState(name, (), (), None, (), (Reason("uefi-log-malformed", f"{_CLAIM}.kind", "a log of PCRs", "one of RTMRs"),))
     if pcrs.bank not in replayed_banks(log):
         got = ", ".join(replayed_banks(log)) or "none that can be replayed"
-        return BootState(name, (), None, (), (Reason("uefi-log-mismatch", f"{_CLAIM}.banks", pcrs.bank, got),))
+        return BootState(name, (), (), None, (), (Reason("uefi-log-mismatch", f"{_CLAIM}.banks", pcrs.bank, got),))
     claims, reasons = judge_boot(log, {index: value for index, value in pcrs.values if index != runtime_pcr}, pcrs.bank, userspace)
     values = tuple((environment, tuple(sorted(known.items()))) for environment, known in sorted(measured_values(claims).items()))
     if any(len(known) > MOST_VALUES for _, known in values):
         longest = max(len(known) for _, known in values)
-        return BootState(name, (), None, (), (Reason("uefi-log-malformed", _CLAIM, f"at most {MOST_VALUES} values", str(longest)),))
-    return BootState(name, claims.registers, claims.secure_boot, values, reasons[:MOST_REASONS])
+        return BootState(name, (), (), None, (), (Reason("uefi-log-malformed", _CLAIM, f"at most {MOST_VALUES} values", str(longest)),))
+    loader = tuple(sorted((index, value) for index, value in replay_registers(log, pcrs.bank).items() if index in _LOADER_PCRS))
+    return BootState(name, claims.registers, loader, claims.secure_boot, values, reasons[:MOST_REASONS])

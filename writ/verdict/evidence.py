@@ -99,7 +99,7 @@ def verify_evidence(
     if epoch.reason is None:
         boot, against = follow_boot(evidence, state, epoch, quote.pcrs, record.runtime_pcr)
         findings.extend(against)
-        ima, against = follow_ima(evidence, state, epoch, quote.pcrs, files, rules)
+        ima, against = follow_ima(evidence, state, epoch, quote.pcrs, boot, files, rules)
         findings.extend(against)
     # 6
     if runtime is not None:

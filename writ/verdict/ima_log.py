@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from writ.formats.boot_state import BootState
 from writ.formats.eventlog.ima import IMA_PCR
 from writ.formats.evidence import Evidence
 from writ.formats.ima_rules import ImaRules
@@ -14,9 +15,16 @@ from writ.verdict.epoch import Epoch
 
 
 def follow_ima(
-    evidence: Evidence, state: HostState | None, epoch: Epoch, pcrs: PcrValues, references: ImaReferences, rules: ImaRules
+    evidence: Evidence,
+    state: HostState | None,
+    epoch: Epoch,
+    pcrs: PcrValues,
+    found: BootState | None,
+    references: ImaReferences,
+    rules: ImaRules,
 ) -> tuple[ImaState | None, tuple[Reason, ...]]:
-    """What is known of the list up to the quoted PCR 10, and what stands against it. `pcrs` are the quoted values.
+    """What is known of the list up to the quoted PCR 10, and what stands against it. `pcrs` are the quoted values,
+    `found` is what is known of the boot: the kernel measured PCRs 8 and 9 as it found them, and they may have moved since.
 
     1. A host that never sent a list owes none; that nothing is known of its files is another matter (`appraise`).
     2. One that did owes it in every boot, up to the quoted register; and whole after a resume, which another kernel may stand behind.
@@ -32,7 +40,7 @@ def follow_ima(
         at = "0" if known is None else str(known.entries)
         return known, (Reason("ima-log-required", "ima", f"the list from entry {at}, or in full", "none"),)
     # 3
-    boot = {index: pcrs.get(index) for index in range(IMA_PCR)}
+    boot = {index: pcrs.get(index) for index in range(IMA_PCR)} | dict(found.loader if found is not None else ())
     result = appraise_ima(known, sent.entries, sent.first, pcrs.get(IMA_PCR), pcrs.bank, references, rules, boot=boot)
     if len(result.reasons) < MAX_REASONS:
         return result.state, result.reasons

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import strategies as st
@@ -13,16 +14,19 @@ from writ.formats.action import ActionRecord, OutcomeRecord
 from writ.formats.archive import Archive, InstanceLog
 from writ.formats.boot_state import BootState
 from writ.formats.decision import ACTS, INPUTS, AttestDecision, EnrolDecision, OperatorAct, Outcome
+from writ.formats.delegation import Delegation, Role
 from writ.formats.digest import SIZES, Digest, Nonce
 from writ.formats.eat import RUNTIME_TIERS, TokenClaims
 from writ.formats.engine import EngineId
 from writ.formats.enrolment import EnrolmentEvidence
 from writ.formats.evidence import Evidence, ImaLog, InstanceRequest
+from writ.formats.exemption import EXEMPTIBLE, LONGEST
 from writ.formats.grants import grant_set
 from writ.formats.ima_state import ImaState, ImaVerdict
 from writ.formats.measurement import RESERVED, ComponentRoot, Measurement
 from writ.formats.policy_bundle import PolicyBundle, PolicySettings
 from writ.formats.proof_bundle import Leaf, ProofBundle
+from writ.formats.proposal import KINDS, Draft, Proposal
 from writ.formats.reason import REMEDIES, Reason
 from writ.formats.spiffe import AgentId
 from writ.formats.state import HOST_STATUSES, LOGS, PHASES, TPM_CLASSES, HostRecord, HostState, InstanceState, RuntimeState
@@ -91,7 +95,8 @@ RUNTIME = st.builds(
 )  # fmt: skip
 UINT32 = st.integers(0, 2**32 - 1)
 BOOT = st.builds(
-    BootState, DIGEST, sorted_set(st.tuples(st.integers(0, 23), KEY32), key=lambda pair: pair[0]), st.none() | FLAG,
+    BootState, DIGEST, sorted_set(st.tuples(st.integers(0, 23), KEY32), key=lambda pair: pair[0]),
+    sorted_set(st.tuples(st.integers(8, 9), KEY32), key=lambda pair: pair[0], most=2), st.none() | FLAG,
     sorted_set(st.tuples(WORD, sorted_set(st.tuples(WORD, DIGEST), key=lambda pair: pair[0])), key=lambda pair: pair[0]), REASONS,
 )  # fmt: skip
 @st.composite
@@ -147,6 +152,32 @@ SETTINGS = st.builds(
     PolicySettings, FLAG, st.sets(CLASS).map(lambda found: tuple(sorted(found))), st.integers(5, 300), st.integers(5, 600),
     st.integers(0, 60), st.integers(0, 86_400),
 )  # fmt: skip
+PATTERN = (
+    st.text(PRINTABLE, min_size=1, max_size=9).map(lambda text: text.replace("*", "x")) | NAME.map(lambda name: f"{name}*") | st.just("*")
+)
+PATTERNS = st.sets(PATTERN, min_size=1, max_size=3).map(lambda found: tuple(sorted(found)))
+SETTINGS = st.builds(
+    lambda settings, approvals: replace(settings, approvals=approvals), SETTINGS,
+    st.dictionaries(PATTERN, st.integers(2, 8), max_size=3).map(lambda found: tuple(sorted(found.items()))),
+)  # fmt: skip
+
+
+@st.composite
+def roles(draw: st.DrawFn) -> Role:
+    """Roles whose threshold their keys can reach."""
+    keys = sorted(draw(st.sets(KEY, min_size=1, max_size=3)), key=lambda key: key.thumbprint())
+    return Role(draw(NAME), draw(PATTERNS), draw(PATTERNS), tuple(keys), draw(st.integers(1, len(keys))), draw(WHOLE))
+
+
+DELEGATION = st.builds(Delegation, NAME, WHOLE, WHOLE, sorted_set(roles(), key=lambda role: role.name))
+DIGESTS = st.sets(DIGEST, min_size=1, max_size=3).map(lambda found: tuple(sorted(found)))
+DRAFT = st.builds(
+    lambda start, life, *rest: Draft(*rest[:3], rest[3], start, start + life, rest[4]), st.integers(0, 2**60), st.integers(1, LONGEST),
+    st.sampled_from(EXEMPTIBLE), WORD, TEXT, st.sets(NAME, min_size=1, max_size=3).map(lambda found: tuple(sorted(found))), WORD,
+)  # fmt: skip
+PROPOSAL = st.builds(
+    Proposal, NAME, st.sampled_from([kind for kind in KINDS if kind != "exemption"]), WHOLE, DIGESTS, st.just(()) | DIGESTS
+) | st.builds(Proposal, NAME, st.just("exemption"), WHOLE, DIGESTS, st.just(()), DRAFT)
 BUNDLE = st.builds(PolicyBundle, NAME, WHOLE, WHOLE, SETTINGS, CEDAR_TEXT, CEDAR_TEXT)
 TRUST = st.builds(
     Trust, WORD, WORD, sorted_set(st.builds(ManufacturerRoot, WORD, CLASS, BLOB)), sorted_set(BLOB), several(KEY)

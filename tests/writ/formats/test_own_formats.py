@@ -15,6 +15,7 @@ from tests.writ.formats import strategies as s
 from writ.formats.action import encode_record, parse_record
 from writ.formats.archive import encode_archive, parse_archive
 from writ.formats.decision import encode_entry, parse_entry
+from writ.formats.delegation import encode_delegation, parse_delegation
 from writ.formats.eat import encode_claims, parse_claims
 from writ.formats.enrolment import encode_enrolment_evidence, parse_enrolment_evidence
 from writ.formats.errors import FormatError
@@ -24,6 +25,7 @@ from writ.formats.local import LOCAL
 from writ.formats.measurement import encode_measurement, parse_measurement
 from writ.formats.policy_bundle import encode_bundle, parse_bundle
 from writ.formats.proof_bundle import encode_proof_bundle, parse_proof_bundle
+from writ.formats.proposal import encode_proposal, parse_proposal
 from writ.formats.state import encode_host_record, encode_host_state, parse_host_record, parse_host_state
 from writ.formats.strict import decode_cbor, decode_json, encode_cbor, encode_json
 from writ.formats.trust import encode_trust, parse_trust
@@ -36,6 +38,8 @@ FORMATS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], bytes], Callabl
     "decision": (s.ENTRY, encode_entry, parse_entry),
     "record": (s.RECORD, encode_record, parse_record),
     "policy": (s.BUNDLE, encode_bundle, parse_bundle),
+    "delegation": (s.DELEGATION, encode_delegation, parse_delegation),
+    "proposal": (s.PROPOSAL, encode_proposal, parse_proposal),
     "trust": (s.TRUST, encode_trust, parse_trust),
     "measurement": (s.MEASUREMENT, encode_measurement, parse_measurement),
     "enrolment": (s.ENROLMENT, encode_enrolment_evidence, parse_enrolment_evidence),

@@ -130,6 +130,18 @@ def test_after_a_resume_the_list_is_asked_for_from_its_beginning() -> None:
     assert permitted(machine.attest(uefi_log=machine.log, ima_log=ImaLog(0, machine.kernel.binary))).runtime == "affirming"
 
 
+def test_register_of_the_loader_that_moves_after_the_boot_is_no_fault_of_the_list() -> None:
+    machine = Machine()
+    machine.attest()
+    for index in (8, 9):
+        machine.scene.chip.extend(index, {"sha256": bytes(32)})
+    assert permitted(machine.attest(ima_log=ImaLog(0, machine.kernel.binary))).runtime == "affirming"
+    other = Kernel(boot={**machine.kernel.boot, 9: bytes(32)})
+    machine.reboot()
+    machine.kernel = other
+    assert "boot-aggregate-mismatch" in codes(machine.judge())
+
+
 def test_list_that_was_rewound_or_is_of_another_boot_is_refused() -> None:
     machine = Machine()
     machine.attest()
