@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from writ.formats.boot_state import MOST_REASONS, MOST_VALUES, BootState
-from writ.formats.digest import Digest
+from writ.formats.digest import SIZES, Digest
 from writ.formats.errors import FormatError
 from writ.formats.eventlog.cel_json import parse_systemd_log
 from writ.formats.eventlog.uefi import LogKind, parse_uefi_log
@@ -70,5 +70,6 @@ def _judged(data: bytes, systemd: bytes | None, pcrs: PcrValues, runtime_pcr: in
     if any(len(known) > MOST_VALUES for _, known in values):
         longest = max(len(known) for _, known in values)
         return BootState(name, (), (), None, (), (Reason("uefi-log-malformed", _CLAIM, f"at most {MOST_VALUES} values", str(longest)),))
-    loader = tuple(sorted((index, value) for index, value in replay_registers(log, pcrs.bank).items() if index in _LOADER_PCRS))
+    replayed = replay_registers(log, pcrs.bank)
+    loader = tuple((index, replayed.get(index, bytes(SIZES[pcrs.bank]))) for index in _LOADER_PCRS)
     return BootState(name, claims.registers, loader, claims.secure_boot, values, reasons[:MOST_REASONS])
