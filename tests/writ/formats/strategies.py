@@ -171,9 +171,10 @@ def roles(draw: st.DrawFn) -> Role:
 
 DELEGATION = st.builds(Delegation, NAME, WHOLE, WHOLE, sorted_set(roles(), key=lambda role: role.name))
 DIGESTS = st.sets(DIGEST, min_size=1, max_size=3).map(lambda found: tuple(sorted(found)))
+HOSTS = st.sets(NAME, min_size=1, max_size=3).map(lambda found: tuple(sorted(found)))
 DRAFT = st.builds(
-    lambda start, life, *rest: Draft(*rest[:3], rest[3], start, start + life, rest[4]), st.integers(0, 2**60), st.integers(1, LONGEST),
-    st.sampled_from(EXEMPTIBLE), WORD, TEXT, st.sets(NAME, min_size=1, max_size=3).map(lambda found: tuple(sorted(found))), WORD,
+    lambda code, claim, got, hosts, start, life, why: Draft(code, claim, got, hosts, start, start + life, why),
+    st.sampled_from(EXEMPTIBLE), WORD, TEXT, HOSTS, st.integers(0, 2**60), st.integers(1, LONGEST), WORD,
 )  # fmt: skip
 PROPOSAL = st.builds(
     Proposal, NAME, st.sampled_from([kind for kind in KINDS if kind != "exemption"]), WHOLE, DIGESTS, st.just(()) | DIGESTS
