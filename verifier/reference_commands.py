@@ -17,6 +17,7 @@ from verifier.check.finding import read_file
 from verifier.commands import connected, group, make_directory, read, show, text, verb, write
 from verifier.operate import Client, segment
 from writ.formats.corim import Corim, encode_corim, parse_corim, parse_signed_corim, sign_corim
+from writ.formats.cose import verify_sign1
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused
 from writ.formats.keys import PublicKey, key_id, parse_jwk, parse_spki
@@ -25,6 +26,7 @@ from writ.formats.reason import Reason
 from writ.formats.strict import Fields, decode_json
 from writ.service import cli
 from writ.service.signers import load_signer
+from writ.verdict.appraisal import PARTS
 
 MAX_BOOT_FILE: Final = 1 << 30
 SIGNED: Final = b"\xd2"
@@ -41,6 +43,11 @@ def add_verbs(verbs: Any) -> None:
     made.add_argument("--host", help="take instances and governance of this host as it attested last")
     made.add_argument("--agent", help="with --host: only the instances of this agent (name or SPIFFE id)")
     made.add_argument("--governance", action="store_true", help="with --host: only the governance")
+    made.add_argument("--boot", action="store_true", help="with --host: what it booted: firmware, Secure Boot, loader and kernel")
+    made.add_argument("--files", metavar="NAME", help="with --host: every file that its kernel measured, as files/NAME")
+    made.add_argument(
+        "--rooted", action="append", default=[], metavar="PART=PATH", help="with --host: measured files at or below PATH as rooted/PART"
+    )
     made.add_argument(
         "--measurement", type=Path, action="append", default=[], metavar="FILE", help="an encoded measurement; may be repeated"
     )
@@ -50,7 +57,8 @@ def add_verbs(verbs: Any) -> None:
     made.add_argument("--replace", action="store_true", help="with --approve: retire the other versions")
     made = verb(reference, "import", "approve reference values, of files or of packages", _reference_import)
     made.add_argument("files", type=Path, nargs="*", default=[], metavar="FILE")
-    made.add_argument("--publisher", type=Path, metavar="JWK", help="the key that signed them; you vouch for it")
+    made.add_argument("--publisher", type=Path, metavar="KEY", help="the public key (PEM or JWK) that signed them; you vouch for it")
+    made.add_argument("--adopt", action="store_true", help="with --publisher: take a vendor's values over into --namespace")
     made.add_argument("--delegated", action="store_true", help="publishers signed them: the delegation says whether that is enough")
     _valid_until(made)
     made.add_argument("--replace", action="store_true", help="retire the other versions of the same environments")
@@ -76,6 +84,10 @@ def add_verbs(verbs: Any) -> None:
     made = verb(reference, "diff", "compare a CoRIM with another, or with what is in force, component by component", _reference_diff)
     made.add_argument("file", type=Path)
     made.add_argument("other", type=Path, nargs="?", help="compare with this file instead of what is in force")
+    made = verb(reference, "dry-run", "say which hosts would pass, and why not, before anything changes", _reference_dry_run)
+    made.add_argument("files", type=Path, nargs="*", default=[], metavar="FILE", help="CoRIMs that would come into force")
+    made.add_argument("--retire", nargs="+", default=[], metavar="DIGEST", help="what would go out of force")
+    made.add_argument("--replace", action="store_true", help="the other versions of the same environments would go out of force")
     made = verb(reference, "retire", "take reference values or exemptions out of force", _reference_retire)
     made.add_argument("digests", nargs="+", metavar="DIGEST")
     made = verb(reference, "except", "propose to let one difference of a refusal pass for a while", _reference_except)
@@ -111,11 +123,14 @@ def _reference_capture(args: argparse.Namespace) -> int:
         state = host.get("state")
         if not isinstance(state, dict):
             raise Refused(Reason("not-found", "host.state", "a host that attested once", "one that did not"))
+        for made in _captured_machine(args, client, host):
+            corims[digest_of(made)] = made
+        only = args.boot or args.files or args.rooted
         governance = [(name, Digest.parse(root)) for name, root in state["governance"].items()]
-        if args.agent is None and governance:
+        if args.agent is None and governance and (args.governance or not only):
             made = captured_governance(str(host["namespace"]), governance)
             corims[digest_of(made)] = made
-        if not args.governance:
+        if not args.governance and not only:
             for measurement in _measurements(state, args.agent):
                 made = captured(measurement)
                 corims[digest_of(made)] = made
@@ -146,6 +161,51 @@ def _reference_capture(args: argparse.Namespace) -> int:
     return show(args, {"captured": listed, "approved": args.approve, **outcome})
 
 
+def _captured_machine(args: argparse.Namespace, client: Client, host: dict[str, Any]) -> Iterator[Corim]:
+    """What was asked for of the host's boot and files, as it attested them last."""
+    namespace, name = str(host["namespace"]), str(host["host"])
+    boot = host["state"].get("boot")
+    if args.boot:
+        if not boot or not boot["values"]:
+            raise Refused(Reason("not-found", "host.boot", "a host whose boot log replays to its registers", name))
+        for environment, known in boot["values"].items():
+            yield _named(namespace, environment, known)
+    if not args.files and not args.rooted:
+        return
+    files = {path: digests[0] for path, digests in _measured(client, name).items()}
+    if args.files:
+        yield _named(namespace, f"files/{args.files}", files)
+    for wanted in args.rooted:
+        part, _, place = wanted.partition("=")
+        below = {path: digest for path, digest in files.items() if path == place or path.startswith(place.rstrip("/") + "/")}
+        if part not in PARTS or not below:
+            raise FormatError("--rooted", f"PART={'|'.join(PARTS)} and a path that was measured", wanted[:100])
+        yield _named(namespace, f"rooted/{part}", below)
+
+
+def _measured(client: Client, host: str) -> dict[str, list[str]]:
+    """The files that the host's kernel measured, each in one version: who captures a machine trusts it as it is."""
+    found: dict[str, list[str]] = client.get(f"/v1/hosts/{segment(host)}/files")["files"]
+    twice = sorted(path for path, digests in found.items() if len(digests) > 1)
+    if twice:
+        raise Refused(Reason("conflict", "host.files", "each file in one version: reboot the host, then capture", ", ".join(twice)[:200]))
+    return found
+
+
+def _named(namespace: str, environment: str, known: Mapping[str, str]) -> Corim:
+    components = tuple(sorted((name, Digest.parse(digest)) for name, digest in known.items()))
+    named = Digest.of(b"".join(name.encode() + b"\0" + digest.value for name, digest in components)).hex()[:16]
+    return Corim(f"{environment.replace('/', '.')}-{named}", namespace, environment, components)
+
+
+def _reference_dry_run(args: argparse.Namespace) -> int:
+    """Exit 0 only if every host that attested would pass."""
+    corims = [base64.b64encode(read(path)).decode("ascii") for path in args.files]
+    answer = connected(args).post("/v1/dry-runs", {"corims": corims, "retire": args.retire, "replace": args.replace})
+    show(args, answer)
+    return cli.REFUSED if answer["refused"] else cli.ACCEPTED
+
+
 def _measurements(state: dict[str, Any], agent: str | None) -> list[Measurement]:
     found = [parse_measurement(base64.b64decode(i["measurement"])) for i in state["instances"] if i["measurement"]]
     return [m for m in found if agent is None or agent in (m.agent.name, str(m.agent))]
@@ -166,8 +226,26 @@ def _reference_import(args: argparse.Namespace) -> int:
         if args.publisher is not None or args.replace:
             raise FormatError("--delegated", "neither --publisher nor --replace, which are an operator's", "one of them")
         return _publish(args, items)
-    publisher = None if args.publisher is None else decode_json(read(args.publisher), "publisher")
-    return show(args, _import(connected(args), items, publisher, replace=args.replace))
+    publisher = None if args.publisher is None else _public_key(args.publisher)
+    if args.adopt:
+        if publisher is None or args.namespace is None:
+            raise FormatError("--adopt", "--publisher and --namespace", "one of them or neither")
+        items, publisher = [_adopted(item, publisher, args.namespace) for item in items], None
+    jwk = None if publisher is None else publisher.to_jwk()
+    return show(args, _import(connected(args), items, jwk, replace=args.replace))
+
+
+def _adopted(data: bytes, publisher: PublicKey, namespace: str) -> bytes:
+    """The values that the publisher signed for a namespace of its own, unsigned, for this one. Raises FormatError, Refused.
+
+    Only what is no agent's: an agent's SPIFFE id has its namespace in it.
+    """
+    signed = parse_signed_corim(data)
+    if not verify_sign1(signed.sign1, publisher):
+        raise Refused(Reason("signature-invalid", "corim", f"a signature by {key_id(publisher)}", "another"))
+    if signed.corim.environment.startswith("spiffe://"):
+        raise Refused(Reason("forbidden", "corim.environment", "one that is no agent's", signed.corim.environment))
+    return encode_corim(replace(signed.corim, namespace=namespace))
 
 
 def _until(data: bytes, valid_until: int | None, path: Path) -> bytes:
@@ -195,7 +273,7 @@ def _reference_import_packages(args: argparse.Namespace) -> int:
     from verifier.reference import MAX_IMPORT, digest_of
 
     # 1
-    if args.files or args.publisher is not None or args.delegated:
+    if args.files or args.publisher is not None or args.delegated or args.adopt:
         raise FormatError("arguments", "packages, or files and their publisher", "both")
     if args.namespace is None:
         raise FormatError("--namespace", "the namespace of the hosts, for packages", "none")
@@ -336,10 +414,10 @@ def _reference_approve(args: argparse.Namespace) -> int:
 def _reference_delegate(args: argparse.Namespace) -> int:
     if args.file is None:
         return show(args, connected(args).get("/v1/delegations/current"))
-    return show(args, connected(args).post("/v1/delegations", _roles(args.file)))
+    return show(args, connected(args).post("/v1/delegations", roles_of(args.file)))
 
 
-def _roles(path: Path) -> dict[str, Any]:
+def roles_of(path: Path) -> dict[str, Any]:
     """The body of a delegation: `[[role]]` tables of a TOML file, whose publishers are files of public keys beside it."""
     try:
         document = Fields(tomllib.loads(text(path)), str(path))

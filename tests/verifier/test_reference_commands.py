@@ -19,6 +19,7 @@ from verifier.reference_commands import duration, moment
 from writ.formats.corim import Corim, encode_corim, parse_corim, parse_signed_corim
 from writ.formats.digest import Digest
 from writ.formats.tlog.merkle import leaf_hash
+from writ.service.signers import load_signer
 
 AGENT = "spiffe://example.org/default/agent/a"
 
@@ -207,3 +208,36 @@ def test_moment_is_utc_and_a_date_ends_with_its_day() -> None:
     for text in ("", "tomorrow", "2027-13-01", "2027-01-01T25:00"):
         with pytest.raises(argparse.ArgumentTypeError):
             moment(text)
+
+
+def test_values_of_a_release_are_taken_over_after_their_signature_was_checked(desk: Desk) -> None:
+    folder = desk.folder
+    for name in ("release", "other"):
+        subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", folder / f"{name}.pem"], check=True, capture_output=True)
+        (folder / f"{name}.pem").chmod(0o600)
+        subprocess.run(["openssl", "pkey", "-in", folder / f"{name}.pem", "-pubout", "-out", folder / f"{name}.pub"], check=True)
+    vendor = Corim("writ-1.0", "writ", "governance", (("attestor", Digest.of(b"1.0")),))
+    with_key = ("--sign-key", folder / "release.pem", "--signer", "Writ 1.0", "--out", folder / "signed")
+    file = desk.run("reference", "export", desk.file("v", vendor), *with_key)["written"][0]["file"]
+    adopt = ("reference", "import", "--adopt", file, "--publisher")
+    assert desk.run("reference", "import", file, "--publisher", folder / "release.pub", code=1)["reasons"][0]["code"] == "forbidden"
+    assert desk.run(*adopt, folder / "release.pub", code=2)["error"] == "malformed", "into which namespace"
+    other = desk.run(*adopt, folder / "other.pub", "--namespace", "default", code=1)
+    assert other["reasons"][0]["code"] == "signature-invalid"
+    taken = desk.run(*adopt, folder / "release.pub", "--namespace", "default")["references"][0]
+    assert desk.run("reference", "show", taken["digest"])["corim"]["components"] == {"attestor": str(Digest.of(b"1.0"))}
+    file = desk.run("reference", "export", desk.file("a", corim()), *with_key)["written"][0]["file"]
+    agent = desk.run("reference", "import", "--adopt", file, "--publisher", folder / "release.pub", "--namespace", "default", code=1)
+    assert agent["reasons"][0]["code"] == "forbidden"
+
+
+def test_publisher_whom_an_operator_vouches_for_is_named_by_jwk_or_pem(desk: Desk) -> None:
+    folder = desk.folder
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", folder / "k.pem"], check=True, capture_output=True)
+    (folder / "k.pem").chmod(0o600)
+    subprocess.run(["openssl", "pkey", "-in", folder / "k.pem", "-pubout", "-out", folder / "k.pub"], check=True)
+    (folder / "k.jwk").write_text(json.dumps(load_signer(folder / "k.pem").public.to_jwk()))
+    for at, key in enumerate(("k.pub", "k.jwk")):
+        with_key = ("--sign-key", folder / "k.pem", "--out", folder / "signed")
+        file = desk.run("reference", "export", desk.file("f", corim(str(at).encode())), *with_key)["written"][0]["file"]
+        assert desk.run("reference", "import", file, "--publisher", folder / key)["state"] == "in force"
