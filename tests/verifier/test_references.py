@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,10 @@ import pytest
 from tests.signers import MemorySigner, new_signer
 from tests.world.host import SimulatedHost
 from tests.world.verifier import RunningVerifier
+from verifier.compose import INIT as OPERATOR
 from verifier.export import objects_of
 from verifier.http.wire import from_base64, to_base64
+from verifier.ledger import Change, Committed, Ledger, Tables
 from verifier.operate import Client
 from verifier.proposals import PROPOSAL_LIFE
 from writ.formats.archive import parse_archive
@@ -592,3 +596,84 @@ def test_everything_is_in_the_log_and_what_decisions_name_is_in_the_archive(
     assert all(Digest("sha256", one) in held for one in named)
     exempt = [held[Digest("sha256", one)] for one in named if not held[Digest("sha256", one)].startswith(b"\xd9")]
     assert [parse_exemption(one).why for one in exempt] == ["hotfix 7"]
+
+
+# --- at the same time ---------------------------------------------------------------------------------------------------
+
+
+def test_two_who_approve_at_once_bring_it_into_force_once(guarded: RunningVerifier, people: People) -> None:
+    proposal = import_(people("alice"), governance())["proposal"]
+    clients, outcomes = [people(f"p{at}") for at in range(4)], []
+
+    def run(client: Client) -> None:
+        try:
+            outcomes.append(approve(client, proposal)["state"])
+        except Refused as refused:
+            outcomes.append(refused.reasons[0].code)
+
+    threads = [threading.Thread(target=run, args=(client,)) for client in clients]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["in force", "proposal-closed", "proposal-closed", "proposal-closed"]
+    assert len(listed(guarded.client)) == 1
+    assert len([act for act in acts(guarded) if act.act == "reference-approve"]) == 1
+
+
+class Racing:
+    """A ledger before whose next commit something else is committed."""
+
+    def __init__(self, ledger: Ledger, meanwhile: Callable[[], object]) -> None:
+        self._ledger = ledger
+        self._meanwhile: list[Callable[[], object]] = [meanwhile]
+
+    def commit(self, change: Change) -> Committed:
+        while self._meanwhile:
+            self._meanwhile.pop()()
+        return self._ledger.commit(change)
+
+    def read(self) -> Tables:
+        return self._ledger.read()
+
+
+def test_import_is_held_against_the_policy_that_came_meanwhile(
+    verifier: RunningVerifier, people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alone permitted when it was asked, no longer when it is committed: it is asked again, and proposed."""
+    alice = people("alice")
+    racing = Racing(verifier.made.ledger, lambda: verifier.publish(approvals={"governance": 2}))
+    monkeypatch.setattr(verifier.made.parts.references, "_ledger", racing)
+    assert import_(alice, governance())["state"] == "proposed"
+    assert listed(verifier.client) == []
+
+
+def test_publication_is_held_against_the_delegation_that_came_meanwhile(
+    verifier: RunningVerifier, team: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publications = verifier.made.parts.publications
+    racing = Racing(verifier.made.ledger, lambda: publications.delegate(OPERATOR, "default", (), version=None))
+    monkeypatch.setattr(publications, "_ledger", racing)
+    with pytest.raises(Refused, match="delegation-refused"):
+        publish(team, agent(prompts=b"2"))
+    assert len(listed(verifier.client)) == 1
+
+
+def test_publication_is_held_against_the_version_that_was_retired_meanwhile(
+    verifier: RunningVerifier, team: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = listed(verifier.client)[0]["digest"]
+    racing = Racing(verifier.made.ledger, lambda: verifier.client.post("/v1/retirements", {"digests": [digest]}))
+    monkeypatch.setattr(verifier.made.parts.publications, "_ledger", racing)
+    with pytest.raises(Refused, match="delegation-refused"):
+        publish(team, agent(prompts=b"2"))
+    assert listed(verifier.client) == []
+
+
+def test_approval_counts_no_approval_that_it_did_not_see(guarded: RunningVerifier, people: People, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two who approve something for which three are needed: each is committed on what the other did."""
+    proposal = import_(people("alice"), Corim("r", "default", "rooted/x", (("x", Digest.of(b"x")),)))["proposal"]
+    bob, carol = people("bob"), people("carol")
+    monkeypatch.setattr(guarded.made.parts.approvals, "_ledger", Racing(guarded.made.ledger, lambda: approve(carol, proposal)))
+    assert approve(bob, proposal)["state"] == "in force"
+    assert [one.act for one in acts(guarded)].count("reference-approve") == 2
