@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,9 @@ from verifier.ledger import (
     Attested,
     Basis,
     Change,
+    Consent,
+    Consented,
+    DelegationPublished,
     Enrolment,
     Entry,
     HostChange,
@@ -24,7 +28,23 @@ from verifier.ledger import (
     TokensRevoked,
     Void,
 )
-from verifier.ledger.schema import AdmissionRow, AnswerRow, BlobRow, EkRow, EntryRow, HostRow, NonceRow, PolicyRow, SpaceRow, TokenRow
+from verifier.ledger.schema import (
+    AdmissionRow,
+    AnswerRow,
+    ApprovalRow,
+    BlobRow,
+    DelegationRow,
+    EkRow,
+    EntryRow,
+    ExemptionRow,
+    HostRow,
+    NonceRow,
+    PolicyRow,
+    ProposalRow,
+    ReferenceRow,
+    SpaceRow,
+    TokenRow,
+)
 from verifier.ledger.transaction import NO_REFERENCES, PRUNED_EVERY, space, unheard
 from writ.formats.digest import Digest
 from writ.formats.errors import Refused, Unavailable
@@ -205,6 +225,73 @@ class LedgerSuite:
         desk.ledger.commit(ReferencesImported(entry("operator"), (), (), NO_REFERENCES, b"x" * 32, ()))
         with pytest.raises(Void, match="reference"):
             desk.ledger.commit(stale)
+
+    def consent(self, desk: Desk, before: ProposalRow | None = None, **changes: Any) -> Consent:
+        row = ProposalRow("sha256:p", "default", "import", b"data", "k1", NOW + 60, None)
+        approval = ApprovalRow("sha256:p/alice", "sha256:p", "alice", "k1", NOW, None)
+        now = space(desk.ledger.read(), "default")
+        return replace(Consent(before, row, (), (approval,), now.policy, now.delegation), **changes)
+
+    def test_proposal_writes_itself_and_its_approval_and_nothing_in_force(self, desk: Desk) -> None:
+        row = ReferenceRow("sha256:c", "default", "governance", "c", b"signed", 0, NOW)
+        before = space(desk.ledger.read(), "default")
+        desk.ledger.commit(Consented(entry("operator"), self.consent(desk), (row,), (b"blob",)))
+        tables = desk.ledger.read()
+        assert [one.digest for one in tables.select(ProposalRow, namespace="default")] == ["sha256:p"]
+        assert [one.who for one in tables.select(ApprovalRow, proposal="sha256:p")] == ["alice"]
+        assert tables.get(ReferenceRow, "sha256:c") == row
+        assert tables.get(BlobRow, Digest.of(b"blob").value) is not None
+        assert space(tables, "default") == before
+
+    def test_proposal_does_not_take_a_version_out_of_force_that_is_in_it(self, desk: Desk) -> None:
+        live = ReferenceRow("sha256:c", "default", "governance", "c", b"signed", 1, NOW)
+        desk.ledger.commit(ReferencesImported(entry("operator"), (live,), (), NO_REFERENCES, b"x" * 32, ()))
+        desk.ledger.commit(Consented(entry("operator"), self.consent(desk), (replace(live, active=0),), ()))
+        assert desk.ledger.read().get(ReferenceRow, "sha256:c") == live
+
+    @pytest.mark.parametrize("what", ["proposal", "approvals", "policy", "delegation"])
+    def test_approval_of_what_moved_meanwhile_is_void(self, desk: Desk, what: str) -> None:
+        first = self.consent(desk)
+        desk.ledger.commit(Consented(entry("operator"), first, (), ()))
+        after = replace(first.after, settled_at=NOW)
+        stale = {
+            "proposal": self.consent(desk, before=None, after=after, seen=("sha256:p/alice",)),
+            "approvals": self.consent(desk, before=first.after, after=after, seen=()),
+            "policy": self.consent(desk, before=first.after, after=after, seen=("sha256:p/alice",), policy="sha256:another"),
+            "delegation": self.consent(desk, before=first.after, after=after, seen=("sha256:p/alice",), delegation="sha256:another"),
+        }[what]
+        change = ReferencesImported(entry("operator"), (), (), NO_REFERENCES, b"x" * 32, (), consent=stale)
+        with pytest.raises(Void, match=what):
+            desk.ledger.commit(change)
+        assert space(desk.ledger.read(), "default").references_digest == NO_REFERENCES
+        good = self.consent(desk, before=first.after, after=after, seen=("sha256:p/alice",), approvals=())
+        desk.ledger.commit(replace(change, consent=good))
+        assert desk.ledger.read().get(ProposalRow, "sha256:p") == after
+
+    def test_import_held_against_an_older_policy_is_void(self, desk: Desk) -> None:
+        change = ReferencesImported(entry("operator"), (), (), NO_REFERENCES, b"x" * 32, (), policy="sha256:p0")
+        with pytest.raises(Void, match="policy"):
+            desk.ledger.commit(change)
+        desk.ledger.commit(replace(change, policy="sha256:p1"))
+
+    def test_exemptions_and_versions_go_out_of_force_together(self, desk: Desk) -> None:
+        live = ReferenceRow("sha256:c", "default", "governance", "c", b"signed", 1, NOW)
+        exempt = ExemptionRow("sha256:e", "default", b"data", 1, NOW + 60)
+        desk.ledger.commit(ReferencesImported(entry("operator"), (live,), (), NO_REFERENCES, b"x" * 32, (), exemptions=(exempt,)))
+        desk.ledger.commit(ReferencesImported(entry("operator"), (), ("sha256:c", "sha256:e", "sha256:0"), b"x" * 32, NO_REFERENCES, ()))
+        tables = desk.ledger.read()
+        assert tables.get(ReferenceRow, "sha256:c") == replace(live, active=0)
+        assert tables.get(ExemptionRow, "sha256:e") == replace(exempt, active=0)
+
+    def test_version_of_a_delegation_only_rises(self, desk: Desk) -> None:
+        for version in (2, 5):
+            desk.ledger.commit(DelegationPublished(entry("operator"), DelegationRow(f"sha256:{version}", "default", version, b"s"), ()))
+        for version in (1, 5):
+            with pytest.raises(Refused) as refused:
+                desk.ledger.commit(DelegationPublished(entry("operator"), DelegationRow("sha256:x", "default", version, b"s"), ()))
+            assert codes(refused) == ["delegation-rollback"]
+        now = space(desk.ledger.read(), "default")
+        assert (now.delegation, now.delegation_version) == ("sha256:5", 5)
 
     def test_verdict_before_a_revocation_is_void(self, desk: Desk) -> None:
         desk.ledger.commit(desk.attested(1, 2))
