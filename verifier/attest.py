@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Final
 
 from verifier.heard import heard_after
+from verifier.ima_lists import listed_part
 from verifier.keys import Keys
 from verifier.ledger import Attested, Basis, Ledger, NonceIssued, Tables, Void
 from verifier.ledger.schema import AnswerRow, ExemptionRow, HeardRow, HostRow, NonceRow, PolicyRow, ReferenceRow, SpaceRow, TokenRow
@@ -86,6 +87,32 @@ class StatusIndexes:
             return taken.start // LIST_SIZE, taken
 
 
+class ReferenceSets:
+    """The sets of reference values in force, each put in order once and kept while it is in use."""
+
+    _MOST: Final = 16
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, ReferenceSet] = {}
+        self._lock = threading.Lock()
+
+    def of(self, tables: Tables, found: SpaceRow) -> ReferenceSet:
+        """The set of the namespace as `tables` have it; the commit asks whether it still is."""
+        with self._lock:
+            known = self._known.get(found.references_digest)
+        if known is not None:
+            return known
+        made = reference_set(
+            (parse_signed_corim(row.signed).corim for row in tables.select(ReferenceRow, namespace=found.namespace, active=1)),
+            (parse_exemption(row.data) for row in tables.select(ExemptionRow, namespace=found.namespace, active=1)),
+        )
+        with self._lock:
+            if len(self._known) >= self._MOST:
+                self._known.pop(next(iter(self._known)))
+            self._known[made.digest.value] = made
+        return made
+
+
 class Attestation:
     """Nonces, and the answers to evidence."""
 
@@ -97,6 +124,7 @@ class Attestation:
         self._issuer = issuer
         self._random = random
         self._indexes = StatusIndexes(ledger)
+        self._sets = ReferenceSets()
 
     def nonce(self, host: str) -> bytes:
         """A fresh nonce is the only valid one of the host; the encoded NonceAnswer."""
@@ -121,7 +149,7 @@ class Attestation:
             if stored is not None:
                 return stored
             nonce = judge_nonce(nonce, host=host, at=now)
-            change = self._decide(body, evidence, read_inputs(tables, host), nonce, now)
+            change = self._decide(body, evidence, read_inputs(tables, host, self._sets), nonce, now)
             try:
                 committed = self._ledger.commit(change)
             except Void as void:
@@ -181,6 +209,7 @@ class Attestation:
             next_nonce=fresh,
             answer=AnswerRow(nonce.nonce, Digest.of(body).value, EXCHANGE.encode(answer), nonce.expires_at),
             blobs=(body, verdict.result, inputs.references.listed, *before),
+            listed=listed_part(evidence, Digest.of(body), before=inputs.state, after=verdict.state_after),
         )
 
 
@@ -212,7 +241,7 @@ def _settings(tables: Tables, namespace: str) -> PolicySettings | None:
     return None if row is None else _bundle(row.signed).settings
 
 
-def read_inputs(tables: Tables, host: str) -> Inputs:
+def read_inputs(tables: Tables, host: str, sets: ReferenceSets) -> Inputs:
     """What the ledger knows of the host and its namespace. Raises Refused."""
     row = tables.get(HostRow, host)
     if row is None or row.record is None:
@@ -221,10 +250,7 @@ def read_inputs(tables: Tables, host: str) -> Inputs:
     policy = None if found.policy is None else tables.get(PolicyRow, found.policy)
     if policy is None:
         raise Refused(Reason("policy-unknown", "policy", f"a policy of {row.namespace}", "none"))
-    references = _references(
-        tuple(r.signed for r in tables.select(ReferenceRow, namespace=row.namespace, active=1)),
-        tuple(e.data for e in tables.select(ExemptionRow, namespace=row.namespace, active=1)),
-    )
+    references = sets.of(tables, found)
     return Inputs(
         row,
         tables.get(HeardRow, host) or unheard(host, row.namespace, 0),
@@ -235,11 +261,6 @@ def read_inputs(tables: Tables, host: str) -> Inputs:
         policy.signed,
         references,
     )
-
-
-@lru_cache(maxsize=64)
-def _references(signed: tuple[bytes, ...], exemptions: tuple[bytes, ...]) -> ReferenceSet:
-    return reference_set((parse_signed_corim(one).corim for one in signed), map(parse_exemption, exemptions))
 
 
 @lru_cache(maxsize=64)

@@ -17,6 +17,7 @@ from verifier.access import ApiKeys, HostProofs, Operator, OperatorLog
 from verifier.approval import Approvals
 from verifier.attest import Attestation
 from verifier.config import VerifierConfig
+from verifier.dry_runs import DryRuns
 from verifier.enrol import Enrolment
 from verifier.hosts import Hosts
 from verifier.http.app import build
@@ -77,6 +78,7 @@ def parts(
         publications=publications,
         policies=policies,
         approvals=Approvals(ledger, log, clock, references, publications, policies),
+        dry_runs=DryRuns(ledger, clock),
         revocations=Revocations(ledger, keys, log, clock, config.issuer),
         anchors=anchors,
         rotation=Rotation(ledger, keys, log, clock),

@@ -9,10 +9,12 @@ import hashlib
 from dataclasses import dataclass, field
 
 from tests.world.chip import Chip
+from tests.world.ima_logs import Kernel
+from tests.world.uefi_logs import Boot, encode_log, registers
 from writ.formats.digest import Digest, Nonce
 from writ.formats.eventlog.cel import CelRecord, encode_cel
 from writ.formats.eventlog.runtime import ComponentEvent, DriftEvent, RuntimeEvent, StartEvent, StopEvent, command_digest, record_event
-from writ.formats.evidence import Evidence, InstanceRequest, binding, encode_evidence, enrolment_binding
+from writ.formats.evidence import Evidence, ImaLog, InstanceRequest, binding, encode_evidence, enrolment_binding
 from writ.formats.exchange import EXCHANGE, Activation, AttestAnswer, EnrolChallenge, Enrolled, EnrolRequest, Exchange, NonceAnswer, Problem
 from writ.formats.grants import grant_set
 from writ.formats.keys import PublicKey, Signer
@@ -76,6 +78,9 @@ class SimulatedHost:
         self.instances: dict[str, Instance] = {}
         self.measured: list[bytes] = []
         self.sent = 0
+        self.uefi_log: bytes | None = None
+        self.kernel: Kernel | None = None
+        self.listed = 0
         self.nonce: bytes | None = None
         self.decision_key: PublicKey | None = None
         self.uplink = Uplink(url, ca_file=None, signer=self.key, clock=clock or SystemClock())
@@ -204,14 +209,40 @@ class SimulatedHost:
         measured = tuple(dict.fromkeys(self.measured))
         log = encode_cel(self.records[start:])
         return encode_evidence(
-            Evidence(self.name, answered, attest, signature, self.chip.values(self.bank), start, log, measured, requests)
-        )
+            Evidence(
+                self.name, answered, attest, signature, self.chip.values(self.bank), start, log, measured, requests, uefi_log=self.uefi_log,
+                ima_log=self._list(),
+            )
+        )  # fmt: skip
+
+    def _list(self) -> ImaLog | None:
+        if self.kernel is None:
+            return None
+        return ImaLog(self.listed, self.kernel.binary[([0, *self.kernel.ends])[self.listed] :])
+
+    def boot(self, boot: Boot | None = None) -> Kernel:
+        """Firmware and loader as they measure, and a kernel that measures files: from now on both logs travel."""
+        log = (boot or Boot()).measure()
+        self.uefi_log = encode_log(log)
+        pcrs = self.chip.pcrs[self.bank]
+        pcrs |= registers(log, quoted=range(12))
+        self.kernel, self.listed = Kernel(boot=dict(pcrs)), 0
+        self.measure()
+        return self.kernel
+
+    def measure(self, **files: Digest) -> None:
+        """The kernel measures files, by their names below /usr/bin; PCR 10 is what it extended."""
+        assert self.kernel is not None
+        for name, digest in files.items():
+            self.kernel.measure(f"/usr/bin/{name}", digest)
+        self.chip.pcrs[self.bank][10] = self.kernel.pcr10[self.bank]
 
     def deliver(self, evidence: bytes, *names: str) -> AttestAnswer:
         """Send evidence; on an answer the next nonce, the log sent and the checkpoints carried are remembered."""
         answer = self.ask(f"/v1/hosts/{self.name}/attest", evidence)
         assert isinstance(answer, AttestAnswer)
         self.nonce, self.sent = answer.nonce, len(self.records)
+        self.listed = 0 if self.kernel is None else self.kernel.entries
         for name in names:
             self.instances[name].carried = len(self.instances[name].leaves)
         return answer

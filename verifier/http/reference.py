@@ -50,7 +50,17 @@ def _in_force(parts: Parts) -> tuple[Route, ...]:
     def retire(body: wires.RetireBody, within: In) -> Any:
         return JSONResponse({"retired": list(parts.references.retire(within.operator, within.namespace, body.digests))})
 
+    def dry_run(body: wires.DryRunBody, within: In) -> Any:
+        items = [wire.from_base64(item, "corims") for item in body.corims]
+        return JSONResponse(wires.dry_run_view(parts.dry_runs.ask(within.namespace, items, body.retire, replace=body.replace)))
+
+    def get_measured(host: Annotated[str, Path(pattern=wire.NAME)], within: In) -> Any:
+        """The files of the host's IMA list, for an operator who trusts the machine: path -> digests."""
+        return JSONResponse({"files": parts.dry_runs.files(within.namespace, host)})
+
     return (
+        Route("POST", "/v1/dry-runs", "reader", dry_run, LARGE),
+        Route("GET", "/v1/hosts/{host}/files", "reader", get_measured),
         Route("GET", "/v1/references", "reader", list_references),
         Route("POST", "/v1/references", "operator", import_references, LARGE),
         Route("GET", "/v1/references/{digest}", "reader", get_reference),

@@ -20,6 +20,7 @@ from starlette.concurrency import run_in_threadpool
 from verifier.access import DOMAIN, WHOLE_DOMAIN, ApiKeys, HostProofs, Operator
 from verifier.approval import Approvals
 from verifier.attest import Attestation
+from verifier.dry_runs import DryRuns
 from verifier.enrol import Enrolment
 from verifier.hosts import Hosts
 from verifier.http.problems import PROBLEM_JSON, TITLES
@@ -62,6 +63,7 @@ class Parts:
     publications: Publications
     policies: Policies
     approvals: Approvals
+    dry_runs: DryRuns
     revocations: Revocations
     anchors: Anchors
     rotation: Rotation

@@ -10,12 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from verifier.hosts import KnownHost
 from verifier.ledger.schema import ApiKeyRow, EntryRow, ReferenceRow
+from writ.formats.boot_state import BootState
 from writ.formats.corim import parse_signed_corim
 from writ.formats.cose import parse_sign1
 from writ.formats.decision import AttestDecision, EnrolDecision, parse_entry
 from writ.formats.digest import Digest
 from writ.formats.ear import encode_ear_json, parse_ear_cbor
 from writ.formats.errors import FormatError
+from writ.formats.ima_state import ImaState
 from writ.formats.policy_bundle import CLOCK_SKEW, HOLD_MAX, NONCE_LIFE, TOKEN_LIFE, PolicyBundle, PolicySettings
 from writ.formats.state import HostState, parse_host_record, parse_host_state
 from writ.formats.strict import decode_json
@@ -173,6 +175,8 @@ def _state_view(state: HostState) -> dict[str, object]:
         "version": state.version, "seen_at": state.seen_at, "clock": state.clock, "reset_count": state.reset_count,
         "restart_count": state.restart_count, "safe": state.safe, "events": state.runtime.events,
         "governance": {name: str(root) for name, root in state.runtime.governance},
+        "logs": list(state.logs), "boot": None if state.boot is None else _boot_view(state.boot),
+        "ima": None if state.ima is None else _ima_view(state.ima),
         "instances": [
             {
                 "instance": i.instance.hex(), "agent": str(i.agent), "manifest": str(i.manifest), "phase": i.phase,
@@ -181,6 +185,22 @@ def _state_view(state: HostState) -> dict[str, object]:
             for i in state.runtime.instances
         ],
     }  # fmt: skip
+
+
+def _boot_view(boot: BootState) -> dict[str, object]:
+    return {
+        "log": str(boot.log), "secure_boot": boot.secure_boot,
+        "values": {environment: {name: str(digest) for name, digest in known} for environment, known in boot.values},
+    }  # fmt: skip
+
+
+def _ima_view(ima: ImaState) -> dict[str, object]:
+    return {
+        "entries": ima.entries,
+        "violations": ima.violations,
+        "not_approved": ima.verdict.count,
+        "rooting": [name for name, _ in ima.seen],
+    }
 
 
 def reference_view(row: ReferenceRow, *, whole: bool) -> dict[str, object]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from verifier.approval import Waiting
+from verifier.dry_runs import DryRun
 from verifier.http.wire import NAME, PATTERN, SHA256, Body, to_base64
 from verifier.ledger.schema import ExemptionRow
 from verifier.reference import Outcome
@@ -36,6 +37,30 @@ class RetireBody(Body):
     """CoRIMs and exemptions that are to be in force no longer."""
 
     digests: list[Annotated[str, Field(pattern=SHA256)]] = Field(min_length=1, max_length=256)
+
+
+class DryRunBody(Body):
+    """CoRIMs in base64 that would come into force, and digests that would go out; `replace` as at an import."""
+
+    corims: list[str] = Field(default_factory=list, max_length=256)
+    retire: list[Annotated[str, Field(pattern=SHA256)]] = Field(default_factory=list, max_length=256)
+    replace: bool = False
+
+
+def dry_run_view(asked: DryRun) -> dict[str, object]:
+    """Host by host, those that would not pass first; what stands against an instance stands with its agent."""
+    rows = [
+        {
+            "host": one.host, "passes": one.passes, "reasons": [reason.to_json() for reason in one.reasons], "exemptions": list(one.labels),
+            "instances": [
+                {"instance": instance.hex(), "agent": agent, "reasons": [reason.to_json() for reason in reasons]}
+                for instance, agent, reasons in one.instances
+            ],
+        }
+        for one in sorted(asked.hosts, key=lambda one: (one.passes, one.host))
+    ]  # fmt: skip
+    passing = sum(one.passes for one in asked.hosts)
+    return {"pass": passing, "refused": len(rows) - passing, "hosts": rows, "never_attested": list(asked.silent)}
 
 
 class ExemptionBody(Body):

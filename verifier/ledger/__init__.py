@@ -22,6 +22,7 @@ from verifier.ledger.schema import (
     ExemptionRow,
     HeardRow,
     HostRow,
+    ImaRow,
     KeyRow,
     NonceRow,
     PolicyRow,
@@ -68,7 +69,7 @@ class Basis:
 class Attested:
     """An attestation decided: the nonce it uses up, what it was made with, and all that follows from it.
 
-    `heard` is what is to be said of the host from now on, for people.
+    `heard` is what is to be said of the host from now on, for people; `listed` where its IMA list goes on, if it does.
     The live tokens of `doomed` instances, and of a host that is contained, are revoked with it.
     """
 
@@ -85,6 +86,7 @@ class Attested:
     next_nonce: NonceRow
     answer: AnswerRow
     blobs: tuple[bytes, ...]
+    listed: ImaRow | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -223,6 +223,23 @@ class DelegationRow(Row):
 
 
 @dataclass(frozen=True, slots=True)
+class ImaRow(Row):
+    """A part of a host's IMA list: entries `first` to `last`, which the evidence of that SHA-256 brought, and the register around it.
+
+    `id` is host and first entry, so that a list sent in full begins anew; what it leaves of the list before joins to nothing. An index
+    into the blobs and nothing more: what is lost of it is lost for dry runs only.
+    """
+
+    id: str
+    host: str
+    first: int
+    last: int
+    before: bytes
+    after: bytes
+    evidence: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class TokenRow(Row):
     """A token that was issued, under its index in the status lists."""
 
@@ -277,13 +294,14 @@ TABLES: Final[dict[type[Row], str]] = {
     EntryRow: "entry", BlobRow: "blob",
     SpaceRow: "space", PolicyRow: "policy", ReferenceRow: "reference", TokenRow: "token", ApiKeyRow: "api_key", KeyRow: "token_key",
     TrustRow: "trust", ExemptionRow: "exemption", ProposalRow: "proposal", ApprovalRow: "approval", DelegationRow: "delegation",
+    ImaRow: "ima_part",
 }  # fmt: skip
 
 _INDEXES: Final = (
     ("admission", "host"), ("nonce", "host"), ("entry", "reference"), ("entry", "namespace"), ("entry", "host"), ("token", "token_id"),
     ("token", "host"), ("token", "instance"), ("reference", "namespace"), ("nonce", "expires_at"), ("answer", "expires_at"),
     ("token", "expires_at"), ("token", "revoked"), ("exemption", "namespace"), ("proposal", "namespace"), ("approval", "proposal"),
-    ("api_key", "id"),
+    ("api_key", "id"), ("ima_part", "host"),
 )  # fmt: skip
 
 _SQL: Final[dict[object, str]] = {int: "INTEGER", str: "TEXT", bytes: "BLOB"}

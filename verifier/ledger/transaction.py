@@ -132,6 +132,8 @@ def _attested(change: Attested, tables: Tables) -> Committed:
         tables.put(token)
     _issue(tables, change.next_nonce)
     tables.put(change.answer)
+    if change.listed is not None:
+        tables.put(change.listed)
     _blobs(tables, change.blobs)
     return Committed(_append(tables, change.entry), change.answer.answer)
 

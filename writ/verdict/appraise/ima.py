@@ -213,6 +213,30 @@ def _read(resumed: ImaState | None, known: ImaState | None, log: bytes, first: i
     return whole
 
 
+def measured_files(rows: tuple[bytes, ...]) -> dict[str, list[str]]:
+    """What rows say, as reference values name it: component -> digests, sorted; the boot aggregate, which every boot has its own, left out.
+
+    Digests that no reference value can be (SHA-1, unknown ones) and rows that cannot be read are left out too.
+    """
+    found: dict[str, set[str]] = {}
+    for row in rows:
+        try:
+            measured = parse_row(row)
+        except FormatError:
+            continue
+        if measured is None or measured.name == BOOT_AGGREGATE:
+            continue
+        if measured.buffer:
+            digest = Digest.of(measured.buffer)
+        elif measured.algorithm in STRONG:
+            digest = Digest(measured.algorithm, measured.digest)
+        else:
+            continue
+        name = shown(measured.name)
+        found.setdefault(f"{VERITY}{name}" if measured.kind == "verity" else name, set()).add(str(digest))
+    return {name: sorted(digests) for name, digests in sorted(found.items())}
+
+
 def _replay(log: bytes, register: bytes, bank: str, quoted: bytes, most: int) -> Replayed | Reason:
     try:
         found = replay(log, register, bank, quoted, most=most)

@@ -1,0 +1,183 @@
+"""A machine captured, an update asked about before it is approved, and what was foreseen then happening: over HTTP, on a real ledger."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.world.host import SimulatedHost
+from tests.world.uefi_logs import Boot
+from tests.world.verifier import RunningVerifier
+from verifier.__main__ import main
+from verifier.http.wire import to_base64
+from writ.formats.corim import Corim, encode_corim
+from writ.formats.digest import Digest
+from writ.formats.errors import Refused
+from writ.formats.exchange import AttestAnswer
+from writ.verdict.appraisal import PARTS
+
+FILES = {part.replace("-", "_"): Digest.of(part.encode()) for part in PARTS}
+NEW = Digest.of(b"new shell")
+
+
+@pytest.fixture
+def host(verifier: RunningVerifier) -> SimulatedHost:
+    """A machine with firmware, a kernel that measures files, and an agent that is approved."""
+    made = verifier.host("h1")
+    made.boot()
+    made.measure(**FILES, sh=Digest.of(b"shell"))
+    made.launch("one")
+    verifier.approve(made)
+    return made
+
+
+def codes(answer: AttestAnswer) -> set[str]:
+    return {reason.code for reason in answer.reasons}
+
+
+def command(verifier: RunningVerifier, *words: str) -> tuple[int, str]:
+    """Exit status and what a `verifier reference` command prints."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(["reference", *words, "--url", verifier.url, "--api-key-file", str(verifier.key_file), "--json"])
+    return status, out.getvalue() + err.getvalue()
+
+
+def capture(verifier: RunningVerifier, *words: str) -> dict[str, Any]:
+    status, said = command(verifier, "capture", "--host", "h1", *words)
+    assert status == 0, said
+    found: dict[str, Any] = json.loads(said)
+    return found
+
+
+def whole(verifier: RunningVerifier) -> None:
+    """The machine as it is, approved: boot, files, and the parts that root its runtime."""
+    rooted = [word for part in PARTS for word in ("--rooted", f"{part}=/usr/bin/{part.replace('-', '_')}")]
+    captured = capture(verifier, "--boot", "--files", "os", *rooted, "--approve")
+    environments = {one["environment"] for one in captured["captured"]}
+    assert environments == {"boot", "firmware", "secure-boot", "files/os", *(f"rooted/{part}" for part in PARTS)}
+
+
+def ask(verifier: RunningVerifier, *corims: Corim, **more: Any) -> dict[str, Any]:
+    items = [to_base64(encode_corim(corim)) for corim in corims]
+    return verifier.client.post("/v1/dry-runs", {"corims": items, **more})
+
+
+def shell(digest: Digest) -> Corim:
+    return Corim(f"shell-{digest.hex()[:8]}", "default", "files/shell", (("/usr/bin/sh", digest),))
+
+
+def again(host: SimulatedHost) -> AttestAnswer:
+    """As an attestor does it: the list in full where the verifier asks for it."""
+    answer = host.attest("one")
+    if "ima-log-required" in codes(answer):
+        host.listed = 0
+        answer = host.attest("one")
+    return answer
+
+
+def test_captured_machine_is_affirming_and_any_other_is_foreseen_refused(verifier: RunningVerifier, host: SimulatedHost) -> None:
+    host.attest("one")
+    whole(verifier)
+    answer = again(host)
+    assert (codes(answer), answer.answers[0].token is not None) == (set(), True)
+
+    asked = ask(verifier)
+    assert (asked["pass"], asked["refused"], asked["never_attested"]) == (1, 0, [])
+    assert asked["hosts"][0]["instances"][0]["agent"].endswith("/agent/reporter")
+    retired = [row["digest"] for row in verifier.client.get("/v1/references")["references"] if row["environment"] == "files/os"]
+    refused = ask(verifier, retire=retired)
+    assert (refused["pass"], refused["refused"]) == (0, 1)
+    assert {(r["code"], r["claim"]) for r in refused["hosts"][0]["reasons"]} == {("file-unknown", "ima./usr/bin/sh")}
+
+    verifier.client.post("/v1/retirements", {"digests": retired})
+    assert codes(again(host)) == {"file-unknown"}
+
+
+def test_list_that_came_in_parts_is_put_together_again(verifier: RunningVerifier, host: SimulatedHost) -> None:
+    host.attest("one")
+    whole(verifier)
+    again(host)
+    for number in range(3):
+        host.measure(**{f"tool{number}": NEW})
+        host.attest("one")
+    found = {reason["claim"] for reason in ask(verifier)["hosts"][0]["reasons"]}
+    assert found == {f"ima./usr/bin/tool{number}" for number in range(3)}
+    tools = Corim("tools", "default", "files/tools", tuple((f"/usr/bin/tool{number}", NEW) for number in range(3)))
+    assert ask(verifier, tools)["pass"] == 1
+    assert ask(verifier, tools)["hosts"][0]["reasons"] == []
+
+
+def test_update_is_staged_rolled_out_and_shrunk_to(verifier: RunningVerifier, host: SimulatedHost) -> None:
+    host.attest("one")
+    whole(verifier)
+    again(host)
+    assert ask(verifier, shell(NEW))["pass"] == 1
+    verifier.client.post("/v1/references", {"corims": [to_base64(encode_corim(shell(NEW)))]})
+    host.measure(sh=NEW)
+    assert codes(again(host)) == set()
+    host.uefi_log = None
+    host.reboot()
+    host.boot(Boot(cmdline="init=/bin/sh"))
+    host.measure(**FILES, sh=NEW)
+    host.launch("one")
+    assert codes(again(host)) == {"boot-mismatch"}
+    assert {(r["code"], r["claim"]) for r in ask(verifier)["hosts"][0]["reasons"]} == {("boot-mismatch", "boot.cmdline")}
+
+
+def test_host_that_never_attested_is_named_and_a_retired_one_is_silent(verifier: RunningVerifier, host: SimulatedHost) -> None:
+    verifier.client.post("/v1/hosts", {"host": "h2"})
+    asked = ask(verifier)
+    assert (asked["never_attested"], [row["host"] for row in asked["hosts"]]) == (["h1", "h2"], [])
+    host.attest("one")
+    assert ask(verifier)["never_attested"] == ["h2"]
+    verifier.client.post("/v1/hosts/h1/retire")
+    assert ask(verifier)["never_attested"] == ["h1", "h2"]
+
+
+def test_dry_run_of_what_is_not_in_force_or_of_another_namespace_is_refused(verifier: RunningVerifier, host: SimulatedHost) -> None:
+    assert host.name
+    other = Corim("x", "other", "files/x", (("/x", NEW),))
+    for body, code in (
+        ({"retire": [str(Digest.of(b"x"))]}, "not-found"),
+        ({"corims": [to_base64(encode_corim(other))]}, "forbidden"),
+        ({"corims": [to_base64(b"no CoRIM")]}, "malformed"),
+    ):
+        with pytest.raises(Refused) as refused:
+            verifier.client.post("/v1/dry-runs", body)
+        assert [reason.code for reason in refused.value.reasons] == [code]
+
+
+def test_dry_run_says_by_its_exit_status_whether_all_would_pass(verifier: RunningVerifier, host: SimulatedHost, tmp_path: Path) -> None:
+    host.attest("one")
+    whole(verifier)
+    again(host)
+    path = tmp_path / "shell.corim"
+    path.write_bytes(encode_corim(shell(NEW)))
+    assert command(verifier, "dry-run", str(path))[0] == 0
+    digest = next(row["digest"] for row in verifier.client.get("/v1/references")["references"] if row["environment"] == "files/os")
+    status, said = command(verifier, "dry-run", "--retire", digest)
+    assert status == 1
+    assert "file-unknown" in said
+
+
+def test_machine_whose_files_changed_while_it_ran_is_not_captured(verifier: RunningVerifier, host: SimulatedHost) -> None:
+    host.measure(sh=NEW)
+    host.attest("one")
+    status, said = command(verifier, "capture", "--host", "h1", "--files", "os")
+    assert status == 1
+    assert "/usr/bin/sh" in said
+
+
+def test_host_without_logs_has_neither_boot_nor_files_to_capture(verifier: RunningVerifier) -> None:
+    made = verifier.host("h1")
+    made.launch("one")
+    verifier.approve(made)
+    made.attest("one")
+    for words in (("--boot",), ("--files", "os"), ("--rooted", "attestor=/usr/bin/attestor")):
+        assert command(verifier, "capture", "--host", "h1", *words)[0] == 1
