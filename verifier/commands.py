@@ -1,10 +1,14 @@
-"""What the verbs of `verifier` share: how one is added, the client it speaks with, the files it reads and writes."""
+"""What the verbs of `verifier` share: how one is added, the client it speaks with, the files it reads and writes, times."""
 
 from __future__ import annotations
 
 import argparse
+import base64
+import binascii
 import os
+import re
 from collections.abc import Callable
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,10 +16,13 @@ from verifier.check.finding import read_file
 from verifier.config import PREFIX, VerifierConfig
 from verifier.operate import Client, Server
 from writ.formats.errors import FormatError, Unavailable
+from writ.formats.keys import PublicKey, parse_jwk, parse_spki
+from writ.formats.strict import decode_json
 from writ.service import cli, config
 
 OPERATOR_KEY: Final = "operator.key"
 MAX_FILE: Final = 16 << 20
+PEM_HEAD: Final = b"-----BEGIN PUBLIC KEY-----"
 
 Verb = Callable[[argparse.Namespace], int]
 
@@ -104,3 +111,50 @@ def write_secret(path: Path, data: bytes) -> None:
     with os.fdopen(handle, "wb") as file:
         os.fchmod(file.fileno(), 0o600)
         file.write(data)
+
+
+def public_key(path: Path) -> PublicKey:
+    """The key in a file: PEM as `openssl pkey -pubout` writes it, or a JWK. Raises FormatError, Unavailable."""
+    data = read(path)
+    if not data.startswith(PEM_HEAD):
+        return parse_jwk(decode_json(data, str(path)))
+    body, _, rest = data.removeprefix(PEM_HEAD).partition(b"-----END PUBLIC KEY-----")
+    try:
+        der = base64.b64decode(b"".join(body.split()), validate=True)
+    except binascii.Error:
+        raise FormatError(str(path), "base64", "something else") from None
+    if rest.strip():
+        raise FormatError(str(path), "one public key", "more behind it")
+    return parse_spki(der)
+
+
+# --- times --------------------------------------------------------------------------------------------------------------
+
+
+def duration(value: str) -> int:
+    """Seconds of a time such as 4h, 90m, 2d or 3600."""
+    found = re.fullmatch(r"([0-9]{1,9})([smhd]?)", value)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"expected a time such as 4h, 90m or 2d, got {value[:40]!r}")
+    return int(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}[found[2]]
+
+
+def moment(value: str) -> int:
+    """Seconds since the epoch: digits, or an ISO 8601 date or time, in UTC where it names no zone; a date ends when its day does."""
+    if re.fullmatch(r"[0-9]{1,18}", value):
+        return int(value)
+    try:
+        return seconds(date.fromisoformat(value) if len(value) == 10 else datetime.fromisoformat(value))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a date, a time or seconds, got {value[:40]!r}") from None
+
+
+def seconds(value: object) -> int:
+    """Seconds since the epoch of what a TOML file or `moment` reads: a date, a time or seconds. Raises FormatError."""
+    if isinstance(value, datetime):
+        return int((value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp())
+    if isinstance(value, date):
+        return int(datetime(value.year, value.month, value.day, 23, 59, 59, tzinfo=UTC).timestamp())
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise FormatError("not_after", "a date, a time or seconds", type(value).__name__)

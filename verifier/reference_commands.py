@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import argparse
 import base64
-import binascii
-import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from verifier.check.finding import read_file
-from verifier.commands import connected, group, make_directory, read, show, text, verb, write
+from verifier.commands import connected, duration, group, make_directory, moment, public_key, read, seconds, show, text, verb, write
 from verifier.operate import Client, segment
 from writ.formats.corim import Corim, encode_corim, parse_corim, parse_signed_corim, sign_corim
 from writ.formats.cose import verify_sign1
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused
-from writ.formats.keys import PublicKey, key_id, parse_jwk, parse_spki
+from writ.formats.keys import PublicKey, key_id
 from writ.formats.measurement import Governance, Measurement, parse_measured, parse_measurement
 from writ.formats.reason import Reason
-from writ.formats.strict import Fields, decode_json
+from writ.formats.strict import Fields
 from writ.service import cli
 from writ.service.signers import load_signer
 from writ.verdict.appraisal import PARTS
@@ -31,7 +28,6 @@ from writ.verdict.appraisal import PARTS
 MAX_BOOT_FILE: Final = 1 << 30
 SIGNED: Final = b"\xd2"
 """How a COSE_Sign1 begins."""
-PEM_HEAD: Final = b"-----BEGIN PUBLIC KEY-----"
 MAX_TURN: Final = 5 << 20
 """Bytes of CoRIMs that are sent at once, but for one that alone is larger."""
 
@@ -226,7 +222,7 @@ def _reference_import(args: argparse.Namespace) -> int:
         if args.publisher is not None or args.replace:
             raise FormatError("--delegated", "neither --publisher nor --replace, which are an operator's", "one of them")
         return _publish(args, items)
-    publisher = None if args.publisher is None else _public_key(args.publisher)
+    publisher = None if args.publisher is None else public_key(args.publisher)
     if args.adopt:
         if publisher is None or args.namespace is None:
             raise FormatError("--adopt", "--publisher and --namespace", "one of them or neither")
@@ -431,27 +427,12 @@ def roles_of(path: Path) -> dict[str, Any]:
         keys, end = role.get("publishers"), role.get("not_after")
         if not isinstance(keys, list) or not all(isinstance(one, str) for one in keys):
             raise FormatError(f"{path}.publishers", "files of public keys", type(keys).__name__)
-        roles.append({**role, "publishers": [_public_key(path.parent / one).to_jwk() for one in keys], "not_after": _seconds(end)})
+        roles.append({**role, "publishers": [public_key(path.parent / one).to_jwk() for one in keys], "not_after": seconds(end)})
     body: dict[str, Any] = {"roles": roles}
     if document.has("version"):
         body["version"] = document.uint("version")
     document.done()
     return body
-
-
-def _public_key(path: Path) -> PublicKey:
-    """The key in a file: PEM as `openssl pkey -pubout` writes it, or a JWK."""
-    data = read(path)
-    if not data.startswith(PEM_HEAD):
-        return parse_jwk(decode_json(data, str(path)))
-    body, _, rest = data.removeprefix(PEM_HEAD).partition(b"-----END PUBLIC KEY-----")
-    try:
-        der = base64.b64decode(b"".join(body.split()), validate=True)
-    except binascii.Error:
-        raise FormatError(str(path), "base64", "something else") from None
-    if rest.strip():
-        raise FormatError(str(path), "one public key", "more behind it")
-    return parse_spki(der)
 
 
 def _reference_export(args: argparse.Namespace) -> int:
@@ -477,34 +458,3 @@ def _reference_export(args: argparse.Namespace) -> int:
         write(file, base64.b64decode(shown["signed"]))
         written.append({"file": str(file), "digest": shown["digest"], "id": shown["id"], "signer": shown["signer"]})
     return show(args, {"written": written})
-
-
-# --- times --------------------------------------------------------------------------------------------------------------
-
-
-def duration(value: str) -> int:
-    """Seconds of a time such as 4h, 90m, 2d or 3600."""
-    found = re.fullmatch(r"([0-9]{1,9})([smhd]?)", value)
-    if found is None:
-        raise argparse.ArgumentTypeError(f"expected a time such as 4h, 90m or 2d, got {value[:40]!r}")
-    return int(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}[found[2]]
-
-
-def moment(value: str) -> int:
-    """Seconds since the epoch: digits, or an ISO 8601 date or time, in UTC where it names no zone; a date ends when its day does."""
-    if re.fullmatch(r"[0-9]{1,18}", value):
-        return int(value)
-    try:
-        return _seconds(date.fromisoformat(value) if len(value) == 10 else datetime.fromisoformat(value))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a date, a time or seconds, got {value[:40]!r}") from None
-
-
-def _seconds(value: object) -> int:
-    if isinstance(value, datetime):
-        return int((value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp())
-    if isinstance(value, date):
-        return int(datetime(value.year, value.month, value.day, 23, 59, 59, tzinfo=UTC).timestamp())
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    raise FormatError("not_after", "a date, a time or seconds", type(value).__name__)

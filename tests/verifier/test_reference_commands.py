@@ -15,7 +15,7 @@ import pytest
 
 from tests.world.verifier import RunningVerifier
 from verifier.__main__ import main
-from verifier.reference_commands import duration, moment
+from verifier.commands import duration, moment
 from writ.formats.corim import Corim, encode_corim, parse_corim, parse_signed_corim
 from writ.formats.digest import Digest
 from writ.formats.tlog.merkle import leaf_hash
