@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from tests.world.machine import FILES, PARTS, SHELL, Machine, content, part_reference
+from tests.world.machine import FILES, SHELL, Machine, content, part_reference
 from tests.world.scene import GOVERNED, NAMESPACE, NOW, permitted, reference
 from writ.formats.corim import Corim
 from writ.formats.digest import Digest
 from writ.formats.eventlog.ima import replay
 from writ.formats.evidence import ImaLog
 from writ.formats.exemption import Exemption
+from writ.verdict.appraisal import PARTS
 from writ.verdict.dry_run import Foreseen, MeasuredRows, foresee
 from writ.verdict.reference import reference_set
 
@@ -50,7 +51,7 @@ def test_host_that_passes_is_foreseen_to_pass_under_what_is_in_force(machine: Ma
 
 def test_foreseen_is_what_then_happens(machine: Machine) -> None:
     """Whatever is withdrawn, the dry run and the next attestation give the same reasons."""
-    whole = machine.scene.references
+    whole = tuple(machine.scene.references)
     for gone in range(len(whole)):
         left = whole[:gone] + whole[gone + 1 :]
         foreseen = ask(machine, *left)

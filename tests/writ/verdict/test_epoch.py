@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -78,7 +79,8 @@ def test_result_names_epoch_and_clock_and_accuses_of_neither() -> None:
     scene = Scene()
     scene.chip.safe = False
     seen = []
-    for step in (lambda: None, lambda: scene.chip.tick(-1_000), scene.chip.resume, scene.reboot):
+    steps: tuple[Callable[[], None], ...] = (lambda: None, lambda: scene.chip.tick(-1_000), scene.chip.resume, scene.reboot)
+    for step in steps:
         step()
         verdict = scene.attest()
         host = parse_ear_cbor(verdict.result).submodule("host")
