@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import cases, ima, uefi
+from benchmarks import cases, fleet, ima, uefi
 from benchmarks.measure import Case, Result, measure
 from writ.service import observe
 from writ.service.engine_id import installed_engine
@@ -31,6 +31,7 @@ def all_cases(folder: Path) -> Iterator[Case]:
     yield from cases.runtime_log()
     yield from ima.ima_log()
     yield from uefi.uefi_log()
+    yield from fleet.dry_run()
     for name, made in (("action", cases.action), ("gate", cases.gate)):
         place = folder / name
         place.mkdir()

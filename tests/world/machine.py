@@ -66,12 +66,14 @@ class Machine:
         assert verdict.state_after.boot is not None
         return tuple(Corim(f"{name}-1", NAMESPACE, name, values) for name, values in verdict.state_after.boot.values)
 
+    def sent(self) -> ImaLog:
+        """What of the list is new since the last attestation."""
+        return ImaLog(self.acknowledged, self.kernel.binary[([0, *self.kernel.ends])[self.acknowledged] :])
+
     def judge(self, **changed: Any) -> AttestationVerdict:
         """The verdict on what is new since the last attestation, with parts of the evidence exchanged; nothing moves."""
         self.scene.chip.pcrs["sha256"][10] = self.kernel.pcr10["sha256"]
-        first = self.acknowledged
-        entries = self.kernel.binary[([0, *self.kernel.ends])[first] :]
-        sent: dict[str, Any] = {"uefi_log": None if first else self.log, "ima_log": ImaLog(first, entries)}
+        sent: dict[str, Any] = {"uefi_log": None if self.acknowledged else self.log, "ima_log": self.sent()}
         return self.scene.judge(replace(self.scene.evidence("one"), **(sent | changed)))
 
     def attest(self, **changed: Any) -> AttestationVerdict:
