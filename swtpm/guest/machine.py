@@ -214,8 +214,10 @@ class Machine:
             *("-device", "virtserialport,chardev=control,name=writ.control"),
             *("-netdev", f"user,id=net,restrict=on,guestfwd=tcp:{address}:{port}-cmd:{forward}"),
             *("-device", "virtio-net-pci,netdev=net,romfile="),
-            *("-drive", f"if=none,id=root,format=raw,readonly=on,file={self._image.root_disk}", "-device", "nvme,drive=root,serial=root"),
-            *("-drive", f"if=none,id=data,format=raw,file={self.home / 'data.ext4'}", "-device", "nvme,drive=data,serial=data"),
+            # One controller: two are scanned at once, and their disks numbered in either order, which the device-mapper's table shows.
+            *("-device", "nvme,id=disks,serial=guest"),
+            *("-drive", f"if=none,id=root,format=raw,readonly=on,file={self._image.root_disk}", "-device", "nvme-ns,drive=root,nsid=1"),
+            *("-drive", f"if=none,id=data,format=raw,file={self.home / 'data.ext4'}", "-device", "nvme-ns,drive=data,nsid=2"),
             *("-drive", f"if=none,id=esp,format=raw,readonly=on,file={esp}", "-device", "virtio-blk-pci,drive=esp,bootindex=1,romfile="),
         ]
 

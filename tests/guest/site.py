@@ -197,6 +197,10 @@ class Guest:
         named = [bytes.fromhex(entry["inputs"]["evidence"].rpartition(":")[2]) for entry in self.decided()]
         return [parse_evidence(blob.data) for blob in (tables.get(BlobRow, digest) for digest in named) if blob is not None]
 
+    def standing(self) -> str:
+        """How the host stands, in the verifier's word."""
+        return str(self.site.client.get(f"/v1/hosts/{HOST}")["standing"])
+
     def decided(self) -> list[dict[str, Any]]:
         """The verifier's decisions on attestations, in order."""
         return [entry for entry in self.site.client.get("/v1/decisions", most=1000)["decisions"] if "verdict" in entry]
