@@ -117,7 +117,9 @@ def test_no_input_of_the_set_up_names_a_registry_or_a_machine(name: str) -> None
     assert re.findall(r"https?://|--index-url|--find-links|file://|/root/|/home/", text) == []
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock", "tools/build.lock", "tools/compile.lock"])
+@pytest.mark.parametrize(
+    "name", ["requirements.lock", "requirements-dev.lock", "tools/build.lock", "tools/compile.lock", "tools/fuzz.lock"]
+)
 def test_every_entry_of_a_lock_is_pinned_and_hashed(name: str) -> None:
     entries = re.split(r"^(?=[A-Za-z])", (ROOT / name).read_text(), flags=re.MULTILINE)[1:]
 

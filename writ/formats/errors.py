@@ -12,10 +12,14 @@ shown to a caller is written here or in `reason.py`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from writ.formats.reason import Reason
+
+_UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+"""As `writ.formats.strict` refuses them in text."""
 
 
 class WritError(Exception):
@@ -26,17 +30,22 @@ class FormatError(WritError):
     """Bytes are not a well-formed `what`.
 
     `offset` is in bytes from the start of the input, or None where the fault
-    has no single place. `expected` and `got` are short, printable, and never
-    more than 200 characters.
+    has no single place. `expected` and `got` are at most 200 characters. Where
+    the bytes are quoted, control characters are escaped: a reason made of this
+    error is stored with the host, and no text with one is ever read back.
     """
 
     def __init__(self, what: str, expected: str, got: str, offset: int | None = None) -> None:
-        self.what = what
-        self.expected = expected[:200]
-        self.got = got[:200]
+        self.what = _printable(what)
+        self.expected = _printable(expected[:200])[:200]
+        self.got = _printable(got[:200])[:200]
         self.offset = offset
         where = "" if offset is None else f" at byte {offset}"
-        super().__init__(f"{what}{where}: expected {self.expected}, got {self.got}")
+        super().__init__(f"{self.what}{where}: expected {self.expected}, got {self.got}")
+
+
+def _printable(text: str) -> str:
+    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
 class Refused(WritError):

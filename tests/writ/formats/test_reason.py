@@ -58,3 +58,10 @@ def test_errors_have_one_root_and_say_what_they_know() -> None:
     assert str(FormatError("thing", "a", "b", 3)) == "thing at byte 3: expected a, got b"
     assert len(FormatError("thing", "a" * 500, "b" * 500).got) == 200
     assert str(Unavailable("peer", "no answer")) == "peer: no answer"
+
+
+def test_message_of_a_format_error_can_be_stored_whatever_it_quotes() -> None:
+    error = FormatError("thing\x00", "a\n", "\ud800\x7f" + "\x01" * 200)
+    assert (error.what, error.expected, error.got[:10]) == ("thing\\x00", "a\\n", "\\ud800\\x7f")
+    assert len(error.got) == 200
+    assert str(error).isprintable()

@@ -173,6 +173,15 @@ def test_unreadable_entry_and_unknown_template_are_refused() -> None:
     assert (result.count, result.reasons[1].got) == (2, "n-ng|other")
 
 
+def test_unreadable_entry_leaves_a_state_that_can_be_read_again() -> None:
+    host = Host()
+    host.kernel.measure("/bin/\0\x01a", GOOD)
+    result = host.judge()
+    assert [(reason.code, reason.got) for reason in result.reasons] == [("ima-log-malformed", "/bin/\\x00\\x01a\\x00")]
+    assert result.state is not None
+    assert ImaState.from_cbor(result.state.to_cbor()) == result.state
+
+
 def test_reasons_are_sorted_and_bounded_and_their_count_is_not(host: Host) -> None:
     for number in range(MAX_REASONS + 10):
         host.kernel.measure(f"/bin/{number:03}", OTHER)

@@ -1,0 +1,214 @@
+"""What `./run fuzz` starts from: bytes that our own generators write, by target. Nothing is copied from a machine or a vector.
+
+They are written in a process of their own, before the code under test is instrumented.
+"""
+
+from __future__ import annotations
+
+import io
+import lzma
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Final
+
+from tests.world.authority import Ca
+from tests.world.ima_logs import Kernel, certificate, signed
+from tests.world.machine import FILES, SHELL, content, part_reference
+from tests.world.scene import GOVERNED, NAMESPACE, RUNTIME_PCR, Scene, reference, signer
+from tests.world.specimens import specimens
+from tests.world.uefi_logs import Boot, encode_log
+from tests.writ.formats.pe_images import make_pe
+from writ.formats.corim import Corim, encode_corim, sign_corim
+from writ.formats.digest import Digest
+from writ.formats.eventlog.cel import encode_cel, encode_record
+from writ.formats.eventlog.cel_json import UserspaceEvent, encode_systemd_log
+from writ.formats.eventlog.runtime import AnchorEvent, DriftEvent, KeyEvent, RuntimeEvent, StopEvent, UpdateEvent, encode_event
+from writ.formats.eventlog.uefi import BANKS, LogKind, UefiEvent, UefiLog
+from writ.formats.evidence import ImaLog, encode_evidence
+from writ.formats.strict import encode_cbor
+from writ.formats.tpm.pcr import PcrSelection, encode_pcr_selection
+from writ.formats.x509 import parse_certificate, to_pem
+
+X = Digest.of(b"x")
+
+
+def uefi_logs() -> Iterator[bytes]:
+    """Boots in each kind of log, with and without Secure Boot, under several loaders, with padding and start-up locality."""
+    boots = [
+        Boot(), Boot(banks=("sha256",), secure_boot=b"\0", locality=3), Boot(banks=("sha384",), dbx=1, grub_commands=3),
+        Boot(banks=tuple(name for name, _ in BANKS.values() if not name.startswith("sm3")), db=(b"one", b"two")),
+    ]  # fmt: skip
+    for boot in boots:
+        log = boot.measure()
+        yield encode_log(log)
+        yield encode_log(replace(log, events=log.events[:3], padding=40))
+        yield encode_log(replace(log, events=log.events[-8:]), padding=bytes(7) + b"\xff" * 9)
+    log = Boot(banks=("sha1",)).measure()
+    yield encode_log(replace(log, kind=LogKind.SHA1))
+    log = Boot(banks=("sha384",)).measure()
+    rows = [UefiEvent(at, register, event.type, event.digests, event.data) for at, event in enumerate(log.events)
+            for register in ({7: 1, 4: 2, 9: 3, 11: 3}.get(event.pcr, 1),)]  # fmt: skip
+    yield encode_log(UefiLog(LogKind.CCEL, log.banks, tuple(rows), None, 0))
+
+
+def systemd_logs() -> Iterator[bytes]:
+    """Phases, and records of what is no PCR."""
+    words = ("enter-initrd", "leave-initrd", "sysinit", "ready", "shutdown", "final")
+    events = tuple(
+        UserspaceEvent(
+            11, (("sha1", Digest.of(word.encode(), "sha1").value), ("sha256", Digest.of(word.encode()).value)), word, "phase", "0" * 32
+        )
+        for word in words
+    )
+    yield encode_systemd_log(events)
+    yield encode_systemd_log((UserspaceEvent(15, (("sha384", bytes(48)),), "machine-id:\u00e9\u4e00", "machine-id", ""),))
+    yield b'\x1e{"nv_index":1,"digests":[]}\n\x1e{"rtmr":2}\n' + encode_systemd_log(events[:1])
+
+
+def ima_logs() -> Iterator[bytes]:
+    """Lists of every template, binary and ASCII, with signatures, a key learnt, violations, approved and other files."""
+    digest = Digest.of(b"library")
+    kernel = Kernel()
+    kernel.measure("/bin/sh", SHELL)
+    kernel.measure(FILES["interpreter"], content("interpreter"))
+    yield from (kernel.binary, kernel.ascii)
+    kernel.measure("/usr/lib/x", digest, template="ima-sig", sig=signed(digest, "publisher"))
+    kernel.measure(".ima", Digest.of(certificate("learnt")), template="ima-buf", buf=certificate("learnt"))
+    yield from (kernel.binary, kernel.ascii)
+    kernel = Kernel(aggregate=False)
+    kernel.measure("/old", "sha1:" + "ab" * 20, template="ima")
+    kernel.measure("/tmp/x y", digest, violation=True)
+    kernel.measure("/verity", digest, template="ima-sigv2", kind="verity", sig=signed(digest, "publisher", version=3, type_=6))
+    kernel.measure("/module", digest, template="ima-modsig", modsig=b"0\x82")
+    kernel.measure("/evm", digest, template="evm-sig", iuid=bytes(4), imode=b"\xa4\x81", xattrnames=b"security.ima")
+    kernel.measure("/other", Digest.of(b"o", "sha512"), template="ima-ngv2", kind="ima")
+    kernel.measure("/described", digest, template="n-ng|d-ng")
+    yield from (kernel.binary, kernel.ascii)
+    start = 0
+    for end in kernel.ends:
+        yield kernel.binary[start + 24 : end]
+        start = end
+    yield signed(digest, "publisher")
+
+
+def runtime_logs() -> Iterator[bytes]:
+    """A host that governs, launches, drifts and stops, whole and in parts, and each kind of event alone."""
+    scene = Scene()
+    one = scene.launch("one")
+    scene.launch("two", parent="one")
+    more: tuple[RuntimeEvent, ...] = (
+        KeyEvent(one.instance, bytes(32)), UpdateEvent("spiffe://example.org/demo/agent/reporter", "prompts", X),
+        DriftEvent(one.instance, "prompts", "a/b.txt", X, None), AnchorEvent(one.instance, 3, bytes(32)), StopEvent(one.instance, "exited"),
+    )  # fmt: skip
+    for event in more:
+        scene.event(event)
+    assert {record.pcr for record in scene.records} == {RUNTIME_PCR}
+    yield encode_cel(scene.records)
+    for count in range(1, len(scene.records)):
+        yield encode_cel(scene.records[:count])
+    yield encode_record(replace(scene.records[0], content_type=4, content=b"another's"))
+    yield from (record.content for record in scene.records)
+    yield from map(encode_event, more)
+
+
+def evidences() -> Iterator[bytes]:
+    """One attestation, with and without each log."""
+    scene = Scene()
+    scene.launch("one")
+    bare = scene.evidence("one")
+    yield encode_evidence(bare)
+    yield encode_evidence(replace(bare, ima_log=ImaLog(0, Kernel().binary), systemd_log=next(systemd_logs())))
+    yield encode_evidence(replace(bare, uefi_log=encode_log(Boot(banks=("sha256",)).measure())))
+    yield specimens()["evidence-logs"].data
+
+
+def certificates() -> Iterator[bytes]:
+    """An authority, an EK certificate under it, a signer of files, and CRLs."""
+    ca = Ca("authority")
+    ek = ca.ek()
+    yield from (ca.certificate(), ek, certificate("publisher"), certificate("rsa", "rsa"))
+    yield ek + b"\xff" * 100
+    yield b"\x10\x01\x00" + (len(ek) + 2).to_bytes(2, "big") + b"\x10\x02" + ek
+    yield (to_pem(parse_certificate(ek)) + to_pem(parse_certificate(ca.certificate()))).encode()
+    yield from (ca.crl(this=1_790_000_000), ca.crl(5, 0x7FFF, this=1_790_000_000))
+
+
+def images() -> Iterator[bytes]:
+    """Images with and without certificates, and a unified kernel image."""
+    inner = make_pe([(".text", b"kernel")])
+    yield inner
+    yield make_pe([(".text", b"t"), (".data", b"")], certificates=bytes(16), plus=False, trailing=b"behind")
+    yield make_pe(
+        [(".osrel", b"ID=x\n"), (".cmdline", b"quiet\0"), (".initrd", b"i"), (".uname", b"6"), (".sbat", b"sbat,1\n"), (".linux", inner)]
+    )
+
+
+def corims() -> Iterator[bytes]:
+    """Reference values of an agent, of files and of a boot, signed and not, and a CoMID alone."""
+    boot = Corim("boot-1", NAMESPACE, "boot", (("cmdline", X),), ((4, X), (7, Digest.of(b"y", "sha384"))), 1_800_000_000)
+    for one in (reference(), GOVERNED, part_reference("interpreter"), boot):
+        yield encode_corim(one)
+    yield sign_corim(boot, signer("publisher"), signer_name="team")
+    yield encode_cbor({1: {0: "boot-1"}, 4: {0: [[{0: {1: NAMESPACE, 2: "boot"}}, [{0: "cmdline", 1: {2: [[1, X.value]]}}]]]}})
+
+
+def tpm_structures() -> Iterator[bytes]:
+    """A quote, its signature, the keys, a certification, a selection."""
+    scene = Scene()
+    attest, signature = scene.chip.quote(bytes(32))
+    yield from (attest, signature, scene.chip.ak.raw, scene.chip.ek.raw)
+    yield len(scene.chip.ak.raw).to_bytes(2, "big") + scene.chip.ak.raw
+    yield encode_pcr_selection(PcrSelection((("sha1", ()), ("sha256", (0, 7, 23)))))
+
+
+def packages() -> Iterator[bytes]:
+    """Packages of both kinds, put together here: an ar of two tars, plain and compressed, and the headers of an RPM."""
+    control, data = _tar("control", b"Package: tool\nVersion: 1-1\nArchitecture: all\n"), _tar("usr/bin/tool", b"tool")
+    yield _ar(("debian-binary", b"2.0\n"), ("control.tar", control), ("data.tar", data))
+    yield _ar(("debian-binary", b"2.0\n"), ("control.tar.xz", lzma.compress(control)), ("data.tar.xz", lzma.compress(data)))
+    yield b"\xed\xab\xee\xdb\3\0" + bytes(90) + _rpm_header((1000, 6, 1, b"x\0"))[:-1] + bytes(7) + _rpm_header(
+        (1000, 6, 1, b"tool\0"), (1001, 6, 1, b"1\0"), (1002, 6, 1, b"2\0"), (1022, 6, 1, b"noarch\0"), (1044, 6, 1, b"tool.src.rpm\0"),
+        (1030, 3, 1, b"\x81\xa4"), (1035, 8, 1, b"ab" * 32 + b"\0"), (1037, 4, 1, bytes(4)), (1116, 4, 1, bytes(4)),
+        (1117, 8, 1, b"tool\0"), (1118, 8, 1, b"/usr/bin/\0"), (5011, 4, 1, b"\0\0\0\x08"),
+    )  # fmt: skip
+
+
+def _tar(name: str, data: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as made:
+        info = tarfile.TarInfo(f"./{name}")
+        info.size = len(data)
+        made.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()[:2048]
+
+
+def _ar(*members: tuple[str, bytes]) -> bytes:
+    made = b"!<arch>\n"
+    for name, data in members:
+        made += b"%-16s%-12d%-6d%-6d%-8s%-10d`\n" % (name.encode(), 0, 0, 0, b"100644", len(data)) + data + b"\n" * (len(data) % 2)
+    return made
+
+
+def _rpm_header(*tags: tuple[int, int, int, bytes]) -> bytes:
+    """Each tag is number, type, count and value."""
+    index, store = b"", b""
+    for number, kind, count, value in tags:
+        index += b"".join(part.to_bytes(4, "big") for part in (number, kind, len(store), count))
+        store += value
+    return b"\x8e\xad\xe8\x01" + bytes(4) + len(tags).to_bytes(4, "big") + len(store).to_bytes(4, "big") + index + store
+
+
+SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
+    "uefi-log": uefi_logs,
+    "systemd-log": systemd_logs,
+    "ima-log": ima_logs,
+    "cel": runtime_logs,
+    "evidence": evidences,
+    "certificates": certificates,
+    "pe": images,
+    "corim": corims,
+    "tpm": tpm_structures,
+    "packages": packages,
+}
+"""By target, as in `tools.fuzz_targets`."""

@@ -1,0 +1,356 @@
+"""What `./run fuzz` tries: functions that take any bytes and return. Whatever they raise has been found.
+
+Each gives the bytes to a parser, which may answer with FormatError and nothing else, and what it made of them to what judges it, which
+may answer with a verdict, or with Refused where its docstring says so. Beside that, what must hold for any bytes is asserted: a format
+of ours has one spelling, a log replays to where it leads, a list resumed is worth what the whole one is, and a state that is stored can
+be read again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Final, TypeVar
+
+from tests.world.ima_logs import BOOT, certificate
+from tests.world.machine import SHELL, part_reference
+from tests.world.scene import ENGINE_ID, NAMESPACE, RUNTIME_PCR, Scene, signer
+from tests.world.uefi_logs import Boot
+from verifier.packages.deb import read_deb
+from verifier.packages.rpm import read_rpm
+from writ.formats.corim import Corim, encode_corim, parse_corim, parse_foreign_comid, parse_foreign_corim, parse_signed_corim
+from writ.formats.crl import parse_crl
+from writ.formats.digest import PCR_COUNT, SIZES, Digest, extend
+from writ.formats.errors import FormatError, Refused, Unavailable
+from writ.formats.eventlog.cel import CONTENT_WRIT, CelRecord, encode_cel, parse_cel
+from writ.formats.eventlog.cel_json import encode_systemd_log, parse_systemd_log
+from writ.formats.eventlog.ima import IMA_PCR, hashed, is_padded, parse_row, replay, row_end, summarise, to_binary
+from writ.formats.eventlog.runtime import RuntimeEvent, encode_event, event_digests, parse_event, parse_record
+from writ.formats.eventlog.uefi import LogKind, UefiEvent, UefiLog, parse_uefi_log, read_uefi_log
+from writ.formats.eventlog.uefi_data import ipl_preimages, parse_signature_lists
+from writ.formats.evidence import Evidence, ImaLog, encode_evidence, parse_evidence
+from writ.formats.ima_rules import ImaRules
+from writ.formats.ima_signature import keys_of, parse_file_signature
+from writ.formats.pe import parse_pe
+from writ.formats.state import HostState, clean_runtime, encode_host_state, parse_host_state
+from writ.formats.tpm.attest import encode_attest, parse_attest
+from writ.formats.tpm.pcr import PcrValues, encode_pcr_selection, parse_pcr_selection
+from writ.formats.tpm.public import encode_public, parse_any_public, parse_public
+from writ.formats.tpm.signature import encode_signature, parse_signature, verify_signature
+from writ.formats.x509 import parse_certificate, parse_pem_certificates, parse_stored_certificate
+from writ.formats.x509_key import certificate_key
+from writ.verdict.appraise.boot import judge_boot, measured_values
+from writ.verdict.appraise.ima import ImaReferences, appraise_ima, index_files
+from writ.verdict.attestation import decide_attestation
+from writ.verdict.boot_logs import follow_boot
+from writ.verdict.epoch import Epoch
+from writ.verdict.ima_log import follow_ima
+from writ.verdict.predict import predict_uki
+from writ.verdict.reference import reference_set
+from writ.verdict.registers import REPLAYABLE, cover, initial_value, replay_registers, replayed_banks
+from writ.verdict.runtime_log import replay as replay_runtime
+
+T = TypeVar("T")
+
+_PCR: Final = IMA_PCR.to_bytes(4, "little")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """`run` takes any bytes; of at most `longest` bytes are they made."""
+
+    run: Callable[[bytes], None]
+    longest: int
+
+
+class Found(Exception):
+    """What must hold for any bytes does not hold for these."""
+
+
+def _hold(holds: bool, what: str) -> None:
+    if not holds:
+        raise Found(what)
+
+
+def _read(parse: Callable[[bytes], T], data: bytes) -> T | None:
+    """What the bytes are, or None where the parser says that they are not."""
+    try:
+        return parse(data)
+    except FormatError:
+        return None
+
+
+def _one_spelling(parse: Callable[[bytes], T], encode: Callable[[T], bytes], data: bytes) -> T | None:
+    """What the bytes are; written down, it is these bytes."""
+    value = _read(parse, data)
+    _hold(value is None or encode(value) == data, f"{parse.__name__}: two spellings of one value")
+    return value
+
+
+@cache
+def _host() -> tuple[Evidence, HostState]:
+    """The evidence of a host with one instance, and where the host stands after it."""
+    scene = Scene()
+    scene.launch("one")
+    evidence = scene.evidence("one")
+    return evidence, parse_host_state(encode_host_state(scene.judge(evidence).state_after))
+
+
+def _kept(state: HostState) -> None:
+    """A state that the verifier stores is read again as it was."""
+    _hold(parse_host_state(encode_host_state(state)) == state, "a stored state is another when it is read")
+
+
+# --- logs ----------------------------------------------------------------------------------------------------------------
+
+
+def _led_to(log: UefiLog, bank: str) -> dict[int, bytes]:
+    """What a quote says where the whole log holds; RTMRs by their own numbers."""
+    shift = 1 if log.kind is LogKind.CCEL else 0
+    return {register - shift: value for register, value in replay_registers(log, bank).items() if shift <= register < PCR_COUNT}
+
+
+def uefi_log(data: bytes) -> None:
+    """A log is judged as it is, and with digests that explain its data, as chance does not find them."""
+    _read(read_uefi_log, data)
+    _read(parse_signature_lists, data)
+    log = _read(parse_uefi_log, data)
+    if log is None:
+        return
+    _judged(log)
+    _judged(replace(log, events=tuple(_explained(event) for event in log.events)))
+    if "sha256" in replayed_banks(log) and log.kind is not LogKind.CCEL:
+        pcrs = {register: bytes(32) for register in range(PCR_COUNT)} | _led_to(log, "sha256")
+        _followed(replace(_host()[0], uefi_log=data), pcrs)
+
+
+def _explained(event: UefiEvent) -> UefiEvent:
+    """The event with the digests of what GRUB or systemd would have hashed of its data."""
+    hashed = ipl_preimages(event.data)[0 if event.data.startswith((b"grub_", b"kernel_")) else 1]
+    digests = ((bank, hashlib.new(bank, hashed).digest() if bank in REPLAYABLE else value) for bank, value in event.digests)
+    return replace(event, digests=tuple(digests))
+
+
+def _judged(log: UefiLog) -> None:
+    """Every bank is judged with values that the log leads to, with such as its first half leads to, and with others."""
+    half = replace(log, events=log.events[: len(log.events) // 2])
+    for bank in replayed_banks(log):
+        quoted = _led_to(log, bank)
+        _hold(not cover(log, quoted, bank).mismatches, "a log does not replay to where it leads")
+        for values in (quoted, _led_to(half, bank), dict.fromkeys(range(PCR_COUNT), b"\1" * dict(log.banks)[bank])):
+            claims, _ = judge_boot(log, values, bank)
+            if bank in SIZES:
+                measured_values(claims)
+
+
+def _followed(evidence: Evidence, pcrs: Mapping[int, bytes]) -> None:
+    """The boot that the logs tell is kept with the host."""
+    boot, _ = follow_boot(evidence, None, Epoch("first", None), PcrValues("sha256", tuple(sorted(pcrs.items()))), RUNTIME_PCR)
+    _kept(replace(_host()[1], boot=boot, logs=("uefi",)))
+
+
+@cache
+def _booted() -> tuple[UefiLog, dict[int, bytes]]:
+    log = Boot().measure()
+    return log, {pcr: initial_value(log, pcr, 32) for pcr in range(PCR_COUNT)} | replay_registers(log, "sha256")
+
+
+def systemd_log(data: bytes) -> None:
+    """What is read is written and read again, and judged behind the firmware's log of a boot."""
+    events = _read(parse_systemd_log, data)
+    if events is None:
+        return
+    _hold(parse_systemd_log(encode_systemd_log(events)) == events, "systemd log: another when it is written and read")
+    log, quoted = _booted()
+    judge_boot(log, quoted, "sha256", events)
+    for event in events:
+        for bank, digest in event.digests:
+            if bank == "sha256":
+                quoted = quoted | {event.pcr: extend(bank, quoted[event.pcr], digest)}
+    _, reasons = judge_boot(log, quoted, "sha256", events)
+    _hold(all(reason.code != "uefi-log-mismatch" for reason in reasons), "systemd log: does not replay to where it leads")
+
+
+@cache
+def _rules() -> ImaRules:
+    return ImaRules(exclude=("/tmp/.*",), violations="label", keyrings=(certificate("publisher"),), learn_keys=True)
+
+
+@cache
+def _files() -> ImaReferences:
+    return index_files((part_reference("interpreter"), Corim("os-1", NAMESPACE, "files/os", (("/bin/sh", SHELL),))))
+
+
+def ima_log(data: bytes) -> None:
+    """A list is read as `verifier check` does; with its template hashes put right, it is appraised against where it leads."""
+    _read(lambda row: parse_row(row, violation=True), data)
+    _read(parse_row, data)
+    _read(parse_file_signature, data)
+    summary = summarise(data)
+    told = _read(to_binary, data)
+    if told is not None and summary.fault is None:
+        again = summarise(told)
+        _hold(
+            (again.registers, again.entries) == (summary.registers, summary.entries), "IMA: the ASCII list is another than the binary one"
+        )
+    log = _put_right(data if told is None else told)
+    summary = summarise(log)
+    for bank in ("sha1", "sha256"):
+        quoted = summary.registers[bank]
+        try:
+            led = replay(log, bytes(SIZES[bank]), bank, quoted)
+            _hold(led is not None or not log.startswith(_PCR) or summary.fault is not None, "IMA: a list does not replay to where it leads")
+            is_padded(log, bank, quoted)
+        except FormatError:
+            pass
+        _resumed(log, bank, quoted)
+    evidence, state = _host()
+    values = {**dict.fromkeys(range(16), bytes(32)), **BOOT, IMA_PCR: summary.registers["sha256"]}
+    pcrs = PcrValues("sha256", tuple(sorted(values.items())))
+    sent = replace(evidence, ima_log=ImaLog(0, log))
+    known, _ = follow_ima(sent, None, Epoch("first", None), pcrs, None, _files(), _rules())
+    _kept(replace(state, ima=known, logs=("ima",)))
+
+
+def _put_right(log: bytes) -> bytes:
+    """The binary list with the SHA-1 of its template data in each entry that is no violation, as far as it can be read."""
+    made, at = bytearray(log), 0
+    try:
+        while at < len(log):
+            row = log[at + 24 : row_end(log, at + 24)]
+            if any(log[at + 4 : at + 24]):
+                made[at + 4 : at + 24] = hashlib.sha1(hashed(row), usedforsecurity=False).digest()
+            at += 24 + len(row)
+    except FormatError:
+        pass
+    return bytes(made)
+
+
+def _resumed(log: bytes, bank: str, quoted: bytes) -> None:
+    """A list appraised up to its middle and then on is worth what it is worth at once."""
+    boot = {index: value[: SIZES[bank]] for index, value in BOOT.items()}
+    whole = appraise_ima(None, log, 0, quoted, bank, _files(), _rules(), boot=boot)
+    first = appraise_ima(None, log, 0, summarise(log[: len(log) // 2]).registers[bank], bank, _files(), _rules(), boot=boot)
+    if whole.state is None or first.state is None or not first.state.entries < whole.state.entries:
+        return
+    rest = log[len(log) - first.tail :]
+    then = appraise_ima(first.state, rest, first.state.entries, quoted, bank, _files(), _rules(), boot=boot)
+    _hold(then.state == whole.state, "IMA: a list resumed is worth something else than the whole one")
+    again = appraise_ima(first.state, log, 0, quoted, bank, _files(), _rules(), boot=boot)
+    _hold(again.state == whole.state, "IMA: a list sent whole again is worth something else")
+
+
+def cel(data: bytes) -> None:
+    """Each record and each event of a runtime log has one spelling; with its digests put right, where it leads is kept with the host."""
+    _one_spelling(parse_event, encode_event, data)
+    records = _one_spelling(parse_cel, encode_cel, data)
+    if records is None:
+        return
+    register = bytes(32)
+    for record in records:
+        event = _event(record)
+        _hold(event is None or encode_event(event) == record.content, "runtime event: two spellings of one value")
+        register = extend("sha256", register, Digest.of(record.content).value)
+    right = tuple(CelRecord(r.record_number, RUNTIME_PCR, event_digests(r.content, ("sha256",)), CONTENT_WRIT, r.content) for r in records)
+    for log in (records, right):
+        try:
+            runtime = replay_runtime(clean_runtime("sha256"), log, pcr=RUNTIME_PCR, bank="sha256", quoted=register)
+        except Refused:
+            continue
+        _kept(replace(_host()[1], runtime=runtime))
+
+
+def _event(record: CelRecord) -> RuntimeEvent | None:
+    try:
+        return parse_record(record)
+    except FormatError:
+        return None
+
+
+# --- what else comes from outside ----------------------------------------------------------------------------------------
+
+
+@cache
+def _scene() -> Scene:
+    scene = Scene()
+    scene.launch("one")
+    return scene
+
+
+def evidence(data: bytes) -> None:
+    """One attestation, read and decided."""
+    parsed = _one_spelling(parse_evidence, encode_evidence, data)
+    if parsed is None:
+        return
+    scene = _scene()
+    with suppress(FormatError, Refused):
+        decide_attestation(
+            data, record=scene.record, state=scene.state, bundle=scene.bundle, references=reference_set(scene.references),
+            verifier=signer("decision").public.thumbprint(), issuance=scene.issuance(len(parsed.requests)), engine=ENGINE_ID,
+        )  # fmt: skip
+
+
+def certificates(data: bytes) -> None:
+    """Certificates and CRLs, in DER, in PEM and as a TPM stores them, with their keys."""
+    _read(lambda pem: parse_pem_certificates(pem, "chain"), data)
+    _read(parse_stored_certificate, data)
+    _read(parse_crl, data)
+    _read(lambda der: keys_of((der,)), data)
+    found = _read(parse_certificate, data)
+    if found is not None:
+        _hold(found.der == data, "certificate: other bytes than were given")
+        _read(certificate_key, found.spki)
+
+
+def pe(data: bytes) -> None:
+    """An image's digest and sections, and what booting it as a UKI would show."""
+    _read(predict_uki, data)
+    image = _read(parse_pe, data)
+    if image is not None:
+        image.digest()
+        for section in image.sections:
+            _read(lambda _, section=section: image.content(section), data)  # type: ignore[misc] # a default is no argument
+
+
+def corim(data: bytes) -> None:
+    """Reference values of ours and of other makers."""
+    _one_spelling(parse_corim, encode_corim, data)
+    _read(parse_signed_corim, data)
+    _read(parse_foreign_corim, data)
+    _read(parse_foreign_comid, data)
+
+
+def tpm(data: bytes) -> None:
+    """What a TPM says: attestations, public areas, signatures, selections."""
+    _one_spelling(parse_attest, encode_attest, data)
+    _one_spelling(parse_public, encode_public, data)
+    _one_spelling(parse_pcr_selection, encode_pcr_selection, data)
+    _read(parse_any_public, data)
+    signature = _one_spelling(parse_signature, encode_signature, data)
+    if signature is not None:
+        _hold(not verify_signature(signature, _scene().chip.ak, data), "a signature over the bytes that hold it")
+
+
+def packages(data: bytes) -> None:
+    """Packages of two kinds of distribution. Where no `zstd` is installed, that is said."""
+    _read(lambda raw: read_rpm(io.BytesIO(raw)), data)
+    with suppress(Unavailable):
+        _read(lambda raw: read_deb(io.BytesIO(raw)), data)
+
+
+TARGETS: Final = {
+    "uefi-log": Target(uefi_log, 16384),
+    "systemd-log": Target(systemd_log, 4096),
+    "ima-log": Target(ima_log, 4096),
+    "cel": Target(cel, 4096),
+    "evidence": Target(evidence, 8192),
+    "certificates": Target(certificates, 4096),
+    "pe": Target(pe, 8192),
+    "corim": Target(corim, 4096),
+    "tpm": Target(tpm, 1024),
+    "packages": Target(packages, 8192),
+}
