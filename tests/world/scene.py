@@ -6,9 +6,10 @@ Everything is determined by the arguments: keys come from seeds, times are numbe
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -27,7 +28,7 @@ from writ.formats.eventlog.cel import CelRecord, encode_cel
 from writ.formats.eventlog.runtime import ComponentEvent, RuntimeEvent, StartEvent, command_digest, record_event
 from writ.formats.evidence import Evidence, InstanceRequest, binding, encode_evidence, enrolment_binding
 from writ.formats.exchange import EXCHANGE, Activation, EnrolRequest
-from writ.formats.exemption import Exemption
+from writ.formats.exemption import Exemption, encode_exemption
 from writ.formats.grants import grant_set
 from writ.formats.jose import sign_jws
 from writ.formats.keys import ED25519, PublicKey
@@ -172,6 +173,8 @@ class Scene:
     running: dict[str, Running] = field(default_factory=dict)
     measured: list[bytes] = field(default_factory=list)
     nonces: int = 0
+    logs: Callable[[], dict[str, Any]] = dict
+    """Logs that travel with the next evidence, where a host has any (`tests.world.machine`)."""
 
     def __post_init__(self) -> None:
         self.enrol()
@@ -261,7 +264,7 @@ class Scene:
         start = known if first is None else first
         measured = tuple(dict.fromkeys(self.measured))
         log = encode_cel(self.records[start:])
-        return Evidence(self.host, nonce, attest, signature, self.chip.values(), start, log, measured, asked)
+        return Evidence(self.host, nonce, attest, signature, self.chip.values(), start, log, measured, asked, **self.logs())
 
     def issuance(self, count: int, *, nonce_age: int = 2) -> Issuance:
         """What the shell gives beside the evidence."""
@@ -334,7 +337,7 @@ class Scene:
             record=encode_host_record(self.record),
             state=b"" if before is None else encode_host_state(before),
             evidence=encode_evidence(evidence),
-            references=tuple(encode_corim(c) for c in self.references),
+            references=(*(encode_corim(c) for c in self.references), *(encode_exemption(e) for e in self.exemptions)),
             policy=encode_bundle(self.bundle),
             attest_decision=sign_entry(verdict.entry),
             result=verdict.result,

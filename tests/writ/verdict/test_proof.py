@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.world.chip import Maker
+from tests.world.machine import Machine
 from tests.world.scene import (
     ENGINE_ID,
     ISSUER,
@@ -30,7 +31,8 @@ from writ.formats.digest import Digest
 from writ.formats.eat import encode_claims, parse_token
 from writ.formats.enrolment import encode_enrolment_evidence, parse_enrolment_evidence
 from writ.formats.errors import FormatError, Refused
-from writ.formats.evidence import encode_evidence
+from writ.formats.evidence import encode_evidence, parse_evidence
+from writ.formats.exemption import Exemption
 from writ.formats.policy_bundle import encode_bundle
 from writ.formats.proof_bundle import Leaf, ProofBundle, encode_proof_bundle, parse_proof_bundle
 from writ.formats.reason import Reason
@@ -441,3 +443,40 @@ def test_records_used_here_are_what_they_seem() -> None:
     assert isinstance(entry_of(WHOLE.enrol_decision), EnrolDecision)
     assert encode_entry(entry_of(WHOLE.attest_decision)) == parse_sign1(WHOLE.attest_decision).payload
     assert encode_claims(parse_token(WHOLE.token).claims) == parse_token(WHOLE.token).jws.payload
+
+
+# --- boot, files and exemptions in the chain ------------------------------------------------------------------------------------
+
+
+def rooted() -> Machine:
+    """A machine whose every quote comes with its whole logs."""
+    machine = Machine()
+    machine.scene.logs = machine.whole
+    return machine
+
+
+def test_action_under_a_rooted_runtime_is_proven_from_firmware_to_record() -> None:
+    machine = rooted()
+    bundle = parse_proof_bundle(encode_proof_bundle(machine.scene.proof_bundle()))
+    proven = prove(bundle, machine.scene.trust)
+    assert (proven.runtime, proven.exceptions) == ("affirming", ())
+
+
+def test_action_under_an_exemption_is_proven_with_it_and_not_without() -> None:
+    machine = rooted()
+    digest = Digest.of(b"hotfix")
+    machine.kernel.measure("/bin/hotfix", digest)
+    machine.whole()  # the register is as the kernel left it before the quote
+    machine.scene.exemptions = (
+        Exemption("billing", "file-unknown", "ima./bin/hotfix", str(digest), ("host-1",), NOW, NOW + 600, "fix", ("alice", "bob")),
+    )
+    bundle = machine.scene.proof_bundle()
+    assert prove(bundle, machine.scene.trust).exceptions == (machine.scene.exemptions[0].label,)
+    assert refuse(replace(bundle, references=bundle.references[:-1]), machine.scene.trust).code == "decision-mismatch"
+
+
+def test_proof_without_the_boot_log_that_was_judged_is_none() -> None:
+    machine = rooted()
+    bundle = machine.scene.proof_bundle()
+    without = encode_evidence(replace(parse_evidence(bundle.evidence), uefi_log=None))
+    assert refuse(replace(bundle, evidence=without), machine.scene.trust).code == "digest-mismatch"
