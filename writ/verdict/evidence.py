@@ -115,7 +115,7 @@ def _runtime(evidence: Evidence, record: HostRecord, state: HostState | None, ep
         start = clean_runtime(record.bank).with_instances(() if state is None else _never_again(state.runtime.instances))
         return replay(start, records, pcr=record.runtime_pcr, bank=record.bank, quoted=quoted)
     known = state.runtime
-    if evidence.log_first == 0 and known.events > 0:
+    if evidence.log_first == 0:
         records = _known_prefix(records, known, record.bank)
     elif evidence.log_first != known.events:
         raise Refused(Reason("runtime-log-rewound", "log_first", f"0 or {known.events}", str(evidence.log_first)))
