@@ -31,7 +31,15 @@ from writ.formats.eventlog.cel_json import encode_systemd_log, parse_systemd_log
 from writ.formats.eventlog.ima import IMA_PCR, hashed, is_padded, parse_row, replay, row_end, summarise, to_binary
 from writ.formats.eventlog.runtime import RuntimeEvent, encode_event, event_digests, parse_event, parse_record
 from writ.formats.eventlog.uefi import LogKind, UefiEvent, UefiLog, parse_uefi_log, read_uefi_log
-from writ.formats.eventlog.uefi_data import ipl_preimages, parse_signature_lists
+from writ.formats.eventlog.uefi_data import (
+    encode_variable,
+    ipl_preimages,
+    parse_firmware_blob,
+    parse_image_load,
+    parse_signature_lists,
+    parse_tagged,
+    parse_variable,
+)
 from writ.formats.evidence import Evidence, ImaLog, encode_evidence, parse_evidence
 from writ.formats.ima_rules import ImaRules
 from writ.formats.ima_signature import keys_of, parse_file_signature
@@ -44,14 +52,14 @@ from writ.formats.tpm.signature import encode_signature, parse_signature, verify
 from writ.formats.x509 import parse_certificate, parse_pem_certificates, parse_stored_certificate
 from writ.formats.x509_key import certificate_key
 from writ.verdict.appraise.boot import judge_boot, measured_values
-from writ.verdict.appraise.ima import ImaReferences, appraise_ima, index_files
+from writ.verdict.appraise.ima import ImaReferences, appraise_ima, index_files, judge_rows, measured_files
 from writ.verdict.attestation import decide_attestation
 from writ.verdict.boot_logs import follow_boot
 from writ.verdict.epoch import Epoch
 from writ.verdict.ima_log import follow_ima
 from writ.verdict.predict import predict_uki
 from writ.verdict.reference import reference_set
-from writ.verdict.registers import REPLAYABLE, cover, initial_value, replay_registers, replayed_banks
+from writ.verdict.registers import REPLAYABLE, cover, initial_value, replay_registers, replay_rtmrs, replayed_banks
 from writ.verdict.runtime_log import replay as replay_runtime
 
 T = TypeVar("T")
@@ -117,10 +125,19 @@ def _led_to(log: UefiLog, bank: str) -> dict[int, bytes]:
 def uefi_log(data: bytes) -> None:
     """A log is judged as it is, and with digests that explain its data, as chance does not find them."""
     _read(read_uefi_log, data)
-    _read(parse_signature_lists, data)
     log = _read(parse_uefi_log, data)
     if log is None:
         return
+    for event in log.events:
+        _read(parse_image_load, event.data)
+        _read(parse_tagged, event.data)
+        _read(parse_firmware_blob, event.data)
+        variable = _read(parse_variable, event.data)
+        if variable is not None:
+            _hold(encode_variable(variable) == event.data, "UEFI variable: two spellings of one value")
+            _read(parse_signature_lists, variable.data)
+    if log.kind is LogKind.CCEL:
+        replay_rtmrs(log)
     _judged(log)
     _judged(replace(log, events=tuple(_explained(event) for event in log.events)))
     if "sha256" in replayed_banks(log) and log.kind is not LogKind.CCEL:
@@ -148,9 +165,13 @@ def _judged(log: UefiLog) -> None:
 
 
 def _followed(evidence: Evidence, pcrs: Mapping[int, bytes]) -> None:
-    """The boot that the logs tell is kept with the host."""
-    boot, _ = follow_boot(evidence, None, Epoch("first", None), PcrValues("sha256", tuple(sorted(pcrs.items()))), RUNTIME_PCR)
-    _kept(replace(_host()[1], boot=boot, logs=("uefi",)))
+    """The boot that the logs tell is kept with the host, and known when no log comes."""
+    values = PcrValues("sha256", tuple(sorted(pcrs.items())))
+    boot, _ = follow_boot(evidence, None, Epoch("first", None), values, RUNTIME_PCR)
+    state = replace(_host()[1], boot=boot, logs=("uefi",))
+    _kept(state)
+    known, _ = follow_boot(replace(evidence, uefi_log=None), state, Epoch("same", None), values, RUNTIME_PCR)
+    _hold(known == boot, "a boot without new logs is another")
 
 
 @cache
@@ -242,6 +263,12 @@ def _resumed(log: bytes, bank: str, quoted: bytes) -> None:
     _hold(then.state == whole.state, "IMA: a list resumed is worth something else than the whole one")
     again = appraise_ima(first.state, log, 0, quoted, bank, _files(), _rules(), boot=boot)
     _hold(again.state == whole.state, "IMA: a list sent whole again is worth something else")
+    shorter = appraise_ima(whole.state, log, 0, first.state.register, bank, _files(), _rules(), boot=boot)
+    _hold(shorter.state == whole.state and bool(shorter.reasons), "IMA: a list rewound was taken")
+    led = replay(log, bytes(SIZES[bank]), bank, quoted)
+    if led is not None:
+        judge_rows(led.rows, led.violated, _files(), _rules())
+        measured_files(led.rows)
 
 
 def cel(data: bytes) -> None:
