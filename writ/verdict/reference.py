@@ -19,10 +19,11 @@ from writ.formats.eventlog.runtime import command_digest
 from writ.formats.exemption import MOST as MOST_EXEMPTIONS
 from writ.formats.exemption import Exemption, parse_exemption
 from writ.formats.grants import encode_grants
+from writ.formats.ima_state import MAX_SEEN
 from writ.formats.measurement import COMMAND, GRANTS, Measurement
 from writ.formats.reason import Reason
 from writ.formats.strict import encode_cbor
-from writ.verdict.appraise.ima import ImaReferences, index_files
+from writ.verdict.appraise.ima import ROOTED, ImaReferences, index_files
 
 GOVERNANCE: Final = "governance"
 _CORIM: Final = bytes((0xD9, *CORIM_TAG.to_bytes(2, "big")))
@@ -61,11 +62,14 @@ def _files(references: ReferenceSet, until: int | None) -> ImaReferences:
 
 
 def reference_set(corims: Iterable[Corim], exemptions: Iterable[Exemption] = ()) -> ReferenceSet:
-    """These CoRIMs and exemptions as one set, each once. Raises FormatError for too many exemptions."""
+    """These CoRIMs and exemptions as one set, each once. Raises FormatError for too many exemptions or files that root a runtime."""
     named = {Digest.of(encode_corim(corim)).value: corim for corim in corims}
     exempt = tuple(sorted(set(exemptions)))
     if len(exempt) > MOST_EXEMPTIONS:
         raise FormatError("references", f"at most {MOST_EXEMPTIONS} exemptions", str(len(exempt)))
+    rooting = sum(len(corim.components) for corim in named.values() if corim.environment.startswith(ROOTED))
+    if rooting > MAX_SEEN:
+        raise FormatError("references", f"at most {MAX_SEEN} files in {ROOTED}…", str(rooting))
     listed = list_names([*named, *(one.digest.value for one in exempt)])
     versions: dict[str, list[Corim]] = {}
     for corim in sorted(named.values(), key=lambda one: (one.environment, one.id)):

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from tests.world.scene import GOVERNED, NAMESPACE, NOW, measurement, reference
 from writ.formats.corim import Corim
 from writ.formats.digest import Digest
+from writ.formats.errors import FormatError
+from writ.formats.ima_state import MAX_SEEN
 from writ.verdict.reference import compare, measured_values, reference_set
 
 X, Y, Z = (Digest.of(c) for c in (b"x", b"y", b"z"))
@@ -71,3 +75,11 @@ def test_set_of_references_is_named_whatever_its_order() -> None:
     assert reference_set([one, two]).digest == reference_set([two, one, one]).digest
     names = {reference_set(given).digest for given in ([], [one], [two], [one, two], [one, replace(two, id="other")])}
     assert len(names) == 5
+
+
+def test_more_files_that_root_a_runtime_than_a_state_holds_are_no_set() -> None:
+    files = tuple((f"/usr/lib/{number:05}", X) for number in range(MAX_SEEN))
+    most = Corim("a", "billing", "rooted/attestor", files)
+    assert reference_set([most]).digest
+    with pytest.raises(FormatError, match=f"at most {MAX_SEEN} files"):
+        reference_set([most, Corim("b", "billing", "rooted/enforcer", (("/usr/bin/one", X),))])
