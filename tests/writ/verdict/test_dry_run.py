@@ -131,8 +131,8 @@ def staged(f: Fleet) -> tuple[Corim, ...]:
     return (*f.old, *(replace(c, id=f"{c.id}-new") if (c.environment, c.id) in known else c for c in f.new if c not in f.old))
 
 
-def test_update_is_rolled_across_a_fleet_without_a_false_refusal() -> None:
-    f = fleet(4)
+def test_update_is_rolled_across_three_hundred_hosts_without_a_false_refusal() -> None:
+    f = fleet(300)
     both = staged(f)
 
     # 1. Before: the new values alone would refuse every host, old and new together none.
@@ -149,6 +149,10 @@ def test_update_is_rolled_across_a_fleet_without_a_false_refusal() -> None:
     f.update(f.machines[1])
     assert permitted(f.machines[1].attest(uefi_log=f.machines[1].log)).runtime == "affirming"
 
+    for machine in f.machines[4:]:
+        f.update(machine)
+        assert permitted(machine.attest(uefi_log=machine.log)).runtime == "affirming"
+
     # 3. A mixture that no one approved is refused: the new kernel with the old initrd.
     f.machines[2].boot = replace(f.machines[2].boot, kernel=b"a newer kernel", loader=b"a newer image", events=[])
     f.machines[2].reboot()
@@ -161,7 +165,7 @@ def test_update_is_rolled_across_a_fleet_without_a_false_refusal() -> None:
     assert permitted(f.machines[3].attest(uefi_log=f.machines[3].log)).runtime == "affirming"
 
     # 5. The set shrinks: the dry run names the hosts that are left behind, before they are refused.
-    assert [ask(machine, *f.new).passes for machine in f.machines] == [False, True, False, False]
+    assert [ask(machine, *f.new).passes for machine in f.machines] == [False, True, False, False] + [True] * 296
     left = {reason.claim for reason in ask(f.machines[3], *f.new).reasons}
     assert f"ima.{FILES['attestor']}" in left
     assert content("attestor", "2") in [digest for c in f.new for _, digest in c.components]
