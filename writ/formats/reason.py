@@ -153,7 +153,7 @@ REMEDIES: Final[dict[str, str]] = {
     "ima-log-required": "Send the IMA list from its first entry: the verifier judges it anew.",
     "uefi-measurement-error": "The firmware reports an error while it measured. Update the firmware, then reboot.",
     # what the kernel holds
-    "verity-unavailable": "Neither fs-verity nor dm-verity holds this; see got. Enable it, or let the manifest say hold = \"store\".",
+    "verity-unavailable": 'Neither fs-verity nor dm-verity holds this; see got. Enable it, or let the manifest say hold = "store".',
     # who may change what is approved
     "delegation-refused": "No role of these keys covers this: `verifier reference delegate`, or let an operator `reference import` it.",
     "delegation-rollback": "The delegation is older than the one in force: `verifier reference delegate` without a version.",

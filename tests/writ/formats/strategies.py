@@ -99,6 +99,8 @@ BOOT = st.builds(
     sorted_set(st.tuples(st.integers(8, 9), KEY32), key=lambda pair: pair[0], most=2), st.none() | FLAG,
     sorted_set(st.tuples(WORD, sorted_set(st.tuples(WORD, DIGEST), key=lambda pair: pair[0])), key=lambda pair: pair[0]), REASONS,
 )  # fmt: skip
+
+
 @st.composite
 def ima_states(draw: st.DrawFn) -> ImaState:
     """States whose counts fit each other."""
