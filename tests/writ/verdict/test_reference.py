@@ -80,6 +80,6 @@ def test_set_of_references_is_named_whatever_its_order() -> None:
 def test_more_files_that_root_a_runtime_than_a_state_holds_are_no_set() -> None:
     files = tuple((f"/usr/lib/{number:05}", X) for number in range(MAX_SEEN))
     most = Corim("a", "billing", "rooted/attestor", files)
-    assert reference_set([most]).digest
+    assert reference_set([most]).listed
     with pytest.raises(FormatError, match=f"at most {MAX_SEEN} files"):
         reference_set([most, Corim("b", "billing", "rooted/enforcer", (("/usr/bin/one", X),))])
