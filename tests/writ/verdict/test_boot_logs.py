@@ -8,8 +8,11 @@ import pytest
 
 from tests.world.scene import DEMO, GOVERNED, NAMESPACE, Scene, codes, permitted, policy, reference
 from tests.world.uefi_logs import Boot, encode_log, image_load, registers
+from writ.formats.boot_state import MOST_VALUES
 from writ.formats.corim import Corim
-from writ.formats.eventlog.uefi import EV_EFI_BOOT_SERVICES_APPLICATION
+from writ.formats.digest import Digest
+from writ.formats.eventlog.cel_json import UserspaceEvent, encode_systemd_log
+from writ.formats.eventlog.uefi import EV_EFI_BOOT_SERVICES_APPLICATION, EV_SEPARATOR, LogKind, UefiEvent, UefiLog, parse_uefi_log
 from writ.formats.evidence import Evidence
 from writ.formats.policy_bundle import PolicySettings
 from writ.formats.state import encode_host_state, parse_host_state
@@ -186,3 +189,56 @@ def test_boot_evidence_alone_roots_no_runtime() -> None:
     verdict = attest(scene, log)
     found = {(reason.code, reason.claim) for reason in verdict.entry.reasons}
     assert found == {("attestor-not-rooted", f"executables.{part}") for part in PARTS}
+
+
+def test_host_that_never_sent_a_log_owes_none() -> None:
+    scene, _ = booted()
+    attest(scene)
+    scene.reboot()
+    scene.launch("one")
+    assert host_codes(attest(scene)) == set()
+
+
+def test_register_that_systemd_extended_is_explained_by_its_log() -> None:
+    scene, log = booted()
+    word = Digest.of(b"a word of systemd")
+    scene.chip.extend(9, {"sha256": word.value})
+    events = encode_systemd_log((UserspaceEvent(9, (("sha256", word.value),), "a word of systemd", "phase", "0" * 32),))
+    assert "uefi-log-mismatch" in host_codes(scene.judge(with_log(scene, log)))
+    told = scene.judge(replace(with_log(scene, log), systemd_log=events))
+    assert host_codes(told) == set()
+    assert host_codes(scene.judge(replace(with_log(scene, log), systemd_log=b"no log"))) == {"uefi-log-malformed"}
+
+
+def test_log_of_a_confidential_machine_is_none_of_registers() -> None:
+    scene, _ = booted()
+    events = (UefiEvent(at, at + 1, EV_SEPARATOR, (("sha384", bytes(48)),), bytes(4)) for at in range(4))
+    data = encode_log(UefiLog(LogKind.CCEL, (("sha384", 48),), tuple(events), None, 0))
+    assert parse_uefi_log(data).kind is LogKind.CCEL
+    assert [reason.claim for reason in attest(scene, data).entry.reasons] == ["uefi_log.kind"]
+
+
+def test_register_of_the_runtime_log_is_no_part_of_the_boot() -> None:
+    scene, log = booted()
+    attest(scene, log)
+    scene.references = (*scene.references, *captured(scene))
+    scene.launch("two")
+    assert host_codes(attest(scene, log)) == set()
+
+
+def test_as_many_values_as_a_state_holds_are_kept() -> None:
+    scene, log = booted()
+    attest(scene, log)
+    assert scene.state is not None
+    assert scene.state.boot is not None
+    known = len(dict(scene.state.boot.values)["boot"])
+    boot = Boot()
+    boot.measure()
+    for number in range(MOST_VALUES - known):
+        boot.add(4, EV_EFI_BOOT_SERVICES_APPLICATION, image_load("x.efi"), b"%d" % number)
+    whole = replace(parse_uefi_log(log), events=tuple(boot.events))
+    for index, value in registers(whole, quoted=BOOT_PCRS).items():
+        scene.chip.pcrs["sha256"][index] = value
+    assert host_codes(attest(scene, encode_log(whole))) == set()
+    assert scene.state.boot is not None
+    assert len(dict(scene.state.boot.values)["boot"]) == MOST_VALUES

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 import pytest
 
 from tests.world.machine import FILES, SHELL, Machine, content, part_reference
-from tests.world.scene import GOVERNED, NAMESPACE, NOW, permitted, reference
+from tests.world.scene import GOVERNED, NAMESPACE, NOW, Scene, permitted, reference
 from writ.formats.corim import Corim
 from writ.formats.digest import Digest
 from writ.formats.eventlog.ima import replay
+from writ.formats.eventlog.runtime import StopEvent
 from writ.formats.evidence import ImaLog
 from writ.formats.exemption import Exemption
 from writ.verdict.appraisal import PARTS
@@ -82,6 +83,36 @@ def test_exemption_is_foreseen(machine: Machine) -> None:
     claim = Exemption(NAMESPACE, "component-mismatch", "instance.*.prompts", str(got), ("host-1",), NOW, NOW + 9, "x", ("a", "b"))
     found = ask(machine, *left, other, exemptions=(claim,))
     assert (found.passes, found.labels) == (True, (claim.label,))
+
+
+def test_file_that_was_refused_passes_where_it_would_be_approved(machine: Machine) -> None:
+    digest = Digest.of(b"hotfix")
+    machine.kernel.measure("/bin/hotfix", digest)
+    machine.attest()
+    assert [reason.claim for reason in ask(machine).reasons] == ["ima./bin/hotfix"]
+    hotfix = Corim("hotfix", NAMESPACE, "files/hotfix", (("/bin/hotfix", digest),))
+    assert ask(machine, *machine.scene.references, hotfix).passes
+
+
+def test_host_without_logs_is_asked_about_all_the_same() -> None:
+    scene = Scene()
+    scene.launch("one")
+    scene.attest("one")
+    assert scene.state is not None
+    assert foresee(scene.record, scene.state, None, reference_set(scene.references), scene.bundle, NOW).passes
+
+
+def test_contained_host_passes_under_nothing(machine: Machine) -> None:
+    assert machine.scene.state is not None
+    machine.scene.state = machine.scene.state.moved("contained")
+    assert [reason.code for reason in ask(machine).reasons] == ["host-not-active"]
+
+
+def test_only_running_instances_are_asked_about(machine: Machine) -> None:
+    machine.scene.event(StopEvent(machine.scene.running["one"].instance, "exited"))
+    machine.scene.launch("two")
+    machine.attest()
+    assert [instance for instance, _, _ in ask(machine).instances] == [machine.scene.running["two"].instance]
 
 
 # --- an update of kernel, libc and Writ across a fleet --------------------------------------------------------------------------

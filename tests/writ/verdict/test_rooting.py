@@ -203,3 +203,11 @@ def test_more_differences_than_are_kept_are_a_reason_that_nothing_lets_pass() ->
     for number in range(70):
         machine.kernel.measure(f"/bin/{number:02}", Digest.of(b"x"))
     assert codes(machine.attest()) == {"file-unknown", "ima-not-approved"}
+
+
+def test_host_that_never_sent_a_list_owes_none() -> None:
+    machine = Machine(DEMO)
+    for _ in range(2):
+        assert permitted(machine.attest(ima_log=None)).runtime == "runtime-only"
+    machine.reboot()
+    assert permitted(machine.attest(ima_log=None)).runtime == "runtime-only"
