@@ -10,6 +10,7 @@ from tests.world.scene import GOVERNED, NAMESPACE, NOW, measurement, reference
 from writ.formats.corim import Corim
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError
+from writ.formats.exemption import MOST, Exemption
 from writ.formats.ima_state import MAX_SEEN
 from writ.verdict.reference import compare, measured_values, reference_set
 
@@ -80,6 +81,16 @@ def test_set_of_references_is_named_whatever_its_order() -> None:
 def test_more_files_that_root_a_runtime_than_a_state_holds_are_no_set() -> None:
     files = tuple((f"/usr/lib/{number:05}", X) for number in range(MAX_SEEN))
     most = Corim("a", "billing", "rooted/attestor", files)
-    assert reference_set([most]).listed
+    assert reference_set([most, Corim("c", "billing", "files/os", (("/usr/bin/one", X),))]).listed
     with pytest.raises(FormatError, match=f"at most {MAX_SEEN} files"):
         reference_set([most, Corim("b", "billing", "rooted/enforcer", (("/usr/bin/one", X),))])
+
+
+def test_more_exemptions_than_may_be_in_force_are_no_set() -> None:
+    made = [
+        Exemption("billing", "file-unknown", f"ima./bin/{number}", str(X), ("host-1",), NOW, NOW + 1, "x", ("a", "b"))
+        for number in range(MOST + 1)
+    ]
+    assert len(reference_set([], made[:-1]).exemptions) == MOST
+    with pytest.raises(FormatError, match=f"at most {MOST} exemptions"):
+        reference_set([], made)

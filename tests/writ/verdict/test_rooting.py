@@ -8,7 +8,7 @@ import pytest
 
 from tests.world.ima_logs import Kernel
 from tests.world.machine import FILES, SHELL, STRICT, Machine, content, part_reference
-from tests.world.scene import DEMO, NAMESPACE, NOW, codes, permitted
+from tests.world.scene import DEMO, NAMESPACE, NOW, codes, permitted, reference
 from writ.formats.corim import Corim
 from writ.formats.digest import Digest
 from writ.formats.ear import parse_ear_cbor
@@ -93,6 +93,7 @@ def test_ima_list_without_boot_log_roots_nothing() -> None:
     machine = Machine()
     verdict = machine.attest(uefi_log=None)
     assert reasons(verdict) == {("attestor-not-rooted", f"executables.{name}") for name in ("boot", "firmware", "secure-boot")}
+    assert {reason.expected for reason in verdict.entry.reasons} == {"boot evidence"}
 
 
 @pytest.mark.parametrize("environment", ["boot", "firmware", "secure-boot"])
@@ -211,3 +212,34 @@ def test_host_that_never_sent_a_list_owes_none() -> None:
         assert permitted(machine.attest(ima_log=None)).runtime == "runtime-only"
     machine.reboot()
     assert permitted(machine.attest(ima_log=None)).runtime == "runtime-only"
+
+
+def test_rooted_runtime_needs_no_exception_where_the_policy_would_make_one() -> None:
+    claims = permitted(Machine(DEMO).attest())
+    assert (claims.runtime, claims.exceptions) == ("affirming", ())
+
+
+def test_exempted_instance_on_a_rooted_host_is_not_affirming() -> None:
+    machine = Machine()
+    approved = dict(reference().components)["prompts"]
+    other = replace(reference(), components=tuple((n, Digest.of(b"x") if n == "prompts" else d) for n, d in reference().components))
+    machine.scene.references = tuple(other if c.id == "reporter-1" else c for c in machine.scene.references)
+    machine.scene.exemptions = (
+        Exemption(NAMESPACE, "component-mismatch", "instance.*.prompts", str(approved), ("host-1",), NOW, NOW + 60, "x", ("a", "b")),
+    )
+    ear = parse_ear_cbor(machine.attest().result)
+    tiers = {name.split(".")[0]: part.claim("executables") for name, part in ear.submodules}
+    assert tiers == {"host": 2, "instance": 32}
+
+
+def test_of_two_references_that_run_out_the_first_is_gone_before_the_second() -> None:
+    machine = Machine()
+    ends = ((b"a", 60), (b"b", 120))
+    files = tuple(Corim(f"os-{life}", NAMESPACE, "files/os", ((f"/bin/{n.decode()}", SHELL),), valid_until=NOW + life) for n, life in ends)
+    machine.scene.references = (*machine.scene.references, *files)
+    for name, _ in ends:
+        machine.kernel.measure(f"/bin/{name.decode()}", SHELL)
+    for now, found in ((NOW + 60, set()), (NOW + 61, {"ima./bin/a"}), (NOW + 121, {"ima./bin/a", "ima./bin/b"})):
+        machine.scene.now = now
+        verdict = machine.judge()
+        assert {reason.claim for reason in verdict.entry.reasons} == found
