@@ -93,7 +93,9 @@ def certificate_key(spki: bytes) -> CertificateKey:
             numbers = DerReader(bits, "RSA key").sequence("numbers")
             modulus, exponent = numbers.integer("modulus", most=1 + MAX_RSA_BITS // 8), numbers.integer("exponent", most=9)
             numbers.done()
-            if not MIN_RSA_BITS <= modulus.bit_length() <= MAX_RSA_BITS or modulus < 0:
+            if modulus < 0 or exponent < 0:
+                raise FormatError("RSA key", "positive numbers", "a negative one")
+            if not MIN_RSA_BITS <= modulus.bit_length() <= MAX_RSA_BITS:
                 raise FormatError("RSA key", f"{MIN_RSA_BITS} to {MAX_RSA_BITS} bits", f"{modulus.bit_length()} bits")
             return rsa.RSAPublicNumbers(exponent, modulus).public_key()
         curve = _CURVES.get(algorithm.oid("curve")) if oid == _EC else None
