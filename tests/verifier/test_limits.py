@@ -81,7 +81,7 @@ def test_body_without_a_stated_length_is_bounded(verifier: RunningVerifier) -> N
         sock.sendall(b"POST /v1/enrol/activate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
         chunk = b"4000\r\n" + b"x" * 0x4000 + b"\r\n"
         sock.sendall(5 * chunk)
-        assert first_line(sock) == b"HTTP/1.1 413 Request Entity Too Large"
+        assert first_line(sock).startswith(b"HTTP/1.1 413 ")
 
 
 def test_lists_sized_by_the_sender_are_refused(verifier: RunningVerifier) -> None:
