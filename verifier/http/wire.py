@@ -17,6 +17,7 @@ from writ.formats.decision import AttestDecision, EnrolDecision, parse_entry
 from writ.formats.digest import Digest
 from writ.formats.ear import encode_ear_json, parse_ear_cbor
 from writ.formats.errors import FormatError
+from writ.formats.ima_rules import ImaRules
 from writ.formats.ima_state import ImaState
 from writ.formats.policy_bundle import CLOCK_SKEW, HOLD_MAX, NONCE_LIFE, TOKEN_LIFE, PolicyBundle, PolicySettings
 from writ.formats.state import HostState, parse_host_record, parse_host_state
@@ -52,6 +53,20 @@ class ReplaceBody(Body):
     life: int = Field(default=86_400, ge=60, le=MAX_LIFE)
 
 
+class ImaBody(Body):
+    """Rules for the IMA list: what is left out, whose signatures count (certificates in base64 DER)."""
+
+    exclude: list[str] = Field(default_factory=list, max_length=128)
+    violations: Literal["refuse", "label"] = "refuse"
+    keyrings: list[str] = Field(default_factory=list, max_length=64)
+    learn_keys: bool = False
+
+    def rules(self) -> ImaRules:
+        """The formats type. Raises FormatError."""
+        keys = tuple(sorted({from_base64(item, "ima.keyrings") for item in self.keyrings}))
+        return ImaRules(tuple(sorted(set(self.exclude))), self.violations, keys, self.learn_keys)
+
+
 class SettingsBody(Body):
     """Settings of a policy, in seconds where they are times."""
 
@@ -62,12 +77,13 @@ class SettingsBody(Body):
     clock_skew: int = Field(default=CLOCK_SKEW, ge=0, le=60)
     hold_max: int = Field(default=HOLD_MAX, ge=0, le=86_400)
     approvals: dict[Annotated[str, Field(pattern=PATTERN)], Annotated[int, Field(ge=2, le=8)]] = Field(default_factory=dict, max_length=64)
+    ima: ImaBody = Field(default_factory=ImaBody)
 
     def settings(self) -> PolicySettings:
         """The formats type."""
         return PolicySettings(
             self.accept_runtime_only, tuple(sorted(set(self.tpm_classes))), self.token_life, self.nonce_life, self.clock_skew,
-            self.hold_max, approvals=tuple(sorted(self.approvals.items())),
+            self.hold_max, approvals=tuple(sorted(self.approvals.items())), ima=self.ima.rules(),
         )  # fmt: skip
 
 
@@ -221,6 +237,7 @@ def policy_view(bundle: PolicyBundle, signed: bytes) -> dict[str, object]:
     settings = {
         "accept_runtime_only": s.accept_runtime_only, "tpm_classes": list(s.tpm_classes), "token_life": s.token_life,
         "nonce_life": s.nonce_life, "clock_skew": s.clock_skew, "hold_max": s.hold_max, "approvals": dict(s.approvals),
+        "ima": {**s.ima.to_cbor(), "keyrings": [to_base64(one) for one in s.ima.keyrings]},
     }  # fmt: skip
     return {
         "digest": str(bundle.digest), "namespace": bundle.namespace, "version": bundle.version, "issued_at": bundle.issued_at,

@@ -383,7 +383,7 @@ def _elements(chunks: Iterator[bytes] | list[bytes], name: str, what: str) -> It
     def doctype(*_: object) -> None:
         raise FormatError(what, "no document type", "one")
 
-    parser = expat.ParserCreate()
+    parser = expat.ParserCreate("utf-8")  # whatever the text says of itself
     parser.buffer_text = True
     parser.StartElementHandler, parser.EndElementHandler = start, end
     parser.CharacterDataHandler, parser.StartDoctypeDeclHandler = text, doctype

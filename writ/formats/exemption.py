@@ -54,6 +54,8 @@ class Exemption:
     def __post_init__(self) -> None:
         if self.code not in EXEMPTIBLE:
             raise FormatError("exemption.code", f"one of {', '.join(EXEMPTIBLE)}", repr(self.code)[:60])
+        if self.claim.endswith(".measurement") or (self.got == "none" and self.code != "component-missing"):
+            raise FormatError("exemption.claim", "one component, and what was found there", self.claim[:100])
         if list(self.hosts) != sorted(set(self.hosts)) or not 1 <= len(self.hosts) <= MOST_HOSTS:
             raise FormatError("exemption.hosts", f"1 to {MOST_HOSTS}, sorted, each once", f"{len(self.hosts)}")
         for host in self.hosts:

@@ -140,9 +140,9 @@ class HostState:
     boot: BootState | None = None
     ima: ImaState | None = None
 
-    def moved(self, status: str) -> HostState:
-        """The next version, in `status`, with everything else as it stood."""
-        return replace(self, version=self.version + 1, status=status)
+    def moved(self, status: str, logs: tuple[str, ...] | None = None) -> HostState:
+        """The next version, in `status` and owing `logs`, with everything else as it stood."""
+        return replace(self, version=self.version + 1, status=status, logs=self.logs if logs is None else logs)
 
 
 def clean_runtime(bank: str) -> RuntimeState:

@@ -275,7 +275,7 @@ def _state_after(verified: VerifiedEvidence, state: HostState | None, instances:
     version = 0 if state is None else state.version + 1
     if verified.runtime is None and state is not None:
         status = "contained" if verified.epoch.kind == "forked" and state.status == "active" else state.status
-        return state.moved(status)
+        return state.moved(status, tuple(sorted({*state.logs, *verified.logs})))
     runtime = verified.runtime if verified.runtime is not None else RuntimeState(0, bytes(len(quote.pcrs.values[0][1])), (), ())
     for result in instances:
         if result.state is None:
@@ -286,8 +286,7 @@ def _state_after(verified: VerifiedEvidence, state: HostState | None, instances:
             moved = moved.with_checkpoint(result.request.log_size, result.request.log_root)
         runtime = runtime.with_instance(moved)
     status = "active" if state is None else state.status
-    came = {"ima": verified.ima, "uefi": verified.boot}
-    sent = {*(() if state is None else state.logs), *(log for log, known in came.items() if known is not None)}
+    sent = {*(() if state is None else state.logs), *verified.logs}
     return HostState(
         version, status, quote.clock, quote.reset_count, quote.restart_count, quote.safe, now, runtime,
         tuple(sorted(sent)), verified.boot, verified.ima,
@@ -303,7 +302,7 @@ def _ear(
     identity = 97 if verified.epoch.kind == "forked" or any(r.code.startswith("host-") for r in reasons) else 2
     hardware = 2 if record.endorsed and record.tpm_class in ("discrete", "firmware") else 32
     changed = [r for r in reasons if r.code in _CHANGED]
-    good = 32 if missing or exempt else 2
+    good = 32 if missing or exempt or reasons else 2
     host = submodule(
         {
             "instance-identity": identity,

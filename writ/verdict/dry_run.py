@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from writ.formats.ima_state import MAX_REASONS
 from writ.formats.policy_bundle import PolicyBundle
 from writ.formats.reason import Reason
 from writ.formats.state import HostRecord, HostState
@@ -55,13 +56,18 @@ def foresee(
     host = [] if state.boot is None else list(state.boot.reasons)
     seen = None
     if state.ima is not None:
-        host.extend(reason for reason in state.ima.verdict.reasons if reason.code not in _ASKED_ANEW)
+        host.extend(r for r in state.ima.verdict.reasons if r.code not in _ASKED_ANEW or r.claim == "ima.boot_aggregate")
         if listed is None:
             host.append(Reason("ima-log-required", "ima", "the list as it was recorded", "none"))
             seen = state.ima.seen
         else:
             reasons, seen = judge_rows(listed.rows, listed.violated, references.files(now), bundle.settings.ima)
             host.extend(reasons)
+            if len(reasons) >= MAX_REASONS:
+                host.append(Reason("ima-not-approved", "ima.entries", f"fewer than {MAX_REASONS} differences", "more"))
+    for log, told in (("uefi", state.boot), ("ima", state.ima)):
+        if log in state.logs and told is None:
+            host.append(Reason("boot-log-required" if log == "uefi" else "ima-log-required", log, "the log of this boot", "none"))
     against, _, _ = stands_against(record, state.boot, seen, state.runtime, references, bundle.settings, now)
     if state.status != "active":
         host.append(Reason("host-not-active", "host.status", "active", state.status))

@@ -33,7 +33,7 @@ from writ.verdict.runtime_log import replay
 class VerifiedEvidence:
     """Proof that `verify_evidence` ran.
 
-    `runtime` is None where the log did not lead to the quoted register, with
+    `logs` names the logs that travelled, whatever they are worth. `runtime` is None where the log did not lead to the quoted register, with
     the reason in `findings`; nothing of such a log is kept.
     """
 
@@ -42,6 +42,7 @@ class VerifiedEvidence:
     runtime: RuntimeState | None
     boot: BootState | None
     ima: ImaState | None
+    logs: tuple[str, ...]
     requests: tuple[InstanceRequest, ...]
     findings: tuple[Reason, ...]
 
@@ -104,7 +105,8 @@ def verify_evidence(
     # 6
     if runtime is not None:
         runtime = _with_measurements(runtime, evidence.measurements)
-    return VerifiedEvidence(quote, epoch, runtime, boot, ima, evidence.requests, tuple(sorted(set(findings))))
+    logs = tuple(name for name, part in (("ima", evidence.ima_log), ("uefi", evidence.uefi_log)) if part is not None)
+    return VerifiedEvidence(quote, epoch, runtime, boot, ima, logs, evidence.requests, tuple(sorted(set(findings))))
 
 
 def _runtime(evidence: Evidence, record: HostRecord, state: HostState | None, epoch: Epoch, quoted: bytes) -> RuntimeState:

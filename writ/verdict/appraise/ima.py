@@ -92,6 +92,7 @@ class ImaResult:
 def index_files(corims: Iterable[Corim]) -> ImaReferences:
     """The files that these CoRIMs approve, those that root a runtime among them. Other environments are left out."""
     found: dict[_File, set[tuple[str, bytes]]] = {}
+    parts: dict[_File, set[tuple[str, bytes]]] = {}
     required: dict[_Measurement, tuple[str, str]] = {}
     for corim in corims:
         rooting = corim.environment.startswith(ROOTED)
@@ -99,10 +100,11 @@ def index_files(corims: Iterable[Corim]) -> ImaReferences:
             continue
         for component, digest in corim.components:
             file = _file_of(component)
-            found.setdefault(file, set()).add((digest.algorithm, digest.value))
+            (parts if rooting else found).setdefault(file, set()).add((digest.algorithm, digest.value))
             if rooting:
                 required[*file, digest.algorithm, digest.value] = component, str(digest)
-    approved = {file: frozenset(digests) for file, digests in sorted(found.items())}
+    # A file of a part is approved as such only: who approves files in general approves no other attestor.
+    approved = {file: frozenset(digests) for file, digests in sorted((found | parts).items())}
     listed = [b"%b\0%b\0%b:%b%b\n" % (kind.encode(), name, algorithm.encode(), value.hex().encode(),
                                       b" rooting" if (kind, name, algorithm, value) in required else b"")
               for (kind, name), digests in approved.items() for algorithm, value in sorted(digests)]  # fmt: skip
@@ -266,6 +268,7 @@ def _judge(
     keys = _both(_keyring(rules.keyrings), _keyring(learnt))
     entries, approved, rooting = references.entries, references.approved, references.rooting
     excluded = _excluded(rules.exclude)
+    parts = {name for _, name, _, _ in references.required}
     compared = bool(approved or rules.keyrings or rules.learn_keys)
     for row in rows:
         # Most entries are, byte for byte, what a reference value says; without a signature "ima-sig" has four zeros behind that.
@@ -289,7 +292,7 @@ def _judge(
             certificates.add(measured.buffer)
             keys = _both(keys, added)
             continue
-        if excluded is not None and excluded.fullmatch(measured.name):
+        if excluded is not None and measured.name not in parts and excluded.fullmatch(measured.name):
             continue
         finding = _file(measured, approved, keys) if compared else None
         if finding is not None:
@@ -319,14 +322,16 @@ def _file(measured: Measured, approved: _Approved, keys: Mapping[bytes, tuple[Ke
         return ("file-unknown", claim, "a reference value", got) if known is None else ("file-mismatch", claim, _listed(known), got)
     judged = judge_signature(measured, keys) if keys else "none"
     if judged == "invalid":
-        return "ima-signature-invalid", claim, "a signature by the key it names", measured.described
+        return "ima-signature-invalid", claim, "a signature by the key it names", measured.described[:200]
     if measured.algorithm not in STRONG:
         return "algorithm-refused", claim, " or ".join(STRONG), measured.described[:200]
     if known is not None:
-        return None if (measured.algorithm, measured.digest) in known else ("file-mismatch", claim, _listed(known), measured.described)
+        return (
+            None if (measured.algorithm, measured.digest) in known else ("file-mismatch", claim, _listed(known), measured.described[:200])
+        )
     if judged == "valid":
         return None
-    return "file-unknown", claim, "a reference value, an exclusion or a signature", measured.described
+    return "file-unknown", claim, "a reference value, an exclusion or a signature", measured.described[:200]
 
 
 def _violation(row: bytes, excluded: re.Pattern[bytes] | None, only: frozenset[bytes] | None) -> _Finding | None:
