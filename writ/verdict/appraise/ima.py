@@ -104,7 +104,9 @@ def index_files(corims: Iterable[Corim]) -> ImaReferences:
             if rooting:
                 required[*file, digest.algorithm, digest.value] = component, str(digest)
     # A file of a part is approved as such only: who approves files in general approves no other attestor.
-    approved = {file: frozenset(digests) for file, digests in sorted((found | parts).items())}
+    names = {name for _, name in parts}
+    others = {file: digests for file, digests in found.items() if file[1] not in names}
+    approved = {file: frozenset(digests) for file, digests in sorted((others | parts).items())}
     listed = [b"%b\0%b\0%b:%b%b\n" % (kind.encode(), name, algorithm.encode(), value.hex().encode(),
                                       b" rooting" if (kind, name, algorithm, value) in required else b"")
               for (kind, name), digests in approved.items() for algorithm, value in sorted(digests)]  # fmt: skip
