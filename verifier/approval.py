@@ -8,7 +8,7 @@ from typing import Final
 from verifier import proposals
 from verifier.access import Operator, OperatorLog
 from verifier.ledger import Consented, Ledger, PolicyPublished, ReferencesImported, Tables, Void
-from verifier.ledger.schema import ApprovalRow, EntryRow, ExemptionRow, HostRow, ReferenceRow
+from verifier.ledger.schema import ApprovalRow, BlobRow, EntryRow, ExemptionRow, HostRow, ReferenceRow
 from verifier.policy import Policies
 from verifier.proposals import Case
 from verifier.publications import Publications
@@ -21,6 +21,8 @@ from writ.formats.exemption import LONGEST, encode_exemption
 from writ.formats.policy_bundle import PolicySettings
 from writ.formats.proposal import Draft, Proposal
 from writ.formats.reason import Reason
+from writ.formats.spiffe import AgentId
+from writ.formats.state import parse_host_state
 from writ.service.clock import Clock
 from writ.verdict.publication import Pending, excepted_reason, judge_approvals, judge_exemption
 
@@ -73,7 +75,7 @@ class Approvals:
             # 1
             name, decision = _decision(tables, namespace, reference)
             # 2
-            reason = excepted_reason(decision, component)
+            reason = excepted_reason(decision, component, _agents(tables, decision))
             # 3
             wanted = tuple(sorted(set(hosts or (decision.host,))))
             for host in wanted:
@@ -190,6 +192,13 @@ class Approvals:
         except Refused as refused:
             return tuple(str(reason) for reason in refused.reasons)
         return verdict.missing if isinstance(verdict, Pending) else ()
+
+
+def _agents(tables: Tables, decision: AttestDecision) -> dict[bytes, AgentId]:
+    """Of which agent each instance of the decision's host was. The state it left is kept apart once another follows it."""
+    kept, host = tables.get(BlobRow, decision.state_after.value), tables.get(HostRow, decision.host)
+    data = kept.data if kept is not None else None if host is None else host.state
+    return {} if data is None else {known.instance: known.agent for known in parse_host_state(data).runtime.instances}
 
 
 def _decision(tables: Tables, namespace: str, reference: str) -> tuple[Digest, AttestDecision]:

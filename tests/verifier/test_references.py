@@ -458,7 +458,8 @@ def test_exemption_of_two_people_lets_one_difference_pass_and_the_token_says_so(
 ) -> None:
     reference = refusal(drifted, "two")
     made = except_(people("alice"), reference[:16])
-    assert (made["exemption"]["claim"], made["exemption"]["hosts"], made["missing"]) == ("instance.*.prompts", ["h1"], ["1 of 2 people"])
+    wanted = made["exemption"]
+    assert (wanted["claim"], wanted["hosts"], made["missing"]) == ("agent/reporter:prompts", ["h1"], ["1 of 2 people"])
     assert drifted.attest("two").answers[0].token is None
     with pytest.raises(Refused, match="approval-repeated"):
         approve(people("alice"), made["proposal"])
@@ -502,7 +503,7 @@ def test_exemption_serves_no_other_value_host_or_component(verifier: RunningVeri
 def test_exemption_names_one_difference_of_several(verifier: RunningVerifier, host: SimulatedHost, people: People) -> None:
     host.launch("two", prompt=b"be brave", grants=(("tool.call", "all/*"),))
     reference = refusal(host, "two")
-    with pytest.raises(Refused, match=r"exemption-refused: component: expected one of instance\.\*\.grants, instance\.\*\.prompts"):
+    with pytest.raises(Refused, match=r"exemption-refused: component: expected one of agent/reporter:grants, agent/reporter:prompts"):
         except_(people("alice"), reference)
     with pytest.raises(Refused, match="exemption-refused"):
         except_(people("alice"), reference, component="code")

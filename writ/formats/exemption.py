@@ -4,7 +4,7 @@ It names a refusal exactly: the reason's code, what it was about and what was
 found there. Another value in the same place is refused as before. It belongs to
 the reference values that a decision names, and each token given under it says so.
 
-    {"v": 1, "namespace": "billing", "code": "component-mismatch", "claim": "instance.*.prompts", "got": "sha256:…",
+    {"v": 1, "namespace": "billing", "code": "component-mismatch", "claim": "agent/reporter:prompts", "got": "sha256:…",
      "hosts": ["host-1"], "not_before": 1790000000, "not_after": 1790014400, "why": "hotfix 7", "approved_by": ["alice", "bob"]}
 
 Parsed is not yet approved: that two people did is the verifier's log to show.
@@ -19,6 +19,7 @@ from typing import Final
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError
 from writ.formats.reason import Reason
+from writ.formats.spiffe import AgentId
 from writ.formats.strict import Fields, decode_cbor, encode_cbor, name
 
 EXEMPTIBLE: Final = (
@@ -32,12 +33,14 @@ LONGEST: Final = 7 * 86_400
 """Seconds."""
 MOST_HOSTS: Final = 256
 _INSTANCE: Final = re.compile(r"\Ainstance\.[0-9a-f]{32}\.")
+"""How the claim of one launch begins."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Exemption:
     """One difference, on these hosts (sorted), between two times in seconds, both inclusive.
 
+    `claim` is spelt as `claim_of` does: of an agent it names the agent, so that it is of no use for another.
     `approved_by` are two people, sorted. Constructing one that breaks this raises FormatError.
     """
 
@@ -54,7 +57,7 @@ class Exemption:
     def __post_init__(self) -> None:
         if self.code not in EXEMPTIBLE:
             raise FormatError("exemption.code", f"one of {', '.join(EXEMPTIBLE)}", repr(self.code)[:60])
-        if self.claim.endswith(".measurement") or (self.got == "none" and self.code != "component-missing"):
+        if self.claim.endswith(":measurement") or (self.got == "none" and self.code != "component-missing"):
             raise FormatError("exemption.claim", "one component, and what was found there", self.claim[:100])
         if list(self.hosts) != sorted(set(self.hosts)) or not 1 <= len(self.hosts) <= MOST_HOSTS:
             raise FormatError("exemption.hosts", f"1 to {MOST_HOSTS}, sorted, each once", f"{len(self.hosts)}")
@@ -75,15 +78,15 @@ class Exemption:
         """How a token names it: the code and the beginning of the digest."""
         return f"{self.code}/{self.digest.hex()[:16]}"
 
-    def lets_pass(self, reason: Reason, host: str, now: int) -> bool:
-        """Whether this very difference is let pass on `host` at `now`."""
-        same = (self.code, self.claim, self.got) == (reason.code, claim_of(reason), reason.got)
+    def lets_pass(self, reason: Reason, agent: AgentId | None, host: str, now: int) -> bool:
+        """Whether this very difference, of `agent` where it is of one, is let pass on `host` at `now`."""
+        same = (self.code, self.claim, self.got) == (reason.code, claim_of(reason, agent), reason.got)
         return same and host in self.hosts and self.not_before <= now <= self.not_after
 
 
-def claim_of(reason: Reason) -> str:
-    """What a reason is about, whichever launch of the agent it was."""
-    return _INSTANCE.sub("instance.*.", reason.claim)
+def claim_of(reason: Reason, agent: AgentId | None) -> str:
+    """What a reason is about, whichever launch of the agent it was; one of a launch whose agent is not known is spelt as it is."""
+    return reason.claim if agent is None else _INSTANCE.sub(f"agent/{agent.name}:", reason.claim)
 
 
 def encode_exemption(exemption: Exemption) -> bytes:

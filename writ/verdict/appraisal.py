@@ -19,10 +19,13 @@ from writ.formats.policy_bundle import PolicyBundle, PolicySettings
 from writ.formats.reason import Reason
 from writ.formats.state import HostRecord, HostState, InstanceState, RuntimeState
 from writ.formats.tlog.merkle import verify_consistency
-from writ.verdict.appraise.boot import BOOT, FIRMWARE, SECURE_BOOT
+from writ.verdict.appraise.boot import BOOT_ENVIRONMENTS, SECURE_BOOT
 from writ.verdict.appraise.ima import ROOTED
 from writ.verdict.evidence import VerifiedEvidence
 from writ.verdict.reference import GOVERNANCE, ReferenceSet, compare, exempted, measured_values
+
+Seen = tuple[tuple[str, str], ...]
+"""The required files that IMA measured, as (component, digest)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +47,7 @@ class AttestationResult:
     """Proof that `appraise` ran: the EAR, what stands against the host and each instance, and the state that follows.
 
     `exceptions` are what was let pass for the host: reasons that the policy waives, by code, and exemptions by label; each is named in
-    the token. `rooted` says that boot and IMA, in
-    the same quote, vouch for who wrote the runtime log.
+    the token. `rooted` says that boot and IMA, in the same quote, vouch for who wrote the runtime log.
     """
 
     ear: Ear
@@ -61,7 +63,6 @@ TAINTING = frozenset({"action-log-inconsistent", "instance-drifted", "instance-t
 NOT_CONTINUED = frozenset({"action-log-inconsistent", "action-log-base", "instance-unknown", "instance-key-mismatch"})
 """Reasons after which the checkpoint is not taken: it does not extend the one before, or it is not the instance that says so."""
 NOT_ROOTED = Reason("attestor-not-rooted", "executables", "boot or IMA evidence for the attestor", "none")
-BOOT_ENVIRONMENTS = (BOOT, FIRMWARE, SECURE_BOOT)
 PARTS = ("attestor", "enforcer", "ima-policy", "interpreter", "launcher")
 """What `rooted/<part>` reference values must name before a runtime is rooted (DESIGN, step 4)."""
 _CHANGED = frozenset(
@@ -99,11 +100,11 @@ def appraise(
     host = list(verified.findings)
     if state is not None and state.status != "active":
         host.append(Reason("host-contained" if state.status == "contained" else "host-not-active", "host.status", "active", state.status))
-    runtime = verified.runtime
     # 1, 2
+    runtime = verified.runtime
     seen = None if verified.ima is None else verified.ima.seen
     against, missing, waived = stands_against(record, verified.boot, seen, runtime, references, settings, now)
-    left, labels = exempted([*host, *against], references, record.host, now)
+    left, labels = exempted([*host, *against], references, None, record.host, now)
     exceptions = tuple(sorted({*labels, *((NOT_ROOTED.code,) if waived else ())}))
     # 3
     instances = tuple(_instance(request, runtime, references, record.host, now) for request in verified.requests)
@@ -112,9 +113,6 @@ def appraise(
     reasons = tuple(sorted(set(left)))
     ear = _ear(verified, record, reasons, missing, bool(labels), instances, bundle, now, nonce)
     return AttestationResult(ear, reasons, exceptions, not missing, instances, after)
-
-
-Seen = tuple[tuple[str, str], ...]
 
 
 def stands_against(
@@ -128,7 +126,7 @@ def stands_against(
 ) -> tuple[list[Reason], list[Reason], bool]:
     """What of a host's recorded measurements is not as approved; what is missing to root its runtime; whether the policy waives that.
 
-    What is missing and not waived is among the first. `seen` are the required files that IMA measured, None without IMA evidence.
+    What is missing and not waived is among the first. `seen` is None without IMA evidence.
     """
     against: list[Reason] = []
     if runtime is not None:
@@ -144,7 +142,8 @@ def stands_against(
 def _rooting(boot: BootState | None, seen: Seen | None, references: ReferenceSet, now: int) -> tuple[list[Reason], list[Reason]]:
     """What contradicts the reference values of a boot, and what is missing before boot and IMA vouch for the writer of the runtime log.
 
-    A contradiction always stands against the host; what is missing is a matter of policy.
+    A contradiction always stands against the host; what is missing is a matter of policy. Reference values that all ran out are a
+    contradiction: what they refused is not approved by their end.
 
     1. The boot is one of the approved ones, in each of its three environments.
     2. Each part that measures or enforces, what runs it, and the rules by which the kernel measured, was measured as approved.
@@ -158,6 +157,8 @@ def _rooting(boot: BootState | None, seen: Seen | None, references: ReferenceSet
     for environment in BOOT_ENVIRONMENTS:
         if boot is None:
             missing.append(_unrooted(environment, "boot evidence", "none"))
+        elif references.ran_out(environment, now):
+            against.append(Reason("reference-expired", environment, f"reference values for {environment} that are valid", "none"))
         elif not references.of(environment, now):
             missing.append(_unrooted(environment, f"reference values for {environment}", "none"))
         elif environment not in measured:
@@ -207,7 +208,7 @@ def _instance(request: InstanceRequest, runtime: RuntimeState | None, references
     thumbprint = request.session_key.thumbprint()
     if thumbprint != known.session_key:
         reasons.append(Reason("instance-key-mismatch", f"{claim}.session_key", known.session_key.hex(), thumbprint.hex()))
-    against, labels = exempted(not_as_approved(known, references, claim, now), references, host, now)
+    against, labels = exempted(not_as_approved(known, references, claim, now), references, known.agent, host, now)
     reasons.extend(against)
     reasons.extend(_within(request, known, "manifest", claim))
     if request.log_from != known.log_size:
@@ -219,7 +220,7 @@ def _instance(request: InstanceRequest, runtime: RuntimeState | None, references
     if not whole or any(parent.phase != "running" for parent in parents):
         reasons.append(Reason("instance-tainted", f"{claim}.lineage", "running parents", "one that is not"))
     else:
-        judged = [exempted(not_as_approved(parent, references, claim, now), references, host, now) for parent in parents]
+        judged = [exempted(not_as_approved(parent, references, claim, now), references, parent.agent, host, now) for parent in parents]
         labels = labels.union(*(used for _, used in judged))
         if any(found for found, _ in judged):
             reasons.append(Reason("parent-refused", f"{claim}.lineage", "parents that would pass", "one that would not"))
@@ -273,9 +274,10 @@ def _lineage(known: InstanceState, runtime: RuntimeState) -> tuple[tuple[Instanc
 def _state_after(verified: VerifiedEvidence, state: HostState | None, instances: tuple[InstanceResult, ...], now: int) -> HostState:
     quote = verified.quote
     version = 0 if state is None else state.version + 1
+    logs = tuple(sorted({*(() if state is None else state.logs), *verified.logs}))
     if verified.runtime is None and state is not None:
         status = "contained" if verified.epoch.kind == "forked" and state.status == "active" else state.status
-        return state.moved(status, tuple(sorted({*state.logs, *verified.logs})))
+        return state.moved(status, logs)
     runtime = verified.runtime if verified.runtime is not None else RuntimeState(0, bytes(len(quote.pcrs.values[0][1])), (), ())
     for result in instances:
         if result.state is None:
@@ -286,10 +288,9 @@ def _state_after(verified: VerifiedEvidence, state: HostState | None, instances:
             moved = moved.with_checkpoint(result.request.log_size, result.request.log_root)
         runtime = runtime.with_instance(moved)
     status = "active" if state is None else state.status
-    sent = {*(() if state is None else state.logs), *verified.logs}
     return HostState(
         version, status, quote.clock, quote.reset_count, quote.restart_count, quote.safe, now, runtime,
-        tuple(sorted(sent)), verified.boot, verified.ima,
+        logs, verified.boot, verified.ima,
     )  # fmt: skip
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from writ.formats.ima_state import MAX_REASONS
 from writ.formats.policy_bundle import PolicyBundle
 from writ.formats.reason import Reason
 from writ.formats.state import HostRecord, HostState
 from writ.verdict.appraisal import not_as_approved, stands_against
 from writ.verdict.appraise.ima import judge_rows
+from writ.verdict.ima_log import with_the_rest
 from writ.verdict.reference import ReferenceSet, exempted
 
 _ASKED_ANEW: Final = frozenset({"algorithm-refused", "file-mismatch", "file-unknown", "ima-signature-invalid", "ima-violation"})
@@ -62,23 +62,20 @@ def foresee(
             seen = state.ima.seen
         else:
             reasons, seen = judge_rows(listed.rows, listed.violated, references.files(now), bundle.settings.ima)
-            host.extend(reasons)
-            if len(reasons) >= MAX_REASONS:
-                host.append(Reason("ima-not-approved", "ima.entries", f"fewer than {MAX_REASONS} differences", "more"))
+            host.extend(with_the_rest(reasons, "more"))
     for log, told in (("uefi", state.boot), ("ima", state.ima)):
         if log in state.logs and told is None:
             host.append(Reason("boot-log-required" if log == "uefi" else "ima-log-required", log, "the log of this boot", "none"))
     against, _, _ = stands_against(record, state.boot, seen, state.runtime, references, bundle.settings, now)
     if state.status != "active":
         host.append(Reason("host-not-active", "host.status", "active", state.status))
-    left, labels = exempted([*host, *against], references, record.host, now)
+    left, labels = exempted([*host, *against], references, None, record.host, now)
     used = set(labels)
     instances = []
     for known in state.runtime.instances:
         if known.phase == "running":
-            found, more = exempted(
-                not_as_approved(known, references, f"instance.{known.instance.hex()}", now), references, record.host, now
-            )
+            claim = f"instance.{known.instance.hex()}"
+            found, more = exempted(not_as_approved(known, references, claim, now), references, known.agent, record.host, now)
             used |= more
             instances.append((known.instance, str(known.agent), tuple(sorted(set(found)))))
     return Foreseen(record.host, tuple(sorted(set(left))), tuple(instances), tuple(sorted(used)))

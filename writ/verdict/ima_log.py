@@ -42,7 +42,11 @@ def follow_ima(
     # 3
     boot = {index: pcrs.get(index) for index in range(IMA_PCR)} | dict(found.loader if found is not None else ())
     result = appraise_ima(known, sent.entries, sent.first, pcrs.get(IMA_PCR), pcrs.bank, references, rules, boot=boot)
-    if len(result.reasons) < MAX_REASONS:
-        return result.state, result.reasons
-    more = Reason("ima-not-approved", "ima.entries", f"fewer than {MAX_REASONS} differences", str(result.count))
-    return result.state, (*result.reasons, more)
+    return result.state, with_the_rest(result.reasons, str(result.count))
+
+
+def with_the_rest(reasons: tuple[Reason, ...], count: str) -> tuple[Reason, ...]:
+    """`reasons`, and one more where there may be others than these were kept: `count` says how many. No exemption lets that one pass."""
+    if len(reasons) < MAX_REASONS:
+        return reasons
+    return (*reasons, Reason("ima-not-approved", "ima.entries", f"fewer than {MAX_REASONS} differences", count))

@@ -7,7 +7,7 @@ every rule is asked again when the last approval or signature comes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,6 +21,10 @@ from writ.formats.exemption import EXEMPTIBLE, claim_of
 from writ.formats.keys import PublicKey, key_id
 from writ.formats.policy_bundle import PolicySettings
 from writ.formats.reason import Reason
+from writ.formats.spiffe import AgentId
+from writ.verdict.appraise.boot import BOOT_ENVIRONMENTS
+from writ.verdict.appraise.ima import ENVIRONMENT as FILES
+from writ.verdict.appraise.ima import ROOTED
 
 MOST_SHOWN: Final = 8
 """Differences that one refusal names."""
@@ -73,6 +77,25 @@ def judge_policy(before: PolicySettings | None, after: PolicySettings, people: C
     return _enough(people, max(lifted, default=1))
 
 
+def judge_retirement(before: Iterable[str], after: Iterable[str], settings: PolicySettings | None) -> None:
+    """Reference values may go, whose environments are `before` and of which `after` are left. Raises Refused `reference-last`.
+
+    A policy that accepts `runtime-only` compares with what there is: with the last reference values of a boot, of files or of a part
+    that roots a runtime would go what refuses others. Everywhere else what goes refuses more.
+    """
+    gone = sorted(_compared(before) - _compared(after))
+    if gone and settings is not None and settings.accept_runtime_only:
+        got = f"true, and no other version of {', '.join(gone)}"
+        raise Refused(Reason("reference-last", "policy.accept_runtime_only", "false", got[:1000]))
+
+
+def _compared(environments: Iterable[str]) -> set[str]:
+    """The environments that are compared only where they have reference values; all of files are one."""
+    found = set(environments)
+    files = {f"{FILES}*"} if any(one.startswith((FILES, ROOTED)) for one in found) else set()
+    return files | {one for one in found if one in BOOT_ENVIRONMENTS or one.startswith(ROOTED)}
+
+
 def _least(wanted: str, settings: PolicySettings) -> int:
     """The people that `settings` ask for at least, for whatever environment the pattern `wanted` names."""
     start = wanted.removesuffix("*")
@@ -80,17 +103,19 @@ def _least(wanted: str, settings: PolicySettings) -> int:
     return max(over, default=1)
 
 
-def excepted_reason(decision: AttestDecision, component: str | None) -> Reason:
+def excepted_reason(decision: AttestDecision, component: str | None, agents: Mapping[bytes, AgentId]) -> Reason:
     """The one difference of a refusal that an exemption is asked for, its claim as `exemption.claim_of` has it.
 
-    `component` is the claim, or its last part. Raises Refused `exemption-refused`, which names what there is to choose from.
+    `component` is the claim, or its last part; `agents` says of which agent each instance is. Raises Refused `exemption-refused`, which
+    names what there is to choose from.
     """
-    reasons = {*decision.reasons, *(reason for outcome in decision.outcomes for reason in outcome.reasons)}
-    differences = {(r.code, claim_of(r), r.got): r for r in sorted(reasons) if r.code in EXEMPTIBLE}
+    given: list[tuple[Reason, AgentId | None]] = [(reason, None) for reason in decision.reasons]
+    given += [(reason, agents.get(outcome.instance)) for outcome in decision.outcomes for reason in outcome.reasons]
+    differences = {(r.code, claim_of(r, agent), r.got): r for r, agent in given if r.code in EXEMPTIBLE}
     if not differences:
-        got = ", ".join(sorted({r.code for r in reasons})) or "an acceptance"
+        got = ", ".join(sorted({r.code for r, _ in given})) or "an acceptance"
         raise Refused(Reason("exemption-refused", "decision.reasons", f"one of {', '.join(EXEMPTIBLE)}", got[:200]))
-    found = [key for key in differences if component is None or key[1] == component or key[1].endswith(f".{component}")]
+    found = [key for key in differences if component is None or key[1] == component or key[1].endswith((f".{component}", f":{component}"))]
     if len(found) != 1:
         among = ", ".join(sorted({claim for _, claim, _ in found or differences}))
         raise Refused(Reason("exemption-refused", "component", f"one of {among}"[:1000], component or f"{len(found)} differences"))

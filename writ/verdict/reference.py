@@ -7,6 +7,7 @@ of two versions never add up to a good one.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +23,7 @@ from writ.formats.grants import encode_grants
 from writ.formats.ima_state import MAX_SEEN
 from writ.formats.measurement import COMMAND, GRANTS, Measurement
 from writ.formats.reason import Reason
+from writ.formats.spiffe import AgentId
 from writ.formats.strict import encode_cbor
 from writ.verdict.appraise.ima import ROOTED, ImaReferences, index_files
 
@@ -36,29 +38,38 @@ class ReferenceSet:
 
     `listed` is the CBOR array of the sorted digests of its CoRIMs and
     exemptions, `digest` its SHA-256: the name of the set. `versions` has the
-    CoRIMs of each environment, sorted by id.
+    CoRIMs of each environment, sorted by id, those that ran out among them;
+    `ends` are the times until which some of them are valid, sorted.
     """
 
     digest: Digest
     listed: bytes
     versions: Mapping[str, tuple[Corim, ...]]
     exemptions: tuple[Exemption, ...]
+    ends: tuple[int, ...]
 
     def of(self, environment: str, now: int) -> tuple[Corim, ...]:
         """The versions of `environment` that are valid at `now`."""
         return tuple(c for c in self.versions.get(environment, ()) if c.valid_until is None or now <= c.valid_until)
 
+    def ran_out(self, environment: str, now: int) -> bool:
+        """Whether there are versions of `environment`, and none of them is valid at `now`."""
+        return environment in self.versions and not self.of(environment, now)
+
     def files(self, now: int) -> ImaReferences:
         """The files approved at `now`, indexed: once for as long as none of them runs out."""
-        ends = sorted({c.valid_until for versions in self.versions.values() for c in versions if c.valid_until is not None})
-        return _files(self, next((end for end in ends if now <= end), None))
+        at = bisect_left(self.ends, now)
+        return _files(self, self.ends[at] if at < len(self.ends) else None)
 
 
 @lru_cache(maxsize=32)
 def _files(references: ReferenceSet, until: int | None) -> ImaReferences:
     """The files approved at `until`, the next time at which a version runs out, or by the versions that never do."""
-    found = (c for versions in references.versions.values() for c in versions)
-    return index_files(c for c in found if c.valid_until is None or (until is not None and until <= c.valid_until))
+    valid: list[Corim] = []
+    lapsed: list[Corim] = []
+    for corim in (c for versions in references.versions.values() for c in versions):
+        (valid if corim.valid_until is None or (until is not None and until <= corim.valid_until) else lapsed).append(corim)
+    return index_files(valid, lapsed)
 
 
 def reference_set(corims: Iterable[Corim], exemptions: Iterable[Exemption] = ()) -> ReferenceSet:
@@ -74,7 +85,8 @@ def reference_set(corims: Iterable[Corim], exemptions: Iterable[Exemption] = ())
     versions: dict[str, list[Corim]] = {}
     for corim in sorted(named.values(), key=lambda one: (one.environment, one.id)):
         versions.setdefault(corim.environment, []).append(corim)
-    return ReferenceSet(Digest.of(listed), listed, {environment: tuple(found) for environment, found in versions.items()}, exempt)
+    ends = tuple(sorted({corim.valid_until for corim in named.values() if corim.valid_until is not None}))
+    return ReferenceSet(Digest.of(listed), listed, {environment: tuple(found) for environment, found in versions.items()}, exempt, ends)
 
 
 def list_names(names: Iterable[bytes]) -> bytes:
@@ -93,12 +105,17 @@ def parse_references(items: Iterable[bytes]) -> ReferenceSet:
     return reference_set(corims, exemptions)
 
 
-def exempted(reasons: Iterable[Reason], references: ReferenceSet, host: str, now: int) -> tuple[tuple[Reason, ...], frozenset[str]]:
-    """The reasons that no exemption lets pass on `host` at `now`, in their order, and the labels of the exemptions that were used."""
+def exempted(
+    reasons: Iterable[Reason], references: ReferenceSet, agent: AgentId | None, host: str, now: int
+) -> tuple[tuple[Reason, ...], frozenset[str]]:
+    """The reasons that no exemption lets pass on `host` at `now`, in their order, and the labels of the exemptions that were used.
+
+    `agent` is whose launch the reasons are about, None where they are about the host.
+    """
     left: list[Reason] = []
     used: set[str] = set()
     for reason in reasons:
-        labels = {one.label for one in references.exemptions if one.lets_pass(reason, host, now)}
+        labels = {one.label for one in references.exemptions if one.lets_pass(reason, agent, host, now)}
         used |= labels
         if not labels:
             left.append(reason)

@@ -112,13 +112,10 @@ def replayed_banks(log: UefiLog) -> tuple[str, ...]:
 
 def replay_registers(log: UefiLog, bank: str) -> dict[int, bytes]:
     """Where the whole log leads in `bank`: by register, of those that it extends there. Proves nothing by itself. Raises Misuse."""
-    size, function = _size(log, bank), getattr(hashlib, bank)
+    size = _size(log, bank)
     values: dict[int, bytes] = {}
     for register, rows in sorted(_extended(log, bank).items()):
-        value = initial_value(log, register, size)
-        for _, digest in rows:
-            value = function(value + digest).digest()
-        values[register] = value
+        values[register] = extend_all(initial_value(log, register, size), (digest for _, digest in rows), bank)
     return values
 
 

@@ -80,7 +80,7 @@ def test_exemption_is_foreseen(machine: Machine) -> None:
     other = replace(reference(), components=tuple((n, Digest.of(b"x") if n == "prompts" else d) for n, d in reference().components))
     assert not ask(machine, *left, other).passes
     got = dict(reference().components)["prompts"]
-    claim = Exemption(NAMESPACE, "component-mismatch", "instance.*.prompts", str(got), ("host-1",), NOW, NOW + 9, "x", ("a", "b"))
+    claim = Exemption(NAMESPACE, "component-mismatch", "agent/reporter:prompts", str(got), ("host-1",), NOW, NOW + 9, "x", ("a", "b"))
     found = ask(machine, *left, other, exemptions=(claim,))
     assert (found.passes, found.labels) == (True, (claim.label,))
 

@@ -18,11 +18,12 @@ from writ.formats.errors import FormatError
 from writ.formats.evidence import encode_evidence
 from writ.formats.exemption import LONGEST, Exemption, encode_exemption, parse_exemption
 from writ.formats.reason import Reason
+from writ.formats.spiffe import AgentId
 from writ.verdict.attestation import AttestationVerdict, decide_attestation
 from writ.verdict.reference import parse_references, reference_set
 
 PROMPT = Exemption(
-    NAMESPACE, "component-mismatch", "instance.*.prompts", str(Digest.of(b"be brave")), ("host-1",), NOW - 10, NOW + 100, "hotfix",
+    NAMESPACE, "component-mismatch", "agent/reporter:prompts", str(Digest.of(b"be brave")), ("host-1",), NOW - 10, NOW + 100, "hotfix",
     ("alice", "bob"),
 )  # fmt: skip
 
@@ -57,8 +58,9 @@ def test_exemption_holds_between_its_times(now: int, passes: bool) -> None:
     [
         {"got": str(Digest.of(b"be evil"))},
         {"hosts": ("host-2",)},
-        {"claim": "instance.*.code"},
+        {"claim": "agent/reporter:code"},
         {"code": "component-missing"},
+        {"claim": "agent/payments:prompts"},
         {"claim": "prompts"},
     ],
 )
@@ -128,5 +130,18 @@ def test_exemption_parser_is_total() -> None:
     assert_parser_is_total(parse_exemption, encode_exemption(PROMPT))
 
 
+REPORTER = AgentId("example.org", NAMESPACE, "reporter")
+
+
+def of_launch(code: str) -> Reason:
+    return Reason(code, f"instance.{'0' * 32}.prompts", "", PROMPT.got)
+
+
 def test_a_reason_of_another_kind_is_never_let_pass() -> None:
-    assert not PROMPT.lets_pass(Reason("instance-drifted", PROMPT.claim, "", PROMPT.got), "host-1", NOW)
+    assert PROMPT.lets_pass(of_launch("component-mismatch"), REPORTER, "host-1", NOW)
+    assert not PROMPT.lets_pass(of_launch("instance-drifted"), REPORTER, "host-1", NOW)
+
+
+@pytest.mark.parametrize("agent", [None, replace(REPORTER, name="payments")])
+def test_an_exemption_is_of_no_use_for_another_agent_or_one_that_is_not_known(agent: AgentId | None) -> None:
+    assert not PROMPT.lets_pass(of_launch("component-mismatch"), agent, "host-1", NOW)

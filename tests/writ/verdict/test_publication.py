@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.signers import MemorySigner
-from tests.world.scene import NOW, Scene, measurement, signer
+from tests.world.scene import NAMESPACE, NOW, Scene, measurement, signer, sixteen
 from tests.writ.verdict.refusal import refused
 from writ.formats.corim import Corim, sign_corim
 from writ.formats.decision import AttestDecision
@@ -20,6 +20,7 @@ from writ.formats.errors import FormatError, Refused
 from writ.formats.exemption import EXEMPTIBLE
 from writ.formats.policy_bundle import PolicySettings
 from writ.formats.reason import Reason
+from writ.formats.spiffe import AgentId
 from writ.verdict.publication import (
     MOST_SHOWN,
     Accepted,
@@ -30,6 +31,7 @@ from writ.verdict.publication import (
     judge_exemption,
     judge_policy,
     judge_publication,
+    judge_retirement,
     parse_publication,
     people_needed,
 )
@@ -132,6 +134,31 @@ def test_people_who_may_put_a_policy_in_force_could_have_decided_under_the_forme
         assert count >= people_needed(environment, old)
 
 
+@pytest.mark.parametrize(
+    "before, after, gone",
+    [
+        (["boot", "boot"], ["boot"], ""),
+        (["boot", "firmware"], ["firmware"], "boot"),
+        (["secure-boot"], [], "secure-boot"),
+        (["files/a", "files/b"], ["files/b"], ""),
+        (["files/a"], ["rooted/attestor"], ""),
+        (["files/a"], [], "files/*"),
+        (["rooted/attestor", "files/a"], ["files/a"], "rooted/attestor"),
+        (["rooted/attestor"], [], "files/*, rooted/attestor"),
+        (["governance", ENVIRONMENT], [], ""),
+    ],
+)
+def test_last_reference_values_stay_where_their_end_would_end_a_refusal(before: list[str], after: list[str], gone: str) -> None:
+    lenient = PolicySettings(accept_runtime_only=True)
+    judge_retirement(before, after, PolicySettings())
+    judge_retirement(before, after, None)
+    if not gone:
+        judge_retirement(before, after, lenient)
+        return
+    reason = refused(lambda: judge_retirement(before, after, lenient))
+    assert (reason.code, reason.got) == ("reference-last", f"true, and no other version of {gone}")
+
+
 # --- what an exemption is for -------------------------------------------------------------------------------------------
 
 
@@ -144,33 +171,42 @@ def decision(*reasons: Reason, outcome: tuple[Reason, ...] = ()) -> AttestDecisi
 
 INSTANCE = "instance." + "0" * 32
 PROMPT = Reason("component-mismatch", f"{INSTANCE}.prompts", "sha256:00", "sha256:01")
+AGENTS = {sixteen("one"): AgentId("example.org", NAMESPACE, "reporter")}
 BOOT = Reason("boot-mismatch", "boot.kernel", "sha256:02", "sha256:03")
 
 
 def test_difference_is_named_for_whichever_launch() -> None:
-    assert excepted_reason(decision(outcome=(PROMPT,)), None) == replace(PROMPT, claim="instance.*.prompts")
+    assert excepted_reason(decision(outcome=(PROMPT,)), None, AGENTS) == replace(PROMPT, claim="agent/reporter:prompts")
     twin = replace(PROMPT, claim="instance." + "1" * 32 + ".prompts")
-    assert excepted_reason(decision(outcome=(PROMPT, twin)), None).claim == "instance.*.prompts"
+    assert excepted_reason(decision(outcome=(PROMPT, twin)), None, AGENTS).claim == "agent/reporter:prompts"
+
+
+def test_same_difference_of_two_agents_is_not_guessed_between() -> None:
+    made = decision(outcome=(PROMPT,))
+    both = replace(made, outcomes=(*made.outcomes, replace(made.outcomes[0], instance=sixteen("two"))))
+    agents = {**AGENTS, sixteen("two"): AgentId("example.org", NAMESPACE, "payments")}
+    assert refused(lambda: excepted_reason(both, "prompts", agents)).expected == "one of agent/payments:prompts, agent/reporter:prompts"
+    assert excepted_reason(both, "agent/payments:prompts", agents).claim == "agent/payments:prompts"
 
 
 @pytest.mark.parametrize("component", ["kernel", "boot.kernel"])
 def test_component_chooses_one_of_several(component: str) -> None:
-    assert excepted_reason(decision(BOOT, outcome=(PROMPT,)), component) == BOOT
+    assert excepted_reason(decision(BOOT, outcome=(PROMPT,)), component, AGENTS) == BOOT
 
 
 def test_several_differences_are_not_guessed_between() -> None:
-    reason = refused(lambda: excepted_reason(decision(BOOT, outcome=(PROMPT,)), None))
-    assert (reason.code, reason.expected) == ("exemption-refused", "one of boot.kernel, instance.*.prompts")
+    reason = refused(lambda: excepted_reason(decision(BOOT, outcome=(PROMPT,)), None, AGENTS))
+    assert (reason.code, reason.expected) == ("exemption-refused", "one of agent/reporter:prompts, boot.kernel")
     other = replace(PROMPT, got="sha256:04")
-    assert refused(lambda: excepted_reason(decision(outcome=(PROMPT, other)), "prompts")).got == "prompts"
-    assert refused(lambda: excepted_reason(decision(BOOT), "nothing")).got == "nothing"
+    assert refused(lambda: excepted_reason(decision(outcome=(PROMPT, other)), "prompts", AGENTS)).got == "prompts"
+    assert refused(lambda: excepted_reason(decision(BOOT), "nothing", AGENTS)).got == "nothing"
 
 
 @pytest.mark.parametrize("code", ["tpm-class-refused", "instance-tainted", "agent-unknown", "nonce-spent", "signature-invalid"])
 def test_what_is_no_difference_is_not_excepted(code: str) -> None:
     assert code not in EXEMPTIBLE
-    assert refused(lambda: excepted_reason(decision(Reason(code, "claim", "x", "y")), None)).got == code
-    assert refused(lambda: excepted_reason(decision(), None)).got == "an acceptance"
+    assert refused(lambda: excepted_reason(decision(Reason(code, "claim", "x", "y")), None, AGENTS)).got == code
+    assert refused(lambda: excepted_reason(decision(), None, AGENTS)).got == "an acceptance"
 
 
 # --- delegations --------------------------------------------------------------------------------------------------------

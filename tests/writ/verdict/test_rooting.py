@@ -15,6 +15,7 @@ from writ.formats.ear import parse_ear_cbor
 from writ.formats.evidence import ImaLog
 from writ.formats.exemption import Exemption
 from writ.formats.ima_rules import ImaRules
+from writ.formats.policy_bundle import PolicySettings
 from writ.verdict.appraisal import PARTS
 from writ.verdict.attestation import AttestationVerdict
 
@@ -176,6 +177,18 @@ def test_reference_that_runs_out_ends_the_approval_of_its_files() -> None:
     assert codes(machine.attest(ima_log=whole)) == {"file-unknown"}
 
 
+@pytest.mark.parametrize("environment", ["boot", "firmware", "secure-boot"])
+@pytest.mark.parametrize("settings", [STRICT, DEMO], ids=["strict", "runtime-only"])
+def test_boot_whose_reference_values_all_ran_out_is_refused_whatever_the_policy(environment: str, settings: PolicySettings) -> None:
+    machine = Machine(settings)
+    machine.scene.references = tuple(
+        replace(c, valid_until=NOW + 60) if c.environment == environment else c for c in machine.scene.references
+    )
+    for now, found in ((NOW + 60, set()), (NOW + 61, {("reference-expired", environment)})):
+        machine.scene.now = now
+        assert reasons(machine.attest()) == found
+
+
 def test_rules_of_the_policy_leave_files_out() -> None:
     machine = Machine(replace(STRICT, ima=ImaRules(exclude=("/var/log/.*",))))
     machine.kernel.measure("/var/log/a", Digest.of(b"any"))
@@ -225,7 +238,7 @@ def test_exempted_instance_on_a_rooted_host_is_not_affirming() -> None:
     other = replace(reference(), components=tuple((n, Digest.of(b"x") if n == "prompts" else d) for n, d in reference().components))
     machine.scene.references = tuple(other if c.id == "reporter-1" else c for c in machine.scene.references)
     machine.scene.exemptions = (
-        Exemption(NAMESPACE, "component-mismatch", "instance.*.prompts", str(approved), ("host-1",), NOW, NOW + 60, "x", ("a", "b")),
+        Exemption(NAMESPACE, "component-mismatch", "agent/reporter:prompts", str(approved), ("host-1",), NOW, NOW + 60, "x", ("a", "b")),
     )
     ear = parse_ear_cbor(machine.attest().result)
     tiers = {name.split(".")[0]: part.claim("executables") for name, part in ear.submodules}

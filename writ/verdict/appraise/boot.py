@@ -75,6 +75,7 @@ boot          application.N: in the order in which they were loaded, the Authent
               other.N: of register N, SHA-256 over the digests of the events that are none of the above, in order; of a register that
               holds something of which the log says nothing, SHA-256 of its value
 """
+BOOT_ENVIRONMENTS: Final = (BOOT, FIRMWARE, SECURE_BOOT)
 
 _SEPARATORS: Final = (bytes(4), b"\xff" * 4)
 _ERROR: Final = b"\x01\x00\x00\x00"

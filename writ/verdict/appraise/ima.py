@@ -9,8 +9,8 @@ Reference values are components of CoRIMs whose environment begins with
 its fs-verity digest, any other name a buffer of the kernel's own (`kexec-cmdline`,
 critical data). Several CoRIMs may name one path, and each of the digests passes.
 The components of `rooted/<part>` are approved likewise, and of each part one
-version must have been measured whole before a runtime is rooted. Where there are
-neither reference values nor keys, files are not compared with anything.
+version must have been measured whole before a runtime is rooted. Where there never
+were reference values, and there are no keys, files are not compared with anything.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from writ.formats.ima_rules import ImaRules
 from writ.formats.ima_signature import Key, judge_signature, keys_of
 from writ.formats.ima_state import MAX_KEYS, MAX_REASONS, ImaState, ImaVerdict
 from writ.formats.reason import Reason
+from writ.formats.strict import encode_cbor
 
 ENVIRONMENT: Final = "files/"
 """How the environments begin whose components are files."""
@@ -54,6 +55,7 @@ class _Judged:
 
 _File = tuple[str, bytes]
 _Measurement = tuple[str, bytes, str, bytes]
+_Required = tuple[tuple[str, str], ...]
 _Approved = Mapping[_File, frozenset[tuple[str, bytes]]]
 
 
@@ -61,15 +63,19 @@ _Approved = Mapping[_File, frozenset[tuple[str, bytes]]]
 class ImaReferences:
     """The approved files, indexed once for every host: by (kind, name) their digests, and the bytes of entries that pass as they are.
 
-    `required` are the files that root a runtime, as (component, digest), and `rooting` the same by the bytes of their entries.
+    `required` are the files that root a runtime, as (component, digest): the kernel spells some names alike, so that one entry may
+    stand for several. `rooting` are the same by the bytes of their entries. `parts` are the names of such files, those of versions
+    that ran out among them: they are approved as such, or not at all. `compared` says whether files are held against anything.
     `digest` names the set; two sets of the same files have the same.
     """
 
     digest: Digest
     approved: _Approved
     entries: frozenset[bytes]
-    required: Mapping[_Measurement, tuple[str, str]]
-    rooting: Mapping[bytes, tuple[str, str]]
+    required: Mapping[_Measurement, _Required]
+    rooting: Mapping[bytes, _Required]
+    parts: frozenset[bytes]
+    compared: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,32 +95,43 @@ class ImaResult:
     tail: int
 
 
-def index_files(corims: Iterable[Corim]) -> ImaReferences:
-    """The files that these CoRIMs approve, those that root a runtime among them. Other environments are left out."""
+def index_files(corims: Iterable[Corim], lapsed: Iterable[Corim] = ()) -> ImaReferences:
+    """The files that `corims` approve, those that root a runtime among them. Other environments are left out.
+
+    `lapsed` ran out: they approve nothing, and do not end the comparison either.
+    """
     found: dict[_File, set[tuple[str, bytes]]] = {}
     parts: dict[_File, set[tuple[str, bytes]]] = {}
-    required: dict[_Measurement, tuple[str, str]] = {}
-    for corim in corims:
+    required: dict[_Measurement, set[tuple[str, str]]] = {}
+    for corim in filter(_names_files, corims):
         rooting = corim.environment.startswith(ROOTED)
-        if not rooting and not corim.environment.startswith(ENVIRONMENT):
-            continue
         for component, digest in corim.components:
             file = _file_of(component)
             (parts if rooting else found).setdefault(file, set()).add((digest.algorithm, digest.value))
             if rooting:
-                required[*file, digest.algorithm, digest.value] = component, str(digest)
+                required.setdefault((*file, digest.algorithm, digest.value), set()).add((component, str(digest)))
+    gone = list(filter(_names_files, lapsed))
+    names = frozenset(name for _, name in parts).union(
+        _file_of(component)[1] for corim in gone if corim.environment.startswith(ROOTED) for component, _ in corim.components
+    )
     # A file of a part is approved as such only: who approves files in general approves no other attestor.
-    names = {name for _, name in parts}
     others = {file: digests for file, digests in found.items() if file[1] not in names}
     approved = {file: frozenset(digests) for file, digests in sorted((others | parts).items())}
-    listed = [b"%b\0%b\0%b:%b%b\n" % (kind.encode(), name, algorithm.encode(), value.hex().encode(),
-                                      b" rooting" if (kind, name, algorithm, value) in required else b"")
-              for (kind, name), digests in approved.items() for algorithm, value in sorted(digests)]  # fmt: skip
     entries = frozenset(
         _body(name, algorithm, value) for (kind, name), digests in approved.items() for algorithm, value in digests if kind == "ima"
     )
-    bodies = {_body(name, algorithm, value): key for key in required for kind, name, algorithm, value in (key,) if kind == "ima"}
-    return ImaReferences(Digest.of(b"".join(listed)), approved, entries, required, {body: required[key] for body, key in bodies.items()})
+    whole = {measured: tuple(sorted(components)) for measured, components in sorted(required.items())}
+    bodies = {_body(name, algorithm, value): files for (kind, name, algorithm, value), files in whole.items() if kind == "ima"}
+    digest = Digest.of(encode_cbor([
+        [[kind, name, algorithm, value] for (kind, name), digests in approved.items() for algorithm, value in sorted(digests)],
+        [[*measured, [list(file) for file in files]] for measured, files in whole.items()],
+        sorted(names), bool(gone),
+    ]))  # fmt: skip
+    return ImaReferences(digest, approved, entries, whole, bodies, names, bool(approved or gone))
+
+
+def _names_files(corim: Corim) -> bool:
+    return corim.environment.startswith((ROOTED, ENVIRONMENT))
 
 
 def _file_of(component: str) -> _File:
@@ -270,14 +287,14 @@ def _judge(
     keys = _both(_keyring(rules.keyrings), _keyring(learnt))
     entries, approved, rooting = references.entries, references.approved, references.rooting
     excluded = _excluded(rules.exclude)
-    parts = {name for _, name, _, _ in references.required}
-    compared = bool(approved or rules.keyrings or rules.learn_keys)
+    parts = references.parts
+    compared = bool(references.compared or rules.keyrings or rules.learn_keys)
     for row in rows:
         # Most entries are, byte for byte, what a reference value says; without a signature "ima-sig" has four zeros behind that.
         body = row[row[0] + 8 :]
         if body in entries or (body[-4:] == _NOTHING and (body := body[:-4]) in entries):
             if body in rooting:
-                seen.add(rooting[body])
+                seen.update(rooting[body])
             continue
         try:
             measured = parse_row(row)
@@ -302,10 +319,9 @@ def _judge(
         elif not measured.buffer and (
             required := references.required.get((measured.kind, measured.name, measured.algorithm, measured.digest))
         ):
-            seen.add(required)
-    only = frozenset(name for _, name, _, _ in references.required) if rules.violations != "refuse" else None
+            seen.update(required)
     void = violated if compared else ()
-    findings.extend(found for row in void if (found := _violation(row, excluded, only)) is not None)
+    findings.extend(found for row in void if (found := _violation(row, excluded, parts, rules)) is not None)
     return _Judged(findings, tuple(sorted(certificates)), seen)
 
 
@@ -336,17 +352,16 @@ def _file(measured: Measured, approved: _Approved, keys: Mapping[bytes, tuple[Ke
     return "file-unknown", claim, "a reference value, an exclusion or a signature", measured.described[:200]
 
 
-def _violation(row: bytes, excluded: re.Pattern[bytes] | None, only: frozenset[bytes] | None) -> _Finding | None:
-    """Why a violation is refused: always, or only those of the files named."""
+def _violation(row: bytes, excluded: re.Pattern[bytes] | None, parts: frozenset[bytes], rules: ImaRules) -> _Finding | None:
+    """Why a violation is refused: of a file that roots a runtime always, of another as the rules have it."""
     try:
         measured = parse_row(row, violation=True)
     except FormatError:
         measured = None
     if measured is None:
         return "ima-violation", "ima.entry", "no violation", "one whose file cannot be read"
-    if only is not None and measured.name not in only:
-        return None
-    if only is None and excluded is not None and excluded.fullmatch(measured.name):
+    let_pass = rules.violations != "refuse" or (excluded is not None and excluded.fullmatch(measured.name) is not None)
+    if measured.name not in parts and let_pass:
         return None
     return "ima-violation", f"ima.{shown(measured.name)}", "a file that no one writes while it is measured", "a violation"
 

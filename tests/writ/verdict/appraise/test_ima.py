@@ -653,6 +653,49 @@ def test_violation_of_a_required_file_is_refused_whatever_the_rules_say(host: Ho
     assert codes(host.judge()) == [("ima-violation", "ima./bin/b")]
 
 
+@pytest.mark.parametrize("violations", ["refuse", "label"])
+def test_exclusion_and_label_cover_no_violation_of_a_required_file(host: Host, violations: str) -> None:
+    host.references, host.rules = rooted({"/bin/b": GOOD}), ImaRules(violations=violations, exclude=("/bin/.*",))
+    host.kernel.measure("/bin/a", GOOD, violation=True)
+    assert codes(host.judge()) == []
+    host.kernel.measure("/bin/b", GOOD, violation=True)
+    assert codes(host.judge()) == [("ima-violation", "ima./bin/b")]
+
+
+def test_required_file_of_a_version_that_ran_out_is_approved_by_no_other(host: Host) -> None:
+    host.references = index_files(
+        [corim({"/bin/a": GOOD, "/bin/b": OTHER})], [corim({"/bin/b": GOOD}, id="attestor", environment="rooted/attestor")]
+    )
+    host.rules = ImaRules(violations="label", exclude=("/bin/b",))
+    host.kernel.measure("/bin/b", OTHER)
+    host.kernel.measure("/bin/b", GOOD, violation=True)
+    assert codes(host.judge()) == [("file-unknown", "ima./bin/b"), ("ima-violation", "ima./bin/b")]
+
+
+def test_files_are_compared_although_all_that_was_approved_ran_out(host: Host) -> None:
+    never, gone = index_files([]), index_files([], [corim({"/bin/a": GOOD})])
+    assert never.digest != gone.digest
+    host.references = gone
+    host.kernel.measure("/bin/a", GOOD)
+    assert codes(host.judge()) == [("file-unknown", "ima./bin/a")]
+
+
+def test_version_that_ran_out_makes_another_set_only_by_what_it_is_of() -> None:
+    valid = [corim({"/bin/a": GOOD})]
+    files, other = corim({"/bin/b": GOOD}, id="2"), corim({"x": GOOD}, environment="governance")
+    part = corim({"/bin/b": GOOD}, environment="rooted/attestor")
+    assert index_files(valid, [other]).digest == index_files(valid).digest
+    assert len({index_files(valid, gone).digest for gone in ([], [files], [part])}) == 3
+
+
+def test_files_that_the_kernel_spells_alike_are_seen_both(host: Host) -> None:
+    host.references = rooted({"/bin/a b": OTHER, "/bin/a_b": OTHER})
+    host.kernel.measure("/bin/a b", OTHER)
+    result = host.judge()
+    assert result.state is not None
+    assert result.state.seen == (("/bin/a b", str(OTHER)), ("/bin/a_b", str(OTHER)))
+
+
 def test_requiring_a_file_makes_another_set() -> None:
     assert rooted({"/bin/b": OTHER}).digest != index_files([corim({"/bin/a": GOOD, "/bin/b": OTHER})]).digest
 
