@@ -68,6 +68,11 @@ def _parser() -> argparse.ArgumentParser:
     draft.add_argument("command", nargs="+", metavar="CMD", help="after --")
     draft.set_defaults(run=_draft)
 
+    image = manifest.add_parser("image", help="propose an image component out of this host's own files")
+    image.add_argument("program", nargs="+", type=Path, metavar="PROGRAM", help="a program or library, with what it loads")
+    image.add_argument("--tree", action="append", default=[], type=Path, metavar="DIR", help="a directory, whole, with what it loads")
+    image.set_defaults(run=_image)
+
     serve = verbs.add_parser("serve", help="run the daemon")
     serve.set_defaults(run=_serve)
     status = verbs.add_parser("status", help="ask the running daemon how it stands")
@@ -80,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         .add_parser("check", help="say what is wrong with it")
     )
     check.set_defaults(run=_config_check)
-    for verb in (init, enroll, measure, draft, serve, status, doctor, check):
+    for verb in (init, enroll, measure, draft, image, serve, status, doctor, check):
         cli.add_json_flag(verb)
     return top
 
@@ -248,6 +253,18 @@ def _draft(args: argparse.Namespace) -> int:
         cli.emit({"manifest": toml.decode()}, True)
     else:
         sys.stdout.write(toml.decode())
+    return cli.ACCEPTED
+
+
+def _image(args: argparse.Namespace) -> int:
+    from attestor.measure.closure import image_of
+    from writ.formats.manifest import component_lines
+
+    toml = "\n".join(component_lines(image_of(args.program, args.tree))) + "\n"
+    if args.json:
+        cli.emit({"component": toml}, True)
+    else:
+        sys.stdout.write(toml)
     return cli.ACCEPTED
 
 

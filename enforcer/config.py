@@ -30,8 +30,9 @@ class EnforcerConfig:
     to `uid_first + 2 * instances - 1` belong to nobody else: each instance
     takes a pair, one for the agent and one for its tools. `operator_gid` may
     use the control socket beside root (-1: nobody). `store_uids` may own the
-    measured store. `tools` are `NAME PROGRAM ARGUMENT…`, `services` are
-    `NAME URL`; `service_ca_file` holds the roots for the services' certificates (none: the system's).
+    measured store. `room_bytes` and `room_files` bound what an agent may write, and as much again its tools; it is memory. An image that
+    no instance uses stays in memory for `image_keep` seconds. `tools` are `NAME PROGRAM ARGUMENT…`, `services` are `NAME URL`;
+    `service_ca_file` holds the roots for the services' certificates (none: the system's).
     """
 
     run_dir: Path = Path("/run/writ/enforcer")
@@ -43,6 +44,9 @@ class EnforcerConfig:
     uid_first: int = 64100
     instances: int = 400
     pids_max: int = 512
+    room_bytes: int = 512 << 20
+    room_files: int = 100_000
+    image_keep: int = 600
     store_uids: tuple[str, ...] = ("0",)
     tools: tuple[str, ...] = ()
     services: tuple[str, ...] = ()
@@ -51,6 +55,10 @@ class EnforcerConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.instances <= 10_000:
             raise FormatError("instances", "1 to 10000", str(self.instances))
+        if not 1 << 20 <= self.room_bytes <= 1 << 40 or not 16 <= self.room_files <= 10_000_000:
+            raise FormatError("room_bytes, room_files", "1 MiB to 1 TiB, and 16 to 10000000", f"{self.room_bytes}, {self.room_files}")
+        if not 0 <= self.image_keep <= 86_400:
+            raise FormatError("image_keep", "0 to 86400 seconds", str(self.image_keep))
         if not 1000 <= self.uid_first <= (1 << 31) - 2 * self.instances:
             raise FormatError("uid_first", "an uid of at least 1000 with room for two an instance", str(self.uid_first))
         if not self.cgroup.startswith("/") or self.cgroup == "/" or ".." in self.cgroup.split("/"):
@@ -92,6 +100,11 @@ class EnforcerConfig:
         """Log, evidence and standing of an instance, for root only."""
         return self.state_dir / "instances" / instance.hex()
 
+    @property
+    def images_dir(self) -> Path:
+        """The roots of agents, one for each manifest root in use."""
+        return self.run_dir / "images"
+
     def agent_dir(self, instance: bytes) -> Path:
         """What the agent of an instance may see of us: its gate and its home."""
         return self.run_dir / "agents" / instance.hex()
@@ -113,6 +126,7 @@ class EnforcerConfig:
         folders = (
             (self.state_dir, 0o700), (self.state_dir / "instances", 0o700), (self.state_dir / "refused", 0o700),
             (self.run_dir, 0o711), (self.run_dir / "holders", 0o700), (self.run_dir / "agents", 0o711), (self.run_dir / "slots", 0o700),
+            (self.images_dir, 0o711),
         )  # fmt: skip
         try:
             for folder, mode in folders:

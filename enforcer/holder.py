@@ -18,7 +18,6 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
 import threading
 import time
 from queue import Empty, SimpleQueue
@@ -34,8 +33,10 @@ from enforcer.events import AgentEnded, Event, FromClient, Heard, Killed, LinkLo
 from enforcer.gatekeeper import Gatekeeper
 from enforcer.gates.socket import SocketGate
 from enforcer.launch.cgroup import Cgroup, parent_of
-from enforcer.launch.process import Program, Watchdog, clean_environment, start
-from enforcer.launch.removal import remove_tree
+from enforcer.launch.image import image_of
+from enforcer.launch.process import Program, Running, Watchdog, start
+from enforcer.launch.rooms import clear_rooms, make_room
+from enforcer.launch.sandbox import GATE, environment_of
 from enforcer.launch.slot import Slot
 from enforcer.launch.store_root import StoreRoot, store_root
 from enforcer.record import ActionLog
@@ -80,7 +81,7 @@ class Holder:
         self._key = MemorySigner.generate()
         self._tools: dict[str, Tool] = {}
         self._gate: SocketGate | None = None
-        self._agent: subprocess.Popen[bytes] | None = None
+        self._agent: Running | None = None
         self._short = ""
         self._end_by: float | None = None
 
@@ -133,6 +134,8 @@ class Holder:
         self._agent_id = measurement.agent
         self._root: StoreRoot = store_root(launched.root, self._config.store_owners)
         self._argv = self._root.argv(launched.command)
+        self._profile = measurement.profile
+        self._image = image_of(self._config.images_dir, self._root, measurement)
         self._folder = self._config.instance_dir(launched.instance)
         try:
             self._folder.mkdir(mode=0o700)
@@ -174,41 +177,40 @@ class Holder:
         raise Refused(*verdict.reasons)
 
     def _start(self, launched: Launched) -> None:
-        """Tools, gate, agent, in this order; the agent's environment holds PATH, HOME, LANG and WRIT_SOCKET."""
-        agent_uid, tool_uid = self._slot.agent_uid, self._slot.tool_uid
-        visible = self._config.agent_dir(launched.instance)
-        home, workshop = visible / "home", visible / "tools"
+        """Tools, gate, agent, in this order, each in a sandbox; the agent's environment says where its gate is."""
+        agent_uid, tool_uid, config = self._slot.agent_uid, self._slot.tool_uid, self._config
+        visible = config.agent_dir(launched.instance)
+        gate = visible / "gate"
         try:
             visible.mkdir(mode=0o711)
-            for folder, uid in ((home, agent_uid), (workshop, tool_uid)):
-                folder.mkdir(mode=0o700)
-                os.chown(folder, uid, uid)
+            gate.mkdir(mode=0o711)
         except OSError as error:
             raise Unavailable("agent directory", f"{visible}: {error.strerror}") from None
+        room = make_room(visible / "agent", agent_uid, size=config.room_bytes, files=config.room_files, gate=gate)
+        workshop = make_room(visible / "tools", tool_uid, size=config.room_bytes, files=config.room_files)
         errors = os.open(self._folder / "tools.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             for name, command in sorted(self._config.tool_commands.items()):
-                argv, environment = self._root.argv(command), clean_environment(workshop)
-                program = Program(argv, self._root.path, tool_uid, tool_uid, environment, self._config.pids_max)
+                argv = self._root.argv(command)
+                program = Program(argv, self._profile, self._image, workshop, tool_uid, environment_of(), config.pids_max)
                 self._tools[name] = StdioTool(name, program, self._cgroup.child("tools"), errors)
         finally:
             os.close(errors)
         ca = None if self._config.service_ca_file is None else str(self._config.service_ca_file)
         for name, url in sorted(self._config.service_urls.items()):
             self._tools[name] = RelyingService(name, url, self._key, self._clock, ca)
-        gate = str(visible / GATE_FILE)
         self._gate = SocketGate(
-            gate, uid=agent_uid, gid=agent_uid, is_agent=self._cgroup.child("agent").holds,
+            str(gate / GATE_FILE), uid=agent_uid, gid=agent_uid, is_agent=self._cgroup.child("agent").holds,
             gatekeeper=self._gatekeeper, tools=self._tools, short=self._short,
         )  # fmt: skip
-        environment = clean_environment(home, WRIT_SOCKET=gate)
-        program = Program(self._argv, self._root.path, agent_uid, agent_uid, environment, self._config.pids_max)
+        environment = environment_of(WRIT_SOCKET=f"{GATE}/{GATE_FILE}")
+        program = Program(self._argv, self._profile, self._image, room, agent_uid, environment, config.pids_max)
         self._daemon()
         agent = self._agent = start(program, self._cgroup.child("agent"), self._stdio)
         for descriptor in self._stdio:
             os.close(descriptor)
         self._stdio = (-1, -1, -1)
-        threading.Thread(target=lambda: self._events.put(AgentEnded(_status(agent.wait()))), name="agent", daemon=True).start()
+        threading.Thread(target=lambda: self._events.put(AgentEnded(_status(agent.outer.wait()))), name="agent", daemon=True).start()
         threading.Thread(target=self._hear_client, name="client", daemon=True).start()
 
     # --- 5 -------------------------------------------------------------------------------------------------------------
@@ -382,9 +384,9 @@ class Holder:
                 frames.send(connection, CONTROL.encode(message))
 
     def _signal(self, number: int) -> None:
-        if self._agent is not None and self._agent.poll() is None:
+        if self._agent is not None and self._agent.outer.poll() is None and (program := self._agent.program) is not None:
             with contextlib.suppress(OSError):
-                os.kill(self._agent.pid, number)
+                os.kill(program, number)
 
     def _stop(self, outcome: str) -> None:
         """The attestor writes the stop event; where it does not answer, it learns of it from the daemon or when it looks."""
@@ -434,7 +436,8 @@ class Holder:
         self._log.close()
         self._server.close()
         self._config.holder_socket(self._instance).unlink(missing_ok=True)
-        if not remove_tree(self._config.agent_dir(self._instance)):
+        self._image.free()
+        if not clear_rooms(self._config.agent_dir(self._instance)):
             _LOG.warning("home-left", path=str(self._config.agent_dir(self._instance)))
 
 

@@ -20,7 +20,8 @@ from enforcer import frames
 from enforcer.config import EnforcerConfig
 from enforcer.control import CONTROL, MAX_CONTROL, Attach, Attached, Contain, Control, CouldNot, Did, Exited, RefusedRun, Run
 from enforcer.launch.cgroup import Cgroup, parent_of
-from enforcer.launch.removal import remove_tree
+from enforcer.launch.image import sweep
+from enforcer.launch.rooms import clear_rooms
 from enforcer.relay import Relay, next_drift
 from enforcer.zygote import Zygote
 from writ.formats.errors import FormatError, Unavailable
@@ -32,6 +33,7 @@ _LOG = observe.get_logger(__name__)
 MAX_CLIENTS: Final = 64
 REQUEST_WITHIN: Final = 5.0
 WATCH_AGAIN: Final = 0.5
+SWEEP_AGAIN: Final = 30.0
 
 
 class Supervisor:
@@ -56,6 +58,7 @@ class Supervisor:
     def serve(self) -> None:
         """Accept clients, watch drift, until `close`."""
         threading.Thread(target=self._watch_drift, name="drift", daemon=True).start()
+        threading.Thread(target=self._sweep_images, name="images", daemon=True).start()
         _LOG.info("serving", socket=str(self._config.control_socket))
         while True:
             try:
@@ -165,7 +168,7 @@ class Supervisor:
         _LOG.warning("holder-lost", instance=instance.hex())
         if isinstance(self._relay.ask(Stop(instance, "lost")), Unreachable):
             _LOG.warning("stop-not-told", instance=instance.hex(), outcome="lost")
-        if not (cgroup.exists() or remove_tree(self._config.agent_dir(instance))):
+        if not (cgroup.exists() or clear_rooms(self._config.agent_dir(instance))):
             _LOG.warning("home-left", path=str(self._config.agent_dir(instance)))
 
     def _find_holders(self) -> None:
@@ -187,6 +190,15 @@ class Supervisor:
         for folder in sorted(self._parent.iterdir()):
             if folder.is_dir() and len(folder.name) == 32 and folder.name not in living:
                 self._sweep(bytes.fromhex(folder.name))
+
+    def _sweep_images(self) -> None:
+        """An image that no instance has used for a while gives its memory back."""
+        while True:
+            try:
+                sweep(self._config.images_dir, self._config.image_keep)
+            except (Unavailable, OSError) as error:
+                _LOG.warning("images-left", detail=str(error)[:200])
+            time.sleep(SWEEP_AGAIN)
 
     # --- drift -----------------------------------------------------------------------------------------------------------
 

@@ -83,7 +83,7 @@ class StdioTool:
         server_in, self._in = os.pipe()
         self._out, server_out = os.pipe()
         try:
-            self._child: subprocess.Popen[bytes] = start(program, cgroup, (server_in, server_out, errors))
+            self._running = start(program, cgroup, (server_in, server_out, errors))
         except Unavailable:
             os.close(self._in)
             os.close(self._out)
@@ -95,8 +95,8 @@ class StdioTool:
 
     @property
     def pid(self) -> int:
-        """Its pid."""
-        return self._child.pid
+        """The pid of its sandbox."""
+        return self._running.outer.pid
 
     def action(self, method: str, arguments: bytes) -> Action:
         """`tool.call` on `mcp:<tool>/<method>`."""
@@ -173,11 +173,11 @@ class StdioTool:
     def close(self) -> None:
         """Kill it. A call in flight fails."""
         with contextlib.suppress(OSError):
-            self._child.kill()
+            self._running.outer.kill()
         with self._lock:
             self._drop()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._child.wait(timeout=5)
+            self._running.outer.wait(timeout=5)
 
 
 class RelyingService:

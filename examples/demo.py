@@ -17,7 +17,7 @@ from typing import Any
 
 from enforcer.launch.cgroup import parent_of
 from examples import thief
-from examples.stage import Program, Stage, StageError, free_port, performed, small_python, wait_until
+from examples.stage import Program, Stage, StageError, add_python, free_port, performed, wait_until
 from swtpm.manufacturer import Manufacturer
 from swtpm.soft import SoftTpm, SoftTpmError
 from writ.formats.archive import Archive, parse_archive
@@ -83,10 +83,10 @@ class Story:
         self._enforcer_toml.write_text(
             f'run_dir = "{place}/enforcer-run"\nstate_dir = "{place}/enforcer"\nattestor_socket = "{place}/attestor.sock"\n'
             f'trust_file = "{self._trust}"\ncgroup = "{stage.cgroup}"\n'
-            'tools = ["notes {store}/python/bin/python3 -I -S -B {store}/tools/server.py"]\n'
+            'tools = ["notes /usr/bin/python3 -I -S -B {store}/tools/server.py"]\n'
         )
         shutil.copytree(AGENTS, place / "agents")
-        small_python(place / "agents" / "python")
+        add_python(place / "agents")
         self._local("verifier", self._verifier_toml, "init")
         self._start_verifier()
         self._ask_verifier("trust", "import", str(self._roots), "--tpm-class", "software")

@@ -17,22 +17,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from attestor.measure.closure import image_of
 from enforcer.launch.cgroup import MOUNTINFO, Cgroup, find_mount
 from writ.formats.errors import Unavailable
+from writ.formats.manifest import component_lines
 
 STOP_WITHIN: Final = 10.0
-STDLIB_LEFT_OUT: Final = (
-    "__pycache__",
-    "test",
-    "tests",
-    "ensurepip",
-    "idlelib",
-    "tkinter",
-    "lib2to3",
-    "pydoc_data",
-    "turtledemo",
-    "config-*",
-)
 
 
 class StageError(Exception):
@@ -197,21 +187,15 @@ def wait_until(condition: Callable[[], bool], what: str, *, within: float = 20.0
         time.sleep(0.05)
 
 
-def small_python(target: Path) -> None:
-    """A Python of this system that runs from `target`, without what the agents do not need."""
-    program = Path(os.path.realpath("/usr/bin/python3"))
-    version = program.name
-    library = Path("/usr/lib") / version
+def add_python(manifests: Path) -> None:
+    """Each manifest in the directory gets an image of this system's Python, as `attestor manifest image` proposes it."""
+    program = Path("/usr/bin/python3")
+    library = Path("/usr/lib") / program.resolve().name
     if not program.is_file() or not library.is_dir():
         raise StageError(f"the system's Python: expected {program} and {library}, got none; apt-get install python3")
-    (target / "bin").mkdir(parents=True)
-    shutil.copy(program, target / "bin" / "python3")
-    shutil.copytree(library, target / "lib" / version, ignore=_left_out)
-
-
-def _left_out(folder: str, names: list[str]) -> set[str]:
-    patterns = shutil.ignore_patterns(*STDLIB_LEFT_OUT)(folder, names)
-    return {name for name in names if name in patterns or Path(folder, name).is_symlink()}
+    lines = component_lines(image_of([program], [library]))
+    for manifest in manifests.glob("*.toml"):
+        manifest.write_text("\n".join([manifest.read_text(), *lines, ""]))
 
 
 @contextlib.contextmanager

@@ -7,9 +7,10 @@ Python, the executables and libraries that /proc/PID/maps shows. A Python that
 is started with -I or -E, and what another language reads, is not seen: a draft
 is a proposal for a person to complete, and says so at its top.
 
-What it writes: the interpreter; each site-packages as `packages`; Python files
-as `code`; and single files as `prompts`, `tools` or `weights` by their names.
-The standard library belongs to the interpreter's system and is left out.
+What it writes: an image of the system's programs and libraries that ran, with
+Python's standard library; the interpreter; each site-packages as `packages`;
+Python files as `code`; and single files as `prompts`, `tools` or `weights` by
+their names.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from attestor.measure.closure import CACHES, image_of
 from writ.formats.errors import Refused, Unavailable
 from writ.formats.manifest import ComponentSpec, Manifest, encode_manifest
 from writ.formats.reason import Reason
@@ -110,17 +112,20 @@ def draft(command: tuple[str, ...], traced: Traced, directory: Path, *, agent: s
     parts: list[ComponentSpec] = []
     if interpreter is not None:
         parts.append(ComponentSpec("interpreter", "interpreter", str(interpreter), ()))
-    caches = ("*.pyc", "__pycache__")
+    needed = {path for path in traced.executed | traced.python if _is_system(path)}
+    standard = {Path(sysconfig.get_path(place)).resolve() for place in ("stdlib", "platstdlib")} if traced.python else set()
+    if needed:
+        parts.append(image_of(sorted(needed), sorted(standard)))
     libraries = sorted({root for path in traced.read if (root := _site_packages(path)) is not None})
-    parts += [ComponentSpec(_numbered("packages", at), "packages", _source(root, directory), caches) for at, root in enumerate(libraries)]
+    parts += [ComponentSpec(_numbered("packages", at), "packages", _source(root, directory), CACHES) for at, root in enumerate(libraries)]
     own = sorted(path for path in traced.read | traced.executed if not _is_system(path) and _site_packages(path) is None)
     roots = _common(path for path in own if path.suffix == ".py")
     roots += [p for p in own if p in traced.executed and p not in traced.python and not any(p.is_relative_to(root) for root in roots)]
-    parts += [ComponentSpec(_numbered("code", at), "code", _source(root, directory), caches) for at, root in enumerate(roots)]
+    parts += [ComponentSpec(_numbered("code", at), "code", _source(root, directory), CACHES) for at, root in enumerate(roots)]
     for kind, suffixes in _SUFFIXES.items():
         found = [path for path in own if path.suffix.lower() in suffixes]
         parts += [ComponentSpec(_numbered(kind, at), kind, _source(path, directory), ()) for at, path in enumerate(found[:16])]
-    if not [part for part in parts if part.kind != "interpreter"]:
+    if not [part for part in parts if part.kind not in ("interpreter", "image")]:
         got = f"nothing that was seen; exit status {traced.status}"
         raise Refused(Reason("source-missing", "draft", "a run that reads code, prompts or tools", got))
     manifest = Manifest(

@@ -84,6 +84,7 @@ def measure_manifest(
         secrets=tuple(secret.name for secret in manifest.secrets),
         audience=manifest.audience,
         grants=manifest.grants,
+        profile=manifest.profile,
     )
     return Measured(manifest, measurement, trees)
 
@@ -97,6 +98,6 @@ def _measure(spec: ComponentSpec, directory: Path, read: Reader, held: Held) -> 
             raise refused(spec.name, spec.source, "dm-verity", absent.got) from None
         return Component(spec.name, spec.kind, (Entry.dm_verity(root, size),))
     if spec.hold == "fs-verity":
-        return measure_tree(spec.name, spec.kind, source, excludes=spec.excludes, read=held.file, leaf="fs-verity")
+        return measure_tree(spec.name, spec.kind, source, excludes=spec.leaves_out, read=held.file, leaf="fs-verity")
     measure = measure_packages if spec.kind == "packages" else measure_tree
-    return measure(spec.name, spec.kind, source, excludes=spec.excludes, read=read)
+    return measure(spec.name, spec.kind, source, excludes=spec.leaves_out, read=read)

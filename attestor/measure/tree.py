@@ -6,9 +6,9 @@ manifest excludes:
     directory      walked; listed itself only if nothing beneath it is
     file           hashed; hard links are files like others
     link           recorded as a link, never followed; it must stay within the component:
-                   relative, `..` only at its beginning
+                   relative, `..` only at its beginning; in an image any, since an image is the root
     other          refused (device, socket, pipe)
-    setuid, setgid refused on a file, since the store would lose the bits
+    setuid, setgid refused on a file, since the store would lose the bits; lost in an image, where they are of no use
     unreadable     refused
     changing       read again, three times, then refused
     odd names      spelled by `writ.formats.tree.spell`: any bytes have one spelling
@@ -95,7 +95,7 @@ def measure_tree(
     path = "."
     for _ in range(_ATTEMPTS):
         try:
-            return component(name, kind, _Walk(name, excludes, read, leaf).source(source))
+            return component(name, kind, _Walk(name, kind, excludes, read, leaf).source(source))
         except _Changed as changed:
             path = str(changed)
         except FormatError as error:
@@ -110,8 +110,8 @@ def _refused(code: str, name: str, path: str, expected: str, got: str) -> Refuse
 class _Walk:
     """One walk over one source; collects entries in any order."""
 
-    def __init__(self, name: str, excludes: Callable[[str], bool], read: Reader, leaf: Leaf) -> None:
-        self._name, self._excludes, self._read, self._leaf = name, excludes, read, leaf
+    def __init__(self, name: str, kind: ComponentKind, excludes: Callable[[str], bool], read: Reader, leaf: Leaf) -> None:
+        self._name, self._kind, self._excludes, self._read, self._leaf = name, kind, excludes, read, leaf
         self._entries: list[Entry] = []
 
     def source(self, source: Path) -> list[Entry]:
@@ -178,7 +178,7 @@ class _Walk:
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode):
             raise _refused("source-special-file", self._name, path, "a file, link or directory", _kind_of(info.st_mode))
-        if info.st_mode & (stat.S_ISUID | stat.S_ISGID):
+        if info.st_mode & (stat.S_ISUID | stat.S_ISGID) and self._kind != "image":
             raise _refused("source-setuid", self._name, path, "no setuid or setgid bit", f"mode {info.st_mode & 0o7777:04o}")
         if info.st_size > MAX_FILE:
             raise _refused("source-too-large", self._name, path, f"at most {MAX_FILE} bytes", f"{info.st_size}")
@@ -199,10 +199,12 @@ class _Walk:
 
         A `..` behind a name would go up from wherever a link of that name
         leads; at the beginning it goes up from the directory that was walked.
+        In an image no link leads out: it is the root.
         """
         parts = [part for part in target.split(b"/") if part not in (b"", b".")]
         up = next((at for at, part in enumerate(parts) if part != b".."), len(parts))
-        if target.startswith(b"/") or up > path.count("/") or b".." in parts[up:]:
+        escapes = target.startswith(b"/") or up > path.count("/") or b".." in parts[up:]
+        if escapes and self._kind != "image":
             raise _refused("source-link-escapes", self._name, path, "a link that stays within the component", spell(target)[:200])
         self._add(Entry.link(path, spell(target)))
 

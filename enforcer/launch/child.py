@@ -1,19 +1,20 @@
-"""What runs between fork and exec of an agent or a tool server, as root, and becomes it. Imports nothing of ours.
+"""What runs between fork and exec of an agent or a tool server, as root, and becomes its sandbox. Imports nothing of ours.
 
-Run as `python -I -S child.py SPEC`, SPEC being JSON: {cgroup, gate, report, uid, gid, root, limits, environment, argv}.
+Run as `python -I -S child.py SPEC`, SPEC being JSON: {cgroup, gate, report, keep, uid, gid, limits, argv}.
 
 1. Join the cgroup, and say so on `report`.
 2. Wait at the gate: one byte lets it pass; end of file (the holder died) ends it. The gate fails closed.
-3. Close every descriptor but 0, 1, 2 and the report, which closes itself on exec.
+3. Close every descriptor but 0, 1, 2, the report and those to keep.
 4. A new session, limits, no supplementary groups, gid, uid, no_new_privs, umask.
-5. Into the root, and exec with exactly the environment given.
+5. Exec with an empty environment: bubblewrap, which makes the sandbox; in it the shim, which becomes the program.
 
-Whatever fails is written to `report` as text and ends with status 125; a report that ends without text means that exec happened.
+Whatever fails is written to `report` as text and ends with status 125.
 """
 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import json
 import os
 import resource
@@ -34,9 +35,12 @@ def main(spec: dict[str, object]) -> None:
     if os.read(gate, 1) != b"G":
         raise OSError("the gate closed: the holder is gone")
     # 3
-    os.set_inheritable(report, False)
-    os.closerange(3, report)
-    os.closerange(report + 1, 65536)
+    keep = spec["keep"]
+    kept = {report, *(int(str(number)) for number in (keep if isinstance(keep, list) else []))}
+    for number in kept:
+        os.set_inheritable(number, True)
+    for low, high in itertools.pairwise([2, *sorted(kept), 65536]):
+        os.closerange(low + 1, high)
     # 4
     os.setsid()
     limits = spec["limits"]
@@ -55,11 +59,10 @@ def main(spec: dict[str, object]) -> None:
     for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     # 5
-    os.chdir(str(spec["root"]))
-    environment, argv = spec["environment"], spec["argv"]
-    if not isinstance(environment, dict) or not isinstance(argv, list):
-        raise OSError("expected a map and a list in the specification")
-    os.execve(argv[0], argv, environment)  # noqa: S606 - this is what we are for
+    argv = spec["argv"]
+    if not isinstance(argv, list):
+        raise OSError("expected a list in the specification")
+    os.execve(argv[0], argv, {})  # noqa: S606 - this is what we are for
 
 
 if __name__ == "__main__":

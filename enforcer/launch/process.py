@@ -1,4 +1,4 @@
-"""A process of an instance, started: it is in its cgroup and has no privilege before it becomes the program it is to be."""
+"""A process of an instance, started: in its cgroup and its sandbox, without any privilege, before it becomes the program it is to be."""
 
 from __future__ import annotations
 
@@ -9,81 +9,106 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from enforcer.launch.cgroup import Cgroup
+from enforcer.launch.image import SHIM, Image
+from enforcer.launch.sandbox import BWRAP, LIMITS, Room, arguments, specification
 from writ.formats.errors import Unavailable
+from writ.formats.measurement import Profile
 
 _CHILD: Final = Path(__file__).with_name("child.py")
 _WATCHDOG: Final = Path(__file__).with_name("watchdog.py")
 _DEADLINE: Final = 15.0
 """Seconds for a Python start on a loaded host; a healthy one takes 30 ms."""
 
-LIMITS: Final[Mapping[str, int]] = {"RLIMIT_CORE": 0, "RLIMIT_NOFILE": 4096, "RLIMIT_MEMLOCK": 0, "RLIMIT_MSGQUEUE": 0}
-PATH: Final = "/usr/local/bin:/usr/bin:/bin"
-
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What is to run: argv with an absolute program, the working directory, the identity, and the whole environment.
+    """What is to run: argv with a program of the image, its sandbox, its own places, the uid outside, and the whole environment.
 
     `processes` is how many the uid may have at once (RLIMIT_NPROC), which holds where the pids controller is not there.
     """
 
     argv: tuple[str, ...]
-    root: Path
+    profile: Profile
+    image: Image
+    room: Room
     uid: int
-    gid: int
     environment: Mapping[str, str]
     processes: int = 512
 
 
-def clean_environment(home: Path, **more: str) -> dict[str, str]:
-    """The environment of an agent: PATH, HOME, LANG and what is given, nothing of ours."""
-    return {"PATH": PATH, "HOME": str(home), "LANG": "C.UTF-8", **more}
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A program in its sandbox: `outer` ends when it ends, with its status; `init` is the first pid of its namespaces, as we see it."""
+
+    outer: subprocess.Popen[bytes]
+    init: int
+
+    @property
+    def program(self) -> int | None:
+        """The pid of the program, as we see it: the first child of the sandbox's init. None when it is gone."""
+        try:
+            return int(Path(f"/proc/{self.init}/task/{self.init}/children").read_text().split()[0])
+        except (OSError, ValueError, IndexError):
+            return None
 
 
-def start(program: Program, cgroup: Cgroup, stdio: tuple[int, int, int]) -> subprocess.Popen[bytes]:
-    """The program runs in `cgroup` with `stdio` as 0, 1, 2 and no other descriptor.
+def start(program: Program, cgroup: Cgroup, stdio: tuple[int, int, int], enter: Callable[[int], None] = lambda _: None) -> Running:
+    """The program runs in `cgroup` and in its sandbox, with `stdio` as 0, 1, 2 and no other descriptor.
 
     1. A child starts and joins the cgroup; it waits at the gate.
     2. The kernel says that it is in there; only then the gate opens.
-    3. It drops every privilege and execs; its report ends without text.
+    3. It drops every privilege and becomes bubblewrap, which says what the first pid of the sandbox is; `enter` is called with that.
+    4. The shim inside waits for its specification, and without one, whole, it ends. It says that it is ready, and execs; its report
+       then ends without another word.
 
     Raises Unavailable where any of it fails; nothing of it runs then.
     """
-    gate_read, gate_write = os.pipe()
-    report_read, report_write = os.pipe()
+    given = specification(program.profile, program.image, {**LIMITS, "RLIMIT_NPROC": program.processes})
+    gate, report, info, options, shim = (os.pipe() for _ in range(5))
+    inner = [info[1], options[0], shim[0], report[1]]
     spec = {
-        "cgroup": str(cgroup.path), "gate": gate_read, "report": report_write, "uid": program.uid, "gid": program.gid,
-        "root": str(program.root), "limits": {**LIMITS, "RLIMIT_NPROC": program.processes},
-        "environment": dict(program.environment), "argv": list(program.argv),
+        "cgroup": str(cgroup.path), "gate": gate[0], "report": report[1], "keep": inner, "uid": program.uid, "gid": program.uid,
+        "limits": {"RLIMIT_CORE": 0, "RLIMIT_NPROC": program.processes},
+        "argv": [BWRAP, "--args", str(options[0]), "--", f"/{SHIM}", str(shim[0]), str(report[1]), *program.argv],
     }  # fmt: skip
+    ours = {gate[1], report[0], info[0], options[1], shim[1]}
     try:
         # 1
         child = subprocess.Popen(
             [sys.executable, "-I", "-S", str(_CHILD), json.dumps(spec)],
-            stdin=stdio[0], stdout=stdio[1], stderr=stdio[2], pass_fds=(gate_read, report_write), env={}, cwd="/",
+            stdin=stdio[0], stdout=stdio[1], stderr=stdio[2], pass_fds=(gate[0], *inner), env={}, cwd="/",
         )  # fmt: skip
     except OSError as error:
-        os.close(gate_write)
-        os.close(report_read)
+        for descriptor in ours:
+            os.close(descriptor)
         raise Unavailable("launch", f"{error.strerror}") from None
     finally:
-        os.close(gate_read)
-        os.close(report_write)
+        for descriptor in (gate[0], *inner):
+            os.close(descriptor)
     try:
-        said = _read(report_read, b"\n")
+        said = _read(report[0], b"\n")
         # 2
         if said != b"joined\n" or not cgroup.holds(child.pid):
             raise Unavailable("launch", f"the child did not join its cgroup: {_shown(said)}")
-        os.write(gate_write, b"G")
+        os.write(options[1], arguments(program.image, program.room, program.environment, info[1]))
+        _close(ours, options[1])
+        os.write(gate[1], b"G")
         # 3
-        if fault := _read(report_read, None):
-            raise Unavailable("launch", _shown(fault))
+        init = _init(info[0], report[0])
+        if not cgroup.holds(init):
+            raise Unavailable("launch", f"the sandbox's first process {init} is not in its cgroup")
+        enter(init)
+        # 4
+        os.write(shim[1], given)
+        _close(ours, shim[1])
+        if (said := _read(report[0], None)) != b"ready\n":
+            raise Unavailable("launch", _shown(said))
     except (Unavailable, OSError) as error:
         child.kill()
         child.wait()
@@ -91,9 +116,27 @@ def start(program: Program, cgroup: Cgroup, stdio: tuple[int, int, int]) -> subp
             raise
         raise Unavailable("launch", f"{error.strerror}") from None
     finally:
-        os.close(gate_write)
-        os.close(report_read)
-    return child
+        for descriptor in ours:
+            os.close(descriptor)
+    return Running(child, init)
+
+
+def _close(ours: set[int], descriptor: int) -> None:
+    ours.remove(descriptor)
+    os.close(descriptor)
+
+
+def _init(info: int, report: int) -> int:
+    """The pid that bubblewrap tells; its JSON arrives in pieces. Raises Unavailable."""
+    said = b""
+    while True:
+        part = _read(info, b"}")
+        said += part
+        try:
+            return int(json.loads(said)["child-pid"])
+        except (ValueError, KeyError, TypeError):
+            if not part:
+                raise Unavailable("launch", f"bubblewrap made no sandbox: {_shown(_read(report, None))}") from None
 
 
 def _shown(said: bytes) -> str:

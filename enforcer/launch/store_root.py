@@ -1,4 +1,4 @@
-"""Where a measured agent runs from: its tree in the attestor's store, which only root and the attestor may write."""
+"""Where a measured agent comes from: its tree in the attestor's store, which only root and the attestor may write."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from writ.formats.errors import Refused, Unavailable
 from writ.formats.reason import Reason
 
 STORE: Final = "{store}"
+INSIDE: Final = "/store"
+"""What `{store}` stands for, in the sandbox."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +23,7 @@ class StoreRoot:
     path: Path
 
     def argv(self, command: tuple[str, ...]) -> tuple[str, ...]:
-        """`command` with `{store}` at the beginning of an argument replaced by the root. The program's path is absolute then.
+        """`command` with `{store}` at the beginning of an argument replaced by where it is inside. The program's path is absolute then.
 
         Raises Refused.
         """
@@ -36,7 +38,7 @@ class StoreRoot:
             return argument
         if ".." in argument.split("/"):
             raise Refused(Reason("component-mismatch", "command", "a path below {store}", argument[:120]))
-        return str(self.path) + argument[len(STORE) :]
+        return INSIDE + argument[len(STORE) :]
 
 
 def store_root(root: str, owners: frozenset[int]) -> StoreRoot:

@@ -37,7 +37,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from enforcer.launch.cgroup import MOUNTINFO, Cgroup, find_mount
-from examples.stage import free_port, small_python
+from examples.stage import add_python, free_port
 from writ.formats.errors import WritError
 
 ROOT: Final = Path(__file__).parents[2]
@@ -236,10 +236,10 @@ def manifests(place: Path, root: Path) -> Path:
     there.mkdir(parents=True)
     shutil.copytree(ROOT / "examples/agents" / AGENT, there / AGENT)
     (there / AGENT / "prompts" / f"{AGENT}.txt").write_text('notes read {"number": 0}\n')
-    small_python(there / "python")
     folder = place / "manifests"
     folder.mkdir()
     shutil.copy(ROOT / "examples/agents" / f"{AGENT}.toml", folder)
+    add_python(folder)  # the machine is of the same distribution
     return folder
 
 
@@ -263,7 +263,7 @@ def inventory(place: Path, machine: Machine) -> Path:
         "writ_verifier_ca": str(place / "ca.crt"), "writ_host": "host-1",
         "writ_manifests": str(manifests(place, machine.root)), "writ_software_tpm": True,
         "writ_policy_arguments": ["--accept-runtime-only", "--tpm-class", "software"],
-        "writ_enforcer_config": {"tools": ["notes {store}/python/bin/python3 -I -S -B {store}/tools/server.py"]},
+        "writ_enforcer_config": {"tools": ["notes /usr/bin/python3 -I -S -B {store}/tools/server.py"]},
     }  # fmt: skip
     groups = {"writ_verifiers": {"hosts": {"host-1": host}}, "writ_agent_hosts": {"hosts": {"host-1": {}}}}
     path = place / "inventory.json"

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.enforcer.host import PYTHON, UID_FIRST, Host
+from tests.enforcer.host import UID_FIRST, Host
+from tests.world.root_fs import PYTHON
 
 STRANGER = """
 import json, socket, sys

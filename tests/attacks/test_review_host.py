@@ -59,6 +59,10 @@ def test_tool_that_floods_old_answers_is_given_up_in_time(monkeypatch: pytest.Mo
     class Child:
         pid = 1
 
+        @property
+        def outer(self) -> Child:
+            return self
+
         def kill(self) -> None:
             stop.set()
 

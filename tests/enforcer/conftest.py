@@ -10,7 +10,8 @@ import pytest
 
 from enforcer.launch.cgroup import MOUNTINFO, Cgroup, find_mount, parent_of
 from tests.conftest import missing
-from tests.enforcer.host import PYTHON, Host
+from tests.enforcer.host import Host
+from tests.world.root_fs import PYTHON
 from writ.formats.errors import Unavailable
 
 

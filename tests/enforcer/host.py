@@ -20,10 +20,10 @@ from typing import Any
 from enforcer.config import EnforcerConfig
 from enforcer.launch.cgroup import MOUNTINFO, Cgroup, find_mount
 from tests.world.attestor import Attestor, KnownAgent
+from tests.world.root_fs import PYTHON, lay_out
 from writ.formats.trust import encode_trust
 
 ROOT = Path(__file__).parents[2]
-PYTHON = "/usr/bin/python3"
 UID_FIRST = 61000
 
 AGENT = """
@@ -68,14 +68,12 @@ class Host:
         self.folder.chmod(0o755)
         self.store = self.folder / "store"
         self.store.mkdir(mode=0o755)
-        (self.store / "tool.py").write_text(TOOL)
-        (self.store / "tool.py").chmod(0o644)
         self.cgroup = f"/writ-test-{self.folder.name}"
         self.config_file = self.folder / "enforcer.toml"
         self.config = EnforcerConfig(
             run_dir=self.folder / "run", state_dir=self.folder / "state", attestor_socket=self.folder / "attestor.sock",
             trust_file=self.folder / "trust.cbor", cgroup=self.cgroup, uid_first=UID_FIRST, instances=20,
-            tools=(f"notes {PYTHON} -I {{store}}/tool.py",),
+            tools=(f"notes {PYTHON} -I {{store}}/tools/tool.py",),
         )  # fmt: skip
         self.attestor = Attestor(self.config.attestor_socket, {})
         self.config.trust_file.write_bytes(encode_trust(self.attestor.trust()))
@@ -93,10 +91,11 @@ class Host:
 
     def agent(self, name: str, body: str, *, prelude: str = AGENT) -> None:
         """An agent `name` in the store, whose program is `body` after the client's few lines."""
-        path = self.store / f"{name}.py"
-        path.write_text(prelude + textwrap.dedent(body))
-        path.chmod(0o644)
-        self.attestor.agents[name] = KnownAgent(self.store, (PYTHON, "-I", f"{{store}}/{name}.py"))
+        root = self.store / name
+        shutil.rmtree(root, ignore_errors=True)
+        code = (prelude + textwrap.dedent(body)).encode()
+        components = lay_out(root, {"code": ("code", {f"{name}.py": code}), "tools": ("tools", {"tool.py": TOOL.encode()})})
+        self.attestor.agents[name] = KnownAgent(root, (PYTHON, "-I", f"{{store}}/code/{name}.py"), components)
 
     def serve(self) -> None:
         """A daemon, ready."""
@@ -191,4 +190,11 @@ class Host:
             parent.kill()
             wait_for(lambda: all(Cgroup(p).remove() for p in parent.path.iterdir() if p.is_dir()) and parent.remove())
         self.attestor.stop()
+        for mounted in sorted(self.mounts(), reverse=True):
+            subprocess.run(["umount", "--lazy", mounted], check=True)
         shutil.rmtree(self.folder)
+
+    def mounts(self) -> list[str]:
+        """What is mounted below this host's folder."""
+        found = [line.split(" ")[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+        return [path for path in found if path.startswith(f"{self.folder}/")]

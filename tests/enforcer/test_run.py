@@ -10,7 +10,8 @@ import time
 import pytest
 
 from enforcer.record import LogReader
-from tests.enforcer.host import PYTHON, UID_FIRST, Host, wait_for
+from tests.enforcer.host import UID_FIRST, Host, wait_for
+from tests.world.root_fs import PYTHON
 from writ.formats.action import ActionRecord, OutcomeRecord
 from writ.formats.archive import parse_archive
 from writ.formats.local import Refusal
@@ -75,7 +76,7 @@ def test_agent_reaches_neither_token_nor_key_nor_log(host: Host) -> None:
         def tries(name, act):
             try:
                 act()
-            except (PermissionError, FileNotFoundError) as error:
+            except (PermissionError, FileNotFoundError, ProcessLookupError, OSError) as error:
                 blocked.append(name)
         tries("memory", lambda: open(f"/proc/{holder}/mem", "rb"))
         tries("environ", lambda: open(f"/proc/{holder}/environ", "rb").read(1))
@@ -88,29 +89,20 @@ def test_agent_reaches_neither_token_nor_key_nor_log(host: Host) -> None:
             with socket.socket(socket.AF_UNIX) as s:
                 s.connect(run + "/control.sock")
         tries("control", control)
-        tries("store", lambda: open("written", "w"))
+        tries("store", lambda: open("/store/code/written", "w"))
         tries("root", lambda: os.setuid(0))
         print(json.dumps([found, blocked]))
         """,
-        prelude="",
+        prelude="import json, os, socket, sys, time\n"
+        f"STATE = 99999, {str(host.config.state_dir / 'instances')!r}, {str(host.config.run_dir)!r}\n",
     )
-    path = host.store / "a.py"
-    body = path.read_text()
-    prelude = (
-        "import json, os, socket, sys, time\n"
-        f"RUN, INSTANCES = {str(host.config.run_dir)!r}, {str(host.config.state_dir / 'instances')!r}\n"
-        "numbers = [p for p in os.listdir('/proc') if p.isdigit()]\n"
-        "holder = next(int(p) for p in numbers if open(f'/proc/{p}/comm').read() == 'writ-holder\\n')\n"
-        "STATE = (holder, INSTANCES, RUN)\n"
-    )
-    path.write_text(prelude + body)
     status, out, err = host.finish(host.run("a"))
     assert (status, err) == (0, "")
     found, blocked = json.loads(out)
 
-    assert found["environment"] == ["HOME", "LANG", "PATH", "WRIT_SOCKET"]
+    assert found["environment"] == ["HOME", "LANG", "PATH", "PWD", "TMPDIR", "WRIT_SOCKET"]
     assert found["fds"] == [0, 1, 2]
-    assert (found["uid"], found["groups"], found["cwd"]) == (UID_FIRST, [], str(host.store))
+    assert (found["uid"], found["groups"], found["cwd"]) == (1000, [], "/agent")
     assert {k: v.strip() for k, v in found["status"].items()} == {"CapEff": "0" * 16, "CapPrm": "0" * 16, "NoNewPrivs": "1"}
     assert set(blocked) == {"memory", "environ", "descriptors", "signal", "state", "holders", "others", "control", "store", "root"}
 
@@ -120,7 +112,7 @@ def test_no_other_uid_is_heard_at_the_gate(host: Host) -> None:
     host.run("a")
     instance = host.instance("a")
     host.wait_state(instance, "running")
-    gate = host.config.agent_dir(instance) / "gate.sock"
+    gate = host.config.agent_dir(instance) / "gate" / "gate.sock"
     wait_for(gate.exists)
     import socket
 
@@ -144,9 +136,11 @@ def test_agent_cannot_be_traced_to_its_tool(host: Host) -> None:
     host.wait_state(instance, "running")
     cgroup = host.cgroup_of(instance)
     wait_for(lambda: cgroup.child("agent").processes() and cgroup.child("tools").processes())
-    (agent,), (tool,) = cgroup.child("agent").processes(), cgroup.child("tools").processes()
 
-    wait_for(lambda: {os.stat(f"/proc/{process}").st_uid for process in (agent, tool)} == {UID_FIRST, UID_FIRST + 1})
+    def owners(part: str) -> set[int]:
+        return {os.stat(f"/proc/{process}").st_uid for process in cgroup.child(part).processes()}
+
+    wait_for(lambda: (owners("agent"), owners("tools")) == ({UID_FIRST}, {UID_FIRST + 1}))
 
 
 def test_two_instances_have_different_uids(host: Host) -> None:

@@ -1,6 +1,6 @@
 """One host under load, made of the real programs: verifier, attestor and enforcer as processes, over a software TPM as slow as a real chip.
 
-Agents are tiny: a copy of `sleep` as interpreter, a few shared files of code,
+Agents are tiny: an image of `sleep`, a few shared files of code,
 and a prompt each. What they would do costs nothing here, so that what is
 measured is Writ. Runs are asked for on the daemon's control socket, as
 `enforcer run` does, without an interpreter start for each client.
@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import verifier as verifier_package
+from attestor.measure.closure import image_of
 from attestor.measure.governance import governance_events, measure_governance
 from attestor.measure.manifest import measure_manifest, read_manifest
 from enforcer import frames
@@ -36,6 +36,7 @@ from verifier.http.wire import from_base64, to_base64
 from verifier.operate import Client, Server
 from verifier.reference import captured, captured_governance
 from writ.formats.corim import Corim, encode_corim
+from writ.formats.manifest import component_lines
 
 DOMAIN, HOST, NAMESPACE = "scale.writ", "scale-host", "scale"
 LAUNCH_WITHIN = 60.0
@@ -113,11 +114,9 @@ class Site:
         self.serve()
 
     def _shared_files(self) -> None:
-        program = self.agents / "program"
-        program.mkdir(parents=True)
-        shutil.copy(os.path.realpath("/bin/sleep"), program / "sleep")
+        self.image = "\n".join(component_lines(image_of([Path("/usr/bin/sleep")]))) + "\n"
         code = self.agents / "code"
-        code.mkdir()
+        code.mkdir(parents=True)
         for number in range(self.code_files):
             (code / f"part{number}.py").write_text(f"# part {number}\n" * 40)
 
@@ -165,10 +164,9 @@ class Site:
             manifest = self.agents / f"{agent}.toml"
             manifest.write_text(
                 f'version = 1\nagent = "{agent}"\nnamespace = "{NAMESPACE}"\naudience = "tools"\n'
-                'command = ["{store}/program/sleep", "1000000"]\ngrants = [["tool.call", "mcp:notes/*"]]\n'
-                '[components.program]\nkind = "interpreter"\nsource = "program"\n'
+                'command = ["/usr/bin/sleep", "1000000"]\ngrants = [["tool.call", "mcp:notes/*"]]\n'
                 '[components.code]\nkind = "code"\nsource = "code"\n'
-                f'[components.prompts]\nkind = "prompts"\nsource = "prompts-{agent}"\n'
+                f'[components.prompts]\nkind = "prompts"\nsource = "prompts-{agent}"\n' + self.image
             )
             measured = measure_manifest(read_manifest(manifest), self.agents, domain=DOMAIN)
             corims.append(captured(measured.measurement))

@@ -42,7 +42,7 @@ from writ.formats.local import (
     Unreachable,
     Watch,
 )  # fmt: skip
-from writ.formats.measurement import Measurement, encode_measurement
+from writ.formats.measurement import ComponentRoot, Measurement, Profile, encode_measurement
 from writ.formats.policy_bundle import CONTENT_TYPE, PolicyBundle, PolicySettings, encode_bundle
 from writ.formats.reason import Reason
 from writ.formats.spiffe import AgentId
@@ -69,11 +69,13 @@ ENGINE = EngineId(1, Digest.of(b"tree"), (("python", "3"),))
 
 @dataclass(frozen=True)
 class KnownAgent:
-    """An agent that the host can launch: where its tree lies, its command and its grants."""
+    """An agent that the host can launch: where its trees lie, its command, what it measures to, and its grants."""
 
     root: Path
     command: tuple[str, ...]
+    components: tuple[ComponentRoot, ...] = ()
     grants: tuple[Grant, ...] = grant_set([("tool.call", "mcp:notes/*"), ("http.post", "http://127.0.0.1/*")])
+    profile: Profile = "strict"
 
 
 @dataclass
@@ -177,7 +179,7 @@ class Attestor:
         instance, agent = secrets.token_bytes(16), AgentId(DOMAIN, "test", launch.agent)
         command = launch.command or known.command
         self.instances[instance] = Instance(agent, launch.session_key, launch.parent)
-        measurement = encode_measurement(Measurement(agent, command, (), (), AUDIENCE, known.grants))
+        measurement = encode_measurement(Measurement(agent, command, known.components, (), AUDIENCE, known.grants, known.profile))
         return Launched(instance, measurement, str(known.root), self.lies_about_command or command, AUDIENCE, known.grants)
 
     def _token(self, ask: TokenAsk) -> Local:

@@ -8,7 +8,8 @@ are needed, the rest may be left out:
 ... agent = "reporter"                  # with the namespace: spiffe://<domain>/billing/agent/reporter
 ... namespace = "billing"
 ... audience = "tools.example.org"      # whom its tokens are for
-... command = ["/usr/bin/python3", "main.py"]
+... command = ["/usr/bin/python3", "{store}/main/main.py"]
+... profile = "strict"                  # the sandbox: strict (the default) or jit, and either with -6.1 for older kernels
 ... grants = [["call", "files/reports/*"], ["call", "mail/send"]]
 ...
 ... [components.python]                 # a table for each component; the name is free
@@ -20,12 +21,17 @@ are needed, the rest may be left out:
 ... source = "src"
 ... exclude = ["__pycache__", "*.pyc", "docs/*.md"]
 ...
+... [components.system]
+... kind = "image"                      # what the agent finds under /; the others lie below /store, which {store} stands for
+... source = "/"
+... include = ["usr/bin/python3*", "usr/lib/python3*", "usr/lib/x86_64-linux-gnu/lib*.so*", "lib64", "usr/lib64"]
+...
 ... [components.model]
 ... kind = "weights"
 ... source = "/srv/models/large"
 ... hold = "fs-verity"                  # store (the default), fs-verity or dm-verity
 ...
-... [components.system]
+... [components.prompt]
 ... kind = "prompts"
 ... source = "prompts/system.txt"
 ...
@@ -33,7 +39,7 @@ are needed, the rest may be left out:
 ... expose = "MAIL_API_KEY"             # the environment variable that holds its placeholder
 ... ''')
 >>> [(part.name, part.kind) for part in manifest.components]
-[('main', 'code'), ('model', 'weights'), ('python', 'interpreter'), ('system', 'prompts')]
+[('main', 'code'), ('model', 'weights'), ('prompt', 'prompts'), ('python', 'interpreter'), ('system', 'image')]
 >>> manifest.interpreter
 '/usr/bin/python3'
 >>> [part.source for part in manifest.prompts]
@@ -45,11 +51,12 @@ Traceback (most recent call last):
 ...
 writ.formats.errors.FormatError: manifest: expected keys of agent, audience, command, components, ..., got agnt
 
-What `exclude` leaves out is not measured and therefore not in the store from
-which the agent runs. A pattern has `*` (any characters but `/`) and `?` (one of
+What `exclude` leaves out, or `include` does not name, is not measured and therefore
+not in the store from which the agent runs. A pattern has `*` (any characters but `/`) and `?` (one of
 them). Without a `/` it is held against each segment of a path, with one
 against the path from the component's root; what lies beneath a match is
-excluded too.
+excluded too. A pattern of `include` is always held against the path from the
+root; what lies beneath a match is included too.
 
 `hold` says what keeps the content from changing while it is used. `store`: a
 copy that is hashed whole when it is made and when it moved. `fs-verity`: the
@@ -73,6 +80,7 @@ from typing import Any, Final, Literal, get_args
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Misuse
 from writ.formats.grants import Grant, encode_grants, grant_set
+from writ.formats.measurement import Profile, profile_named
 from writ.formats.spiffe import AgentId
 from writ.formats.strict import encode_cbor, name
 from writ.formats.tree import COMPONENT_KINDS, ComponentKind
@@ -85,6 +93,7 @@ MAX_MANIFEST: Final = 1 << 16
 MAX_COMMAND: Final = 256
 MAX_COMPONENTS: Final = 64
 MAX_EXCLUDES: Final = 64
+MAX_INCLUDES: Final = 1024
 MAX_SECRETS: Final = 64
 MAX_TEXT: Final = 1024
 """Characters of one text."""
@@ -93,8 +102,8 @@ _ENVIRONMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z", re.ASCII)
 _BARE = re.compile(r"[A-Za-z0-9_-]+\Z", re.ASCII)
 _LONG_KEY = re.compile(r"""(?:\.[ \t]*(?:[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')[ \t]*){16}""", re.ASCII)
 """A dotted key of more than 16 parts, for which tomllib takes time and memory by the square: no key of ours has more than 3."""
-_TOP: Final = frozenset({"version", "agent", "namespace", "audience", "command", "components", "secrets", "grants"})
-_COMPONENT: Final = frozenset({"kind", "source", "exclude", "hold", "image", "salt"})
+_TOP: Final = frozenset({"version", "agent", "namespace", "audience", "command", "components", "secrets", "grants", "profile"})
+_COMPONENT: Final = frozenset({"kind", "source", "include", "exclude", "hold", "image", "salt"})
 _SALT = re.compile(r"(?:[0-9a-f]{2}){0,256}\Z", re.ASCII)
 _WHAT: Final = "manifest"
 
@@ -113,15 +122,22 @@ class ComponentSpec:
     hold: Hold = "store"
     image: str | None = None
     salt: bytes = b""
+    include: tuple[str, ...] = ()
 
     def to_cbor(self) -> list[object]:
-        """The array that stands for it in the manifest: four members, or all seven where it is not held in the store."""
-        row: list[object] = [self.name, self.kind, self.source, list(self.exclude)]
-        return row if self.hold == "store" else [*row, self.hold, self.image, self.salt]
+        """The array that stands for it in the manifest."""
+        return [self.name, self.kind, self.source, list(self.include), list(self.exclude), self.hold, self.image, self.salt]
 
-    def excludes(self, path: str) -> bool:
-        """Whether `path`, relative to the source and `/`-separated, is left out, by itself or with a directory above it."""
+    def leaves_out(self, path: str) -> bool:
+        """Whether `path`, relative to the source and `/`-separated, is no part of the component, by itself or with a directory above it.
+
+        A directory that leads to what is included is part of it.
+        """
         segments = path.split("/")
+        named = (all(map(_matches, pattern.split("/"), segments)) for pattern in self.include)  # as far as the shorter of the two goes
+        return bool(self.include and not any(named)) or self._excludes(segments)
+
+    def _excludes(self, segments: list[str]) -> bool:
         for pattern in self.exclude:
             wanted = pattern.split("/")
             if len(wanted) == 1:
@@ -151,6 +167,7 @@ class Manifest:
     components: tuple[ComponentSpec, ...]
     secrets: tuple[SecretSpec, ...]
     grants: tuple[Grant, ...]
+    profile: Profile = "strict"
 
     def of_kind(self, kind: ComponentKind) -> tuple[ComponentSpec, ...]:
         """The components of one kind, by name."""
@@ -196,6 +213,7 @@ class Manifest:
             "components": [part.to_cbor() for part in self.components],
             "secrets": [[secret.name, secret.expose] for secret in self.secrets],
             "grants": encode_grants(self.grants),
+            "profile": self.profile,
         }
 
 
@@ -225,7 +243,7 @@ def _matches(pattern: str, segment: str) -> bool:
 
 def parse_manifest(data: bytes) -> Manifest:
     """Read TOML. Raises FormatError, and nothing else, on any bytes; an unknown key is named, with the known ones."""
-    top = _table(_toml(data), _WHAT, _TOP, needed=_TOP - {"components", "secrets", "grants"})
+    top = _table(_toml(data), _WHAT, _TOP, needed=_TOP - {"components", "secrets", "grants", "profile"})
     if top["version"] != 1 or isinstance(top["version"], bool):
         raise FormatError(f"{_WHAT}.version", "1", repr(top["version"])[:40])
     components = tuple(_component(part, value) for part, value in _named(top, "components", MAX_COMPONENTS))
@@ -246,6 +264,7 @@ def parse_manifest(data: bytes) -> Manifest:
         components=components,
         secrets=secrets,
         grants=_grants(top.get("grants", [])),
+        profile=profile_named(_text(top.get("profile", "strict"), f"{_WHAT}.profile"), f"{_WHAT}.profile"),
     )
 
 
@@ -309,16 +328,22 @@ def _component(part: str, value: object) -> ComponentSpec:
     if kind not in COMPONENT_KINDS:
         raise FormatError(f"{what}.kind", f"one of {', '.join(COMPONENT_KINDS)}", repr(kind)[:80])
     source = _source(table["source"], f"{what}.source")
-    exclude = _texts(table.get("exclude", []), f"{what}.exclude", MAX_EXCLUDES)
-    for pattern in exclude:
+    include, exclude = _patterns(table, "include", MAX_INCLUDES, what), _patterns(table, "exclude", MAX_EXCLUDES, what)
+    return ComponentSpec(part, kind, source, exclude, *_hold(table, kind, what), include)
+
+
+def _patterns(table: Mapping[str, Any], key: str, most: int, what: str) -> tuple[str, ...]:
+    """Sorted, each once."""
+    patterns = _texts(table.get(key, []), f"{what}.{key}", most)
+    for pattern in patterns:
         if "**" in pattern or any(segment in {"", ".", ".."} for segment in pattern.split("/")):
-            raise FormatError(f"{what}.exclude", "patterns of * and ?, without **, empty, . or .. segments", repr(pattern)[:80])
-    return ComponentSpec(part, kind, source, tuple(sorted(set(exclude))), *_hold(table, kind, what))
+            raise FormatError(f"{what}.{key}", "patterns of * and ?, without **, empty, . or .. segments", repr(pattern)[:80])
+    return tuple(sorted(set(patterns)))
 
 
 def _source(value: object, what: str) -> str:
     source = _text(value, what)
-    if source != "." and any(segment in {"", ".", ".."} for segment in source.removeprefix("/").split("/")):
+    if source not in (".", "/") and any(segment in {"", ".", ".."} for segment in source.removeprefix("/").split("/")):
         raise FormatError(what, "a path without empty, . or .. segments, or . alone", repr(source)[:80])
     return source
 
@@ -331,8 +356,9 @@ def _hold(table: Mapping[str, Any], kind: str, what: str) -> tuple[Hold, str | N
         raise FormatError(f"{what}.hold", "store for packages, whose RECORDs name contents", hold)
     if hold != "dm-verity" and table.keys() & {"image", "salt"}:
         raise FormatError(what, 'image and salt with hold = "dm-verity" only', f"hold = {hold!a}")
-    if hold == "dm-verity" and table.get("exclude"):
-        raise FormatError(f"{what}.exclude", "none: a device is held whole", "patterns")
+    for key in ("include", "exclude"):
+        if hold == "dm-verity" and table.get(key):
+            raise FormatError(f"{what}.{key}", "none: a device is held whole", "patterns")
     image = _source(table["image"], f"{what}.image") if "image" in table else None
     salt = _text(table.get("salt", ""), f"{what}.salt", empty=True)
     if not _SALT.match(salt):
@@ -374,16 +400,12 @@ def encode_manifest(manifest: Manifest) -> bytes:
         f"audience = {_quoted(manifest.audience)}",
         f"command = {_array(manifest.command)}",
     ]
+    if manifest.profile != "strict":
+        lines.append(f"profile = {_quoted(manifest.profile)}")
     if manifest.grants:
         lines += ["grants = [", *(f"  {_array(grant)}," for grant in manifest.grants), "]"]
     for part in manifest.components:
-        lines += ["", f"[components.{_key(part.name)}]", f"kind = {_quoted(part.kind)}", f"source = {_quoted(part.source)}"]
-        if part.exclude:
-            lines.append(f"exclude = {_array(part.exclude)}")
-        if part.hold != "store":
-            lines.append(f"hold = {_quoted(part.hold)}")
-        lines += [f"image = {_quoted(part.image)}"] if part.image is not None else []
-        lines += [f"salt = {_quoted(part.salt.hex())}"] if part.salt else []
+        lines += ["", *component_lines(part)]
     for secret in manifest.secrets:
         lines += ["", f"[secrets.{_key(secret.name)}]", f"expose = {_quoted(secret.expose)}"]
     try:
@@ -391,8 +413,21 @@ def encode_manifest(manifest: Manifest) -> bytes:
     except UnicodeEncodeError:
         raise FormatError(_WHAT, "text without lone surrogates", "one") from None
     if parse_manifest(data) != manifest:
-        raise Misuse("components and secrets sorted by name, excludes and grants sorted, each once")
+        raise Misuse("components and secrets sorted by name, patterns and grants sorted, each once")
     return data
+
+
+def component_lines(part: ComponentSpec) -> list[str]:
+    """The table of one component, as lines of TOML."""
+    lines = [f"[components.{_key(part.name)}]", f"kind = {_quoted(part.kind)}", f"source = {_quoted(part.source)}"]
+    for key, patterns in (("include", part.include), ("exclude", part.exclude)):
+        if patterns:
+            lines.append(f"{key} = {_array(patterns)}")
+    if part.hold != "store":
+        lines.append(f"hold = {_quoted(part.hold)}")
+    lines += [f"image = {_quoted(part.image)}"] if part.image is not None else []
+    lines += [f"salt = {_quoted(part.salt.hex())}"] if part.salt else []
+    return lines
 
 
 def _quoted(text: str) -> str:

@@ -9,7 +9,7 @@ false preimage is noticed, not believed.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, get_args
 
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError
@@ -24,8 +24,23 @@ COMMAND: Final = "command"
 """The name under which reference values hold the digest of an agent's argument vector."""
 GRANTS: Final = "grants"
 """The name under which reference values hold the digest of an agent's audience and the grants it may ever ask for."""
-RESERVED: Final = (COMMAND, GRANTS)
+PROFILE: Final = "profile"
+"""The name under which reference values hold the digest of the profile's name."""
+RESERVED: Final = (COMMAND, GRANTS, PROFILE)
 """Names under which reference values hold what is not a component: no component may hide them."""
+
+
+Profile = Literal["strict", "jit", "strict-6.1", "jit-6.1"]
+"""The sandbox in which an agent runs: what each promises is written in `enforcer/launch/profile.py`."""
+PROFILES: Final[tuple[Profile, ...]] = get_args(Profile)
+
+
+def profile_named(text: str, what: str) -> Profile:
+    """The profile of that name. Raises FormatError."""
+    for profile in PROFILES:
+        if profile == text:
+            return profile
+    raise FormatError(what, f"one of {', '.join(PROFILES)}", repr(text)[:80])
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -40,7 +55,7 @@ class ComponentRoot:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """An agent, its command, its components, and the ceiling of what it may ever be granted, for whom.
+    """An agent, its command, its components, its sandbox, and the ceiling of what it may ever be granted, for whom.
 
     `components` is sorted by name; names are unique.
     """
@@ -51,6 +66,7 @@ class Measurement:
     secrets: tuple[str, ...]
     audience: str
     grants: tuple[Grant, ...]
+    profile: Profile = "strict"
 
     def __post_init__(self) -> None:
         names = [c.name for c in self.components]
@@ -77,6 +93,7 @@ def encode_measurement(measurement: Measurement) -> bytes:
             "secrets": list(measurement.secrets),
             "audience": measurement.audience,
             "grants": encode_grants(measurement.grants),
+            "profile": measurement.profile,
         }
     )
 
@@ -90,8 +107,9 @@ def parse_measurement(data: bytes) -> Measurement:
     components = tuple(_component(item) for item in f.items("components", most=MAX_COMPONENTS))
     secrets = tuple(_text(item, "secrets") for item in f.items("secrets", most=64))
     audience, grants = f.text("audience", least=1, most=256), parse_grants(f.any("grants"))
+    profile = profile_named(f.text("profile", most=32), "measurement.profile")
     f.done()
-    return Measurement(agent, command, components, secrets, audience, grants)
+    return Measurement(agent, command, components, secrets, audience, grants, profile)
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,7 @@ def test_native_program_is_code(agent: Path) -> None:
     built = subprocess.run(["cp", "/bin/sleep", agent / "agent"], check=False)
     assert built.returncode == 0
     manifest = drafted((str(agent / "agent"), "0.3"), agent)
-    assert [(part.kind, part.source) for part in manifest.components] == [("code", "agent")]
+    assert [(part.kind, part.source) for part in manifest.components] == [("code", "agent"), ("image", "/")]
 
 
 def test_run_that_reads_nothing_is_refused(agent: Path) -> None:

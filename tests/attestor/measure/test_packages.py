@@ -116,7 +116,7 @@ def test_path_that_winds_back_in_is_checked_where_it_leads(site: Path) -> None:
 def test_excluded_files_need_no_record(site: Path) -> None:
     spec = ComponentSpec("libs", "packages", str(site), ("__pycache__", "*.pth"))
     (site / "demo/__pycache__/__init__.cpython-311.pyc").write_bytes(b"another cache")
-    part = measure_packages("libs", "packages", site, excludes=spec.excludes)
+    part = measure_packages("libs", "packages", site, excludes=spec.leaves_out)
     assert not [entry for entry in part.entries if "pyc" in entry.path or "pth" in entry.path]
 
 

@@ -86,6 +86,19 @@ def test_link_to_a_directory_outside_is_never_entered(tmp_path: Path) -> None:
     assert refusal(tmp_path / "in")[0] == "source-link-escapes"
 
 
+@pytest.mark.parametrize("target", ["/etc/passwd", "../b", "sub/.."])
+def test_link_in_an_image_leads_nowhere_else_since_the_image_is_the_root(target: str, tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to(target)
+    assert measure_tree("part", "image", tmp_path).entries == (Entry.link("a", target),)
+
+
+def test_image_loses_setuid_and_setgid(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x")
+    plain = measure_tree("part", "image", tmp_path)
+    (tmp_path / "a").chmod(0o6644)
+    assert measure_tree("part", "image", tmp_path) == plain
+
+
 def test_pipe_is_refused_without_waiting_for_a_writer(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "p")
     assert refusal(tmp_path) == ("source-special-file", "part:p", "a pipe")

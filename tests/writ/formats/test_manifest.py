@@ -14,6 +14,7 @@ from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Misuse
 from writ.formats.grants import Grant, grant_set
 from writ.formats.manifest import ComponentSpec, Manifest, SecretSpec, encode_manifest, manifest_digest, parse_manifest
+from writ.formats.measurement import PROFILES
 from writ.formats.strict import encode_cbor
 from writ.formats.tree import COMPONENT_KINDS
 
@@ -80,6 +81,9 @@ def manifests(draw: st.DrawFn) -> Manifest:
     if draw(st.booleans()):
         components["python"] = ComponentSpec("python", "interpreter", draw(paths), ())
     if draw(st.booleans()):
+        include = tuple(sorted(draw(st.sets(patterns, max_size=3))))
+        components["system"] = ComponentSpec("system", "image", draw(paths | st.just("/")), (), include=include)
+    if draw(st.booleans()):
         components["kept"] = ComponentSpec("kept", "weights", draw(paths), (), "fs-verity")
     if draw(st.booleans()):
         image = draw(st.none() | paths)
@@ -93,6 +97,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
         components=tuple(components[part] for part in sorted(components)),
         secrets=tuple(SecretSpec(secret, f"SECRET_{at}") for at, secret in enumerate(secrets)),
         grants=grant_set(draw(st.lists(grants, max_size=4))),
+        profile=draw(st.sampled_from(PROFILES)),
     )
 
 
@@ -187,7 +192,9 @@ def changed(old: str, new: str) -> bytes:
         (changed('kind = "code"', 'kind = "interpreter"'), "at most one interpreter"),
         (changed('source = "src"', 'source = "../src"'), "source: "),
         (changed('source = "src"', 'source = "src/"'), "source: "),
-        (changed('source = "src"', 'source = "/"'), "source: "),
+        (changed('source = "src"', 'source = "//"'), "source: "),
+        (changed('source = "src"', 'source = "src"\ninclude = ["/x"]'), "include: "),
+        (LEAST + b'profile = "lax"', "profile: expected one of strict, jit, strict-6.1, jit-6.1"),
         (changed('source = "src"', 'source = "./src"'), "source: "),
         (changed('source = "src"', 'source = "a\\u0000b"'), "source: "),
         (changed('"*.pyc"', '"**/x"'), "exclude: "),
@@ -279,7 +286,7 @@ def test_agent_has_its_name_in_a_trust_domain() -> None:
 
 
 def excluded(pattern: str, path: str) -> bool:
-    return ComponentSpec("c", "code", "src", (pattern,)).excludes(path)
+    return ComponentSpec("c", "code", "src", (pattern,)).leaves_out(path)
 
 
 @pytest.mark.parametrize(
@@ -297,6 +304,25 @@ def excluded(pattern: str, path: str) -> bool:
 def test_pattern_leaves_out_what_it_says(pattern: str, out: list[str], kept: list[str]) -> None:
     assert [path for path in out if not excluded(pattern, path)] == []
     assert [path for path in kept if excluded(pattern, path)] == []
+
+
+@pytest.mark.parametrize(
+    "path, out",
+    [
+        ("usr", False),
+        ("usr/bin", False),
+        ("usr/bin/python3.11", False),
+        ("usr/lib/python3.11/os.py", False),
+        ("usr/lib/python3.11/__pycache__/os.pyc", True),
+        ("usr/bin/bash", True),
+        ("usr/share", True),
+        ("etc", True),
+        ("home/usr/bin/python3", True),
+    ],
+)
+def test_include_names_what_is_there_and_the_way_to_it(path: str, out: bool) -> None:
+    spec = ComponentSpec("c", "image", "/", ("__pycache__",), include=("usr/bin/python3*", "usr/lib/python3*"))
+    assert spec.leaves_out(path) == out
 
 
 @given(st.text(alphabet="ab*?", min_size=1, max_size=8), st.text(alphabet="ab", min_size=1, max_size=8))

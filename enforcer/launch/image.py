@@ -1,0 +1,244 @@
+"""What an agent finds under `/`: its measured components in an image that nobody can write any more, host root among them.
+
+    /               the component of kind `image`
+    /store/NAME     every other component
+    /proc /dev /tmp /agent /run/writ /run/shim       where the sandbox mounts what is not measured; empty in the image
+
+The image is an erofs in a sealed memfd: neither it nor the loop device over it can be written, also by root. What it holds is hashed
+after it was sealed, and compared with the measurement: a store that was changed meanwhile is refused, and one that is changed later
+does not matter. One image serves all instances of a manifest root, and lives in memory while one of them does.
+
+What fs-verity or dm-verity holds is too large for memory and needs no copy: it is mounted from the store, read-only, by the sandbox.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import stat
+import subprocess
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, cast
+
+from enforcer.launch.store_root import INSIDE, StoreRoot
+from writ.formats.digest import Digest
+from writ.formats.errors import Refused, Unavailable
+from writ.formats.measurement import ComponentRoot, Measurement
+from writ.formats.reason import Reason
+from writ.formats.tree import ComponentKind, Entry, component, component_root, spell
+
+STORE: Final = INSIDE.removeprefix("/")
+MOUNT_POINTS: Final = ("proc", "dev", "tmp", "agent", "run", "run/writ")
+"""Directories of the image that are ours. An image component may have them, empty."""
+SHIM: Final = "run/shim"
+"""Where the sandbox mounts `shim.c`'s program."""
+_OURS: Final = frozenset({STORE, "proc", "dev", "tmp", "agent", "run"})
+_BWRAP, _MKFS, _MOUNT, _UMOUNT = "/usr/bin/bwrap", "/usr/bin/mkfs.erofs", "/usr/bin/mount", "/usr/bin/umount"
+_SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+_UUID: Final = "00000000-0000-0000-0000-000000000000"
+_WITHIN: Final = 300.0
+"""Seconds for one tool to make or mount an image."""
+_VERIFIED: Final = "verified"
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A mounted image that is what was measured, held while `lock` is open. `held` are directories of the store, by component name,
+    that the kernel itself keeps from changing."""
+
+    path: Path
+    lock: int
+    held: tuple[tuple[str, Path], ...]
+
+    def free(self) -> None:
+        """This process needs it no longer."""
+        os.close(self.lock)
+
+
+def image_of(folder: Path, root: StoreRoot, measurement: Measurement) -> Image:
+    """The image of `measurement`, whose trees lie at `root`: the one that is mounted, or a new one.
+
+    1. One process at a time makes it; who comes later finds it.
+    2. Made, sealed, mounted read-only.
+    3. Hashed: every component is what was measured.
+
+    Raises Refused where it is not, or where there is no root for an agent; Unavailable.
+    """
+    place = folder / measurement.root().hex()
+    base = next((part.name for part in measurement.components if part.kind == "image"), None)
+    if base is None:
+        raise Refused(Reason("component-missing", "measurement.components", "one of kind image, the root of the sandbox", "none"))
+    held = tuple((part.name, root.path / part.name) for part in measurement.components if _is_held(root.path / part.name))
+    try:
+        place.mkdir(mode=0o711, exist_ok=True)
+        lock = os.open(place / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise Unavailable("image", f"{place}: {error.strerror}") from None
+    mounted = place / "root"
+    try:
+        # 1
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        if not _is_ready(place):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if not _is_ready(place):
+            _clear(place)
+            mounted.mkdir(mode=0o755, exist_ok=True)
+            inside = [part for part in measurement.components if part.name not in dict(held)]
+            # 2
+            _build(root.path, base, [part.name for part in inside], mounted)
+            # 3
+            try:
+                _verify(mounted, root.path, base, inside)
+            except BaseException:
+                _clear(place)
+                raise
+            (place / _VERIFIED).touch(mode=0o600)
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        os.utime(lock)
+    except OSError as error:
+        os.close(lock)
+        raise Unavailable("image", f"{error.filename or place}: {error.strerror}") from None
+    except BaseException:
+        os.close(lock)
+        raise
+    return Image(mounted, lock, held)
+
+
+def sweep(folder: Path, keep: int) -> None:
+    """Images that no living process holds, nor took within `keep` seconds, are unmounted, and their memory is free."""
+    for place in sorted(folder.iterdir()) if folder.is_dir() else ():
+        try:
+            lock = os.open(place / "lock", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            continue
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if time.time() - os.fstat(lock).st_mtime >= keep:
+                _clear(place)
+        os.close(lock)
+
+
+def _is_ready(place: Path) -> bool:
+    return (place / _VERIFIED).exists() and os.path.ismount(place / "root")
+
+
+def _clear(place: Path) -> None:
+    (place / _VERIFIED).unlink(missing_ok=True)
+    mounted = place / "root"
+    while os.path.ismount(mounted):
+        _run([_UMOUNT, "--lazy", str(mounted)])
+
+
+def _is_held(tree: Path) -> bool:
+    """Whether the store keeps this component as a link to a device's mount: what dm-verity holds."""
+    return tree.is_symlink()
+
+
+# --- made ----------------------------------------------------------------------------------------------------------------------
+
+
+def _build(trees: Path, base: str, names: Iterable[str], mounted: Path) -> None:
+    """The image is mounted. Raises Unavailable, Refused.
+
+    bubblewrap lays the components side by side in a mount namespace that ends with mkfs; nothing is copied but into the image.
+    """
+    arguments = ["--unshare-all", "--die-with-parent", *_tools(), "--proc", "/proc", "--dir", "/image"]
+    for name, info in sorted(_view(trees / base).items()):
+        source, inner = trees / base / name, f"/image/{name}"
+        if stat.S_ISLNK(info.st_mode):
+            arguments += ["--symlink", os.readlink(source), inner]
+        elif name not in _OURS:
+            arguments += ["--ro-bind", str(source), inner]
+    for point in (*MOUNT_POINTS, STORE):
+        arguments += ["--dir", f"/image/{point}"]
+    for name in sorted(names):
+        if name != base:
+            arguments += ["--ro-bind", str(trees / name), f"/image/{STORE}/{name}"]
+    image, empty = (os.memfd_create(f"writ-{name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING) for name in ("image", "empty"))
+    made = f"/proc/self/fd/{image}"
+    try:
+        arguments += ["--perms", "0555", "--file", str(empty), f"/image/{SHIM}"]
+        _run([_BWRAP, *arguments, "--", _MKFS, "-T0", "-U", _UUID, "--all-root", made, "/image"], keep=(image, empty))
+        fcntl.fcntl(image, fcntl.F_ADD_SEALS, _SEALS)
+        _run([_MOUNT, "-t", "erofs", "-o", "ro,loop,nosuid,nodev", made, str(mounted)], keep=(image,))
+    finally:
+        os.close(image)
+        os.close(empty)
+
+
+def _tools() -> list[str]:
+    """What mkfs needs of the host to run."""
+    arguments = ["--ro-bind", "/usr", "/usr"]
+    for name in ("bin", "lib", "lib64"):
+        if os.path.islink(f"/{name}"):
+            arguments += ["--symlink", os.readlink(f"/{name}"), f"/{name}"]
+        elif os.path.isdir(f"/{name}"):
+            arguments += ["--ro-bind", f"/{name}", f"/{name}"]
+    return arguments
+
+
+def _view(tree: Path) -> dict[str, os.stat_result]:
+    """The top level of the image component. Raises Refused where something stands in our places."""
+    try:
+        found = {entry.name: entry.stat(follow_symlinks=False) for entry in os.scandir(tree)}
+        for name in _OURS & found.keys():
+            if not stat.S_ISDIR(found[name].st_mode) or any(os.scandir(tree / name)):
+                raise Refused(Reason("component-unexpected", f"image:{name}", "nothing, or an empty directory", "something"))
+    except OSError as error:
+        raise Unavailable("image", f"{error.filename}: {error.strerror}") from None
+    return found
+
+
+def _run(command: list[str], keep: tuple[int, ...] = ()) -> None:
+    try:
+        done = subprocess.run(
+            command, pass_fds=keep, env={}, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, timeout=_WITHIN, check=False
+        )  # fmt: skip
+    except OSError as error:
+        raise Unavailable("image", f"{command[0]}: {error.strerror}") from None
+    except subprocess.TimeoutExpired:
+        raise Unavailable("image", f"{command[0]} did not end within {_WITHIN:.0f} s") from None
+    if done.returncode:
+        said = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["it said nothing"]
+        raise Unavailable("image", f"{Path(command[0]).name}: {said[-1][:200]}")
+
+
+# --- compared ------------------------------------------------------------------------------------------------------------------
+
+
+def _verify(mounted: Path, trees: Path, base: str, parts: Iterable[ComponentRoot]) -> None:
+    """Every component in the image is the one measured. Raises Refused.
+
+    Of our own places the image component may have had some, as empty directories: its root tells which.
+    """
+    for part in parts:
+        if part.name == base:
+            entries = [*_entries(mounted, "", _OURS), *(Entry.dir(name) for name in sorted(_OURS & _view(trees / base).keys()))]
+        else:
+            entries = list(_entries(mounted / STORE / part.name, "", frozenset()))
+        found = component_root(component(part.name, cast(ComponentKind, part.kind), entries))
+        if found != part.root:
+            raise Refused(Reason("component-mismatch", f"measurement.{part.name}", str(part.root), str(found)))
+
+
+def _entries(folder: Path, inner: str, without: frozenset[str]) -> Iterator[Entry]:
+    """The entries of a component as they are measured: `attestor/measure/tree.py` says how; here nothing can change under the walk."""
+    names = sorted(entry.name for entry in os.scandir(folder) if entry.name not in without)
+    if inner and not names:
+        yield Entry.dir(inner)
+    for name in names:
+        path, spelt = folder / name, spell(os.fsencode(name))
+        at, info = f"{inner}/{spelt}" if inner else spelt, path.lstat()
+        if stat.S_ISDIR(info.st_mode):
+            yield from _entries(path, at, frozenset())
+        elif stat.S_ISLNK(info.st_mode):
+            yield Entry.link(at, spell(os.fsencode(os.readlink(path))))
+        else:
+            with open(path, "rb", buffering=0) as file:
+                digest = Digest("sha256", hashlib.file_digest(file, "sha256").digest())
+            yield Entry(at, "file", bool(info.st_mode & stat.S_IXUSR), info.st_size, digest, None)

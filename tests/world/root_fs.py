@@ -1,0 +1,86 @@
+"""A root file system for agents of tests: this host's Python and what it loads, measured once, shared by every test."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import sysconfig
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+from attestor.measure.closure import image_of
+from attestor.measure.tree import measure_tree
+from writ.formats.manifest import ComponentSpec
+from writ.formats.measurement import ComponentRoot
+from writ.formats.tree import Component, ComponentKind, component_root, unspell
+
+PYTHON: Final = "/usr/bin/python3"
+_STDLIB: Final = Path(sysconfig.get_path("stdlib"))
+_LEFT_OUT: Final = ("__pycache__", "test", "tests", "ensurepip", "idlelib", "tkinter", "lib2to3", "pydoc_data", "config-*", "_test*", "*.a")
+_PLACE: Final = Path("/var/tmp/writ-test-root")
+
+
+def python_spec(*programs: Path) -> ComponentSpec:
+    """The image component of Python, its standard library and `programs`, out of this host."""
+    return replace(image_of([Path(PYTHON), *programs], [_STDLIB]), exclude=tuple(sorted(_LEFT_OUT)))
+
+
+@lru_cache(maxsize=4)
+def system(*programs: str) -> tuple[Component, Path]:
+    """The measured component, and its tree on disk, made once for all processes; trees of tests are hard links to it."""
+    spec = python_spec(*map(Path, programs))
+    measured = measure_tree(spec.name, spec.kind, Path("/"), excludes=spec.leaves_out)
+    name = component_root(measured).hex()[:32]
+    _PLACE.mkdir(mode=0o755, exist_ok=True)
+    assert _PLACE.stat().st_uid == os.getuid()
+    place = _PLACE / name
+    with open(_PLACE / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not place.exists():
+            fresh = _PLACE / f"{name}.new"
+            shutil.rmtree(fresh, ignore_errors=True)
+            _copy(measured, fresh)
+            fresh.rename(place)
+    return measured, place
+
+
+def _copy(measured: Component, place: Path) -> None:
+    for entry in measured.entries:
+        inner = os.fsdecode(unspell(entry.path))
+        target = place / inner
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if entry.kind == "dir":
+            target.mkdir(exist_ok=True)
+        elif entry.kind == "link":
+            target.symlink_to(str(entry.target))
+        else:
+            shutil.copyfile(f"/{inner}", target)
+            target.chmod(0o555 if entry.mode_exec else 0o444)
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """`target` is `source`, file by file a hard link to it."""
+    for folder, folders, files in os.walk(source):
+        at = target / Path(folder).relative_to(source)
+        at.mkdir(parents=True, exist_ok=True)
+        for name in [*files, *(one for one in folders if (Path(folder) / one).is_symlink())]:
+            os.link(Path(folder) / name, at / name, follow_symlinks=False)
+
+
+def lay_out(root: Path, parts: Mapping[str, tuple[ComponentKind, Mapping[str, bytes]]], *programs: str) -> tuple[ComponentRoot, ...]:
+    """The trees of an agent at `root`: the system, and each of `parts` by name as kind and files. Their roots, sorted."""
+    measured, place = system(*programs)
+    link_tree(place, root / "system")
+    found = [ComponentRoot("system", "image", component_root(measured))]
+    for name, (kind, files) in parts.items():
+        for inner, content in files.items():
+            path = root / name / inner
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            path.chmod(0o444)
+        found.append(ComponentRoot(name, kind, component_root(measure_tree(name, kind, root / name))))
+    return tuple(sorted(found))
