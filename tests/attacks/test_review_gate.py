@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-from collections.abc import Iterator
 
 import pytest
 
@@ -22,23 +20,11 @@ print(stream.readline().decode() or "{}")
 """
 
 
-@pytest.fixture
-def host() -> Iterator[Host]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    made = Host()
-    try:
-        made.serve()
-        yield made
-    finally:
-        made.close()
-
-
 @pytest.mark.cgroup
-def test_i8_process_outside_the_cgroup_is_not_the_agent_whatever_its_uid(host: Host) -> None:
+def test_i8_process_outside_the_cgroup_is_not_the_agent_whatever_its_uid(enforcer_host: Host) -> None:
     """An agent leaves a setuid copy of an interpreter behind; its slot's uid is the next instance's; any local user runs the copy."""
-    host.agent("honest", "print(os.environ['WRIT_SOCKET'], flush=True)\ntime.sleep(30)\n")
-    run = host.run("honest")
+    enforcer_host.agent("honest", "print(os.environ['WRIT_SOCKET'], flush=True)\ntime.sleep(30)\n")
+    run = enforcer_host.run("honest")
     assert run.stdout is not None
     gate = run.stdout.readline().decode().strip()
     stranger = subprocess.run(

@@ -30,14 +30,6 @@ from writ.formats.tlog.merkle import leaf_hash
 from writ.formats.x509 import parse_certificate, to_pem
 
 
-@pytest.fixture
-def host(verifier: RunningVerifier) -> SimulatedHost:
-    made = verifier.host("h1")
-    made.launch("one")
-    verifier.approve(made)
-    return made
-
-
 def post(verifier: RunningVerifier, path: str, body: bytes, kind: str = "application/json") -> tuple[int, bytes]:
     connection = http.client.HTTPConnection(verifier.url.removeprefix("http://"), timeout=10)
     try:
