@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swtpm import SoftTpm
-from tests.writ.formats.tpm.keys import AK_ATTRIBUTES, ec_key, ecc_parameters, endorsement_key, rsa_key, rsa_parameters
+from tests.world.chip import AK_ATTRIBUTES
+from tests.writ.formats.tpm.keys import ec_key, ecc_parameters, endorsement_key, rsa_key, rsa_parameters
 from tests.writ.formats.tpm.strategies import attests, publics, selections, signatures
 from writ.formats.digest import SIZES
 from writ.formats.tpm.attest import TPM_GENERATED, Attest, parse_attest
