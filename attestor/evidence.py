@@ -25,6 +25,7 @@ from writ.formats.cose import parse_sign1, verify_sign1
 from writ.formats.decision import AttestDecision, parse_entry
 from writ.formats.digest import Digest, Nonce
 from writ.formats.errors import FormatError, Refused, Unavailable
+from writ.formats.eventlog.ima import IMA_PCR
 from writ.formats.evidence import Evidence, InstanceRequest, binding, encode_evidence
 from writ.formats.exchange import AttestAnswer, NonceAnswer
 from writ.formats.reason import Reason
@@ -38,7 +39,6 @@ _MARGIN: Final = 5.0
 """Seconds before its end at which a nonce is no longer used."""
 _PATIENCE: Final = 60.0
 """Seconds for which evidence is sent again to a verifier whose answers to it are of no use."""
-_IMA_PCR: Final = 10
 _NOT_APPRAISED: Final = frozenset(
     {
         "runtime-log-mismatch", "runtime-log-malformed", "runtime-log-rewound", "full-log-required", "reset-count-fell", "clock-fell",
@@ -130,7 +130,7 @@ class Attestation:
             self._boot = self._log.boots
             self._forget()
             self._logs.forget()
-        logs = self._logs.travelling(quoted.pcrs.get(_IMA_PCR))
+        logs = self._logs.travelling(quoted.pcrs.get(IMA_PCR))
         upto, seen = Point(events, quoted.pcrs.get(e.runtime_pcr)), self._seen
         first = seen.events if self._log.register(seen.events) == seen.register and seen.events <= events else 0
         fresh = tuple(sorted({measurements[r.instance] for r in requests if r.instance in measurements and r.instance not in self._told}))

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 
 from benchmarks.measure import Case
+from tests.world.ima_logs import d_ng, field_of
 from writ.formats.corim import Corim
 from writ.formats.digest import Digest
 from writ.formats.eventlog.ima import replay
@@ -25,7 +26,9 @@ def ima_log() -> Iterator[Case]:
         (f"/usr/lib/x86_64-linux-gnu/some/directory/file-{number}.so", Digest.of(str(number).encode())) for number in range(ENTRIES - 1)
     ]
     data = [_data(name.encode(), digest) for name, digest in [("boot_aggregate", Digest.of(bytes(320))), *files]]
-    log = b"".join(b"\x0a\0\0\0" + hashlib.sha1(body, usedforsecurity=False).digest() + _field(b"ima-ng") + _field(body) for body in data)
+    log = b"".join(
+        b"\x0a\0\0\0" + hashlib.sha1(body, usedforsecurity=False).digest() + field_of(b"ima-ng") + field_of(body) for body in data
+    )
     parts = (sorted(files[at : at + _PER_CORIM]) for at in range(0, len(files), _PER_CORIM))
     references = index_files(Corim(f"c{at}", "bench", "files/os", tuple(part)) for at, part in enumerate(parts))
     rules = ImaRules(exclude=("/var/log/.*",))
@@ -73,9 +76,5 @@ def ima_log() -> Iterator[Case]:
     yield Case(f"{name}, {NEW} of them new", "hashlib over the new", grown, lambda: bare(data[-NEW:]), NEW, "entry")
 
 
-def _field(value: bytes) -> bytes:
-    return len(value).to_bytes(4, "little") + value
-
-
 def _data(name: bytes, digest: Digest) -> bytes:
-    return _field(b"sha256:\0" + digest.value) + _field(name + b"\0")
+    return field_of(d_ng(digest)) + field_of(name + b"\0")

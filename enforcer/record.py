@@ -20,6 +20,7 @@ is found out by the verifier, which holds the checkpoint carried last.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import secrets
@@ -101,18 +102,22 @@ class ActionLog:
         self._lock = threading.Lock()
         self._broken: str | None = None
         self._closed = False
-        try:
-            self._sole = _only_writer(folder / LOCK_FILE)
-            self._key = _content_key(folder / KEY_FILE)
-            self._db = sqlite3.connect(folder / LOG_FILE, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(_SCHEMA)
-            leaves = _read_leaves(self._db)
-        except sqlite3.DatabaseError as error:
-            raise Unavailable("action log", f"SQLite says {type(error).__name__} ({error.sqlite_errorname})") from None
-        except OSError as error:
-            raise Unavailable("action log", f"{error.strerror}") from None
+        with contextlib.ExitStack() as opened:
+            try:
+                self._sole = _only_writer(folder / LOCK_FILE)
+                opened.callback(os.close, self._sole)
+                self._key = _content_key(folder / KEY_FILE)
+                self._db = sqlite3.connect(folder / LOG_FILE, isolation_level=None, check_same_thread=False)
+                opened.callback(self._db.close)
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute("PRAGMA synchronous=FULL")
+                self._db.executescript(_SCHEMA)
+                leaves = _read_leaves(self._db)
+            except sqlite3.DatabaseError as error:
+                raise Unavailable("action log", f"SQLite says {type(error).__name__} ({error.sqlite_errorname})") from None
+            except OSError as error:
+                raise Unavailable("action log", f"{error.strerror}") from None
+            opened.pop_all()
         self._leaves = [merkle.leaf_hash(leaf) for leaf in leaves]
         self._frontier = merkle.EMPTY_FRONTIER
         for value in self._leaves:

@@ -59,15 +59,18 @@ class KernelLogs:
     def travelling(self, quoted: bytes) -> Travelling:
         """What the verifier has not seen, up to `quoted`, the value of PCR 10.
 
-        Where the IMA list does not lead there it travels whole: to judge it is the verifier's. Raises Unavailable.
+        A register that did not move leads to no entry that is not known: the list is not read. Where the IMA list does
+        not lead there it travels whole: to judge it is the verifier's. Raises Unavailable.
         """
         uefi = systemd = None
         if not self._boot_told:
             uefi, systemd = _read(self._paths.uefi, MAX_BOOT_LOG), _read(self._paths.systemd, MAX_BOOT_LOG)
+        seen = self._seen
+        if seen.entries and quoted == seen.register:
+            return Travelling(uefi, systemd, ImaLog(seen.entries, b""), seen)
         listed = _read(self._paths.ima, MAX_LOG_SIZE)
         if not listed:  # a kernel that measures begins with boot_aggregate
             return Travelling(uefi, systemd, None, None)
-        seen = self._seen
         fresh = listed[seen.end :]
         try:
             found = replay(fresh, seen.register, self._bank, quoted)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import hashlib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,11 @@ from cryptography.x509.oid import NameOID
 from tests.signers import new_signer
 from tests.verifier.test_references import People, agent, import_, listed, publish, refusal, role
 from tests.world.authority import at as at_time
-from tests.world.chip import Maker, private_key
+from tests.world.chip import private_key
 from tests.world.ima_logs import Kernel, certificate, signed
 from tests.world.machine import FILES, STRICT, Machine, part_reference
 from tests.world.scene import DEMO, GOVERNED, NAMESPACE, NOW, Scene, codes, measurement, permitted, policy, reference
-from tests.world.verifier import RunningVerifier, running_verifier
+from tests.world.verifier import RunningVerifier
 from verifier.access import Operator
 from verifier.http.wire import to_base64
 from verifier.operate import Client
@@ -52,21 +51,6 @@ ROOM = pytest.mark.xfail(strict=True, reason="open: proposals of publishers fill
 SET = pytest.mark.xfail(strict=True, reason="open: a set that is too large is imported, and no attestation can be judged with it")
 CRLS = pytest.mark.xfail(strict=True, reason="open: imported CRLs accumulate past what a trust file holds")
 """Holes that a review found and that are not closed yet. A test that passes by surprise fails."""
-
-
-@pytest.fixture
-def bare(tmp_path: Path) -> Iterator[RunningVerifier]:
-    """Just initialised."""
-    with running_verifier(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-def verifier(bare: RunningVerifier) -> RunningVerifier:
-    """With the default policy and one TPM manufacturer."""
-    bare.trust(Maker())
-    bare.publish()
-    return bare
 
 
 def accepted(verdict: AttestationVerdict) -> bool:
@@ -352,7 +336,7 @@ def odd_section(machine: Machine, name: str) -> None:
         machine.boot.add(11, EV_IPL, name.encode("utf-16-le") + b"\0\0", b"content")
         return replace(log, events=tuple(machine.boot.events))
 
-    machine.boot.measure = more  # type: ignore[method-assign]
+    machine.boot.measure = more  # type: ignore[method-assign]  # this one machine boots so
 
 
 @pytest.mark.parametrize("name", [".\n", ".\x01", ".a\x7f", ".\x1b[2J"])

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,38 +11,33 @@ from tests.enforcer.host import UID_FIRST, Host
 from tests.world.root_fs import PYTHON
 
 STRANGER = """
-import json, socket, sys
+import socket, sys
 connection = socket.socket(socket.AF_UNIX)
 connection.connect(sys.argv[1])
-stream = connection.makefile("rwb")
-stream.write(b'{"id": 1, "tool": "notes", "method": "read", "arguments": {"name": "today"}}\\n')
-stream.flush()
-print(stream.readline().decode() or "{}")
+print("connected")
+try:
+    connection.sendall(b'{"id": 1, "tool": "notes", "method": "read", "arguments": {"name": "today"}}\\n')
+    print(connection.recv(4096))
+except ConnectionError:
+    print(b"")
 """
 
 
-@pytest.fixture
-def host() -> Iterator[Host]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    made = Host()
-    try:
-        made.serve()
-        yield made
-    finally:
-        made.close()
-
-
 @pytest.mark.cgroup
-def test_i8_process_outside_the_cgroup_is_not_the_agent_whatever_its_uid(host: Host) -> None:
+def test_i8_process_outside_the_cgroup_is_not_the_agent_whatever_its_uid(enforcer_host: Host) -> None:
     """An agent leaves a setuid copy of an interpreter behind; its slot's uid is the next instance's; any local user runs the copy."""
-    host.agent("honest", "print(os.environ['WRIT_SOCKET'], flush=True)\ntime.sleep(30)\n")
-    run = host.run("honest")
+    body = """
+print(os.environ["WRIT_SOCKET"])
+print(json.dumps(ask("notes", "read", name="today")), flush=True)
+time.sleep(30)
+"""
+    enforcer_host.agent("honest", body)
+    run = enforcer_host.run("honest")
     assert run.stdout is not None
     gate = run.stdout.readline().decode().strip()
+    assert json.loads(run.stdout.readline())["ok"] is True, "what its agent may"
     stranger = subprocess.run(
         [PYTHON, "-I", "-c", STRANGER, gate], user=UID_FIRST, group=UID_FIRST, extra_groups=(), capture_output=True, text=True, timeout=30,
-        check=False,
+        check=True,
     )  # fmt: skip
-    answer = json.loads(stranger.stdout or "{}")
-    assert answer.get("ok") is not True
+    assert stranger.stdout == "connected\nb''\n"

@@ -27,17 +27,11 @@ time.sleep(60)
 
 
 @pytest.fixture
-def host() -> Iterator[Host]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    made = Host()
-    try:
-        made.serve()
-        yield made
-    finally:
-        for home in (made.config.run_dir / "agents").glob("*/home"):  # not by `shutil.rmtree`, which is what this file is about
-            subprocess.run(["find", str(home), "-mindepth", "1", "-delete"], check=False, capture_output=True)
-        made.close()
+def host(enforcer_host: Host) -> Iterator[Host]:
+    """The homes of its agents are emptied in the end not by `shutil.rmtree`, which is what this file is about."""
+    yield enforcer_host
+    for home in (enforcer_host.config.run_dir / "agents").glob("*/home"):
+        subprocess.run(["find", str(home), "-mindepth", "1", "-delete"], check=False, capture_output=True)
 
 
 @pytest.mark.cgroup

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -26,25 +25,6 @@ from writ.formats.errors import Refused
 from writ.formats.exchange import EXCHANGE
 from writ.formats.trust import ManufacturerRoot, Trust
 from writ.verdict.chain import verify_ek_chain
-
-
-@pytest.fixture
-def verifier(tmp_path: Path) -> Iterator[RunningVerifier]:
-    """With the default policy and one TPM manufacturer."""
-    with running_verifier(tmp_path) as running:
-        running.trust(Maker())
-        running.publish()
-        yield running
-
-
-@pytest.fixture
-def host(verifier: RunningVerifier) -> SimulatedHost:
-    """Enrolled, with one approved instance that has not asked yet."""
-    made = verifier.host("h1")
-    made.launch("one")
-    verifier.approve(made)
-    return made
-
 
 # --- challenges ---------------------------------------------------------------------------------------------------------
 

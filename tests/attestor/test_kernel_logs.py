@@ -2,42 +2,43 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import pytest
 
 from attestor.collect.kernel_logs import MAX_BOOT_LOG, KernelLogs
 from attestor.config import AttestorConfig, LogPaths
+from tests.world.ima_logs import Kernel
+from writ.formats.digest import Digest
 from writ.formats.errors import Unavailable
 from writ.formats.evidence import ImaLog
 
-
-def entry(path: str) -> bytes:
-    """An ima-ng entry of a file, as `binary_runtime_measurements` has it."""
-    digest = b"sha256:\0" + hashlib.sha256(path.encode()).digest()
-    name = path.encode() + b"\0"
-    data = b"".join(len(field).to_bytes(4, "little") + field for field in (digest, name))
-    head = (10).to_bytes(4, "little") + hashlib.sha1(data, usedforsecurity=False).digest()
-    return head + (6).to_bytes(4, "little") + b"ima-ng" + len(data).to_bytes(4, "little") + data
+A, B, C = "/usr/bin/a", "/usr/bin/b", "/usr/bin/c"
 
 
-def register(*entries: bytes) -> bytes:
-    """PCR 10 of the SHA-256 bank after these entries."""
-    value = bytes(32)
-    for one in entries:
-        value = hashlib.sha256(value + hashlib.sha256(one[38:]).digest()).digest()
-    return value
+def measured(*files: str) -> Kernel:
+    """A kernel that measured these files, and nothing before them."""
+    kernel = Kernel(aggregate=False)
+    for file in files:
+        kernel.measure(file, Digest.of(file.encode()))
+    return kernel
 
 
-A, B, C = entry("/usr/bin/a"), entry("/usr/bin/b"), entry("/usr/bin/c")
+def listed(*files: str) -> bytes:
+    """Their entries, as `binary_runtime_measurements` has them."""
+    return measured(*files).binary
+
+
+def register(*files: str) -> bytes:
+    """PCR 10 of the SHA-256 bank after them."""
+    return measured(*files).pcr10["sha256"]
 
 
 @pytest.fixture
 def paths(tmp_path: Path) -> LogPaths:
     """Three logs on the disk, the IMA list of two entries."""
     found = LogPaths(tmp_path / "uefi", tmp_path / "systemd", tmp_path / "ima")
-    for path, data in ((found.uefi, b"firmware"), (found.systemd, b"systemd"), (found.ima, A + B)):
+    for path, data in ((found.uefi, b"firmware"), (found.systemd, b"systemd"), (found.ima, listed(A, B))):
         assert path is not None
         path.write_bytes(data)
     return found
@@ -46,7 +47,7 @@ def paths(tmp_path: Path) -> LogPaths:
 def test_everything_travels_until_it_was_appraised(paths: LogPaths) -> None:
     logs = KernelLogs(paths, "sha256")
     sent = logs.travelling(register(A, B))
-    assert (sent.uefi, sent.systemd, sent.ima) == (b"firmware", b"systemd", ImaLog(0, A + B))
+    assert (sent.uefi, sent.systemd, sent.ima) == (b"firmware", b"systemd", ImaLog(0, listed(A, B)))
     assert logs.travelling(register(A, B)) == sent
 
     logs.acknowledge(sent)
@@ -58,19 +59,35 @@ def test_everything_travels_until_it_was_appraised(paths: LogPaths) -> None:
 def test_only_new_entries_up_to_the_quoted_register_travel(paths: LogPaths) -> None:
     assert paths.ima is not None
     logs = KernelLogs(paths, "sha256")
-    paths.ima.write_bytes(A + B + C)
+    paths.ima.write_bytes(listed(A, B, C))
     first = logs.travelling(register(A))
-    assert first.ima == ImaLog(0, A)
+    assert first.ima == ImaLog(0, listed(A))
     logs.acknowledge(first)
-    assert logs.travelling(register(A, B)).ima == ImaLog(1, B)
-    assert logs.travelling(register(A, B, C)).ima == ImaLog(1, B + C)
+    assert logs.travelling(register(A, B)).ima == ImaLog(1, listed(B))
+    assert logs.travelling(register(A, B, C)).ima == ImaLog(1, listed(B, C))
+
+
+def test_list_is_read_only_when_the_register_has_moved(paths: LogPaths) -> None:
+    assert paths.ima is not None
+    logs = KernelLogs(paths, "sha256")
+    logs.acknowledge(logs.travelling(register(A, B)))
+    paths.ima.unlink()
+    paths.ima.mkdir()  # so that to open it is seen
+    still = logs.travelling(register(A, B))
+    assert still.ima == ImaLog(2, b"")
+    logs.acknowledge(still)
+    with pytest.raises(Unavailable, match=str(paths.ima)):
+        logs.travelling(register(A, B, C))
+    paths.ima.rmdir()
+    paths.ima.write_bytes(listed(A, B, C))
+    assert logs.travelling(register(A, B, C)).ima == ImaLog(2, listed(C))
 
 
 def test_list_that_does_not_lead_to_the_register_travels_whole(paths: LogPaths) -> None:
     logs = KernelLogs(paths, "sha256")
     sent = logs.travelling(register(A, B))
     logs.acknowledge(sent)
-    assert logs.travelling(register(C)).ima == ImaLog(0, A + B)
+    assert logs.travelling(register(C)).ima == ImaLog(0, listed(A, B))
     assert paths.ima is not None
     paths.ima.write_bytes(b"no list of entries at all, and longer than those two that stood there before it was written over this way" * 4)
     assert logs.travelling(register(C)).ima == ImaLog(0, paths.ima.read_bytes())
@@ -81,7 +98,7 @@ def test_what_the_verifier_asks_for_travels_again(paths: LogPaths) -> None:
     logs.acknowledge(logs.travelling(register(A, B)))
     logs.forget()
     sent = logs.travelling(register(A, B))
-    assert (sent.uefi, sent.ima) == (b"firmware", ImaLog(0, A + B))
+    assert (sent.uefi, sent.ima) == (b"firmware", ImaLog(0, listed(A, B)))
 
 
 def test_host_without_such_logs_sends_none(tmp_path: Path) -> None:

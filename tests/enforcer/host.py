@@ -103,6 +103,12 @@ class Host:
             self.daemon = subprocess.Popen(self.command("serve"), cwd=ROOT, stderr=log)
         wait_for(self.answers)
 
+    def kill_daemon(self) -> None:
+        """The daemon is dead."""
+        assert self.daemon is not None
+        self.daemon.kill()
+        self.daemon.wait()
+
     def answers(self) -> bool:
         """Whether the daemon accepts connections."""
         import socket
@@ -178,8 +184,7 @@ class Host:
                 run.kill()
             run.communicate()
         if self.daemon is not None:
-            self.daemon.kill()
-            self.daemon.wait()
+            self.kill_daemon()
         for path in (self.config.state_dir / "instances").glob("*/state.json"):
             with contextlib.suppress(OSError, ValueError, KeyError):
                 holder = json.loads(path.read_text())["holder"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from enforcer.bundles import HeldBundles
@@ -12,25 +11,10 @@ from enforcer.gatekeeper import Gatekeeper
 from enforcer.record import ActionLog
 from tests.signers import new_signer
 from tests.world.attestor import AUDIENCE, ENGINE, Attestor, KnownAgent
+from tests.world.clock import HandClock
 from writ.formats.local import Launch, Launched, TokenAsk, TokenGiven
 from writ.formats.spiffe import AgentId
 from writ.formats.tlog.merkle import EMPTY_ROOT
-
-
-@dataclass
-class MovedClock:
-    """Clocks moved by hand."""
-
-    wall: int
-    since_boot: float = 1000.0
-
-    def now(self) -> int:
-        """The wall clock."""
-        return self.wall
-
-    def boot(self) -> float:
-        """The boot clock."""
-        return self.since_boot
 
 
 class Scene:
@@ -46,7 +30,7 @@ class Scene:
         self.agent = AgentId("example.org", "test", "a")
         self.subject = Subject(launched.instance, self.agent, self.key.public, AUDIENCE, launched.grants, None)
         self.ask = TokenAsk(launched.instance, self.key.public, AUDIENCE, launched.grants, 0, EMPTY_ROOT, 0, ())
-        self.bundles, self.clock = HeldBundles(folder / "policies"), MovedClock(int(time.time()))
+        self.bundles, self.clock = HeldBundles(folder / "policies"), HandClock(int(time.time()))
         self.credential = Credential(self.clock)
 
     def give(self, **changed: object) -> TokenGiven:

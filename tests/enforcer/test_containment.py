@@ -162,9 +162,7 @@ def test_a_hold_longer_than_it_may_be_counts_across_changing_reasons(host: Host)
 
 def test_daemons_death_freezes_and_only_a_fresh_appraisal_after_its_return_thaws(host: Host) -> None:
     instance = running(host)
-    assert host.daemon is not None
-    host.daemon.kill()
-    host.daemon.wait()
+    host.kill_daemon()
     standing = host.wait_state(instance, "held")
 
     assert [r["claim"] for r in standing["reasons"]] == ["daemon"]
@@ -183,9 +181,7 @@ def test_daemons_death_freezes_and_only_a_fresh_appraisal_after_its_return_thaws
 
 def test_daemon_that_returns_without_a_verifier_leaves_the_agent_frozen(host: Host) -> None:
     instance = running(host)
-    assert host.daemon is not None
-    host.daemon.kill()
-    host.daemon.wait()
+    host.kill_daemon()
     host.wait_state(instance, "held")
     host.attestor.reachable = False
     host.serve()
@@ -209,9 +205,7 @@ def test_holders_death_kills_its_agent_and_is_told(host: Host) -> None:
 
 def test_holders_death_while_frozen_kills_its_agent(host: Host) -> None:
     instance = running(host)
-    assert host.daemon is not None
-    host.daemon.kill()
-    host.daemon.wait()
+    host.kill_daemon()
     host.wait_state(instance, "held")
     os.kill(host.holder_pid(instance), signal.SIGKILL)
 

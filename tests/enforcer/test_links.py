@@ -21,9 +21,7 @@ def test_answer_to_a_question_from_before_the_daemons_death_does_not_thaw(host: 
     host.attestor.silent = 3.0
     asked = len(host.attestor.asks)
     wait_for(lambda: len(host.attestor.asks) > asked)
-    assert host.daemon is not None
-    host.daemon.kill()
-    host.daemon.wait()
+    host.kill_daemon()
     host.wait_state(instance, "held")
     host.serve()
     given = len(host.attestor.given)

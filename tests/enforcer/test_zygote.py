@@ -71,9 +71,7 @@ def test_zygote_killed_costs_no_agent_its_life_and_is_replaced(host: Host) -> No
 def test_zygote_ends_with_its_daemon_and_the_holder_holds(host: Host) -> None:
     host.agent("a", IDLE)
     instance, zygote = started(host), zygote_of(host)
-    assert host.daemon is not None
-    host.daemon.kill()
-    host.daemon.wait()
+    host.kill_daemon()
 
     host.wait_state(instance, "held")
     wait_for(lambda: not Path(f"/proc/{zygote}").exists() or "\nState:\tZ" in Path(f"/proc/{zygote}/status").read_text())

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import datetime as dt
-import ipaddress
 import json
 import shlex
 import socket
@@ -13,16 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-
 import verifier.compose as verifier_compose
 from swtpm import Manufacturer
 from swtpm.guest import Machine, Ran
 from swtpm.guest.machine import VERIFIER
 from tests.attestor.site import NAMESPACE, OPERATOR, VerifierSite
+from tests.world.tls import self_signed
 from verifier.config import VerifierConfig
 from verifier.http.wire import from_base64
 from verifier.ledger.schema import BlobRow
@@ -66,7 +60,7 @@ class TlsVerifier(VerifierSite):
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.url = f"https://127.0.0.1:{self.port}"
-        self.certificate = _certify(directory / "certificate.pem", directory / "certificate.key")
+        self.certificate = self_signed(directory / "certificate.pem", directory / "certificate.key", "127.0.0.1", VERIFIER[0])
         self.config = VerifierConfig(
             directory / "state", "example.org", URL, f"127.0.0.1:{self.port}", directory / "certificate.pem", directory / "certificate.key"
         )
@@ -92,29 +86,6 @@ class TlsVerifier(VerifierSite):
         """It does not answer."""
         self.client.close()
         super().stop()
-
-
-def _certify(path: Path, key_path: Path) -> bytes:
-    """A certificate of its own making, for both addresses of the verifier."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, "verifier of the guest")])
-    now = dt.datetime.now(dt.UTC)
-    addresses = [x509.IPAddress(ipaddress.ip_address(address)) for address in ("127.0.0.1", VERIFIER[0])]
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(addresses), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path.write_bytes(made.public_bytes(Encoding.PEM))
-    key_path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return path.read_bytes()
 
 
 @dataclass(frozen=True)

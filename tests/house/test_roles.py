@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import linecache
 import os
 import shutil
 import socket
@@ -96,3 +97,21 @@ def test_pure_code_may_be_loaded_and_shells_may_reach() -> None:
     as_pure_code("def reach():\n    import wave\n")()
     with Path(os.devnull).open() as file, socket.socket():
         assert file.read() == ""
+
+
+class Loud:
+    """Part of a cycle, so that the collector destroys it, and a destructor that fails."""
+
+    def __init__(self) -> None:
+        self.me = self
+
+    def __del__(self) -> None:
+        raise ValueError("nobody closed it")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_failure_of_a_destructor_is_told_although_pure_code_runs() -> None:
+    linecache.clearcache()  # so that telling it reads this file
+    Loud()
+
+    as_pure_code("def reach():\n    import gc\n    gc.collect()\n")()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.vectors.manifest import rows, run, said
+from tests.vectors.protobuf import fields_of
 from writ.formats.tpm.signature import parse_signature, verify_with_key
 from writ.formats.x509 import parse_pem_certificates
 from writ.formats.x509_key import certificate_key
@@ -115,42 +116,19 @@ def go_attestation(folder: Path, at: Path) -> None:
     assert said(check(at, quote, pcrs=json.dumps({"sha1": pcrs}).encode()))[1] == ["pcr-digest-mismatch", "algorithm-refused"]
 
 
-def protobuf(data: bytes) -> Iterator[tuple[int, Any]]:
-    """(field, value) of a message: integers, and bytes that may be messages again."""
-
-    def varint(at: int) -> tuple[int, int]:
-        value = shift = 0
-        while True:
-            value |= (data[at] & 0x7F) << shift
-            shift += 7
-            at += 1
-            if not data[at - 1] & 0x80:
-                return value, at
-
-    at = 0
-    while at < len(data):
-        key, at = varint(at)
-        value, at = varint(at)
-        if key & 7 == 2:
-            yield key >> 3, data[at : at + value]
-            at += value
-        else:
-            yield key >> 3, value
-
-
 def go_tpm_tools(folder: Path, at: Path) -> None:
     """attest.Attestation: AK (1), quotes (2) of quote, signature and PCRs, AK certificate (4): one quote a bank."""
-    fields = list(protobuf((folder / "go-tpm-tools/gce-cos-85-nonce9009.pb").read_bytes()))
+    fields = list(fields_of((folder / "go-tpm-tools/gce-cos-85-nonce9009.pb").read_bytes()))
     ak = next(value for number, value in fields if number == 1)
     banks = {4: "sha1", 11: "sha256", 12: "sha384"}
     seen = set()
     for number, value in fields:
         if number != 2:
             continue
-        parts = dict(protobuf(value))
-        inner = list(protobuf(parts[3]))
+        parts = dict(fields_of(value))
+        inner = list(fields_of(parts[3]))
         bank = banks[dict(inner)[1]]
-        entries = [dict(protobuf(entry)) for kind, entry in inner if kind == 2]
+        entries = [dict(fields_of(entry)) for kind, entry in inner if kind == 2]
         values = {str(entry.get(1, 0)): entry[2].hex() for entry in entries}
         quote = Quote(ak, parts[1], parts[2], json.dumps({bank: values}).encode(), bytes.fromhex("9009"))
         assert expect_genuine(at, quote)["pcr_selection"] == {bank: sorted(map(int, values))}

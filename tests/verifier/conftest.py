@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.world.chip import Maker
+from tests.world.host import SimulatedHost
 from tests.world.verifier import RunningVerifier, running_verifier
 
 
@@ -24,3 +25,12 @@ def verifier(bare: RunningVerifier) -> RunningVerifier:
     bare.trust(Maker())
     bare.publish()
     return bare
+
+
+@pytest.fixture
+def host(verifier: RunningVerifier) -> SimulatedHost:
+    """Enrolled, with one approved instance that has not asked yet."""
+    made = verifier.host("h1")
+    made.launch("one")
+    verifier.approve(made)
+    return made

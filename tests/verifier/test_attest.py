@@ -19,15 +19,6 @@ from writ.formats.keys import key_id
 from writ.verdict.token import verify_token
 
 
-@pytest.fixture
-def host(verifier: RunningVerifier) -> SimulatedHost:
-    """Enrolled, with one approved instance that has not asked yet."""
-    made = verifier.host("h1")
-    made.launch("one")
-    verifier.approve(made)
-    return made
-
-
 def token_of(answer: AttestAnswer, at: int = 0) -> str:
     token = answer.answers[at].token
     assert token is not None, answer.answers[at].reasons

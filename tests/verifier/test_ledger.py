@@ -21,6 +21,11 @@ from verifier.ledger.sqlite import connect
 from writ.formats.errors import Unavailable
 
 
+def handles(path: Path) -> int:
+    """How many descriptors of this process are of the file."""
+    return [link.resolve() for link in Path("/proc/self/fd").iterdir() if link.is_symlink()].count(path.resolve())
+
+
 class TestMemoryLedger(LedgerSuite):
     @pytest.fixture
     def ledger(self) -> Ledger:
@@ -65,10 +70,10 @@ class TestSqliteLedger(LedgerSuite):
             thread = threading.Thread(target=lambda: read.append(len(made.read().select(HostRow))))
             thread.start()
             thread.join()
-        held = [link.resolve() for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+        held = handles(tmp_path / "threads.sqlite")
         made.close()
         assert len(set(read)) == 1
-        assert held.count((tmp_path / "threads.sqlite").resolve()) <= 3  # the writer's, this thread's, that of the eight
+        assert held <= 3  # the writer's, this thread's, that of the eight
 
     def test_ledger_that_is_held_is_refused_until_it_is_closed(self, tmp_path: Path) -> None:
         first = SqliteLedger(tmp_path / "one.sqlite")
@@ -93,16 +98,18 @@ class TestSqliteLedger(LedgerSuite):
 
     def test_a_file_that_is_no_ledger_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "x.sqlite").write_bytes(b"not a database" * 100)
-        with pytest.raises(Unavailable):
+        with pytest.raises(Unavailable) as caught:
             SqliteLedger(tmp_path / "x.sqlite")
+        assert handles(tmp_path / "x.sqlite") == 0, f"still open after: {caught.value}"
 
     def test_a_later_schema_is_refused(self, tmp_path: Path) -> None:
         SqliteLedger(tmp_path / "later.sqlite").close()
         connection = sqlite3.connect(tmp_path / "later.sqlite")
         connection.execute("PRAGMA user_version = 99")
         connection.close()
-        with pytest.raises(Unavailable, match="99"):
+        with pytest.raises(Unavailable, match="99") as caught:
             SqliteLedger(tmp_path / "later.sqlite")
+        assert handles(tmp_path / "later.sqlite") == 0, f"still open after: {caught.value}"
 
     def test_a_commit_after_the_end_is_unavailable(self, tmp_path: Path) -> None:
         made = SqliteLedger(tmp_path / "end.sqlite")

@@ -54,6 +54,14 @@ class Desk:
         path.write_bytes(encode_corim(one))
         return path
 
+    def key_pairs(self, *names: str) -> None:
+        """New keys as openssl makes them, NAME.pem and NAME.pub each."""
+        for name in names:
+            private = self.folder / f"{name}.pem"
+            subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", private], check=True, capture_output=True)
+            private.chmod(0o600)
+            subprocess.run(["openssl", "pkey", "-in", private, "-pubout", "-out", private.with_suffix(".pub")], check=True)
+
 
 @pytest.fixture
 def desk(verifier: RunningVerifier, tmp_path: Path) -> Desk:
@@ -137,10 +145,7 @@ def test_difference_is_excepted_by_the_reference_of_its_refusal(desk: Desk) -> N
 
 def test_team_signs_and_publishes_under_the_roles_of_a_file(desk: Desk) -> None:
     folder = desk.folder
-    for name in ("a", "b"):
-        subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", folder / f"{name}.pem"], check=True, capture_output=True)
-        (folder / f"{name}.pem").chmod(0o600)
-        subprocess.run(["openssl", "pkey", "-in", folder / f"{name}.pem", "-pubout", "-out", folder / f"{name}.pub"], check=True)
+    desk.key_pairs("a", "b")
     roles = folder / "roles.toml"
     roles.write_text(
         '[[role]]\nname = "prompts"\nenvironments = ["spiffe://example.org/default/agent/*"]\ncomponents = ["prompts"]\n'
@@ -186,8 +191,7 @@ def test_captured_measurement_is_given_its_end(desk: Desk) -> None:
     host.launch("one")
     host.attest("one")
     desk.run("reference", "capture", "--host", "h1", "--agent", "reporter", "--valid-until", "1900000000", "--out", desk.folder / "out")
-    for file in (desk.folder / "out").iterdir():
-        assert parse_corim(file.read_bytes()).valid_until == 1_900_000_000
+    assert {parse_corim(file.read_bytes()).valid_until for file in (desk.folder / "out").iterdir()} == {1_900_000_000}
 
 
 @pytest.mark.parametrize("text, seconds", [("4h", 14_400), ("90m", 5400), ("2d", 172_800), ("3600", 3600), ("60s", 60)])
@@ -212,10 +216,7 @@ def test_moment_is_utc_and_a_date_ends_with_its_day() -> None:
 
 def test_values_of_a_release_are_taken_over_after_their_signature_was_checked(desk: Desk) -> None:
     folder = desk.folder
-    for name in ("release", "other"):
-        subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", folder / f"{name}.pem"], check=True, capture_output=True)
-        (folder / f"{name}.pem").chmod(0o600)
-        subprocess.run(["openssl", "pkey", "-in", folder / f"{name}.pem", "-pubout", "-out", folder / f"{name}.pub"], check=True)
+    desk.key_pairs("release", "other")
     vendor = Corim("writ-1.0", "writ", "governance", (("attestor", Digest.of(b"1.0")),))
     with_key = ("--sign-key", folder / "release.pem", "--signer", "Writ 1.0", "--out", folder / "signed")
     file = desk.run("reference", "export", desk.file("v", vendor), *with_key)["written"][0]["file"]
@@ -233,9 +234,7 @@ def test_values_of_a_release_are_taken_over_after_their_signature_was_checked(de
 
 def test_publisher_whom_an_operator_vouches_for_is_named_by_jwk_or_pem(desk: Desk) -> None:
     folder = desk.folder
-    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", folder / "k.pem"], check=True, capture_output=True)
-    (folder / "k.pem").chmod(0o600)
-    subprocess.run(["openssl", "pkey", "-in", folder / "k.pem", "-pubout", "-out", folder / "k.pub"], check=True)
+    desk.key_pairs("k")
     (folder / "k.jwk").write_text(json.dumps(load_signer(folder / "k.pem").public.to_jwk()))
     for at, key in enumerate(("k.pub", "k.jwk")):
         with_key = ("--sign-key", folder / "k.pem", "--out", folder / "signed")

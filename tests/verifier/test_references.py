@@ -56,15 +56,6 @@ def people(verifier: RunningVerifier, tmp_path: Path) -> People:
     return People(verifier, tmp_path)
 
 
-@pytest.fixture
-def host(verifier: RunningVerifier) -> SimulatedHost:
-    """Attested with what is approved; then it runs another prompt."""
-    made = verifier.host("h1")
-    made.launch("one")
-    verifier.approve(made)
-    return made
-
-
 def item(corim: Corim) -> str:
     return to_base64(encode_corim(corim))
 

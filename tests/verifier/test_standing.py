@@ -22,14 +22,6 @@ from writ.formats.policy_bundle import TOKEN_LIFE
 from writ.formats.state import encode_host_state, parse_host_state
 
 
-@pytest.fixture
-def host(verifier: RunningVerifier) -> SimulatedHost:
-    made = verifier.host("h1")
-    made.launch("one")
-    verifier.approve(made)
-    return made
-
-
 def shown(verifier: RunningVerifier, host: str = "h1") -> dict[str, Any]:
     """The host in full, after a look that the list says the same."""
     whole = verifier.client.get(f"/v1/hosts/{host}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import ipaddress
 import socket
 import ssl
 import threading
@@ -14,11 +12,8 @@ from pathlib import Path
 
 import pytest
 import uvicorn
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from tests.world.tls import self_signed
 from tests.world.verifier import free_socket
 from verifier import compose
 from verifier.config import VerifierConfig
@@ -35,8 +30,8 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    certificate(tmp_path / "cert.pem", tmp_path / "key.pem")
-    certificate(tmp_path / "other.pem", tmp_path / "other-key.pem")
+    self_signed(tmp_path / "cert.pem", tmp_path / "key.pem", "127.0.0.1")
+    self_signed(tmp_path / "other.pem", tmp_path / "other-key.pem", "127.0.0.1")
     bound = free_socket()
     address = bound.getsockname()
     url = f"https://127.0.0.1:{address[1]}"
@@ -54,27 +49,6 @@ def site(tmp_path: Path) -> Iterator[Site]:
     thread.join(15)
     bound.close()
     made.close()
-
-
-def certificate(path: Path, key_path: Path) -> None:
-    """Self-signed, for 127.0.0.1."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, "verifier")])
-    now = dt.datetime.now(dt.UTC)
-    built = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path.write_bytes(built.public_bytes(Encoding.PEM))
-    key_path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
 
 
 def test_operator_speaks_tls_to_the_right_certificate(site: Site) -> None:

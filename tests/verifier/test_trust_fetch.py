@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.verifier.test_tls import certificate
 from tests.world.authority import Ca
+from tests.world.tls import self_signed
 from verifier import trust_fetch
 from verifier.__main__ import main
 from writ.formats.digest import Digest
@@ -65,7 +65,7 @@ class Web:
 
 @pytest.fixture
 def web(tmp_path: Path) -> Iterator[Web]:
-    certificate(tmp_path / "cert.pem", tmp_path / "key.pem")
+    self_signed(tmp_path / "cert.pem", tmp_path / "key.pem", "127.0.0.1")
     made = Web(tmp_path)
 
     class Handler(BaseHTTPRequestHandler):
@@ -150,7 +150,7 @@ def test_answer_that_never_ends_is_cut_off(web: Web, capsys: pytest.CaptureFixtu
 
 def test_server_without_a_certificate_of_the_given_ca_is_not_asked(web: Web, capsys: pytest.CaptureFixture[str]) -> None:
     web.pages["/root.cer"] = (200, {}, ROOT.certificate())
-    certificate(web.folder / "cert.pem", web.folder / "other-key.pem")
+    self_signed(web.folder / "cert.pem", web.folder / "other-key.pem", "127.0.0.1")
     code, shown = web.fetch(capsys, web.url("/root.cer"))
     assert (code, shown["outcome"], web.asked) == (3, "unreachable", [])
 

@@ -224,11 +224,17 @@ def test_enabling_asks_for_sha256_and_blocks_of_4096(monkeypatch: pytest.MonkeyP
 DM = 'source = "mounted"\nhold = "dm-verity"\nimage = "image"\nsalt = "00ff"\n'
 
 
-def test_device_has_the_root_of_its_image(tmp_path: Path, source: Path) -> None:
+def mounted(source: Path) -> FakeKernel:
+    """A kernel that holds the image where the manifest says."""
     manifest(source, DM)
     (source / "mounted").mkdir()
     kernel = FakeKernel()
     kernel.mount(source / "mounted", b"i" * 8192, b"\x00\xff")
+    return kernel
+
+
+def test_device_has_the_root_of_its_image(tmp_path: Path, source: Path) -> None:
+    kernel = mounted(source)
     store = Store(tmp_path / "store", kernel)
     here = measured(source, store)
 
@@ -241,10 +247,7 @@ def test_device_has_the_root_of_its_image(tmp_path: Path, source: Path) -> None:
 
 
 def test_device_that_was_exchanged_or_went_away_is_a_difference(tmp_path: Path, source: Path) -> None:
-    manifest(source, DM)
-    (source / "mounted").mkdir()
-    kernel = FakeKernel()
-    kernel.mount(source / "mounted", b"i" * 8192, b"\x00\xff")
+    kernel = mounted(source)
     store = Store(tmp_path / "store", kernel)
     here = measured(source, store)
     place = store.assemble(here.measurement, here.trees)
@@ -259,10 +262,7 @@ def test_device_that_was_exchanged_or_went_away_is_a_difference(tmp_path: Path, 
 
 
 def test_device_with_the_same_root_and_another_size_is_a_difference(tmp_path: Path, source: Path) -> None:
-    manifest(source, DM)
-    (source / "mounted").mkdir()
-    kernel = FakeKernel()
-    kernel.mount(source / "mounted", b"i" * 8192, b"\x00\xff")
+    kernel = mounted(source)
     store = Store(tmp_path / "store", kernel)
     here = measured(source, store)
     place = store.assemble(here.measurement, here.trees)

@@ -15,9 +15,9 @@ import pytest
 
 from enforcer.relying import client
 from enforcer.relying.client import Sources, VerifierFeed, fetch, parse_jwks, verify_policy, verify_status_list
-from tests.enforcer.scene import MovedClock
 from tests.signers import MemorySigner, new_signer
 from tests.world.attestor import Attestor
+from tests.world.clock import HandClock
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.jose import sign_jws
 from writ.formats.keys import key_id
@@ -108,7 +108,7 @@ def site() -> Iterator[Site]:
 
 
 def test_feed_holds_what_was_fetched_and_lets_it_age(site: Site, tmp_path: Path) -> None:
-    signer, attestor, clock = new_signer(), Attestor(Path("unused"), {}), MovedClock(NOW)
+    signer, attestor, clock = new_signer(), Attestor(Path("unused"), {}), HandClock(NOW)
     sources = Sources(f"{site.url}/jwks", f"{site.url}/status", tmp_path / "policy", (attestor.decision.public,))
     feed = VerifierFeed(sources, clock)
     feed.refresh()

@@ -6,24 +6,9 @@ from functools import cache
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from writ.formats.tpm.public import (
-    ADMIN_WITH_POLICY,
-    DECRYPT,
-    FIXED_PARENT,
-    FIXED_TPM,
-    RESTRICTED,
-    SENSITIVE_DATA_ORIGIN,
-    SIGN,
-    USER_WITH_AUTH,
-    EccParameters,
-    Public,
-    RsaParameters,
-    Scheme,
-    Symmetric,
-)
+from tests.world.chip import AK_ATTRIBUTES, EK_ATTRIBUTES
+from writ.formats.tpm.public import EccParameters, Public, RsaParameters, Scheme, Symmetric
 
-AK_ATTRIBUTES = FIXED_TPM | FIXED_PARENT | SENSITIVE_DATA_ORIGIN | USER_WITH_AUTH | RESTRICTED | SIGN
-EK_ATTRIBUTES = FIXED_TPM | FIXED_PARENT | SENSITIVE_DATA_ORIGIN | ADMIN_WITH_POLICY | RESTRICTED | DECRYPT
 CURVES: dict[str, ec.EllipticCurve] = {"p256": ec.SECP256R1(), "p384": ec.SECP384R1(), "p521": ec.SECP521R1()}
 
 

@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.writ.formats.tpm.keys import CURVES, EK_ATTRIBUTES, ec_key, ecc_parameters, endorsement_key, rsa_key, rsa_parameters
+from tests.world.chip import EK_ATTRIBUTES
+from tests.writ.formats.tpm.keys import CURVES, ec_key, ecc_parameters, endorsement_key, rsa_key, rsa_parameters
 from writ.formats.digest import SIZES
 from writ.formats.errors import FormatError, Misuse
 from writ.formats.tpm.credential import SEED_SIZE, kdfa, kdfe, make_credential

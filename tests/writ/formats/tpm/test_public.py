@@ -11,8 +11,9 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey, RSAPubli
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.world.chip import AK_ATTRIBUTES
 from tests.writ.formats.tpm.damage import assert_total, reads_exactly_or_refuses
-from tests.writ.formats.tpm.keys import AK_ATTRIBUTES, attestation_key, ec_key, ecc_parameters, endorsement_key, rsa_key, rsa_parameters
+from tests.writ.formats.tpm.keys import attestation_key, ec_key, ecc_parameters, endorsement_key, rsa_key, rsa_parameters
 from tests.writ.formats.tpm.strategies import publics
 from writ.formats.errors import FormatError
 from writ.formats.tpm import public as module

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey, RSAPubli
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import load_der_public_key, load_pem_public_key
 
+from tests.vectors.protobuf import fields_of
 from tests.writ.formats.tpm.damage import assert_total
 from tests.writ.formats.tpm.keys import CURVES
 from writ.formats.tpm.attest import TPM_GENERATED, Attest, QuoteInfo, encode_attest, parse_attest
@@ -235,50 +235,22 @@ def test_creation_of_a_windows_ak_names_it_and_hashes_its_creation_data(vectors:
     )
 
 
-def protobuf(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Fields of a protobuf message: varints and length-delimited values."""
-
-    def varint(at: int) -> tuple[int, int]:
-        value = shift = 0
-        while True:
-            value |= (data[at] & 127) << shift
-            shift, at = shift + 7, at + 1
-            if not data[at - 1] & 128:
-                return value, at
-
-    at = 0
-    while at < len(data):
-        key, at = varint(at)
-        value, at = varint(at)
-        if key & 7 == 0:
-            yield key >> 3, value
-        else:
-            assert key & 7 == 2
-            yield key >> 3, data[at : at + value]
-            at += value
-
-
 def test_quotes_of_a_gce_machine_verify_under_its_ak_in_every_bank_but_sha1(vectors: Path) -> None:
-    fields = list(protobuf((vectors / "tpm-quotes" / "go-tpm-tools" / "gce-cos-85-nonce9009.pb").read_bytes()))
+    fields = list(fields_of((vectors / "tpm-quotes" / "go-tpm-tools" / "gce-cos-85-nonce9009.pb").read_bytes()))
     area = next(value for number, value in fields if number == 1)
-    assert isinstance(area, bytes)
     ak = parse_public(area)
     assert encode_public(ak) == area
     banks = {}
     for number, raw in fields:
         if number != 2:
             continue
-        assert isinstance(raw, bytes)
-        parts = dict(protobuf(raw))
+        parts = dict(fields_of(raw))
         message, blob, pcrs = parts[1], parts[2], parts[3]
-        assert isinstance(message, bytes)
-        assert isinstance(blob, bytes)
-        assert isinstance(pcrs, bytes)
         signature, attest = parse_signature(blob), parse_attest(message)
         (bank, indices), *others = quote_of(attest).selection.banks
-        entries = [dict(protobuf(value)) for field, value in protobuf(pcrs) if field == 2 and isinstance(value, bytes)]
+        entries = [dict(fields_of(value)) for field, value in fields_of(pcrs) if field == 2]
         held = sorted((row.get(1, 0), row[2]) for row in entries)
-        found = PcrValues(bank, tuple((index, value) for index, value in held if isinstance(index, int) and isinstance(value, bytes)))
+        found = PcrValues(bank, tuple(held))
         assert (others, found.indices()) == ([], indices)
         assert found.digest(quote_of(attest).selection, signature.hash) == quote_of(attest).pcr_digest
         assert attest.extra_data.hex() == "9009"
