@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final
 
 from verifier.access import Operator
@@ -14,7 +15,7 @@ from writ.formats.cose import parse_sign1
 from writ.formats.delegation import Delegation, parse_delegation
 from writ.formats.digest import Digest
 from writ.formats.errors import Refused
-from writ.formats.policy_bundle import PolicySettings, parse_bundle
+from writ.formats.policy_bundle import PolicyBundle, PolicySettings, parse_bundle
 from writ.formats.proposal import Proposal, encode_proposal, parse_proposal
 from writ.formats.reason import Reason
 
@@ -113,11 +114,22 @@ def consent(tables: Tables, case: Case, added: Sequence[ApprovalRow], *, settled
     return Consent(case.row if case.stored else None, after, seen, tuple(added), now.policy, now.delegation)
 
 
-def settings_in_force(tables: Tables, namespace: str) -> PolicySettings | None:
-    """The settings of the policy in force, None where there is none."""
+def policy_in_force(tables: Tables, namespace: str) -> tuple[PolicyBundle, bytes] | None:
+    """The policy in force, and it signed; None where there is none."""
     digest = space(tables, namespace).policy
     row = None if digest is None else tables.get(PolicyRow, digest)
-    return None if row is None else parse_bundle(parse_sign1(row.signed).payload or b"").settings
+    return None if row is None else (_bundle(row.signed), row.signed)
+
+
+def settings_in_force(tables: Tables, namespace: str) -> PolicySettings | None:
+    """The settings of the policy in force, None where there is none."""
+    held = policy_in_force(tables, namespace)
+    return None if held is None else held[0].settings
+
+
+@lru_cache(maxsize=64)
+def _bundle(signed: bytes) -> PolicyBundle:
+    return parse_bundle(parse_sign1(signed).payload or b"")
 
 
 def delegation_in_force(tables: Tables, namespace: str) -> tuple[Delegation, bytes] | None:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeVar
 
 from verifier import proposals
 from verifier.access import Operator, OperatorLog
 from verifier.keys import Keys
-from verifier.ledger import Consented, Ledger, ReferencesImported, Tables, Void
+from verifier.ledger import Change, Consented, Ledger, ReferencesImported, Tables, decide_and_commit
 from verifier.ledger.schema import ApprovalRow, ExemptionRow, ReferenceRow
 from verifier.ledger.transaction import space
 from verifier.proposals import PROPOSAL_LIFE, Case
-from writ.formats.corim import Corim, encode_corim, parse_corim, parse_signed_corim, sign_corim
+from writ.formats.corim import Corim, encode_corim, is_signed, parse_corim, parse_signed_corim, sign_corim
 from writ.formats.cose import verify_sign1
 from writ.formats.digest import Digest
-from writ.formats.errors import FormatError, Refused, Unavailable
+from writ.formats.errors import FormatError, Refused
 from writ.formats.exemption import MOST as MOST_EXEMPTIONS
 from writ.formats.keys import PublicKey
 from writ.formats.measurement import Measurement
@@ -29,7 +29,8 @@ from writ.verdict.reference import GOVERNANCE, list_names, measured_values
 
 SIGNER_NAME: Final = "writ verifier"
 MAX_IMPORT: Final = 256
-ATTEMPTS: Final = 5
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +100,9 @@ class References:
                 raise Refused(Reason("forbidden", "corim.namespace", namespace, corim.namespace))
         rows = tuple(reference_row(corim, signed, active=1, at=now) for _, (corim, signed) in sorted(corims.items()))
         # 3
-        for _ in range(ATTEMPTS):
-            tables = self._ledger.read()
-            change, outcome = self._import(tables, operator, namespace, rows, replace=replace, now=now)
-            try:
-                if change is not None:
-                    self._ledger.commit(change)
-            except Void:
-                continue
-            return outcome
-        raise moved(namespace)
+        return decide_on_set(
+            self._ledger, namespace, lambda tables: self._import(tables, operator, namespace, rows, replace=replace, now=now)
+        )
 
     def _import(
         self, tables: Tables, operator: Operator, namespace: str, rows: tuple[ReferenceRow, ...], *, replace: bool, now: int
@@ -180,24 +174,19 @@ class References:
     def retire(self, operator: Operator, namespace: str, digests: Sequence[str]) -> tuple[str, ...]:
         """These CoRIMs and exemptions are in force no longer. Raises Refused `not-found` for one that was not."""
         now, wanted = self._clock.now(), tuple(sorted(set(digests)))
-        for _ in range(ATTEMPTS):
-            tables = self._ledger.read()
+
+        def retired(tables: Tables) -> tuple[ReferencesImported, tuple[str, ...]]:
             for digest in wanted:
                 row = tables.get(ReferenceRow, digest) or tables.get(ExemptionRow, digest)
                 if row is None or row.namespace != namespace or not row.active:
                     raise Refused(Reason("not-found", "reference", f"reference values in force in {namespace}", digest[:80]))
             after = set_after(tables, namespace, now, retire=wanted)
-            entry = self._log.entry(
-                operator, "reference-retire", ", ".join(wanted)[:1024], namespace=namespace, at=now, detail=after.digest
-            )
-            try:
-                self._ledger.commit(
-                    ReferencesImported(entry, (), (*wanted, *after.lapsed), after.before, after.digest.value, (after.listed,))
-                )
-            except Void:
-                continue
-            return wanted
-        raise moved(namespace)
+            subject = ", ".join(wanted)[:1024]
+            entry = self._log.entry(operator, "reference-retire", subject, namespace=namespace, at=now, detail=after.digest)
+            gone = (*wanted, *after.lapsed)
+            return ReferencesImported(entry, (), gone, after.before, after.digest.value, (after.listed,)), wanted
+
+        return decide_on_set(self._ledger, namespace, retired)
 
     def active(self, namespace: str) -> tuple[ReferenceRow, ...]:
         """What is in force, by environment, oldest first."""
@@ -212,7 +201,7 @@ class References:
         return row
 
     def _signed(self, item: bytes, publisher: PublicKey | None) -> tuple[Corim, bytes]:
-        if not item.startswith(b"\xd2"):
+        if not is_signed(item):
             corim = parse_corim(item)
             return corim, sign_corim(corim, self._keys.decision, signer_name=SIGNER_NAME)
         signed = parse_signed_corim(item)
@@ -233,9 +222,9 @@ def _inactive(rows: tuple[ReferenceRow, ...], named: set[str]) -> tuple[Referenc
     return tuple(replace(row, active=0) if row.digest in named else row for row in rows)
 
 
-def moved(namespace: str) -> Unavailable:
-    """The error where others kept changing the same set."""
-    return Unavailable("references", f"the set of {namespace} moved {ATTEMPTS} times")
+def decide_on_set(ledger: Ledger, namespace: str, decide: Callable[[Tables], tuple[Change | None, T]]) -> T:
+    """What `decide` makes of the namespace, committed. Raises Unavailable where others kept changing the same set."""
+    return decide_and_commit(ledger, decide, what="references", of=f"the set of {namespace}")
 
 
 def digest_of(corim: Corim) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from verifier.ledger import (
+    ATTEMPTS,
     Admitted,
     Attested,
     Basis,
@@ -25,8 +26,10 @@ from verifier.ledger import (
     NonceIssued,
     PolicyPublished,
     ReferencesImported,
+    Tables,
     TokensRevoked,
     Void,
+    decide_and_commit,
 )
 from verifier.ledger.schema import (
     AdmissionRow,
@@ -417,6 +420,40 @@ class LedgerSuite:
         outcomes = at_once(desk.ledger, list(changes))
         assert sorted(outcomes) == ["committed"] + ["host-already-enrolled"] * 49
         assert len([row for row in desk.ledger.read().select(EkRow) if row.host == "host-2"]) == 1
+
+    @pytest.mark.parametrize("moves", [0, 1, ATTEMPTS - 1])
+    def test_void_change_is_decided_again_on_what_stands_now(self, desk: Desk, moves: int) -> None:
+        left = list(range(moves))
+
+        def decide(tables: Tables) -> tuple[Change, bytes]:
+            before = space(tables, "default").references_digest
+            if left:
+                moved = ReferencesImported(entry("operator"), (), (), before, bytes([left.pop()]) * 32, ())
+                desk.ledger.commit(moved)
+            return ReferencesImported(entry("operator"), (), (), before, b"x" * 32, ()), before
+
+        before = decide_and_commit(desk.ledger, decide, what="references", of="the set")
+        assert before == (bytes(32) if moves else NO_REFERENCES)
+        assert space(desk.ledger.read(), "default").references_digest == b"x" * 32
+
+    def test_what_keeps_moving_is_unavailable_and_nothing_is_committed(self, desk: Desk) -> None:
+        asked: list[Tables] = []
+
+        def decide(tables: Tables) -> tuple[Change, None]:
+            asked.append(tables)
+            return ReferencesImported(entry("operator"), (), (), b"never so", b"x" * 32, ()), None
+
+        with pytest.raises(Unavailable, match=f"references: the set moved {ATTEMPTS} times"):
+            decide_and_commit(desk.ledger, decide, what="references", of="the set")
+        assert len(asked) == ATTEMPTS
+        with pytest.raises(Unavailable, match="moved 2 times"):
+            decide_and_commit(desk.ledger, decide, what="references", of="the set", attempts=2)
+        assert space(desk.ledger.read(), "default").references_digest == NO_REFERENCES
+
+    def test_decision_to_change_nothing_changes_nothing(self, desk: Desk) -> None:
+        entries = desk.ledger.read().select(EntryRow)
+        assert decide_and_commit(desk.ledger, lambda _: (None, 7), what="references", of="the set") == 7
+        assert desk.ledger.read().select(EntryRow) == entries
 
     def test_old_rows_are_pruned_and_the_log_is_not(self, desk: Desk) -> None:
         desk.ledger.commit(desk.attested(1, 2))

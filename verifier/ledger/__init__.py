@@ -9,8 +9,9 @@ gone, or an operator decided otherwise, it is `Refused`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol, TypeVar
 
 from verifier.ledger.schema import (
     AdmissionRow,
@@ -32,7 +33,12 @@ from verifier.ledger.schema import (
     TokenRow,
     TrustRow,
 )  # fmt: skip
-from writ.formats.errors import WritError
+from writ.formats.errors import Unavailable, WritError
+
+ATTEMPTS: Final = 5
+"""How often a decision is made again because what it was made with moved."""
+
+T = TypeVar("T")
 
 
 class Void(WritError):
@@ -294,3 +300,21 @@ class Ledger(Protocol):
     def read(self) -> Tables:
         """What is committed so far, for reading."""
         ...
+
+
+def decide_and_commit(
+    ledger: Ledger, decide: Callable[[Tables], tuple[Change | None, T]], *, what: str, of: str, attempts: int = ATTEMPTS
+) -> T:
+    """What `decide` makes of the tables as they stand, its change committed on exactly those; None changes nothing.
+
+    A change that is void is decided again. Raises what `decide` and the commit do, and Unavailable about `what` where `of` kept moving.
+    """
+    for _ in range(attempts):
+        change, result = decide(ledger.read())
+        try:
+            if change is not None:
+                ledger.commit(change)
+        except Void:
+            continue
+        return result
+    raise Unavailable(what, f"{of} moved {attempts} times")
