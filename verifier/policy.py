@@ -1,6 +1,6 @@
 """Policy bundles: checked, numbered, signed, published. The version only rises, and a bundle that would err is never signed.
 
-Who may decide alone does not lift alone the rule that some things take more people: such a policy is proposed first.
+A policy that asks for less where some things take more than one person is proposed first: nobody lifts alone that rule, or a check.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Policies:
     def publish(
         self, operator: Operator, namespace: str, *, settings: PolicySettings, schema: str, policies: str, version: int | None
     ) -> tuple[PolicyBundle, Outcome]:
-        """The bundle is in force, under the next version where none is given; or proposed, where it asks for fewer people than before.
+        """The bundle is in force, under the next version where none is given; or proposed, where it asks for less than before.
 
         Raises FormatError, Refused `policy-rollback`.
         """

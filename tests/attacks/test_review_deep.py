@@ -47,7 +47,6 @@ WITHDRAWN = pytest.mark.xfail(
     strict=True, reason="open: under a policy that accepts runtime-only, reference values that are gone end a refusal"
 )
 AGENT = pytest.mark.xfail(strict=True, reason="open: an exemption names a component and a value, not the agent")
-POLICY = pytest.mark.xfail(strict=True, reason="open: a policy that asks for less is published by one person")
 RELEASE = pytest.mark.xfail(strict=True, reason="open: a retired release comes back when its signed bytes are handed in again")
 ROOM = pytest.mark.xfail(strict=True, reason="open: proposals of publishers fill the room of operators")
 SET = pytest.mark.xfail(strict=True, reason="open: a set that is too large is imported, and no attestation can be judged with it")
@@ -279,7 +278,6 @@ def test_exclusion_covers_no_file_that_roots_a_runtime() -> None:
     assert not accepted(verdict), f"runtime {permitted(verdict).runtime}"
 
 
-@POLICY
 @pytest.mark.parametrize(
     "weaker",
     [

@@ -7,7 +7,7 @@ every rule is asked again when the last approval or signature comes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,6 +18,7 @@ from writ.formats.delegation import Delegation, Role, matches
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused
 from writ.formats.exemption import EXEMPTIBLE, claim_of
+from writ.formats.ima_rules import VIOLATIONS, ImaRules
 from writ.formats.keys import PublicKey, key_id
 from writ.formats.policy_bundle import PolicySettings
 from writ.formats.reason import Reason
@@ -64,13 +65,59 @@ def judge_exemption(people: Collection[str]) -> Accepted | Pending:
 def judge_policy(before: PolicySettings | None, after: PolicySettings, people: Collection[str]) -> Accepted | Pending:
     """Whether these people may put `after` in the place of `before`.
 
-    Where `after` asks for fewer people than `before` did for some pattern, it
-    takes as many as `before` asked for there: nobody lifts alone the rule that
-    he may not decide alone.
+    Where `after` asks for less (`asks_less`), it takes as many as `before` asks for at most for anything: who may not approve alone
+    lifts neither that rule alone nor the check behind it.
     """
-    asked = () if before is None else before.approvals
-    lifted = [people_before for wanted, people_before in asked if _least(wanted, after) < people_before]
-    return _enough(people, max(lifted, default=1))
+    if before is None or not asks_less(before, after):
+        return _enough(people, 1)
+    return _enough(people, max((count for _, count in before.approvals), default=1))
+
+
+def asks_less(before: PolicySettings, after: PolicySettings) -> bool:
+    """Whether `after` lets pass, by some field, what a hard check refuses under `before`, or asks fewer people.
+
+    Another pattern, key or class counts as one more, also where it names less than one that went. Of Cedar text it says nothing: that
+    only narrows what the hard checks let pass.
+    """
+    return any(less(before, after) for less in ASKS_LESS.values() if less is not None)
+
+
+def _lifts(before: PolicySettings, after: PolicySettings) -> bool:
+    """Whether `after` asks for fewer people than `before` for some pattern of `before`."""
+    return any(_least(wanted, after) < people for wanted, people in before.approvals)
+
+
+def _ima_asks_less(before: PolicySettings, after: PolicySettings) -> bool:
+    return any(less(before.ima, after.ima) for less in IMA_ASKS_LESS.values() if less is not None)
+
+
+def _asks_for_signatures(rules: ImaRules) -> bool:
+    """Whether files are compared even where no reference value names one (`appraise.ima`)."""
+    return bool(rules.keyrings or rules.learn_keys)
+
+
+ASKS_LESS: Final[Mapping[str, Callable[[PolicySettings, PolicySettings], bool] | None]] = {
+    "accept_runtime_only": lambda before, after: after.accept_runtime_only and not before.accept_runtime_only,
+    "tpm_classes": lambda before, after: not {*after.tpm_classes} <= {*before.tpm_classes},
+    "token_life": None,
+    "nonce_life": None,
+    "clock_skew": None,
+    "hold_max": None,
+    "approvals": _lifts,
+    "ima": _ima_asks_less,
+}
+"""Each field of `PolicySettings`: when a change of it asks for less. None for times: the format bounds them, and no check is lifted."""
+
+IMA_ASKS_LESS: Final[Mapping[str, Callable[[ImaRules, ImaRules], bool] | None]] = {
+    "exclude": lambda before, after: not {*after.exclude} <= {*before.exclude},
+    "violations": lambda before, after: VIOLATIONS.index(after.violations) > VIOLATIONS.index(before.violations),
+    "keyrings": lambda before, after: (
+        not {*after.keyrings} <= {*before.keyrings} or (_asks_for_signatures(before) and not _asks_for_signatures(after))
+    ),
+    "learn_keys": lambda before, after: after.learn_keys and not before.learn_keys,
+    "digest": None,
+}
+"""Each field of `ImaRules`, likewise; the digest follows from the others."""
 
 
 def _least(wanted: str, settings: PolicySettings) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.signers import MemorySigner
+from tests.world.ima_logs import certificate
 from tests.world.scene import NOW, Scene, measurement, signer
 from tests.writ.verdict.refusal import refused
 from writ.formats.corim import Corim, sign_corim
@@ -18,12 +19,16 @@ from writ.formats.delegation import Delegation, Role, matches
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused
 from writ.formats.exemption import EXEMPTIBLE
+from writ.formats.ima_rules import ImaRules
 from writ.formats.policy_bundle import PolicySettings
 from writ.formats.reason import Reason
 from writ.verdict.publication import (
+    ASKS_LESS,
+    IMA_ASKS_LESS,
     MOST_SHOWN,
     Accepted,
     Pending,
+    asks_less,
     excepted_reason,
     judge_approvals,
     judge_delegation,
@@ -36,6 +41,7 @@ from writ.verdict.publication import (
 
 ENVIRONMENT = "spiffe://example.org/billing/agent/reporter"
 A, B, C = (signer(name) for name in "abc")
+FIRST_KEY, SECOND_KEY = BOTH_KEYS = tuple(sorted((certificate("first"), certificate("second"))))
 
 
 def settings(*approvals: tuple[str, int]) -> PolicySettings:
@@ -116,6 +122,66 @@ def test_policy_that_asks_for_fewer_people_takes_as_many_as_it_lifts(
         people = [str(at) for at in range(count)]
         assert isinstance(judge_policy(settings(*before), settings(*after), people), Accepted) == (count >= needed)
     assert isinstance(judge_policy(None, settings(*after), {"a"}), Accepted)
+
+
+GUARDED = PolicySettings(tpm_classes=("discrete",), approvals=(("a*", 3), ("b", 2)))
+RULES = ImaRules(exclude=("/a",), keyrings=(FIRST_KEY,))
+
+
+@pytest.mark.parametrize(
+    "less",
+    [
+        replace(GUARDED, accept_runtime_only=True),
+        replace(GUARDED, tpm_classes=("discrete", "software")),
+        replace(GUARDED, tpm_classes=("firmware",)),
+        replace(GUARDED, approvals=(("a*", 3),)),
+        replace(GUARDED, ima=replace(RULES, exclude=("/a", "/b"))),
+        replace(GUARDED, ima=replace(RULES, exclude=("/b",))),
+        replace(GUARDED, ima=replace(RULES, violations="label")),
+        replace(GUARDED, ima=replace(RULES, keyrings=BOTH_KEYS)),
+        replace(GUARDED, ima=replace(RULES, keyrings=())),
+        replace(GUARDED, ima=replace(RULES, learn_keys=True)),
+    ],
+)
+def test_policy_that_asks_for_less_takes_as_many_as_the_former_asked_for_anything(less: PolicySettings) -> None:
+    before = replace(GUARDED, ima=RULES) if less.ima != GUARDED.ima else GUARDED
+    assert asks_less(before, less)
+    assert judge_policy(before, less, {"a", "b"}) == Pending(("1 of 3 people",))
+    assert judge_policy(before, less, {"a", "b", "c"}) == Accepted(None)
+    assert judge_policy(None, less, {"a"}) == Accepted(None)
+    assert judge_policy(replace(before, approvals=()), replace(less, approvals=()), {"a"}) == Accepted(None), "where one decides all"
+
+
+@pytest.mark.parametrize(
+    "before, after",
+    [
+        (GUARDED, GUARDED),
+        (replace(GUARDED, accept_runtime_only=True), GUARDED),
+        (GUARDED, replace(GUARDED, tpm_classes=())),
+        (GUARDED, replace(GUARDED, approvals=(("a*", 4), ("b", 2), ("c", 2)))),
+        (GUARDED, replace(GUARDED, token_life=300, nonce_life=600, clock_skew=60, hold_max=86_400)),
+        (replace(GUARDED, ima=RULES), replace(GUARDED, ima=replace(RULES, exclude=()))),
+        (replace(GUARDED, ima=replace(RULES, violations="label")), replace(GUARDED, ima=RULES)),
+        (replace(GUARDED, ima=replace(RULES, learn_keys=True)), replace(GUARDED, ima=RULES)),
+        (replace(GUARDED, ima=replace(RULES, keyrings=BOTH_KEYS)), replace(GUARDED, ima=RULES)),
+    ],
+)
+def test_policy_that_asks_for_no_less_takes_one_person(before: PolicySettings, after: PolicySettings) -> None:
+    """Lives of tokens, nonces and holds are bounded by the format."""
+    assert not asks_less(before, after)
+    assert judge_policy(before, after, {"a"}) == Accepted(None)
+
+
+@pytest.mark.parametrize("asking", [ImaRules(keyrings=BOTH_KEYS), ImaRules(learn_keys=True)], ids=["keys", "learnt keys"])
+def test_policy_that_asks_for_no_signature_any_more_asks_for_less(asking: ImaRules) -> None:
+    """Without a key and without approved files no file is compared at all."""
+    assert asks_less(replace(GUARDED, ima=asking), GUARDED)
+
+
+def test_each_setting_says_whether_a_change_of_it_asks_for_less() -> None:
+    """A field that is added has to be placed."""
+    assert [*ASKS_LESS] == [field.name for field in fields(PolicySettings)]
+    assert [*IMA_ASKS_LESS] == [field.name for field in fields(ImaRules)]
 
 
 PATTERNS = st.lists(st.tuples(st.sampled_from(["*", "a*", "a", "ab", "ab*", "b"]), st.integers(2, 4)), max_size=3, unique_by=lambda p: p[0])
