@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -422,18 +423,33 @@ class LedgerSuite:
         assert len([row for row in desk.ledger.read().select(EkRow) if row.host == "host-2"]) == 1
 
     @pytest.mark.parametrize("moves", [0, 1, ATTEMPTS - 1])
-    def test_void_change_is_decided_again_on_what_stands_now(self, desk: Desk, moves: int) -> None:
-        left = list(range(moves))
+    def test_void_change_is_decided_again_on_what_stands_then(self, desk: Desk, moves: int) -> None:
+        """Others commit while it is decided: what was read before that and what is read after it are of one moment."""
+        names, asked = [NO_REFERENCES, *(bytes([at]) * 32 for at in range(moves))], 0
 
         def decide(tables: Tables) -> tuple[Change, bytes]:
+            nonlocal asked
+            asked += 1
+            first = space(tables, "default").references_digest
+            if asked <= moves:
+                desk.ledger.commit(ReferencesImported(entry("operator"), (), (), first, names[asked], ()))
             before = space(tables, "default").references_digest
-            if left:
-                moved = ReferencesImported(entry("operator"), (), (), before, bytes([left.pop()]) * 32, ())
-                desk.ledger.commit(moved)
+            assert before == first
             return ReferencesImported(entry("operator"), (), (), before, b"x" * 32, ()), before
 
-        before = decide_and_commit(desk.ledger, decide, what="references", of="the set")
-        assert before == (bytes(32) if moves else NO_REFERENCES)
+        assert decide_and_commit(desk.ledger, decide, what="references", of="the set") == names[-1]
+        assert asked == moves + 1
+        assert space(desk.ledger.read(), "default").references_digest == b"x" * 32
+
+    def test_snapshot_is_of_one_moment_until_it_ends(self, desk: Desk) -> None:
+        change = ReferencesImported(entry("operator"), (), (), NO_REFERENCES, b"x" * 32, ())
+        with contextlib.suppress(KeyError), desk.ledger.snapshot() as tables:
+            assert space(tables, "default").references_digest == NO_REFERENCES
+            desk.ledger.commit(change)
+            assert space(tables, "default").references_digest == NO_REFERENCES
+            raise KeyError
+        with desk.ledger.snapshot() as tables:
+            assert space(tables, "default").references_digest == b"x" * 32
         assert space(desk.ledger.read(), "default").references_digest == b"x" * 32
 
     def test_what_keeps_moving_is_unavailable_and_nothing_is_committed(self, desk: Desk) -> None:

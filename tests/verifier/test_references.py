@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -635,6 +636,9 @@ class Racing:
 
     def read(self) -> Tables:
         return self._ledger.read()
+
+    def snapshot(self) -> AbstractContextManager[Tables]:
+        return self._ledger.snapshot()
 
 
 def test_import_is_held_against_the_policy_that_came_meanwhile(

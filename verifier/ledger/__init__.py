@@ -10,6 +10,7 @@ gone, or an operator decided otherwise, it is `Refused`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
@@ -263,7 +264,7 @@ class Committed:
 
 
 class Tables(Protocol):
-    """Rows within one transaction, or within one snapshot of reading."""
+    """Rows as they are committed, within one transaction where it is a commit's or a snapshot's."""
 
     def get(self, table: type[R], key: object) -> R | None:
         """The row under its key."""
@@ -298,7 +299,11 @@ class Ledger(Protocol):
         ...
 
     def read(self) -> Tables:
-        """What is committed so far, for reading."""
+        """What is committed so far, for reading; between two reads of it something else may be."""
+        ...
+
+    def snapshot(self) -> AbstractContextManager[Tables]:
+        """What is committed now, and nothing else while the block reads it."""
         ...
 
 
@@ -310,7 +315,8 @@ def decide_and_commit(
     A change that is void is decided again. Raises what `decide` and the commit do, and Unavailable about `what` where `of` kept moving.
     """
     for _ in range(attempts):
-        change, result = decide(ledger.read())
+        with ledger.snapshot() as tables:
+            change, result = decide(tables)
         try:
             if change is not None:
                 ledger.commit(change)
