@@ -93,11 +93,13 @@ class Publications:
     ) -> tuple[Accepted | Pending, dict[str, bytes]]:
         """What the rule says of the CoRIM that these carry, and one of them by each key of a role of its environment. Raises Refused."""
         corim = parse_publication(signed)
+        known = tables.get(ReferenceRow, digest_of(corim))
         held = proposals.delegation_in_force(tables, namespace)
         rows = tables.select(ReferenceRow, namespace=namespace, environment=corim.environment, active=1)
         judged = judge_publication(
             signed, None if held is None else held[0], [parse_signed_corim(row.signed).corim for row in rows], counted,
-            proposals.settings_in_force(tables, namespace) or PolicySettings(), namespace=namespace, now=now,
+            proposals.settings_in_force(tables, namespace) or PolicySettings(), namespace=namespace,
+            retired=known is not None and known.retired_at is not None, now=now,
         )  # fmt: skip
         by: dict[str, bytes] = {}
         for role in () if held is None else held[0].roles:

@@ -165,7 +165,7 @@ class References:
         after = set_after(tables, namespace, now, add=names, retire=retires)
         entry = self._log.entry(operator, act, case.row.digest, namespace=namespace, at=now, detail=after.digest)
         consent = proposals.consent(tables, case, (added,), settled_at=now)
-        live = tuple(replace(row, active=1, imported_at=now) for row in rows)
+        live = tuple(replace(row, active=1, imported_at=now, retired_at=None) for row in rows)
         change = ReferencesImported(
             entry, live, (*sorted(retires), *after.lapsed), after.before, after.digest.value, (after.listed,), consent=consent
         )

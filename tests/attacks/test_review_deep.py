@@ -47,7 +47,6 @@ WITHDRAWN = pytest.mark.xfail(
     strict=True, reason="open: under a policy that accepts runtime-only, reference values that are gone end a refusal"
 )
 AGENT = pytest.mark.xfail(strict=True, reason="open: an exemption names a component and a value, not the agent")
-RELEASE = pytest.mark.xfail(strict=True, reason="open: a retired release comes back when its signed bytes are handed in again")
 ROOM = pytest.mark.xfail(strict=True, reason="open: proposals of publishers fill the room of operators")
 SET = pytest.mark.xfail(strict=True, reason="open: a set that is too large is imported, and no attestation can be judged with it")
 CRLS = pytest.mark.xfail(strict=True, reason="open: imported CRLs accumulate past what a trust file holds")
@@ -299,7 +298,6 @@ def test_who_may_not_approve_alone_does_not_lift_the_check_alone(bare: RunningVe
 # --- publishers ------------------------------------------------------------------------------------------------------------------
 
 
-@RELEASE
 def test_i6_retired_release_is_not_brought_back_by_handing_it_in_again(verifier: RunningVerifier, tmp_path: Path) -> None:
     people = People(verifier, tmp_path)
     import_(verifier.client, agent())

@@ -284,7 +284,7 @@ class LedgerSuite:
         desk.ledger.commit(ReferencesImported(entry("operator"), (live,), (), NO_REFERENCES, b"x" * 32, (), exemptions=(exempt,)))
         desk.ledger.commit(ReferencesImported(entry("operator"), (), ("sha256:c", "sha256:e", "sha256:0"), b"x" * 32, NO_REFERENCES, ()))
         tables = desk.ledger.read()
-        assert tables.get(ReferenceRow, "sha256:c") == replace(live, active=0)
+        assert tables.get(ReferenceRow, "sha256:c") == replace(live, active=0, retired_at=NOW)
         assert tables.get(ExemptionRow, "sha256:e") == replace(exempt, active=0)
 
     def test_version_of_a_delegation_only_rises(self, desk: Desk) -> None:

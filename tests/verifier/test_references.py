@@ -421,6 +421,51 @@ def test_publication_waits_for_operators_where_the_policy_says_so(verifier: Runn
     assert approve(people("bob"), answer["proposal"])["state"] == "in force"
 
 
+def test_retired_release_comes_back_by_an_operator_only(verifier: RunningVerifier, team: Client, people: People) -> None:
+    bad = agent(prompts=b"2")
+    digest = publish(team, bad)["references"][0]["digest"]
+    verifier.clock.advance(5)
+    verifier.client.post("/v1/retirements", {"digests": [digest]})
+    shown = verifier.client.get(f"/v1/references/{digest}")
+    assert (shown["active"], shown["retired_at"]) == (False, verifier.clock.now())
+    for client in (team, verifier.client):
+        with pytest.raises(Refused, match="release-retired"):
+            publish(client, bad)
+    assert listed(verifier.client, "proposals") == []
+    assert publish(team, replace(bad, id="reporter-3"))["state"] == "in force", "a new release of the same values is one that they sign"
+    assert import_(people("alice"), bad)["state"] == "in force"
+    assert verifier.client.get(f"/v1/references/{digest}")["retired_at"] is None
+    assert publish(team, bad)["state"] == "in force"
+
+
+def test_release_that_was_replaced_is_retired(verifier: RunningVerifier, team: Client) -> None:
+    publish(team, agent(prompts=b"2"))
+    import_(verifier.client, agent(prompts=b"3"), replace=True)
+    verifier.clock.advance(1)
+    with pytest.raises(Refused, match="release-retired"):
+        publish(team, agent(prompts=b"2"))
+
+
+def test_retired_release_comes_back_by_no_publication_that_is_open(verifier: RunningVerifier, team: Client, people: People) -> None:
+    """It waited for operators while others imported it, and retired it."""
+    verifier.publish(approvals={"spiffe://example.org/default/agent/*": 2})
+    bad = agent(prompts=b"2")
+    published = publish(team, bad)["proposal"]
+    approve(people("alice"), published)
+    imported = import_(people("carol"), bad)["proposal"]
+    approve(people("bob"), imported)
+    digest = next(row["digest"] for row in listed(verifier.client) if row["id"] == bad.id)
+    verifier.client.post("/v1/retirements", {"digests": [digest]})
+    with pytest.raises(Refused, match="release-retired"):
+        approve(people("bob"), published)
+    waiting = listed(verifier.client, "proposals")
+    assert [(one["proposal"], one["missing"][0].split(":")[0]) for one in waiting] == [(published, "release-retired")]
+    verifier.clock.advance(1)
+    again = import_(people("carol"), bad)["proposal"]
+    assert approve(people("bob"), again)["state"] == "in force", "two operators bring it back"
+    assert verifier.client.get(f"/v1/references/{digest}")["retired_at"] is None
+
+
 def test_older_delegation_is_refused(verifier: RunningVerifier, team: Client) -> None:
     verifier.client.post("/v1/delegations", {"roles": [], "version": 5})
     for version in (1, 4, 5):

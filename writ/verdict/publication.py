@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from writ.formats.corim import Corim, parse_signed_corim
+from writ.formats.corim import Corim, encode_corim, parse_signed_corim
 from writ.formats.cose import verify_sign1
 from writ.formats.decision import AttestDecision
 from writ.formats.delegation import Delegation, Role, matches
@@ -174,21 +174,23 @@ def signed_by(signed: Iterable[bytes], role: Role) -> frozenset[PublicKey]:
 
 def judge_publication(
     signed: Sequence[bytes], delegation: Delegation | None, in_force: Iterable[Corim], people: Collection[str], settings: PolicySettings,
-    *, namespace: str, now: int,
+    *, namespace: str, retired: bool, now: int,
 ) -> Accepted | Pending:  # fmt: skip
     """Whether a CoRIM that publishers signed comes into force in `namespace`.
 
-    `in_force` are the versions of its environment, `people` the operators who approved it besides.
+    `in_force` are the versions of its environment, `people` the operators who approved it besides; `retired` says that this very CoRIM
+    was in force and was taken out of it.
 
     1. It is of this namespace, and a delegation is in force.
     2. A role names its environment.
     3. One of those roles has a key that signed it.
     4. One of those has not expired.
-    5. By one of those it differs from some version in force only in what the role may change, and is valid no longer.
-    6. As many keys of that role signed it as its threshold says; else it waits for more.
-    7. As many operators approved it as the policy asks for its environment, where it asks for more than one; else it waits.
+    5. It was not retired: its signatures are as good as ever and in every hand that it went through, so only an operator brings it back.
+    6. By one of those it differs from some version in force only in what the role may change, and is valid no longer.
+    7. As many keys of that role signed it as its threshold says; else it waits for more.
+    8. As many operators approved it as the policy asks for its environment, where it asks for more than one; else it waits.
 
-    Raises FormatError, and Refused `delegation-refused` with the role that came furthest.
+    Raises FormatError, and Refused `release-retired`, or `delegation-refused` with the role that came furthest.
     """
     corim = parse_publication(signed)
     # 1
@@ -211,6 +213,9 @@ def judge_publication(
         latest = max((role for role, _ in keyed), key=lambda role: role.not_after)
         raise _refused(f"role.{latest.name}.not_after", f"{now} or later", str(latest.not_after))
     # 5
+    if retired:
+        raise Refused(Reason("release-retired", "corim", "a release that was not retired", str(Digest.of(encode_corim(corim)))))
+    # 6
     versions = [one for one in in_force if one.environment == corim.environment and (one.valid_until is None or now <= one.valid_until)]
     if not versions:
         raise _refused(corim.environment, "a version in force, imported by an operator", "none")
@@ -219,13 +224,13 @@ def judge_publication(
     if not able:
         nearest = min(live, key=lambda pair: (len(beyond[pair[0].name]), pair[0].name))[0]
         raise Refused(*beyond[nearest.name][:MOST_SHOWN])
-    # 6
+    # 7
     role, signers = max(able, key=lambda pair: len(pair[1]) - pair[0].threshold)
     if len(signers) < role.threshold:
         others = sorted(key_id(key) for key in role.publishers if key not in signers)
         wanted = f"{role.threshold - len(signers)} more signatures of role {role.name}, by "
         return Pending((wanted + ", ".join(others[:MOST_SHOWN]),))
-    # 7
+    # 8
     needed = people_needed(corim.environment, settings)
     if needed > 1 and isinstance(waiting := _enough(people, needed), Pending):
         return waiting

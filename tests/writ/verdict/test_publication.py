@@ -13,7 +13,7 @@ from tests.signers import MemorySigner
 from tests.world.ima_logs import certificate
 from tests.world.scene import NOW, Scene, measurement, signer
 from tests.writ.verdict.refusal import refused
-from writ.formats.corim import Corim, sign_corim
+from writ.formats.corim import Corim, encode_corim, sign_corim
 from writ.formats.decision import AttestDecision
 from writ.formats.delegation import Delegation, Role, matches
 from writ.formats.digest import Digest
@@ -63,11 +63,15 @@ PROMPTS = Role("prompts", ("spiffe://example.org/billing/agent/*",), ("prompts",
 
 def judge(
     one: Corim, *by: MemorySigner, roles: tuple[Role, ...] = (PROMPTS,), in_force: tuple[Corim, ...] = (FIRST,),
-    people: tuple[str, ...] = (), policy: PolicySettings = NO_RULE, now: int = NOW, delegation: bool = True,
+    people: tuple[str, ...] = (), policy: PolicySettings = NO_RULE, now: int = NOW, delegation: bool = True, retired: bool = False,
 ) -> Accepted | Pending:  # fmt: skip
     signed = [sign_corim(one, who, signer_name="t") for who in by or (A,)]
     held = Delegation("billing", 1, NOW, roles) if delegation else None
-    return judge_publication(signed, held, in_force, people, policy, namespace="billing", now=now)
+    return judge_publication(signed, held, in_force, people, policy, namespace="billing", retired=retired, now=now)
+
+
+def judge_signed(*signed: bytes, held: Delegation) -> Accepted | Pending:
+    return judge_publication(signed, held, [corim()], (), PolicySettings(), namespace="billing", retired=False, now=NOW)
 
 
 # --- people -------------------------------------------------------------------------------------------------------------
@@ -331,8 +335,16 @@ def test_signature_over_something_else_does_not_count() -> None:
     spoilt = bytearray(signed)
     spoilt[-1] ^= 1
     held = Delegation("billing", 1, NOW, (PROMPTS,))
-    reason = refused(lambda: judge_publication([bytes(spoilt)], held, [corim()], (), PolicySettings(), namespace="billing", now=NOW))
+    reason = refused(lambda: judge_signed(bytes(spoilt), held=held))
     assert reason.claim == "corim.signature"
+
+
+def test_retired_release_comes_back_by_no_signature() -> None:
+    release, two = corim(prompts=b"x"), (replace(PROMPTS, threshold=2),)
+    expected = Reason("release-retired", "corim", "a release that was not retired", str(Digest.of(encode_corim(release))))
+    for roles, signers in (((PROMPTS,), (A,)), (two, (A,)), (two, (A, B))):
+        assert refused(lambda r=roles, s=signers: judge(release, *s, roles=r, retired=True)) == expected  # type: ignore[misc]
+    assert refused(lambda: judge(release, C, retired=True)).claim == "corim.signature", "a stranger hears nothing of it"
 
 
 def test_threshold_counts_keys_not_signatures() -> None:
@@ -364,11 +376,7 @@ def test_delegation_of_another_namespace_is_none() -> None:
     assert refused(lambda: judge(replace(corim(), namespace="other"))).code == "forbidden"
     assert refused(lambda: judge(corim(), delegation=False)).claim == "delegation"
     held = Delegation("other", 1, NOW, (PROMPTS,))
-    signed = [sign_corim(corim(), A, signer_name="t")]
-    assert (
-        refused(lambda: judge_publication(signed, held, [corim()], (), PolicySettings(), namespace="billing", now=NOW)).claim
-        == "delegation"
-    )
+    assert refused(lambda: judge_signed(sign_corim(corim(), A, signer_name="t"), held=held)).claim == "delegation"
 
 
 def test_refusal_names_a_handful_of_differences() -> None:
