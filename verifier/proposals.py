@@ -22,7 +22,7 @@ from writ.formats.reason import Reason
 PROPOSAL_LIFE: Final = 7 * 86_400
 """Seconds within which a proposal has to be approved."""
 MOST_OPEN: Final = 256
-"""Open proposals of one namespace."""
+"""Open proposals of one namespace, of publishers, and as many of operators: neither fills the other's room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,10 @@ class Case:
 
 def new_case(tables: Tables, operator: Operator, proposal: Proposal, *, expires_at: int) -> Case:
     """A proposal that nobody approved yet. Raises Refused: `too-large` with too many open, `conflict` where it was made and settled."""
-    opened = open_cases(tables, proposal.namespace, proposal.proposed_at)
+    opened = [row for row in _open(tables, proposal.namespace, proposal.proposed_at) if _room(row.kind) == _room(proposal.kind)]
     if len(opened) >= MOST_OPEN:
-        raise Refused(Reason("too-large", "proposals", f"at most {MOST_OPEN} open ones", str(len(opened))))
+        whose = f"at most {MOST_OPEN} open ones of {_room(proposal.kind)}"
+        raise Refused(Reason("too-large", "proposals", whose, str(len(opened))))
     data = encode_proposal(proposal)
     row = ProposalRow(str(Digest.of(data)), proposal.namespace, proposal.kind, data, operator.id, expires_at, None)
     if tables.get(ProposalRow, row.digest) is not None:
@@ -54,8 +55,17 @@ def new_case(tables: Tables, operator: Operator, proposal: Proposal, *, expires_
 
 def open_cases(tables: Tables, namespace: str, now: int) -> tuple[Case, ...]:
     """What may still be approved at `now`, oldest first."""
-    rows = [row for row in tables.select(ProposalRow, namespace=namespace) if row.settled_at is None and now <= row.expires_at]
-    return tuple(sorted((_case(tables, row) for row in rows), key=lambda case: (case.proposal.proposed_at, case.row.digest)))
+    cases = (_case(tables, row) for row in _open(tables, namespace, now))
+    return tuple(sorted(cases, key=lambda case: (case.proposal.proposed_at, case.row.digest)))
+
+
+def _open(tables: Tables, namespace: str, now: int) -> list[ProposalRow]:
+    return [row for row in tables.select(ProposalRow, namespace=namespace) if row.settled_at is None and now <= row.expires_at]
+
+
+def _room(kind: str) -> str:
+    """Whose room a proposal takes."""
+    return "publishers" if kind == "publication" else "operators"
 
 
 def open_case(tables: Tables, namespace: str, digest: str, now: int) -> Case:

@@ -47,7 +47,6 @@ WITHDRAWN = pytest.mark.xfail(
     strict=True, reason="open: under a policy that accepts runtime-only, reference values that are gone end a refusal"
 )
 AGENT = pytest.mark.xfail(strict=True, reason="open: an exemption names a component and a value, not the agent")
-ROOM = pytest.mark.xfail(strict=True, reason="open: proposals of publishers fill the room of operators")
 SET = pytest.mark.xfail(strict=True, reason="open: a set that is too large is imported, and no attestation can be judged with it")
 CRLS = pytest.mark.xfail(strict=True, reason="open: imported CRLs accumulate past what a trust file holds")
 SPACE = pytest.mark.xfail(strict=True, reason="open: two required files whose names differ in a space are taken for one")
@@ -313,7 +312,6 @@ def test_i6_retired_release_is_not_brought_back_by_handing_it_in_again(verifier:
     assert digest not in {row["digest"] for row in listed(verifier.client)}, "an operator retired it, and a copy of the file undoes that"
 
 
-@ROOM
 def test_i11_publisher_with_one_key_of_two_leaves_room_for_operators(verifier: RunningVerifier, tmp_path: Path) -> None:
     people = People(verifier, tmp_path)
     one, two = new_signer(), new_signer()

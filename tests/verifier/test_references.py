@@ -14,6 +14,7 @@ import pytest
 from tests.signers import MemorySigner, new_signer
 from tests.world.host import SimulatedHost
 from tests.world.verifier import RunningVerifier
+from verifier import proposals
 from verifier.compose import INIT as OPERATOR
 from verifier.export import objects_of
 from verifier.http.wire import from_base64, to_base64
@@ -464,6 +465,35 @@ def test_retired_release_comes_back_by_no_publication_that_is_open(verifier: Run
     again = import_(people("carol"), bad)["proposal"]
     assert approve(people("bob"), again)["state"] == "in force", "two operators bring it back"
     assert verifier.client.get(f"/v1/references/{digest}")["retired_at"] is None
+
+
+@pytest.mark.usefixtures("team")
+def test_publishers_and_operators_each_have_room_of_their_own(
+    verifier: RunningVerifier, people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proposals, "MOST_OPEN", 2)
+    verifier.publish(approvals={"governance": 2, "spiffe://*": 2})
+    for number in (b"1", b"2"):
+        assert publish(people("team"), agent(prompts=number))["state"] == "proposed"
+    with pytest.raises(Refused, match="too-large: proposals: expected at most 2 open ones of publishers, got 2"):
+        publish(people("team"), agent(prompts=b"3"))
+    for number in (b"1", b"2"):
+        assert import_(people("alice"), governance(number))["state"] == "proposed"
+    for corim in (governance(b"3"), agent(prompts=b"3")):
+        with pytest.raises(Refused, match="too-large: proposals: expected at most 2 open ones of operators, got 2"):
+            import_(people("alice"), corim)
+    assert approve(people("alice"), publish(people("team"), agent(prompts=b"2"))["proposal"])["state"] == "proposed"
+    verifier.clock.advance(PROPOSAL_LIFE + 1)
+    assert publish(people("team"), agent(prompts=b"3"))["state"] == "proposed", "what lapsed takes no room"
+
+
+def test_operators_leave_room_for_publishers(verifier: RunningVerifier, people: People, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proposals, "MOST_OPEN", 1)
+    import_(verifier.client, agent())
+    verifier.client.post("/v1/delegations", {"roles": [role()]})
+    verifier.publish(approvals={"*": 2})
+    assert import_(people("alice"), governance())["state"] == "proposed"
+    assert publish(people("team", role="publisher"), agent(prompts=b"2"))["state"] == "proposed"
 
 
 def test_older_delegation_is_refused(verifier: RunningVerifier, team: Client) -> None:
