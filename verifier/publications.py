@@ -126,7 +126,7 @@ class Publications:
             entry = self._log.entry(operator, act, case.row.digest, namespace=namespace, at=now, detail=case.proposal.digest)
             consent = proposals.consent(tables, case, new, settled_at=None)
             return Consented(entry, consent, (row,), (blob, case.row.data)), outcome
-        after = set_after(tables, namespace, now, add=(row.digest,))
+        after = set_after(tables, namespace, now, add=(row,))
         subject = f"{row.digest} by {judged.role} of {space(tables, namespace).delegation}"
         entry = self._log.entry(operator, ACT, subject, namespace=namespace, at=now, detail=after.digest)
         consent = proposals.consent(tables, case, new, settled_at=now)

@@ -24,8 +24,9 @@ from writ.formats.policy_bundle import PolicySettings
 from writ.formats.proposal import Proposal
 from writ.formats.reason import Reason
 from writ.service.clock import Clock
+from writ.verdict.appraise.ima import ROOTED
 from writ.verdict.publication import Accepted, Pending, judge_approvals
-from writ.verdict.reference import GOVERNANCE, list_names, measured_values
+from writ.verdict.reference import GOVERNANCE, list_names, measured_values, reference_set
 
 SIGNER_NAME: Final = "writ verifier"
 MAX_IMPORT: Final = 256
@@ -57,18 +58,39 @@ class SetAfter:
 
 
 def set_after(
-    tables: Tables, namespace: str, now: int, *, add: Iterable[str] = (), retire: Iterable[str] = (), exempt: Iterable[str] = ()
+    tables: Tables, namespace: str, now: int, *, add: Sequence[ReferenceRow] = (), retire: Iterable[str] = (), exempt: Iterable[str] = ()
 ) -> SetAfter:
-    """What is in force in the namespace after this change. Raises Refused `too-large` for too many exemptions."""
+    """What is in force in the namespace after this change. Raises Refused `too-large` for a set with which nothing could be judged.
+
+    1. The exemptions in force, but for those that go and those whose time is over, with those that come: no more than a set holds.
+    2. The CoRIMs in force, but for those that go, with those that come: where one comes, a set can be made of them.
+    """
     gone = set(retire)
+    # 1
     known = tables.select(ExemptionRow, namespace=namespace, active=1)
     lapsed = tuple(row.digest for row in known if row.not_after < now)
     exempted = {*(row.digest for row in known if row.digest not in {*gone, *lapsed}), *exempt}
     if len(exempted) > MOST_EXEMPTIONS:
         raise Refused(Reason("too-large", "exemptions", f"at most {MOST_EXEMPTIONS} in force", str(len(exempted))))
-    corims = {*(row.digest for row in tables.select(ReferenceRow, namespace=namespace, active=1) if row.digest not in gone), *add}
+    # 2
+    kept = (row for row in tables.select(ReferenceRow, namespace=namespace, active=1) if row.digest not in gone)
+    corims = {row.digest: row for row in (*kept, *add)}
+    if any(row.environment.startswith(ROOTED) for row in add):
+        _judge_size(corims.values())
     listed = list_names(Digest.parse(name).value for name in {*corims, *exempted})
     return SetAfter(space(tables, namespace).references_digest, listed, lapsed)
+
+
+def _judge_size(rows: Iterable[ReferenceRow]) -> None:
+    """An attestation can make a set of these. Raises Refused `too-large`.
+
+    Only what roots a runtime is read, since a set has a bound for nothing else.
+    """
+    rooting = [parse_signed_corim(row.signed).corim for row in rows if row.environment.startswith(ROOTED)]
+    try:
+        reference_set(rooting)
+    except FormatError as error:
+        raise Refused(Reason("too-large", error.what, error.expected, error.got)) from None
 
 
 class References:
@@ -117,7 +139,7 @@ class References:
         settings = proposals.settings_in_force(tables, namespace) or PolicySettings()
         verdict = judge_approvals((row.environment for row in new), {operator.who}, settings)
         if isinstance(verdict, Accepted):
-            after = set_after(tables, namespace, now, add=named, retire=retired)
+            after = set_after(tables, namespace, now, add=rows, retire=retired)
             entry = self._log.entry(
                 operator, "reference-import", ", ".join(sorted(named))[:1024], namespace=namespace, at=now, detail=after.digest
             )
@@ -162,7 +184,7 @@ class References:
             entry = self._log.entry(operator, act, case.row.digest, namespace=namespace, at=now, detail=case.proposal.digest)
             consent = proposals.consent(tables, case, (added,), settled_at=None)
             return Consented(entry, consent, (), ()), Outcome(rows, case.row.digest, verdict.missing)
-        after = set_after(tables, namespace, now, add=names, retire=retires)
+        after = set_after(tables, namespace, now, add=rows, retire=retires)
         entry = self._log.entry(operator, act, case.row.digest, namespace=namespace, at=now, detail=after.digest)
         consent = proposals.consent(tables, case, (added,), settled_at=now)
         live = tuple(replace(row, active=1, imported_at=now, retired_at=None) for row in rows)

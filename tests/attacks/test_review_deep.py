@@ -47,7 +47,6 @@ WITHDRAWN = pytest.mark.xfail(
     strict=True, reason="open: under a policy that accepts runtime-only, reference values that are gone end a refusal"
 )
 AGENT = pytest.mark.xfail(strict=True, reason="open: an exemption names a component and a value, not the agent")
-SET = pytest.mark.xfail(strict=True, reason="open: a set that is too large is imported, and no attestation can be judged with it")
 CRLS = pytest.mark.xfail(strict=True, reason="open: imported CRLs accumulate past what a trust file holds")
 SPACE = pytest.mark.xfail(strict=True, reason="open: two required files whose names differ in a space are taken for one")
 """Holes that a review found and that are not closed yet. A test that passes by surprise fails."""
@@ -395,7 +394,6 @@ def test_result_of_a_host_that_is_refused_for_its_files_is_not_affirming(what: s
 # --- sets that cannot be used ------------------------------------------------------------------------------------------------------
 
 
-@SET
 def test_i11_import_that_no_attestation_can_be_judged_with_is_refused(verifier: RunningVerifier) -> None:
     host = verifier.host("h1")
     host.launch("one")

@@ -31,6 +31,7 @@ from writ.formats.errors import Refused
 from writ.formats.exemption import MOST, parse_exemption
 from writ.formats.strict import decode_cbor
 from writ.formats.tlog.merkle import leaf_hash
+from writ.verdict import reference
 
 AGENT = "spiffe://example.org/default/agent/reporter"
 
@@ -286,6 +287,69 @@ def test_proposed_policy_does_not_go_back_behind_a_later_one(guarded: RunningVer
     approve(people("bob"), proposal)
     with pytest.raises(Refused, match="policy-rollback"):
         approve(people("carol"), proposal)
+
+
+# --- what a set holds -------------------------------------------------------------------------------------------------------
+
+
+def rooted(name: str, files: int, part: str = "interpreter") -> Corim:
+    components = tuple((f"/usr/lib/{name}/{number}", Digest.of(b"x")) for number in range(files))
+    return Corim(name, "default", f"rooted/{part}", components)
+
+
+@pytest.fixture
+def small(verifier: RunningVerifier, host: SimulatedHost, monkeypatch: pytest.MonkeyPatch) -> SimulatedHost:
+    """A host of a verifier whose sets hold four files that root a runtime, and of which two are there."""
+    monkeypatch.setattr(reference, "MAX_SEEN", 4)
+    import_(verifier.client, rooted("a", 2))
+    assert host.attest("one").answers
+    return host
+
+
+TOO_LARGE = "too-large: references: expected at most 4 files in rooted/…, got 5"
+
+
+def test_import_after_which_no_set_could_be_made_is_refused_whole(verifier: RunningVerifier, small: SimulatedHost) -> None:
+    before, entries = listed(verifier.client), acts(verifier)
+    for corims in ([rooted("b", 3, "launcher")], [rooted("b", 1), rooted("c", 2)], [agent(), rooted("b", 3)]):
+        with pytest.raises(Refused, match=TOO_LARGE):
+            import_(verifier.client, *corims)
+    assert (listed(verifier.client), acts(verifier)) == (before, entries)
+    assert small.attest("one").answers
+    assert import_(verifier.client, rooted("b", 2))["state"] == "in force", "as many as it holds"
+    assert import_(verifier.client, agent(prompts=b"2"))["state"] == "in force"
+    assert import_(verifier.client, rooted("c", 4), replace=True)["state"] == "in force", "it is the set after the change that counts"
+    assert small.attest("one").answers
+
+
+def test_approval_after_which_no_set_could_be_made_is_refused(verifier: RunningVerifier, small: SimulatedHost, people: People) -> None:
+    verifier.publish(approvals={"rooted/*": 2})
+    proposal = import_(people("alice"), rooted("b", 3))["proposal"]
+    with pytest.raises(Refused, match=TOO_LARGE):
+        approve(people("bob"), proposal)
+    verifier.client.post("/v1/retirements", {"digests": [row["digest"] for row in listed(verifier.client) if row["id"] == "a"]})
+    assert approve(people("bob"), proposal)["state"] == "in force"
+    assert small.attest("one").answers
+
+
+@pytest.mark.usefixtures("small")
+def test_publication_after_which_no_set_could_be_made_is_refused(verifier: RunningVerifier, people: People) -> None:
+    roles = [role(environments=["rooted/interpreter"], components=["/usr/lib/*"])]
+    verifier.client.post("/v1/delegations", {"roles": roles})
+    with pytest.raises(Refused, match=TOO_LARGE):
+        publish(people("team", role="publisher"), rooted("b", 3))
+    assert publish(people("team"), rooted("b", 2))["state"] == "in force"
+
+
+def test_retiring_is_not_in_the_way_of_a_set_that_is_too_large(
+    verifier: RunningVerifier, small: SimulatedHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import_(verifier.client, rooted("b", 2))
+    monkeypatch.setattr(reference, "MAX_SEEN", 1)
+    rows = [row["digest"] for row in listed(verifier.client) if row["environment"].startswith("rooted/")]
+    for digest in rows:
+        verifier.client.post("/v1/retirements", {"digests": [digest]})
+    assert small.attest("one").answers
 
 
 # --- publishers ---------------------------------------------------------------------------------------------------------
