@@ -7,12 +7,12 @@ from typing import Final
 
 from verifier import proposals
 from verifier.access import Operator, OperatorLog
-from verifier.ledger import Consented, Ledger, PolicyPublished, ReferencesImported, Tables, Void
+from verifier.ledger import Consented, Ledger, PolicyPublished, ReferencesImported, Tables
 from verifier.ledger.schema import ApprovalRow, BlobRow, EntryRow, ExemptionRow, HostRow, ReferenceRow
 from verifier.policy import Policies
 from verifier.proposals import Case
 from verifier.publications import Publications
-from verifier.reference import ATTEMPTS, Outcome, References, moved, set_after
+from verifier.reference import Outcome, References, decide_on_set, set_after
 from writ.formats.cose import parse_sign1
 from writ.formats.decision import AttestDecision, parse_entry
 from writ.formats.digest import Digest
@@ -70,8 +70,8 @@ class Approvals:
         now = self._clock.now()
         if not SHORTEST <= life <= LONGEST:
             raise FormatError("life", f"{SHORTEST} to {LONGEST} seconds", str(life))
-        for _ in range(ATTEMPTS):
-            tables = self._ledger.read()
+
+        def proposed(tables: Tables) -> tuple[Consented | None, Case]:
             # 1
             name, decision = _decision(tables, namespace, reference)
             # 2
@@ -86,16 +86,13 @@ class Approvals:
             draft = Draft(reason.code, reason.claim, reason.got, wanted, now, now + life, why)
             proposal = Proposal(namespace, "exemption", now, (name,), (), draft)
             if (known := proposals.like(tables, proposal)) is not None:
-                return known
+                return None, known
             case = proposals.new_case(tables, operator, proposal, expires_at=now + life)
             consent = proposals.consent(tables, case, (proposals.approval(case, operator, now),), settled_at=None)
             entry = self._log.entry(operator, "reference-propose", case.row.digest, namespace=namespace, at=now, detail=proposal.digest)
-            try:
-                self._ledger.commit(Consented(entry, consent, (), (case.row.data,)))
-            except Void:
-                continue
-            return case
-        raise moved(namespace)
+            return Consented(entry, consent, (), (case.row.data,)), case
+
+        return decide_on_set(self._ledger, namespace, proposed)
 
     def approve(self, operator: Operator, namespace: str, digest: str) -> Outcome:
         """The operator approves exactly what the proposal says; with that it is in force, or waits for others. Raises Refused.
@@ -105,8 +102,8 @@ class Approvals:
         3. It is held against the rules and the set of now, with the approvals of keys that are still of use.
         """
         now = self._clock.now()
-        for _ in range(ATTEMPTS):
-            tables = self._ledger.read()
+
+        def approved(tables: Tables) -> tuple[Change | None, Outcome]:
             # 1
             case = proposals.open_case(tables, namespace, digest, now)
             # 2
@@ -115,14 +112,9 @@ class Approvals:
                 raise Refused(Reason("approval-repeated", "operator", f"another person than {', '.join(sorted(counted))}", operator.who))
             # 3
             added = proposals.approval(case, operator, now)
-            change, outcome = self._settle(tables, operator, case, added, counted | {operator.who}, now)
-            try:
-                if change is not None:
-                    self._ledger.commit(change)
-            except Void:
-                continue
-            return outcome
-        raise moved(namespace)
+            return self._settle(tables, operator, case, added, counted | {operator.who}, now)
+
+        return decide_on_set(self._ledger, namespace, approved)
 
     def waiting(self, namespace: str) -> tuple[Waiting, ...]:
         """What is proposed, and what for each is missing."""

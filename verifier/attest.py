@@ -10,24 +10,23 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final
 
 from verifier.heard import heard_after
 from verifier.ima_lists import listed_part
 from verifier.keys import Keys
 from verifier.ledger import Attested, Basis, Ledger, NonceIssued, Tables, Void
-from verifier.ledger.schema import AnswerRow, ExemptionRow, HeardRow, HostRow, NonceRow, PolicyRow, ReferenceRow, SpaceRow, TokenRow
+from verifier.ledger.schema import AnswerRow, ExemptionRow, HeardRow, HostRow, NonceRow, ReferenceRow, SpaceRow, TokenRow
 from verifier.ledger.transaction import judge_nonce, space, stored_answer, unheard
+from verifier.proposals import policy_in_force, settings_in_force
 from writ.formats.corim import parse_signed_corim
-from writ.formats.cose import parse_sign1
 from writ.formats.digest import Digest
 from writ.formats.engine import EngineId
 from writ.formats.errors import Refused, Unavailable
 from writ.formats.evidence import Evidence, parse_evidence
 from writ.formats.exchange import EXCHANGE, AttestAnswer, InstanceAnswer, NonceAnswer
 from writ.formats.exemption import parse_exemption
-from writ.formats.policy_bundle import NONCE_LIFE, PolicyBundle, PolicySettings, parse_bundle
+from writ.formats.policy_bundle import NONCE_LIFE, PolicyBundle
 from writ.formats.reason import Reason
 from writ.formats.state import HostRecord, HostState, encode_host_state, parse_host_record, parse_host_state
 from writ.formats.strict import b64url
@@ -225,20 +224,14 @@ def fresh_nonce(host: str, now: int, life: int, random: Callable[[int], bytes]) 
 
 def nonce_life(tables: Tables, namespace: str) -> int:
     """Seconds a nonce lives under the namespace's policy."""
-    settings = _settings(tables, namespace)
+    settings = settings_in_force(tables, namespace)
     return NONCE_LIFE if settings is None else settings.nonce_life
 
 
 def token_life(tables: Tables, namespace: str) -> int:
     """Seconds a token lives under the namespace's policy, 0 where none is in force."""
-    settings = _settings(tables, namespace)
+    settings = settings_in_force(tables, namespace)
     return 0 if settings is None else settings.token_life
-
-
-def _settings(tables: Tables, namespace: str) -> PolicySettings | None:
-    found = space(tables, namespace)
-    row = None if found.policy is None else tables.get(PolicyRow, found.policy)
-    return None if row is None else _bundle(row.signed).settings
 
 
 def read_inputs(tables: Tables, host: str, sets: ReferenceSets) -> Inputs:
@@ -247,9 +240,10 @@ def read_inputs(tables: Tables, host: str, sets: ReferenceSets) -> Inputs:
     if row is None or row.record is None:
         raise Refused(Reason("host-unknown", "host", "an enrolled host", host))
     found = space(tables, row.namespace)
-    policy = None if found.policy is None else tables.get(PolicyRow, found.policy)
-    if policy is None:
+    held = policy_in_force(tables, row.namespace)
+    if held is None:
         raise Refused(Reason("policy-unknown", "policy", f"a policy of {row.namespace}", "none"))
+    bundle, signed_policy = held
     references = sets.of(tables, found)
     return Inputs(
         row,
@@ -257,15 +251,10 @@ def read_inputs(tables: Tables, host: str, sets: ReferenceSets) -> Inputs:
         parse_host_record(row.record),
         None if row.state is None else parse_host_state(row.state),
         found,
-        _bundle(policy.signed),
-        policy.signed,
+        bundle,
+        signed_policy,
         references,
     )
-
-
-@lru_cache(maxsize=64)
-def _bundle(signed: bytes) -> PolicyBundle:
-    return parse_bundle(parse_sign1(signed).payload or b"")
 
 
 def _doomed(before: HostState | None, after: HostState) -> tuple[bytes, ...]:

@@ -10,7 +10,7 @@ from verifier.ima_lists import recorded_list
 from verifier.ledger import Ledger, Tables
 from verifier.ledger.schema import ExemptionRow, HostRow, ReferenceRow
 from verifier.reference import digest_of
-from writ.formats.corim import Corim, parse_corim, parse_signed_corim
+from writ.formats.corim import parse_signed_corim, read_corim
 from writ.formats.errors import Refused
 from writ.formats.exemption import parse_exemption
 from writ.formats.reason import Reason
@@ -72,7 +72,7 @@ def _inputs(tables: Tables, row: HostRow, sets: ReferenceSets) -> Inputs | None:
 
 
 def _changed(tables: Tables, namespace: str, added: Sequence[bytes], retired: Sequence[str], *, replace: bool) -> ReferenceSet:
-    corims = [_parse(item) for item in added]
+    corims = [read_corim(item) for item in added]
     for corim in corims:
         if corim.namespace != namespace:
             raise Refused(Reason("forbidden", "corim.namespace", namespace, corim.namespace))
@@ -86,7 +86,3 @@ def _changed(tables: Tables, namespace: str, added: Sequence[bytes], retired: Se
     gone -= {digest_of(corim) for corim in corims}
     kept = [parse_signed_corim(row.signed).corim for row in active if row.digest not in gone]
     return reference_set([*kept, *corims], [parse_exemption(row.data) for row in exemptions if row.digest not in gone])
-
-
-def _parse(item: bytes) -> Corim:
-    return parse_signed_corim(item).corim if item.startswith(b"\xd2") else parse_corim(item)

@@ -15,7 +15,7 @@ from typing import Final
 from verifier.attest import fresh_nonce, nonce_life
 from verifier.keys import Keys
 from verifier.ledger import Enrolment as EnrolmentChange
-from verifier.ledger import Ledger, Tables, Void
+from verifier.ledger import Ledger, Tables, decide_and_commit
 from verifier.ledger.schema import AdmissionRow, HostRow
 from verifier.ledger.transaction import judge_admission, judge_ek
 from verifier.trust import Anchors
@@ -23,7 +23,7 @@ from writ.formats.decision import EnrolDecision
 from writ.formats.digest import Digest
 from writ.formats.engine import EngineId
 from writ.formats.enrolment import EnrolmentEvidence, encode_enrolment_evidence
-from writ.formats.errors import Refused, Unavailable
+from writ.formats.errors import Refused
 from writ.formats.exchange import EXCHANGE, Activation, EnrolChallenge, Enrolled, EnrolRequest
 from writ.formats.reason import Reason
 from writ.formats.state import HostRecord, HostState, clean_runtime, encode_host_record, encode_host_state, parse_host_state
@@ -34,7 +34,6 @@ from writ.verdict.enrolment import Admission, EnrolledHost, VerifiedEnrolment, j
 
 CHALLENGE_LIFE: Final = 120
 MAX_PENDING: Final = 1024
-ATTEMPTS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,24 +115,22 @@ class Enrolment:
         pending = self._take(activation.challenge)
         # 2
         now = self._clock.now()
-        for _ in range(ATTEMPTS):
-            tables = self._ledger.read()
-            before = tables.get(HostRow, pending.verified.admission.host)
+        name = pending.verified.admission.host
+
+        def activated(tables: Tables) -> tuple[EnrolmentChange, Enrolled]:
+            before = tables.get(HostRow, name)
             known = _reset_count(before, str(pending.verified.ek_digest))
             enrolled = judge_activation(
                 activation, pending=pending.verified, challenge=activation.challenge, secret=pending.secret, reset_count=known, now=now
             )  # fmt: skip
             # 3
             change = self._change(tables, before, enrolled, known, pending, body, now)
-            try:
-                self._ledger.commit(change)
-            except Void:
-                continue
-            answer = EXCHANGE.encode(self._enrolled(enrolled.record, change))
-            with self._lock:
-                self._answered[activation.challenge] = (Digest.of(body).value, answer, pending.until)
-            return answer
-        raise Unavailable("enrolment", f"the state of {pending.verified.admission.host} moved {ATTEMPTS} times")
+            return change, self._enrolled(enrolled.record, change)
+
+        answer = EXCHANGE.encode(decide_and_commit(self._ledger, activated, what="enrolment", of=f"the state of {name}"))
+        with self._lock:
+            self._answered[activation.challenge] = (Digest.of(body).value, answer, pending.until)
+        return answer
 
     def _change(
         self, tables: Tables, before: HostRow | None, enrolled: EnrolledHost, known: int | None, pending: Pending, body: bytes, now: int

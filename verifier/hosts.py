@@ -10,11 +10,11 @@ from verifier.access import Operator, OperatorLog
 from verifier.attest import token_life
 from verifier.enrol import ticket_id
 from verifier.heard import facts
-from verifier.ledger import Admitted, HostChange, HostMoved, Ledger, Void
+from verifier.ledger import Admitted, HostChange, HostMoved, Ledger, Tables, decide_and_commit
 from verifier.ledger.schema import AdmissionRow, HeardRow, HostRow
 from verifier.ledger.transaction import unheard
 from writ.formats.digest import Digest
-from writ.formats.errors import FormatError, Refused, Unavailable
+from writ.formats.errors import FormatError, Refused
 from writ.formats.reason import Reason
 from writ.formats.state import HostState, clean_runtime, encode_host_state, parse_host_record, parse_host_state
 from writ.formats.strict import b64url
@@ -83,10 +83,7 @@ class Hosts:
 
     def get(self, namespace: str, host: str) -> HostRow:
         """The host. Raises Refused `not-found`."""
-        row = self._ledger.read().get(HostRow, host)
-        if row is None or row.namespace != namespace:
-            raise Refused(Reason("not-found", "host", f"a host of {namespace}", host[:63]))
-        return row
+        return _host(self._ledger.read(), namespace, host)
 
     def known(self, namespace: str, host: str) -> KnownHost:
         """The host, and how it stands. Raises Refused `not-found`."""
@@ -158,16 +155,21 @@ class Hosts:
         self, operator: Operator, act: str, namespace: str, host: str, change: Change, admission: AdmissionRow | None = None
     ) -> HostRow:
         """The change is committed on the host as it stands; an attestation that came between only makes it be tried again."""
-        for _ in range(ATTEMPTS):
-            made = change(self.get(namespace, host))
+
+        def moved(tables: Tables) -> tuple[HostMoved, HostRow]:
+            made = change(_host(tables, namespace, host))
             detail = None if made.before.record is None else Digest.of(made.before.record)
             entry = self._log.entry(operator, act, host, namespace=namespace, at=self._clock.now(), detail=detail)
-            try:
-                self._ledger.commit(HostMoved(entry, made, admission))
-            except Void:
-                continue
-            return made.after
-        raise Unavailable("hosts", f"the state of {host} moved {ATTEMPTS} times")
+            return HostMoved(entry, made, admission), made.after
+
+        return decide_and_commit(self._ledger, moved, what="hosts", of=f"the state of {host}", attempts=ATTEMPTS)
+
+
+def _host(tables: Tables, namespace: str, host: str) -> HostRow:
+    row = tables.get(HostRow, host)
+    if row is None or row.namespace != namespace:
+        raise Refused(Reason("not-found", "host", f"a host of {namespace}", host[:63]))
+    return row
 
 
 def _from_anew(state: HostState, row: HostRow) -> HostState:

@@ -1,6 +1,6 @@
 """Policy bundles: checked, numbered, signed, published. The version only rises, and a bundle that would err is never signed.
 
-Who may decide alone does not lift alone the rule that some things take more people: such a policy is proposed first.
+A policy that asks for less where some things take more than one person is proposed first: nobody lifts alone that rule, or a check.
 """
 
 from __future__ import annotations
@@ -8,12 +8,11 @@ from __future__ import annotations
 from verifier import proposals
 from verifier.access import Operator, OperatorLog
 from verifier.keys import Keys
-from verifier.ledger import Consented, Ledger, PolicyPublished, Tables, Void
+from verifier.ledger import Consented, Ledger, PolicyPublished, Tables
 from verifier.ledger.schema import ApprovalRow, BlobRow, PolicyRow
 from verifier.ledger.transaction import space
 from verifier.proposals import PROPOSAL_LIFE, Case
-from verifier.reference import ATTEMPTS, Outcome, moved
-from writ.formats.cose import parse_sign1
+from verifier.reference import Outcome, decide_on_set
 from writ.formats.digest import Digest
 from writ.formats.errors import Misuse, Refused
 from writ.formats.policy_bundle import CONTENT_TYPE, PolicyBundle, PolicySettings, encode_bundle, parse_bundle
@@ -36,13 +35,13 @@ class Policies:
     def publish(
         self, operator: Operator, namespace: str, *, settings: PolicySettings, schema: str, policies: str, version: int | None
     ) -> tuple[PolicyBundle, Outcome]:
-        """The bundle is in force, under the next version where none is given; or proposed, where it asks for fewer people than before.
+        """The bundle is in force, under the next version where none is given; or proposed, where it asks for less than before.
 
         Raises FormatError, Refused `policy-rollback`.
         """
         now = self._clock.now()
-        for _ in range(ATTEMPTS):
-            tables = self._ledger.read()
+
+        def published(tables: Tables) -> tuple[PolicyPublished | Consented, tuple[PolicyBundle, Outcome]]:
             held = space(tables, namespace)
             bundle = PolicyBundle(namespace, held.policy_version + 1 if version is None else version, now, settings, schema, policies)
             encoded = encode_bundle(bundle)
@@ -53,21 +52,15 @@ class Policies:
             name = bundle.digest
             if isinstance(verdict, Accepted):
                 entry = self._log.entry(operator, "policy-publish", str(name), namespace=namespace, at=now, detail=name)
-                change: PolicyPublished | Consented = PolicyPublished(entry, self._row(encoded), (encoded,), held.policy)
-                outcome = Outcome(())
-            else:
-                wanted = Proposal(namespace, "policy", now, (name,))
-                case = proposals.new_case(tables, operator, wanted, expires_at=now + PROPOSAL_LIFE)
-                consent = proposals.consent(tables, case, (proposals.approval(case, operator, now),), settled_at=None)
-                entry = self._log.entry(operator, "reference-propose", case.row.digest, namespace=namespace, at=now, detail=wanted.digest)
-                change = Consented(entry, consent, (), (encoded, case.row.data))
-                outcome = Outcome((), case.row.digest, verdict.missing)
-            try:
-                self._ledger.commit(change)
-            except Void:
-                continue
-            return bundle, outcome
-        raise moved(namespace)
+                return PolicyPublished(entry, self._row(encoded), (encoded,), held.policy), (bundle, Outcome(()))
+            wanted = Proposal(namespace, "policy", now, (name,))
+            case = proposals.new_case(tables, operator, wanted, expires_at=now + PROPOSAL_LIFE)
+            consent = proposals.consent(tables, case, (proposals.approval(case, operator, now),), settled_at=None)
+            entry = self._log.entry(operator, "reference-propose", case.row.digest, namespace=namespace, at=now, detail=wanted.digest)
+            change = Consented(entry, consent, (), (encoded, case.row.data))
+            return change, (bundle, Outcome((), case.row.digest, verdict.missing))
+
+        return decide_on_set(self._ledger, namespace, published)
 
     def settle(
         self, tables: Tables, operator: Operator, case: Case, added: ApprovalRow, counted: frozenset[str], now: int
@@ -100,9 +93,7 @@ class Policies:
 
     def current(self, namespace: str) -> tuple[PolicyBundle, bytes]:
         """The bundle in force, and it signed. Raises Refused `policy-unknown`."""
-        tables = self._ledger.read()
-        digest = space(tables, namespace).policy
-        row = None if digest is None else tables.get(PolicyRow, digest)
-        if row is None:
+        held = proposals.policy_in_force(self._ledger.read(), namespace)
+        if held is None:
             raise Refused(Reason("policy-unknown", "policy", f"a policy of {namespace}", "none"))
-        return parse_bundle(parse_sign1(row.signed).payload or b""), row.signed
+        return held

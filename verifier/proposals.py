@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final
 
 from verifier.access import Operator
@@ -14,14 +15,14 @@ from writ.formats.cose import parse_sign1
 from writ.formats.delegation import Delegation, parse_delegation
 from writ.formats.digest import Digest
 from writ.formats.errors import Refused
-from writ.formats.policy_bundle import PolicySettings, parse_bundle
+from writ.formats.policy_bundle import PolicyBundle, PolicySettings, parse_bundle
 from writ.formats.proposal import Proposal, encode_proposal, parse_proposal
 from writ.formats.reason import Reason
 
 PROPOSAL_LIFE: Final = 7 * 86_400
 """Seconds within which a proposal has to be approved."""
 MOST_OPEN: Final = 256
-"""Open proposals of one namespace."""
+"""Open proposals of one namespace, of publishers, and as many of operators: neither fills the other's room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +42,10 @@ class Case:
 
 def new_case(tables: Tables, operator: Operator, proposal: Proposal, *, expires_at: int) -> Case:
     """A proposal that nobody approved yet. Raises Refused: `too-large` with too many open, `conflict` where it was made and settled."""
-    opened = open_cases(tables, proposal.namespace, proposal.proposed_at)
+    opened = [row for row in _open(tables, proposal.namespace, proposal.proposed_at) if _room(row.kind) == _room(proposal.kind)]
     if len(opened) >= MOST_OPEN:
-        raise Refused(Reason("too-large", "proposals", f"at most {MOST_OPEN} open ones", str(len(opened))))
+        whose = f"at most {MOST_OPEN} open ones of {_room(proposal.kind)}"
+        raise Refused(Reason("too-large", "proposals", whose, str(len(opened))))
     data = encode_proposal(proposal)
     row = ProposalRow(str(Digest.of(data)), proposal.namespace, proposal.kind, data, operator.id, expires_at, None)
     if tables.get(ProposalRow, row.digest) is not None:
@@ -53,8 +55,17 @@ def new_case(tables: Tables, operator: Operator, proposal: Proposal, *, expires_
 
 def open_cases(tables: Tables, namespace: str, now: int) -> tuple[Case, ...]:
     """What may still be approved at `now`, oldest first."""
-    rows = [row for row in tables.select(ProposalRow, namespace=namespace) if row.settled_at is None and now <= row.expires_at]
-    return tuple(sorted((_case(tables, row) for row in rows), key=lambda case: (case.proposal.proposed_at, case.row.digest)))
+    cases = (_case(tables, row) for row in _open(tables, namespace, now))
+    return tuple(sorted(cases, key=lambda case: (case.proposal.proposed_at, case.row.digest)))
+
+
+def _open(tables: Tables, namespace: str, now: int) -> list[ProposalRow]:
+    return [row for row in tables.select(ProposalRow, namespace=namespace) if row.settled_at is None and now <= row.expires_at]
+
+
+def _room(kind: str) -> str:
+    """Whose room a proposal takes."""
+    return "publishers" if kind == "publication" else "operators"
 
 
 def open_case(tables: Tables, namespace: str, digest: str, now: int) -> Case:
@@ -113,11 +124,22 @@ def consent(tables: Tables, case: Case, added: Sequence[ApprovalRow], *, settled
     return Consent(case.row if case.stored else None, after, seen, tuple(added), now.policy, now.delegation)
 
 
-def settings_in_force(tables: Tables, namespace: str) -> PolicySettings | None:
-    """The settings of the policy in force, None where there is none."""
+def policy_in_force(tables: Tables, namespace: str) -> tuple[PolicyBundle, bytes] | None:
+    """The policy in force, and it signed; None where there is none."""
     digest = space(tables, namespace).policy
     row = None if digest is None else tables.get(PolicyRow, digest)
-    return None if row is None else parse_bundle(parse_sign1(row.signed).payload or b"").settings
+    return None if row is None else (_bundle(row.signed), row.signed)
+
+
+def settings_in_force(tables: Tables, namespace: str) -> PolicySettings | None:
+    """The settings of the policy in force, None where there is none."""
+    held = policy_in_force(tables, namespace)
+    return None if held is None else held[0].settings
+
+
+@lru_cache(maxsize=64)
+def _bundle(signed: bytes) -> PolicyBundle:
+    return parse_bundle(parse_sign1(signed).payload or b"")
 
 
 def delegation_in_force(tables: Tables, namespace: str) -> tuple[Delegation, bytes] | None:

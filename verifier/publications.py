@@ -9,11 +9,11 @@ from typing import Final
 from verifier import proposals
 from verifier.access import Operator, OperatorLog
 from verifier.keys import Keys
-from verifier.ledger import Consented, DelegationPublished, Ledger, ReferencesImported, Tables, Void
+from verifier.ledger import Consented, DelegationPublished, Ledger, ReferencesImported, Tables
 from verifier.ledger.schema import ApprovalRow, DelegationRow, ReferenceRow
 from verifier.ledger.transaction import space
 from verifier.proposals import PROPOSAL_LIFE, Case
-from verifier.reference import ATTEMPTS, Outcome, digest_of, moved, reference_row, set_after
+from verifier.reference import Outcome, decide_on_set, digest_of, reference_row, set_after
 from writ.formats.corim import encode_corim, parse_signed_corim
 from writ.formats.delegation import CONTENT_TYPE, MOST_PUBLISHERS, Delegation, Role, encode_delegation, matches, parse_delegation
 from writ.formats.digest import Digest
@@ -70,22 +70,17 @@ class Publications:
         if corim.namespace != namespace:
             raise Refused(Reason("forbidden", "corim.namespace", namespace, corim.namespace))
         wanted = Proposal(namespace, "publication", now, (Digest.of(encode_corim(corim)),))
-        for _ in range(ATTEMPTS):
-            tables = self._ledger.read()
+
+        def published(tables: Tables) -> tuple[ReferencesImported | Consented | None, Outcome]:
             row = tables.get(ReferenceRow, digest_of(corim))
             if row is not None and row.active:
-                return Outcome((row,))
+                return None, Outcome((row,))
             known = proposals.like(tables, wanted)
             case = known or proposals.new_case(tables, operator, wanted, expires_at=now + PROPOSAL_LIFE)
             counted = proposals.people(tables, case.approvals)
-            change, outcome = self._judged(tables, operator, case, (*case.signed, *signed), (), counted, now)
-            try:
-                if change is not None:
-                    self._ledger.commit(change)
-            except Void:
-                continue
-            return outcome
-        raise moved(namespace)
+            return self._judged(tables, operator, case, (*case.signed, *signed), (), counted, now)
+
+        return decide_on_set(self._ledger, namespace, published)
 
     def settle(
         self, tables: Tables, operator: Operator, case: Case, added: ApprovalRow, counted: frozenset[str], now: int
@@ -98,11 +93,13 @@ class Publications:
     ) -> tuple[Accepted | Pending, dict[str, bytes]]:
         """What the rule says of the CoRIM that these carry, and one of them by each key of a role of its environment. Raises Refused."""
         corim = parse_publication(signed)
+        known = tables.get(ReferenceRow, digest_of(corim))
         held = proposals.delegation_in_force(tables, namespace)
         rows = tables.select(ReferenceRow, namespace=namespace, environment=corim.environment, active=1)
         judged = judge_publication(
             signed, None if held is None else held[0], [parse_signed_corim(row.signed).corim for row in rows], counted,
-            proposals.settings_in_force(tables, namespace) or PolicySettings(), namespace=namespace, now=now,
+            proposals.settings_in_force(tables, namespace) or PolicySettings(), namespace=namespace,
+            retired=known is not None and known.retired_at is not None, now=now,
         )  # fmt: skip
         by: dict[str, bytes] = {}
         for role in () if held is None else held[0].roles:
@@ -129,7 +126,7 @@ class Publications:
             entry = self._log.entry(operator, act, case.row.digest, namespace=namespace, at=now, detail=case.proposal.digest)
             consent = proposals.consent(tables, case, new, settled_at=None)
             return Consented(entry, consent, (row,), (blob, case.row.data)), outcome
-        after = set_after(tables, namespace, now, add=(row.digest,))
+        after = set_after(tables, namespace, now, add=(row,))
         subject = f"{row.digest} by {judged.role} of {space(tables, namespace).delegation}"
         entry = self._log.entry(operator, ACT, subject, namespace=namespace, at=now, detail=after.digest)
         consent = proposals.consent(tables, case, new, settled_at=now)

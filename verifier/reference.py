@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeVar
 
 from verifier import proposals
 from verifier.access import Operator, OperatorLog
 from verifier.keys import Keys
-from verifier.ledger import Consented, Ledger, ReferencesImported, Tables, Void
+from verifier.ledger import Change, Consented, Ledger, ReferencesImported, Tables, decide_and_commit
 from verifier.ledger.schema import ApprovalRow, ExemptionRow, ReferenceRow
 from verifier.ledger.transaction import space
 from verifier.proposals import PROPOSAL_LIFE, Case
-from writ.formats.corim import Corim, encode_corim, parse_corim, parse_signed_corim, sign_corim
+from writ.formats.corim import Corim, encode_corim, is_signed, parse_corim, parse_signed_corim, sign_corim
 from writ.formats.cose import verify_sign1
 from writ.formats.digest import Digest
-from writ.formats.errors import FormatError, Refused, Unavailable
+from writ.formats.errors import FormatError, Refused
 from writ.formats.exemption import MOST as MOST_EXEMPTIONS
 from writ.formats.keys import PublicKey
 from writ.formats.measurement import Measurement
@@ -24,12 +24,14 @@ from writ.formats.policy_bundle import PolicySettings
 from writ.formats.proposal import Proposal
 from writ.formats.reason import Reason
 from writ.service.clock import Clock
-from writ.verdict.publication import Accepted, Pending, judge_approvals
-from writ.verdict.reference import GOVERNANCE, list_names, measured_values
+from writ.verdict.appraise.ima import ROOTED
+from writ.verdict.publication import Accepted, Pending, judge_approvals, judge_retirement
+from writ.verdict.reference import GOVERNANCE, list_names, measured_values, reference_set
 
 SIGNER_NAME: Final = "writ verifier"
 MAX_IMPORT: Final = 256
-ATTEMPTS: Final = 5
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +58,39 @@ class SetAfter:
 
 
 def set_after(
-    tables: Tables, namespace: str, now: int, *, add: Iterable[str] = (), retire: Iterable[str] = (), exempt: Iterable[str] = ()
+    tables: Tables, namespace: str, now: int, *, add: Sequence[ReferenceRow] = (), retire: Iterable[str] = (), exempt: Iterable[str] = ()
 ) -> SetAfter:
-    """What is in force in the namespace after this change. Raises Refused `too-large` for too many exemptions."""
+    """What is in force in the namespace after this change. Raises Refused `too-large` for a set with which nothing could be judged.
+
+    1. The exemptions in force, but for those that go and those whose time is over, with those that come: no more than a set holds.
+    2. The CoRIMs in force, but for those that go, with those that come: where one comes, a set can be made of them.
+    """
     gone = set(retire)
+    # 1
     known = tables.select(ExemptionRow, namespace=namespace, active=1)
     lapsed = tuple(row.digest for row in known if row.not_after < now)
     exempted = {*(row.digest for row in known if row.digest not in {*gone, *lapsed}), *exempt}
     if len(exempted) > MOST_EXEMPTIONS:
         raise Refused(Reason("too-large", "exemptions", f"at most {MOST_EXEMPTIONS} in force", str(len(exempted))))
-    corims = {*(row.digest for row in tables.select(ReferenceRow, namespace=namespace, active=1) if row.digest not in gone), *add}
+    # 2
+    kept = (row for row in tables.select(ReferenceRow, namespace=namespace, active=1) if row.digest not in gone)
+    corims = {row.digest: row for row in (*kept, *add)}
+    if any(row.environment.startswith(ROOTED) for row in add):
+        _judge_size(corims.values())
     listed = list_names(Digest.parse(name).value for name in {*corims, *exempted})
     return SetAfter(space(tables, namespace).references_digest, listed, lapsed)
+
+
+def _judge_size(rows: Iterable[ReferenceRow]) -> None:
+    """An attestation can make a set of these. Raises Refused `too-large`.
+
+    Only what roots a runtime is read, since a set has a bound for nothing else.
+    """
+    rooting = [parse_signed_corim(row.signed).corim for row in rows if row.environment.startswith(ROOTED)]
+    try:
+        reference_set(rooting)
+    except FormatError as error:
+        raise Refused(Reason("too-large", error.what, error.expected, error.got)) from None
 
 
 class References:
@@ -99,16 +122,9 @@ class References:
                 raise Refused(Reason("forbidden", "corim.namespace", namespace, corim.namespace))
         rows = tuple(reference_row(corim, signed, active=1, at=now) for _, (corim, signed) in sorted(corims.items()))
         # 3
-        for _ in range(ATTEMPTS):
-            tables = self._ledger.read()
-            change, outcome = self._import(tables, operator, namespace, rows, replace=replace, now=now)
-            try:
-                if change is not None:
-                    self._ledger.commit(change)
-            except Void:
-                continue
-            return outcome
-        raise moved(namespace)
+        return decide_on_set(
+            self._ledger, namespace, lambda tables: self._import(tables, operator, namespace, rows, replace=replace, now=now)
+        )
 
     def _import(
         self, tables: Tables, operator: Operator, namespace: str, rows: tuple[ReferenceRow, ...], *, replace: bool, now: int
@@ -123,7 +139,7 @@ class References:
         settings = proposals.settings_in_force(tables, namespace) or PolicySettings()
         verdict = judge_approvals((row.environment for row in new), {operator.who}, settings)
         if isinstance(verdict, Accepted):
-            after = set_after(tables, namespace, now, add=named, retire=retired)
+            after = set_after(tables, namespace, now, add=rows, retire=retired)
             entry = self._log.entry(
                 operator, "reference-import", ", ".join(sorted(named))[:1024], namespace=namespace, at=now, detail=after.digest
             )
@@ -168,36 +184,35 @@ class References:
             entry = self._log.entry(operator, act, case.row.digest, namespace=namespace, at=now, detail=case.proposal.digest)
             consent = proposals.consent(tables, case, (added,), settled_at=None)
             return Consented(entry, consent, (), ()), Outcome(rows, case.row.digest, verdict.missing)
-        after = set_after(tables, namespace, now, add=names, retire=retires)
+        after = set_after(tables, namespace, now, add=rows, retire=retires)
         entry = self._log.entry(operator, act, case.row.digest, namespace=namespace, at=now, detail=after.digest)
         consent = proposals.consent(tables, case, (added,), settled_at=now)
-        live = tuple(replace(row, active=1, imported_at=now) for row in rows)
+        live = tuple(replace(row, active=1, imported_at=now, retired_at=None) for row in rows)
         change = ReferencesImported(
             entry, live, (*sorted(retires), *after.lapsed), after.before, after.digest.value, (after.listed,), consent=consent
         )
         return change, Outcome(live)
 
     def retire(self, operator: Operator, namespace: str, digests: Sequence[str]) -> tuple[str, ...]:
-        """These CoRIMs and exemptions are in force no longer. Raises Refused `not-found` for one that was not."""
+        """These CoRIMs and exemptions are in force no longer. Raises Refused: `not-found` for one that was not, `reference-last`."""
         now, wanted = self._clock.now(), tuple(sorted(set(digests)))
-        for _ in range(ATTEMPTS):
-            tables = self._ledger.read()
+
+        def retired(tables: Tables) -> tuple[ReferencesImported, tuple[str, ...]]:
             for digest in wanted:
                 row = tables.get(ReferenceRow, digest) or tables.get(ExemptionRow, digest)
                 if row is None or row.namespace != namespace or not row.active:
                     raise Refused(Reason("not-found", "reference", f"reference values in force in {namespace}", digest[:80]))
+            active = tables.select(ReferenceRow, namespace=namespace, active=1)
+            left = [row.environment for row in active if row.digest not in wanted]
+            judge_retirement((row.environment for row in active), left, proposals.settings_in_force(tables, namespace))
             after = set_after(tables, namespace, now, retire=wanted)
-            entry = self._log.entry(
-                operator, "reference-retire", ", ".join(wanted)[:1024], namespace=namespace, at=now, detail=after.digest
-            )
-            try:
-                self._ledger.commit(
-                    ReferencesImported(entry, (), (*wanted, *after.lapsed), after.before, after.digest.value, (after.listed,))
-                )
-            except Void:
-                continue
-            return wanted
-        raise moved(namespace)
+            subject = ", ".join(wanted)[:1024]
+            entry = self._log.entry(operator, "reference-retire", subject, namespace=namespace, at=now, detail=after.digest)
+            gone = (*wanted, *after.lapsed)
+            policy = space(tables, namespace).policy
+            return ReferencesImported(entry, (), gone, after.before, after.digest.value, (after.listed,), policy=policy), wanted
+
+        return decide_on_set(self._ledger, namespace, retired)
 
     def active(self, namespace: str) -> tuple[ReferenceRow, ...]:
         """What is in force, by environment, oldest first."""
@@ -212,7 +227,7 @@ class References:
         return row
 
     def _signed(self, item: bytes, publisher: PublicKey | None) -> tuple[Corim, bytes]:
-        if not item.startswith(b"\xd2"):
+        if not is_signed(item):
             corim = parse_corim(item)
             return corim, sign_corim(corim, self._keys.decision, signer_name=SIGNER_NAME)
         signed = parse_signed_corim(item)
@@ -233,9 +248,9 @@ def _inactive(rows: tuple[ReferenceRow, ...], named: set[str]) -> tuple[Referenc
     return tuple(replace(row, active=0) if row.digest in named else row for row in rows)
 
 
-def moved(namespace: str) -> Unavailable:
-    """The error where others kept changing the same set."""
-    return Unavailable("references", f"the set of {namespace} moved {ATTEMPTS} times")
+def decide_on_set(ledger: Ledger, namespace: str, decide: Callable[[Tables], tuple[Change | None, T]]) -> T:
+    """What `decide` makes of the namespace, committed. Raises Unavailable where others kept changing the same set."""
+    return decide_and_commit(ledger, decide, what="references", of=f"the set of {namespace}")
 
 
 def digest_of(corim: Corim) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from verifier.check.finding import read_file
 from verifier.commands import connected, duration, group, make_directory, moment, public_key, read, seconds, show, text, verb, write
 from verifier.operate import Client, segment
-from writ.formats.corim import Corim, encode_corim, parse_corim, parse_signed_corim, sign_corim
+from writ.formats.corim import Corim, encode_corim, is_signed, parse_corim, parse_signed_corim, read_corim, sign_corim
 from writ.formats.cose import verify_sign1
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused
@@ -26,8 +26,6 @@ from writ.service.signers import load_signer
 from writ.verdict.appraisal import PARTS
 
 MAX_BOOT_FILE: Final = 1 << 30
-SIGNED: Final = b"\xd2"
-"""How a COSE_Sign1 begins."""
 MAX_TURN: Final = 5 << 20
 """Bytes of CoRIMs that are sent at once, but for one that alone is larger."""
 
@@ -248,7 +246,7 @@ def _until(data: bytes, valid_until: int | None, path: Path) -> bytes:
     """The CoRIM with that end; one that is signed cannot be given another."""
     if valid_until is None:
         return data
-    if data.startswith(SIGNED):
+    if is_signed(data):
         raise FormatError(str(path), "an unsigned CoRIM, for --valid-until", "a signed one")
     return encode_corim(replace(parse_corim(data), valid_until=valid_until))
 
@@ -346,7 +344,7 @@ def _reference_show(args: argparse.Namespace) -> int:
 
 def _reference_diff(args: argparse.Namespace) -> int:
     """Exit 0 where it is one of the versions it is compared with, 1 where it differs from each."""
-    corim = _corim(read(args.file))
+    corim = read_corim(read(args.file))
     mine = _values(corim.to_json())
     compared = []
     for name, digest, theirs in _others(args, corim):
@@ -360,7 +358,7 @@ def _reference_diff(args: argparse.Namespace) -> int:
 def _others(args: argparse.Namespace, corim: Corim) -> Iterator[tuple[str, str, dict[str, str]]]:
     """Id, digest and values of what a file is compared with."""
     if args.other is not None:
-        other = _corim(read(args.other))
+        other = read_corim(read(args.other))
         if other.environment != corim.environment:
             raise FormatError(str(args.other), f"reference values of {corim.environment}", other.environment)
         yield other.id, str(Digest.of(encode_corim(other))), _values(other.to_json())
@@ -369,10 +367,6 @@ def _others(args: argparse.Namespace, corim: Corim) -> Iterator[tuple[str, str, 
     for row in client.get("/v1/references")["references"]:
         if row["environment"] == corim.environment:
             yield row["id"], row["digest"], _values(client.get(f"/v1/references/{row['digest']}")["corim"])
-
-
-def _corim(data: bytes) -> Corim:
-    return parse_signed_corim(data).corim if data.startswith(SIGNED) else parse_corim(data)
 
 
 def _values(shown: Mapping[str, Any]) -> dict[str, str]:
@@ -444,7 +438,7 @@ def _reference_export(args: argparse.Namespace) -> int:
         signer = load_signer(args.sign_key)
         if not args.what:
             raise FormatError("arguments", "CoRIM files to sign", "none")
-        for corim in (_corim(read(Path(one))) for one in args.what):
+        for corim in (read_corim(read(Path(one))) for one in args.what):
             digest = Digest.of(encode_corim(corim))
             file = args.out / f"{digest.hex()[:16]}-{key_id(signer.public)[:8]}.corim"
             write(file, sign_corim(corim, signer, signer_name=args.signer))

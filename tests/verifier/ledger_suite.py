@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from verifier.ledger import (
+    ATTEMPTS,
     Admitted,
     Attested,
     Basis,
@@ -25,8 +27,10 @@ from verifier.ledger import (
     NonceIssued,
     PolicyPublished,
     ReferencesImported,
+    Tables,
     TokensRevoked,
     Void,
+    decide_and_commit,
 )
 from verifier.ledger.schema import (
     AdmissionRow,
@@ -280,7 +284,7 @@ class LedgerSuite:
         desk.ledger.commit(ReferencesImported(entry("operator"), (live,), (), NO_REFERENCES, b"x" * 32, (), exemptions=(exempt,)))
         desk.ledger.commit(ReferencesImported(entry("operator"), (), ("sha256:c", "sha256:e", "sha256:0"), b"x" * 32, NO_REFERENCES, ()))
         tables = desk.ledger.read()
-        assert tables.get(ReferenceRow, "sha256:c") == replace(live, active=0)
+        assert tables.get(ReferenceRow, "sha256:c") == replace(live, active=0, retired_at=NOW)
         assert tables.get(ExemptionRow, "sha256:e") == replace(exempt, active=0)
 
     def test_version_of_a_delegation_only_rises(self, desk: Desk) -> None:
@@ -417,6 +421,55 @@ class LedgerSuite:
         outcomes = at_once(desk.ledger, list(changes))
         assert sorted(outcomes) == ["committed"] + ["host-already-enrolled"] * 49
         assert len([row for row in desk.ledger.read().select(EkRow) if row.host == "host-2"]) == 1
+
+    @pytest.mark.parametrize("moves", [0, 1, ATTEMPTS - 1])
+    def test_void_change_is_decided_again_on_what_stands_then(self, desk: Desk, moves: int) -> None:
+        """Others commit while it is decided: what was read before that and what is read after it are of one moment."""
+        names, asked = [NO_REFERENCES, *(bytes([at]) * 32 for at in range(moves))], 0
+
+        def decide(tables: Tables) -> tuple[Change, bytes]:
+            nonlocal asked
+            asked += 1
+            first = space(tables, "default").references_digest
+            if asked <= moves:
+                desk.ledger.commit(ReferencesImported(entry("operator"), (), (), first, names[asked], ()))
+            before = space(tables, "default").references_digest
+            assert before == first
+            return ReferencesImported(entry("operator"), (), (), before, b"x" * 32, ()), before
+
+        assert decide_and_commit(desk.ledger, decide, what="references", of="the set") == names[-1]
+        assert asked == moves + 1
+        assert space(desk.ledger.read(), "default").references_digest == b"x" * 32
+
+    def test_snapshot_is_of_one_moment_until_it_ends(self, desk: Desk) -> None:
+        change = ReferencesImported(entry("operator"), (), (), NO_REFERENCES, b"x" * 32, ())
+        with contextlib.suppress(KeyError), desk.ledger.snapshot() as tables:
+            assert space(tables, "default").references_digest == NO_REFERENCES
+            desk.ledger.commit(change)
+            assert space(tables, "default").references_digest == NO_REFERENCES
+            raise KeyError
+        with desk.ledger.snapshot() as tables:
+            assert space(tables, "default").references_digest == b"x" * 32
+        assert space(desk.ledger.read(), "default").references_digest == b"x" * 32
+
+    def test_what_keeps_moving_is_unavailable_and_nothing_is_committed(self, desk: Desk) -> None:
+        asked: list[Tables] = []
+
+        def decide(tables: Tables) -> tuple[Change, None]:
+            asked.append(tables)
+            return ReferencesImported(entry("operator"), (), (), b"never so", b"x" * 32, ()), None
+
+        with pytest.raises(Unavailable, match=f"references: the set moved {ATTEMPTS} times"):
+            decide_and_commit(desk.ledger, decide, what="references", of="the set")
+        assert len(asked) == ATTEMPTS
+        with pytest.raises(Unavailable, match="moved 2 times"):
+            decide_and_commit(desk.ledger, decide, what="references", of="the set", attempts=2)
+        assert space(desk.ledger.read(), "default").references_digest == NO_REFERENCES
+
+    def test_decision_to_change_nothing_changes_nothing(self, desk: Desk) -> None:
+        entries = desk.ledger.read().select(EntryRow)
+        assert decide_and_commit(desk.ledger, lambda _: (None, 7), what="references", of="the set") == 7
+        assert desk.ledger.read().select(EntryRow) == entries
 
     def test_old_rows_are_pruned_and_the_log_is_not(self, desk: Desk) -> None:
         desk.ledger.commit(desk.attested(1, 2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from tests.signers import MemorySigner, new_signer
 from tests.world.host import SimulatedHost
 from tests.world.verifier import RunningVerifier
+from verifier import proposals
 from verifier.compose import INIT as OPERATOR
 from verifier.export import objects_of
 from verifier.http.wire import from_base64, to_base64
@@ -29,6 +31,7 @@ from writ.formats.errors import Refused
 from writ.formats.exemption import MOST, parse_exemption
 from writ.formats.strict import decode_cbor
 from writ.formats.tlog.merkle import leaf_hash
+from writ.verdict import reference
 
 AGENT = "spiffe://example.org/default/agent/reporter"
 
@@ -277,6 +280,70 @@ def test_proposed_policy_does_not_go_back_behind_a_later_one(guarded: RunningVer
         approve(people("carol"), proposal)
 
 
+# --- what a set holds -------------------------------------------------------------------------------------------------------
+
+
+def rooted(name: str, files: int, part: str = "interpreter") -> Corim:
+    components = tuple((f"/usr/lib/{name}/{number}", Digest.of(b"x")) for number in range(files))
+    return Corim(name, "default", f"rooted/{part}", components)
+
+
+@pytest.fixture
+def small(verifier: RunningVerifier, host: SimulatedHost, monkeypatch: pytest.MonkeyPatch) -> SimulatedHost:
+    """A host of a verifier whose sets hold four files that root a runtime, and of which two are there."""
+    monkeypatch.setattr(reference, "MAX_SEEN", 4)
+    import_(verifier.client, rooted("a", 2))
+    assert host.attest("one").answers
+    return host
+
+
+TOO_LARGE = "too-large: references: expected at most 4 files in rooted/…, got 5"
+
+
+def test_import_after_which_no_set_could_be_made_is_refused_whole(verifier: RunningVerifier, small: SimulatedHost) -> None:
+    before, entries = listed(verifier.client), acts(verifier)
+    for corims in ([rooted("b", 3, "launcher")], [rooted("b", 1), rooted("c", 2)], [agent(), rooted("b", 3)]):
+        with pytest.raises(Refused, match=TOO_LARGE):
+            import_(verifier.client, *corims)
+    assert (listed(verifier.client), acts(verifier)) == (before, entries)
+    assert small.attest("one").answers
+    assert import_(verifier.client, rooted("b", 2))["state"] == "in force", "as many as it holds"
+    assert import_(verifier.client, agent(prompts=b"2"))["state"] == "in force"
+    assert import_(verifier.client, rooted("c", 4), replace=True)["state"] == "in force", "it is the set after the change that counts"
+    assert small.attest("one").answers
+
+
+def test_approval_after_which_no_set_could_be_made_is_refused(verifier: RunningVerifier, small: SimulatedHost, people: People) -> None:
+    verifier.publish(approvals={"rooted/*": 2}, accept_runtime_only=False)
+    proposal = import_(people("alice"), rooted("b", 3))["proposal"]
+    with pytest.raises(Refused, match=TOO_LARGE):
+        approve(people("bob"), proposal)
+    verifier.client.post("/v1/retirements", {"digests": [row["digest"] for row in listed(verifier.client) if row["id"] == "a"]})
+    assert approve(people("bob"), proposal)["state"] == "in force"
+    assert small.attest("one").answers
+
+
+@pytest.mark.usefixtures("small")
+def test_publication_after_which_no_set_could_be_made_is_refused(verifier: RunningVerifier, people: People) -> None:
+    roles = [role(environments=["rooted/interpreter"], components=["/usr/lib/*"])]
+    verifier.client.post("/v1/delegations", {"roles": roles})
+    with pytest.raises(Refused, match=TOO_LARGE):
+        publish(people("team", role="publisher"), rooted("b", 3))
+    assert publish(people("team"), rooted("b", 2))["state"] == "in force"
+
+
+def test_retiring_is_not_in_the_way_of_a_set_that_is_too_large(
+    verifier: RunningVerifier, small: SimulatedHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verifier.publish(accept_runtime_only=False)
+    import_(verifier.client, rooted("b", 2))
+    monkeypatch.setattr(reference, "MAX_SEEN", 1)
+    rows = [row["digest"] for row in listed(verifier.client) if row["environment"].startswith("rooted/")]
+    for digest in rows:
+        verifier.client.post("/v1/retirements", {"digests": [digest]})
+    assert small.attest("one").answers
+
+
 # --- publishers ---------------------------------------------------------------------------------------------------------
 
 
@@ -409,6 +476,80 @@ def test_publication_waits_for_operators_where_the_policy_says_so(verifier: Runn
     assert (answer["state"], answer["missing"]) == ("proposed", ["2 of 2 people"])
     assert approve(people("alice"), answer["proposal"])["missing"] == ["1 of 2 people"]
     assert approve(people("bob"), answer["proposal"])["state"] == "in force"
+
+
+def test_retired_release_comes_back_by_an_operator_only(verifier: RunningVerifier, team: Client, people: People) -> None:
+    bad = agent(prompts=b"2")
+    digest = publish(team, bad)["references"][0]["digest"]
+    verifier.clock.advance(5)
+    verifier.client.post("/v1/retirements", {"digests": [digest]})
+    shown = verifier.client.get(f"/v1/references/{digest}")
+    assert (shown["active"], shown["retired_at"]) == (False, verifier.clock.now())
+    for client in (team, verifier.client):
+        with pytest.raises(Refused, match="release-retired"):
+            publish(client, bad)
+    assert listed(verifier.client, "proposals") == []
+    assert publish(team, replace(bad, id="reporter-3"))["state"] == "in force", "a new release of the same values is one that they sign"
+    assert import_(people("alice"), bad)["state"] == "in force"
+    assert verifier.client.get(f"/v1/references/{digest}")["retired_at"] is None
+    assert publish(team, bad)["state"] == "in force"
+
+
+def test_release_that_was_replaced_is_retired(verifier: RunningVerifier, team: Client) -> None:
+    publish(team, agent(prompts=b"2"))
+    import_(verifier.client, agent(prompts=b"3"), replace=True)
+    verifier.clock.advance(1)
+    with pytest.raises(Refused, match="release-retired"):
+        publish(team, agent(prompts=b"2"))
+
+
+def test_retired_release_comes_back_by_no_publication_that_is_open(verifier: RunningVerifier, team: Client, people: People) -> None:
+    """It waited for operators while others imported it, and retired it."""
+    verifier.publish(approvals={"spiffe://example.org/default/agent/*": 2})
+    bad = agent(prompts=b"2")
+    published = publish(team, bad)["proposal"]
+    approve(people("alice"), published)
+    imported = import_(people("carol"), bad)["proposal"]
+    approve(people("bob"), imported)
+    digest = next(row["digest"] for row in listed(verifier.client) if row["id"] == bad.id)
+    verifier.client.post("/v1/retirements", {"digests": [digest]})
+    with pytest.raises(Refused, match="release-retired"):
+        approve(people("bob"), published)
+    waiting = listed(verifier.client, "proposals")
+    assert [(one["proposal"], one["missing"][0].split(":")[0]) for one in waiting] == [(published, "release-retired")]
+    verifier.clock.advance(1)
+    again = import_(people("carol"), bad)["proposal"]
+    assert approve(people("bob"), again)["state"] == "in force", "two operators bring it back"
+    assert verifier.client.get(f"/v1/references/{digest}")["retired_at"] is None
+
+
+@pytest.mark.usefixtures("team")
+def test_publishers_and_operators_each_have_room_of_their_own(
+    verifier: RunningVerifier, people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proposals, "MOST_OPEN", 2)
+    verifier.publish(approvals={"governance": 2, "spiffe://*": 2})
+    for number in (b"1", b"2"):
+        assert publish(people("team"), agent(prompts=number))["state"] == "proposed"
+    with pytest.raises(Refused, match="too-large: proposals: expected at most 2 open ones of publishers, got 2"):
+        publish(people("team"), agent(prompts=b"3"))
+    for number in (b"1", b"2"):
+        assert import_(people("alice"), governance(number))["state"] == "proposed"
+    for corim in (governance(b"3"), agent(prompts=b"3")):
+        with pytest.raises(Refused, match="too-large: proposals: expected at most 2 open ones of operators, got 2"):
+            import_(people("alice"), corim)
+    assert approve(people("alice"), publish(people("team"), agent(prompts=b"2"))["proposal"])["state"] == "proposed"
+    verifier.clock.advance(PROPOSAL_LIFE + 1)
+    assert publish(people("team"), agent(prompts=b"3"))["state"] == "proposed", "what lapsed takes no room"
+
+
+def test_operators_leave_room_for_publishers(verifier: RunningVerifier, people: People, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proposals, "MOST_OPEN", 1)
+    import_(verifier.client, agent())
+    verifier.client.post("/v1/delegations", {"roles": [role()]})
+    verifier.publish(approvals={"*": 2})
+    assert import_(people("alice"), governance())["state"] == "proposed"
+    assert publish(people("team", role="publisher"), agent(prompts=b"2"))["state"] == "proposed"
 
 
 def test_older_delegation_is_refused(verifier: RunningVerifier, team: Client) -> None:
@@ -627,6 +768,9 @@ class Racing:
 
     def read(self) -> Tables:
         return self._ledger.read()
+
+    def snapshot(self) -> AbstractContextManager[Tables]:
+        return self._ledger.snapshot()
 
 
 def test_import_is_held_against_the_policy_that_came_meanwhile(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 from verifier.ledger import Change, Committed
@@ -73,3 +75,8 @@ class MemoryLedger:
     def read(self) -> MemoryTables:
         """What is committed."""
         return MemoryTables(self._rows)
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[MemoryTables]:
+        """What is committed now."""
+        yield self.read()

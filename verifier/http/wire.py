@@ -223,7 +223,7 @@ def reference_view(row: ReferenceRow, *, whole: bool) -> dict[str, object]:
     """Reference values as JSON; `whole` with their content and the signed bytes."""
     view: dict[str, object] = {
         "digest": row.digest, "namespace": row.namespace, "environment": row.environment, "id": row.id, "active": bool(row.active),
-        "imported_at": row.imported_at, "valid_until": row.valid_until,
+        "imported_at": row.imported_at, "valid_until": row.valid_until, "retired_at": row.retired_at,
     }  # fmt: skip
     if whole:
         signed = parse_signed_corim(row.signed)

@@ -9,8 +9,10 @@ gone, or an operator decided otherwise, it is `Refused`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol, TypeVar
 
 from verifier.ledger.schema import (
     AdmissionRow,
@@ -32,7 +34,12 @@ from verifier.ledger.schema import (
     TokenRow,
     TrustRow,
 )  # fmt: skip
-from writ.formats.errors import WritError
+from writ.formats.errors import Unavailable, WritError
+
+ATTEMPTS: Final = 5
+"""How often a decision is made again because what it was made with moved."""
+
+T = TypeVar("T")
 
 
 class Void(WritError):
@@ -257,7 +264,7 @@ class Committed:
 
 
 class Tables(Protocol):
-    """Rows within one transaction, or within one snapshot of reading."""
+    """Rows as they are committed, within one transaction where it is a commit's or a snapshot's."""
 
     def get(self, table: type[R], key: object) -> R | None:
         """The row under its key."""
@@ -292,5 +299,28 @@ class Ledger(Protocol):
         ...
 
     def read(self) -> Tables:
-        """What is committed so far, for reading."""
+        """What is committed so far, for reading; between two reads of it something else may be."""
         ...
+
+    def snapshot(self) -> AbstractContextManager[Tables]:
+        """What is committed now, and nothing else while the block reads it."""
+        ...
+
+
+def decide_and_commit(
+    ledger: Ledger, decide: Callable[[Tables], tuple[Change | None, T]], *, what: str, of: str, attempts: int = ATTEMPTS
+) -> T:
+    """What `decide` makes of the tables as they stand, its change committed on exactly those; None changes nothing.
+
+    A change that is void is decided again. Raises what `decide` and the commit do, and Unavailable about `what` where `of` kept moving.
+    """
+    for _ in range(attempts):
+        with ledger.snapshot() as tables:
+            change, result = decide(tables)
+        try:
+            if change is not None:
+                ledger.commit(change)
+        except Void:
+            continue
+        return result
+    raise Unavailable(what, f"{of} moved {attempts} times")

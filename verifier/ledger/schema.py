@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from types import UnionType
 from typing import Final, TypeVar, Union, get_args, get_origin, get_type_hints
 
-VERSION: Final = 2
+VERSION: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,8 @@ class PolicyRow(Row):
 class ReferenceRow(Row):
     """A CoRIM by its digest, signed. Only active ones enter an appraisal; the others are proposed, or were retired.
 
-    `imported_at` is since when it is active. `valid_until` repeats what the CoRIM says.
+    `imported_at` is since when it is active. `valid_until` repeats what the CoRIM says. `retired_at` is when it went out of force, None
+    for one that is in force or never was.
     """
 
     digest: str
@@ -171,6 +172,7 @@ class ReferenceRow(Row):
     active: int
     imported_at: int
     valid_until: int | None = None
+    retired_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

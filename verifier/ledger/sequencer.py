@@ -7,12 +7,14 @@ be made durable, none of it has happened and every caller hears so.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import sqlite3
 import threading
 import time
 import weakref
+from collections.abc import Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
@@ -68,7 +70,7 @@ class SqliteLedger:
         except (queue.Full, FutureTimeout):
             raise Unavailable("ledger", "the sequencer did not answer in time") from None
 
-    def read(self) -> Tables:
+    def read(self) -> SqliteTables:
         """Reading on a connection that is this thread's until it ends; then another thread has it. None is closed before the ledger."""
         tables: SqliteTables | None = getattr(self._readers, "tables", None)
         if tables is None:
@@ -78,6 +80,16 @@ class SqliteLedger:
             tables = self._readers.tables = SqliteTables(connection)
             weakref.finalize(tables, self._idle.append, connection).atexit = False
         return tables
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[Tables]:
+        """What is committed when the block first reads, also for `read` in this thread, until it ends. Keeps no writer waiting."""
+        tables = self.read()
+        tables.begin()
+        try:
+            yield tables
+        finally:
+            tables.end()
 
     def _reader(self) -> sqlite3.Connection:
         connection = connect(self._path)

@@ -78,6 +78,14 @@ class SqliteTables:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
+    def begin(self) -> None:
+        """Reading stays with what is committed at the next read, until `end`."""
+        self._connection.execute("BEGIN")
+
+    def end(self) -> None:
+        """Reading goes on with what is committed."""
+        self._connection.execute("ROLLBACK")
+
     def get(self, table: type[R], key: object) -> R | None:
         """The row under its key."""
         row = self._connection.execute(f"{_SELECT[table]} WHERE {columns(table)[0]} = ?", (key,)).fetchone()

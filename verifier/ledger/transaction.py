@@ -234,7 +234,7 @@ def _references(change: ReferencesImported, tables: Tables) -> Committed:
     for digest in change.retired:
         row, exemption = tables.get(ReferenceRow, digest), tables.get(ExemptionRow, digest)
         if row is not None:
-            tables.put(replace(row, active=0))
+            tables.put(replace(row, active=0, retired_at=change.entry.at))
         if exemption is not None:
             tables.put(replace(exemption, active=0))
     for one in (*change.rows, *change.exemptions):

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import cbor2
 
-from writ.formats.cose import Sign1, encode_sign1, parse_sign1
+from writ.formats.cose import SIGN1_TAG, Sign1, encode_sign1, parse_sign1
 from writ.formats.digest import PCR_COUNT, Digest
 from writ.formats.errors import FormatError
 from writ.formats.keys import Signer
@@ -42,6 +42,8 @@ MAX_SIZE: Final = 16 << 20
 _ALGORITHMS: Final = {"sha256": 1, "sha384": 7, "sha512": 8}
 """IANA Named Information Hash Algorithm Registry."""
 _ALGORITHM_NAMES: Final = {number: algorithm for algorithm, number in _ALGORITHMS.items()}
+_SIGNED: Final = bytes((6 << 5 | SIGN1_TAG,))
+"""How a tagged COSE_Sign1 begins: CBOR major type 6 and the tag, in one byte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +248,16 @@ def parse_signed_corim(data: bytes) -> SignedCorim:
     return SignedCorim(sign1, parse_corim(sign1.payload), signer_name)
 
 
+def is_signed(data: bytes) -> bool:
+    """Whether `data` begins as a signed CoRIM does; it may still be none."""
+    return data.startswith(_SIGNED)
+
+
+def read_corim(data: bytes) -> Corim:
+    """The CoRIM of ours in `data`, signed or not; a signature is not verified. Raises FormatError."""
+    return parse_signed_corim(data).corim if is_signed(data) else parse_corim(data)
+
+
 # --- of other makers ---------------------------------------------------------------------------------------------------
 
 _FOREIGN_TAGS: Final = frozenset({_TIME_TAG, _URI_TAG, 37, 111, *range(CORIM_TAG, 510), *range(550, 600)})
@@ -303,7 +315,7 @@ def parse_foreign_corim(data: bytes, *, max_size: int = MAX_SIZE) -> ForeignCori
     Raises FormatError.
     """
     sign1 = None
-    if data[:1] == b"\xd2":
+    if is_signed(data):
         sign1 = parse_sign1(data, foreign=True, known_labels=_FOREIGN_LABELS, what="signed CoRIM", max_size=max_size)
         if sign1.payload is None or sign1.headers.get(3) != CONTENT_TYPE:
             raise FormatError("signed CoRIM", f"a payload of {CONTENT_TYPE}", repr(sign1.headers.get(3))[:80])

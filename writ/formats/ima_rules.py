@@ -28,6 +28,7 @@ from writ.formats.strict import Fields, encode_cbor
 from writ.formats.x509 import parse_certificate
 
 VIOLATIONS: Final = ("refuse", "label")
+"""The strictest first."""
 MAX_EXCLUDE: Final = 128
 MAX_PATTERN: Final = 256
 MAX_KEYRINGS: Final = 64

@@ -16,7 +16,7 @@ from writ.formats.exemption import MOST_HOSTS, Exemption
 from writ.formats.strict import Fields, decode_cbor, encode_cbor
 
 KINDS: Final = ("exemption", "import", "policy", "publication")
-"""An exemption; CoRIMs by an operator; a policy that asks for fewer people; a CoRIM by publishers."""
+"""An exemption; CoRIMs by an operator; a policy that asks for less; a CoRIM by publishers."""
 MOST_OBJECTS: Final = 256
 MOST_RETIRED: Final = 4096
 

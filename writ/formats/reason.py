@@ -162,6 +162,7 @@ REMEDIES: Final[dict[str, str]] = {
     "approval-repeated": "It takes another person: `verifier reference approve` with the API key of another operator.",
     "proposal-closed": "The proposal has lapsed, or is settled. Look with `verifier reference list`, and propose it again.",
     "exemption-refused": "Only a difference from the reference values, in a recorded refusal, can be excepted; name one with --component.",
+    "release-retired": "An operator retired this release: sign a new one under a new id, or let an operator `reference import` it.",
 }
 """Code -> remedy. Codes are appended and never removed or renamed: old decisions name them."""
 

@@ -7,17 +7,18 @@ every rule is asked again when the last approval or signature comes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from writ.formats.corim import Corim, parse_signed_corim
+from writ.formats.corim import Corim, encode_corim, parse_signed_corim
 from writ.formats.cose import verify_sign1
 from writ.formats.decision import AttestDecision
 from writ.formats.delegation import Delegation, Role, matches
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused
 from writ.formats.exemption import EXEMPTIBLE, claim_of
+from writ.formats.ima_rules import VIOLATIONS, ImaRules
 from writ.formats.keys import PublicKey, key_id
 from writ.formats.policy_bundle import PolicySettings
 from writ.formats.reason import Reason
@@ -68,13 +69,59 @@ def judge_exemption(people: Collection[str]) -> Accepted | Pending:
 def judge_policy(before: PolicySettings | None, after: PolicySettings, people: Collection[str]) -> Accepted | Pending:
     """Whether these people may put `after` in the place of `before`.
 
-    Where `after` asks for fewer people than `before` did for some pattern, it
-    takes as many as `before` asked for there: nobody lifts alone the rule that
-    he may not decide alone.
+    Where `after` asks for less (`asks_less`), it takes as many as `before` asks for at most for anything: who may not approve alone
+    lifts neither that rule alone nor the check behind it.
     """
-    asked = () if before is None else before.approvals
-    lifted = [people_before for wanted, people_before in asked if _least(wanted, after) < people_before]
-    return _enough(people, max(lifted, default=1))
+    if before is None or not asks_less(before, after):
+        return _enough(people, 1)
+    return _enough(people, max((count for _, count in before.approvals), default=1))
+
+
+def asks_less(before: PolicySettings, after: PolicySettings) -> bool:
+    """Whether `after` lets pass, by some field, what a hard check refuses under `before`, or asks fewer people.
+
+    Another pattern, key or class counts as one more, also where it names less than one that went. Of Cedar text it says nothing: that
+    only narrows what the hard checks let pass.
+    """
+    return any(less(before, after) for less in ASKS_LESS.values() if less is not None)
+
+
+def _lifts(before: PolicySettings, after: PolicySettings) -> bool:
+    """Whether `after` asks for fewer people than `before` for some pattern of `before`."""
+    return any(_least(wanted, after) < people for wanted, people in before.approvals)
+
+
+def _ima_asks_less(before: PolicySettings, after: PolicySettings) -> bool:
+    return any(less(before.ima, after.ima) for less in IMA_ASKS_LESS.values() if less is not None)
+
+
+def _asks_for_signatures(rules: ImaRules) -> bool:
+    """Whether files are compared even where no reference value names one (`appraise.ima`)."""
+    return bool(rules.keyrings or rules.learn_keys)
+
+
+ASKS_LESS: Final[Mapping[str, Callable[[PolicySettings, PolicySettings], bool] | None]] = {
+    "accept_runtime_only": lambda before, after: after.accept_runtime_only and not before.accept_runtime_only,
+    "tpm_classes": lambda before, after: not {*after.tpm_classes} <= {*before.tpm_classes},
+    "token_life": None,
+    "nonce_life": None,
+    "clock_skew": None,
+    "hold_max": None,
+    "approvals": _lifts,
+    "ima": _ima_asks_less,
+}
+"""Each field of `PolicySettings`: when a change of it asks for less. None for times: the format bounds them, and no check is lifted."""
+
+IMA_ASKS_LESS: Final[Mapping[str, Callable[[ImaRules, ImaRules], bool] | None]] = {
+    "exclude": lambda before, after: not {*after.exclude} <= {*before.exclude},
+    "violations": lambda before, after: VIOLATIONS.index(after.violations) > VIOLATIONS.index(before.violations),
+    "keyrings": lambda before, after: (
+        not {*after.keyrings} <= {*before.keyrings} or (_asks_for_signatures(before) and not _asks_for_signatures(after))
+    ),
+    "learn_keys": lambda before, after: after.learn_keys and not before.learn_keys,
+    "digest": None,
+}
+"""Each field of `ImaRules`, likewise; the digest follows from the others."""
 
 
 def judge_retirement(before: Iterable[str], after: Iterable[str], settings: PolicySettings | None) -> None:
@@ -152,21 +199,23 @@ def signed_by(signed: Iterable[bytes], role: Role) -> frozenset[PublicKey]:
 
 def judge_publication(
     signed: Sequence[bytes], delegation: Delegation | None, in_force: Iterable[Corim], people: Collection[str], settings: PolicySettings,
-    *, namespace: str, now: int,
+    *, namespace: str, retired: bool, now: int,
 ) -> Accepted | Pending:  # fmt: skip
     """Whether a CoRIM that publishers signed comes into force in `namespace`.
 
-    `in_force` are the versions of its environment, `people` the operators who approved it besides.
+    `in_force` are the versions of its environment, `people` the operators who approved it besides; `retired` says that this very CoRIM
+    was in force and was taken out of it.
 
     1. It is of this namespace, and a delegation is in force.
     2. A role names its environment.
     3. One of those roles has a key that signed it.
     4. One of those has not expired.
-    5. By one of those it differs from some version in force only in what the role may change, and is valid no longer.
-    6. As many keys of that role signed it as its threshold says; else it waits for more.
-    7. As many operators approved it as the policy asks for its environment, where it asks for more than one; else it waits.
+    5. It was not retired: its signatures are as good as ever and in every hand that it went through, so only an operator brings it back.
+    6. By one of those it differs from some version in force only in what the role may change, and is valid no longer.
+    7. As many keys of that role signed it as its threshold says; else it waits for more.
+    8. As many operators approved it as the policy asks for its environment, where it asks for more than one; else it waits.
 
-    Raises FormatError, and Refused `delegation-refused` with the role that came furthest.
+    Raises FormatError, and Refused `release-retired`, or `delegation-refused` with the role that came furthest.
     """
     corim = parse_publication(signed)
     # 1
@@ -189,6 +238,9 @@ def judge_publication(
         latest = max((role for role, _ in keyed), key=lambda role: role.not_after)
         raise _refused(f"role.{latest.name}.not_after", f"{now} or later", str(latest.not_after))
     # 5
+    if retired:
+        raise Refused(Reason("release-retired", "corim", "a release that was not retired", str(Digest.of(encode_corim(corim)))))
+    # 6
     versions = [one for one in in_force if one.environment == corim.environment and (one.valid_until is None or now <= one.valid_until)]
     if not versions:
         raise _refused(corim.environment, "a version in force, imported by an operator", "none")
@@ -197,13 +249,13 @@ def judge_publication(
     if not able:
         nearest = min(live, key=lambda pair: (len(beyond[pair[0].name]), pair[0].name))[0]
         raise Refused(*beyond[nearest.name][:MOST_SHOWN])
-    # 6
+    # 7
     role, signers = max(able, key=lambda pair: len(pair[1]) - pair[0].threshold)
     if len(signers) < role.threshold:
         others = sorted(key_id(key) for key in role.publishers if key not in signers)
         wanted = f"{role.threshold - len(signers)} more signatures of role {role.name}, by "
         return Pending((wanted + ", ".join(others[:MOST_SHOWN]),))
-    # 7
+    # 8
     needed = people_needed(corim.environment, settings)
     if needed > 1 and isinstance(waiting := _enough(people, needed), Pending):
         return waiting

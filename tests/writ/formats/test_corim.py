@@ -21,10 +21,12 @@ from writ.formats.corim import (
     PSA,
     Corim,
     encode_corim,
+    is_signed,
     parse_corim,
     parse_foreign_comid,
     parse_foreign_corim,
     parse_signed_corim,
+    read_corim,
     sign_corim,
 )
 from writ.formats.cose import encode_sign1, verify_sign1
@@ -231,6 +233,16 @@ def test_signed_corim_of_another_shape_is_refused(options: dict[str, Any]) -> No
     arguments: dict[str, Any] = {"content_type": CONTENT_TYPE, "headers": {CORIM_META: _META}, **options}
     with pytest.raises(FormatError):
         parse_signed_corim(encode_sign1(encode_corim(_SPECIMEN), algorithm=ED25519, kid=b"k", sign=signer.sign, **arguments))
+
+
+def test_corim_is_read_in_either_form_and_its_signature_is_not_verified() -> None:
+    signed = sign_corim(_SPECIMEN, new_signer(), signer_name="a")
+    forged = signed[:-1] + bytes([signed[-1] ^ 1])
+    assert [is_signed(data) for data in (signed, encode_corim(_SPECIMEN), b"")] == [True, False, False]
+    assert [read_corim(data) for data in (signed, forged, encode_corim(_SPECIMEN))] == [_SPECIMEN] * 3
+    for data in (b"", b"\xd2", signed[:-1], b"\xd9\x01\xf5"):
+        with pytest.raises(FormatError):
+            read_corim(data)
 
 
 # --- of other makers ---------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -10,21 +10,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.signers import MemorySigner
+from tests.world.ima_logs import certificate
 from tests.world.scene import NAMESPACE, NOW, Scene, measurement, signer, sixteen
 from tests.writ.verdict.refusal import refused
-from writ.formats.corim import Corim, sign_corim
+from writ.formats.corim import Corim, encode_corim, sign_corim
 from writ.formats.decision import AttestDecision
 from writ.formats.delegation import Delegation, Role, matches
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused
 from writ.formats.exemption import EXEMPTIBLE
+from writ.formats.ima_rules import ImaRules
 from writ.formats.policy_bundle import PolicySettings
 from writ.formats.reason import Reason
 from writ.formats.spiffe import AgentId
 from writ.verdict.publication import (
+    ASKS_LESS,
+    IMA_ASKS_LESS,
     MOST_SHOWN,
     Accepted,
     Pending,
+    asks_less,
     excepted_reason,
     judge_approvals,
     judge_delegation,
@@ -38,6 +43,7 @@ from writ.verdict.publication import (
 
 ENVIRONMENT = "spiffe://example.org/billing/agent/reporter"
 A, B, C = (signer(name) for name in "abc")
+FIRST_KEY, SECOND_KEY = BOTH_KEYS = tuple(sorted((certificate("first"), certificate("second"))))
 
 
 def settings(*approvals: tuple[str, int]) -> PolicySettings:
@@ -59,11 +65,15 @@ PROMPTS = Role("prompts", ("spiffe://example.org/billing/agent/*",), ("prompts",
 
 def judge(
     one: Corim, *by: MemorySigner, roles: tuple[Role, ...] = (PROMPTS,), in_force: tuple[Corim, ...] = (FIRST,),
-    people: tuple[str, ...] = (), policy: PolicySettings = NO_RULE, now: int = NOW, delegation: bool = True,
+    people: tuple[str, ...] = (), policy: PolicySettings = NO_RULE, now: int = NOW, delegation: bool = True, retired: bool = False,
 ) -> Accepted | Pending:  # fmt: skip
     signed = [sign_corim(one, who, signer_name="t") for who in by or (A,)]
     held = Delegation("billing", 1, NOW, roles) if delegation else None
-    return judge_publication(signed, held, in_force, people, policy, namespace="billing", now=now)
+    return judge_publication(signed, held, in_force, people, policy, namespace="billing", retired=retired, now=now)
+
+
+def judge_signed(*signed: bytes, held: Delegation) -> Accepted | Pending:
+    return judge_publication(signed, held, [corim()], (), PolicySettings(), namespace="billing", retired=False, now=NOW)
 
 
 # --- people -------------------------------------------------------------------------------------------------------------
@@ -118,6 +128,66 @@ def test_policy_that_asks_for_fewer_people_takes_as_many_as_it_lifts(
         people = [str(at) for at in range(count)]
         assert isinstance(judge_policy(settings(*before), settings(*after), people), Accepted) == (count >= needed)
     assert isinstance(judge_policy(None, settings(*after), {"a"}), Accepted)
+
+
+GUARDED = PolicySettings(tpm_classes=("discrete",), approvals=(("a*", 3), ("b", 2)))
+RULES = ImaRules(exclude=("/a",), keyrings=(FIRST_KEY,))
+
+
+@pytest.mark.parametrize(
+    "less",
+    [
+        replace(GUARDED, accept_runtime_only=True),
+        replace(GUARDED, tpm_classes=("discrete", "software")),
+        replace(GUARDED, tpm_classes=("firmware",)),
+        replace(GUARDED, approvals=(("a*", 3),)),
+        replace(GUARDED, ima=replace(RULES, exclude=("/a", "/b"))),
+        replace(GUARDED, ima=replace(RULES, exclude=("/b",))),
+        replace(GUARDED, ima=replace(RULES, violations="label")),
+        replace(GUARDED, ima=replace(RULES, keyrings=BOTH_KEYS)),
+        replace(GUARDED, ima=replace(RULES, keyrings=())),
+        replace(GUARDED, ima=replace(RULES, learn_keys=True)),
+    ],
+)
+def test_policy_that_asks_for_less_takes_as_many_as_the_former_asked_for_anything(less: PolicySettings) -> None:
+    before = replace(GUARDED, ima=RULES) if less.ima != GUARDED.ima else GUARDED
+    assert asks_less(before, less)
+    assert judge_policy(before, less, {"a", "b"}) == Pending(("1 of 3 people",))
+    assert judge_policy(before, less, {"a", "b", "c"}) == Accepted(None)
+    assert judge_policy(None, less, {"a"}) == Accepted(None)
+    assert judge_policy(replace(before, approvals=()), replace(less, approvals=()), {"a"}) == Accepted(None), "where one decides all"
+
+
+@pytest.mark.parametrize(
+    "before, after",
+    [
+        (GUARDED, GUARDED),
+        (replace(GUARDED, accept_runtime_only=True), GUARDED),
+        (GUARDED, replace(GUARDED, tpm_classes=())),
+        (GUARDED, replace(GUARDED, approvals=(("a*", 4), ("b", 2), ("c", 2)))),
+        (GUARDED, replace(GUARDED, token_life=300, nonce_life=600, clock_skew=60, hold_max=86_400)),
+        (replace(GUARDED, ima=RULES), replace(GUARDED, ima=replace(RULES, exclude=()))),
+        (replace(GUARDED, ima=replace(RULES, violations="label")), replace(GUARDED, ima=RULES)),
+        (replace(GUARDED, ima=replace(RULES, learn_keys=True)), replace(GUARDED, ima=RULES)),
+        (replace(GUARDED, ima=replace(RULES, keyrings=BOTH_KEYS)), replace(GUARDED, ima=RULES)),
+    ],
+)
+def test_policy_that_asks_for_no_less_takes_one_person(before: PolicySettings, after: PolicySettings) -> None:
+    """Lives of tokens, nonces and holds are bounded by the format."""
+    assert not asks_less(before, after)
+    assert judge_policy(before, after, {"a"}) == Accepted(None)
+
+
+@pytest.mark.parametrize("asking", [ImaRules(keyrings=BOTH_KEYS), ImaRules(learn_keys=True)], ids=["keys", "learnt keys"])
+def test_policy_that_asks_for_no_signature_any_more_asks_for_less(asking: ImaRules) -> None:
+    """Without a key and without approved files no file is compared at all."""
+    assert asks_less(replace(GUARDED, ima=asking), GUARDED)
+
+
+def test_each_setting_says_whether_a_change_of_it_asks_for_less() -> None:
+    """A field that is added has to be placed."""
+    assert [*ASKS_LESS] == [field.name for field in fields(PolicySettings)]
+    assert [*IMA_ASKS_LESS] == [field.name for field in fields(ImaRules)]
 
 
 PATTERNS = st.lists(st.tuples(st.sampled_from(["*", "a*", "a", "ab", "ab*", "b"]), st.integers(2, 4)), max_size=3, unique_by=lambda p: p[0])
@@ -301,8 +371,16 @@ def test_signature_over_something_else_does_not_count() -> None:
     spoilt = bytearray(signed)
     spoilt[-1] ^= 1
     held = Delegation("billing", 1, NOW, (PROMPTS,))
-    reason = refused(lambda: judge_publication([bytes(spoilt)], held, [corim()], (), PolicySettings(), namespace="billing", now=NOW))
+    reason = refused(lambda: judge_signed(bytes(spoilt), held=held))
     assert reason.claim == "corim.signature"
+
+
+def test_retired_release_comes_back_by_no_signature() -> None:
+    release, two = corim(prompts=b"x"), (replace(PROMPTS, threshold=2),)
+    expected = Reason("release-retired", "corim", "a release that was not retired", str(Digest.of(encode_corim(release))))
+    for roles, signers in (((PROMPTS,), (A,)), (two, (A,)), (two, (A, B))):
+        assert refused(lambda r=roles, s=signers: judge(release, *s, roles=r, retired=True)) == expected  # type: ignore[misc]
+    assert refused(lambda: judge(release, C, retired=True)).claim == "corim.signature", "a stranger hears nothing of it"
 
 
 def test_threshold_counts_keys_not_signatures() -> None:
@@ -334,11 +412,7 @@ def test_delegation_of_another_namespace_is_none() -> None:
     assert refused(lambda: judge(replace(corim(), namespace="other"))).code == "forbidden"
     assert refused(lambda: judge(corim(), delegation=False)).claim == "delegation"
     held = Delegation("other", 1, NOW, (PROMPTS,))
-    signed = [sign_corim(corim(), A, signer_name="t")]
-    assert (
-        refused(lambda: judge_publication(signed, held, [corim()], (), PolicySettings(), namespace="billing", now=NOW)).claim
-        == "delegation"
-    )
+    assert refused(lambda: judge_signed(sign_corim(corim(), A, signer_name="t"), held=held)).claim == "delegation"
 
 
 def test_refusal_names_a_handful_of_differences() -> None:
