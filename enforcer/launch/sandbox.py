@@ -50,11 +50,11 @@ class Room:
         return tuple((str(self.path / name), inner) for name, inner in zip(("home", "tmp", "shm"), _OWN, strict=True))
 
 
-def arguments(image: Image, room: Room, environment: Mapping[str, str], info: int) -> bytes:
+def arguments(image: Image, room: Room, environment: Mapping[str, str], info: int, inside_uid: int = INSIDE_UID) -> bytes:
     """bubblewrap's arguments, as it reads them from a descriptor; it tells the sandbox's first pid on `info`."""
     found = [
         "--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup",
-        "--disable-userns", "--assert-userns-disabled", "--uid", str(INSIDE_UID), "--gid", str(INSIDE_UID), "--hostname", "agent",
+        "--disable-userns", "--assert-userns-disabled", "--uid", str(inside_uid), "--gid", str(inside_uid), "--hostname", "agent",
         "--ro-bind", str(image.path), "/", "--proc", "/proc", "--dev", "/dev",
     ]  # fmt: skip
     for outer, inner in room.bound():

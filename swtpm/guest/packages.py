@@ -13,6 +13,7 @@ from typing import Final
 WANTED: Final = (
     *("base-files", "busybox-static", "kmod", "dmsetup", "cryptsetup-bin", "fsverity", "python3-minimal", "libpython3-stdlib"),
     *("libtss2-esys-3.0.2-0", "libtss2-fapi1", "libtss2-rc0", "libtss2-tcti-device0"),
+    *("bubblewrap", "erofs-utils", "libseccomp2", "mount"),
 )
 """What the guest needs by name; apt adds what they rest on. tpm2-pytss links the TPM libraries."""
 KERNEL: Final = "linux-image-cloud-amd64"

@@ -37,7 +37,7 @@ UID: Final = 990
 _ROLES: Final = ("attestor", "enforcer")
 _ROOMS: Final = ("writ", "attestor", "verifier", "enforcer", "auditor")
 """What our wheel holds."""
-_MODULES: Final = ("virtio_pci", "virtio_net", "virtio_console", "dm-verity", "loop")
+_MODULES: Final = ("virtio_pci", "virtio_net", "virtio_console", "dm-verity", "loop", "erofs")
 _SITE_LINE: Final = "#dont_measure func=FILE_CHECK fsuuid=UUID"
 _NAME = re.compile(r"[-_.]+")
 

@@ -24,6 +24,9 @@ UID = 61900 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"
 """Nobody else's, in another process of the tests neither: the kernel counts processes by uid."""
 
 
+ROOM, FILES = 16 << 20, 1000
+
+
 @dataclass
 class Inside:
     """A folder with an image in it; `room` belongs to UID."""
@@ -67,7 +70,7 @@ def inside(*programs: str) -> Iterator[Inside]:
     measurement = Measurement(AgentId("example.org", "test", "a"), ("/usr/bin/python3",), components, (), "tools", ())
     image = image_of(folder / "images", StoreRoot(folder / "trees"), measurement)
     (folder / "rooms").mkdir(mode=0o711)
-    room = make_room(folder / "rooms" / "a", UID, size=16 << 20, files=1000)
+    room = make_room(folder / "rooms" / "a", UID, size=ROOM, files=FILES)
     try:
         yield Inside(folder, image, room)
     finally:

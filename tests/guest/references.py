@@ -15,6 +15,7 @@ from writ.verdict.appraise.boot import FIRMWARE, SECURE_BOOT, judge_boot, measur
 from writ.verdict.predict import predict_uki, prediction_corims
 
 PACKAGES = "/opt/writ/guest/venv/lib/python3.11/site-packages"
+SHIM = f"{PACKAGES}/enforcer/launch/shim"
 LOADED = ("agentd", "collect/kernel_logs", "compose", "config", "evidence", "tpm")
 """Modules of the attestor that every serving one has loaded, by the names of their bytecode."""
 
@@ -38,7 +39,9 @@ def _boot(image: Image, captured: Evidence) -> list[Corim]:
 
 
 def _files(image: Image) -> dict[str, Digest]:
-    return {path: Digest("sha256", bytes.fromhex(digest)) for path, digest in image.digests.items()}
+    """By the paths in the guest; the shim also by the one at which a sandbox has it."""
+    found = {path: Digest("sha256", bytes.fromhex(digest)) for path, digest in image.digests.items()}
+    return {**found, "/run/shim": found[SHIM]}
 
 
 def _buffers(captured: Evidence) -> dict[str, Digest]:
@@ -62,7 +65,7 @@ def _parts(image: Image) -> list[Corim]:
         folder, _, name = f"attestor/{module}".rpartition("/")
         return f"{PACKAGES}/{folder}/__pycache__/{name}.cpython-311.pyc"
 
-    launcher = under("enforcer/launch")
+    launcher = under("enforcer/launch") | {SHIM: files[SHIM]}
     return [
         _corim("rooted/attestor", under("attestor", "writ") | {bytecode(module): files[bytecode(module)] for module in LOADED}),
         _corim("rooted/enforcer", {path: digest for path, digest in under("enforcer").items() if path not in launcher}),

@@ -7,11 +7,12 @@ import json
 import shlex
 import socket
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import verifier.compose as verifier_compose
+from attestor.measure.closure import image_of
 from swtpm import Manufacturer
 from swtpm.guest import Machine, Ran
 from swtpm.guest.machine import VERIFIER
@@ -25,8 +26,16 @@ from verifier.reference import captured, captured_governance
 from verifier.trust import roots_from_pem
 from writ.formats.corim import Corim, encode_corim
 from writ.formats.evidence import Evidence, parse_evidence
+from writ.formats.manifest import ComponentSpec, component_lines
 from writ.formats.measurement import Governance, Measurement, parse_measured
 from writ.formats.policy_bundle import PolicySettings
+
+
+def _python() -> ComponentSpec:
+    """As much of the guest's Python as the agent needs; its files are those of this host's distribution."""
+    python = image_of([Path("/usr/bin/python3")])
+    return replace(python, include=tuple(sorted({*python.include, "usr/lib/python3.11/*.py", "usr/lib/python3.11/encodings"})))
+
 
 HOST = "guest"
 HELD = "held.ext4"
@@ -45,7 +54,8 @@ CONFIGURATION: dict[str, bytes] = {
     "etc/writ/manifests/sleeper.toml": (
         f'version = 1\nagent = "sleeper"\nnamespace = "{NAMESPACE}"\naudience = "tools"\n'
         'command = ["/usr/bin/python3", "-I", "-S", "-B", "{store}/code/main.py"]\ngrants = [["tool.call", "files/*"]]\n'
-        '[components.code]\nkind = "code"\nsource = "/etc/writ/agents/sleeper"\n'
+        'profile = "strict-6.1"\n'  # of the distribution's kernel
+        '[components.code]\nkind = "code"\nsource = "/etc/writ/agents/sleeper"\n' + "\n".join(component_lines(_python())) + "\n"
     ).encode(),
     "etc/writ/agents/sleeper/main.py": b'import time\nprint("awake", flush=True)\ntime.sleep(600)\n',
 }  # fmt: skip
