@@ -6,7 +6,8 @@
 
 The image is an erofs in a sealed memfd: neither it nor the loop device over it can be written, also by root. What it holds is hashed
 after it was sealed, and compared with the measurement: a store that was changed meanwhile is refused, and one that is changed later
-does not matter. One image serves all instances of a manifest root, and lives in memory while one of them does.
+does not matter. One image serves all instances of a manifest root whose holders share a mount namespace (a service that systemd restarts has another),
+and lives in memory while one of them does.
 
 What fs-verity or dm-verity holds is too large for memory and needs no copy: it is mounted from the store, read-only, by the sandbox.
 """
@@ -69,7 +70,7 @@ def image_of(folder: Path, root: StoreRoot, measurement: Measurement) -> Image:
 
     Raises Refused where it is not, or where there is no root for an agent; Unavailable.
     """
-    place = folder / measurement.root().hex()
+    place = folder / f"{measurement.root().hex()}.{os.stat('/proc/self/ns/mnt').st_ino}"
     base = next((part.name for part in measurement.components if part.kind == "image"), None)
     if base is None:
         raise Refused(Reason("component-missing", "measurement.components", "one of kind image, the root of the sandbox", "none"))
@@ -98,8 +99,8 @@ def image_of(folder: Path, root: StoreRoot, measurement: Measurement) -> Image:
                 _clear(place)
                 raise
             (place / _VERIFIED).touch(mode=0o600)
+        os.utime(lock)  # before the lock is shared, so that no sweep comes between
         fcntl.flock(lock, fcntl.LOCK_SH)
-        os.utime(lock)
     except OSError as error:
         os.close(lock)
         raise Unavailable("image", f"{error.filename or place}: {error.strerror}") from None
