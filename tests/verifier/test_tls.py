@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import uvicorn
 
 from tests.world.tls import self_signed
-from tests.world.verifier import free_socket
+from tests.world.verifier import free_socket, serving
 from verifier import compose
 from verifier.config import VerifierConfig
 from verifier.operate import Client, Server
@@ -39,15 +37,8 @@ def site(tmp_path: Path) -> Iterator[Site]:
     config.state_dir.mkdir()
     compose.init(config, tmp_path / "operator.key")
     made = compose.verifier(config)
-    server = uvicorn.Server(compose.server_config(made.app, config))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
-    thread.start()
-    while not server.started and thread.is_alive():
-        time.sleep(0.01)
-    yield Site(url, tmp_path, address)
-    server.should_exit = True
-    thread.join(15)
-    bound.close()
+    with serving(made, config, bound):
+        yield Site(url, tmp_path, address)
     made.close()
 
 

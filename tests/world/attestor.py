@@ -124,6 +124,8 @@ class Attestor:
 
     def stop(self) -> None:
         """Nobody is answered any more."""
+        with contextlib.suppress(OSError):  # stopped before
+            self._server.shutdown(socket.SHUT_RDWR)  # without which the thread would wait in accept for ever
         self._server.close()
         self.path.unlink(missing_ok=True)
         for watcher in self.watchers:
