@@ -6,8 +6,8 @@
 
 The image is an erofs in a sealed memfd: neither it nor the loop device over it can be written, also by root. What it holds is hashed
 after it was sealed, and compared with the measurement: a store that was changed meanwhile is refused, and one that is changed later
-does not matter. One image serves all instances of a manifest root whose holders share a mount namespace (a service that systemd restarts has another),
-and lives in memory while one of them does.
+does not matter. One image serves all instances of a manifest root whose holders share a mount namespace, and lives in memory while
+one of them does; a service that systemd restarts has another namespace, and makes its own.
 
 What fs-verity or dm-verity holds is too large for memory and needs no copy: it is mounted from the store, read-only, by the sandbox.
 """

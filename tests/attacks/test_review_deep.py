@@ -410,7 +410,7 @@ def test_rules_for_files_can_be_published_at_all(verifier: RunningVerifier) -> N
 
 
 def test_sets_that_were_asked_about_once_do_not_stay_in_memory() -> None:
-    """`_files` is a cache by identity: each dry run makes a set of its own, and 32 of them with their indexes outlive their answers."""
+    """Each dry run makes a set of its own: its index goes with it."""
     files = tuple((f"/usr/share/{number:04d}", Digest.of(b"%d" % number)) for number in range(100))
 
     def kept() -> int:
