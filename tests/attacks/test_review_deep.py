@@ -47,7 +47,6 @@ WITHDRAWN = pytest.mark.xfail(
     strict=True, reason="open: under a policy that accepts runtime-only, reference values that are gone end a refusal"
 )
 AGENT = pytest.mark.xfail(strict=True, reason="open: an exemption names a component and a value, not the agent")
-CRLS = pytest.mark.xfail(strict=True, reason="open: imported CRLs accumulate past what a trust file holds")
 SPACE = pytest.mark.xfail(strict=True, reason="open: two required files whose names differ in a space are taken for one")
 """Holes that a review found and that are not closed yet. A test that passes by surprise fails."""
 
@@ -454,7 +453,6 @@ def hand_in(client: Client, der: bytes) -> dict[str, Any]:
     return client.post("/v1/trust", {"files": [{"name": "week.crl", "data": to_base64(der)}]})
 
 
-@CRLS
 def test_fresh_crl_of_each_week_can_be_imported_for_years(verifier: RunningVerifier) -> None:
     """Ten CAs that issue weekly fill it in half a year; nothing takes an old CRL (or a root) out, and then no fresh one comes in."""
     now = verifier.clock.now()
@@ -463,7 +461,6 @@ def test_fresh_crl_of_each_week_can_be_imported_for_years(verifier: RunningVerif
     hand_in(verifier.client, crl(MOST_CRLS, now=now))
 
 
-@CRLS
 def test_i3_import_never_leaves_a_trust_file_that_nobody_can_read(verifier: RunningVerifier) -> None:
     for week in range(9):
         try:
