@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Final
 
+from cryptography import x509
+
 from tests.world.authority import Ca
 from tests.world.ima_logs import Kernel, certificate, signed
 from tests.world.machine import FILES, SHELL, content, part_reference
@@ -131,7 +133,8 @@ def certificates() -> Iterator[bytes]:
     yield ek + b"\xff" * 100
     yield b"\x10\x01\x00" + (len(ek) + 2).to_bytes(2, "big") + b"\x10\x02" + ek
     yield (to_pem(parse_certificate(ek)) + to_pem(parse_certificate(ca.certificate()))).encode()
-    yield from (ca.crl(this=1_790_000_000), ca.crl(5, 0x7FFF, this=1_790_000_000))
+    numbered = ((x509.CRLNumber(7), False),)
+    yield from (ca.crl(this=1_790_000_000), ca.crl(5, 0x7FFF, this=1_790_000_000, extensions=numbered))
 
 
 def images() -> Iterator[bytes]:

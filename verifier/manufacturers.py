@@ -9,14 +9,14 @@ its issuer signed it. Everything else is refused with a reason, one by one.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from writ.formats.crl import parse_crl
+from writ.formats.crl import Crl, parse_crl
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused
 from writ.formats.reason import Reason
@@ -24,7 +24,7 @@ from writ.formats.state import TPM_CLASSES
 from writ.formats.strict import Fields
 from writ.formats.trust import ChainRules, ManufacturerRoot, Trust
 from writ.formats.x509 import Certificate, parse_pem_certificates, parse_stored_certificate, to_pem
-from writ.verdict.chain import newest_crl, verify_chain
+from writ.verdict.chain import judge_crl, newest_crl, verify_chain
 
 OFFERED: Final = (".pem", ".crt", ".cer", ".der", ".crl")
 """How files are named that a directory is searched for."""
@@ -111,26 +111,28 @@ def take(
     *,
     believed: Sequence[ManufacturerRoot] = (),
     below: Sequence[bytes] = (),
+    held: Sequence[bytes] = (),
     rules: ChainRules,
     now: int,
 ) -> Taken:
-    """What of `offered` may be believed, given what is pinned, and the roots and intermediates (`below`) believed already.
+    """What of `offered` may be believed, given what is pinned, the roots and intermediates (`below`) believed already, and the CRLs `held`.
 
     1. Every file is read as certificates (PEM, DER, or as an NV index holds it) or as a CRL.
     2. A certificate with a pinned fingerprint is a root, of the class that the list says.
     3. A CA that chains to one of those, or to a root believed already, is an intermediate.
-    4. A CRL that a root or an intermediate signed is taken, fresh or not: how old it may be is asked when it is used.
+    4. A CRL that a root or an intermediate signed is taken, fresh or not: how old it may be is asked when it is used. But none takes the
+       place of a later one of its issuer.
 
     A self-issued CA without a pinned fingerprint is refused as `fingerprint-mismatch`, also where it bears the name of one.
     """
     refused: list[tuple[str, Reason]] = []
     # 1
     certificates: dict[bytes, tuple[str, Certificate]] = {}
-    crls: list[tuple[str, bytes]] = []
+    crls: list[tuple[str, Crl]] = []
     for file in offered:
         try:
             if _is_crl(file):
-                crls.append((file.name, parse_crl(file.data).der))
+                crls.append((file.name, parse_crl(file.data)))
                 continue
             for one in _certificates(file):
                 certificates.setdefault(one.der, (file.name, one))
@@ -164,21 +166,25 @@ def take(
     issuers = (
         *(one for _, one in certificates.values() if Digest.of(one.der) in by_fingerprint),
         *intermediates,
-        *_read([*(root.certificate for root in believed), *below]),
+        *authorities(believed, below),
     )
+    known = [parse_crl(der) for der in held]
     taken: list[bytes] = []
-    for name, der in crls:
-        crl = parse_crl(der)
-        if any(newest_crl((crl,), issuer, rules, now=max(now, crl.this_update)) for issuer in issuers):
-            taken.append(der)
-        else:
+    for name, crl in sorted(crls, key=lambda one: one[1].this_update, reverse=True):
+        if not any(newest_crl((crl,), issuer, rules, now=max(now, crl.this_update)) for issuer in issuers):
             refused.append((name, Reason("trust-root-unknown", "crl", "a CRL signed by a CA that is believed", "another")))
+        elif (reason := judge_crl(crl, known, issuers, now=now)) is not None:
+            refused.append((name, reason))
+        else:
+            taken.append(crl.der)
+            known.append(crl)
     new = tuple(sorted({root for root in roots if root not in believed}))
     return Taken(new, tuple(sorted({one.der for one in intermediates})), tuple(sorted(set(taken))), tuple(refused))
 
 
-def _read(certificates: Sequence[bytes]) -> tuple[Certificate, ...]:
-    return tuple(parse_stored_certificate(der) for der in certificates)
+def authorities(roots: Iterable[ManufacturerRoot], below: Iterable[bytes]) -> tuple[Certificate, ...]:
+    """The certificates of roots and intermediates, read. Raises FormatError."""
+    return tuple(parse_stored_certificate(der) for der in (*(root.certificate for root in roots), *below))
 
 
 def vouched(files: Sequence[Offered]) -> tuple[str, list[Offered]]:

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeVar
 
 from verifier.access import WHOLE_DOMAIN, Operator, OperatorLog
 from verifier.keys import Keys
-from verifier.ledger import Ledger, TrustImported
+from verifier.ledger import Ledger, Tables, TrustImported, decide_and_commit
 from verifier.ledger.schema import TrustRow
-from verifier.manufacturers import Offered, pinned_roots, take
+from verifier.manufacturers import Offered, authorities, pinned_roots, take
+from writ.formats.crl import parse_crl
 from writ.formats.errors import Refused
 from writ.formats.reason import Reason
 from writ.formats.state import TPM_CLASSES
-from writ.formats.trust import MOST_CRLS, ChainRules, ManufacturerRoot, Trust, encode_trust, parse_trust
+from writ.formats.trust import (
+    MAX_TRUST,
+    MOST_CERTIFICATES,
+    MOST_CRLS,
+    ChainRules,
+    ManufacturerRoot,
+    Trust,
+    encode_trust,
+    parse_trust,
+)
 from writ.formats.x509 import Certificate, parse_pem_certificates
 from writ.service.clock import Clock
+from writ.verdict.chain import latest_crls
 
 MAX_PEM: Final = 4 << 20
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,29 +55,25 @@ class Anchors:
 
     def current(self) -> Trust:
         """The anchors in force: none until some were imported. Includes this verifier's decision key, for auditors."""
-        rows = self._ledger.read().select(TrustRow, current=1)
+        return self._current(self._ledger.read())[0]
+
+    def _current(self, tables: Tables) -> tuple[Trust, str | None]:
+        """The anchors in force, and the name under which the ledger has them."""
+        rows = tables.select(TrustRow, current=1)
         key = (self._keys.decision.public,)
-        return replace(parse_trust(rows[0].data), decision_keys=key) if rows else Trust(self._domain, self._issuer, (), (), key)
+        if not rows:
+            return Trust(self._domain, self._issuer, (), (), key), None
+        return replace(parse_trust(rows[0].data), decision_keys=key), rows[0].digest
 
     def add(
         self, operator: Operator, roots: tuple[ManufacturerRoot, ...], intermediates: tuple[bytes, ...], crls: tuple[bytes, ...] = (),
         rules: ChainRules | None = None,
     ) -> Trust:  # fmt: skip
-        """These are believed as well from now on, under `rules` or those in force. What is in force already is logged once."""
-        now, old = self._clock.now(), self.current()
-        trust = replace(
-            old,
-            roots=tuple(sorted({root.certificate: root for root in (*old.roots, *roots)}.values())),
-            intermediates=tuple(sorted({*old.intermediates, *intermediates})),
-            crls=tuple(sorted({*old.crls, *crls})),
-            rules=rules or old.rules,
-        )
-        if len(trust.crls) > MOST_CRLS:
-            raise Refused(Reason("too-large", "crls", f"at most {MOST_CRLS}", str(len(trust.crls))))
-        data = encode_trust(trust)
-        entry = self._log.entry(operator, "trust-import", str(trust.digest), namespace=WHOLE_DOMAIN, at=now, detail=trust.digest)
-        self._ledger.commit(TrustImported(entry, TrustRow(str(trust.digest), data, 1, now), (data,)))
-        return trust
+        """These are believed as well from now on, under `rules` or those in force. What is in force already is logged once.
+
+        Of the CRLs of one issuer the last is kept. Raises Refused `too-large` for more than a trust file holds.
+        """
+        return self._decide(lambda tables: self._added(tables, operator, roots, intermediates, crls, rules))
 
     def import_files(
         self, operator: Operator, pem: str, tpm_class: str | None, files: Sequence[Offered], rules: ChainRules | None
@@ -72,21 +81,69 @@ class Anchors:
         """Believe what may be believed of these, and say what may not.
 
         1. Roots in `pem` that the operator vouches for, of the class that the operator states.
-        2. Of `files`: pinned roots; CAs below a root believed; CRLs that one of them signed (`manufacturers.take`).
+        2. Of `files`: pinned roots; CAs below a root believed; CRLs that one of them signed, where no later one is held (`take`).
         3. One entry in the log, unless nothing came of it.
+
+        Raises FormatError, Refused `too-large`: then nothing of it is believed.
         """
         # 1
         roots, intermediates = roots_from_pem(pem.encode("utf-8", "replace"), tpm_class) if pem and tpm_class else ((), ())
-        # 2
-        old = self.current()
-        believed = tuple(sorted({*old.roots, *roots}))
-        taken = take(files, pinned_roots(), believed=believed, below=(*old.intermediates, *intermediates), rules=rules or old.rules,
-                     now=self._clock.now())  # fmt: skip
-        # 3
-        all_roots, all_below = (*roots, *taken.roots), (*intermediates, *taken.intermediates)
-        if not (all_roots or all_below or taken.crls or rules):
-            return Import(old, taken.refused)
-        return Import(self.add(operator, all_roots, all_below, taken.crls, rules), taken.refused)
+
+        def imported(tables: Tables) -> tuple[TrustImported | None, Import]:
+            # 2
+            old, _ = self._current(tables)
+            believed = tuple(sorted({*old.roots, *roots}))
+            taken = take(files, pinned_roots(), believed=believed, below=(*old.intermediates, *intermediates), held=old.crls,
+                         rules=rules or old.rules, now=self._clock.now())  # fmt: skip
+            # 3
+            all_roots, all_below = (*roots, *taken.roots), (*intermediates, *taken.intermediates)
+            if not (all_roots or all_below or taken.crls or rules):
+                return None, Import(old, taken.refused)
+            change, trust = self._added(tables, operator, all_roots, all_below, taken.crls, rules)
+            return change, Import(trust, taken.refused)
+
+        return self._decide(imported)
+
+    def _decide(self, decide: Callable[[Tables], tuple[TrustImported | None, T]]) -> T:
+        return decide_and_commit(self._ledger, decide, what="trust", of="the anchors in force")
+
+    def _added(
+        self, tables: Tables, operator: Operator, roots: tuple[ManufacturerRoot, ...], intermediates: tuple[bytes, ...],
+        crls: tuple[bytes, ...], rules: ChainRules | None,
+    ) -> tuple[TrustImported, Trust]:  # fmt: skip
+        now, (old, before) = self._clock.now(), self._current(tables)
+        trust = replace(
+            old,
+            roots=tuple(sorted({root.certificate: root for root in (*old.roots, *roots)}.values())),
+            intermediates=tuple(sorted({*old.intermediates, *intermediates})),
+            rules=rules or old.rules,
+        )
+        trust = replace(trust, crls=_latest((*old.crls, *crls), trust))
+        data = _encoded(trust)
+        entry = self._log.entry(operator, "trust-import", str(trust.digest), namespace=WHOLE_DOMAIN, at=now, detail=trust.digest)
+        return TrustImported(entry, TrustRow(str(trust.digest), data, 1, now), (data,), before), trust
+
+
+def _latest(crls: Sequence[bytes], trust: Trust) -> tuple[bytes, ...]:
+    """Of `crls` the last of each CA of `trust`."""
+    issuers = authorities(trust.roots, trust.intermediates) if crls else ()
+    return tuple(sorted({crl.der for crl in latest_crls(map(parse_crl, crls), issuers)}))
+
+
+def _encoded(trust: Trust) -> bytes:
+    """The trust file, which can be read again. Raises Refused `too-large`; FormatError for anything else that it could not say."""
+    data = encode_trust(trust)
+    bounds = (
+        ("roots", len(trust.roots), MOST_CERTIFICATES),
+        ("intermediates", len(trust.intermediates), MOST_CERTIFICATES),
+        ("crls", len(trust.crls), MOST_CRLS),
+        ("bytes", len(data), MAX_TRUST),
+    )
+    for what, count, most in bounds:
+        if count > most:
+            raise Refused(Reason("too-large", f"trust.{what}", f"at most {most}", str(count)))
+    parse_trust(data)
+    return data
 
 
 def roots_from_pem(pem: bytes, tpm_class: str) -> tuple[tuple[ManufacturerRoot, ...], tuple[bytes, ...]]:

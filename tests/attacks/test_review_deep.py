@@ -42,9 +42,6 @@ from writ.verdict.attestation import AttestationVerdict
 from writ.verdict.dry_run import MeasuredRows, foresee
 from writ.verdict.reference import ReferenceSet, reference_set
 
-CRLS = pytest.mark.xfail(strict=True, reason="open: imported CRLs accumulate past what a trust file holds")
-"""Holes that a review found and that are not closed yet. A test that passes by surprise fails."""
-
 
 def accepted(verdict: AttestationVerdict) -> bool:
     return verdict.tokens[0].claims is not None
@@ -410,7 +407,7 @@ def test_rules_for_files_can_be_published_at_all(verifier: RunningVerifier) -> N
 
 
 def test_sets_that_were_asked_about_once_do_not_stay_in_memory() -> None:
-    """`_files` is a cache by identity: each dry run makes a set of its own, and 32 of them with their indexes outlive their answers."""
+    """Each dry run makes a set of its own: its index goes with it."""
     files = tuple((f"/usr/share/{number:04d}", Digest.of(b"%d" % number)) for number in range(100))
 
     def kept() -> int:
@@ -438,7 +435,6 @@ def hand_in(client: Client, der: bytes) -> dict[str, Any]:
     return client.post("/v1/trust", {"files": [{"name": "week.crl", "data": to_base64(der)}]})
 
 
-@CRLS
 def test_fresh_crl_of_each_week_can_be_imported_for_years(verifier: RunningVerifier) -> None:
     """Ten CAs that issue weekly fill it in half a year; nothing takes an old CRL (or a root) out, and then no fresh one comes in."""
     now = verifier.clock.now()
@@ -447,7 +443,6 @@ def test_fresh_crl_of_each_week_can_be_imported_for_years(verifier: RunningVerif
     hand_in(verifier.client, crl(MOST_CRLS, now=now))
 
 
-@CRLS
 def test_i3_import_never_leaves_a_trust_file_that_nobody_can_read(verifier: RunningVerifier) -> None:
     for week in range(9):
         try:

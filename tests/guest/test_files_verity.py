@@ -44,8 +44,8 @@ def test_fs_verity_digest_of_the_kernel_is_the_one_we_compute(guest: Guest) -> N
 
 def test_dm_verity_table_names_the_root_hash_of_the_build(guest: Guest, held: Verity) -> None:
     guest.machine.run(
-        f"modprobe loop && losetup -r /dev/loop0 /var/{HELD} && dmsetup create --noudevsync --noudevrules --readonly held --table "
-        f"'0 {held.blocks * 8} verity 1 /dev/loop0 /dev/loop0 4096 4096 {held.blocks} {held.blocks} sha256 {held.root} {held.salt}' "
+        f"modprobe loop && losetup -r /dev/loop7 /var/{HELD} && dmsetup create --noudevsync --noudevrules --readonly held --table "
+        f"'0 {held.blocks * 8} verity 1 /dev/loop7 /dev/loop7 4096 4096 {held.blocks} {held.blocks} sha256 {held.root} {held.salt}' "
         "&& mkdir -p /tmp/held && mount -t ext4 -o ro /dev/dm-1 /tmp/held"
     )
     told = json.loads(guest.python(DM_VERITY).output)

@@ -29,6 +29,7 @@ from verifier.ledger import (
     ReferencesImported,
     Tables,
     TokensRevoked,
+    TrustImported,
     Void,
     decide_and_commit,
 )
@@ -48,6 +49,7 @@ from verifier.ledger.schema import (
     ReferenceRow,
     SpaceRow,
     TokenRow,
+    TrustRow,
 )
 from verifier.ledger.transaction import NO_REFERENCES, PRUNED_EVERY, space, unheard
 from writ.formats.digest import Digest
@@ -286,6 +288,17 @@ class LedgerSuite:
         tables = desk.ledger.read()
         assert tables.get(ReferenceRow, "sha256:c") == replace(live, active=0, retired_at=NOW)
         assert tables.get(ExemptionRow, "sha256:e") == replace(exempt, active=0)
+
+    def test_trust_anchors_made_of_others_than_those_in_force_are_void(self, desk: Desk) -> None:
+        def imported(name: str, before: str | None) -> TrustImported:
+            return TrustImported(entry("operator"), TrustRow(name, name.encode(), 1, NOW), (), before)
+
+        desk.ledger.commit(imported("one", None))
+        for stale in (None, "other"):
+            with pytest.raises(Void, match="trust anchors"):
+                desk.ledger.commit(imported("two", stale))
+        desk.ledger.commit(imported("two", "one"))
+        assert [row.digest for row in desk.ledger.read().select(TrustRow, current=1)] == ["two"]
 
     def test_version_of_a_delegation_only_rises(self, desk: Desk) -> None:
         for version in (2, 5):

@@ -28,9 +28,11 @@ sources = ["somewhere"]
 """
 
 
-def taking(*files: tuple[str, bytes], believed: tuple[ManufacturerRoot, ...] = (), below: tuple[bytes, ...] = ()) -> Taken:
+def taking(
+    *files: tuple[str, bytes], believed: tuple[ManufacturerRoot, ...] = (), below: tuple[bytes, ...] = (), held: tuple[bytes, ...] = ()
+) -> Taken:
     offered = [Offered(name, data) for name, data in files]
-    return take(offered, (PINNED,), believed=believed, below=below, rules=ChainRules(), now=NOW)
+    return take(offered, (PINNED,), believed=believed, below=below, held=held, rules=ChainRules(), now=NOW)
 
 
 def codes(taken: Taken) -> list[tuple[str, str]]:
@@ -125,6 +127,19 @@ def test_crl_by_another_is_refused() -> None:
     files = (("root.cer", ROOT.certificate()), ("a.crl", STRANGER.crl(this=NOW)), ("b.crl", ROOT.crl(this=NOW, key="ca/stranger")))
     taken = taking(*files)
     assert (taken.crls, codes(taken)) == ((), [("a.crl", "trust-root-unknown"), ("b.crl", "trust-root-unknown")])
+
+
+def test_crl_that_is_no_later_than_the_one_held_is_refused_by_name() -> None:
+    old, held, fresh, soon = (ROOT.crl(5, this=NOW + at) for at in (-90, -60, 0, 9))
+    other = MIDDLE.crl(this=NOW - 99)
+    files = (("root.cer", ROOT.certificate()), ("old.crl", old), ("held.crl", held))
+    taken = taking(*files, held=(held,))
+    assert (taken.crls, codes(taken)) == ((held,), [("old.crl", "crl-rollback")])
+    taken = taking(*files, ("fresh.crl", fresh), ("middle.cer", MIDDLE.certificate()), ("m.crl", other), held=(held,))
+    assert taken.crls == tuple(sorted((fresh, other)))
+    assert codes(taken) == [("held.crl", "crl-rollback"), ("old.crl", "crl-rollback")]
+    taken = taking(files[0], ("soon.crl", soon), held=(held,))
+    assert (taken.crls, codes(taken)) == ((), [("soon.crl", "crl-early")])
 
 
 def test_rubbish_is_named_and_the_rest_is_taken() -> None:

@@ -222,7 +222,10 @@ def _trust_view(trust: Trust) -> dict[str, object]:
 
 def _crl_view(der: bytes) -> dict[str, object]:
     crl = parse_crl(der)
-    return {"digest": str(Digest.of(der)), "this_update": crl.this_update, "next_update": crl.next_update, "revoked": len(crl.revoked)}
+    return {
+        "digest": str(Digest.of(der)), "number": crl.number, "this_update": crl.this_update, "next_update": crl.next_update,
+        "revoked": len(crl.revoked),
+    }  # fmt: skip
 
 
 def _is_instance(text: str) -> bool:

@@ -233,11 +233,12 @@ class KeyRotated:
 
 @dataclass(frozen=True, slots=True)
 class TrustImported:
-    """Another set of manufacturer roots."""
+    """Another set of manufacturer roots. `before` is the one it was made of, by its digest, None for the first."""
 
     entry: Entry
     row: TrustRow
     blobs: tuple[bytes, ...]
+    before: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -329,7 +329,10 @@ def _key(change: KeyRotated, tables: Tables) -> Committed:
 
 @apply.register
 def _trust(change: TrustImported, tables: Tables) -> Committed:
-    for row in tables.select(TrustRow, current=1):
+    current = tables.select(TrustRow, current=1)
+    if [row.digest for row in current] != ([] if change.before is None else [change.before]):
+        raise Void("the trust anchors")
+    for row in current:
         tables.put(replace(row, current=0))
     tables.put(change.row)
     _blobs(tables, change.blobs)

@@ -22,16 +22,21 @@ from writ.formats.x509_key import SignatureAlgorithm, parse_signature_algorithm
 MAX_CRL: Final = 1 << 20
 """Bytes of one list; TPM manufacturers revoke CAs and few EKs."""
 MOST_REVOKED: Final = 32_768
+CRL_NUMBER: Final = "2.5.29.20"
 
 _PEM: Final = re.compile(rb"-----BEGIN X509 CRL-----\r?\n([A-Za-z0-9+/=\r\n]+)-----END X509 CRL-----\s*\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class Crl:
-    """A CertificateList as its DER says it. Times are seconds since the epoch; `next_update` is None where the issuer promises none."""
+    """A CertificateList as its DER says it.
+
+    Times are seconds since the epoch; `next_update` is None where the issuer promises none, `number` where it does not count its lists.
+    """
 
     der: bytes
     issuer: bytes
+    number: int | None
     this_update: int
     next_update: int | None
     revoked: frozenset[int]
@@ -75,12 +80,24 @@ def _fields(der: bytes, tbs: Element, algorithm: Element, signature: bytes) -> C
     next_update = f.time("next_update") if f.next_tag in (UTC_TIME, GENERALIZED_TIME) else None
     listed = f.optional("revoked", SEQUENCE)
     revoked = frozenset() if listed is None else _revoked(f.inside(listed, "revoked"))
+    number = None
     if (extensions := f.optional("extensions", 0xA0)) is not None:
         explicit = f.inside(extensions, "extensions")
-        _refuse_critical(explicit.sequence("list"))
+        number = _number(explicit.sequence("list"))
         explicit.done()
     f.done()
-    return Crl(der, issuer.raw, this_update, next_update, revoked, tbs.raw, parse_signature_algorithm(algorithm.raw), signature)
+    return Crl(der, issuer.raw, number, this_update, next_update, revoked, tbs.raw, parse_signature_algorithm(algorithm.raw), signature)
+
+
+def _number(extensions: DerReader) -> int | None:
+    """The cRLNumber among them, RFC 5280 section 5.2.3: of at most 20 bytes, beside the sign."""
+    found = [extensions.inside(value, "number") for oid, value in _not_critical(extensions) if oid == CRL_NUMBER]
+    numbers = [one.integer("value", most=21) for one in found]
+    for one in found:
+        one.done()
+    if len(numbers) > 1 or any(number < 0 for number in numbers):
+        raise FormatError("CRL.number", "one that is not negative", ", ".join(map(str, numbers)))
+    return numbers[0] if numbers else None
 
 
 def _revoked(f: DerReader) -> frozenset[int]:
@@ -90,19 +107,21 @@ def _revoked(f: DerReader) -> frozenset[int]:
         found.add(entry.integer("serial"))
         entry.time("date")
         if entry.more:
-            _refuse_critical(entry.sequence("extensions"))
+            _not_critical(entry.sequence("extensions"))
         entry.done()
         if len(found) > MOST_REVOKED:
             raise FormatError("CRL.revoked", f"at most {MOST_REVOKED} certificates", "more")
     return frozenset(found)
 
 
-def _refuse_critical(items: DerReader) -> None:
-    """Each critical extension of a CRL narrows what it says: delta, issuing distribution point, certificate issuer."""
+def _not_critical(items: DerReader) -> list[tuple[str, Element]]:
+    """Each extension. One that is critical narrows what a CRL says: delta, issuing distribution point, certificate issuer."""
+    found: list[tuple[str, Element]] = []
     while items.more:
         item = items.sequence("extension")
         oid = item.oid("oid")
         if item.next_tag == 0x01 and item.boolean("critical"):
             raise FormatError("CRL", "a list of all certificates of its issuer", f"critical extension {oid}")
-        item.next("value", OCTET_STRING)
+        found.append((oid, item.next("value", OCTET_STRING)))
         item.done()
+    return found

@@ -163,6 +163,9 @@ REMEDIES: Final[dict[str, str]] = {
     "proposal-closed": "The proposal has lapsed, or is settled. Look with `verifier reference list`, and propose it again.",
     "exemption-refused": "Only a difference from the reference values, in a recorded refusal, can be excepted; name one with --component.",
     "release-retired": "An operator retired this release: sign a new one under a new id, or let an operator `reference import` it.",
+    # revocation lists, one after the other
+    "crl-rollback": "A later CRL of this issuer is held: fetch the newest one.",
+    "crl-early": "This CRL is of the future: check the verifier's clock, and import it when its time has come.",
 }
 """Code -> remedy. Codes are appended and never removed or renamed: old decisions name them."""
 

@@ -19,6 +19,8 @@ from writ.formats.state import TPM_CLASSES
 from writ.formats.strict import Fields, decode_cbor, encode_cbor
 
 MAX_TRUST: Final = 8 << 20
+MOST_CERTIFICATES: Final = 2048
+"""Roots, and as many intermediates."""
 MOST_CRLS: Final = 256
 WEEK: Final = 7 * 86_400
 
@@ -95,8 +97,8 @@ def parse_trust(data: bytes) -> Trust:
     trust = Trust(
         domain=f.text("domain", least=1, most=255),
         issuer=f.text("issuer", least=1, most=255),
-        roots=tuple(_root(item) for item in f.items("roots", most=2048)),
-        intermediates=tuple(_der(item, "intermediates", 16384) for item in f.items("intermediates", most=2048)),
+        roots=tuple(_root(item) for item in f.items("roots", most=MOST_CERTIFICATES)),
+        intermediates=tuple(_der(item, "intermediates", 16384) for item in f.items("intermediates", most=MOST_CERTIFICATES)),
         decision_keys=tuple(parse_cose_key(item) for item in f.items("decision_keys", most=64)),
         crls=tuple(_der(item, "crls", MAX_CRL) for item in f.items("crls", most=MOST_CRLS)),
         rules=ChainRules(rules.flag("crl_required"), rules.uint("crl_max_age"), rules.flag("sha1")),

@@ -12,7 +12,7 @@ Source: RFC 5280 section 6; TCG EK Credential Profile 2.6, section 3.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -226,11 +226,60 @@ def newest_crl(crls: Sequence[Crl], issuer: Certificate, rules: ChainRules, *, n
     for crl in crls:
         if crl.issuer != issuer.subject or crl.this_update > now or (best is not None and crl.this_update <= best.this_update):
             continue
-        if crl.algorithm is None or (crl.algorithm.hash == "sha1" and not rules.sha1) or issuer.signs_crls is False:
+        if crl.algorithm is not None and crl.algorithm.hash == "sha1" and not rules.sha1:
             continue
-        if _is_signed(crl.signed, crl.signature, crl.algorithm, issuer):
+        if _made(crl, issuer):
             best = crl
     return best
+
+
+def latest_crls(crls: Iterable[Crl], issuers: Sequence[Certificate]) -> tuple[Crl, ...]:
+    """Of `crls` the last of each issuer: of one name and one key. One that none of `issuers` signed stays."""
+    latest: dict[tuple[bytes, bytes], Crl] = {}
+    for crl in crls:
+        key = crl.issuer, _signer(crl, issuers) or crl.der
+        if key not in latest or is_later(crl, latest[key]):
+            latest[key] = crl
+    return tuple(latest.values())
+
+
+def judge_crl(crl: Crl, held: Iterable[Crl], issuers: Sequence[Certificate], *, now: int) -> Reason | None:
+    """Why `crl` does not take the place of those of its issuer among `held`: it is no later, or of the future.
+
+    None where it does, where there is none, and where it is that one. Does not say that any of `issuers` signed it. One of the future
+    would be passed over until its time comes, and what the one held names would be known to nobody.
+    """
+    signer = _signer(crl, issuers)
+    others = [one for one in held if one.der != crl.der and one.issuer == crl.issuer and _signer(one, issuers) == signer]
+    for other in others:
+        if not is_later(crl, other):
+            return Reason("crl-rollback", "crl", f"a later one than {_shown(other)}", _shown(crl))
+    if others and crl.this_update > now:
+        return Reason("crl-early", "crl.this_update", f"at most {now}", str(crl.this_update))
+    return None
+
+
+def is_later(crl: Crl, other: Crl) -> bool:
+    """Whether `crl` came after `other` of the same issuer: by their numbers where both have one, and they differ; else by thisUpdate."""
+    if crl.number is not None and other.number is not None and crl.number != other.number:
+        return crl.number > other.number
+    return crl.this_update > other.this_update
+
+
+def _signer(crl: Crl, issuers: Iterable[Certificate]) -> bytes | None:
+    """The key, as SubjectPublicKeyInfo, of the one of `issuers` that signed `crl`."""
+    return next((issuer.spki for issuer in issuers if _made(crl, issuer)), None)
+
+
+def _made(crl: Crl, issuer: Certificate) -> bool:
+    """Whether `issuer`, which may by its key usage, signed `crl`, with whatever hash."""
+    if crl.issuer != issuer.subject or crl.algorithm is None or issuer.signs_crls is False:
+        return False
+    return _is_signed(crl.signed, crl.signature, crl.algorithm, issuer)
+
+
+def _shown(crl: Crl) -> str:
+    return f"number {'none' if crl.number is None else crl.number} of {crl.this_update}"
 
 
 def _want(crl: Crl | None, rules: ChainRules, now: int) -> str | None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
 from typing import Final
 
 from writ.formats.corim import CORIM_TAG, Corim, encode_corim, parse_corim
@@ -47,6 +46,7 @@ class ReferenceSet:
     versions: Mapping[str, tuple[Corim, ...]]
     exemptions: tuple[Exemption, ...]
     ends: tuple[int, ...]
+    _indexed: dict[int | None, ImaReferences] = field(default_factory=dict, repr=False)
 
     def of(self, environment: str, now: int) -> tuple[Corim, ...]:
         """The versions of `environment` that are valid at `now`."""
@@ -59,10 +59,15 @@ class ReferenceSet:
     def files(self, now: int) -> ImaReferences:
         """The files approved at `now`, indexed: once for as long as none of them runs out."""
         at = bisect_left(self.ends, now)
-        return _files(self, self.ends[at] if at < len(self.ends) else None)
+        until = self.ends[at] if at < len(self.ends) else None
+        found = self._indexed.get(until)
+        if found is None:
+            found = _files(self, until)
+            self._indexed.clear()  # time goes one way: the index of an earlier end is not asked for again
+            self._indexed[until] = found
+        return found
 
 
-@lru_cache(maxsize=32)
 def _files(references: ReferenceSet, until: int | None) -> ImaReferences:
     """The files approved at `until`, the next time at which a version runs out, or by the versions that never do."""
     valid: list[Corim] = []

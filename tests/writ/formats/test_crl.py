@@ -66,4 +66,33 @@ def test_something_else_is_refused(data: bytes) -> None:
 def test_crl_that_says_less_than_it_seems_to_is_refused(extension: x509.ExtensionType) -> None:
     with pytest.raises(FormatError, match="list of all certificates of its issuer"):
         parse_crl(AUTHORITY.crl(this=NOW, extensions=((extension, True),)))
-    assert parse_crl(AUTHORITY.crl(this=NOW, extensions=((x509.CRLNumber(7), False),))).revoked == frozenset()
+    assert parse_crl(numbered(7)).revoked == frozenset()
+
+
+def numbered(*numbers: int) -> bytes:
+    return AUTHORITY.crl(this=NOW, extensions=tuple((x509.CRLNumber(number), False) for number in numbers))
+
+
+@pytest.mark.parametrize("number", [0, 7, (1 << 160) - 1])
+def test_number_of_a_crl_is_read(number: int) -> None:
+    assert parse_crl(numbered(number)).number == number
+    assert parse_crl(WHOLE).number is None
+
+
+NUMBER, OTHER = (x509.ObjectIdentifier(oid) for oid in ("2.5.29.20", "2.5.29.99"))
+
+
+def valued(value: bytes, *, twice: bool = False) -> bytes:
+    """A CRL whose number is `value`, in DER; the signature over one with two of them does not hold, which is not asked here."""
+    more = ((x509.UnrecognizedExtension(OTHER, value), False),) if twice else ()
+    made = AUTHORITY.crl(this=NOW, extensions=((x509.UnrecognizedExtension(NUMBER, value), False), *more))
+    return made.replace(b"\x55\x1d\x63", b"\x55\x1d\x14")
+
+
+def test_number_that_is_none_is_refused() -> None:
+    assert parse_crl(valued(b"\x02\x01\x07")).number == 7
+    for value in (b"\x02\x01\xff", b"\x02\x16" + b"\1" * 22, b"\x02\x01\x07\0", b"\x04\x01\x07", b""):
+        with pytest.raises(FormatError, match="CRL"):
+            parse_crl(valued(value))
+    with pytest.raises(FormatError, match=r"CRL.number: .*got 7, 7"):
+        parse_crl(valued(b"\x02\x01\x07", twice=True))

@@ -18,9 +18,12 @@ from tests.world.authority import BORN, Ca, signed_with_sha1
 from tests.world.chip import Chip, Maker, ca_extensions, ek_extensions, private_key
 from tests.world.scene import DOMAIN, ISSUER, NOW
 from tests.writ.verdict.refusal import refused
+from writ.formats.crl import Crl, parse_crl
 from writ.formats.errors import Refused
+from writ.formats.reason import Reason
 from writ.formats.trust import ChainRules, ManufacturerRoot, Trust
-from writ.verdict.chain import MAX_CHECKS, MAX_DEPTH, VerifiedEk, verify_ek_chain
+from writ.formats.x509 import parse_certificate
+from writ.verdict.chain import MAX_CHECKS, MAX_DEPTH, VerifiedEk, is_later, judge_crl, latest_crls, verify_ek_chain
 
 MAKER = Maker()
 KEY = "chip/ek"
@@ -267,6 +270,67 @@ def test_newest_crl_that_is_not_of_the_future_decides() -> None:
     later = (*FRESH, SUBORDINATE.crl(0x1001, this=NOW + 1))
     assert judged(*later).notes == ()
     assert refused(lambda: judged(*later, now=NOW + 1)).code == "ek-certificate-revoked"
+
+
+# --- one CRL after the other ----------------------------------------------------------------------------------------------
+
+
+CAS = (parse_certificate(AUTHORITY.certificate()), parse_certificate(Ca("stranger").certificate()))
+
+
+def crl(this: int, number: int | None = None, *serials: int, ca: Ca = AUTHORITY, key: str | None = None) -> Crl:
+    extensions = () if number is None else ((x509.CRLNumber(number), False),)
+    return parse_crl(ca.crl(*serials, this=NOW + this, key=key, extensions=extensions))
+
+
+@pytest.mark.parametrize(
+    "mine, other, later",
+    [
+        ((1,), (0,), True),
+        ((0,), (0,), False),
+        ((0,), (1,), False),
+        ((0, 8), (1, 7), True),
+        ((1, 7), (0, 8), False),
+        ((1, 7), (0, 7), True),
+        ((0, 7), (0, 7), False),
+        ((1, 7), (0,), True),
+        ((0, 7), (1,), False),
+    ],
+)
+def test_crl_is_later_by_number_where_both_have_one_else_by_time(mine: tuple[int, ...], other: tuple[int, ...], later: bool) -> None:
+    assert is_later(crl(*mine), crl(*other)) is later
+
+
+def test_crl_takes_the_place_of_an_earlier_one_of_its_issuer_only() -> None:
+    held = crl(-60, 7)
+    for late in (crl(0), crl(-60, 8), crl(0, 7)):
+        assert judge_crl(late, [held], CAS, now=NOW) is None
+    for early in (crl(0, 6), crl(-60), crl(-61), crl(-60, 7, 5)):
+        reason = judge_crl(early, [held], CAS, now=NOW)
+        assert reason is not None
+        assert (reason.code, reason.expected) == ("crl-rollback", f"a later one than number 7 of {NOW - 60}")
+    assert judge_crl(held, [held], CAS, now=NOW) is None, "it is that one"
+    twin = Ca("twin", key=AUTHORITY.seed)
+    others = [crl(0, ca=Ca("stranger")), crl(0, 99, key="ca/stranger"), crl(0, ca=twin)]
+    issuers = (*CAS, parse_certificate(twin.certificate()))
+    assert judge_crl(crl(-99), others, issuers, now=NOW) is None, "of another name, or by another key"
+    assert len(latest_crls([crl(-99), *others], issuers)) == 4
+
+
+def test_crl_of_the_future_takes_no_place_before_its_time() -> None:
+    """It would be passed over, and a certificate that the one held names would be believed until then."""
+    held, coming = crl(-60), crl(1)
+    assert judge_crl(coming, [], CAS, now=NOW) is None
+    assert judge_crl(coming, [held], CAS, now=NOW) == Reason("crl-early", "crl.this_update", f"at most {NOW}", str(NOW + 1))
+    assert judge_crl(coming, [held], CAS, now=NOW + 1) is None
+
+
+def test_latest_crl_of_each_name_and_key_stays() -> None:
+    renewed = parse_certificate(AUTHORITY.sign(AUTHORITY.subject(), "ca/renewed", ca_extensions(), serial=9))
+    mine, other, new_key = [crl(at) for at in (-3, -1, -2)], crl(-9, ca=Ca("stranger")), crl(-8, key="ca/renewed")
+    assert set(latest_crls((*mine, other, new_key), (*CAS, renewed))) == {mine[1], other, new_key}
+    assert set(latest_crls(mine, ())) == set(mine), "by nobody that is known"
+    assert latest_crls((mine[0], mine[0]), ()) == (mine[0],)
 
 
 def test_ca_that_may_not_sign_crls_is_not_heard() -> None:
