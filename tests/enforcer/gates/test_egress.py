@@ -460,7 +460,8 @@ def test_client_hello_in_several_records_is_read_and_every_part_of_it_is_not_yet
         b"".join(record(one) for one in [b"\x01", b"\0", b"\x01", b"\0", *[b"x"] * MAX_RECORDS]),
         record(spelt(b"")[5:] + b"\x01"),
         record(b"\x01\0\0\x02\x03\x03"),
-        record(b"\x01\0\0\x26" + b"\x02\x03" + spelt(None)[11:47] + b"\0\0"),
+        spelt(None)[:9] + b"\x02" + spelt(None)[10:],
+        record(spelt(None)[5:] + b"\0\0"),
         spelt(sni(b"a.test") + sni(b"a.test")),
         spelt(sni(b"a.test", b"b.test")),
         spelt(sni()),
@@ -584,6 +585,14 @@ def test_long_head_is_refused(proxied: Make, size: int) -> None:
     assert (status, "at most" in body["refusal"]["reasons"][0]["expected"]) == (400, True)
 
 
+def test_head_without_an_end_is_refused_before_its_time(proxied: Make) -> None:
+    begun = time.monotonic()
+    with proxied("a.test:80").connect() as near:
+        near.sendall(b"G" * (2 * MAX_HEAD))
+        assert near.recv(65536).startswith(b"HTTP/1.1 400 ")
+    assert time.monotonic() - begun < 5
+
+
 def test_slow_head_is_given_up(proxied: Make) -> None:
     out = proxied("a.test:80", limits=Limits(head_within=0.3))
     with out.connect() as slow:
@@ -640,22 +649,21 @@ def test_bytes_each_way_are_bounded(proxied: Make, served: MakeServer, limits: L
     assert len(server.heard) <= 100_000
 
 
-def test_bytes_of_a_plain_request_and_its_answer_are_bounded(proxied: Make, served: MakeServer) -> None:
+@pytest.mark.parametrize("limits", [Limits(sent=1000), Limits(received=1000)])
+def test_bytes_of_a_plain_request_and_its_answer_are_bounded(proxied: Make, served: MakeServer, limits: Limits) -> None:
     web = served(http)
-    out = proxied(f"127.0.0.1:{web.port}", limits=Limits(sent=1000, received=1000))
+    out = proxied(f"127.0.0.1:{web.port}", limits=limits)
     host = f"127.0.0.1:{web.port}".encode()
-    for size in (1001, 1000):
-        request = b"POST http://%s/ HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n\r\n" % (host, host, size)
-        with out.connect() as near:
-            near.sendall(request + b"x" * size)
-            data = b""
-            try:
-                while part := near.recv(65536):
-                    data += part
-            except ConnectionError:
-                pass
-        assert data.count(b"x") <= 1000
-    assert [one["ended"] for one in out.results()] == ["limit", "limit"]
+    with out.connect() as near:
+        near.sendall(b"POST http://%s/ HTTP/1.1\r\nHost: %s\r\nContent-Length: 1001\r\n\r\n" % (host, host) + b"x" * 1001)
+        data = b""
+        try:
+            while part := near.recv(65536):
+                data += part
+        except ConnectionError:
+            pass
+    assert data.count(b"x") <= 1000
+    assert out.results()[0]["ended"] == "limit"
 
 
 @pytest.mark.parametrize("form", ["tunnel", "http"])
@@ -788,3 +796,27 @@ def test_closed_gate_does_not_come_back_and_has_recorded_what_was_in_flight(prox
     assert ended(tunnel)
     tunnel.close()
     assert json.dumps(out.results()[0], sort_keys=True) == '{"address": "127.0.0.1", "ended": "cut", "received": 0, "sent": 0}'
+
+
+def test_gate_that_is_being_closed_is_not_mended(proxied: Make, served: MakeServer) -> None:
+    web = served(http)
+    looking, go = threading.Event(), threading.Event()
+
+    class Slow(Names):
+        def addresses(self, name: str) -> tuple:  # type: ignore[type-arg]
+            looking.set()
+            go.wait(10)
+            return super().addresses(name)
+
+    out = proxied(f"api.test:{web.port}", names=Slow())
+    with out.connect() as near:
+        near.sendall(f"GET http://api.test:{web.port}/ HTTP/1.1\r\nHost: api.test:{web.port}\r\n\r\n".encode())
+        assert looking.wait(5)
+        closing = threading.Thread(target=out.gate.close)
+        closing.start()
+        assert wait_for(lambda: ended(near))
+        out.gatekeeper.mend()
+        with pytest.raises(ConnectionError):
+            out.connect()
+        go.set()
+        closing.join(10)
