@@ -36,7 +36,7 @@ time.sleep(30)
     assert json.loads(run.stdout.readline())["ok"] is True, "what its agent may"
     gate = enforcer_host.config.agent_dir(enforcer_host.instance("honest")) / "gate" / "gate.sock"
     stranger = subprocess.run(
-        [PYTHON, "-I", "-c", STRANGER, str(gate)], user=UID_FIRST, group=UID_FIRST, extra_groups=(), capture_output=True, text=True, timeout=30,
-        check=True,
+        [PYTHON, "-I", "-c", STRANGER, str(gate)], user=UID_FIRST, group=UID_FIRST, extra_groups=(), capture_output=True, text=True,
+        timeout=30, check=True,
     )  # fmt: skip
     assert stranger.stdout == "connected\nb''\n"
