@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from enforcer.credential import Credential, Held
 from enforcer.quota import Quota
@@ -44,6 +44,16 @@ class _Judged:
     held: Held | None
 
 
+class Line(Protocol):
+    """What a gate holds open after an action has passed, so that a cut must reach it. Both may be called when they change nothing."""
+
+    def cut(self) -> None:
+        """Not another byte passes, and nothing new, until `mend`."""
+
+    def mend(self) -> None:
+        """What is new passes again."""
+
+
 class Gatekeeper:
     """Decides for one instance. Thread-safe."""
 
@@ -52,20 +62,32 @@ class Gatekeeper:
         self._credential, self._log, self._clock = credential, log, clock
         self._quota = Quota(clock)
         self._cut: tuple[Reason, ...] = ()
+        self._lines: list[Line] = []
         self._last: bytes | None = None
         self._lock = threading.Lock()
 
     def cut(self, *reasons: Reason) -> None:
-        """From now on nothing passes, for these reasons, until `mend`. What was decided and has not been answered does not pass either."""
+        """From now on nothing passes, for these reasons, until `mend`: nor what was decided and has not been answered, nor on any line."""
         if not reasons:
             raise Misuse("cut needs a reason")
         with self._lock:
             self._cut = tuple(sorted(set(reasons)))
+            for line in self._lines:
+                line.cut()
 
     def mend(self) -> None:
         """Tokens decide again."""
         with self._lock:
             self._cut = ()
+            for line in self._lines:
+                line.mend()
+
+    def hold(self, line: Line) -> None:
+        """`line` is cut and mended with everything else from now on, and cut now if everything is."""
+        with self._lock:
+            self._lines.append(line)
+            if self._cut:
+                line.cut()
 
     def ask(self, action: Action, arguments: bytes, *, gate: str, against: Reason | None = None) -> Ruling:
         """Whether `action` may pass now; `against` is what the gate itself found (no such tool).

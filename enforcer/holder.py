@@ -6,7 +6,7 @@ descriptors and a link to the daemon. Its life:
 1. Make the session key; the attestor measures, stores and extends the launch.
 2. Check what was launched; make the cgroup and its watchdog.
 3. Ask for a token and verify it. Without one, nothing is ever started.
-4. Start the tools, open the gate, start the agent.
+4. Start the tools, open the gates, start the agent.
 5. Renew, hold, thaw, kill, until the agent ends. What was done last is still carried to the verifier then.
 
 If this process dies, by whatever signal, the watchdog kills everything in the cgroup.
@@ -31,9 +31,13 @@ from enforcer.control import CONTROL, MAX_CONTROL, Attach, Attached, Contain, Co
 from enforcer.credential import Credential, Held, Subject
 from enforcer.events import AgentEnded, Event, FromClient, Heard, Killed, LinkLost, LinkUp
 from enforcer.gatekeeper import Gatekeeper
+from enforcer.gates.egress.addresses import SystemResolver
+from enforcer.gates.egress.gate import KIND as CONNECT
+from enforcer.gates.egress.gate import EgressGate
 from enforcer.gates.socket import SocketGate
 from enforcer.launch.cgroup import Cgroup, parent_of
 from enforcer.launch.image import image_of
+from enforcer.launch.netns import ADDRESS, listen_in
 from enforcer.launch.process import Program, Running, Watchdog, start
 from enforcer.launch.rooms import clear_rooms, make_room
 from enforcer.launch.sandbox import GATE, environment_of
@@ -63,6 +67,7 @@ GRACE: Final = 5.0
 """Seconds an agent has to end after its client is gone."""
 STATE_FILE: Final = "state.json"
 GATE_FILE: Final = "gate.sock"
+PROXY_PORT: Final = 3128
 
 
 class Holder:
@@ -81,6 +86,7 @@ class Holder:
         self._key = MemorySigner.generate()
         self._tools: dict[str, Tool] = {}
         self._gate: SocketGate | None = None
+        self._egress: EgressGate | None = None
         self._agent: Running | None = None
         self._short = ""
         self._end_by: float | None = None
@@ -203,15 +209,21 @@ class Holder:
             str(gate / GATE_FILE), uid=agent_uid, gid=agent_uid, is_agent=self._cgroup.child("agent").holds,
             gatekeeper=self._gatekeeper, tools=self._tools, short=self._short,
         )  # fmt: skip
-        environment = environment_of(WRIT_SOCKET=f"{GATE}/{GATE_FILE}")
+        goes_out = any(grant.action == CONNECT for grant in launched.grants)
+        environment = environment_of(WRIT_SOCKET=f"{GATE}/{GATE_FILE}", **(_PROXY if goes_out else {}))
         program = Program(self._argv, self._profile, self._image, room, agent_uid, environment, config.pids_max)
         self._daemon()
-        agent = self._agent = start(program, self._cgroup.child("agent"), self._stdio)
+        agent = self._agent = start(program, self._cgroup.child("agent"), self._stdio, self._let_out if goes_out else lambda _: None)
         for descriptor in self._stdio:
             os.close(descriptor)
         self._stdio = (-1, -1, -1)
         threading.Thread(target=lambda: self._events.put(AgentEnded(_status(agent.outer.wait()))), name="agent", daemon=True).start()
         threading.Thread(target=self._hear_client, name="client", daemon=True).start()
+
+    def _let_out(self, init: int) -> None:
+        """The sandbox that begins with `init` has its way out, before the program runs. Raises Unavailable."""
+        server = listen_in(init, PROXY_PORT)
+        self._egress = EgressGate(server, gatekeeper=self._gatekeeper, resolver=SystemResolver(), short=self._short)
 
     # --- 5 -------------------------------------------------------------------------------------------------------------
 
@@ -421,9 +433,11 @@ class Holder:
         )  # fmt: skip
 
     def _cut_off(self) -> None:
-        """Gate, tools and cgroup are gone."""
+        """Gates, tools and cgroup are gone."""
         if self._gate is not None:
             self._gate.close()
+        if self._egress is not None:
+            self._egress.close()
         self._cgroup.kill()
         for tool in self._tools.values():
             tool.close()
@@ -439,6 +453,13 @@ class Holder:
         self._image.free()
         if not clear_rooms(self._config.agent_dir(self._instance)):
             _LOG.warning("home-left", path=str(self._config.agent_dir(self._instance)))
+
+
+_PROXY: Final = {
+    "HTTP_PROXY": f"http://{ADDRESS}:{PROXY_PORT}", "HTTPS_PROXY": f"http://{ADDRESS}:{PROXY_PORT}", "NO_PROXY": "",
+    "http_proxy": f"http://{ADDRESS}:{PROXY_PORT}", "https_proxy": f"http://{ADDRESS}:{PROXY_PORT}", "no_proxy": "",
+}  # fmt: skip
+"""Programs differ in the spelling that they read, and curl reads the small one only for http."""
 
 
 def _status(returned: int) -> int:

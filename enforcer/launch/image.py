@@ -22,7 +22,8 @@ import stat
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, cast
 
@@ -45,6 +46,8 @@ _UUID: Final = "00000000-0000-0000-0000-000000000000"
 _WITHIN: Final = 300.0
 """Seconds for one tool to make or mount an image."""
 _VERIFIED: Final = "verified"
+_HASHERS: Final = 4
+_NOT_HASHED: Final = Digest("sha256", bytes(32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +191,7 @@ def _view(tree: Path) -> dict[str, os.stat_result]:
     try:
         found = {entry.name: entry.stat(follow_symlinks=False) for entry in os.scandir(tree)}
         for name in _OURS & found.keys():
-            if not stat.S_ISDIR(found[name].st_mode) or any(os.scandir(tree / name)):
+            if not stat.S_ISDIR(found[name].st_mode) or os.listdir(tree / name):
                 raise Refused(Reason("component-unexpected", f"image:{name}", "nothing, or an empty directory", "something"))
     except OSError as error:
         raise Unavailable("image", f"{error.filename}: {error.strerror}") from None
@@ -217,29 +220,38 @@ def _verify(mounted: Path, trees: Path, base: str, parts: Iterable[ComponentRoot
 
     Of our own places the image component may have had some, as empty directories: its root tells which.
     """
-    for part in parts:
-        if part.name == base:
-            entries = [*_entries(mounted, "", _OURS), *(Entry.dir(name) for name in sorted(_OURS & _view(trees / base).keys()))]
-        else:
-            entries = list(_entries(mounted / STORE / part.name, "", frozenset()))
-        found = component_root(component(part.name, cast(ComponentKind, part.kind), entries))
-        if found != part.root:
-            raise Refused(Reason("component-mismatch", f"measurement.{part.name}", str(part.root), str(found)))
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, _HASHERS)) as pool:
+        for part in parts:
+            if part.name == base:
+                found = [*_walk(mounted, "", _OURS), *((Path(), Entry.dir(name)) for name in sorted(_OURS & _view(trees / base).keys()))]
+            else:
+                found = list(_walk(mounted / STORE / part.name, "", frozenset()))
+            entries = tuple(pool.map(_hashed, found))
+            got = component_root(component(part.name, cast(ComponentKind, part.kind), entries))
+            if got != part.root:
+                raise Refused(Reason("component-mismatch", f"measurement.{part.name}", str(part.root), str(got)))
 
 
-def _entries(folder: Path, inner: str, without: frozenset[str]) -> Iterator[Entry]:
-    """The entries of a component as they are measured: `attestor/measure/tree.py` says how; here nothing can change under the walk."""
+def _walk(folder: Path, inner: str, without: frozenset[str]) -> Iterator[tuple[Path, Entry]]:
+    """What is below `folder`, as it is measured but for the digests of files: `attestor/measure/tree.py` says how. Nothing can change
+    under this walk."""
     names = sorted(entry.name for entry in os.scandir(folder) if entry.name not in without)
     if inner and not names:
-        yield Entry.dir(inner)
+        yield folder, Entry.dir(inner)
     for name in names:
         path, spelt = folder / name, spell(os.fsencode(name))
         at, info = f"{inner}/{spelt}" if inner else spelt, path.lstat()
         if stat.S_ISDIR(info.st_mode):
-            yield from _entries(path, at, frozenset())
+            yield from _walk(path, at, frozenset())
         elif stat.S_ISLNK(info.st_mode):
-            yield Entry.link(at, spell(os.fsencode(os.readlink(path))))
+            yield path, Entry.link(at, spell(os.fsencode(os.readlink(path))))
         else:
-            with open(path, "rb", buffering=0) as file:
-                digest = Digest("sha256", hashlib.file_digest(file, "sha256").digest())
-            yield Entry(at, "file", bool(info.st_mode & stat.S_IXUSR), info.st_size, digest, None)
+            yield path, Entry(at, "file", bool(info.st_mode & stat.S_IXUSR), info.st_size, _NOT_HASHED, None)
+
+
+def _hashed(found: tuple[Path, Entry]) -> Entry:
+    path, entry = found
+    if entry.kind != "file":
+        return entry
+    with open(path, "rb", buffering=0) as file:
+        return replace(entry, digest=Digest("sha256", hashlib.file_digest(file, "sha256").digest()))

@@ -16,11 +16,10 @@ from typing import Final
 
 from enforcer.launch.cgroup import Cgroup
 from enforcer.launch.image import SHIM, Image
-from enforcer.launch.sandbox import BWRAP, INSIDE_UID, LIMITS, Room, arguments, specification
+from enforcer.launch.sandbox import BWRAP, INSIDE_UID, LIMITS, SHIM_PROGRAM, Room, arguments, specification
 from writ.formats.errors import Unavailable
 from writ.formats.measurement import Profile
 
-_CHILD: Final = Path(__file__).with_name("child.py")
 _WATCHDOG: Final = Path(__file__).with_name("watchdog.py")
 _DEADLINE: Final = 15.0
 """Seconds for a Python start on a loaded host; a healthy one takes 30 ms."""
@@ -74,17 +73,18 @@ def start(program: Program, cgroup: Cgroup, stdio: tuple[int, int, int], enter: 
     given = specification(program.profile, program.image, {**LIMITS, "RLIMIT_NPROC": program.processes})
     gate, report, info, options, shim = (os.pipe() for _ in range(5))
     inner = [info[1], options[0], shim[0], report[1]]
-    spec = {
-        "cgroup": str(cgroup.path), "gate": gate[0], "report": report[1], "keep": inner, "uid": program.uid, "gid": program.uid,
-        "limits": {"RLIMIT_CORE": 0, "RLIMIT_NPROC": program.processes},
-        "argv": [BWRAP, "--args", str(options[0]), "--", f"/{SHIM}", str(shim[0]), str(report[1]), *program.argv],
-    }  # fmt: skip
+    command = [
+        str(SHIM_PROGRAM), "join", str(cgroup.path / "cgroup.procs"), str(gate[0]), str(report[1]), ",".join(map(str, sorted(inner))),
+        str(program.uid), str(program.processes),
+        BWRAP, "--args", str(options[0]), "--",
+        f"/{SHIM}", "become", str(shim[0]), str(report[1]),
+        *program.argv,
+    ]  # fmt: skip
     ours = {gate[1], report[0], info[0], options[1], shim[1]}
     try:
         # 1
         child = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_CHILD), json.dumps(spec)],
-            stdin=stdio[0], stdout=stdio[1], stderr=stdio[2], pass_fds=(gate[0], *inner), env={}, cwd="/",
+            command, stdin=stdio[0], stdout=stdio[1], stderr=stdio[2], pass_fds=(gate[0], *inner), env={}, cwd="/",
         )  # fmt: skip
     except OSError as error:
         for descriptor in ours:
@@ -142,7 +142,10 @@ def _init(info: int, report: int) -> int:
 
 
 def _shown(said: bytes) -> str:
-    return said.decode("utf-8", "replace")[:300].strip() or "it ended without a word"
+    """The shim's report, its error number as text."""
+    text = said.decode("utf-8", "replace")[:300].removeprefix("joined\n").removeprefix("ready\n").strip()
+    what, _, number = text.rpartition(" ")
+    return f"{what}: {os.strerror(int(number))}" if number.isdecimal() and int(number) else text or "it ended without a word"
 
 
 def _read(descriptor: int, until: bytes | None) -> bytes:

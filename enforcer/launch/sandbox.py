@@ -26,7 +26,7 @@ from writ.formats.measurement import Profile
 
 BWRAP: Final = "/usr/bin/bwrap"
 SHIM_PROGRAM: Final = Path(__file__).with_name("shim")
-"""Made from `shim.c` when Writ is installed."""
+"""Made from `shim.c` when Writ is installed. What every program becomes before bubblewrap, and what bubblewrap becomes in the sandbox."""
 INSIDE_UID: Final = 1000
 HOME: Final = "/agent"
 GATE: Final = "/run/writ"

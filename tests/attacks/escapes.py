@@ -22,7 +22,7 @@ import sys
 import time
 
 LIBC = ctypes.CDLL(None, use_errno=True)
-GIVEN = json.loads(sys.argv[1])  # what the host offers to steal: ports, names, pids, paths
+GIVEN = json.loads(sys.argv[1]) if __name__ == "__main__" else {}  # what the host offers to steal: ports, names, pids, paths
 ATTEMPTS = {}
 # x86-64
 NR = {
@@ -478,7 +478,7 @@ opens("sys_cgroup", "/sys/fs/cgroup/cgroup.procs", os.O_RDONLY)
 opens("sys_kernel", "/sys/kernel/security/tpm0/binary_bios_measurements")
 opens("host_passwords", "/etc/shadow")
 opens("host_home", "/root/.ssh/id_ed25519")
-opens("host_trust_file", GIVEN["path"])
+opens("host_trust_file", GIVEN.get("path", ""))
 
 
 @attempt
@@ -884,4 +884,5 @@ def main():
     print(json.dumps(found))
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -13,7 +13,7 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from enforcer.config import EnforcerConfig
 from enforcer.launch.cgroup import MOUNTINFO, Cgroup, find_mount
 from tests.world.attestor import Attestor, KnownAgent
 from tests.world.root_fs import PYTHON, lay_out
+from writ.formats.grants import grant_set
 from writ.formats.trust import encode_trust
 
 ROOT = Path(__file__).parents[2]
@@ -89,13 +90,15 @@ class Host:
         ]
         self.config_file.write_text("\n".join(lines) + "\n")
 
-    def agent(self, name: str, body: str, *, prelude: str = AGENT) -> None:
-        """An agent `name` in the store, whose program is `body` after the client's few lines."""
+    def agent(self, name: str, body: str, *, prelude: str = AGENT, connects: Sequence[str] = ()) -> None:
+        """An agent `name` in the store, whose program is `body` after the client's few lines; it may connect to these resources."""
         root = self.store / name
         shutil.rmtree(root, ignore_errors=True)
         code = (prelude + textwrap.dedent(body)).encode()
         components = lay_out(root, {"code": ("code", {f"{name}.py": code}), "tools": ("tools", {"tool.py": TOOL.encode()})})
-        self.attestor.agents[name] = KnownAgent(root, (PYTHON, "-I", f"{{store}}/code/{name}.py"), components)
+        known = KnownAgent(root, (PYTHON, "-I", f"{{store}}/code/{name}.py"), components)
+        grants = grant_set([*known.grants, *(("net.connect", resource) for resource in connects)])
+        self.attestor.agents[name] = replace(known, grants=grants)
 
     def serve(self) -> None:
         """A daemon, ready."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from enforcer.bundles import HeldBundles
@@ -12,6 +13,7 @@ from enforcer.record import ActionLog
 from tests.signers import new_signer
 from tests.world.attestor import AUDIENCE, ENGINE, Attestor, KnownAgent
 from tests.world.clock import HandClock
+from writ.formats.grants import grant_set
 from writ.formats.local import Launch, Launched, TokenAsk, TokenGiven
 from writ.formats.spiffe import AgentId
 from writ.formats.tlog.merkle import EMPTY_ROOT
@@ -20,9 +22,12 @@ from writ.formats.tlog.merkle import EMPTY_ROOT
 class Scene:
     """One instance, launched, without a token yet."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *connects: str) -> None:
+        """The agent may connect to `connects` too."""
         self.folder = folder
-        self.attestor = Attestor(folder / "unused.sock", {"a": KnownAgent(folder, ("/bin/true",))})
+        known = KnownAgent(folder, ("/bin/true",))
+        grants = grant_set([*known.grants, *(("net.connect", resource) for resource in connects)])
+        self.attestor = Attestor(folder / "unused.sock", {"a": replace(known, grants=grants)})
         self.key = new_signer()
         launched = self.attestor.answer(Launch("a", (), self.key.public, None))
         assert isinstance(launched, Launched)

@@ -51,7 +51,7 @@ PLANTS: dict[str, list[tuple[str, str, str]]] = {
     "relying-alone": [
         ("enforcer/relying/__init__.py", "import enforcer.gatekeeper", "enforcer.relying -> enforcer.gatekeeper"),
     ],
-    "child-bare": [("enforcer/launch/child.py", "import writ", "enforcer.launch.child -> writ")],
+    "watchdog-bare": [("enforcer/launch/watchdog.py", "import writ", "enforcer.launch.watchdog -> writ")],
     "kinds-apart": [
         (
             "writ/verdict/appraise/planted_one.py",

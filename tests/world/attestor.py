@@ -52,14 +52,15 @@ from writ.formats.trust import Trust
 SCHEMA = """
 namespace Writ {
   entity Agent; entity Resource; entity Audience;
-  action "tool.call", "http.post" appliesTo {
+  action "tool.call", "net.connect", "http.post" appliesTo {
     principal: Agent, resource: Resource,
     context: { now: Long, attest_age: Long, gate: String, host: String, namespace: String, tpm_class: String, runtime: String, depth: Long }
   };
 }
 """
 POLICIES = """
-@id("agents-act") permit (principal, action in [Writ::Action::"tool.call", Writ::Action::"http.post"], resource)
+@id("agents-act")
+permit (principal, action in [Writ::Action::"tool.call", Writ::Action::"net.connect", Writ::Action::"http.post"], resource)
   when { context.namespace == "test" };
 @id("no-wipe") forbid (principal, action, resource == Writ::Resource::"mcp:notes/wipe");
 """

@@ -12,6 +12,7 @@ import pytest
 
 from enforcer.launch.cgroup import Cgroup, find_mount, parent_of
 from enforcer.launch.process import Watchdog
+from enforcer.launch.sandbox import SHIM_PROGRAM
 from tests.enforcer.host import wait_for
 from tests.enforcer.inside import Inside, fresh_cgroup, inside
 from tests.world.root_fs import PYTHON
@@ -91,44 +92,72 @@ def test_nothing_joins_a_cgroup_that_was_removed(box: Inside, cgroup: Cgroup) ->
 
 @pytest.mark.cgroup
 def test_program_that_cannot_be_run_is_unavailable_and_leaves_nothing(box: Inside, cgroup: Cgroup) -> None:
-    with pytest.raises(Unavailable, match="exec 2"):
+    with pytest.raises(Unavailable, match="exec: No such file"):
         box.spawn(box.program("/nowhere/program"), cgroup.child("agent"))
     wait_for(lambda: not cgroup.populated())
 
 
 @pytest.mark.cgroup
 def test_root_is_never_what_a_program_runs_as(box: Inside, cgroup: Cgroup) -> None:
-    with pytest.raises(Unavailable, match="expected uid 0"):
+    with pytest.raises(Unavailable, match="expected a uid that is not root's, got 0"):
         box.spawn(box.program(PYTHON, "-c", "pass", uid=0), cgroup.child("agent"))
 
 
 @pytest.mark.cgroup
 def test_gate_that_closes_without_a_word_lets_nothing_pass(cgroup: Cgroup, tmp_path: Path) -> None:
     """The child has joined, and its holder dies before opening the gate."""
-    import json
-    import sys
-
-    import enforcer.launch.child
-
-    gate_read, gate_write = os.pipe()
-    report_read, report_write = os.pipe()
-    proof = tmp_path / "ran"
-    spec = {
-        "cgroup": str(cgroup.child("agent").path), "gate": gate_read, "report": report_write, "uid": 61000, "gid": 61000, "keep": [],
-        "limits": {}, "argv": [PYTHON, "-c", f"open({str(proof)!r}, 'w')"],
-    }  # fmt: skip
-    child = subprocess.Popen(
-        [sys.executable, "-I", "-S", enforcer.launch.child.__file__, json.dumps(spec)], pass_fds=(gate_read, report_write)
-    )
-    os.close(gate_read)
-    os.close(report_write)
-    assert os.read(report_read, 100) == b"joined\n"
-    os.close(gate_write)
+    child, gate, report, proof = joined(cgroup, tmp_path)
+    os.close(gate)
 
     assert child.wait(timeout=10) == 125
-    assert b"gate closed" in os.read(report_read, 200)
-    os.close(report_read)
+    assert b"gate closed" in os.read(report, 200)
+    os.close(report)
     assert not proof.exists()
+
+
+@pytest.mark.cgroup
+def test_gate_that_says_another_word_lets_nothing_pass(cgroup: Cgroup, tmp_path: Path) -> None:
+    child, gate, report, proof = joined(cgroup, tmp_path)
+    os.write(gate, b"g")
+    assert child.wait(timeout=10) == 125
+    os.close(gate)
+    os.close(report)
+    assert not proof.exists()
+
+
+def joined(cgroup: Cgroup, folder: Path) -> tuple[subprocess.Popen[bytes], int, int, Path]:
+    """A child that waits at its gate: it, the gate, its report, and a file that is there once it passed."""
+    gate, report = os.pipe(), os.pipe()
+    proof = folder / "ran"
+    procs = str(cgroup.child("agent").path / "cgroup.procs")
+    child = subprocess.Popen(
+        [SHIM_PROGRAM, "join", procs, str(gate[0]), str(report[1]), str(report[1]), "61000", "64", "/usr/bin/touch", str(proof)],
+        pass_fds=(gate[0], report[1]),
+    )
+    os.close(gate[0])
+    os.close(report[1])
+    assert os.read(report[0], 100) == b"joined\n"
+    assert cgroup.holds(child.pid)
+    return child, gate[1], report[0], proof
+
+
+@pytest.mark.cgroup
+@pytest.mark.parametrize(
+    "arguments, word",
+    [
+        ([], "arguments"),
+        (["join"], "arguments"),
+        (["other", "1", "2", "3", "4", "5", "6", "7", "8"], "arguments"),
+        (["become", "x", "2", "/usr/bin/true"], "descriptor"),
+        (["become", "-1", "2", "/usr/bin/true"], "descriptor"),
+        (["become", "99", "2", "/usr/bin/true"], "read spec 9"),
+        (["join", "/nowhere", "0", "2", "2", "61000", "64", "/usr/bin/true"], "cgroup 2"),
+    ],
+)
+def test_shim_that_is_misused_says_so_and_starts_nothing(arguments: list[str], word: str) -> None:
+    done = subprocess.run([SHIM_PROGRAM, *arguments], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    assert done.returncode == 125
+    assert word in done.stderr
 
 
 @pytest.mark.cgroup

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ObjectIdentifier
 
 from tests.world.authority import BORN, Ca, signed_with_sha1
+from tests.world.authority import at as at_time
 from tests.world.chip import Chip, Maker, ca_extensions, ek_extensions, private_key
 from tests.world.scene import DOMAIN, ISSUER, NOW
 from tests.writ.verdict.refusal import refused
@@ -23,7 +24,7 @@ from writ.formats.errors import Refused
 from writ.formats.reason import Reason
 from writ.formats.trust import ChainRules, ManufacturerRoot, Trust
 from writ.formats.x509 import parse_certificate
-from writ.verdict.chain import MAX_CHECKS, MAX_DEPTH, VerifiedEk, is_later, judge_crl, latest_crls, verify_ek_chain
+from writ.verdict.chain import MAX_CHECKS, MAX_DEPTH, VerifiedEk, is_later, judge_crl, latest_crls, newest_crl, verify_ek_chain
 
 MAKER = Maker()
 KEY = "chip/ek"
@@ -192,14 +193,18 @@ def test_self_issued_ca_on_the_way_does_not_count_against_the_path_length() -> N
     assert "path length 0" in fault(other.ek(), other.certificate(), anchors=rooted(root))
 
 
-def test_sha1_is_believed_only_where_the_rules_say_so_and_is_named() -> None:
-    key = rsa.generate_private_key(65537, 2048)
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "old")])
+def old_root(name: x509.Name, key: rsa.RSAPrivateKey) -> bytes:
+    """A root of the TPM 1.2 years that signs itself with SHA-256, DER."""
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
     builder = builder.not_valid_before(BORN).not_valid_after(BORN + timedelta(days=3650))
     for extension, critical in ca_extensions():
         builder = builder.add_extension(extension, critical)
-    root = ManufacturerRoot("old", "discrete", builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER))
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+def test_sha1_is_believed_only_where_the_rules_say_so_and_is_named() -> None:
+    key, name = rsa.generate_private_key(65537, 2048), x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "old")])
+    root = ManufacturerRoot("old", "discrete", old_root(name, key))
     leaf = signed_with_sha1(name, key, x509.Name([]), KEY, ek_extensions())
     assert "SHA-1" in fault(leaf, anchors=trust(root))
     lenient = Trust(DOMAIN, ISSUER, (root,), (), (), rules=ChainRules(sha1=True))
@@ -331,6 +336,23 @@ def test_latest_crl_of_each_name_and_key_stays() -> None:
     assert set(latest_crls((*mine, other, new_key), (*CAS, renewed))) == {mine[1], other, new_key}
     assert set(latest_crls(mine, ())) == set(mine), "by nobody that is known"
     assert latest_crls((mine[0], mine[0]), ()) == (mine[0],)
+
+
+def test_crl_signed_with_sha1_is_heard_only_where_the_rules_say_so() -> None:
+    key, name = rsa.generate_private_key(65537, 2048), x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "old")])
+    issuer = parse_certificate(old_root(name, key))
+    week, next_week = (
+        x509.CertificateRevocationListBuilder(name, at_time(NOW - ago), at_time(NOW + DAY)).sign(key, hashes.SHA256()) for ago in (DAY, 0)
+    )
+    sha256, sha1 = bytes.fromhex("06092a864886f70d01010b"), bytes.fromhex("06092a864886f70d010105")
+    old = week.tbs_certlist_bytes
+    body = old.replace(sha256, sha1)
+    signature = key.sign(body, padding.PKCS1v15(), hashes.SHA1())  # noqa: S303 - what is tested is that it is not believed
+    weak = parse_crl(week.public_bytes(Encoding.DER).replace(old, body).replace(sha256, sha1).replace(week.signature, signature))
+    assert newest_crl((weak,), issuer, ChainRules(), now=NOW) is None
+    assert newest_crl((weak,), issuer, ChainRules(sha1=True), now=NOW) == weak
+    strong = parse_crl(next_week.public_bytes(Encoding.DER))
+    assert latest_crls((weak, strong), (issuer,)) == (strong,), "with whatever hash the one held was signed"
 
 
 def test_ca_that_may_not_sign_crls_is_not_heard() -> None:

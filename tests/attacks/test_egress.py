@@ -1,0 +1,162 @@
+"""An agent in its sandbox, against its only way out: real daemon, holder, namespaces and cgroup."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from enforcer.record import LogReader
+from tests.enforcer.host import Host, wait_for
+from tests.world.network import Server, http, pour
+from writ.formats.action import ActionRecord
+from writ.formats.policy_bundle import PolicySettings
+
+pytestmark = pytest.mark.cgroup
+
+CLIENT = """
+import json, os, socket, sys, time, urllib.error, urllib.request
+proxies = {name: os.environ[name] for name in sorted(os.environ) if "proxy" in name.lower()}
+def fetch(url):
+    try:
+        return urllib.request.urlopen(url, timeout=10).read().decode()
+    except urllib.error.HTTPError as error:
+        return [error.code, json.loads(error.read())]
+def tunnel(destination):
+    one = socket.create_connection(("127.0.0.1", 3128), timeout=10)
+    one.sendall(f"CONNECT {destination} HTTP/1.1\\r\\nHost: {destination}\\r\\n\\r\\n".encode())
+    return one, int(one.recv(4096).split(b" ")[1])
+def tries(act):
+    try:
+        return act()
+    except OSError as error:
+        return type(error).__name__
+"""
+
+
+@pytest.fixture
+def web() -> Iterator[Server]:
+    made = Server(http)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def pours() -> Iterator[Server]:
+    made = Server(pour)
+    yield made
+    made.close()
+
+
+def records(host: Host, instance: bytes) -> list[tuple[str, str | bool]]:
+    found = [entry.record for entry in LogReader(host.config.instance_dir(instance), instance).entries()]
+    return [(one.resource, one.permit) if isinstance(one, ActionRecord) else ("outcome", one.outcome) for one in found]
+
+
+def test_i8_agent_goes_out_by_its_grants_and_no_other_way(enforcer_host: Host, web: Server) -> None:
+    host = enforcer_host
+    body = f"""
+    here = "127.0.0.1:{web.port}"
+    print(json.dumps({{
+        "proxies": proxies,
+        "granted": fetch(f"http://{{here}}/x"),
+        "other": fetch("http://127.0.0.2:{web.port}/x"),
+        "name": fetch("http://localhost:{web.port}/x"),
+        "tunnel": tunnel(here)[1],
+        "metadata": tunnel("169.254.169.254:80")[1],
+        "around": tries(lambda: socket.create_connection(("127.0.0.1", {web.port}), timeout=2) and "out"),
+        "route": tries(lambda: socket.create_connection(("192.0.2.1", 80), timeout=2) and "out"),
+        "udp": tries(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM) and "out"),
+        "port": tries(lambda: socket.create_server(("127.0.0.1", 3128)) and "taken"),
+    }}))
+    """
+    host.agent("a", body, prelude=CLIENT, connects=[f"tcp:127.0.0.1:{web.port}"])
+    status, out, err = host.finish(host.run("a"))
+    assert (status, err) == (0, "")
+    found = json.loads(out)
+    instance = host.instance("a")
+
+    proxy = "http://127.0.0.1:3128"
+    assert found["proxies"] == {
+        "HTTP_PROXY": proxy, "HTTPS_PROXY": proxy, "NO_PROXY": "", "http_proxy": proxy, "https_proxy": proxy, "no_proxy": "",
+    }  # fmt: skip
+    assert found["granted"] == "hello "
+    assert (found["other"][0], found["name"][0], found["tunnel"], found["metadata"]) == (403, 403, 200, 403)
+    assert found["other"][1]["refusal"]["reasons"][0]["code"] == "grant-missing"
+    assert found["other"][1]["reference"] == f"{instance.hex()[:8]}-2"
+    assert found["around"] == "ConnectionRefusedError"
+    assert {found["route"], found["udp"], found["port"]} <= {"OSError", "PermissionError"}
+    assert web.connections == 2
+    assert sorted(records(host, instance)) == sorted([
+        (f"tcp:127.0.0.1:{web.port}", True), ("outcome", "done"), (f"tcp:127.0.0.2:{web.port}", False),
+        (f"tcp:localhost:{web.port}", False),
+        (f"tcp:127.0.0.1:{web.port}", True), ("tcp:169.254.169.254:80", False), ("outcome", "done"),
+    ])  # fmt: skip
+    why = host.show("why", found["other"][1]["reference"])
+    assert (why["resource"], why["reasons"][0]["code"]) == (f"tcp:127.0.0.2:{web.port}", "grant-missing")
+
+
+def test_agent_without_such_a_grant_has_no_proxy_at_all(enforcer_host: Host) -> None:
+    body = 'print(json.dumps([proxies, tries(lambda: socket.create_connection(("127.0.0.1", 3128), timeout=2) and "out")]))\n'
+    enforcer_host.agent("a", body, prelude=CLIENT)
+    status, out, err = enforcer_host.finish(enforcer_host.run("a"))
+
+    assert (status, err) == (0, "")
+    assert json.loads(out) == [{}, "ConnectionRefusedError"]
+
+
+POURING = """
+one, status = tunnel("127.0.0.1:{port}")
+print(status, flush=True)
+got = 0
+while True:
+    part = tries(lambda: one.recv(65536))
+    if not part or isinstance(part, str):
+        break
+    got += len(part)
+print("ended", flush=True)
+while True:
+    again = tries(lambda: tunnel("127.0.0.1:{port}")[1])
+    if again == 200:
+        break
+    time.sleep(0.05)
+print("again", flush=True)
+time.sleep(60)
+"""
+
+
+def test_hold_cuts_what_is_under_way_and_a_thaw_lets_new_connections_pass(enforcer_host: Host, pours: Server) -> None:
+    host = enforcer_host
+    host.attestor.settings = PolicySettings(accept_runtime_only=True, tpm_classes=("software",), token_life=5, hold_max=600)
+    host.agent("a", POURING.format(port=pours.port), prelude=CLIENT, connects=[f"tcp:127.0.0.1:{pours.port}"])
+    run = host.run("a")
+    assert run.stdout is not None
+    assert run.stdout.readline() == b"200\n"
+    instance = host.instance("a")
+    host.attestor.reachable = False
+    standing = host.wait_state(instance, "held", 20)
+    print(f"held under load: {standing['measured']}")
+    assert standing["measured"]["cut_ms"] <= standing["measured"]["frozen_ms"]
+    wait_for(lambda: ("outcome", "failed") in records(host, instance))
+    wait_for(lambda: len(pours.errors) == 1)
+    host.attestor.reachable = True
+    host.wait_state(instance, "running", 20)
+    assert run.stdout.readline() == b"ended\n"
+    assert run.stdout.readline() == b"again\n"
+
+
+def test_kill_cuts_what_is_under_way_and_its_outcome_is_carried(enforcer_host: Host, pours: Server) -> None:
+    host = enforcer_host
+    host.agent("a", POURING.format(port=pours.port), prelude=CLIENT, connects=[f"tcp:127.0.0.1:{pours.port}"])
+    run = host.run("a")
+    assert run.stdout is not None
+    assert run.stdout.readline() == b"200\n"
+    instance = host.instance("a")
+    host.attestor.drift(instance)
+    assert host.finish(run)[0] == 137
+    print(f"killed under load: {host.standing(instance)['measured']}")
+
+    assert records(host, instance) == [(f"tcp:127.0.0.1:{pours.port}", True), ("outcome", "failed")]
+    assert host.attestor.instances[instance].log[0] == 2
+    wait_for(lambda: len(pours.errors) == 1)
