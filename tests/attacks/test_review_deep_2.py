@@ -39,6 +39,21 @@ EVIL = Digest.of(b"another file, which a vendor signed")
 VENDOR = ImaRules(keyrings=(certificate("vendor"),))
 
 
+def _open(why: str) -> pytest.MarkDecorator:
+    return pytest.mark.xfail(strict=True, reason=f"open: {why}")
+
+
+SIGNATURE = _open("what was approved by digest and is retired falls to a vendor's signature")
+REPLACE = _open("a proposal that replaces is not asked what stays")
+EMPTY = _open("a version of files without components stands for the last that has some")
+PUT_BACK = _open("a policy that accepts runtime-only again is not asked what was retired meanwhile")
+REGISTERS = _open("the PCRs of a CoRIM are held against nothing")
+PARTS = _open("a file of any rooted part is approved as a file of every other")
+MANY = _open("the reasons of a verdict are bounded where they are read, and not where they are written")
+PACKAGES = _open("a set may hold more CoRIMs than a proof bundle")
+"""Holes that the second review found and that are not closed yet. A test that passes by surprise fails."""
+
+
 def accepted(verdict: AttestationVerdict) -> bool:
     return verdict.tokens[0].claims is not None
 
@@ -97,6 +112,7 @@ def test_attestor_measured_by_its_verity_digest_is_not_let_in_by_a_signature() -
     assert not accepted(verdict), f"runtime {permitted(verdict).runtime}"
 
 
+@SIGNATURE
 def test_i6_retiring_a_pinned_file_ends_no_refusal(verifier: RunningVerifier, tmp_path: Path) -> None:
     """`reference-last` counts all of `files/` as one, but with keys in the policy each pin refuses by itself: one person retires
     `files/openssl`, for which two had to approve, and the version that the vendor signed and they refused is let in."""
@@ -130,6 +146,7 @@ def digest_by_id(verifier: RunningVerifier, wanted: str) -> str:
     return next(str(row["digest"]) for row in listed(verifier.client) if row["id"] == wanted)
 
 
+@REPLACE
 def test_i6_approving_an_import_takes_no_last_boot_out_of_force(verifier: RunningVerifier, tmp_path: Path) -> None:
     """Mallory proposes governance and the boot in force with `--replace`, which retires the other boot; then retires the one kept, which
     he may alone, since the other is left. When Bob approves the governance, no boot is left: every boot that was refused passes.
@@ -147,6 +164,7 @@ def test_i6_approving_an_import_takes_no_last_boot_out_of_force(verifier: Runnin
     assert [row["id"] for row in listed(verifier.client) if row["environment"] == "boot"] == ["old"]
 
 
+@REPLACE
 def test_import_that_replaces_with_what_is_in_force_already_can_be_approved(verifier: RunningVerifier, tmp_path: Path) -> None:
     """The honest half of the former: `export`, add the new governance, `import --replace` the folder. It is proposed, and then refused
     for ever with `conflict`, because the version that stays is taken for one that the proposal ought to retire."""
@@ -170,6 +188,7 @@ def test_i6_files_that_name_no_file_do_not_stand_for_the_last_that_do() -> None:
     assert not accepted(resent(machine))
 
 
+@EMPTY
 def test_i6_one_person_retires_the_last_files_behind_an_empty_version(verifier: RunningVerifier, tmp_path: Path) -> None:
     """The same over HTTP: two people for `files/os`, and one ends the comparison of files."""
     people = People(verifier, tmp_path)
@@ -194,6 +213,7 @@ def test_rooted_part_that_names_no_file_roots_nothing() -> None:
     assert not accepted(verdict), f"runtime {permitted(verdict).runtime}, and no approved launcher was ever measured"
 
 
+@PUT_BACK
 def test_i6_policy_put_back_after_a_retirement_lets_no_refused_boot_in(verifier: RunningVerifier, tmp_path: Path) -> None:
     """Mallory publishes the policy without `runtime-only` (it asks for more: one person), retires the last boot (it refuses more: one
     person), and proposes the former policy again. Who approves that, sees nothing but the policy that was in force for a year; with it
@@ -219,6 +239,7 @@ def test_i6_policy_put_back_after_a_retirement_lets_no_refused_boot_in(verifier:
 # --- what is approved and not judged ------------------------------------------------------------------------------------------------
 
 
+@REGISTERS
 def test_i3_registers_of_reference_values_are_held_against_the_quote() -> None:
     """`formats.md` has PCRs in a CoRIM, publishers may not change them, two people approve them, and no line of the verdict reads them: an
     operator who pins PCR 7 beside the governance believes that another PCR 7 is refused."""
@@ -227,6 +248,7 @@ def test_i3_registers_of_reference_values_are_held_against_the_quote() -> None:
     assert not accepted(scene.attest("one"))
 
 
+@PARTS
 def test_file_of_one_part_is_not_approved_as_a_file_of_another() -> None:
     """Files are approved as `rooted/…` of any name, so who may approve (or publish) `rooted/launcher`, or a part `rooted/zz` that is none,
     approves another attestor: `--approvals rooted/attestor=2` is one person's after all."""
@@ -257,6 +279,7 @@ def crowded(machine: Machine, count: int) -> None:
     machine.boot.measure = more  # type: ignore[method-assign]  # this one machine boots so
 
 
+@MANY
 def test_i10_refusal_for_a_crowded_boot_can_be_read_again() -> None:
     """A boot state holds 1024 values an environment, a decision 1024 reasons: root who boots a thousand programs and turns Secure Boot off
     has an entry signed into the log that `parse_entry` refuses, and with it `GET /v1/decisions`, `why`, exports and audits of all hosts."""
@@ -273,6 +296,7 @@ def test_i10_refusal_for_a_crowded_boot_can_be_read_again() -> None:
     parse_entry(encode_entry(verdict.entry))
 
 
+@MANY
 def test_i10_i11_governance_of_many_components_leaves_a_log_that_can_be_read(verifier: RunningVerifier) -> None:
     """The same by one import: governance of 1100 files, which the format allows. Each host that differs is refused with 1100 reasons,
     signed and committed, and then nobody reads the decisions of the namespace any more."""
@@ -291,6 +315,7 @@ def test_i10_i11_governance_of_many_components_leaves_a_log_that_can_be_read(ver
     assert [parse_entry(parse_sign1(one).payload or b"") for one in parse_archive(verifier.client.export()).entries]
 
 
+@MANY
 def test_i10_refusal_of_many_instances_can_be_read_again() -> None:
     """Below every count: what stands against the host is written down once more for each instance that asks. Root of one host asks for 60
     instances after a boot of 500 programs, and the entry is larger than the megabyte that `parse_entry` reads."""
@@ -307,6 +332,7 @@ def test_i10_refusal_of_many_instances_can_be_read_again() -> None:
     parse_entry(encode_entry(verdict.entry))
 
 
+@MANY
 def test_i11_agent_that_differs_in_much_costs_its_neighbour_no_token(verifier: RunningVerifier) -> None:
     """A decision holds 1024 reasons for an instance, an answer to a host 512: where `payments` differs from its reference values in 600
     components (any publisher of that agent may sign such a version), the host cannot read its answer, and all its agents are held."""
@@ -320,6 +346,7 @@ def test_i11_agent_that_differs_in_much_costs_its_neighbour_no_token(verifier: R
     assert (mine.token is not None, other.token) == (True, None)
 
 
+@PACKAGES
 def test_i10_action_under_a_set_of_many_packages_can_be_proven() -> None:
     """`reference import --repo` makes one CoRIM of each package, and a snapshot of a distribution has tens of thousands. Each import is
     bounded and the set is not, but a proof bundle holds 4096: tokens are given, agents act, and no action of theirs can ever be audited."""

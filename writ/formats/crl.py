@@ -114,14 +114,19 @@ def _revoked(f: DerReader) -> frozenset[int]:
     return frozenset(found)
 
 
+_NARROWING: Final = ("2.5.29.27", "2.5.29.28")
+"""A delta, and a distribution point of some certificates only: critical by RFC 5280 (5.2.4, 5.2.5), and no list of all however marked."""
+
+
 def _not_critical(items: DerReader) -> list[tuple[str, Element]]:
     """Each extension. One that is critical narrows what a CRL says: delta, issuing distribution point, certificate issuer."""
     found: list[tuple[str, Element]] = []
     while items.more:
         item = items.sequence("extension")
         oid = item.oid("oid")
-        if item.next_tag == 0x01 and item.boolean("critical"):
-            raise FormatError("CRL", "a list of all certificates of its issuer", f"critical extension {oid}")
+        critical = item.next_tag == 0x01 and item.boolean("critical")
+        if critical or oid in _NARROWING:
+            raise FormatError("CRL", "a list of all certificates of its issuer", f"{'critical ' if critical else ''}extension {oid}")
         found.append((oid, item.next("value", OCTET_STRING)))
         item.done()
     return found

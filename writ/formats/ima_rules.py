@@ -24,6 +24,7 @@ from typing import Final
 
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError
+from writ.formats.ima_signature import keys_of
 from writ.formats.strict import Fields, encode_cbor
 from writ.formats.x509 import parse_certificate
 
@@ -96,6 +97,7 @@ class ImaRules:
                 raise FormatError("IMA rules.exclude", "a pattern of the safe subset (see writ/formats/ima_rules.py)", repr(pattern)[:100])
         for der in self.keyrings:
             parse_certificate(der)
+            keys_of((der,))
         object.__setattr__(self, "digest", Digest.of(encode_cbor(self.to_cbor())))
 
     def to_cbor(self) -> dict[str, object]:

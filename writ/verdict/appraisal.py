@@ -177,7 +177,7 @@ def _part(part: str, seen: frozenset[tuple[str, str]] | None, references: Refere
     """Nothing, if one version of the part was measured whole; else the first file that lacks of the nearest version."""
     if seen is None:
         return (_unrooted(part, "IMA evidence", "none"),)
-    versions = references.of(f"{ROOTED}{part}", now)
+    versions = [version for version in references.of(f"{ROOTED}{part}", now) if version.components]
     if not versions:
         return (_unrooted(part, f"reference values for {ROOTED}{part}", "none"),)
     lacking = [[name for name, digest in c.components if (name, str(digest)) not in seen] for c in versions]

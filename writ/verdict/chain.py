@@ -246,15 +246,15 @@ def latest_crls(crls: Iterable[Crl], issuers: Sequence[Certificate]) -> tuple[Cr
 def judge_crl(crl: Crl, held: Iterable[Crl], issuers: Sequence[Certificate], *, now: int) -> Reason | None:
     """Why `crl` does not take the place of those of its issuer among `held`: it is no later, or of the future.
 
-    None where it does, where there is none, and where it is that one. Does not say that any of `issuers` signed it. One of the future
-    would be passed over until its time comes, and what the one held names would be known to nobody.
+    None where it does, and where it is that one. Does not say that any of `issuers` signed it. One of the future would be passed over
+    until its time comes, and would keep today's out.
     """
     signer = _signer(crl, issuers)
     others = [one for one in held if one.der != crl.der and one.issuer == crl.issuer and _signer(one, issuers) == signer]
     for other in others:
         if not is_later(crl, other):
             return Reason("crl-rollback", "crl", f"a later one than {_shown(other)}", _shown(crl))
-    if others and crl.this_update > now:
+    if crl.this_update > now:
         return Reason("crl-early", "crl.this_update", f"at most {now}", str(crl.this_update))
     return None
 

@@ -30,6 +30,7 @@ from writ.formats.ima_signature import Key, judge_signature, keys_of
 from writ.formats.ima_state import MAX_KEYS, MAX_REASONS, ImaState, ImaVerdict
 from writ.formats.reason import Reason
 from writ.formats.strict import encode_cbor
+from writ.formats.x509 import MAX_CERTIFICATE
 
 ENVIRONMENT: Final = "files/"
 """How the environments begin whose components are files."""
@@ -65,7 +66,8 @@ class ImaReferences:
 
     `required` are the files that root a runtime, as (component, digest): the kernel spells some names alike, so that one entry may
     stand for several. `rooting` are the same by the bytes of their entries. `parts` are the names of such files, those of versions
-    that ran out among them: they are approved as such, or not at all. `compared` says whether files are held against anything.
+    that ran out among them: they are approved as such, or not at all. `pinned` are these and the names of all versions that ran out: no
+    signature serves for them. `compared` says whether files are held against anything.
     `digest` names the set; two sets of the same files have the same.
     """
 
@@ -75,6 +77,7 @@ class ImaReferences:
     required: Mapping[_Measurement, _Required]
     rooting: Mapping[bytes, _Required]
     parts: frozenset[bytes]
+    pinned: frozenset[bytes]
     compared: bool
 
 
@@ -103,7 +106,8 @@ def index_files(corims: Iterable[Corim], lapsed: Iterable[Corim] = ()) -> ImaRef
     found: dict[_File, set[tuple[str, bytes]]] = {}
     parts: dict[_File, set[tuple[str, bytes]]] = {}
     required: dict[_Measurement, set[tuple[str, str]]] = {}
-    for corim in filter(_names_files, corims):
+    valid = list(filter(_names_files, corims))
+    for corim in valid:
         rooting = corim.environment.startswith(ROOTED)
         for component, digest in corim.components:
             file = _file_of(component)
@@ -114,6 +118,7 @@ def index_files(corims: Iterable[Corim], lapsed: Iterable[Corim] = ()) -> ImaRef
     names = frozenset(name for _, name in parts).union(
         _file_of(component)[1] for corim in gone if corim.environment.startswith(ROOTED) for component, _ in corim.components
     )
+    pinned = names.union(_file_of(component)[1] for corim in gone for component, _ in corim.components)
     # A file of a part is approved as such only: who approves files in general approves no other attestor.
     others = {file: digests for file, digests in found.items() if file[1] not in names}
     approved = {file: frozenset(digests) for file, digests in sorted((others | parts).items())}
@@ -125,9 +130,9 @@ def index_files(corims: Iterable[Corim], lapsed: Iterable[Corim] = ()) -> ImaRef
     digest = Digest.of(encode_cbor([
         [[kind, name, algorithm, value] for (kind, name), digests in approved.items() for algorithm, value in sorted(digests)],
         [[*measured, [list(file) for file in files]] for measured, files in whole.items()],
-        sorted(names), bool(gone),
+        sorted(names), sorted(pinned), bool(valid or gone),
     ]))  # fmt: skip
-    return ImaReferences(digest, approved, entries, whole, bodies, names, bool(approved or gone))
+    return ImaReferences(digest, approved, entries, whole, bodies, names, pinned, bool(valid or gone))
 
 
 def _names_files(corim: Corim) -> bool:
@@ -313,7 +318,7 @@ def _judge(
             continue
         if excluded is not None and measured.name not in parts and excluded.fullmatch(measured.name):
             continue
-        finding = _file(measured, approved, keys) if compared else None
+        finding = _file(measured, approved, {} if measured.name in references.pinned else keys) if compared else None
         if finding is not None:
             findings.append(finding)
         elif not measured.buffer and (
@@ -367,6 +372,8 @@ def _violation(row: bytes, excluded: re.Pattern[bytes] | None, parts: frozenset[
 
 
 def _learn(certificate: bytes) -> Mapping[bytes, tuple[Key, ...]] | None:
+    if len(certificate) > MAX_CERTIFICATE:
+        return None
     try:
         return keys_of((certificate,))
     except FormatError:
