@@ -98,7 +98,7 @@ def test_name_or_fingerprint_twice_is_refused() -> None:
 def test_pinned_root_its_ca_and_their_crls_are_taken() -> None:
     crl = MIDDLE.crl(5, this=NOW - 60)
     pem = to_pem(parse_certificate(MIDDLE.certificate())).encode()
-    taken = taking(("root.cer", ROOT.certificate()), ("middle.pem", pem), ("middle.crl", crl), ("root.crl", ROOT.crl(this=NOW + 999)))
+    taken = taking(("root.cer", ROOT.certificate()), ("middle.pem", pem), ("middle.crl", crl), ("root.crl", ROOT.crl(this=NOW - 999)))
     assert taken.roots == (ManufacturerRoot("Root", "firmware", ROOT.certificate()),)
     assert taken.intermediates == (MIDDLE.certificate(),)
     assert crl in taken.crls
