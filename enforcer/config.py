@@ -3,7 +3,7 @@
 run_dir = "/run/writ/enforcer"
 attestor_socket = "/run/writ/attestor.sock"
 trust_file = "/etc/writ/trust.cbor"
-tools = ["notes {store}/python/bin/python3 -I {store}/tools/notes.py"]
+tools = ["notes /usr/bin/python3 -I {store}/tools/notes.py"]
 services = ["reports https://reports.example/v1"]
 """
 
@@ -31,7 +31,8 @@ class EnforcerConfig:
     takes a pair, one for the agent and one for its tools. `operator_gid` may
     use the control socket beside root (-1: nobody). `store_uids` may own the
     measured store. `room_bytes` and `room_files` bound what an agent may write, and as much again its tools; it is memory. An image that
-    no instance uses stays in memory for `image_keep` seconds. `tools` are `NAME PROGRAM ARGUMENT…`, `services` are `NAME URL`;
+    no instance uses stays in memory for `image_keep` seconds. `tools` are `NAME PROGRAM ARGUMENT…`, run in a sandbox
+    beside the agent's, so PROGRAM is one of the agent's image or `{store}`, which is `/store` inside. `services` are `NAME URL`;
     `service_ca_file` holds the roots for the services' certificates (none: the system's).
     """
 

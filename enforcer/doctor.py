@@ -4,15 +4,35 @@ from __future__ import annotations
 
 import os
 import pwd
+import subprocess
+import tempfile
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from enforcer.config import EnforcerConfig
 from enforcer.launch.cgroup import parent_of
+from enforcer.launch.image import MKFS, build, host_tools, unmount
+from enforcer.launch.profile import SANDBOXES, landlock_abi
+from enforcer.launch.sandbox import BWRAP, NAMESPACES, NO_FURTHER, SHIM_PROGRAM
+from enforcer.launch.seccomp import compiled
 from enforcer.relay import Relay
 from writ.formats.errors import Unavailable, WritError
 from writ.formats.local import Status, StatusAnswer
 from writ.service.engine_id import installed_engine
+
+_ALLOW_USER_NAMESPACES: Final = (
+    "Allow user namespaces to every uid: sysctl user.max_user_namespaces above 0, kernel.unprivileged_userns_clone=1 (Debian), "
+    "kernel.apparmor_restrict_unprivileged_userns=0 or an AppArmor profile for bwrap (Ubuntu)."
+)
+_HAVE_LANDLOCK: Final = (
+    "Boot Linux 6.12 (6.1 for the profiles that end in -6.1) with `landlock` in lsm=. A container's filter has to allow its system calls."
+)
+_UNCOVER_PROC: Final = (
+    "Mount nothing over parts of /proc, and leave /proc/sys writable: in a unit no ProtectKernelTunables, ProtectKernelLogs, ProcSubset."
+)
+_WITHIN: Final = 15.0
+"""Seconds for a program that does nothing, in a sandbox."""
 
 
 def examine(config: EnforcerConfig) -> list[dict[str, Any]]:
@@ -23,6 +43,14 @@ def examine(config: EnforcerConfig) -> list[dict[str, Any]]:
         ("trust file", lambda: f"{len(config.trust().decision_keys)} decision keys", "Copy the verifier's trust file to trust_file."),
         ("uids", lambda: _uids(config), "Choose uid_first so that no account has one of these uids."),
         ("directories", lambda: _folders(config), "Give the directories to root."),
+        ("bubblewrap", lambda: _program(BWRAP), "Install bubblewrap 0.8 or later: apt-get install bubblewrap."),
+        ("mkfs.erofs", lambda: _program(MKFS), "apt-get install erofs-utils."),
+        ("shim", lambda: _program(str(SHIM_PROGRAM)), "Install writ again, from a wheel of this architecture."),
+        ("libseccomp", _filters, "Install libseccomp 2.5 or later: apt-get install libseccomp2."),
+        ("user namespaces", lambda: _sandboxed(config.uid_first), _ALLOW_USER_NAMESPACES),
+        ("/proc", lambda: _sandboxed(config.uid_first, *NO_FURTHER, "--proc", "/proc"), _UNCOVER_PROC),
+        ("Landlock", lambda: profiles(landlock_abi()), _HAVE_LANDLOCK),
+        ("images", _images, "Load the modules loop and erofs: modprobe --all loop erofs. A container has to be given loop devices."),
         ("attestor", lambda: _attestor(config), "Start the attestor, and set attestor_socket."),
         ("engine", lambda: f"engine {installed_engine().number}, {installed_engine().tree}", "Install writ again."),
     )
@@ -59,3 +87,49 @@ def _attestor(config: EnforcerConfig) -> str:
     if not isinstance(answer, StatusAnswer):
         raise Unavailable("attestor", getattr(answer, "detail", type(answer).__name__))
     return f"host {answer.host}, {'enrolled' if answer.enrolled else 'not enrolled'}"
+
+
+def _program(path: str) -> str:
+    if not os.path.isfile(path) or not os.access(path, os.X_OK):
+        raise Unavailable(path, "no program is there")
+    return path
+
+
+def _filters() -> str:
+    return f"filters of {len(compiled(new_code=False)) // 8} (strict) and {len(compiled(new_code=True)) // 8} (jit) instructions"
+
+
+def _sandboxed(uid: int, *more: str) -> str:
+    """bubblewrap makes the namespaces of a sandbox as `uid`, as at a launch, and ends. Raises Unavailable."""
+    drop = ["/usr/bin/setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--no-new-privs"]
+    command = [*drop, BWRAP, *NAMESPACES, *host_tools(), *more, "--", "/usr/bin/true"]
+    try:
+        done = subprocess.run(command, env={}, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, timeout=_WITHIN, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Unavailable("sandbox", str(error)[:200]) from None
+    if done.returncode:
+        said = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["it said nothing"]
+        raise Unavailable("sandbox", f"as uid {uid}: {said[-1][:200]}")
+    return f"uid {uid} may have its own"
+
+
+def profiles(abi: int) -> str:
+    """The profiles that a kernel with this ABI of Landlock can start, and what the others need. Raises Unavailable where it is none."""
+    able = [name for name, sandbox in SANDBOXES.items() if sandbox.landlock <= abi]
+    lacking = [f"{name} needs ABI {sandbox.landlock}" for name, sandbox in SANDBOXES.items() if name not in able]
+    if not able:
+        raise Unavailable("Landlock", f"ABI {abi}; {', '.join(lacking)}")
+    return "; ".join([f"ABI {abi}: {', '.join(able)}", *lacking])
+
+
+def _images() -> str:
+    """An image of nothing is made, mounted and unmounted. Raises Unavailable."""
+    with tempfile.TemporaryDirectory(prefix="writ-doctor-") as name:
+        trees, mounted = Path(name, "trees"), Path(name, "mounted")
+        for folder in (trees / "base", mounted):
+            folder.mkdir(parents=True)
+        try:
+            build(trees, "base", (), mounted)
+        finally:
+            unmount(mounted)
+    return "erofs through a loop device"

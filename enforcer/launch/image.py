@@ -40,7 +40,8 @@ MOUNT_POINTS: Final = ("proc", "dev", "tmp", "agent", "run", "run/writ")
 SHIM: Final = "run/shim"
 """Where the sandbox mounts `shim.c`'s program."""
 _OURS: Final = frozenset({STORE, "proc", "dev", "tmp", "agent", "run"})
-_BWRAP, _MKFS, _MOUNT, _UMOUNT = "/usr/bin/bwrap", "/usr/bin/mkfs.erofs", "/usr/bin/mount", "/usr/bin/umount"
+MKFS: Final = "/usr/bin/mkfs.erofs"
+_BWRAP, _MOUNT, _UMOUNT = "/usr/bin/bwrap", "/usr/bin/mount", "/usr/bin/umount"
 _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 _UUID: Final = "00000000-0000-0000-0000-000000000000"
 _WITHIN: Final = 300.0
@@ -94,7 +95,7 @@ def image_of(folder: Path, root: StoreRoot, measurement: Measurement) -> Image:
             mounted.mkdir(mode=0o755, exist_ok=True)
             inside = [part for part in measurement.components if part.name not in dict(held)]
             # 2
-            _build(root.path, base, [part.name for part in inside], mounted)
+            build(root.path, base, [part.name for part in inside], mounted)
             # 3
             try:
                 _verify(mounted, root.path, base, inside)
@@ -133,7 +134,11 @@ def _is_ready(place: Path) -> bool:
 
 def _clear(place: Path) -> None:
     (place / _VERIFIED).unlink(missing_ok=True)
-    mounted = place / "root"
+    unmount(place / "root")
+
+
+def unmount(mounted: Path) -> None:
+    """Nothing is mounted there. Raises Unavailable."""
     while os.path.ismount(mounted):
         _run([_UMOUNT, "--lazy", str(mounted)])
 
@@ -146,12 +151,12 @@ def _is_held(tree: Path) -> bool:
 # --- made ----------------------------------------------------------------------------------------------------------------------
 
 
-def _build(trees: Path, base: str, names: Iterable[str], mounted: Path) -> None:
-    """The image is mounted. Raises Unavailable, Refused.
+def build(trees: Path, base: str, names: Iterable[str], mounted: Path) -> None:
+    """The image of the tree `base`, with the other trees of these names, is mounted. Raises Unavailable, Refused.
 
     bubblewrap lays the components side by side in a mount namespace that ends with mkfs; nothing is copied but into the image.
     """
-    arguments = ["--unshare-all", "--die-with-parent", *_tools(), "--proc", "/proc", "--dir", "/image"]
+    arguments = ["--unshare-all", "--die-with-parent", *host_tools(), "--proc", "/proc", "--dir", "/image"]
     for name, info in sorted(_view(trees / base).items()):
         source, inner = trees / base / name, f"/image/{name}"
         if stat.S_ISLNK(info.st_mode):
@@ -167,7 +172,7 @@ def _build(trees: Path, base: str, names: Iterable[str], mounted: Path) -> None:
     made = f"/proc/self/fd/{image}"
     try:
         arguments += ["--perms", "0555", "--file", str(empty), f"/image/{SHIM}"]
-        _run([_BWRAP, *arguments, "--", _MKFS, "-T0", "-U", _UUID, "--all-root", made, "/image"], keep=(image, empty))
+        _run([_BWRAP, *arguments, "--", MKFS, "-T0", "-U", _UUID, "--all-root", made, "/image"], keep=(image, empty))
         fcntl.fcntl(image, fcntl.F_ADD_SEALS, _SEALS)
         _run([_MOUNT, "-t", "erofs", "-o", "ro,loop,nosuid,nodev", made, str(mounted)], keep=(image,))
     finally:
@@ -175,8 +180,8 @@ def _build(trees: Path, base: str, names: Iterable[str], mounted: Path) -> None:
         os.close(empty)
 
 
-def _tools() -> list[str]:
-    """What mkfs needs of the host to run."""
+def host_tools() -> list[str]:
+    """bubblewrap's arguments for what a program of the host needs to run."""
     arguments = ["--ro-bind", "/usr", "/usr"]
     for name in ("bin", "lib", "lib64"):
         if os.path.islink(f"/{name}"):

@@ -32,6 +32,11 @@ HOME: Final = "/agent"
 GATE: Final = "/run/writ"
 PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 LIMITS: Final[Mapping[str, int]] = {"RLIMIT_CORE": 0, "RLIMIT_NOFILE": 4096, "RLIMIT_MEMLOCK": 0, "RLIMIT_MSGQUEUE": 0}
+NAMESPACES: Final = (
+    "--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup", "--hostname", "agent",
+)  # fmt: skip
+NO_FURTHER: Final = ("--disable-userns", "--assert-userns-disabled")
+"""No user namespace inside."""
 _OWN: Final = (HOME, "/tmp", "/dev/shm")
 _DEVICES: Final = ("full", "null", "random", "urandom", "zero")
 _MAGIC: Final = 0x54495257
@@ -53,8 +58,7 @@ class Room:
 def arguments(image: Image, room: Room, environment: Mapping[str, str], info: int, inside_uid: int = INSIDE_UID) -> bytes:
     """bubblewrap's arguments, as it reads them from a descriptor; it tells the sandbox's first pid on `info`."""
     found = [
-        "--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup",
-        "--disable-userns", "--assert-userns-disabled", "--uid", str(inside_uid), "--gid", str(inside_uid), "--hostname", "agent",
+        *NAMESPACES, *NO_FURTHER, "--uid", str(inside_uid), "--gid", str(inside_uid),
         "--ro-bind", str(image.path), "/", "--proc", "/proc", "--dev", "/dev",
     ]  # fmt: skip
     for outer, inner in room.bound():
@@ -111,4 +115,7 @@ def environment_of(**more: str) -> dict[str, str]:
     return {"PATH": PATH, "HOME": HOME, "LANG": "C.UTF-8", "TMPDIR": _OWN[1], **more}
 
 
-__all__ = ["BWRAP", "GATE", "LIMITS", "Room", "Sandbox", "arguments", "environment_of", "specification"]
+__all__ = [
+    "BWRAP", "GATE", "LIMITS", "NAMESPACES", "NO_FURTHER", "SHIM_PROGRAM", "Room", "Sandbox", "arguments", "environment_of",
+    "specification",
+]  # fmt: skip

@@ -51,6 +51,15 @@ BIN: Final = "/usr/local/bin"
 ROLES: Final = ("verifier", "attestor", "enforcer")
 AGENT: Final = "notes"
 NAMESPACE: Final = "demo"
+CALLS: Final = "bpf landlock_create_ruleset landlock_add_rule landlock_restrict_self"
+"""System calls that the filter of systemd-nspawn 252 denies: by bpf systemd holds a unit to its devices."""
+LIKE_A_HOST: Final = """
+mknod -m 0600 /dev/loop-control c 10 237
+for at in $(seq 0 63); do mknod -m 0600 /dev/loop$at b 7 $at; done
+findmnt -nlRo TARGET /proc | tail -n +2 | tac | while read -r over; do umount --lazy "$over" || true; done
+[ "$(findmnt -nlR /proc | wc -l)" = 1 ]
+"""
+"""What a host has and a container has not: loop devices (they are those of this machine), and a /proc that nothing is mounted over."""
 
 
 class RolloutError(Exception):
@@ -168,7 +177,7 @@ class Machine:
                 # the shell moves itself into the cgroup, so that all that is ever started is in it
                 ["/bin/sh", "-c", 'echo $$ >"$1/cgroup.procs" && shift && exec "$@"', "sh", str(self._cgroup.path), "systemd-nspawn",
                  f"--directory={self.root}", "--boot", "--register=no", "--keep-unit", f"--machine={self._place.name}", "--console=pipe",
-                 "--resolv-conf=off", "--timezone=off", "--link-journal=no", "--kill-signal=SIGRTMIN+3"],
+                 f"--system-call-filter={CALLS}", "--resolv-conf=off", "--timezone=off", "--link-journal=no", "--kill-signal=SIGRTMIN+3"],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
             )  # fmt: skip
         deadline = time.monotonic() + BOOT_WITHIN
@@ -176,6 +185,9 @@ class Machine:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RolloutError(f"the root did not boot: {(self._place / 'boot.log').read_text(errors='replace')[-2000:]}")
             time.sleep(0.5)
+        made = self.ssh(f"sh -euc '{LIKE_A_HOST}'")
+        if made.returncode != 0:
+            raise RolloutError(f"loop devices and /proc: {made.stderr[-2000:]}")
 
     def close(self) -> None:
         """Shut down, else killed with all it started; its cgroup is gone."""
@@ -356,7 +368,7 @@ def act(machine: Machine, tally: Tally, which: str) -> None:
     acted = [line for line in done.stdout.splitlines() if line.startswith("notes.read: done")]
     told = f"{which}: an agent acts once under enforcer run, and ends with 0 (after {time.monotonic() - began:.1f} s): {' '.join(acted)}"
     journal = machine.ssh("journalctl", "--no-pager", "-n60", "-u", "writ-enforcer", "-u", "writ-attestor", "-u", "writ-verifier").stdout
-    tally.expect(done.returncode == 0 and len(acted) == 1, told, f"exit {done.returncode}\n{done.stdout}{done.stderr}\n{journal}")
+    tally.expect(done.returncode == 0 and len(acted) == 1, told, f"{journal}\nexit {done.returncode}\n{done.stdout}{done.stderr}")
 
 
 @contextlib.contextmanager

@@ -22,6 +22,12 @@ ROOT: Final = Path(__file__).parents[2]
 PLAYBOOK: Final = ROOT / "ansible"
 UNITS: Final = sorted((ROOT / "deploy/systemd").glob("*.service"))
 CONFIGS: Final[dict[str, type[DataclassInstance]]] = {"verifier": VerifierConfig, "attestor": AttestorConfig, "enforcer": EnforcerConfig}
+CONFINED: Final = (
+    "LockPersonality", "NoNewPrivileges", "PrivateTmp", "ProtectClock", "ProtectHome", "ProtectHostname", "ProtectKernelLogs",
+    "ProtectKernelModules", "ProtectKernelTunables", "RestrictNamespaces", "RestrictRealtime", "RestrictSUIDSGID",
+)  # fmt: skip
+LOOSENED: Final = ("ProtectHostname", "ProtectKernelLogs", "ProtectKernelTunables", "RestrictNamespaces")
+"""What the enforcer's unit cannot set, since it makes sandboxes."""
 FILES: Final = sorted(path for path in PLAYBOOK.rglob("*.yml"))
 
 
@@ -86,8 +92,8 @@ def test_each_unit_is_confined_and_starts_its_role(path: Path) -> None:
     role = path.stem.removeprefix("writ-")
     service = unit(path)["Service"]
     assert service["ExecStart"] == f"/opt/writ/current/venv/bin/{role} --config /etc/writ/{role}.toml serve"
-    assert service["NoNewPrivileges"] == service["ProtectHome"] == service["RestrictNamespaces"] == "yes"
     assert service["ProtectSystem"] == "strict"
+    assert set(CONFINED) - set(LOOSENED if role == "enforcer" else {}) == {key for key in CONFINED if service.get(key) == "yes"}
     assert service["Restart"] == "on-failure"
     assert service["Environment"].startswith(("PYTHONPYCACHEPREFIX=/var/cache/writ/", "TSS2_LOG="))
     assert ("User" in service) == (role != "enforcer")
@@ -96,3 +102,30 @@ def test_each_unit_is_confined_and_starts_its_role(path: Path) -> None:
 def test_the_enforcer_leaves_its_holders_alive_in_a_delegated_cgroup() -> None:
     service = unit(ROOT / "deploy/systemd/writ-enforcer.service")["Service"]
     assert (service["Delegate"], service["KillMode"], service["RuntimeDirectoryPreserve"]) == ("yes", "process", "yes")
+
+
+def test_what_the_enforcers_unit_allows_for_its_sandboxes_is_exactly_this_and_each_has_its_reason() -> None:
+    text = (ROOT / "deploy/systemd/writ-enforcer.service").read_text()
+    lines = [line for line in text.splitlines() if "=" in line and not line.startswith("#")]
+    reasons = " ".join(line for line in text.splitlines() if line.startswith("#"))
+    words = {
+        key: {word for line in lines if line.startswith(f"{key}=") for word in line.partition("=")[2].split()}
+        for key in ("CapabilityBoundingSet", "DeviceAllow", "RestrictAddressFamilies", "SystemCallFilter")
+    }
+    assert "DevicePolicy=closed" in lines
+    assert words["DeviceAllow"] == {"/dev/loop-control", "block-loop", "rw"}
+    drops = {f"CAP_{name}" for name in ("SETUID", "SETGID", "KILL", "CHOWN", "FOWNER", "DAC_OVERRIDE", "DAC_READ_SEARCH")}
+    assert words["CapabilityBoundingSet"] - drops == {"CAP_SYS_ADMIN", "CAP_SETFCAP"}
+    assert words["RestrictAddressFamilies"] == {"AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"}
+    calls = {"@mount", "sethostname", "seccomp", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"}
+    denied = {"~@clock", "@cpu-emulation", "@debug", "@module", "@obsolete", "@raw-io", "@reboot", "@swap"}
+    assert words["SystemCallFilter"] - denied - {"@system-service", "@setuid", "@chown"} == calls
+    for word in (*LOOSENED, "PrivateDevices", "CAP_SYS_ADMIN", "CAP_SETFCAP", "AF_NETLINK", "@mount", "sethostname", "seccomp", "Landlock"):
+        assert word in reasons
+
+
+def test_agent_hosts_get_the_packages_that_a_sandbox_is_made_with() -> None:
+    tasks = tasks_of(yaml.safe_load((PLAYBOOK / "roles/enforcer/tasks/main.yml").read_text()))
+    (installed,) = [task["ansible.builtin.apt"]["name"] for task in tasks if "ansible.builtin.apt" in task]
+    (set_up,) = re.findall(r"^PACKAGES_SANDBOX='(.*)'$", (ROOT / "run").read_text(), re.MULTILINE)
+    assert set(installed) == {*set_up.split(), "mount"}

@@ -209,7 +209,7 @@ def test_half_made_image_is_made_again(site: Site, monkeypatch: pytest.MonkeyPat
 
 
 def test_missing_tool_is_unavailable_and_leaves_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image, "_MKFS", "/nowhere/mkfs")
+    monkeypatch.setattr(image, "MKFS", "/nowhere/mkfs")
     with pytest.raises(Unavailable, match="image"):
         site.image()
     assert site.mounts() == []
