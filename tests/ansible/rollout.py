@@ -7,7 +7,8 @@
 5. An operator approves what the host measures, `enforcer run` starts an agent, it acts once, and ends.
 
 The root has the network of this machine, so apt and pip work in it as they do here: their settings are copied from this machine. It has
-no part of its file system. Needs root. Everything started is ended and every file but .rollout/ is gone, however it ends.
+its loop devices, by which agents' images are mounted, and no part of its file system. Needs root. Everything started is ended and every
+file but .rollout/ is gone, however it ends.
 Exit status: 0 all of it happened, 1 something did not, 3 it could not run.
 """
 
@@ -177,7 +178,7 @@ class Machine:
                 # the shell moves itself into the cgroup, so that all that is ever started is in it
                 ["/bin/sh", "-c", 'echo $$ >"$1/cgroup.procs" && shift && exec "$@"', "sh", str(self._cgroup.path), "systemd-nspawn",
                  f"--directory={self.root}", "--boot", "--register=no", "--keep-unit", f"--machine={self._place.name}", "--console=pipe",
-                 f"--system-call-filter={CALLS}", "--resolv-conf=off", "--timezone=off", "--link-journal=no", "--kill-signal=SIGRTMIN+3"],
+                 "--resolv-conf=off", "--timezone=off", "--link-journal=no", "--kill-signal=SIGRTMIN+3", f"--system-call-filter={CALLS}"],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
             )  # fmt: skip
         deadline = time.monotonic() + BOOT_WITHIN
@@ -338,6 +339,10 @@ def examine(machine: Machine, tally: Tally) -> None:
     status = machine.ssh(f"{BIN}/attestor", "--config", "/etc/writ/attestor.toml", "status", "--json")
     answer = json.loads(status.stdout or "{}")
     tally.expect(answer.get("enrolled") is True and answer.get("host") == "host-1", f"attestor status: {answer}", status.stderr)
+    daemon = machine.ssh("systemctl", "show", "--property=MainPID", "--value", "writ-enforcer.service").stdout.strip()
+    doctor = "/opt/writ/current/venv/bin/enforcer --config /etc/writ/enforcer.toml doctor --json"
+    seen = machine.ssh("nsenter", "--mount", "--target", daemon, doctor)
+    tally.expect(seen.returncode == 0, "enforcer doctor finds nothing missing in what its unit sees of the host", seen.stdout + seen.stderr)
     looked = machine.ssh("find", "/opt/writ", "/etc/writ", "/var/lib/writ", "-perm", "/022", "-not", "-type", "l").stdout
     tally.expect(looked == "", "nothing installed is writable by another than its owner", looked)
     owners = machine.ssh("find", "/opt/writ", "-not", "-user", "root").stdout
