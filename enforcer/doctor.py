@@ -12,9 +12,10 @@ from typing import Any, Final
 
 from enforcer.config import EnforcerConfig
 from enforcer.launch.cgroup import parent_of
-from enforcer.launch.image import MKFS, build, host_tools, unmount
+from enforcer.launch.image import BWRAP, MKFS, build, host_tools, last_words
+from enforcer.launch.mounts import unmount
 from enforcer.launch.profile import SANDBOXES, landlock_abi
-from enforcer.launch.sandbox import BWRAP, NAMESPACES, NO_FURTHER, SHIM_PROGRAM
+from enforcer.launch.sandbox import NAMESPACES, NO_FURTHER, SHIM_PROGRAM
 from enforcer.launch.seccomp import compiled
 from enforcer.relay import Relay
 from writ.formats.errors import Unavailable, WritError
@@ -108,8 +109,7 @@ def _sandboxed(uid: int, *more: str) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Unavailable("sandbox", str(error)[:200]) from None
     if done.returncode:
-        said = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["it said nothing"]
-        raise Unavailable("sandbox", f"as uid {uid}: {said[-1][:200]}")
+        raise Unavailable("sandbox", f"as uid {uid}: {last_words(done.stderr)}")
     return f"uid {uid} may have its own"
 
 
@@ -130,6 +130,7 @@ def _images() -> str:
             folder.mkdir(parents=True)
         try:
             build(trees, "base", (), mounted)
-        finally:
             unmount(mounted)
+        except OSError as error:
+            raise Unavailable("image", f"{error.filename}: {error.strerror}") from None
     return "erofs through a loop device"

@@ -6,6 +6,7 @@ import os
 import socket
 import struct
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -56,6 +57,16 @@ def listen(path: str, *, uid: int, gid: int, mode: int, backlog: int = 64) -> so
         server.close()
         raise Unavailable("socket", f"{path}: {error.strerror}") from None
     return server
+
+
+def connections(server: socket.socket) -> Iterator[socket.socket]:
+    """Each connection that comes, until the server is closed."""
+    while True:
+        try:
+            connection, _ = server.accept()
+        except OSError:
+            return
+        yield connection
 
 
 def connect(path: str, deadline: float = 5.0) -> socket.socket:

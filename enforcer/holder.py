@@ -367,11 +367,7 @@ class Holder:
         return self._link
 
     def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._server.accept()
-            except OSError:
-                return
+        for connection in frames.connections(self._server):
             try:
                 data = None if frames.peer_of(connection).uid != os.getuid() else frames.receive(connection, MAX_CONTROL, 5.0)
                 wanted = data is not None and isinstance(CONTROL.parse(data), Attach)

@@ -60,11 +60,7 @@ class Supervisor:
         threading.Thread(target=self._watch_drift, name="drift", daemon=True).start()
         threading.Thread(target=self._sweep_images, name="images", daemon=True).start()
         _LOG.info("serving", socket=str(self._config.control_socket))
-        while True:
-            try:
-                connection, _ = self._server.accept()
-            except OSError:
-                return
+        for connection in frames.connections(self._server):
             peer = frames.peer_of(connection)
             allowed = peer.uid in (0, os.getuid()) or (self._config.operator_gid >= 0 and self._config.operator_gid in peer.gids)
             if not allowed or not self._room.acquire(blocking=False):

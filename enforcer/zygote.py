@@ -109,12 +109,13 @@ def _environment() -> dict[str, str]:
 def main(number: int, config: EnforcerConfig) -> int:
     """Fork a holder for each run that comes, until the daemon is gone.
 
-    1. Import, and read the engine's digest: what every holder runs is what was read here.
+    1. Import, read the engine's digest, compile the filters: what every holder runs is what was read here.
     2. Wait for a run. The end of the line is the end of the zygote, and of it alone.
     3. Fork: the child becomes the holder, the parent closes its copies.
     """
     # 1
     from enforcer import holder
+    from enforcer.launch.seccomp import compiled
     from writ.service.engine_id import installed_engine
 
     observe.configure(sys.stderr)
@@ -122,6 +123,9 @@ def main(number: int, config: EnforcerConfig) -> int:
         signal.signal(ignored, signal.SIG_IGN)  # the daemon's and the terminal's signals are not ours
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries our children
     installed_engine()
+    with contextlib.suppress(Unavailable):  # a holder that needs one makes it again, and says why it cannot
+        for new_code in (False, True):
+            compiled(new_code=new_code)
     gc.collect()
     gc.freeze()
     line = socket.socket(fileno=number)

@@ -15,7 +15,7 @@ from typing import Final
 from verifier.heard import heard_after
 from verifier.ima_lists import listed_part
 from verifier.keys import Keys
-from verifier.ledger import Attested, Basis, Ledger, NonceIssued, Tables, Void
+from verifier.ledger import ATTEMPTS, Attested, Basis, Ledger, NonceIssued, Tables, Void
 from verifier.ledger.schema import AnswerRow, ExemptionRow, HeardRow, HostRow, NonceRow, ReferenceRow, SpaceRow, TokenRow
 from verifier.ledger.transaction import judge_nonce, space, stored_answer, unheard
 from verifier.proposals import policy_in_force, settings_in_force
@@ -36,7 +36,6 @@ from writ.verdict.attestation import AttestationVerdict, decide_attestation
 from writ.verdict.issue import Issuance
 from writ.verdict.reference import ReferenceSet, reference_set
 
-ATTEMPTS: Final = 5
 LIST_SIZE: Final = 1 << 17
 """Tokens in one status list: 16 KiB of bits."""
 

@@ -14,7 +14,7 @@ from typing import Final
 from verifier.access import Operator, OperatorLog
 from verifier.attest import LIST_SIZE, descendants, status_uri
 from verifier.keys import Keys
-from verifier.ledger import HostChange, Ledger, TokensRevoked, Void
+from verifier.ledger import ATTEMPTS, HostChange, Ledger, TokensRevoked, Void
 from verifier.ledger.schema import EntryRow, HostRow, TokenRow
 from writ.formats.errors import Refused, Unavailable
 from writ.formats.reason import Reason
@@ -27,7 +27,6 @@ LIST_LIFE: Final = 60
 LIST_TTL: Final = 15
 KEPT: Final = 2
 """Seconds for which a signed list is given out again."""
-ATTEMPTS: Final = 5
 
 
 class Revocations:

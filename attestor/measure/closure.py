@@ -54,9 +54,7 @@ def _loaded(program: Path) -> tuple[Path, ...]:
         return ()
     named = _INTERPRETER.search(start)
     loader = None if named is None else os.fsdecode(named[0])
-    command = [str(program)] if loader is None else [loader, "--list", str(program)]
-    if loader is None:  # a library: any loader lists it
-        command = ["ldd", str(program)]
+    command = ["ldd", str(program)] if loader is None else [loader, "--list", str(program)]  # a library names no loader: any lists it
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_WITHIN, check=False, env={"PATH": "/usr/bin:/bin"})
     except (OSError, subprocess.TimeoutExpired) as error:

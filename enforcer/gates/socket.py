@@ -68,11 +68,7 @@ class SocketGate:
         threading.Thread(target=self._accept, name="gate", daemon=True).start()
 
     def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._server.accept()
-            except OSError:
-                return
+        for connection in frames.connections(self._server):
             peer = frames.peer_of(connection)
             if peer.uid != self._uid or not self._is_agent(peer.pid) or not self._room.acquire(blocking=False):
                 _LOG.warning("gate-peer-refused", uid=peer.uid, pid=peer.pid)

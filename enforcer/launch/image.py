@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, cast
 
+from enforcer.launch.mounts import unmount
 from enforcer.launch.store_root import INSIDE, StoreRoot
 from writ.formats.digest import Digest
 from writ.formats.errors import Refused, Unavailable
@@ -39,9 +40,8 @@ MOUNT_POINTS: Final = ("proc", "dev", "tmp", "agent", "run", "run/writ")
 """Directories of the image that are ours. An image component may have them, empty."""
 SHIM: Final = "run/shim"
 """Where the sandbox mounts `shim.c`'s program."""
-_OURS: Final = frozenset({STORE, "proc", "dev", "tmp", "agent", "run"})
-MKFS: Final = "/usr/bin/mkfs.erofs"
-_BWRAP, _MOUNT, _UMOUNT = "/usr/bin/bwrap", "/usr/bin/mount", "/usr/bin/umount"
+_OURS: Final = frozenset({STORE, *(point for point in MOUNT_POINTS if "/" not in point)})
+BWRAP, MKFS, _MOUNT = "/usr/bin/bwrap", "/usr/bin/mkfs.erofs", "/usr/bin/mount"
 _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 _UUID: Final = "00000000-0000-0000-0000-000000000000"
 _WITHIN: Final = 300.0
@@ -84,34 +84,22 @@ def image_of(folder: Path, root: StoreRoot, measurement: Measurement) -> Image:
         lock = os.open(place / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise Unavailable("image", f"{place}: {error.strerror}") from None
-    mounted = place / "root"
-    try:
-        # 1
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        if not _is_ready(place):
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        if not _is_ready(place):
-            _clear(place)
-            mounted.mkdir(mode=0o755, exist_ok=True)
-            inside = [part for part in measurement.components if part.name not in dict(held)]
-            # 2
-            build(root.path, base, [part.name for part in inside], mounted)
-            # 3
-            try:
-                _verify(mounted, root.path, base, inside)
-            except BaseException:
-                _clear(place)
-                raise
-            (place / _VERIFIED).touch(mode=0o600)
-        os.utime(lock)  # before the lock is shared, so that no sweep comes between
-        fcntl.flock(lock, fcntl.LOCK_SH)
-    except OSError as error:
-        os.close(lock)
-        raise Unavailable("image", f"{error.filename or place}: {error.strerror}") from None
-    except BaseException:
-        os.close(lock)
-        raise
-    return Image(mounted, lock, held)
+    with contextlib.ExitStack() as undone:
+        undone.callback(os.close, lock)
+        try:
+            # 1
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            if not _is_ready(place):
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if not _is_ready(place):
+                # 2, 3
+                _make(place, root.path, base, [part for part in measurement.components if part.name not in dict(held)])
+            os.utime(lock)  # before the lock is shared, so that no sweep comes between
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        except OSError as error:
+            raise Unavailable("image", f"{error.filename or place}: {error.strerror}") from None
+        undone.pop_all()
+    return Image(place / "root", lock, held)
 
 
 def sweep(folder: Path, keep: int) -> None:
@@ -128,6 +116,19 @@ def sweep(folder: Path, keep: int) -> None:
         os.close(lock)
 
 
+def _make(place: Path, trees: Path, base: str, parts: list[ComponentRoot]) -> None:
+    """What is mounted below `place` is these parts, and was compared with what was measured; else nothing is mounted there."""
+    _clear(place)
+    mounted = place / "root"
+    mounted.mkdir(mode=0o755, exist_ok=True)
+    with contextlib.ExitStack() as undone:
+        undone.callback(_clear, place)
+        build(trees, base, [part.name for part in parts], mounted)
+        _verify(mounted, trees, base, parts)
+        (place / _VERIFIED).touch(mode=0o600)
+        undone.pop_all()
+
+
 def _is_ready(place: Path) -> bool:
     return (place / _VERIFIED).exists() and os.path.ismount(place / "root")
 
@@ -135,12 +136,6 @@ def _is_ready(place: Path) -> bool:
 def _clear(place: Path) -> None:
     (place / _VERIFIED).unlink(missing_ok=True)
     unmount(place / "root")
-
-
-def unmount(mounted: Path) -> None:
-    """Nothing is mounted there. Raises Unavailable."""
-    while os.path.ismount(mounted):
-        _run([_UMOUNT, "--lazy", str(mounted)])
 
 
 def _is_held(tree: Path) -> bool:
@@ -172,7 +167,7 @@ def build(trees: Path, base: str, names: Iterable[str], mounted: Path) -> None:
     made = f"/proc/self/fd/{image}"
     try:
         arguments += ["--perms", "0555", "--file", str(empty), f"/image/{SHIM}"]
-        _run([_BWRAP, *arguments, "--", MKFS, "-T0", "-U", _UUID, "--all-root", made, "/image"], keep=(image, empty))
+        _run([BWRAP, *arguments, "--", MKFS, "-T0", "-U", _UUID, "--all-root", made, "/image"], keep=(image, empty))
         fcntl.fcntl(image, fcntl.F_ADD_SEALS, _SEALS)
         _run([_MOUNT, "-t", "erofs", "-o", "ro,loop,nosuid,nodev", made, str(mounted)], keep=(image,))
     finally:
@@ -213,8 +208,12 @@ def _run(command: list[str], keep: tuple[int, ...] = ()) -> None:
     except subprocess.TimeoutExpired:
         raise Unavailable("image", f"{command[0]} did not end within {_WITHIN:.0f} s") from None
     if done.returncode:
-        said = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["it said nothing"]
-        raise Unavailable("image", f"{Path(command[0]).name}: {said[-1][:200]}")
+        raise Unavailable("image", f"{Path(command[0]).name}: {last_words(done.stderr)}")
+
+
+def last_words(said: bytes) -> str:
+    """The last line of what a tool wrote to its standard error."""
+    return (said.decode("utf-8", "replace").strip().splitlines() or ["it said nothing"])[-1][:200]
 
 
 # --- compared ------------------------------------------------------------------------------------------------------------------

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Final
 
 from enforcer.launch.cgroup import Cgroup
-from enforcer.launch.image import SHIM, Image
-from enforcer.launch.sandbox import BWRAP, INSIDE_UID, LIMITS, SHIM_PROGRAM, Room, arguments, specification
+from enforcer.launch.image import BWRAP, SHIM, Image
+from enforcer.launch.sandbox import INSIDE_UID, LIMITS, SHIM_PROGRAM, Room, arguments, specification
 from writ.formats.errors import Unavailable
 from writ.formats.measurement import Profile
 
 _WATCHDOG: Final = Path(__file__).with_name("watchdog.py")
 _DEADLINE: Final = 15.0
-"""Seconds for a Python start on a loaded host; a healthy one takes 30 ms."""
+"""Seconds for each word of a launch on a loaded host; a healthy launch takes 50 ms."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,13 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from enforcer.launch.image import SHIM, STORE, Image
-from enforcer.launch.profile import DEVICE, READ, RUN, SANDBOXES, TERMINAL, WRITE, Sandbox
+from enforcer.launch.image import MOUNT_POINTS, SHIM, STORE, Image
+from enforcer.launch.profile import DEVICE, READ, RUN, SANDBOXES, TERMINAL, WRITE
 from enforcer.launch.seccomp import compiled
 from writ.formats.errors import Unavailable
 from writ.formats.measurement import Profile
 
-BWRAP: Final = "/usr/bin/bwrap"
 SHIM_PROGRAM: Final = Path(__file__).with_name("shim")
 """Made from `shim.c` when Writ is installed. What every program becomes before bubblewrap, and what bubblewrap becomes in the sandbox."""
 INSIDE_UID: Final = 1000
@@ -37,7 +36,7 @@ NAMESPACES: Final = (
 )  # fmt: skip
 NO_FURTHER: Final = ("--disable-userns", "--assert-userns-disabled")
 """No user namespace inside."""
-_OWN: Final = (HOME, "/tmp", "/dev/shm")
+OWN: Final = {"home": HOME, "tmp": "/tmp", "shm": "/dev/shm"}
 _DEVICES: Final = ("full", "null", "random", "urandom", "zero")
 _MAGIC: Final = 0x54495257
 _NO_NEW_CODE: Final = 1
@@ -52,7 +51,7 @@ class Room:
 
     def bound(self) -> tuple[tuple[str, str], ...]:
         """What is mounted where, writable."""
-        return tuple((str(self.path / name), inner) for name, inner in zip(("home", "tmp", "shm"), _OWN, strict=True))
+        return tuple((str(self.path / name), inner) for name, inner in OWN.items())
 
 
 def arguments(image: Image, room: Room, environment: Mapping[str, str], info: int, inside_uid: int = INSIDE_UID) -> bytes:
@@ -97,7 +96,7 @@ def _rights(image: Image) -> Iterator[tuple[str, int]]:
         raise Unavailable("image", f"{image.path}: {error.strerror}") from None
     yield "/", READ & ~DEVICE
     for name, mode in sorted(top):
-        if name in ("proc", "dev", "tmp", "agent", "run") or stat.S_ISLNK(mode):
+        if name in MOUNT_POINTS or stat.S_ISLNK(mode):
             continue
         yield f"/{name}", RUN if stat.S_ISDIR(mode) else RUN & ~(READ & ~DEVICE)
     for name in ("/proc", "/dev", "/run"):
@@ -106,16 +105,10 @@ def _rights(image: Image) -> Iterator[tuple[str, int]]:
         yield f"/dev/{name}", DEVICE
     yield "/dev/pts", TERMINAL
     yield "/dev/tty", TERMINAL & DEVICE
-    for name in _OWN:
+    for name in OWN.values():
         yield name, WRITE
 
 
 def environment_of(**more: str) -> dict[str, str]:
     """The environment of a program: PATH, HOME, LANG, TMPDIR and what is given, nothing of ours."""
-    return {"PATH": PATH, "HOME": HOME, "LANG": "C.UTF-8", "TMPDIR": _OWN[1], **more}
-
-
-__all__ = [
-    "BWRAP", "GATE", "LIMITS", "NAMESPACES", "NO_FURTHER", "SHIM_PROGRAM", "Room", "Sandbox", "arguments", "environment_of",
-    "specification",
-]  # fmt: skip
+    return {"PATH": PATH, "HOME": HOME, "LANG": "C.UTF-8", "TMPDIR": OWN["tmp"], **more}

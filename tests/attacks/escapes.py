@@ -700,12 +700,16 @@ def write_through_a_mapping():
 # --- exhaustion --------------------------------------------------------------------------------------------------------------------
 
 
-@attempt
-def exhaust_disk():
-    with open("/tmp/fill", "wb") as file:
+def fill(path):
+    with open(path, "wb") as file:
         for _ in range(4 * GIVEN["room"] // (1 << 20)):
             file.write(bytes(1 << 20))
             file.flush()
+
+
+@attempt
+def exhaust_disk():
+    fill("/tmp/fill")
 
 
 @attempt
@@ -716,10 +720,7 @@ def exhaust_disk_at_once():
 
 @attempt
 def exhaust_disk_by_shared_memory():
-    with open("/dev/shm/fill", "wb") as file:
-        for _ in range(4 * GIVEN["room"] // (1 << 20)):
-            file.write(bytes(1 << 20))
-            file.flush()
+    fill("/dev/shm/fill")
 
 
 @attempt
@@ -841,7 +842,7 @@ def judged(act):
             said = "refused EPERM" if "not allowed" in str(error) else f"broke {error}"
         except OSError as error:
             said = f"refused {errno.errorcode.get(error.errno or 0, type(error).__name__)}"
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the host is told
             said = f"broke {type(error).__name__}: {error}"
         os.write(writer, said.encode())
         os._exit(0)

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from enforcer import doctor
-from enforcer.launch.image import MKFS
-from enforcer.launch.sandbox import BWRAP, SHIM_PROGRAM
+from enforcer.launch.image import BWRAP, MKFS
+from enforcer.launch.sandbox import SHIM_PROGRAM
 from writ.formats.errors import Unavailable
 
 SANDBOX = {"bubblewrap", "mkfs.erofs", "shim", "libseccomp", "user namespaces", "/proc", "Landlock", "images"}

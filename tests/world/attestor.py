@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from enforcer import frames
 from tests.signers import MemorySigner, new_signer
 from writ.formats.cose import encode_sign1
 from writ.formats.decision import CONTENT_TYPE as DECISION_TYPE
@@ -133,11 +134,7 @@ class Attestor:
             watcher.close()
 
     def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._server.accept()
-            except OSError:
-                return
+        for connection in frames.connections(self._server):
             threading.Thread(target=self._attend, args=(connection,), daemon=True).start()
 
     def _attend(self, connection: socket.socket) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
+from enforcer import frames
 from enforcer.gates.egress.destination import Address
 from tests.world.tls import self_signed
 from writ.formats.errors import Unavailable
@@ -57,11 +58,7 @@ class Server:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._server.accept()
-            except OSError:
-                return
+        for connection in frames.connections(self._server):
             self.connections += 1
             self._live.append(connection)
             threading.Thread(target=self._attend, args=(connection,), daemon=True).start()

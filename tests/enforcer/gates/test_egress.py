@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from enforcer.gates.egress.addresses import is_public
 from enforcer.gates.egress.client_hello import MAX_HELLO, MAX_RECORDS, ClientHello, read_client_hello
-from enforcer.gates.egress.destination import parse_authority
+from enforcer.gates.egress.destination import Address, parse_authority
 from enforcer.gates.egress.gate import EgressGate
 from enforcer.gates.egress.request import MAX_HEAD, parse_head
 from enforcer.gates.egress.tunnel import Limits, may_begin
@@ -749,25 +749,30 @@ def test_agent_that_takes_its_own_port_while_it_is_cut_stays_without_a_way_out(p
     out.connect().close()
 
 
+class Slow(Names):
+    """Says when it is asked, and answers once it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looking, self.go = threading.Event(), threading.Event()
+
+    def addresses(self, name: str) -> tuple[Address, ...]:
+        self.looking.set()
+        self.go.wait(10)
+        return super().addresses(name)
+
+
 def test_action_decided_before_a_cut_is_not_dialled_after_the_thaw(proxied: Make, served: MakeServer) -> None:
     web = served(http)
-    looking, go = threading.Event(), threading.Event()
-
-    class Slow(Names):
-        def addresses(self, name: str) -> tuple:  # type: ignore[type-arg]
-            looking.set()
-            go.wait(10)
-            return super().addresses(name)
-
     names = Slow()
     names.name("api.test", "127.0.0.1")
     out = proxied(f"api.test:{web.port}", f"127.0.0.1:{web.port}", names=names)
     with out.connect() as near:
         near.sendall(f"GET http://api.test:{web.port}/ HTTP/1.1\r\nHost: api.test:{web.port}\r\n\r\n".encode())
-        assert looking.wait(5)
+        assert names.looking.wait(5)
         out.gatekeeper.cut(CUT)
         out.gatekeeper.mend()
-        go.set()
+        names.go.set()
         assert ended(near)
     assert {one["ended"] for one in out.results()} == {"cut"}
     assert web.connections == 0
@@ -800,23 +805,16 @@ def test_closed_gate_does_not_come_back_and_has_recorded_what_was_in_flight(prox
 
 def test_gate_that_is_being_closed_is_not_mended(proxied: Make, served: MakeServer) -> None:
     web = served(http)
-    looking, go = threading.Event(), threading.Event()
-
-    class Slow(Names):
-        def addresses(self, name: str) -> tuple:  # type: ignore[type-arg]
-            looking.set()
-            go.wait(10)
-            return super().addresses(name)
-
-    out = proxied(f"api.test:{web.port}", names=Slow())
+    names = Slow()
+    out = proxied(f"api.test:{web.port}", names=names)
     with out.connect() as near:
         near.sendall(f"GET http://api.test:{web.port}/ HTTP/1.1\r\nHost: api.test:{web.port}\r\n\r\n".encode())
-        assert looking.wait(5)
+        assert names.looking.wait(5)
         closing = threading.Thread(target=out.gate.close)
         closing.start()
         assert wait_for(lambda: ended(near))
         out.gatekeeper.mend()
         with pytest.raises(ConnectionError):
             out.connect()
-        go.set()
+        names.go.set()
         closing.join(10)

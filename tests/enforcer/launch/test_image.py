@@ -213,7 +213,7 @@ def test_missing_tool_is_unavailable_and_leaves_nothing(site: Site, monkeypatch:
     with pytest.raises(Unavailable, match="image"):
         site.image()
     assert site.mounts() == []
-    monkeypatch.setattr(image, "_BWRAP", "/nowhere/bwrap")
+    monkeypatch.setattr(image, "BWRAP", "/nowhere/bwrap")
     with pytest.raises(Unavailable, match="/nowhere/bwrap"):
         site.image()
 
@@ -222,7 +222,7 @@ def test_tool_that_hangs_is_given_up(site: Site, monkeypatch: pytest.MonkeyPatch
     slow = site.folder / "slow"
     slow.write_text("#!/bin/sh\nexec sleep 60\n")
     slow.chmod(0o755)
-    monkeypatch.setattr(image, "_BWRAP", str(slow))
+    monkeypatch.setattr(image, "BWRAP", str(slow))
     monkeypatch.setattr(image, "_WITHIN", 0.2)
     began = time.monotonic()
     with pytest.raises(Unavailable, match="did not end"):
