@@ -234,8 +234,9 @@ class Attestation:
 
 
 def reasons_for(answer: AttestAnswer, instance: bytes) -> tuple[str | None, tuple[Reason, ...]]:
-    """The token of `instance`, or None with the reasons: its own and the host's."""
+    """The token of `instance`, or None with the reasons: its own, and the host's in place of the word that there are some."""
     for one in answer.answers:
         if one.instance == instance:
-            return (one.token, ()) if one.token is not None else (None, tuple(sorted({*one.reasons, *answer.reasons})))
+            own = (reason for reason in one.reasons if reason.code != "host-refused" or not answer.reasons)
+            return (one.token, ()) if one.token is not None else (None, tuple(sorted({*own, *answer.reasons})))
     return None, answer.reasons or (Reason("instance-unknown", f"instance.{instance.hex()}", "an answer", "none"),)

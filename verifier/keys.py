@@ -15,7 +15,7 @@ from typing import Final
 from verifier.ledger import Entry, Ledger
 from verifier.ledger.schema import KeyRow
 from writ.formats.cose import encode_sign1
-from writ.formats.decision import CONTENT_TYPE, AttestDecision, EnrolDecision, encode_entry
+from writ.formats.decision import CONTENT_TYPE, AttestDecision, EnrolDecision, encode_entry, parse_entry
 from writ.formats.decision import Entry as LogEntry
 from writ.formats.eat import TYP, TokenClaims, encode_claims
 from writ.formats.errors import Unavailable
@@ -69,8 +69,10 @@ class Keys:
         return encode_sign1(payload, algorithm=key.algorithm, kid=key.thumbprint(), sign=self.decision.sign, content_type=content_type)
 
     def sign_entry(self, decision: LogEntry) -> Entry:
-        """The decision signed, ready for the log."""
-        signed = self.sign_decision(encode_entry(decision), CONTENT_TYPE)
+        """The decision signed, ready for the log. Raises FormatError for one that nobody could read there: it is no decision."""
+        encoded = encode_entry(decision)
+        parse_entry(encoded)
+        signed = self.sign_decision(encoded, CONTENT_TYPE)
         if isinstance(decision, AttestDecision):
             return Entry("attest", decision.namespace, decision.host, decision.decided_at, signed)
         if isinstance(decision, EnrolDecision):

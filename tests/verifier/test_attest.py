@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
+from attestor.evidence import reasons_for
 from tests.world.chip import Chip
 from tests.world.host import RefusedByVerifier, SimulatedHost
 from tests.world.verifier import RunningVerifier
+from verifier.keys import Keys
 from verifier.ledger.schema import EntryRow, NonceRow, TokenRow
 from writ.formats.cose import parse_sign1, verify_sign1
 from writ.formats.decision import AttestDecision, parse_entry
 from writ.formats.eat import parse_token
+from writ.formats.errors import FormatError
 from writ.formats.exchange import AttestAnswer
 from writ.formats.jose import verify_jws
 from writ.formats.keys import key_id
+from writ.formats.reason import Reason
 from writ.verdict.token import verify_token
 
 
@@ -27,7 +32,7 @@ def token_of(answer: AttestAnswer, at: int = 0) -> str:
 
 def codes(answer: AttestAnswer, at: int = 0) -> list[str]:
     assert answer.answers[at].token is None
-    return [reason.code for reason in answer.answers[at].reasons]
+    return [reason.code for reason in reasons_for(answer, answer.answers[at].instance)[1]]
 
 
 def refusal(host: SimulatedHost, evidence: bytes) -> tuple[int, list[str]]:
@@ -251,3 +256,11 @@ def test_token_is_accepted_by_a_relying_party(verifier: RunningVerifier, host: S
         now=verifier.clock.now(), revocation=None,
     )  # fmt: skip
     assert verified.claims.host == "h1"
+
+
+def test_decision_that_nobody_could_read_is_not_signed(verifier: RunningVerifier, host: SimulatedHost) -> None:
+    entry = parse_entry(parse_sign1(host.attest("one").decision).payload or b"")
+    assert isinstance(entry, AttestDecision)
+    many = tuple(Reason("component-missing", f"{number:04}", "", "") for number in range(2000))
+    with pytest.raises(FormatError, match="reasons"):
+        Keys(verifier.config.key_dir, verifier.made.ledger).sign_entry(replace(entry, reasons=many))

@@ -360,4 +360,4 @@ def codes(verdict: AttestationVerdict, at: int = 0) -> set[str]:
     """Reason codes against one request; a refusal has some and no claims."""
     one = verdict.tokens[at]
     assert one.claims is None
-    return {reason.code for reason in one.reasons}
+    return {reason.code for reason in (*verdict.entry.reasons, *one.reasons)} - {"host-refused"}

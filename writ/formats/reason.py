@@ -166,6 +166,9 @@ REMEDIES: Final[dict[str, str]] = {
     # revocation lists, one after the other
     "crl-rollback": "A later CRL of this issuer is held: fetch the newest one.",
     "crl-early": "This CRL is of the future: check the verifier's clock, and import it when its time has come.",
+    # what a decision has room for
+    "host-refused": "Nothing is issued on a host that is refused: see the reasons against the host.",
+    "reasons-left-out": "More stand against it than are named; see got. Mend these and attest again, or ask `verifier reference diff`.",
 }
 """Code -> remedy. Codes are appended and never removed or renamed: old decisions name them."""
 

@@ -6,7 +6,9 @@ collected, for the host and for each instance, and sorted.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby, islice
 
 from writ.formats.boot_state import BootState
 from writ.formats.digest import Digest
@@ -65,6 +67,8 @@ NOT_CONTINUED = frozenset({"action-log-inconsistent", "action-log-base", "instan
 NOT_ROOTED = Reason("attestor-not-rooted", "executables", "boot or IMA evidence for the attestor", "none")
 PARTS = ("attestor", "enforcer", "ima-policy", "interpreter", "launcher")
 """What `rooted/<part>` reference values must name before a runtime is rooted (DESIGN, step 4)."""
+MOST_DIFFERENCES = 64
+"""Reasons of one code that a decision names for the host, and again for all of its instances together (but one for each)."""
 _CHANGED = frozenset(
     {
         "boot-mismatch", "component-missing", "component-unexpected", "file-mismatch", "file-unknown", "governance-mismatch",
@@ -107,12 +111,25 @@ def appraise(
     left, labels = exempted([*host, *against], references, None, record.host, now)
     exceptions = tuple(sorted({*labels, *((NOT_ROOTED.code,) if waived else ())}))
     # 3
-    instances = tuple(_instance(request, runtime, references, record.host, now) for request in verified.requests)
+    share = max(1, MOST_DIFFERENCES // max(1, len(verified.requests)))
+    instances = tuple(_instance(request, runtime, references, record.host, now, share) for request in verified.requests)
     # 4
     after = _state_after(verified, state, instances, now)
-    reasons = tuple(sorted(set(left)))
+    reasons = at_most(left, MOST_DIFFERENCES)
     ear = _ear(verified, record, reasons, missing, bool(labels), instances, bundle, now, nonce)
     return AttestationResult(ear, reasons, exceptions, not missing, instances, after)
+
+
+def at_most(reasons: Iterable[Reason], most: int) -> tuple[Reason, ...]:
+    """The reasons, sorted, each once, and of each code no more than `most`; one more says how many those are not.
+
+    A decision must have room for what is said of its host and of 256 instances. Every code that stands against them stays.
+    """
+    found = sorted(set(reasons))
+    named = [reason for _, alike in groupby(found, key=lambda reason: reason.code) for reason in islice(alike, most)]
+    if len(named) < len(found):
+        named.append(Reason("reasons-left-out", "reasons", f"{most} of a kind at most", f"{len(found) - len(named)} more"))
+    return tuple(sorted(named))
 
 
 def stands_against(
@@ -196,7 +213,9 @@ def _in_words(reason: Reason) -> Reason:
     return Reason(reason.code, reason.claim, _STATES.get(reason.expected, reason.expected), _STATES.get(reason.got, reason.got))
 
 
-def _instance(request: InstanceRequest, runtime: RuntimeState | None, references: ReferenceSet, host: str, now: int) -> InstanceResult:
+def _instance(
+    request: InstanceRequest, runtime: RuntimeState | None, references: ReferenceSet, host: str, now: int, most: int
+) -> InstanceResult:
     claim = f"instance.{request.instance.hex()}"
     known = None if runtime is None else runtime.find(request.instance)
     if runtime is None or known is None:
@@ -226,7 +245,7 @@ def _instance(request: InstanceRequest, runtime: RuntimeState | None, references
             reasons.append(Reason("parent-refused", f"{claim}.lineage", "parents that would pass", "one that would not"))
     if parents:
         reasons.extend(_within(request, parents[0], "parent", claim))
-    return InstanceResult(request, known, parents, tuple(sorted(set(reasons))), tuple(sorted(labels)))
+    return InstanceResult(request, known, parents, at_most(reasons, most), tuple(sorted(labels)))
 
 
 def not_as_approved(known: InstanceState, references: ReferenceSet, claim: str, now: int) -> tuple[Reason, ...]:

@@ -12,7 +12,7 @@ from typing import Final
 from writ.formats.policy_bundle import PolicyBundle
 from writ.formats.reason import Reason
 from writ.formats.state import HostRecord, HostState
-from writ.verdict.appraisal import not_as_approved, stands_against
+from writ.verdict.appraisal import MOST_DIFFERENCES, at_most, not_as_approved, stands_against
 from writ.verdict.appraise.ima import judge_rows
 from writ.verdict.ima_log import with_the_rest
 from writ.verdict.reference import ReferenceSet, exempted
@@ -77,5 +77,5 @@ def foresee(
             claim = f"instance.{known.instance.hex()}"
             found, more = exempted(not_as_approved(known, references, claim, now), references, known.agent, record.host, now)
             used |= more
-            instances.append((known.instance, str(known.agent), tuple(sorted(set(found)))))
-    return Foreseen(record.host, tuple(sorted(set(left))), tuple(instances), tuple(sorted(used)))
+            instances.append((known.instance, str(known.agent), at_most(found, MOST_DIFFERENCES)))
+    return Foreseen(record.host, at_most(left, MOST_DIFFERENCES), tuple(instances), tuple(sorted(used)))

@@ -6,7 +6,6 @@ an error or an undecided request refuses (I3).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from writ.formats.digest import Digest
@@ -65,11 +64,13 @@ def _decide(
 ) -> TokenDecision:  # fmt: skip
     request, state = one.request, one.state
     # 1, 2
-    reasons: Sequence[Reason] = [*result.reasons, *one.reasons]
-    if reasons or state is None:
-        return TokenDecision(request.instance, None, tuple(sorted(set(reasons))))
-    # 3
     claim = f"instance.{request.instance.hex()}"
+    reasons = set(one.reasons)
+    if result.reasons:  # they are said once, and not again for each instance
+        reasons.add(Reason("host-refused", claim, "a host that nothing stands against", f"{len(result.reasons)} reasons"))
+    if reasons or state is None:
+        return TokenDecision(request.instance, None, tuple(sorted(reasons)))
+    # 3
     if state.agent.namespace != record.namespace:
         reason = Reason("policy-refused", f"{claim}.agent", f"an agent of {record.namespace}", str(state.agent))
         return TokenDecision(request.instance, None, (reason,))

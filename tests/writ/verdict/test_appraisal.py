@@ -11,9 +11,10 @@ from writ.formats.digest import Digest
 from writ.formats.eventlog.runtime import ComponentEvent, DriftEvent, StartEvent, StopEvent, command_digest
 from writ.formats.evidence import Evidence
 from writ.formats.ima_rules import ImaRules
+from writ.formats.reason import Reason
 from writ.formats.state import HostState
 from writ.formats.tlog.merkle import EMPTY_ROOT
-from writ.verdict.appraisal import AttestationResult, InstanceResult, appraise
+from writ.verdict.appraisal import MOST_DIFFERENCES, AttestationResult, InstanceResult, appraise, at_most
 from writ.verdict.appraise.ima import index_files
 from writ.verdict.evidence import verify_evidence
 from writ.verdict.reference import reference_set
@@ -383,3 +384,37 @@ def test_executables_are_never_affirming_while_nothing_measured_the_attestor() -
         assert part.policy_ids == (str(policy().digest),)
     assert [r.code for r in dict(result.ear.submodules)["host"].reasons] == ["attestor-not-rooted"]
     assert NAMESPACE == "billing"
+
+
+# --- what a decision has room for
+
+
+def numbered(code: str, count: int) -> list[Reason]:
+    return [Reason(code, f"{number:04}", "", "") for number in range(count)]
+
+
+def test_of_each_code_the_first_are_named_and_the_rest_are_counted() -> None:
+    found = [*numbered("component-mismatch", 5), *numbered("instance-drifted", 1), *numbered("component-missing", 4)]
+    named = at_most(reversed(found), 3)
+    assert [(r.code, r.claim) for r in named] == [
+        *(("component-mismatch", f"000{n}") for n in range(3)),
+        *(("component-missing", f"000{n}") for n in range(3)),
+        ("instance-drifted", "0000"),
+        ("reasons-left-out", "reasons"),
+    ]
+    assert named[-1].got == "3 more"
+
+
+def test_where_all_are_named_none_is_said_to_be_left_out() -> None:
+    found = numbered("component-mismatch", 3)
+    assert at_most([*found, *found], 3) == tuple(found)
+
+
+def test_instances_share_the_room_of_a_decision() -> None:
+    names = tuple(f"n{number}" for number in range(32))
+    scene = launched(*names)
+    parts = tuple((f"prompts.{n:03}", Digest.of(b"%d" % n)) for n in range(MOST_DIFFERENCES))
+    scene.references = tuple(replace(c, components=(*c.components, *parts)) if c.environment != "governance" else c for c in scene.references)
+    for asked, each in ((names[:1], MOST_DIFFERENCES), (names, MOST_DIFFERENCES // 32)):
+        result = judge(scene, *asked)
+        assert {sum(r.code == "component-missing" for r in one.reasons) for one in result.instances} == {each}

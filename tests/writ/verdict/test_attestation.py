@@ -66,7 +66,7 @@ def test_refusal_is_recorded_with_its_reasons() -> None:
     scene.launch("one")
     entry = scene.attest("one").entry
     assert (entry.verdict, [r.code for r in entry.reasons]) == ("refused", ["attestor-not-rooted"])
-    assert [(o.claims, [r.code for r in o.reasons]) for o in entry.outcomes] == [(None, ["attestor-not-rooted"])]
+    assert [(o.claims, [r.code for r in o.reasons]) for o in entry.outcomes] == [(None, ["host-refused"])]
     assert parse_entry(encode_entry(entry)) == entry
 
 
