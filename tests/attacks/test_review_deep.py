@@ -48,7 +48,7 @@ def accepted(verdict: AttestationVerdict) -> bool:
 
 
 def reasons(verdict: AttestationVerdict) -> set[tuple[str, str]]:
-    return {(r.code, r.claim) for r in verdict.tokens[0].reasons}
+    return {(r.code, r.claim) for r in (*verdict.entry.reasons, *verdict.tokens[0].reasons)}
 
 
 def demo() -> Machine:
@@ -146,7 +146,7 @@ REPORTER = measurement().agent
 
 def exempt(scene: Scene, verdict: AttestationVerdict, code: str, ending: str) -> None:
     """An exemption for the difference of the reporter, as two people approve it."""
-    reason = next(r for r in verdict.tokens[0].reasons if r.code == code and r.claim.endswith(ending))
+    reason = next(r for r in (*verdict.entry.reasons, *verdict.tokens[0].reasons) if r.code == code and r.claim.endswith(ending))
     one = Exemption(
         NAMESPACE, code, claim_of(reason, REPORTER), reason.got, (scene.host,), scene.now, scene.now + 3600, "night", ("a", "b")
     )
