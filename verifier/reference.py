@@ -24,10 +24,11 @@ from writ.formats.policy_bundle import PolicySettings
 from writ.formats.proposal import Proposal
 from writ.formats.reason import Reason
 from writ.service.clock import Clock
+from writ.verdict import reference
 from writ.verdict.appraise.ima import ENVIRONMENT as FILES
 from writ.verdict.appraise.ima import ROOTED
 from writ.verdict.publication import Accepted, Pending, judge_approvals, judge_retirement
-from writ.verdict.reference import GOVERNANCE, list_names, measured_values, reference_set
+from writ.verdict.reference import GOVERNANCE, list_names, measured_values
 
 SIGNER_NAME: Final = "writ verifier"
 MAX_IMPORT: Final = 256
@@ -77,8 +78,10 @@ def set_after(
     # 2
     active = tables.select(ReferenceRow, namespace=namespace, active=1)
     corims = {row.digest: row for row in (*(row for row in active if row.digest not in gone), *add)}
-    if any(row.environment.startswith(ROOTED) for row in add):
-        _judge_size(corims.values())
+    if add:
+        rooting = versions(row for row in corims.values() if row.environment.startswith(ROOTED))
+        size = sum(len(row.signed) for row in corims.values())
+        judge_size(len(corims), size, sum(len(corim.components) for corim in rooting))
     # 3
     if gone:
         judge_retirement((row.environment for row in active), versions(corims.values()), proposals.settings_in_force(tables, namespace))
@@ -92,14 +95,10 @@ def versions(rows: Iterable[ReferenceRow]) -> Iterator[Corim]:
         yield parse_signed_corim(row.signed).corim
 
 
-def _judge_size(rows: Iterable[ReferenceRow]) -> None:
-    """An attestation can make a set of these. Raises Refused `too-large`.
-
-    Only what roots a runtime is read, since a set has a bound for nothing else.
-    """
-    rooting = [parse_signed_corim(row.signed).corim for row in rows if row.environment.startswith(ROOTED)]
+def judge_size(corims: int, size: int, rooting: int = 0) -> None:
+    """A set of so much can be judged, listed and proven; signatures may count in `size`, for a little less. Raises Refused `too-large`."""
     try:
-        reference_set(rooting)
+        reference.judge_size(corims, size, rooting)
     except FormatError as error:
         raise Refused(Reason("too-large", error.what, error.expected, error.got)) from None
 

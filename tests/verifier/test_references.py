@@ -400,6 +400,26 @@ def test_publication_after_which_no_set_could_be_made_is_refused(verifier: Runni
     assert publish(people("team"), rooted("b", 2))["state"] == "in force"
 
 
+def test_set_is_no_larger_than_can_be_proven(verifier: RunningVerifier, people: People, monkeypatch: pytest.MonkeyPatch) -> None:
+    import_(verifier.client, agent(prompts=b"1"), agent(prompts=b"2"))
+    verifier.client.post("/v1/delegations", {"roles": [role()]})
+    verifier.publish(approvals={"governance": 2})
+    proposal = import_(people("alice"), governance())["proposal"]
+    three = agent(prompts=b"3")
+    for bound, what in (("MOST_CORIMS", "at most 2 CoRIMs, got 3"), ("MAX_CORIMS", "at most 2 bytes of CoRIMs")):
+        with monkeypatch.context() as patch:
+            patch.setattr(reference, bound, 2)
+            with pytest.raises(Refused, match=f"too-large: references: expected {what}"):
+                import_(verifier.client, three)
+            with pytest.raises(Refused, match=f"too-large: references: expected {what}"):
+                publish(people("team"), three)
+            with pytest.raises(Refused, match=f"too-large: references: expected {what}"):
+                approve(people("bob"), proposal)
+    assert len(listed(verifier.client)) == 2
+    monkeypatch.setattr(reference, "MOST_CORIMS", 1)
+    assert import_(verifier.client, three, replace=True)["state"] == "in force", "it is the set after the change that counts"
+
+
 def test_retiring_is_not_in_the_way_of_a_set_that_is_too_large(
     verifier: RunningVerifier, small: SimulatedHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
