@@ -262,9 +262,9 @@ def _publish(args: argparse.Namespace, items: list[bytes]) -> int:
 
 
 def _reference_import_packages(args: argparse.Namespace) -> int:
-    """1. What was asked for makes sense. 2. Each package read. 3. Written, or imported in as many turns as it takes."""
+    """1. What was asked for makes sense. 2. Each package read; a set holds them. 3. Written, or imported in as many turns as it takes."""
     from verifier.packages.collect import collect
-    from verifier.reference import MAX_IMPORT, digest_of
+    from verifier.reference import MAX_IMPORT, digest_of, judge_size
 
     # 1
     if args.files or args.publisher is not None or args.delegated or args.adopt:
@@ -280,14 +280,16 @@ def _reference_import_packages(args: argparse.Namespace) -> int:
         found = collect(
             args.namespace, debs=args.deb, rpms=args.rpm, snapshots=args.repo, keyring=args.keyring, seen=bar.advance
         )  # fmt: skip
+    corims = [one if args.valid_until is None else replace(one, valid_until=args.valid_until) for one in found.corims]
+    encoded = [encode_corim(corim) for corim in corims]
+    if client is not None:
+        judge_size(len(encoded), sum(map(len, encoded)))
     # 3
     if args.out is not None:
         make_directory(args.out)
     turn: list[bytes] = []
     waiting: list[str] = []
-    corims = [one if args.valid_until is None else replace(one, valid_until=args.valid_until) for one in found.corims]
-    for corim in corims:
-        data = encode_corim(corim)
+    for corim, data in zip(corims, encoded, strict=True):
         if args.out is not None:
             write(args.out / f"{corim.id}.corim", data)
         elif client is not None:

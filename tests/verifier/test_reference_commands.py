@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.verifier.packages.builders import build_deb
 from tests.world.verifier import RunningVerifier
 from verifier.__main__ import main
 from verifier.commands import duration, moment
@@ -96,6 +97,19 @@ def test_files_are_compared_with_each_other_and_with_what_is_in_force(desk: Desk
     assert desk.run("reference", "diff", one, booted, code=2)["error"] == "malformed"
     desk.run("reference", "import", one)
     assert desk.run("reference", "diff", two, code=1)["versions"][0]["differences"]["prompts"]["in_force"] == str(Digest.of(b"1"))
+
+
+def test_packages_that_are_more_than_a_set_are_imported_in_no_part(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    debs = [build_deb(desk.folder, name, {f"usr/bin/{name}": b"x"}) for name in ("one", "two")]
+    asked = ("reference", "import", "--namespace", "default", "--deb", *debs)
+    monkeypatch.setattr("verifier.reference.MAX_IMPORT", 1)
+    monkeypatch.setattr("writ.verdict.reference.MOST_CORIMS", 1)
+    refused = desk.run(*asked, code=1)["reasons"]
+    assert [(one["code"], one["expected"]) for one in refused] == [("too-large", "at most 1 CoRIMs")]
+    assert desk.run("reference", "list")["references"] == []
+    assert len(desk.run(*asked, "--out", desk.folder / "out")["packages"]) == 2, "to choose from"
+    monkeypatch.setattr("writ.verdict.reference.MOST_CORIMS", 2)
+    assert len(desk.run(*asked)["packages"]) == 2
 
 
 def test_version_is_imported_with_an_end_and_retired(desk: Desk) -> None:

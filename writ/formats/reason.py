@@ -61,7 +61,7 @@ REMEDIES: Final[dict[str, str]] = {
     "component-missing": "The reference values name a component that was not measured.",
     "component-unexpected": "A component was measured that no reference value names.",
     "reference-expired": "All approved versions ran out. Approve another: `verifier reference capture` or `reference import`.",
-    "reference-last": "Without it nothing would be refused. Import another version with `--replace`, or first publish a policy without it.",
+    "reference-last": "Without it nothing would be refused. Import a version of what got names, or let the policy refuse runtime-only.",
     "agent-unknown": "No reference values for this agent: `verifier reference import`.",
     "governance-mismatch": "Attestor, enforcer or policy on the host is not what was approved.",
     "instance-unknown": "The instance has no start event in the quoted log.",
