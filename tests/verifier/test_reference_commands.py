@@ -77,7 +77,7 @@ def verbs(*words: str) -> list[str]:
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         main([*words, "--help"])
-    found = re.findall(r"^    ([a-z]+) {2,}", out.getvalue(), re.MULTILINE)
+    found = re.findall(r"^    ([a-z-]+) {2,}", out.getvalue(), re.MULTILINE)
     return [str(one) for one in found]
 
 
@@ -143,6 +143,11 @@ def test_one_proposes_and_another_approves(desk: Desk) -> None:
     assert desk.run("reference", "approve", short, by="bob")["proposals"][0]["state"] == "in force"
     lifted = desk.run("policy", "publish", "--approvals", "governance=1", by="alice")
     assert (lifted["state"], lifted["missing"]) == ("proposed", ["1 of 2 people"])
+    short = lifted["proposal"].removeprefix("sha256:")[:12]
+    assert desk.run("reference", "approve", "--withdraw", short, by="bob")["proposals"] == [
+        {"withdrawn": lifted["proposal"], "proposal": lifted["proposal"], "state": "withdrawn"}
+    ]
+    assert desk.run("reference", "approve", lifted["proposal"], by="bob", code=1)["reasons"][0]["code"] == "proposal-closed"
 
 
 def test_policy_keeps_what_is_not_said(desk: Desk) -> None:
