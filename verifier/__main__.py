@@ -40,7 +40,7 @@ DEFAULT_POLICY: Final = Path(__file__).parent / "default_policy"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Exit 0: done or accepted; 1: refused; 2: misuse; 3: could not."""
+    """Run one command. Exit 0: done or accepted; 1: refused; 2: misuse, also what the verifier calls malformed; 3: could not."""
     return cli.run(_main, sys.argv[1:] if argv is None else argv)
 
 
@@ -367,9 +367,9 @@ def _trust_import(args: argparse.Namespace) -> int:
     chosen = {"crl_required": args.require_crl, "crl_max_age": args.crl_max_age, "sha1": args.accept_sha1}
     if any(value is not None for value in chosen.values()):
         body["rules"] = {**client.get("/v1/trust")["rules"], **{key: value for key, value in chosen.items() if value is not None}}
-    answer = _without_file(client.post("/v1/trust", body))
-    cli.emit(answer, args.json)
-    return cli.REFUSED if answer["refused"] else cli.ACCEPTED
+    answer = client.post("/v1/trust", body)
+    cli.emit({key: answer[key] for key in ("digest", "added", "refused")}, args.json)
+    return cli.refused(one["code"] for one in answer["refused"]) if answer["refused"] else cli.ACCEPTED
 
 
 def _trust_show(args: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.verifier.packages.builders import build_deb
+from tests.world.chip import Maker
 from tests.world.ima_logs import certificate
 from tests.world.verifier import RunningVerifier
 from verifier.__main__ import DEFAULT_POLICY, main
@@ -23,6 +24,7 @@ from verifier.operate import Client
 from writ.formats.corim import Corim, encode_corim, parse_corim, parse_signed_corim
 from writ.formats.digest import Digest
 from writ.formats.tlog.merkle import leaf_hash
+from writ.formats.x509 import parse_certificate, to_pem
 from writ.service.signers import load_signer
 
 AGENT = "spiffe://example.org/default/agent/a"
@@ -113,6 +115,37 @@ def test_packages_that_are_more_than_a_set_are_imported_in_no_part(desk: Desk, m
     assert len(desk.run(*asked, "--out", desk.folder / "out")["packages"]) == 2, "to choose from"
     monkeypatch.setattr("writ.verdict.reference.MOST_CORIMS", 2)
     assert len(desk.run(*asked)["packages"]) == 2
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("reference", "import", "FILE"),
+        ("reference", "dry-run", "FILE"),
+        ("reference", "retire", "zz"),
+        ("trust", "import", "FILE"),
+        ("trust", "import", "FILE", "--tpm-class", "software"),
+        ("policy", "publish", "--policies", "FILE"),
+    ],
+)
+def test_what_is_not_understood_is_a_misuse_whoever_says_so(desk: Desk, argv: tuple[str, ...]) -> None:
+    (desk.folder / "FILE").write_bytes(b"rubbish")
+    shown = desk.run(*(desk.folder / word if word == "FILE" else word for word in argv), code=2)
+    said = shown.get("refused", shown.get("reasons", [{"code": shown.get("error")}]))
+    assert [one["code"] for one in said] == ["malformed"]
+
+
+def test_import_of_trust_shows_what_came_of_it(desk: Desk) -> None:
+    (desk.folder / "rubbish").write_bytes(b"rubbish")
+    maker = desk.folder / "maker.pem"
+    maker.write_text("".join(to_pem(parse_certificate(der)) for der in (Maker("new").root(), Maker("new").intermediate())))
+    nothing = {"roots": [], "intermediates": 0, "crls": [], "rules": None}
+    shown = desk.run("trust", "import", desk.folder / "rubbish", code=2)
+    assert (list(shown), shown["added"]) == (["digest", "added", "refused"], nothing)
+    shown = desk.run("trust", "import", maker, "--tpm-class", "software")
+    assert ([one["tpm_class"] for one in shown["added"]["roots"]], shown["added"]["intermediates"]) == (["software"], 1)
+    assert desk.run("trust", "import", maker, "--tpm-class", "software")["added"] == nothing
+    assert desk.run("trust", "import", maker, desk.folder / "rubbish", code=1)["added"] == nothing
 
 
 def test_version_is_imported_with_an_end_and_retired(desk: Desk) -> None:
