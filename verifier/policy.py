@@ -6,6 +6,7 @@ A policy that asks for less where some things take more than one person is propo
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 from verifier import proposals
 from verifier.access import Operator, OperatorLog
@@ -48,11 +49,12 @@ class Policies:
     ) -> tuple[PolicyBundle, Outcome]:
         """The bundle is in force, under the next version where none is given; or proposed, where it asks for less than before.
 
+        What is proposed already is that proposal, and no approval of it.
         Raises FormatError, Refused `policy-rollback`, `reference-last`.
         """
         now = self._clock.now()
 
-        def published(tables: Tables) -> tuple[PolicyPublished | Consented, tuple[PolicyBundle, Outcome]]:
+        def published(tables: Tables) -> tuple[PolicyPublished | Consented | None, tuple[PolicyBundle, Outcome]]:
             held = space(tables, namespace)
             bundle = PolicyBundle(namespace, held.policy_version + 1 if version is None else version, now, settings, schema, policies)
             encoded = encode_bundle(bundle)
@@ -64,6 +66,10 @@ class Policies:
                 entry = self._log.entry(operator, "policy-publish", str(name), namespace=namespace, at=now, detail=name)
                 change = PolicyPublished(entry, self._row(encoded), (encoded,), held.references_digest, held.policy)
                 return change, (bundle, Outcome(()))
+            if (known := self._like(tables, bundle)) is not None:
+                waiting = self.judged(tables, known, proposals.people(tables, known.approvals))
+                missing = waiting.missing if isinstance(waiting, Pending) else ()
+                return None, (parse_bundle(self._proposed(tables, known)), Outcome((), known.row.digest, missing))
             wanted = Proposal(namespace, "policy", now, (name,))
             case = proposals.new_case(tables, operator, wanted, expires_at=now + PROPOSAL_LIFE)
             consent = proposals.consent(tables, case, (proposals.approval(case, operator, now),), settled_at=None)
@@ -91,6 +97,15 @@ class Policies:
     def judged(self, tables: Tables, case: Case, counted: frozenset[str]) -> Accepted | Pending:
         """What a proposed policy waits for."""
         return _verdict(tables, parse_bundle(self._proposed(tables, case)), counted)
+
+    def _like(self, tables: Tables, bundle: PolicyBundle) -> Case | None:
+        """The open proposal of this policy, made at any time."""
+        for case in proposals.open_cases(tables, bundle.namespace, bundle.issued_at):
+            if case.row.kind == "policy":
+                proposed = parse_bundle(self._proposed(tables, case))
+                if replace(proposed, issued_at=bundle.issued_at) == bundle:
+                    return case
+        return None
 
     def _proposed(self, tables: Tables, case: Case) -> bytes:
         blob = tables.get(BlobRow, case.proposal.of[0].value)

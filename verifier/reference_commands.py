@@ -90,8 +90,9 @@ def add_verbs(verbs: Any) -> None:
     made.add_argument("--reason", required=True, metavar="TEXT", help="why; everybody sees it")
     made.add_argument("--host", action="append", default=[], metavar="HOST", help="on this host, not the refused one; may be repeated")
     made.add_argument("--component", metavar="CLAIM", help="which difference, where there are several")
-    made = verb(reference, "approve", "approve what another person proposed", _reference_approve)
+    made = verb(reference, "approve", "approve what another person proposed, or withdraw what was proposed", _reference_approve)
     made.add_argument("proposals", nargs="+", metavar="PROPOSAL", help="its digest, or the first 12 digits of it or more")
+    made.add_argument("--withdraw", action="store_true", help="it is over, and nothing of it comes into force")
     made = verb(reference, "delegate", "say what publishers may release without an operator; without FILE show it", _reference_delegate)
     made.add_argument("file", type=Path, nargs="?", help="the roles, in TOML")
     made = verb(reference, "export", "write signed CoRIMs: those in force, or files signed with a publisher's key", _reference_export)
@@ -391,16 +392,23 @@ def _reference_except(args: argparse.Namespace) -> int:
 
 def _reference_approve(args: argparse.Namespace) -> int:
     """Each by its digest; a beginning of one has to name one open proposal."""
-    client = connected(args)
-    opened = [one["proposal"] for one in client.get("/v1/references")["proposals"]]
-    approved = []
+    client, done = connected(args), []
+    act, word = ("withdraw", "withdrawn") if args.withdraw else ("approve", "approved")
     for asked in args.proposals:
-        digest = asked if asked.startswith("sha256:") else f"sha256:{asked}"
-        found = [one for one in opened if one.startswith(digest)] if len(digest) < len("sha256:") + 64 else [digest]
-        if len(found) != 1 or len(digest) < len("sha256:") + 12:
-            raise Refused(Reason("not-found", "proposal", "12 digits or more that one open proposal begins with", asked[:80]))
-        approved.append({"approved": found[0], **client.post(f"/v1/proposals/{found[0]}/approve")})
-    return show(args, {"proposals": approved})
+        digest = _proposal(client, asked)
+        done.append({word: digest, **client.post(f"/v1/proposals/{segment(digest)}/{act}")})
+    return show(args, {"proposals": done})
+
+
+def _proposal(client: Client, asked: str) -> str:
+    """The digest of the open proposal that begins so. Raises Refused."""
+    digest = asked if asked.startswith("sha256:") else f"sha256:{asked}"
+    if len(digest) >= len("sha256:") + 64:
+        return digest
+    found = [one["proposal"] for one in client.get("/v1/references")["proposals"] if one["proposal"].startswith(digest)]
+    if len(found) != 1 or len(digest) < len("sha256:") + 12:
+        raise Refused(Reason("not-found", "proposal", "12 digits or more that one open proposal begins with", asked[:80]))
+    return str(found[0])
 
 
 def _reference_delegate(args: argparse.Namespace) -> int:

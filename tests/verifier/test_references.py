@@ -296,6 +296,17 @@ def test_nobody_lifts_the_rule_alone(guarded: RunningVerifier, people: People) -
     assert import_(people("alice"), governance(b"other"))["state"] == "in force"
 
 
+def test_policy_is_proposed_once(guarded: RunningVerifier, people: People) -> None:
+    shown = guarded.client.get("/v1/policies/current")
+    body = {"settings": {}, "schema": shown["schema"], "policies": shown["policies"]}
+    first = people("alice").post("/v1/policies", body)
+    guarded.clock.advance(1)
+    for name in ("alice", "bob"):
+        assert people(name).post("/v1/policies", body) == first, "the same proposal, and no approval"
+    assert people("alice").post("/v1/policies", {**body, "settings": {"hold_max": 1}})["proposal"] != first["proposal"]
+    assert len(listed(guarded.client, "proposals")) == 2
+
+
 def test_proposed_policy_does_not_go_back_behind_a_later_one(guarded: RunningVerifier, people: People) -> None:
     shown = guarded.client.get("/v1/policies/current")
     body = {"settings": {}, "schema": shown["schema"], "policies": shown["policies"]}
@@ -304,6 +315,39 @@ def test_proposed_policy_does_not_go_back_behind_a_later_one(guarded: RunningVer
     approve(people("bob"), proposal)
     with pytest.raises(Refused, match="policy-rollback"):
         approve(people("carol"), proposal)
+
+
+# --- withdrawn ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("guarded")
+@pytest.mark.parametrize("name", ["alice", "bob"])
+def test_withdrawn_proposal_is_over(verifier: RunningVerifier, people: People, name: str) -> None:
+    proposal = import_(people("alice"), governance())["proposal"]
+    assert people(name).post(f"/v1/proposals/{proposal}/withdraw") == {"proposal": proposal, "state": "withdrawn"}
+    assert (listed(verifier.client), listed(verifier.client, "proposals")) == ([], [])
+    for late in ("approve", "withdraw"):
+        with pytest.raises(Refused, match="proposal-closed"):
+            people("carol").post(f"/v1/proposals/{proposal}/{late}")
+    named = [act for act in acts(verifier) if act.act == "reference-withdraw"]
+    assert [(act.subject, act.operator) for act in named] == [(proposal, people.ids[name])]
+    verifier.clock.advance(1)
+    again = import_(people("alice"), governance())["proposal"]
+    assert approve(people("bob"), again)["state"] == "in force", "what was approved of the former is no approval of this"
+
+
+def test_publisher_withdraws_his_own_and_nothing_else(verifier: RunningVerifier, team: Client, people: People) -> None:
+    verifier.publish(approvals={"governance": 2, "spiffe://example.org/default/agent/*": 2})
+    mine, other = publish(team, agent(prompts=b"2"))["proposal"], import_(people("alice"), governance())["proposal"]
+    for name, proposal in (("team", other), ("rivals", mine)):
+        with pytest.raises(Refused, match=r"forbidden: proposal\.by"):
+            people(name, role="publisher").post(f"/v1/proposals/{proposal}/withdraw")
+    with pytest.raises(Refused, match="forbidden"):
+        people("reader", role="reader").post(f"/v1/proposals/{mine}/withdraw")
+    with pytest.raises(Refused, match="not-found"):
+        people("eve", namespace="billing").post(f"/v1/proposals/{mine}/withdraw")
+    team.post(f"/v1/proposals/{mine}/withdraw")
+    assert [one["proposal"] for one in listed(verifier.client, "proposals")] == [other]
 
 
 # --- the last of an environment -------------------------------------------------------------------------------------------
@@ -794,6 +838,7 @@ def test_everything_is_in_the_log_and_what_decisions_name_is_in_the_archive(
     verifier.publish(approvals={"governance": 2})
     proposal = except_(people("alice"), refusal(drifted, "two"))["proposal"]
     approve(people("bob"), proposal)
+    people("bob").post(f"/v1/proposals/{import_(people('alice'), governance())['proposal']}/withdraw")
     token = drifted.attest("two").answers[0].token
     verifier.client.post("/v1/delegations", {"roles": [role()]})
     whole = next(row for row in listed(verifier.client) if row["environment"] == AGENT)

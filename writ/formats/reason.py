@@ -160,7 +160,7 @@ REMEDIES: Final[dict[str, str]] = {
     "delegation-refused": "No role of these keys covers this: `verifier reference delegate`, or let an operator `reference import` it.",
     "delegation-rollback": "The delegation is older than the one in force: `verifier reference delegate` without a version.",
     "approval-repeated": "It takes another person: `verifier reference approve` with the API key of another operator.",
-    "proposal-closed": "The proposal has lapsed, or is settled. Look with `verifier reference list`, and propose it again.",
+    "proposal-closed": "The proposal has lapsed, was withdrawn or is settled. Look with `verifier reference list`, and propose it again.",
     "exemption-refused": "Only a difference from the reference values, in a recorded refusal, can be excepted; name one with --component.",
     "release-retired": "An operator retired this release: sign a new one under a new id, or let an operator `reference import` it.",
     # revocation lists, one after the other
