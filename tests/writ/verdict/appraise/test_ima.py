@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.world.ima_logs import BOOT, Kernel, certificate, key_id, signed
+from tests.world.ima_logs import BOOT, Kernel, certificate, d_ng, key_id, module_signed, signed
 from writ.formats.corim import Corim
 from writ.formats.digest import Digest
 from writ.formats.eventlog.ima import replay
@@ -301,10 +301,57 @@ def test_signature_over_sha1_or_by_a_short_key_serves_nothing() -> None:
     assert codes(host.judge()) == [("file-unknown", "ima./bin/short"), ("ima-signature-invalid", "ima./bin/old")]
 
 
-def test_module_signature_alone_serves_nothing() -> None:
-    host = Host(rules=KEYRING)
-    host.kernel.measure("/bin/mod", OTHER, template="ima-modsig", modsig=b"pkcs7", d_modsig=b"sha256:\0" + OTHER.value)
-    assert codes(host.judge()) == [("file-unknown", "ima./bin/mod")]
+MODULE = module_signed(b"module", "vendor")
+
+
+def with_module(*, modsig: bytes, d_modsig: bytes, sig: bytes = b"") -> Host:
+    host = Host(rules=KEYRING, references=references({"/lib/approved.ko": OTHER}))
+    for name in ("/lib/other.ko", "/lib/approved.ko"):
+        host.kernel.measure(name, OTHER, template="ima-modsig", modsig=modsig, d_modsig=d_modsig, sig=sig)
+    return host
+
+
+@pytest.mark.parametrize("kind", ["ec", "rsa"])
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+def test_module_signature_by_a_key_of_the_rules_passes(kind: str, algorithm: str) -> None:
+    host = with_module(**module_signed(b"module", "vendor", kind, algorithm))
+    host.rules = ImaRules(keyrings=(certificate("vendor", kind),))
+    assert host.judge().reasons == ()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        MODULE | {"d_modsig": d_ng(OTHER)},
+        MODULE | {"d_modsig": d_ng(Digest.of(b"module", "sha512"))},
+        MODULE | {"d_modsig": b""},
+        MODULE | {"modsig": MODULE["modsig"][:-1] + bytes((MODULE["modsig"][-1] ^ 1,))},
+    ],
+)
+def test_module_signature_that_does_not_hold_is_refused_even_on_an_approved_digest(fields: dict[str, bytes]) -> None:
+    refused = [("ima-signature-invalid", "ima./lib/approved.ko"), ("ima-signature-invalid", "ima./lib/other.ko")]
+    assert codes(with_module(**fields).judge()) == refused
+
+
+@pytest.mark.parametrize("fields", [MODULE | {"modsig": b"pkcs7"}, MODULE | {"modsig": b""}, module_signed(b"module", "stranger")])
+def test_module_signature_of_another_kind_or_key_serves_nothing(fields: dict[str, bytes]) -> None:
+    assert codes(with_module(**fields).judge()) == [("file-unknown", "ima./lib/other.ko")]
+
+
+@pytest.mark.parametrize("field", [b"sha256", b"sha256:\0short"])
+def test_digest_under_a_module_signature_that_is_none_is_refused(field: bytes) -> None:
+    found = codes(with_module(**MODULE | {"d_modsig": field}).judge())
+    assert found == [("ima-log-malformed", "ima.entry")]
+
+
+def test_module_signature_is_asked_where_no_key_made_the_signature_of_the_file() -> None:
+    for signature, expected in (
+        (signed(OTHER, "stranger"), []),
+        (signed(GOOD, "vendor"), [("ima-signature-invalid", "ima./lib/approved.ko"), ("ima-signature-invalid", "ima./lib/other.ko")]),
+    ):
+        assert codes(with_module(sig=signature, **MODULE).judge()) == expected
+    wrong = MODULE | {"d_modsig": d_ng(GOOD)}
+    assert codes(with_module(sig=signed(OTHER, "vendor"), **wrong).judge()) == []
 
 
 def learnt(kernel: Kernel, keyring: str = ".ima", name: str = "learnt") -> None:
