@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
@@ -24,9 +24,11 @@ from writ.formats.policy_bundle import PolicySettings
 from writ.formats.proposal import Proposal
 from writ.formats.reason import Reason
 from writ.service.clock import Clock
+from writ.verdict import reference
+from writ.verdict.appraise.ima import ENVIRONMENT as FILES
 from writ.verdict.appraise.ima import ROOTED
 from writ.verdict.publication import Accepted, Pending, judge_approvals, judge_retirement
-from writ.verdict.reference import GOVERNANCE, list_names, measured_values, reference_set
+from writ.verdict.reference import GOVERNANCE, list_names, measured_values
 
 SIGNER_NAME: Final = "writ verifier"
 MAX_IMPORT: Final = 256
@@ -60,10 +62,11 @@ class SetAfter:
 def set_after(
     tables: Tables, namespace: str, now: int, *, add: Sequence[ReferenceRow] = (), retire: Iterable[str] = (), exempt: Iterable[str] = ()
 ) -> SetAfter:
-    """What is in force in the namespace after this change. Raises Refused `too-large` for a set with which nothing could be judged.
+    """What is in force in the namespace after this change. Raises Refused: `too-large` for a set with which nothing could be judged.
 
     1. The exemptions in force, but for those that go and those whose time is over, with those that come: no more than a set holds.
     2. The CoRIMs in force, but for those that go, with those that come: where one comes, a set can be made of them.
+    3. Where some go, what is left is enough for the policy in force; else `reference-last`.
     """
     gone = set(retire)
     # 1
@@ -73,22 +76,29 @@ def set_after(
     if len(exempted) > MOST_EXEMPTIONS:
         raise Refused(Reason("too-large", "exemptions", f"at most {MOST_EXEMPTIONS} in force", str(len(exempted))))
     # 2
-    kept = (row for row in tables.select(ReferenceRow, namespace=namespace, active=1) if row.digest not in gone)
-    corims = {row.digest: row for row in (*kept, *add)}
-    if any(row.environment.startswith(ROOTED) for row in add):
-        _judge_size(corims.values())
+    active = tables.select(ReferenceRow, namespace=namespace, active=1)
+    corims = {row.digest: row for row in (*(row for row in active if row.digest not in gone), *add)}
+    if add:
+        rooting = versions(row for row in corims.values() if row.environment.startswith(ROOTED))
+        size = sum(len(row.signed) for row in corims.values())
+        judge_size(len(corims), size, sum(len(corim.components) for corim in rooting))
+    # 3
+    if gone:
+        judge_retirement((row.environment for row in active), versions(corims.values()), proposals.settings_in_force(tables, namespace))
     listed = list_names(Digest.parse(name).value for name in {*corims, *exempted})
     return SetAfter(space(tables, namespace).references_digest, listed, lapsed)
 
 
-def _judge_size(rows: Iterable[ReferenceRow]) -> None:
-    """An attestation can make a set of these. Raises Refused `too-large`.
+def versions(rows: Iterable[ReferenceRow]) -> Iterator[Corim]:
+    """The CoRIMs of the rows, read as they are asked for: files last, of which there are most and of which one will do."""
+    for row in sorted(rows, key=lambda row: row.environment.startswith(FILES)):
+        yield parse_signed_corim(row.signed).corim
 
-    Only what roots a runtime is read, since a set has a bound for nothing else.
-    """
-    rooting = [parse_signed_corim(row.signed).corim for row in rows if row.environment.startswith(ROOTED)]
+
+def judge_size(corims: int, size: int, rooting: int = 0) -> None:
+    """A set of so much can be judged, listed and proven; signatures may count in `size`, for a little less. Raises Refused `too-large`."""
     try:
-        reference_set(rooting)
+        reference.judge_size(corims, size, rooting)
     except FormatError as error:
         raise Refused(Reason("too-large", error.what, error.expected, error.got)) from None
 
@@ -133,6 +143,7 @@ class References:
         named = {row.digest for row in rows}
         environments = {row.environment for row in rows} if replace else set()
         retired = tuple(digest for digest, row in active.items() if row.environment in environments and digest not in named)
+        kept = tuple(digest for digest in active if replace and digest in named)
         new = tuple(row for row in rows if row.digest not in active)
         shown = tuple(active.get(row.digest, row) for row in rows)
         blobs = tuple(encode_corim(parse_signed_corim(row.signed).corim) for row in new)
@@ -148,7 +159,9 @@ class References:
                 entry, new, (*retired, *after.lapsed), after.before, after.digest.value, (*blobs, after.listed), policy=policy
             ), Outcome(shown)
         of = tuple(sorted(Digest.parse(row.digest) for row in new))
-        wanted = Proposal(namespace, "import", now, of, tuple(sorted(Digest.parse(one) for one in retired)))
+        wanted = Proposal(
+            namespace, "import", now, of, tuple(sorted(map(Digest.parse, retired))), keeps=tuple(sorted(map(Digest.parse, kept)))
+        )  # fmt: skip
         if (known := proposals.like(tables, wanted)) is not None:
             counted = proposals.people(tables, known.approvals)
             waiting = judge_approvals((row.environment for row in new), counted, settings)
@@ -166,16 +179,17 @@ class References:
     ) -> tuple[ReferencesImported | Consented, Outcome]:
         """An operator approves an import that was proposed: what is to be committed. Raises Refused `conflict` where the set moved.
 
-        What is retired with it must be what the proposal says: neither more nor less is in force of those environments.
+        What is retired with it, and what stays, must be what the proposal says: neither more nor less is in force of those environments.
         """
         namespace, names = case.row.namespace, {str(one) for one in case.proposal.of}
         rows = tuple(row for name in sorted(names) if (row := tables.get(ReferenceRow, name)) is not None)
         retires = {str(one) for one in case.proposal.retires}
+        expected = {*retires, *map(str, case.proposal.keeps)}
         active = tables.select(ReferenceRow, namespace=namespace, active=1)
-        going = {row.environment for row in active if row.digest in retires}
-        found = {row.digest for row in active if row.environment in going and row.digest not in names}
-        if found != retires:
-            got = ", ".join(sorted(found ^ retires))
+        replaced = {row.environment for row in active if row.digest in expected}
+        found = {row.digest for row in active if row.environment in replaced and row.digest not in names}
+        if found != expected:
+            got = ", ".join(sorted(found ^ expected))
             raise Refused(Reason("conflict", "proposal.retires", "the versions in force when it was made", f"others: {got}"[:1000]))
         settings = proposals.settings_in_force(tables, namespace) or PolicySettings()
         verdict = judge_approvals((row.environment for row in rows), counted, settings)
@@ -202,9 +216,6 @@ class References:
                 row = tables.get(ReferenceRow, digest) or tables.get(ExemptionRow, digest)
                 if row is None or row.namespace != namespace or not row.active:
                     raise Refused(Reason("not-found", "reference", f"reference values in force in {namespace}", digest[:80]))
-            active = tables.select(ReferenceRow, namespace=namespace, active=1)
-            left = [row.environment for row in active if row.digest not in wanted]
-            judge_retirement((row.environment for row in active), left, proposals.settings_in_force(tables, namespace))
             after = set_after(tables, namespace, now, retire=wanted)
             subject = ", ".join(wanted)[:1024]
             entry = self._log.entry(operator, "reference-retire", subject, namespace=namespace, at=now, detail=after.digest)
@@ -240,7 +251,9 @@ class References:
 
 
 def reference_row(corim: Corim, signed: bytes, *, active: int, at: int) -> ReferenceRow:
-    """The row of a signed CoRIM."""
+    """The row of a signed CoRIM. Raises FormatError for one without components: nothing is compared with it, and it stands for nothing."""
+    if not corim.components:
+        raise FormatError("CoRIM.components", "at least one", "none")
     return ReferenceRow(digest_of(corim), corim.namespace, corim.environment, corim.id, signed, active, at, corim.valid_until)
 
 

@@ -90,8 +90,9 @@ def add_verbs(verbs: Any) -> None:
     made.add_argument("--reason", required=True, metavar="TEXT", help="why; everybody sees it")
     made.add_argument("--host", action="append", default=[], metavar="HOST", help="on this host, not the refused one; may be repeated")
     made.add_argument("--component", metavar="CLAIM", help="which difference, where there are several")
-    made = verb(reference, "approve", "approve what another person proposed", _reference_approve)
+    made = verb(reference, "approve", "approve what another person proposed, or withdraw what was proposed", _reference_approve)
     made.add_argument("proposals", nargs="+", metavar="PROPOSAL", help="its digest, or the first 12 digits of it or more")
+    made.add_argument("--withdraw", action="store_true", help="it is over, and nothing of it comes into force")
     made = verb(reference, "delegate", "say what publishers may release without an operator; without FILE show it", _reference_delegate)
     made.add_argument("file", type=Path, nargs="?", help="the roles, in TOML")
     made = verb(reference, "export", "write signed CoRIMs: those in force, or files signed with a publisher's key", _reference_export)
@@ -262,9 +263,9 @@ def _publish(args: argparse.Namespace, items: list[bytes]) -> int:
 
 
 def _reference_import_packages(args: argparse.Namespace) -> int:
-    """1. What was asked for makes sense. 2. Each package read. 3. Written, or imported in as many turns as it takes."""
+    """1. What was asked for makes sense. 2. Each package read; a set holds them. 3. Written, or imported in as many turns as it takes."""
     from verifier.packages.collect import collect
-    from verifier.reference import MAX_IMPORT, digest_of
+    from verifier.reference import MAX_IMPORT, digest_of, judge_size
 
     # 1
     if args.files or args.publisher is not None or args.delegated or args.adopt:
@@ -280,14 +281,16 @@ def _reference_import_packages(args: argparse.Namespace) -> int:
         found = collect(
             args.namespace, debs=args.deb, rpms=args.rpm, snapshots=args.repo, keyring=args.keyring, seen=bar.advance
         )  # fmt: skip
+    corims = [one if args.valid_until is None else replace(one, valid_until=args.valid_until) for one in found.corims]
+    encoded = [encode_corim(corim) for corim in corims]
+    if client is not None:
+        judge_size(len(encoded), sum(map(len, encoded)))
     # 3
     if args.out is not None:
         make_directory(args.out)
     turn: list[bytes] = []
     waiting: list[str] = []
-    corims = [one if args.valid_until is None else replace(one, valid_until=args.valid_until) for one in found.corims]
-    for corim in corims:
-        data = encode_corim(corim)
+    for corim, data in zip(corims, encoded, strict=True):
         if args.out is not None:
             write(args.out / f"{corim.id}.corim", data)
         elif client is not None:
@@ -389,16 +392,23 @@ def _reference_except(args: argparse.Namespace) -> int:
 
 def _reference_approve(args: argparse.Namespace) -> int:
     """Each by its digest; a beginning of one has to name one open proposal."""
-    client = connected(args)
-    opened = [one["proposal"] for one in client.get("/v1/references")["proposals"]]
-    approved = []
+    client, done = connected(args), []
+    act, word = ("withdraw", "withdrawn") if args.withdraw else ("approve", "approved")
     for asked in args.proposals:
-        digest = asked if asked.startswith("sha256:") else f"sha256:{asked}"
-        found = [one for one in opened if one.startswith(digest)] if len(digest) < len("sha256:") + 64 else [digest]
-        if len(found) != 1 or len(digest) < len("sha256:") + 12:
-            raise Refused(Reason("not-found", "proposal", "12 digits or more that one open proposal begins with", asked[:80]))
-        approved.append({"approved": found[0], **client.post(f"/v1/proposals/{found[0]}/approve")})
-    return show(args, {"proposals": approved})
+        digest = _proposal(client, asked)
+        done.append({word: digest, **client.post(f"/v1/proposals/{segment(digest)}/{act}")})
+    return show(args, {"proposals": done})
+
+
+def _proposal(client: Client, asked: str) -> str:
+    """The digest of the open proposal that begins so. Raises Refused."""
+    digest = asked if asked.startswith("sha256:") else f"sha256:{asked}"
+    if len(digest) >= len("sha256:") + 64:
+        return digest
+    found = [one["proposal"] for one in client.get("/v1/references")["proposals"] if one["proposal"].startswith(digest)]
+    if len(found) != 1 or len(digest) < len("sha256:") + 12:
+        raise Refused(Reason("not-found", "proposal", "12 digits or more that one open proposal begins with", asked[:80]))
+    return str(found[0])
 
 
 def _reference_delegate(args: argparse.Namespace) -> int:

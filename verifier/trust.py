@@ -11,7 +11,7 @@ from verifier.keys import Keys
 from verifier.ledger import Ledger, Tables, TrustImported, decide_and_commit
 from verifier.ledger.schema import TrustRow
 from verifier.manufacturers import Offered, authorities, pinned_roots, take
-from writ.formats.crl import parse_crl
+from writ.formats.crl import kept_crl
 from writ.formats.errors import Refused
 from writ.formats.reason import Reason
 from writ.formats.state import TPM_CLASSES
@@ -36,8 +36,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """What is believed after an import, and which of the files were refused, and why."""
+    """What was believed before an import and is after it, and which of the files were refused, and why."""
 
+    before: Trust
     trust: Trust
     refused: tuple[tuple[str, Reason], ...]
 
@@ -98,9 +99,9 @@ class Anchors:
             # 3
             all_roots, all_below = (*roots, *taken.roots), (*intermediates, *taken.intermediates)
             if not (all_roots or all_below or taken.crls or rules):
-                return None, Import(old, taken.refused)
+                return None, Import(old, old, taken.refused)
             change, trust = self._added(tables, operator, all_roots, all_below, taken.crls, rules)
-            return change, Import(trust, taken.refused)
+            return change, Import(old, trust, taken.refused)
 
         return self._decide(imported)
 
@@ -127,7 +128,7 @@ class Anchors:
 def _latest(crls: Sequence[bytes], trust: Trust) -> tuple[bytes, ...]:
     """Of `crls` the last of each CA of `trust`."""
     issuers = authorities(trust.roots, trust.intermediates) if crls else ()
-    return tuple(sorted({crl.der for crl in latest_crls(map(parse_crl, crls), issuers)}))
+    return tuple(sorted({crl.der for crl in latest_crls(map(kept_crl, crls), issuers)}))
 
 
 def _encoded(trust: Trust) -> bytes:

@@ -250,6 +250,32 @@ def test_replacement_is_refused_where_the_versions_changed_meanwhile(guarded: Ru
     assert [row["id"] for row in listed(guarded.client)] == ["governance-2"]
 
 
+def test_replacement_is_refused_where_what_it_keeps_went_or_got_company(verifier: RunningVerifier, people: People) -> None:
+    verifier.publish(approvals={"governance": 2})
+    import_(verifier.client, agent(prompts=b"1"), agent(prompts=b"2"))
+    replacing = import_(people("alice"), agent(prompts=b"1"), governance(), replace=True)["proposal"]
+    waiting = listed(verifier.client, "proposals")[0]
+    rows = {row["id"]: row["digest"] for row in listed(verifier.client)}
+    assert (waiting["keeps"], waiting["retires"]) == ([rows["reporter-1-code"]], [rows["reporter-2-code"]])
+    import_(verifier.client, agent(prompts=b"3"))
+    with pytest.raises(Refused, match="conflict"):
+        approve(people("bob"), replacing)
+    third = next(row["digest"] for row in listed(verifier.client) if row["id"] == "reporter-3-code")
+    verifier.client.post("/v1/retirements", {"digests": [third, rows["reporter-1-code"]]})
+    with pytest.raises(Refused, match="conflict"):
+        approve(people("bob"), replacing)
+    assert [row["id"] for row in listed(verifier.client)] == ["reporter-2-code"]
+
+
+def test_import_beside_what_is_in_force_is_about_nothing_else(verifier: RunningVerifier, people: People) -> None:
+    verifier.publish(approvals={"governance": 2})
+    import_(verifier.client, agent(prompts=b"1"), agent(prompts=b"2"))
+    proposal = import_(people("alice"), agent(prompts=b"1"), governance())["proposal"]
+    assert listed(verifier.client, "proposals")[0]["keeps"] == []
+    assert approve(people("bob"), proposal)["state"] == "in force"
+    assert len(listed(verifier.client)) == 3
+
+
 def test_rule_is_the_one_of_the_policy_when_the_last_one_approves(guarded: RunningVerifier, people: People) -> None:
     proposal = import_(people("alice"), governance())["proposal"]
     guarded.publish(approvals={"governance": 3, "rooted/*": 3})
@@ -270,6 +296,17 @@ def test_nobody_lifts_the_rule_alone(guarded: RunningVerifier, people: People) -
     assert import_(people("alice"), governance(b"other"))["state"] == "in force"
 
 
+def test_policy_is_proposed_once(guarded: RunningVerifier, people: People) -> None:
+    shown = guarded.client.get("/v1/policies/current")
+    body = {"settings": {}, "schema": shown["schema"], "policies": shown["policies"]}
+    first = people("alice").post("/v1/policies", body)
+    guarded.clock.advance(1)
+    for name in ("alice", "bob"):
+        assert people(name).post("/v1/policies", body) == first, "the same proposal, and no approval"
+    assert people("alice").post("/v1/policies", {**body, "settings": {"hold_max": 1}})["proposal"] != first["proposal"]
+    assert len(listed(guarded.client, "proposals")) == 2
+
+
 def test_proposed_policy_does_not_go_back_behind_a_later_one(guarded: RunningVerifier, people: People) -> None:
     shown = guarded.client.get("/v1/policies/current")
     body = {"settings": {}, "schema": shown["schema"], "policies": shown["policies"]}
@@ -278,6 +315,81 @@ def test_proposed_policy_does_not_go_back_behind_a_later_one(guarded: RunningVer
     approve(people("bob"), proposal)
     with pytest.raises(Refused, match="policy-rollback"):
         approve(people("carol"), proposal)
+
+
+# --- withdrawn ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("guarded")
+@pytest.mark.parametrize("name", ["alice", "bob"])
+def test_withdrawn_proposal_is_over(verifier: RunningVerifier, people: People, name: str) -> None:
+    proposal = import_(people("alice"), governance())["proposal"]
+    assert people(name).post(f"/v1/proposals/{proposal}/withdraw") == {"proposal": proposal, "state": "withdrawn"}
+    assert (listed(verifier.client), listed(verifier.client, "proposals")) == ([], [])
+    for late in ("approve", "withdraw"):
+        with pytest.raises(Refused, match="proposal-closed"):
+            people("carol").post(f"/v1/proposals/{proposal}/{late}")
+    named = [act for act in acts(verifier) if act.act == "reference-withdraw"]
+    assert [(act.subject, act.operator) for act in named] == [(proposal, people.ids[name])]
+    verifier.clock.advance(1)
+    again = import_(people("alice"), governance())["proposal"]
+    assert approve(people("bob"), again)["state"] == "in force", "what was approved of the former is no approval of this"
+
+
+def test_publisher_withdraws_his_own_and_nothing_else(verifier: RunningVerifier, team: Client, people: People) -> None:
+    verifier.publish(approvals={"governance": 2, "spiffe://example.org/default/agent/*": 2})
+    mine, other = publish(team, agent(prompts=b"2"))["proposal"], import_(people("alice"), governance())["proposal"]
+    for name, proposal in (("team", other), ("rivals", mine)):
+        with pytest.raises(Refused, match=r"forbidden: proposal\.by"):
+            people(name, role="publisher").post(f"/v1/proposals/{proposal}/withdraw")
+    with pytest.raises(Refused, match="forbidden"):
+        people("reader", role="reader").post(f"/v1/proposals/{mine}/withdraw")
+    with pytest.raises(Refused, match="not-found"):
+        people("eve", namespace="billing").post(f"/v1/proposals/{mine}/withdraw")
+    team.post(f"/v1/proposals/{mine}/withdraw")
+    assert [one["proposal"] for one in listed(verifier.client, "proposals")] == [other]
+
+
+# --- the last of an environment -------------------------------------------------------------------------------------------
+
+
+def test_runtime_only_is_accepted_again_when_a_version_is_in_force_again(verifier: RunningVerifier, people: People) -> None:
+    boot = Corim("boot-1", "default", "boot", (("application.0", Digest.of(b"1")),))
+    import_(verifier.client, boot)
+    digest = listed(verifier.client)[0]["digest"]
+    with pytest.raises(Refused, match=r"reference-last: .* no other version of boot"):
+        verifier.client.post("/v1/retirements", {"digests": [digest]})
+    verifier.publish(accept_runtime_only=False, approvals={"boot": 2})
+    verifier.client.post("/v1/retirements", {"digests": [digest]})
+    shown = verifier.client.get("/v1/policies/current")
+    body = {"settings": {"accept_runtime_only": True}, "schema": shown["schema"], "policies": shown["policies"]}
+    for client in (verifier.client, people("alice")):
+        with pytest.raises(Refused, match=r"reference-last: .* none in force of boot") as caught:
+            client.post("/v1/policies", body)
+        assert "Import a version" in caught.value.reasons[0].remedy
+    import_(people("alice"), boot)
+    approve(people("bob"), listed(verifier.client, "proposals")[0]["proposal"])
+    proposal = people("alice").post("/v1/policies", body)["proposal"]
+    verifier.client.post("/v1/retirements", {"digests": [digest]})
+    assert "reference-last" in listed(verifier.client, "proposals")[0]["missing"][0]
+    with pytest.raises(Refused, match="reference-last"):
+        approve(people("bob"), proposal)
+    verifier.clock.advance(1)
+    import_(people("alice"), boot)
+    again = next(one["proposal"] for one in listed(verifier.client, "proposals") if one["kind"] == "import")
+    approve(people("bob"), again)
+    assert approve(people("bob"), proposal)["state"] == "in force"
+
+
+def test_version_without_components_is_not_imported(verifier: RunningVerifier, people: People) -> None:
+    registers = ((7, Digest.of(b"7")),)
+    import_(verifier.client, agent(registers=registers))
+    verifier.client.post("/v1/delegations", {"roles": [role(components=["*"])]})
+    empty = agent(components=(), registers=registers)
+    for send in (import_, publish):
+        with pytest.raises(Refused, match=r"malformed: CoRIM\.components: expected at least one, got none"):
+            send(people("team"), empty)
+    assert len(listed(verifier.client)) == 1
 
 
 # --- what a set holds -------------------------------------------------------------------------------------------------------
@@ -330,6 +442,26 @@ def test_publication_after_which_no_set_could_be_made_is_refused(verifier: Runni
     with pytest.raises(Refused, match=TOO_LARGE):
         publish(people("team", role="publisher"), rooted("b", 3))
     assert publish(people("team"), rooted("b", 2))["state"] == "in force"
+
+
+def test_set_is_no_larger_than_can_be_proven(verifier: RunningVerifier, people: People, monkeypatch: pytest.MonkeyPatch) -> None:
+    import_(verifier.client, agent(prompts=b"1"), agent(prompts=b"2"))
+    verifier.client.post("/v1/delegations", {"roles": [role()]})
+    verifier.publish(approvals={"governance": 2})
+    proposal = import_(people("alice"), governance())["proposal"]
+    three = agent(prompts=b"3")
+    for bound, what in (("MOST_CORIMS", "at most 2 CoRIMs, got 3"), ("MAX_CORIMS", "at most 2 bytes of CoRIMs")):
+        with monkeypatch.context() as patch:
+            patch.setattr(reference, bound, 2)
+            with pytest.raises(Refused, match=f"too-large: references: expected {what}"):
+                import_(verifier.client, three)
+            with pytest.raises(Refused, match=f"too-large: references: expected {what}"):
+                publish(people("team"), three)
+            with pytest.raises(Refused, match=f"too-large: references: expected {what}"):
+                approve(people("bob"), proposal)
+    assert len(listed(verifier.client)) == 2
+    monkeypatch.setattr(reference, "MOST_CORIMS", 1)
+    assert import_(verifier.client, three, replace=True)["state"] == "in force", "it is the set after the change that counts"
 
 
 def test_retiring_is_not_in_the_way_of_a_set_that_is_too_large(
@@ -706,6 +838,7 @@ def test_everything_is_in_the_log_and_what_decisions_name_is_in_the_archive(
     verifier.publish(approvals={"governance": 2})
     proposal = except_(people("alice"), refusal(drifted, "two"))["proposal"]
     approve(people("bob"), proposal)
+    people("bob").post(f"/v1/proposals/{import_(people('alice'), governance())['proposal']}/withdraw")
     token = drifted.attest("two").answers[0].token
     verifier.client.post("/v1/delegations", {"roles": [role()]})
     whole = next(row for row in listed(verifier.client) if row["environment"] == AGENT)

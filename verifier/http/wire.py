@@ -233,15 +233,9 @@ def reference_view(row: ReferenceRow, *, whole: bool) -> dict[str, object]:
 
 def policy_view(bundle: PolicyBundle, signed: bytes) -> dict[str, object]:
     """A policy as JSON, with the signed bytes."""
-    s = bundle.settings
-    settings = {
-        "accept_runtime_only": s.accept_runtime_only, "tpm_classes": list(s.tpm_classes), "token_life": s.token_life,
-        "nonce_life": s.nonce_life, "clock_skew": s.clock_skew, "hold_max": s.hold_max, "approvals": dict(s.approvals),
-        "ima": {**s.ima.to_cbor(), "keyrings": [to_base64(one) for one in s.ima.keyrings]},
-    }  # fmt: skip
     return {
         "digest": str(bundle.digest), "namespace": bundle.namespace, "version": bundle.version, "issued_at": bundle.issued_at,
-        "settings": settings, "schema": bundle.schema, "policies": bundle.policies, "signed": to_base64(signed),
+        "settings": bundle.settings.to_json(), "schema": bundle.schema, "policies": bundle.policies, "signed": to_base64(signed),
     }  # fmt: skip
 
 

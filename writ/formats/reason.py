@@ -61,7 +61,7 @@ REMEDIES: Final[dict[str, str]] = {
     "component-missing": "The reference values name a component that was not measured.",
     "component-unexpected": "A component was measured that no reference value names.",
     "reference-expired": "All approved versions ran out. Approve another: `verifier reference capture` or `reference import`.",
-    "reference-last": "Without it nothing would be refused. Import another version with `--replace`, or first publish a policy without it.",
+    "reference-last": "Without it nothing would be refused. Import a version of what got names, or let the policy refuse runtime-only.",
     "agent-unknown": "No reference values for this agent: `verifier reference import`.",
     "governance-mismatch": "Attestor, enforcer or policy on the host is not what was approved.",
     "instance-unknown": "The instance has no start event in the quoted log.",
@@ -160,7 +160,7 @@ REMEDIES: Final[dict[str, str]] = {
     "delegation-refused": "No role of these keys covers this: `verifier reference delegate`, or let an operator `reference import` it.",
     "delegation-rollback": "The delegation is older than the one in force: `verifier reference delegate` without a version.",
     "approval-repeated": "It takes another person: `verifier reference approve` with the API key of another operator.",
-    "proposal-closed": "The proposal has lapsed, or is settled. Look with `verifier reference list`, and propose it again.",
+    "proposal-closed": "The proposal has lapsed, was withdrawn or is settled. Look with `verifier reference list`, and propose it again.",
     "exemption-refused": "Only a difference from the reference values, in a recorded refusal, can be excepted; name one with --component.",
     "release-retired": "An operator retired this release: sign a new one under a new id, or let an operator `reference import` it.",
     # revocation lists, one after the other

@@ -21,6 +21,7 @@ from writ.formats.exemption import Exemption, parse_exemption
 from writ.formats.grants import encode_grants
 from writ.formats.ima_state import MAX_SEEN
 from writ.formats.measurement import COMMAND, GRANTS, PROFILE, Measurement
+from writ.formats.proof_bundle import MAX_CORIMS, MOST_CORIMS
 from writ.formats.reason import Reason
 from writ.formats.spiffe import AgentId
 from writ.formats.strict import encode_cbor
@@ -78,20 +79,31 @@ def _files(references: ReferenceSet, until: int | None) -> ImaReferences:
 
 
 def reference_set(corims: Iterable[Corim], exemptions: Iterable[Exemption] = ()) -> ReferenceSet:
-    """These CoRIMs and exemptions as one set, each once. Raises FormatError for too many exemptions or files that root a runtime."""
-    named = {Digest.of(encode_corim(corim)).value: corim for corim in corims}
+    """These CoRIMs and exemptions as one set, each once. Raises FormatError for one that is too large to be judged and proven."""
+    encoded = {encode_corim(corim): corim for corim in corims}
+    named = {Digest.of(data).value: corim for data, corim in encoded.items()}
     exempt = tuple(sorted(set(exemptions)))
     if len(exempt) > MOST_EXEMPTIONS:
         raise FormatError("references", f"at most {MOST_EXEMPTIONS} exemptions", str(len(exempt)))
     rooting = sum(len(corim.components) for corim in named.values() if corim.environment.startswith(ROOTED))
-    if rooting > MAX_SEEN:
-        raise FormatError("references", f"at most {MAX_SEEN} files in {ROOTED}…", str(rooting))
+    judge_size(len(named), sum(map(len, encoded)), rooting)
     listed = list_names([*named, *(one.digest.value for one in exempt)])
     versions: dict[str, list[Corim]] = {}
     for corim in sorted(named.values(), key=lambda one: (one.environment, one.id)):
         versions.setdefault(corim.environment, []).append(corim)
     ends = tuple(sorted({corim.valid_until for corim in named.values() if corim.valid_until is not None}))
     return ReferenceSet(Digest.of(listed), listed, {environment: tuple(found) for environment, found in versions.items()}, exempt, ends)
+
+
+def judge_size(corims: int, size: int, rooting: int) -> None:
+    """A set of so many CoRIMs, of `size` bytes together and with so many files that root a runtime, is none too large. Raises FormatError.
+
+    What could not be listed, or put into a proof bundle, would give tokens under which no action can be proven.
+    """
+    bounds = ((rooting, MAX_SEEN, f"files in {ROOTED}…"), (corims, MOST_CORIMS, "CoRIMs"), (size, MAX_CORIMS, "bytes of CoRIMs"))
+    for got, most, what in bounds:
+        if got > most:
+            raise FormatError("references", f"at most {most} {what}", str(got))
 
 
 def list_names(names: Iterable[bytes]) -> bytes:

@@ -179,7 +179,13 @@ DRAFT = st.builds(
     st.sampled_from(EXEMPTIBLE), WORD, TEXT, HOSTS, st.integers(0, 2**60), st.integers(1, LONGEST), WORD,
 )  # fmt: skip
 PROPOSAL = st.builds(
-    Proposal, NAME, st.sampled_from([kind for kind in KINDS if kind != "exemption"]), WHOLE, DIGESTS, st.just(()) | DIGESTS
+    Proposal,
+    NAME,
+    st.sampled_from([kind for kind in KINDS if kind != "exemption"]),
+    WHOLE,
+    DIGESTS,
+    st.just(()) | DIGESTS,
+    keeps=st.just(()) | DIGESTS,
 ) | st.builds(Proposal, NAME, st.just("exemption"), WHOLE, DIGESTS, st.just(()), DRAFT)
 BUNDLE = st.builds(PolicyBundle, NAME, WHOLE, WHOLE, SETTINGS, CEDAR_TEXT, CEDAR_TEXT)
 TRUST = st.builds(

@@ -7,12 +7,15 @@ from dataclasses import replace
 import pytest
 
 from tests.world.scene import GOVERNED, NAMESPACE, NOW, measurement, reference
-from writ.formats.corim import Corim
+from writ.formats.corim import Corim, encode_corim
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError
 from writ.formats.exemption import MOST, Exemption
 from writ.formats.ima_state import MAX_SEEN
-from writ.verdict.reference import compare, measured_values, reference_set
+from writ.formats.proof_bundle import MAX_BUNDLE, MAX_CORIMS, MAX_PART, MOST_CORIMS
+from writ.formats.strict import decode_cbor
+from writ.verdict import reference as verdict
+from writ.verdict.reference import compare, list_names, measured_values, reference_set
 
 X, Y, Z = (Digest.of(c) for c in (b"x", b"y", b"z"))
 
@@ -84,6 +87,25 @@ def test_more_files_that_root_a_runtime_than_a_state_holds_are_no_set() -> None:
     assert reference_set([most, Corim("c", "billing", "files/os", (("/usr/bin/one", X),))]).listed
     with pytest.raises(FormatError, match=f"at most {MAX_SEEN} files"):
         reference_set([most, Corim("b", "billing", "rooted/enforcer", (("/usr/bin/one", X),))])
+
+
+def test_set_that_no_proof_bundle_holds_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    corims = [Corim(f"{number}", "billing", "files/os", ((f"/usr/bin/{number}", X),)) for number in range(3)]
+    size = sum(len(encode_corim(one)) for one in corims)
+    monkeypatch.setattr(verdict, "MOST_CORIMS", 3)
+    monkeypatch.setattr(verdict, "MAX_CORIMS", size)
+    assert reference_set([*corims, corims[0]]).listed, "each counts once"
+    monkeypatch.setattr(verdict, "MAX_CORIMS", size - 1)
+    with pytest.raises(FormatError, match=f"at most {size - 1} bytes of CoRIMs, got {size}"):
+        reference_set(corims)
+    with pytest.raises(FormatError, match="at most 3 CoRIMs, got 4"):
+        reference_set([*corims, corim("4", a=X)])
+
+
+def test_largest_set_is_listed_in_one_message_and_fits_into_a_proof_bundle() -> None:
+    names = [number.to_bytes(32, "big") for number in range(MOST_CORIMS + MOST)]
+    assert decode_cbor(list_names(names), "references") == names
+    assert MAX_CORIMS + 3 * MAX_PART < MAX_BUNDLE
 
 
 def test_more_exemptions_than_may_be_in_force_are_no_set() -> None:
