@@ -79,7 +79,7 @@ def newest_crl(crls: Sequence[Crl], issuer: Certificate, rules: ChainRules, *, n
     """
     best: Crl | None = None
     for crl in crls:
-        if crl.issuer != issuer.subject or crl.this_update > now or (best is not None and crl.this_update <= best.this_update):
+        if crl.this_update > now or (best is not None and crl.this_update <= best.this_update):
             continue
         if crl.algorithm is not None and crl.algorithm.hash == "sha1" and not rules.sha1:
             continue
@@ -142,18 +142,15 @@ def _shown(crl: Crl) -> str:
 
 def newest_response(
     responses: Iterable[OcspResponse], issuer: Certificate, crl: Crl | None, rules: ChainRules, *, now: int
-) -> tuple[OcspResponse, int | None] | None:
+) -> tuple[OcspResponse, int] | None:
     """The newest of `responses`, all about one certificate of `issuer`, that is believed and not of the future; and until when it holds.
 
-    It may be stale. One that does not know the certificate says nothing. `crl` is the newest CRL of `issuer`, by which a responder is
+    That is no longer than its signer's certificate lasts. It may be stale. One that does not know the certificate says nothing. `crl` is the newest CRL of `issuer`, by which a responder is
     judged.
     """
     heard = [one for one in responses if one.status != "unknown" and max(one.this_update, one.produced_at) <= now]
     for one in sorted(heard, key=_moment, reverse=True):
-        signer = _believed(one, issuer, crl, rules, now)
-        if signer is issuer:
-            return one, one.next_update
-        if signer is not None:
+        if (signer := _believed(one, issuer, crl, rules, now)) is not None:
             return one, signer.not_after if one.next_update is None else min(one.next_update, signer.not_after)
     return None
 

@@ -26,7 +26,7 @@ from writ.formats.trust import ChainRules, ManufacturerRoot, Trust
 from writ.formats.x509 import parse_certificate
 from writ.formats.x509_key import SignatureAlgorithm, plain_spki
 from writ.verdict.chain import VerifiedEk, verify_ek_chain
-from writ.verdict.revocation import judge_response, latest_responses, newest_response
+from writ.verdict.revocation import judge_response, judge_revocation, latest_responses, newest_response
 
 DAY = 86_400
 CA = Ca("authority")
@@ -117,6 +117,12 @@ def test_freshness_holds_to_the_second() -> None:
     assert (said(produced, now=NOW - 1), said(produced)) == ("unknown", "known")
 
 
+def test_crl_that_promises_no_next_one_is_fresh_until_it_is_too_old() -> None:
+    path, crl = (parse_certificate(EK), ISSUING), replace(parse_crl(CA.crl(this=NOW - DAY)), next_update=None)
+    for age, count in ((DAY, 0), (DAY - 1, 1)):
+        assert len(judge_revocation(path, [crl], [], ChainRules(crl_max_age=age), now=NOW)) == count
+
+
 def test_response_about_another_certificate_says_nothing() -> None:
     twin = Ca("authority", key="ca/renewed")
     for other in (CA.ocsp(SERIAL + 1, "revoked", this=NOW), STRANGER.ocsp(SERIAL, "revoked", this=NOW)):
@@ -175,6 +181,11 @@ def test_responder_that_the_ca_did_not_certify_for_it_is_not_believed(responder:
     assert said(CA.ocsp(SERIAL, status, this=NOW, responder=responder)) == "unknown"
 
 
+def test_responder_may_sign_from_the_second_on_that_it_is_certified() -> None:
+    fresh = CA.responder(NO_CHECK, born=BORN + timedelta(seconds=NOW - BORN_AT))
+    assert said(CA.ocsp(SERIAL, this=NOW, responder=fresh)) == "known"
+
+
 def test_responder_with_a_critical_extension_is_not_believed() -> None:
     unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3"), b"x")
     usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.OCSP_SIGNING])
@@ -229,7 +240,9 @@ def test_response_signed_with_sha1_is_heard_only_where_the_rules_say_so() -> Non
     assert newest_response([weak], old, None, ChainRules(), now=NOW) is None
     assert newest_response([weak], old, None, ChainRules(sha1=True), now=NOW) == (weak, NOW + DAY)
     assert newest_response([replace(weak, algorithm=None)], old, None, ChainRules(sha1=True), now=NOW) is None
-    assert newest_response([weak], replace(old, spki=b"\x30\0"), None, ChainRules(sha1=True), now=NOW) is None, "by a key that is none"
+    for by_key in (True, False):
+        unread = parse_ocsp(CA.ocsp(SERIAL, this=NOW, by_key=by_key))
+        assert newest_response([unread], replace(ISSUING, spki=b"\x30\0"), None, ChainRules(), now=NOW) is None, "by a key that is none"
 
 
 def spki(name: str) -> bytes:
@@ -275,7 +288,8 @@ def test_response_that_does_not_know_the_certificate_takes_no_place() -> None:
 
 def test_response_that_nobody_believes_takes_no_place() -> None:
     listing = parse_crl(CA.crl(0x0C, this=NOW - 1))
-    for other in (response(0, key="ca/stranger"), response(0, ca=Ca("nobody")), response(0, responder=CA.responder())):
+    of_another = response(0, responder=STRANGER.certificate(), key=STRANGER.seed)
+    for other in (of_another, response(0, key="ca/stranger"), response(0, ca=Ca("nobody")), response(0, responder=CA.responder())):
         reason = offered(other)
         assert reason is not None
         assert (reason.code, reason.claim) == ("trust-root-unknown", "ocsp")
@@ -291,3 +305,5 @@ def test_latest_response_about_each_certificate_stays() -> None:
     assert set(latest_responses((*mine, other, twin, *nobody), ISSUERS)) == {mine[1], other, twin, *nobody}
     assert latest_responses((response(-2, hashed="sha256"), mine[1]), ISSUERS) == (mine[1],)
     assert latest_responses((mine[0], mine[0]), ()) == (mine[0],)
+    same = (response(-1), response(-1, hashed="sha256"))
+    assert latest_responses(same, ISSUERS) == same[:1], "of the same moment"
