@@ -11,6 +11,7 @@ Source: RFC 5280 section 6.3; RFC 6960 sections 3.2, 4.2.2.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from itertools import pairwise
 
 from writ.formats.crl import Crl
@@ -145,8 +146,8 @@ def newest_response(
 ) -> tuple[OcspResponse, int] | None:
     """The newest of `responses`, all about one certificate of `issuer`, that is believed and not of the future; and until when it holds.
 
-    That is no longer than its signer's certificate lasts. It may be stale. One that does not know the certificate says nothing. `crl` is the newest CRL of `issuer`, by which a responder is
-    judged.
+    That is no longer than its signer's certificate lasts. It may be stale. One that does not know the certificate says nothing. `crl` is
+    the newest CRL of `issuer`, by which a responder is judged.
     """
     heard = [one for one in responses if one.status != "unknown" and max(one.this_update, one.produced_at) <= now]
     for one in sorted(heard, key=_moment, reverse=True):
@@ -215,7 +216,7 @@ def _believed(response: OcspResponse, issuer: Certificate, crl: Crl | None, rule
     """
     for signer in (issuer, *response.certificates):
         # 1
-        named = response.responder_name == signer.subject or response.responder_key == hash_bytes("sha1", _key(signer))
+        named = response.responder_name == signer.subject or response.responder_key == hash_bytes("sha1", _key(signer.spki))
         if not named or (signer is not issuer and not _is_responder(signer, issuer, rules, at=response.produced_at)):
             continue
         # 2
@@ -249,7 +250,7 @@ def _by_hash(issuers: Iterable[Certificate]) -> Mapping[tuple[str, bytes, bytes]
     found: dict[tuple[str, bytes, bytes], Certificate] = {}
     for issuer in issuers:
         for hashed in CERT_ID_HASHES.values():
-            found.setdefault(_hashes(hashed, issuer), issuer)
+            found.setdefault(_hashes(hashed, issuer.subject, issuer.spki), issuer)
     return found
 
 
@@ -262,17 +263,19 @@ def _about(response: OcspResponse, known: Mapping[tuple[str, bytes, bytes], Cert
 
 def _names(one: CertId, issuer: Certificate) -> bool:
     """Whether `one` is the id of a certificate of `issuer`."""
-    return (one.hash, one.issuer_name, one.issuer_key) == _hashes(one.hash, issuer)
+    return (one.hash, one.issuer_name, one.issuer_key) == _hashes(one.hash, issuer.subject, issuer.spki)
 
 
-def _hashes(hashed: str, issuer: Certificate) -> tuple[str, bytes, bytes]:
-    return hashed, hash_bytes(hashed, issuer.subject), hash_bytes(hashed, _key(issuer))
+@lru_cache(maxsize=8192)
+def _hashes(hashed: str, subject: bytes, spki: bytes) -> tuple[str, bytes, bytes]:
+    """What a CertID calls an issuer; kept, since each response of many is held against each issuer of many."""
+    return hashed, hash_bytes(hashed, subject), hash_bytes(hashed, _key(spki))
 
 
-def _key(one: Certificate) -> bytes:
+def _key(spki: bytes) -> bytes:
     """What the hash of a key is taken of; of one that cannot be read nothing, and nothing is signed by it."""
     try:
-        return key_bits(one.spki)
+        return key_bits(spki)
     except FormatError:
         return b""
 
