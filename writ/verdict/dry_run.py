@@ -12,7 +12,7 @@ from typing import Final
 from writ.formats.policy_bundle import PolicyBundle
 from writ.formats.reason import Reason
 from writ.formats.state import HostRecord, HostState
-from writ.verdict.appraisal import not_as_approved, stands_against
+from writ.verdict.appraisal import as_registers, not_as_approved, stands_against
 from writ.verdict.appraise.ima import judge_rows
 from writ.verdict.ima_log import with_the_rest
 from writ.verdict.reference import ReferenceSet, exempted
@@ -50,8 +50,10 @@ def foresee(
     """How the host would fare under `references` if it attested unchanged at `now`.
 
     `listed` are the rows of the list that `state.ima` is about, or None where
-    they are not at hand: then that is a reason. What stands against logs and
-    counters stands whatever is approved.
+    they are not at hand: then that is a reason. Of PCRs the runtime log's is
+    recorded, and those that the boot log led to; where reference values name
+    another, that is a reason too. What stands against logs and counters
+    stands whatever is approved.
     """
     host = [] if state.boot is None else list(state.boot.reasons)
     seen = None
@@ -66,7 +68,9 @@ def foresee(
     for log, told in (("uefi", state.boot), ("ima", state.ima)):
         if log in state.logs and told is None:
             host.append(Reason("boot-log-required" if log == "uefi" else "ima-log-required", log, "the log of this boot", "none"))
-    against, _, _ = stands_against(record, state.boot, seen, state.runtime, references, bundle.settings, now)
+    recorded = [(record.runtime_pcr, state.runtime.register), *(() if state.boot is None else state.boot.registers)]
+    registers = as_registers(record.bank, recorded)
+    against, _, _ = stands_against(record, state.boot, seen, state.runtime, references, bundle.settings, now, registers)
     if state.status != "active":
         host.append(Reason("host-not-active", "host.status", "active", state.status))
     left, labels = exempted([*host, *against], references, None, record.host, now)

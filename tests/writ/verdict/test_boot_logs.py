@@ -16,7 +16,7 @@ from writ.formats.eventlog.uefi import EV_EFI_BOOT_SERVICES_APPLICATION, EV_SEPA
 from writ.formats.evidence import Evidence
 from writ.formats.policy_bundle import PolicySettings
 from writ.formats.state import encode_host_state, parse_host_state
-from writ.verdict.appraisal import PARTS
+from writ.verdict.appraise.ima import PARTS
 from writ.verdict.attestation import AttestationVerdict
 
 STRICT = PolicySettings(accept_runtime_only=False, tpm_classes=("software",))

@@ -14,7 +14,7 @@ from writ.formats.eventlog.ima import replay
 from writ.formats.eventlog.runtime import StopEvent
 from writ.formats.evidence import ImaLog
 from writ.formats.exemption import Exemption
-from writ.verdict.appraisal import PARTS
+from writ.verdict.appraise.ima import PARTS
 from writ.verdict.dry_run import Foreseen, MeasuredRows, foresee
 from writ.verdict.reference import reference_set
 
@@ -62,6 +62,21 @@ def test_foreseen_is_what_then_happens(machine: Machine) -> None:
         assert (not foreseen.passes) == (verdict.tokens[0].claims is None), whole[gone].id
         if not foreseen.reasons:
             assert foreseen.instances[0][2] == verdict.tokens[0].reasons
+
+
+def test_pcrs_are_foreseen_as_they_are_recorded(machine: Machine) -> None:
+    """The boot log's and the runtime log's; another is not known to be right."""
+    whole = tuple(machine.scene.references)
+    quoted = {index: Digest("sha256", value) for index, value in machine.scene.chip.pcrs["sha256"].items()}
+
+    def pinned(index: int, value: Digest, environment: str = "governance") -> list[tuple[str, str]]:
+        corims = (replace(one, registers=((index, value),)) if one.environment == environment else one for one in whole)
+        return [(reason.code, reason.got) for reason in ask(machine, *corims).reasons]
+
+    assert pinned(7, quoted[7]) == pinned(14, quoted[14]) == pinned(7, quoted[7], "boot") == []
+    assert pinned(7, LIBC["1"]) == [("governance-mismatch", str(quoted[7]))]
+    assert pinned(7, LIBC["1"], "boot") == [("boot-mismatch", str(quoted[7]))]
+    assert pinned(10, quoted[10]) == [("component-missing", "none")]
 
 
 def test_list_that_is_not_at_hand_is_a_reason(machine: Machine) -> None:
