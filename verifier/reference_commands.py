@@ -16,7 +16,7 @@ from verifier.operate import Client, segment
 from writ.formats.corim import Corim, encode_corim, is_signed, parse_corim, parse_signed_corim, read_corim, sign_corim
 from writ.formats.cose import verify_sign1
 from writ.formats.digest import Digest
-from writ.formats.errors import FormatError, Refused
+from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.keys import PublicKey, key_id
 from writ.formats.measurement import Governance, Measurement, parse_measured, parse_measurement
 from writ.formats.reason import Reason
@@ -188,12 +188,22 @@ def _captured_machine(args: argparse.Namespace, client: Client, host: dict[str, 
     files = {path: digests[0] for path, digests in _measured(client, name).items()}
     if args.files:
         yield _named(namespace, f"files/{args.files}", files)
-    for wanted in args.rooted:
-        part, _, place = wanted.partition("=")
+    for part, place in _places(args.rooted).items():
         below = {path: digest for path, digest in files.items() if path == place or path.startswith(place.rstrip("/") + "/")}
-        if part not in PARTS or not below:
-            raise FormatError("--rooted", f"PART={'|'.join(PARTS)} and a path that was measured", wanted[:100])
+        if not below:
+            raise FormatError("--rooted", "a path that was measured", f"{part}={place}"[:100])
         yield _named(namespace, f"rooted/{part}", below)
+
+
+def _places(rooted: list[str]) -> dict[str, str]:
+    """The place of each part. Two of one part would be versions of it, either of which will do. Raises FormatError."""
+    places: dict[str, str] = {}
+    for wanted in rooted:
+        part, _, place = wanted.partition("=")
+        if part not in PARTS or not place.strip("/") or part in places:
+            raise FormatError("--rooted", f"PART={'|'.join(PARTS)}, each once, and a path below /", wanted[:100])
+        places[part] = place
+    return places
 
 
 def _measured(client: Client, host: str) -> dict[str, list[str]]:
@@ -212,9 +222,13 @@ def _named(namespace: str, environment: str, known: Mapping[str, str]) -> Corim:
 
 
 def _reference_dry_run(args: argparse.Namespace) -> int:
-    """Exit 0 only if every host that attested would pass."""
+    """Exit 0 only if every host that attested would pass; 3 where none did, since then nothing is foreseen."""
     corims = [base64.b64encode(read(path)).decode("ascii") for path in args.files]
     answer = connected(args).post("/v1/dry-runs", {"corims": corims, "retire": args.retire, "replace": args.replace})
+    if not answer["hosts"]:
+        raise Unavailable(
+            "dry run", f"no host of the namespace ever attested, so nothing is foreseen; {len(answer['never_attested'])} wait"
+        )
     show(args, answer)
     return cli.REFUSED if answer["refused"] else cli.ACCEPTED
 

@@ -242,3 +242,36 @@ def test_diff_is_with_versions_and_not_with_names_that_are_kept(verifier: Runnin
     (tmp_path / "one.corim").write_bytes(encode_corim(part))
     status, said = command(verifier, "diff", str(tmp_path / "one.corim"))
     assert (status, json.loads(said)["versions"]) == (1, [])
+
+
+# --- what the commands refuse ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "rooted",
+    [
+        ("attestor=/usr/bin/attestor", "attestor=/usr/bin/enforcer"),
+        ("attestor=",),
+        ("attestor=/",),
+        ("attestor=//",),
+        ("attestor",),
+        ("zz=/usr/bin/attestor",),
+        ("attestor=/usr/bin/other",),
+    ],
+)
+def test_place_of_a_part_is_one_path_that_was_measured(verifier: RunningVerifier, host: SimulatedHost, rooted: tuple[str, ...]) -> None:
+    host.attest("one")
+    words = [word for one in rooted for word in ("--rooted", one)]
+    status, said = command(verifier, "capture", "--host", "h1", *words)
+    fault = json.loads(said)
+    assert (status, fault["what"], fault["got"]) == (2, "--rooted", rooted[-1])
+
+
+def test_dry_run_says_whether_every_host_would_pass(verifier: RunningVerifier, host: SimulatedHost) -> None:
+    """0 where all would, 1 where one would not, 3 where no host was there to be asked about."""
+    status, said = command(verifier, "dry-run")
+    assert (status, "no host of the namespace ever attested" in said, "1 wait" in said) == (3, True, True)
+    host.attest("one")
+    assert command(verifier, "dry-run")[0] == 0
+    (digest,) = [row["digest"] for row in verifier.client.get("/v1/references")["references"] if row["environment"] == "governance"]
+    assert command(verifier, "dry-run", "--retire", digest)[0] == 1

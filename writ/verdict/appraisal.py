@@ -231,7 +231,7 @@ def _instance(request: InstanceRequest, runtime: RuntimeState | None, references
     elif not verify_consistency(known.log_size, known.log_root, request.log_size, request.log_root, request.log_proof):
         expected, got = f"an extension of {known.log_size} records", f"{request.log_size} records from {request.log_from}"
         reasons.append(Reason("action-log-inconsistent", f"{claim}.log", expected, got))
-    parents, whole = _lineage(known, runtime)
+    parents, whole = lineage(known, runtime)
     if not whole or any(parent.phase != "running" for parent in parents):
         reasons.append(Reason("instance-tainted", f"{claim}.lineage", "running parents", "one that is not"))
     else:
@@ -274,7 +274,7 @@ def _within(request: InstanceRequest, ceiling: InstanceState, whose: str, claim:
     return ()
 
 
-def _lineage(known: InstanceState, runtime: RuntimeState) -> tuple[tuple[InstanceState, ...], bool]:
+def lineage(known: InstanceState, runtime: RuntimeState) -> tuple[tuple[InstanceState, ...], bool]:
     """The parents, nearest first, and whether that is all of them (at most 16)."""
     parents: list[InstanceState] = []
     at = known.parent

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from tests.world.machine import FILES, SHELL, Machine, content, part_reference
-from tests.world.scene import GOVERNED, NAMESPACE, NOW, Scene, permitted, reference
+from tests.world.machine import FILES, SHELL, STRICT, Machine, content, part_reference
+from tests.world.scene import DEMO, DOMAIN, GOVERNED, NAMESPACE, NOW, POLICIES, Scene, permitted, policy, reference
 from writ.formats.corim import Corim
 from writ.formats.digest import Digest
 from writ.formats.eventlog.ima import replay
@@ -128,6 +128,59 @@ def test_only_running_instances_are_asked_about(machine: Machine) -> None:
     machine.scene.launch("two")
     machine.attest()
     assert [instance for instance, _, _ in ask(machine).instances] == [machine.scene.running["two"].instance]
+
+
+NO_TOKEN = '@id("closed") forbid(principal == Writ::Agent::"{}", action == Writ::Action::"token.issue", resource);'
+BOSS = f"spiffe://{DOMAIN}/{NAMESPACE}/agent/boss"
+REPORTER = f"spiffe://{DOMAIN}/{NAMESPACE}/agent/reporter"
+AFFIRMING = (
+    'permit(principal, action == Writ::Action::"token.issue", resource == Writ::Audience::"tools") when { context.runtime == "affirming" };'
+)
+LAX = 'permit(principal, action == Writ::Action::"token.issue", resource) when { context.runtime == "runtime-only" };'
+
+
+@pytest.mark.parametrize(
+    "policies, code",
+    [
+        (POLICIES, None),
+        (POLICIES + NO_TOKEN.format(REPORTER), "policy-refused"),
+        (POLICIES + NO_TOKEN.format(BOSS), "policy-refused"),
+        (POLICIES + NO_TOKEN.format(f"{BOSS}es"), None),
+        (AFFIRMING, None),
+        (LAX, "policy-refused"),
+        ("permit(", "policy-error"),
+    ],
+)
+@pytest.mark.parametrize("missing", [False, True], ids=["rooted", "not rooted"])
+def test_policy_is_asked_as_it_is_for_a_token(policies: str, code: str | None, missing: bool) -> None:
+    settings = replace(DEMO, tpm_classes=("software",))
+    machine = Machine(settings=settings)
+    machine.scene.bundle = policy(settings, policies=policies)
+    machine.scene.references = (*machine.scene.references, reference("boss"))
+    if missing:
+        machine.scene.references = tuple(one for one in machine.scene.references if one.environment != "firmware")
+    machine.scene.launch("boss", agent="boss")
+    machine.scene.launch("two", parent="boss")
+    machine.scene.chip.pcrs["sha256"][10] = machine.kernel.pcr10["sha256"]
+    sent = replace(machine.scene.evidence("two"), uefi_log=machine.log, ima_log=machine.sent())
+    verdict = machine.scene.judge(sent)
+    machine.scene.state = verdict.state_after
+    (token,) = verdict.tokens
+    reasons = {instance: found for instance, _, found in ask(machine).instances}
+    assert reasons[machine.scene.running["two"].instance] == token.reasons
+    if not missing:
+        assert [reason.code for reason in token.reasons] == ([] if code is None else [code])
+    assert ask(machine).passes == (not any(reasons.values()))
+
+
+def test_policy_is_not_asked_of_what_is_refused_before(machine: Machine) -> None:
+    """As for a token: what the policy would say comes with the reasons that stand only when those are gone."""
+    machine.scene.bundle = policy(STRICT, policies="permit(")
+    assert [[reason.code for reason in found] for _, _, found in ask(machine).instances] == [["policy-error"]]
+    left = tuple(one for one in machine.scene.references if not one.environment.startswith("spiffe:"))
+    assert [[reason.code for reason in found] for _, _, found in ask(machine, *left).instances] == [["agent-unknown"]]
+    left = tuple(one for one in machine.scene.references if one.environment != "governance")
+    assert [found for _, _, found in ask(machine, *left).instances] == [()]
 
 
 # --- an update of kernel, libc and Writ across a fleet --------------------------------------------------------------------------
