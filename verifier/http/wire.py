@@ -205,7 +205,7 @@ def _state_view(state: HostState) -> dict[str, object]:
 
 def _boot_view(boot: BootState) -> dict[str, object]:
     return {
-        "log": str(boot.log), "secure_boot": boot.secure_boot,
+        "log": str(boot.log), "secure_boot": boot.secure_boot, "registers": {str(index): value.hex() for index, value in boot.registers},
         "values": {environment: {name: str(digest) for name, digest in known} for environment, known in boot.values},
     }  # fmt: skip
 

@@ -25,7 +25,8 @@ from writ.formats.reason import Reason
 from writ.formats.spiffe import AgentId
 from writ.verdict.appraise.boot import BOOT_ENVIRONMENTS
 from writ.verdict.appraise.ima import ENVIRONMENT as FILES
-from writ.verdict.appraise.ima import ROOTED
+from writ.verdict.appraise.ima import PARTS, ROOTED
+from writ.verdict.reference import GOVERNANCE
 
 MOST_SHOWN: Final = 8
 """Differences that one refusal names."""
@@ -197,6 +198,19 @@ def excepted_reason(decision: AttestDecision, component: str | None, agents: Map
 
 
 # --- publishers ---------------------------------------------------------------------------------------------------------
+
+
+def judge_environment(corim: Corim) -> None:
+    """What `corim` says is held against hosts. Raises FormatError for one without components, which stands for nothing, for files of no
+    part of ours, and for PCRs where none are compared.
+    """
+    environment = corim.environment
+    if not corim.components:
+        raise FormatError("CoRIM.components", "at least one", "none")
+    if environment.startswith(ROOTED) and environment.removeprefix(ROOTED) not in PARTS:
+        raise FormatError("CoRIM.environment", f"{ROOTED}{'|'.join(PARTS)}", environment[:200])
+    if corim.registers and environment not in (GOVERNANCE, *BOOT_ENVIRONMENTS):
+        raise FormatError("CoRIM.registers", f"PCRs in {', '.join((GOVERNANCE, *BOOT_ENVIRONMENTS))} only", environment[:200])
 
 
 def judge_delegation(current: Delegation | None, new: Delegation) -> None:
