@@ -69,6 +69,8 @@ NOT_CONTINUED = frozenset({"action-log-inconsistent", "action-log-base", "instan
 NOT_ROOTED = Reason("attestor-not-rooted", "executables", "boot or IMA evidence for the attestor", "none")
 MOST_DIFFERENCES = 64
 """Reasons of one code that a decision names for the host, and again for all of its instances together (but one for each)."""
+NOT_CHECKED = Reason("revocation-unknown", "hardware", "a fresh CRL of each issuer of the EK certificate at enrolment", "none")
+"""No reason to refuse: the verifier's trust rules say whether a TPM enrols so. It is said for as long as the enrolment lasts."""
 _CHANGED = frozenset(
     {
         "boot-mismatch", "component-missing", "component-unexpected", "file-mismatch", "file-unknown", "governance-mismatch",
@@ -332,10 +334,13 @@ def _ear(
     verified: VerifiedEvidence, record: HostRecord, reasons: tuple[Reason, ...], missing: list[Reason], exempt: bool,
     instances: tuple[InstanceResult, ...], bundle: PolicyBundle, now: int, nonce: bytes,
 ) -> Ear:  # fmt: skip
-    """The attestation result. Executables are affirming only where nothing is missing that vouches for the attestor itself."""
+    """The attestation result. Executables are affirming only where nothing is missing that vouches for the attestor itself, and hardware
+    only where CRLs said that nobody revoked its certificate.
+    """
     policy = (str(bundle.digest),)
     identity = 97 if verified.epoch.kind == "forked" or any(r.code.startswith("host-") for r in reasons) else 2
-    hardware = 2 if record.endorsed and record.tpm_class in ("discrete", "firmware") else 32
+    unchecked = [NOT_CHECKED] if record.endorsed and not record.revocation_checked else []
+    hardware = 2 if record.endorsed and not unchecked and record.tpm_class in ("discrete", "firmware") else 32
     changed = [r for r in reasons if r.code in _CHANGED]
     good = 32 if missing or exempt or reasons else 2
     host = submodule(
@@ -346,7 +351,7 @@ def _ear(
             "hardware": hardware,
         },
         policy_ids=policy,
-        reasons=(*reasons, *missing),
+        reasons=(*reasons, *missing, *unchecked),
         runtime_only=bool(missing),
         epoch=verified.epoch.kind,
         clock_safe=verified.quote.safe,

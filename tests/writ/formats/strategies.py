@@ -85,7 +85,7 @@ EVIDENCE = st.builds(
 )  # fmt: skip
 HOST_RECORD = st.builds(
     HostRecord, NAME, NAME, WHOLE, DIGEST, several(BLOB), BLOB, BLOB, KEY, CLASS, FLAG, st.integers(0, 23),
-    st.sampled_from(sorted(SIZES)), WHOLE,
+    st.sampled_from(sorted(SIZES)), WHOLE, FLAG,
 )  # fmt: skip
 INSTANCE = st.builds(
     InstanceState, ID, AGENT, DIGEST, DIGEST, KEY32, st.none() | ID, st.sampled_from(PHASES), WHOLE, KEY32, BLOB
