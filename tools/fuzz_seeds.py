@@ -127,7 +127,7 @@ def evidences() -> Iterator[bytes]:
 
 
 def certificates() -> Iterator[bytes]:
-    """An authority, an EK certificate under it, a signer of files, and CRLs."""
+    """An authority, an EK certificate under it, a signer of files, CRLs and OCSP responses."""
     ca = Ca("authority")
     ek = ca.ek()
     yield from (ca.certificate(), ek, certificate("publisher"), certificate("rsa", "rsa"))
@@ -136,6 +136,8 @@ def certificates() -> Iterator[bytes]:
     yield (to_pem(parse_certificate(ek)) + to_pem(parse_certificate(ca.certificate()))).encode()
     numbered = ((x509.CRLNumber(7), False),)
     yield from (ca.crl(this=1_790_000_000), ca.crl(5, 0x7FFF, this=1_790_000_000, extensions=numbered))
+    yield ca.ocsp(0x77, this=1_790_000_000, following=1_790_600_000, responder=ca.responder(x509.OCSPNoCheck()))
+    yield from (ca.ocsp(5, "revoked", this=1_790_000_000, by_key=True), ca.ocsp(5, "unknown", this=1_790_000_000, hashed="sha256"))
 
 
 def images() -> Iterator[bytes]:

@@ -69,7 +69,7 @@ NOT_CONTINUED = frozenset({"action-log-inconsistent", "action-log-base", "instan
 NOT_ROOTED = Reason("attestor-not-rooted", "executables", "boot or IMA evidence for the attestor", "none")
 MOST_DIFFERENCES = 64
 """Reasons of one code that a decision names for the host, and again for all of its instances together (but one for each)."""
-NOT_CHECKED = Reason("revocation-unknown", "hardware", "a fresh CRL of each issuer of the EK certificate at enrolment", "none")
+NOT_CHECKED = Reason("revocation-unknown", "hardware", "a fresh CRL or OCSP response for each certificate at enrolment", "none")
 """No reason to refuse: the verifier's trust rules say whether a TPM enrols so. It is said for as long as the enrolment lasts."""
 _CHANGED = frozenset(
     {

@@ -32,7 +32,7 @@ from writ.formats.spiffe import AgentId
 from writ.formats.state import HOST_STATUSES, LOGS, PHASES, TPM_CLASSES, HostRecord, HostState, InstanceState, RuntimeState
 from writ.formats.tpm.pcr import PcrValues
 from writ.formats.tree import COMPONENT_KINDS
-from writ.formats.trust import ManufacturerRoot, Trust
+from writ.formats.trust import ChainRules, ManufacturerRoot, Trust
 
 S = st.SearchStrategy
 
@@ -189,7 +189,8 @@ PROPOSAL = st.builds(
 ) | st.builds(Proposal, NAME, st.just("exemption"), WHOLE, DIGESTS, st.just(()), DRAFT)
 BUNDLE = st.builds(PolicyBundle, NAME, WHOLE, WHOLE, SETTINGS, CEDAR_TEXT, CEDAR_TEXT)
 TRUST = st.builds(
-    Trust, WORD, WORD, sorted_set(st.builds(ManufacturerRoot, WORD, CLASS, BLOB)), sorted_set(BLOB), several(KEY)
+    Trust, WORD, WORD, sorted_set(st.builds(ManufacturerRoot, WORD, CLASS, BLOB)), sorted_set(BLOB), several(KEY), sorted_set(BLOB),
+    st.builds(ChainRules, FLAG, WHOLE, FLAG), sorted_set(BLOB),
 )  # fmt: skip
 COMPONENT = st.builds(ComponentRoot, NAME.filter(lambda name: name not in RESERVED), st.sampled_from(COMPONENT_KINDS), DIGEST, FLAG)
 ARGUMENT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=9)
