@@ -326,3 +326,16 @@ def captured_governance(namespace: str, governance: Iterable[tuple[str, Digest]]
         raise FormatError("governance", "at least one component", "none")
     named = Digest.of(b"".join(name.encode() + digest.value for name, digest in components)).hex()[:16]
     return Corim(f"{GOVERNANCE}-{named}", namespace, GOVERNANCE, components)
+
+
+def laid_over(part: Corim, base: Corim) -> Corim:
+    """`base` with the components of `part` in the place of its own: a new release over what it leaves as it is.
+
+    Of `base`'s namespace, and valid no longer than either. Raises FormatError where they are not of one environment.
+    """
+    if part.environment != base.environment or part.registers:
+        raise FormatError(part.id, f"components of {base.environment}", part.environment)
+    components = tuple(sorted({**dict(base.components), **dict(part.components)}.items()))
+    ends = [end for end in (part.valid_until, base.valid_until) if end is not None]
+    named = f"{part.id[:200]}-over-{Digest.of(encode_corim(base)).hex()[:16]}"
+    return replace(base, id=named, components=components, valid_until=min(ends, default=None))

@@ -8,8 +8,10 @@ import io
 import json
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 
@@ -17,6 +19,7 @@ from tests.verifier.packages.builders import build_deb
 from tests.world.chip import Maker
 from tests.world.ima_logs import certificate
 from tests.world.verifier import RunningVerifier
+from tools import release
 from verifier.__main__ import DEFAULT_POLICY, main
 from verifier.commands import duration, moment
 from verifier.http.wire import to_base64
@@ -362,6 +365,79 @@ def test_values_of_a_release_are_taken_over_after_their_signature_was_checked(de
     file = desk.run("reference", "export", desk.file("a", corim()), *with_key)["written"][0]["file"]
     agent = desk.run("reference", "import", "--adopt", file, "--publisher", folder / "release.pub", "--namespace", "default", code=1)
     assert agent["reasons"][0]["code"] == "forbidden"
+
+
+GOVERNED = Corim(
+    "old", "default", "governance", (("attestor", Digest.of(b"1.0")), ("interpreter", Digest.of(b"3.11"))), valid_until=1 << 40
+)
+OTHER_HOSTS = replace(GOVERNED, id="other", components=(("attestor", Digest.of(b"1.0")), ("interpreter", Digest.of(b"3.13"))))
+
+
+def governance_in_force(desk: Desk) -> set[tuple[tuple[str, Digest], ...]]:
+    rows = [row for row in desk.run("reference", "list")["references"] if row["environment"] == "governance"]
+    shown = [desk.run("reference", "show", row["digest"])["corim"] for row in rows]
+    assert len({one["id"] for one in shown}) == len(shown), "the nearest version is told by its id"
+    assert all(one["valid_until"] == 1 << 40 for one in shown), "a release is valid no longer than what it rests on"
+    return {tuple(sorted((name, Digest.parse(digest)) for name, digest in one["components"].items())) for one in shown}
+
+
+def test_a_part_of_the_governance_is_laid_over_each_version_in_force(desk: Desk) -> None:
+    folder, new = desk.folder, Digest.of(b"1.1")
+    desk.key_pairs("release")
+    with_key = ("--sign-key", folder / "release.pem", "--out", folder / "signed")
+    parts = [Corim("w", "writ", "governance", (("attestor", new),)), Corim("f", "writ", "files/writ", (("/opt/a.py", new),))]
+    signed = desk.run("reference", "export", *(desk.file(part.id, part) for part in parts), *with_key)["written"]
+    files = [one["file"] for one in signed]
+    over = ("reference", "import", *files, "--adopt", "--over", "--publisher", folder / "release.pub", "--namespace", "default")
+    assert desk.run(*over, code=1)["reasons"][0]["code"] == "not-found", "no governance to lay it over"
+    assert desk.run("reference", "import", files[0], "--over", "--publisher", folder / "release.pub", code=2)["expected"] == "--adopt"
+    desk.run("reference", "import", desk.file("old", GOVERNED), desk.file("other", OTHER_HOSTS))
+    after = {tuple(sorted({**dict(one.components), "attestor": new}.items())) for one in (GOVERNED, OTHER_HOSTS)}
+    desk.run(*over)
+    assert governance_in_force(desk) == {GOVERNED.components, OTHER_HOSTS.components} | after, "old and new"
+    desk.run(*over)
+    assert len(governance_in_force(desk)) == 4, "the same once more changes nothing"
+    desk.run(*over, "--replace")
+    assert governance_in_force(desk) == after
+    assert {row["environment"] for row in desk.run("reference", "list")["references"]} == {"governance", "files/writ"}
+
+
+def test_a_publisher_releases_writ_and_nothing_beside_it(desk: Desk) -> None:
+    """`./run release --over` gives what a delegation takes: old and new are in force, no operator measured a machine."""
+    folder, base = desk.folder, desk.file("old", GOVERNED)
+    desk.key_pairs("release")
+    desk.operator("releases", "publisher")
+    roles = (
+        'name="writ"\nenvironments=["governance"]\ncomponents=["attestor"]\npublishers=["release.pub"]\nthreshold=1\nnot_after=2099-01-01'
+    )
+    (folder / "roles.toml").write_text(f"[[role]]\n{roles}\n")
+    desk.run("reference", "delegate", folder / "roles.toml")
+    desk.run("reference", "import", base)
+    signed = {}
+    for name in ("attestor", "cbor2"):
+        with ZipFile(folder / f"{name}-1.1-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(f"{name}/__init__.py", "new = 1\n")
+        argv = [
+            "--wheel",
+            wheel.filename,
+            "--sign-key",
+            folder / "release.pem",
+            "--namespace",
+            "default",
+            "--over",
+            base,
+            "--out",
+            folder / name,
+        ]
+        assert release.main(list(map(str, argv))) == 0
+        signed[name] = folder / name / f"{name}-1.1-py3-none-any.governance.corim"
+    assert desk.run("reference", "dry-run", signed["attestor"])["refused"] == 0
+    import_it = ("reference", "import", "--delegated", "--namespace", "default")
+    desk.run(*import_it, signed["attestor"], by="releases")
+    new = parse_signed_corim(signed["attestor"].read_bytes()).corim.components
+    assert dict(new)["interpreter"] == dict(GOVERNED.components)["interpreter"]
+    assert governance_in_force(desk) == {GOVERNED.components, new}
+    assert desk.run(*import_it, signed["cbor2"], by="releases", code=1)["reasons"][0]["claim"] == "governance.library-cbor2"
 
 
 def test_publisher_whom_an_operator_vouches_for_is_named_by_jwk_or_pem(desk: Desk) -> None:
