@@ -17,6 +17,7 @@ from cryptography import x509
 from tests.world.authority import Ca
 from tests.world.ima_logs import Kernel, certificate, signed
 from tests.world.machine import FILES, SHELL, content, part_reference
+from tests.world.oci import Layout, directory, hard, layer, link
 from tests.world.scene import GOVERNED, NAMESPACE, RUNTIME_PCR, Scene, reference, signer
 from tests.world.specimens import specimens
 from tests.world.uefi_logs import Boot, encode_log
@@ -202,6 +203,15 @@ def _rpm_header(*tags: tuple[int, int, int, bytes]) -> bytes:
     return b"\x8e\xad\xe8\x01" + bytes(4) + len(tags).to_bytes(4, "big") + len(store).to_bytes(4, "big") + index + store
 
 
+def oci_images() -> Iterator[bytes]:
+    """The documents of a layout, and a layer with everything that one may hold."""
+    made = Layout()
+    made.image([layer(("a", b""))], {"Cmd": ["a"], "Env": ["A=1"], "Volumes": {"/v": {}}}, packing="")
+    yield from (data[:8192] for data in made.files().values())
+    everything = directory("d"), ("d/a", b"1", 0o755), link("l", "d/a"), hard("h", "d/a"), (".wh.x", b""), ("d/.wh..wh..opq", b"")
+    yield layer(*everything, ("n" * 120, b"2"))[:8192]
+
+
 SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
     "uefi-log": uefi_logs,
     "systemd-log": systemd_logs,
@@ -213,5 +223,6 @@ SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
     "corim": corims,
     "tpm": tpm_structures,
     "packages": packages,
+    "oci": oci_images,
 }
 """By target, as in `tools.fuzz_targets`."""

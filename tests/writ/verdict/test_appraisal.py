@@ -414,7 +414,9 @@ def test_instances_share_the_room_of_a_decision() -> None:
     names = tuple(f"n{number}" for number in range(32))
     scene = launched(*names)
     parts = tuple((f"prompts.{n:03}", Digest.of(b"%d" % n)) for n in range(MOST_DIFFERENCES))
-    scene.references = tuple(replace(c, components=(*c.components, *parts)) if c.environment != "governance" else c for c in scene.references)
+    scene.references = tuple(
+        replace(c, components=(*c.components, *parts)) if c.environment != "governance" else c for c in scene.references
+    )
     for asked, each in ((names[:1], MOST_DIFFERENCES), (names, MOST_DIFFERENCES // 32)):
         result = judge(scene, *asked)
         assert {sum(r.code == "component-missing" for r in one.reasons) for one in result.instances} == {each}
