@@ -20,6 +20,7 @@ import signal
 import socket
 import threading
 import time
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Final
 
@@ -36,6 +37,7 @@ from enforcer.gates.egress.gate import KIND as CONNECT
 from enforcer.gates.egress.gate import EgressGate
 from enforcer.gates.socket import SocketGate
 from enforcer.launch.cgroup import Cgroup, parent_of
+from enforcer.launch.devices import resolve
 from enforcer.launch.image import image_of
 from enforcer.launch.netns import ADDRESS, listen_in
 from enforcer.launch.process import Program, Running, Watchdog, start
@@ -142,6 +144,7 @@ class Holder:
         self._argv = self._root.argv(launched.command)
         self._profile = measurement.profile
         self._image = image_of(self._config.images_dir, self._root, measurement)
+        self._devices = resolve(measurement.devices, map(Path, self._config.cdi_dirs), self._image)
         self._folder = self._config.instance_dir(launched.instance)
         try:
             self._folder.mkdir(mode=0o700)
@@ -211,7 +214,7 @@ class Holder:
         )  # fmt: skip
         goes_out = any(grant.action == CONNECT for grant in launched.grants)
         environment = environment_of(WRIT_SOCKET=f"{GATE}/{GATE_FILE}", **(_PROXY if goes_out else {}))
-        program = Program(self._argv, self._profile, self._image, room, agent_uid, environment, config.pids_max)
+        program = Program(self._argv, self._profile, self._image, room, agent_uid, environment, config.pids_max, devices=self._devices)
         self._daemon()
         agent = self._agent = start(program, self._cgroup.child("agent"), self._stdio, self._let_out if goes_out else lambda _: None)
         for descriptor in self._stdio:

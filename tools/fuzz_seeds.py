@@ -29,7 +29,7 @@ from writ.formats.eventlog.cel_json import UserspaceEvent, encode_systemd_log
 from writ.formats.eventlog.runtime import AnchorEvent, DriftEvent, KeyEvent, RuntimeEvent, StopEvent, UpdateEvent, encode_event
 from writ.formats.eventlog.uefi import BANKS, LogKind, UefiEvent, UefiLog
 from writ.formats.evidence import ImaLog, encode_evidence
-from writ.formats.strict import encode_cbor
+from writ.formats.strict import encode_cbor, encode_json
 from writ.formats.tpm.pcr import PcrSelection, encode_pcr_selection
 from writ.formats.x509 import parse_certificate, to_pem
 
@@ -212,6 +212,15 @@ def oci_images() -> Iterator[bytes]:
     yield layer(*everything, ("n" * 120, b"2"))[:8192]
 
 
+def cdi_specs() -> Iterator[bytes]:
+    """Specifications with every key, and with what no agent gets."""
+    node = {"path": "/dev/a", "hostPath": "/dev/b", "type": "c", "major": 1, "minor": 2, "permissions": "rwm"}
+    mount = {"hostPath": "/a", "containerPath": "/b", "options": ["ro"], "type": "bind"}
+    for edits in ({"env": ["A=1"], "deviceNodes": [node], "mounts": [mount]}, {"hooks": [{}], "additionalGids": [1], "intelRdt": {}}):
+        device = {"name": "0", "annotations": {"a": "b"}, "containerEdits": edits}
+        yield encode_json({"cdiVersion": "0.8.0", "kind": "v.com/c", "devices": [device], "containerEdits": {}})
+
+
 SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
     "uefi-log": uefi_logs,
     "systemd-log": systemd_logs,
@@ -224,5 +233,6 @@ SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
     "tpm": tpm_structures,
     "packages": packages,
     "oci": oci_images,
+    "cdi": cdi_specs,
 }
 """By target, as in `tools.fuzz_targets`."""

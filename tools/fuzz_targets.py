@@ -25,6 +25,7 @@ from tests.world.scene import ENGINE_ID, NAMESPACE, RUNTIME_PCR, Scene, signer
 from tests.world.uefi_logs import Boot
 from verifier.packages.deb import read_deb
 from verifier.packages.rpm import read_rpm
+from writ.formats.cdi import parse_spec
 from writ.formats.corim import Corim, encode_corim, parse_corim, parse_foreign_comid, parse_foreign_corim, parse_signed_corim
 from writ.formats.crl import parse_crl
 from writ.formats.digest import PCR_COUNT, SIZES, Digest, extend
@@ -383,6 +384,11 @@ def oci(data: bytes) -> None:
         layers.lay_out(Path(folder, "tree"))
 
 
+def cdi(data: bytes) -> None:
+    """A specification of devices."""
+    _read(parse_spec, data)
+
+
 TARGETS: Final = {
     "uefi-log": Target(uefi_log, 16384),
     "systemd-log": Target(systemd_log, 4096),
@@ -395,4 +401,5 @@ TARGETS: Final = {
     "tpm": Target(tpm, 1024),
     "packages": Target(packages, 8192),
     "oci": Target(oci, 8192),
+    "cdi": Target(cdi, 4096),
 }

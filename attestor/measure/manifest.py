@@ -85,6 +85,7 @@ def measure_manifest(
         audience=manifest.audience,
         grants=manifest.grants,
         profile=manifest.profile,
+        devices=manifest.devices,
     )
     return Measured(manifest, measurement, trees)
 

@@ -78,6 +78,7 @@ class KnownAgent:
     components: tuple[ComponentRoot, ...] = ()
     grants: tuple[Grant, ...] = grant_set([("tool.call", "mcp:notes/*"), ("http.post", "http://127.0.0.1/*")])
     profile: Profile = "strict"
+    devices: tuple[str, ...] = ()
 
 
 @dataclass
@@ -179,8 +180,8 @@ class Attestor:
         instance, agent = secrets.token_bytes(16), AgentId(DOMAIN, "test", launch.agent)
         command = launch.command or known.command
         self.instances[instance] = Instance(agent, launch.session_key, launch.parent)
-        measurement = encode_measurement(Measurement(agent, command, known.components, (), AUDIENCE, known.grants, known.profile))
-        return Launched(instance, measurement, str(known.root), self.lies_about_command or command, AUDIENCE, known.grants)
+        measured = Measurement(agent, command, known.components, (), AUDIENCE, known.grants, known.profile, known.devices)
+        return Launched(instance, encode_measurement(measured), str(known.root), self.lies_about_command or command, AUDIENCE, known.grants)
 
     def _token(self, ask: TokenAsk) -> Local:
         known = self.instances[ask.instance]

@@ -166,6 +166,10 @@ REMEDIES: Final[dict[str, str]] = {
     # revocation lists, one after the other
     "crl-rollback": "A later CRL of this issuer is held: fetch the newest one.",
     "crl-early": "This CRL is of the future: check the verifier's clock, and import it when its time has come.",
+    # the devices of an agent
+    "device-unknown": "No CDI specification of this host names the device; write one in JSON below cdi_dirs, or correct the manifest.",
+    "device-refused": "The device asks for what no agent gets; see got. Give it a CDI specification of nodes, files and variables only.",
+    "driver-not-measured": "Driver files come with the image: put the host's own version into the image component, and approve that.",
     # what a decision has room for
     "host-refused": "Nothing is issued on a host that is refused: see the reasons against the host.",
     "reasons-left-out": "More stand against it than are named; see got. Mend these and attest again, or ask `verifier reference diff`.",

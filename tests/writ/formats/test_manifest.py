@@ -98,6 +98,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
         secrets=tuple(SecretSpec(secret, f"SECRET_{at}") for at, secret in enumerate(secrets)),
         grants=grant_set(draw(st.lists(grants, max_size=4))),
         profile=draw(st.sampled_from(PROFILES)),
+        devices=tuple(sorted(draw(st.sets(st.sampled_from(["v.com/c=0", "v.com/c=1", "w/d=x:y"]), max_size=3)))),
     )
 
 
@@ -194,6 +195,9 @@ def changed(old: str, new: str) -> bytes:
         (changed('source = "src"', 'source = "src/"'), "source: "),
         (changed('source = "src"', 'source = "//"'), "source: "),
         (changed('source = "src"', 'source = "src"\ninclude = ["/x"]'), "include: "),
+        (LEAST + b'devices = ["gpu"]', "devices: expected a CDI device"),
+        (LEAST + b'devices = ["v/c=0", "v/c=0"]', "devices: expected at most 16 devices, each once"),
+        (LEAST + b'devices = "v/c=0"', "devices: expected an array"),
         (LEAST + b'profile = "lax"', "profile: expected one of strict, jit, strict-6.1, jit-6.1"),
         (changed('source = "src"', 'source = "./src"'), "source: "),
         (changed('source = "src"', 'source = "a\\u0000b"'), "source: "),
