@@ -34,7 +34,7 @@ class EnforcerConfig:
     no instance uses stays in memory for `image_keep` seconds. `tools` are `NAME PROGRAM ARGUMENT…`, run in a sandbox
     beside the agent's, so PROGRAM is one of the agent's image or `{store}`, which is `/store` inside. `services` are `NAME URL`;
     `service_ca_file` holds the roots for the services' certificates (none: the system's). `cdi_dirs` say what
-    devices are; the later counts.
+    devices are; the later counts. Without `observe` no agent is launched that its manifest lets be watched only.
     """
 
     run_dir: Path = Path("/run/writ/enforcer")
@@ -53,6 +53,7 @@ class EnforcerConfig:
     tools: tuple[str, ...] = ()
     services: tuple[str, ...] = ()
     service_ca_file: Path | None = None
+    observe: bool = False
     cdi_dirs: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")
 
     def __post_init__(self) -> None:

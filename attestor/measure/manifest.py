@@ -86,6 +86,7 @@ def measure_manifest(
         grants=manifest.grants,
         profile=manifest.profile,
         devices=manifest.devices,
+        mode=manifest.mode,
     )
     return Measured(manifest, measurement, trees)
 

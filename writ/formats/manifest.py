@@ -82,7 +82,7 @@ from writ.formats.cdi import MAX_DEVICES, device_set
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Misuse
 from writ.formats.grants import Grant, encode_grants, grant_set
-from writ.formats.measurement import Profile, profile_named
+from writ.formats.measurement import Mode, Profile, mode_named, profile_named
 from writ.formats.spiffe import AgentId
 from writ.formats.strict import encode_cbor, name
 from writ.formats.tree import COMPONENT_KINDS, ComponentKind
@@ -105,7 +105,7 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+\Z", re.ASCII)
 _LONG_KEY = re.compile(r"""(?:\.[ \t]*(?:[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')[ \t]*){16}""", re.ASCII)
 """A dotted key of more than 16 parts, for which tomllib takes time and memory by the square: no key of ours has more than 3."""
 _NEEDED: Final = frozenset({"version", "agent", "namespace", "audience", "command"})
-_TOP: Final = _NEEDED | {"components", "secrets", "grants", "profile", "devices"}
+_TOP: Final = _NEEDED | {"components", "secrets", "grants", "profile", "devices", "mode"}
 _COMPONENT: Final = frozenset({"kind", "source", "include", "exclude", "hold", "image", "salt"})
 _SALT = re.compile(r"(?:[0-9a-f]{2}){0,256}\Z", re.ASCII)
 _WHAT: Final = "manifest"
@@ -172,6 +172,7 @@ class Manifest:
     grants: tuple[Grant, ...]
     profile: Profile = "strict"
     devices: tuple[str, ...] = ()
+    mode: Mode = "enforce"
 
     def of_kind(self, kind: ComponentKind) -> tuple[ComponentSpec, ...]:
         """The components of one kind, by name."""
@@ -219,6 +220,7 @@ class Manifest:
             "grants": encode_grants(self.grants),
             "profile": self.profile,
             **({"devices": list(self.devices)} if self.devices else {}),
+            **({"mode": self.mode} if self.mode != "enforce" else {}),
         }
 
 
@@ -271,6 +273,7 @@ def parse_manifest(data: bytes) -> Manifest:
         grants=_grants(top.get("grants", [])),
         profile=profile_named(_text(top.get("profile", "strict"), f"{_WHAT}.profile"), f"{_WHAT}.profile"),
         devices=device_set(_texts(top.get("devices", []), f"{_WHAT}.devices", MAX_DEVICES), f"{_WHAT}.devices"),
+        mode=mode_named(_text(top.get("mode", "enforce"), f"{_WHAT}.mode"), f"{_WHAT}.mode"),
     )
 
 
@@ -408,6 +411,8 @@ def encode_manifest(manifest: Manifest) -> bytes:
     ]
     if manifest.profile != "strict":
         lines.append(f"profile = {_quoted(manifest.profile)}")
+    if manifest.mode != "enforce":
+        lines.append(f"mode = {_quoted(manifest.mode)}")
     if manifest.devices:
         lines.append(f"devices = {_array(manifest.devices)}")
     if manifest.grants:

@@ -20,7 +20,7 @@ from writ.formats.exemption import MOST as MOST_EXEMPTIONS
 from writ.formats.exemption import Exemption, parse_exemption
 from writ.formats.grants import encode_grants
 from writ.formats.ima_state import MAX_SEEN
-from writ.formats.measurement import COMMAND, DEVICES, GRANTS, PROFILE, Measurement
+from writ.formats.measurement import COMMAND, DEVICES, GRANTS, MODE, PROFILE, Measurement
 from writ.formats.reason import Reason
 from writ.formats.spiffe import AgentId
 from writ.formats.strict import encode_cbor
@@ -128,12 +128,13 @@ def exempted(
 
 
 def measured_values(measurement: Measurement) -> dict[str, Digest]:
-    """What a measurement claims, by the names that a CoRIM uses: each component, command, ceiling of grants, sandbox, devices."""
+    """What a measurement claims, by the names that a CoRIM uses: each component, command, ceiling of grants, sandbox, devices, mode."""
     ceiling = Digest.of(encode_cbor([measurement.audience, encode_grants(measurement.grants)]))
     parts = {c.name: c.root for c in measurement.components}
     devices = {DEVICES: Digest.of(encode_cbor(list(measurement.devices)))} if measurement.devices else {}
+    mode = {MODE: Digest.of(measurement.mode.encode())} if measurement.mode != "enforce" else {}
     profile = Digest.of(measurement.profile.encode())
-    return {**parts, COMMAND: command_digest(measurement.command), GRANTS: ceiling, PROFILE: profile, **devices}
+    return {**parts, COMMAND: command_digest(measurement.command), GRANTS: ceiling, PROFILE: profile, **devices, **mode}
 
 
 def compare(

@@ -250,6 +250,8 @@ def test_measurement_is_sorted_and_of_known_kinds() -> None:
     refused("measurement", command=["a\0b"])
     for devices in ([], ["v/c=1", "v/c=0"], [7]):
         refused("measurement", devices=devices)
+    for mode in ("enforce", "permit", "", 7):
+        refused("measurement", mode=mode)
     assert value.root() == Digest.of(SPECIMENS["measurement"].data)
 
 
