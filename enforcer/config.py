@@ -33,7 +33,8 @@ class EnforcerConfig:
     measured store. `room_bytes` and `room_files` bound what an agent may write, and as much again its tools; it is memory. An image that
     no instance uses stays in memory for `image_keep` seconds. `tools` are `NAME PROGRAM ARGUMENT…`, run in a sandbox
     beside the agent's, so PROGRAM is one of the agent's image or `{store}`, which is `/store` inside. `services` are `NAME URL`;
-    `service_ca_file` holds the roots for the services' certificates (none: the system's).
+    `service_ca_file` holds the roots for the services' certificates (none: the system's). `cdi_dirs` say what
+    devices are; the later counts. Without `observe` no agent is launched that its manifest lets be watched only.
     """
 
     run_dir: Path = Path("/run/writ/enforcer")
@@ -52,6 +53,8 @@ class EnforcerConfig:
     tools: tuple[str, ...] = ()
     services: tuple[str, ...] = ()
     service_ca_file: Path | None = None
+    observe: bool = False
+    cdi_dirs: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")
 
     def __post_init__(self) -> None:
         if not 1 <= self.instances <= 10_000:
@@ -66,7 +69,7 @@ class EnforcerConfig:
             raise FormatError("cgroup", "a path below the cgroup2 mount, such as /writ", repr(self.cgroup)[:80])
         if not all(uid.isdecimal() for uid in self.store_uids):
             raise FormatError("store_uids", "numbers", ", ".join(self.store_uids)[:80])
-        for path in (self.run_dir, self.state_dir, self.attestor_socket, self.trust_file):
+        for path in (self.run_dir, self.state_dir, self.attestor_socket, self.trust_file, *map(Path, self.cdi_dirs)):
             if not path.is_absolute():
                 raise FormatError("configuration", "absolute paths", str(path)[:120])
         names = [*self.tool_commands, *self.service_urls]

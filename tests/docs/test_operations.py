@@ -21,9 +21,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from attestor.measure.oci import this_platform
 from swtpm import Manufacturer, SoftTpm
 from tests.docs.blocks import Block, all_blocks, commands
 from tests.verifier.packages.builders import Signer, build_apt, build_deb
+from tests.world.oci import Layout, layer
 from tests.writ.formats.pe_images import make_pe
 
 ROOT: Final = Path(__file__).parents[2]
@@ -43,6 +45,13 @@ grants = [["tool.call", "mcp:notes/*"]]
 kind = "code"
 source = "src"
 """
+
+
+def lay_out_image(place: Path) -> None:
+    """An OCI layout of an agent, as a builder would hand it out."""
+    here, made = this_platform(), Layout()
+    made.image([layer(("bin/agent", b"agent", 0o755))], {"Entrypoint": ["/bin/agent"]}, platform=(here.os, here.architecture))
+    made.write(place)
 
 
 class Machine:
@@ -70,6 +79,7 @@ class Machine:
         (manifests / "src").mkdir(parents=True)
         (manifests / "src" / "main.sh").write_text("#!/bin/sh\n")
         (manifests / "reporter.toml").write_text(MANIFEST)
+        lay_out_image(place / "reporter-image")
         (place / "tpm-roots.pem").write_bytes(roots)
         self._update(place)
 

@@ -166,6 +166,13 @@ REMEDIES: Final[dict[str, str]] = {
     # revocation lists and OCSP responses, one after the other
     "crl-rollback": "A later CRL of this issuer, or OCSP response about this certificate, is held: fetch the newest one.",
     "crl-early": "This CRL or OCSP response is of the future: check the verifier's clock, and import it when its time has come.",
+    # the devices of an agent
+    "device-unknown": "No CDI specification of this host names the device; write one in JSON below cdi_dirs, or correct the manifest.",
+    "device-refused": "The device asks for what no agent gets; see got. Give it a CDI specification of nodes, files and variables only.",
+    "driver-not-measured": "Driver files come with the image: put the host's own version into the image component, and approve that.",
+    # agents that are only watched
+    "observed": "An observed agent gets no token, and its actions are recorded only. Launch it without `mode` in its manifest.",
+    "observe-refused": "This host runs no observed agents: set `observe = true` in enforcer.toml, or take `mode` out of the manifest.",
     # what a decision has room for
     "host-refused": "Nothing is issued on a host that is refused: see the reasons against the host.",
     "reasons-left-out": "More stand against it than are named; see got. Mend these and attest again, or ask `verifier reference diff`.",

@@ -66,6 +66,8 @@ TAINTING = frozenset({"action-log-inconsistent", "instance-drifted", "instance-t
 """Reasons after which an instance never becomes trusted again (I6)."""
 NOT_CONTINUED = frozenset({"action-log-inconsistent", "action-log-base", "instance-unknown", "instance-key-mismatch"})
 """Reasons after which the checkpoint is not taken: it does not extend the one before, or it is not the instance that says so."""
+OBSERVED = "observed"
+"""The reason against an agent that is not enforced: no exemption lets it pass, and no policy is asked (I3)."""
 NOT_ROOTED = Reason("attestor-not-rooted", "executables", "boot or IMA evidence for the attestor", "none")
 MOST_DIFFERENCES = 64
 """Reasons of one code that a decision names for the host, and again for all of its instances together (but one for each)."""
@@ -275,6 +277,8 @@ def not_as_approved(known: InstanceState, references: ReferenceSet, claim: str, 
         reasons.append(Reason("component-mismatch", f"{claim}.agent", str(known.agent), str(measurement.agent)))
     if command_digest(measurement.command) != known.command:
         reasons.append(Reason("component-mismatch", f"{claim}.argv", str(known.command), str(command_digest(measurement.command))))
+    if measurement.mode != "enforce":
+        reasons.append(Reason(OBSERVED, f"{claim}.mode", "enforce", measurement.mode))
     mutable = [c.name for c in measurement.components if c.mutable]
     if mutable:
         reasons.append(Reason("manifest-mutable", f"{claim}.components", "components in the measured store", ", ".join(mutable)[:200]))

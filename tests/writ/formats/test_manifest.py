@@ -14,7 +14,7 @@ from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Misuse
 from writ.formats.grants import Grant, grant_set
 from writ.formats.manifest import ComponentSpec, Manifest, SecretSpec, encode_manifest, manifest_digest, parse_manifest
-from writ.formats.measurement import PROFILES
+from writ.formats.measurement import MODES, PROFILES
 from writ.formats.strict import encode_cbor
 from writ.formats.tree import COMPONENT_KINDS
 
@@ -98,6 +98,8 @@ def manifests(draw: st.DrawFn) -> Manifest:
         secrets=tuple(SecretSpec(secret, f"SECRET_{at}") for at, secret in enumerate(secrets)),
         grants=grant_set(draw(st.lists(grants, max_size=4))),
         profile=draw(st.sampled_from(PROFILES)),
+        mode=draw(st.sampled_from(MODES)),
+        devices=tuple(sorted(draw(st.sets(st.sampled_from(["v.com/c=0", "v.com/c=1", "w/d=x:y"]), max_size=3)))),
     )
 
 
@@ -194,6 +196,11 @@ def changed(old: str, new: str) -> bytes:
         (changed('source = "src"', 'source = "src/"'), "source: "),
         (changed('source = "src"', 'source = "//"'), "source: "),
         (changed('source = "src"', 'source = "src"\ninclude = ["/x"]'), "include: "),
+        (LEAST + b'mode = "permit"', "mode: expected one of enforce, observe"),
+        (LEAST + b"mode = true", "mode: expected text"),
+        (LEAST + b'devices = ["gpu"]', "devices: expected a CDI device"),
+        (LEAST + b'devices = ["v/c=0", "v/c=0"]', "devices: expected at most 16 devices, each once"),
+        (LEAST + b'devices = "v/c=0"', "devices: expected an array"),
         (LEAST + b'profile = "lax"', "profile: expected one of strict, jit, strict-6.1, jit-6.1"),
         (changed('source = "src"', 'source = "./src"'), "source: "),
         (changed('source = "src"', 'source = "a\\u0000b"'), "source: "),
