@@ -15,7 +15,7 @@ from typing import Final
 from cryptography import x509
 
 from tests.world.authority import Ca
-from tests.world.ima_logs import Kernel, certificate, signed
+from tests.world.ima_logs import Kernel, certificate, module_signed, signed
 from tests.world.machine import FILES, SHELL, content, part_reference
 from tests.world.oci import Layout, directory, hard, layer, link
 from tests.world.scene import GOVERNED, NAMESPACE, RUNTIME_PCR, Scene, reference, signer
@@ -83,7 +83,8 @@ def ima_logs() -> Iterator[bytes]:
     kernel.measure("/old", "sha1:" + "ab" * 20, template="ima")
     kernel.measure("/tmp/x y", digest, violation=True)
     kernel.measure("/verity", digest, template="ima-sigv2", kind="verity", sig=signed(digest, "publisher", version=3, type_=6))
-    kernel.measure("/module", digest, template="ima-modsig", modsig=b"0\x82")
+    module = module_signed(b"module", "publisher")
+    kernel.measure("/module", digest, template="ima-modsig", modsig=module["modsig"], d_modsig=module["d_modsig"])
     kernel.measure("/evm", digest, template="evm-sig", iuid=bytes(4), imode=b"\xa4\x81", xattrnames=b"security.ima")
     kernel.measure("/other", Digest.of(b"o", "sha512"), template="ima-ngv2", kind="ima")
     kernel.measure("/described", digest, template="n-ng|d-ng")
@@ -92,7 +93,7 @@ def ima_logs() -> Iterator[bytes]:
     for end in kernel.ends:
         yield kernel.binary[start + 24 : end]
         start = end
-    yield signed(digest, "publisher")
+    yield from (signed(digest, "publisher"), module["modsig"])
 
 
 def runtime_logs() -> Iterator[bytes]:
@@ -127,7 +128,7 @@ def evidences() -> Iterator[bytes]:
 
 
 def certificates() -> Iterator[bytes]:
-    """An authority, an EK certificate under it, a signer of files, and CRLs."""
+    """An authority, an EK certificate under it, a signer of files, CRLs and OCSP responses."""
     ca = Ca("authority")
     ek = ca.ek()
     yield from (ca.certificate(), ek, certificate("publisher"), certificate("rsa", "rsa"))
@@ -136,6 +137,8 @@ def certificates() -> Iterator[bytes]:
     yield (to_pem(parse_certificate(ek)) + to_pem(parse_certificate(ca.certificate()))).encode()
     numbered = ((x509.CRLNumber(7), False),)
     yield from (ca.crl(this=1_790_000_000), ca.crl(5, 0x7FFF, this=1_790_000_000, extensions=numbered))
+    yield ca.ocsp(0x77, this=1_790_000_000, following=1_790_600_000, responder=ca.responder(x509.OCSPNoCheck()))
+    yield from (ca.ocsp(5, "revoked", this=1_790_000_000, by_key=True), ca.ocsp(5, "unknown", this=1_790_000_000, hashed="sha256"))
 
 
 def images() -> Iterator[bytes]:

@@ -100,10 +100,10 @@ class Host:
         grants = grant_set([*known.grants, *(("net.connect", resource) for resource in connects)])
         self.attestor.agents[name] = replace(known, grants=grants)
 
-    def serve(self) -> None:
-        """A daemon, ready."""
+    def serve(self, *under: str) -> None:
+        """A daemon, ready; its command line is what `under` execs."""
         with (self.folder / "daemon.log").open("ab") as log:
-            self.daemon = subprocess.Popen(self.command("serve"), cwd=ROOT, stderr=log)
+            self.daemon = subprocess.Popen([*under, *self.command("serve")], cwd=ROOT, stderr=log)
         wait_for(self.answers)
 
     def kill_daemon(self) -> None:
@@ -185,7 +185,6 @@ class Host:
         for run in self.runs:
             if run.poll() is None:
                 run.kill()
-            run.communicate()
         if self.daemon is not None:
             self.kill_daemon()
         for path in (self.config.state_dir / "instances").glob("*/state.json"):
@@ -197,6 +196,8 @@ class Host:
         if parent.exists():
             parent.kill()
             wait_for(lambda: all(Cgroup(p).remove() for p in parent.path.iterdir() if p.is_dir()) and parent.remove())
+        for run in self.runs:
+            run.communicate()  # an agent may have kept the other end of its pipes to this moment, and a frozen one would keep it on
         self.attestor.stop()
         for mounted in sorted(self.mounts(), reverse=True):
             subprocess.run(["umount", "--lazy", mounted], check=True)

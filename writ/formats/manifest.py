@@ -76,6 +76,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, Literal, get_args
 
 from writ.formats.cdi import MAX_DEVICES, device_set
@@ -112,6 +113,46 @@ _WHAT: Final = "manifest"
 
 
 @dataclass(frozen=True, slots=True)
+class _Patterns:
+    """Patterns, sorted so that one of plain text costs a look into a set: an image names a thousand paths, and every path is asked about.
+
+    `plain` are those without wildcards, `leading` they and every directory above them; `wild` are the others, in segments.
+    """
+
+    plain: frozenset[str]
+    leading: frozenset[str]
+    wild: tuple[tuple[str, ...], ...]
+
+    def meet(self, segments: list[str]) -> bool:
+        """Whether one of them and the path are the same as far as the shorter of the two goes."""
+        if "/".join(segments) in self.leading or any("/".join(segments[:end]) in self.plain for end in range(1, len(segments))):
+            return True
+        return any(all(map(_matches, pattern, segments)) for pattern in self.wild)
+
+    def cover(self, segments: list[str]) -> bool:
+        """Whether one of them is any segment, or of several segments, the path or a directory above it."""
+        if any(segment in self.plain for segment in segments):
+            return True
+        if any("/".join(segments[:end]) in self.plain for end in range(2, len(segments) + 1)):
+            return True
+        for pattern in self.wild:
+            if len(pattern) == 1:
+                if any(_matches(pattern[0], segment) for segment in segments):
+                    return True
+            elif len(pattern) <= len(segments) and all(map(_matches, pattern, segments)):
+                return True
+        return False
+
+
+@lru_cache(maxsize=64)
+def _sorted_out(patterns: tuple[str, ...]) -> _Patterns:
+    plain = frozenset(pattern for pattern in patterns if "*" not in pattern and "?" not in pattern)
+    ways = (pattern.split("/") for pattern in plain)
+    leading = frozenset("/".join(way[:end]) for way in ways for end in range(1, len(way) + 1))
+    return _Patterns(plain, leading, tuple(tuple(pattern.split("/")) for pattern in patterns if pattern not in plain))
+
+
+@dataclass(frozen=True, slots=True)
 class ComponentSpec:
     """Where a component's content comes from: `source` is a path, absolute or below the manifest's directory.
 
@@ -137,18 +178,7 @@ class ComponentSpec:
         A directory that leads to what is included is part of it.
         """
         segments = path.split("/")
-        named = (all(map(_matches, pattern.split("/"), segments)) for pattern in self.include)  # as far as the shorter of the two goes
-        return bool(self.include and not any(named)) or self._excludes(segments)
-
-    def _excludes(self, segments: list[str]) -> bool:
-        for pattern in self.exclude:
-            wanted = pattern.split("/")
-            if len(wanted) == 1:
-                if any(_matches(pattern, segment) for segment in segments):
-                    return True
-            elif len(wanted) <= len(segments) and all(map(_matches, wanted, segments)):
-                return True
-        return False
+        return bool(self.include and not _sorted_out(self.include).meet(segments)) or _sorted_out(self.exclude).cover(segments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +259,7 @@ def manifest_digest(manifest: Manifest) -> Digest:
     return Digest.of(encode_cbor(manifest.to_cbor()))
 
 
+@lru_cache(maxsize=8192)
 def _matches(pattern: str, segment: str) -> bool:
     """Whether one segment matches, in time of at most the product of the two lengths: on a mismatch only the last `*` takes more."""
     at, p, star, taken = 0, 0, -1, 0

@@ -58,12 +58,12 @@ REMEDIES: Final[dict[str, str]] = {
     "runtime-pcr-refused": "The runtime PCR must be one of 8 to 15 other than 10, which no one can reset.",
     # the runtime
     "component-mismatch": "Not what was approved. Compare: `verifier reference diff`; approve: `verifier reference import`.",
-    "component-missing": "The reference values name a component that was not measured.",
+    "component-missing": "The reference values name a component that was not measured, or a PCR that was not quoted.",
     "component-unexpected": "A component was measured that no reference value names.",
     "reference-expired": "All approved versions ran out. Approve another: `verifier reference capture` or `reference import`.",
-    "reference-last": "Without it nothing would be refused. Import another version with `--replace`, or first publish a policy without it.",
+    "reference-last": "Without it nothing would be refused. Import a version of what got names, or let the policy refuse runtime-only.",
     "agent-unknown": "No reference values for this agent: `verifier reference import`.",
-    "governance-mismatch": "Attestor, enforcer or policy on the host is not what was approved.",
+    "governance-mismatch": "Attestor, enforcer, policy or a PCR of the host is not what was approved. Compare: `verifier reference diff`.",
     "instance-unknown": "The instance has no start event in the quoted log.",
     "instance-stopped": "The instance ended; launch a new one.",
     "instance-drifted": "A measured file changed while the agent ran. The instance is tainted; launch a new one from clean sources.",
@@ -133,7 +133,7 @@ REMEDIES: Final[dict[str, str]] = {
     "not-enrolled": "Enrol the host: `attestor enroll`.",
     # manufacturers' certificates
     "ek-certificate-revoked": "The manufacturer revoked this certificate or a CA above it: `verifier host retire`.",
-    "revocation-unknown": "Import a fresh CRL of the issuer: `verifier trust import`.",
+    "revocation-unknown": "Import a fresh CRL of the issuer, or an OCSP response: `verifier trust import`.",
     "fingerprint-mismatch": "The certificate is not the one that is pinned: look for who altered it.",
     # the measurement list of IMA
     "ima-log-mismatch": "The IMA list does not replay to the quoted PCR 10. Send it in full; if that fails, reboot the host.",
@@ -160,12 +160,12 @@ REMEDIES: Final[dict[str, str]] = {
     "delegation-refused": "No role of these keys covers this: `verifier reference delegate`, or let an operator `reference import` it.",
     "delegation-rollback": "The delegation is older than the one in force: `verifier reference delegate` without a version.",
     "approval-repeated": "It takes another person: `verifier reference approve` with the API key of another operator.",
-    "proposal-closed": "The proposal has lapsed, or is settled. Look with `verifier reference list`, and propose it again.",
+    "proposal-closed": "The proposal has lapsed, was withdrawn or is settled. Look with `verifier reference list`, and propose it again.",
     "exemption-refused": "Only a difference from the reference values, in a recorded refusal, can be excepted; name one with --component.",
     "release-retired": "An operator retired this release: sign a new one under a new id, or let an operator `reference import` it.",
-    # revocation lists, one after the other
-    "crl-rollback": "A later CRL of this issuer is held: fetch the newest one.",
-    "crl-early": "This CRL is of the future: check the verifier's clock, and import it when its time has come.",
+    # revocation lists and OCSP responses, one after the other
+    "crl-rollback": "A later CRL of this issuer, or OCSP response about this certificate, is held: fetch the newest one.",
+    "crl-early": "This CRL or OCSP response is of the future: check the verifier's clock, and import it when its time has come.",
     # the devices of an agent
     "device-unknown": "No CDI specification of this host names the device; write one in JSON below cdi_dirs, or correct the manifest.",
     "device-refused": "The device asks for what no agent gets; see got. Give it a CDI specification of nodes, files and variables only.",

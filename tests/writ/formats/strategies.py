@@ -32,7 +32,7 @@ from writ.formats.spiffe import AgentId
 from writ.formats.state import HOST_STATUSES, LOGS, PHASES, TPM_CLASSES, HostRecord, HostState, InstanceState, RuntimeState
 from writ.formats.tpm.pcr import PcrValues
 from writ.formats.tree import COMPONENT_KINDS
-from writ.formats.trust import ManufacturerRoot, Trust
+from writ.formats.trust import ChainRules, ManufacturerRoot, Trust
 
 S = st.SearchStrategy
 
@@ -85,7 +85,7 @@ EVIDENCE = st.builds(
 )  # fmt: skip
 HOST_RECORD = st.builds(
     HostRecord, NAME, NAME, WHOLE, DIGEST, several(BLOB), BLOB, BLOB, KEY, CLASS, FLAG, st.integers(0, 23),
-    st.sampled_from(sorted(SIZES)), WHOLE,
+    st.sampled_from(sorted(SIZES)), WHOLE, FLAG,
 )  # fmt: skip
 INSTANCE = st.builds(
     InstanceState, ID, AGENT, DIGEST, DIGEST, KEY32, st.none() | ID, st.sampled_from(PHASES), WHOLE, KEY32, BLOB
@@ -179,11 +179,18 @@ DRAFT = st.builds(
     st.sampled_from(EXEMPTIBLE), WORD, TEXT, HOSTS, st.integers(0, 2**60), st.integers(1, LONGEST), WORD,
 )  # fmt: skip
 PROPOSAL = st.builds(
-    Proposal, NAME, st.sampled_from([kind for kind in KINDS if kind != "exemption"]), WHOLE, DIGESTS, st.just(()) | DIGESTS
+    Proposal,
+    NAME,
+    st.sampled_from([kind for kind in KINDS if kind != "exemption"]),
+    WHOLE,
+    DIGESTS,
+    st.just(()) | DIGESTS,
+    keeps=st.just(()) | DIGESTS,
 ) | st.builds(Proposal, NAME, st.just("exemption"), WHOLE, DIGESTS, st.just(()), DRAFT)
 BUNDLE = st.builds(PolicyBundle, NAME, WHOLE, WHOLE, SETTINGS, CEDAR_TEXT, CEDAR_TEXT)
 TRUST = st.builds(
-    Trust, WORD, WORD, sorted_set(st.builds(ManufacturerRoot, WORD, CLASS, BLOB)), sorted_set(BLOB), several(KEY)
+    Trust, WORD, WORD, sorted_set(st.builds(ManufacturerRoot, WORD, CLASS, BLOB)), sorted_set(BLOB), several(KEY), sorted_set(BLOB),
+    st.builds(ChainRules, FLAG, WHOLE, FLAG), sorted_set(BLOB),
 )  # fmt: skip
 COMPONENT = st.builds(ComponentRoot, NAME.filter(lambda name: name not in RESERVED), st.sampled_from(COMPONENT_KINDS), DIGEST, FLAG)
 ARGUMENT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=9)

@@ -338,6 +338,31 @@ def test_pattern_means_what_the_regular_expression_means(pattern: str, segment: 
     assert excluded(pattern, segment) == (re.fullmatch(meaning, segment) is not None)
 
 
+_SEGMENT = st.text(alphabet="ab", min_size=1, max_size=2)
+_PATH = st.lists(_SEGMENT, min_size=1, max_size=4).map("/".join)
+_PATTERNS = st.lists(_PATH | st.lists(st.text(alphabet="ab*?", min_size=1, max_size=2), min_size=1, max_size=3).map("/".join), max_size=4)
+
+
+@given(_PATTERNS, _PATTERNS, _PATH)
+def test_path_is_left_out_as_the_patterns_say_whatever_their_spelling(include: list[str], exclude: list[str], path: str) -> None:
+    def alike(patterns: list[str], segments: list[str]) -> bool:
+        return all(
+            re.fullmatch("".join({"*": ".*", "?": "."}.get(char, char) for char in one), other)
+            for one, other in zip(patterns, segments, strict=False)
+        )
+
+    segments = path.split("/")
+    named = any(alike(pattern.split("/"), segments) for pattern in include)
+    out = any(
+        any(alike([pattern], [segment]) for segment in segments)
+        if "/" not in pattern
+        else len(segments) > pattern.count("/") and alike(pattern.split("/"), segments)
+        for pattern in exclude
+    )
+    spec = ComponentSpec("c", "image", "/", tuple(exclude), include=tuple(include))
+    assert spec.leaves_out(path) == (out or (bool(include) and not named))
+
+
 def test_many_stars_cost_no_more_than_the_product_of_the_lengths() -> None:
     assert not excluded("*a" * 500, "a" * 250 + "b")
     assert not excluded("a*" * 100 + "b", "a" * 4000)
