@@ -62,29 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("--out", type=Path, metavar="FILE", help="also write the encoded measurement")
     measure.set_defaults(run=_measure)
 
-    manifest = verbs.add_parser("manifest", help="work on manifests").add_subparsers(required=True, metavar="VERB")
-    draft = manifest.add_parser("draft", help="run a program and propose its manifest on standard output")
-    draft.add_argument("--agent", default="agent", metavar="NAME")
-    draft.add_argument("--namespace", default="default", metavar="NAME")
-    draft.add_argument("command", nargs="+", metavar="CMD", help="after --")
-    draft.set_defaults(run=_draft)
-
-    image = manifest.add_parser("image", help="propose an image component out of this host's own files")
-    image.add_argument("program", nargs="+", type=Path, metavar="PROGRAM", help="a program or library, with what it loads")
-    image.add_argument("--tree", action="append", default=[], type=Path, metavar="DIR", help="a directory, whole, with what it loads")
-    image.set_defaults(run=_image)
-
-    oci = manifest.add_parser("oci", help="unpack an OCI image layout, and propose the manifest of an agent that runs on it")
-    oci.add_argument("layout", type=Path, metavar="LAYOUT", help="directory or tar, as `skopeo copy` and `docker save` write it")
-    oci.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the image's tree goes; nothing may be there")
-    oci.add_argument("--tag", metavar="NAME", help="which image, where the layout has several")
-    oci.add_argument("--platform", metavar="OS/ARCH[/VARIANT]", help="for which platform (default: this machine's)")
-    oci.add_argument("--drop-setuid", action="store_true", help="let files lose setuid, setgid and capabilities instead of refusing them")
-    oci.add_argument("--agent", default="agent", metavar="NAME")
-    oci.add_argument("--namespace", default="default", metavar="NAME")
-    oci.add_argument("--command", nargs=argparse.REMAINDER, default=[], metavar="CMD", help="last: instead of the image's own")
-    oci.set_defaults(run=_oci)
-
+    of_manifests = _manifest_verbs(verbs.add_parser("manifest", help="work on manifests"))
     serve = verbs.add_parser("serve", help="run the daemon")
     serve.set_defaults(run=_serve)
     status = verbs.add_parser("status", help="ask the running daemon how it stands")
@@ -97,9 +75,35 @@ def _parser() -> argparse.ArgumentParser:
         .add_parser("check", help="say what is wrong with it")
     )
     check.set_defaults(run=_config_check)
-    for verb in (init, enroll, measure, draft, image, oci, serve, status, doctor, check):
+    for verb in (init, enroll, measure, *of_manifests, serve, status, doctor, check):
         cli.add_json_flag(verb)
     return top
+
+
+def _manifest_verbs(parser: argparse.ArgumentParser) -> tuple[argparse.ArgumentParser, ...]:
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    draft = verbs.add_parser("draft", help="run a program and propose its manifest on standard output")
+    draft.add_argument("--agent", default="agent", metavar="NAME")
+    draft.add_argument("--namespace", default="default", metavar="NAME")
+    draft.add_argument("command", nargs="+", metavar="CMD", help="after --")
+    draft.set_defaults(run=_draft)
+
+    image = verbs.add_parser("image", help="propose an image component out of this host's own files")
+    image.add_argument("program", nargs="+", type=Path, metavar="PROGRAM", help="a program or library, with what it loads")
+    image.add_argument("--tree", action="append", default=[], type=Path, metavar="DIR", help="a directory, whole, with what it loads")
+    image.set_defaults(run=_image)
+
+    oci = verbs.add_parser("oci", help="unpack an OCI image layout, and propose the manifest of an agent that runs on it")
+    oci.add_argument("layout", type=Path, metavar="LAYOUT", help="directory or tar, as `skopeo copy` and `docker save` write it")
+    oci.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the image's tree goes; nothing may be there")
+    oci.add_argument("--tag", metavar="NAME", help="which image, where the layout has several")
+    oci.add_argument("--platform", metavar="OS/ARCH[/VARIANT]", help="for which platform (default: this machine's)")
+    oci.add_argument("--drop-setuid", action="store_true", help="let files lose setuid, setgid and capabilities instead of refusing them")
+    oci.add_argument("--agent", default="agent", metavar="NAME")
+    oci.add_argument("--namespace", default="default", metavar="NAME")
+    oci.add_argument("--command", nargs=argparse.REMAINDER, default=[], metavar="CMD", help="last: instead of the image's own")
+    oci.set_defaults(run=_oci)
+    return draft, image, oci
 
 
 def _config(args: argparse.Namespace) -> AttestorConfig:
