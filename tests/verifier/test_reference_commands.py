@@ -17,6 +17,7 @@ import pytest
 
 from tests.verifier.packages.builders import build_deb
 from tests.world.chip import Maker
+from tests.world.host import SimulatedHost
 from tests.world.ima_logs import certificate
 from tests.world.verifier import RunningVerifier
 from tools import release
@@ -378,7 +379,9 @@ def governance_in_force(desk: Desk) -> set[tuple[tuple[str, Digest], ...]]:
     shown = [desk.run("reference", "show", row["digest"])["corim"] for row in rows]
     assert len({one["id"] for one in shown}) == len(shown), "the nearest version is told by its id"
     assert all(one["valid_until"] == 1 << 40 for one in shown), "a release is valid no longer than what it rests on"
-    return {tuple(sorted((name, Digest.parse(digest)) for name, digest in one["components"].items())) for one in shown}
+    found = [tuple(sorted((name, Digest.parse(digest)) for name, digest in one["components"].items())) for one in shown]
+    assert len(set(found)) == len(found), "each version once"
+    return set(found)
 
 
 def test_a_part_of_the_governance_is_laid_over_each_version_in_force(desk: Desk) -> None:
@@ -402,9 +405,10 @@ def test_a_part_of_the_governance_is_laid_over_each_version_in_force(desk: Desk)
     assert {row["environment"] for row in desk.run("reference", "list")["references"]} == {"governance", "files/writ"}
 
 
-def test_a_publisher_releases_writ_and_nothing_beside_it(desk: Desk) -> None:
-    """`./run release --over` gives what a delegation takes: old and new are in force, no operator measured a machine."""
-    folder, base = desk.folder, desk.file("old", GOVERNED)
+def test_a_publisher_releases_writ_and_nothing_beside_it(desk: Desk, host: SimulatedHost) -> None:
+    """`./run release --over` gives what a delegation takes: old and new are in force, and no operator measured a machine."""
+    folder = desk.folder
+    host.attest("one")
     desk.key_pairs("release")
     desk.operator("releases", "publisher")
     roles = (
@@ -412,31 +416,23 @@ def test_a_publisher_releases_writ_and_nothing_beside_it(desk: Desk) -> None:
     )
     (folder / "roles.toml").write_text(f"[[role]]\n{roles}\n")
     desk.run("reference", "delegate", folder / "roles.toml")
-    desk.run("reference", "import", base)
+    old = next(row["digest"] for row in desk.run("reference", "list")["references"] if row["environment"] == "governance")
+    base = desk.run("reference", "export", old, "--out", folder / "in-force")["written"][0]["file"]
     signed = {}
     for name in ("attestor", "cbor2"):
         with ZipFile(folder / f"{name}-1.1-py3-none-any.whl", "w") as wheel:
             wheel.writestr(f"{name}/__init__.py", "new = 1\n")
-        argv = [
-            "--wheel",
-            wheel.filename,
-            "--sign-key",
-            folder / "release.pem",
-            "--namespace",
-            "default",
-            "--over",
-            base,
-            "--out",
-            folder / name,
-        ]
-        assert release.main(list(map(str, argv))) == 0
+        options = ["--wheel", wheel.filename, "--sign-key", folder / "release.pem", "--namespace", "default", "--over", base]
+        assert release.main([*map(str, options), "--out", str(folder / name)]) == 0
         signed[name] = folder / name / f"{name}-1.1-py3-none-any.governance.corim"
-    assert desk.run("reference", "dry-run", signed["attestor"])["refused"] == 0
+    assert desk.run("reference", "dry-run", signed["attestor"])["pass"] == 1, "old and new"
+    assert desk.run("reference", "dry-run", signed["attestor"], "--retire", old, code=1)["refused"] == 1, "the new alone"
     import_it = ("reference", "import", "--delegated", "--namespace", "default")
     desk.run(*import_it, signed["attestor"], by="releases")
-    new = parse_signed_corim(signed["attestor"].read_bytes()).corim.components
-    assert dict(new)["interpreter"] == dict(GOVERNED.components)["interpreter"]
-    assert governance_in_force(desk) == {GOVERNED.components, new}
+    new, before = (dict(parse_signed_corim(Path(file).read_bytes()).corim.components) for file in (signed["attestor"], base))
+    assert (new.keys(), new["enforcer"]) == (before.keys(), before["enforcer"])
+    assert new["attestor"] != before["attestor"]
+    assert sum(row["environment"] == "governance" for row in desk.run("reference", "list")["references"]) == 2
     assert desk.run(*import_it, signed["cbor2"], by="releases", code=1)["reasons"][0]["claim"] == "governance.library-cbor2"
 
 
