@@ -36,7 +36,7 @@ from enforcer.gates.egress.addresses import SystemResolver
 from enforcer.gates.egress.gate import KIND as CONNECT
 from enforcer.gates.egress.gate import EgressGate
 from enforcer.gates.socket import SocketGate
-from enforcer.launch.cgroup import Cgroup, parent_of
+from enforcer.launch.cgroup import Cgroup, Limits, parent_of
 from enforcer.launch.devices import resolve
 from enforcer.launch.image import image_of
 from enforcer.launch.netns import ADDRESS, listen_in
@@ -156,7 +156,8 @@ class Holder:
         bundles = HeldBundles(self._config.state_dir / "policies")
         self._renewal = Renewal(subject, self._relay, self._log, trust, bundles, self._folder, self._clock)
         parent = parent_of(self._config.cgroup)
-        self._cgroup = Cgroup.fresh(parent, launched.instance.hex(), "agent", "tools", pids_max=self._config.pids_max)
+        limits = Limits(self._config.pids_max, self._config.memory_max, self._config.cpu_max)
+        self._cgroup = Cgroup.fresh(parent, launched.instance.hex(), "agent", "tools", limits=limits)
         self._watchdog = Watchdog(self._cgroup)
         self._containment = Containment(
             self._cgroup, self._gatekeeper, self._credential, self._folder, clock=self._clock, changed=self._standing
