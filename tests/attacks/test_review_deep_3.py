@@ -8,18 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.attacks.test_review_deep_2 import boots, digest_by_id
+from tests.attacks.test_review_deep_2 import digest_by_id
 from tests.signers import new_signer
-from tests.verifier.test_references import People, approve, governance, import_, listed, publish, role
+from tests.verifier.test_references import People, acts, approve, governance, import_, listed, publish, role
 from tests.world.ima_logs import certificate, signed
 from tests.world.machine import Machine
 from tests.world.scene import DEMO, GOVERNED, NAMESPACE, NOW, Scene, reference
 from tests.world.verifier import RunningVerifier
 from writ.formats import ima_signature
-from writ.formats.archive import parse_archive
 from writ.formats.corim import Corim
-from writ.formats.cose import parse_sign1
-from writ.formats.decision import AttestDecision, parse_entry
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused
 from writ.formats.ima_rules import ImaRules
@@ -29,8 +26,8 @@ NEVER = 0
 """The end of a version that was never valid, as those have it that keep names."""
 
 
-def files(name: str, *paths: str, **more: int) -> Corim:
-    return Corim(name, "default", "files/os", tuple((path, Digest.of(name.encode())) for path in sorted(paths)), **more)
+def files(name: str, *paths: str, valid_until: int | None = None) -> Corim:
+    return Corim(name, "default", "files/os", tuple((path, Digest.of(name.encode())) for path in sorted(paths)), valid_until=valid_until)
 
 
 # --- names that outlive their versions ------------------------------------------------------------------------------------------
@@ -71,20 +68,15 @@ def test_i11_names_that_nobody_retired_make_no_set_too_large(verifier: RunningVe
 
 def test_i11_export_with_names_imported_again_with_replace_leaves_a_set_that_stands(verifier: RunningVerifier) -> None:
     """`export`, change a version of files, `import --replace` the folder: the CoRIM that kept names goes into a larger one and is listed in
-    the set all the same, so that the set in force and its name differ."""
-    host = verifier.host("h1")
-    host.launch("one")
-    verifier.approve(host)
+    the set all the same. The signed act names a set that was never in force, and what lists the real one, which decisions name from then
+    on, is nowhere in the ledger: no auditor gets it."""
     import_(verifier.client, files("os-1", "/bin/sh"), files("os-2", "/bin/sh", "/bin/ls"))
     verifier.client.post("/v1/retirements", {"digests": [digest_by_id(verifier, "os-1")]})
     keeper = Corim("retired-0", "default", "files/retired", (("/bin/sh", Digest("sha256", bytes(32))),), valid_until=NEVER)
     assert "retired-0" in {row["id"] for row in listed(verifier.client)}
     import_(verifier.client, keeper, files("os-3", "/bin/sh"), replace=True)
     names = references_of.list_names(Digest.parse(row["digest"]).value for row in listed(verifier.client))
-    host.attest("one")
-    entry = parse_entry(parse_sign1(parse_archive(verifier.client.export()).entries[-1]).payload or b"")
-    assert isinstance(entry, AttestDecision)
-    assert dict(entry.inputs)["references"] == Digest.of(names)
+    assert Digest.of(names) in {act.detail for act in acts(verifier)}
 
 
 def test_import_with_replace_that_holds_kept_names_can_be_approved(verifier: RunningVerifier, tmp_path: Path) -> None:
@@ -120,9 +112,14 @@ def test_i3_i6_pinned_pcr_that_runs_out_ends_no_refusal(environment: str) -> Non
 def test_i11_key_that_was_measured_often_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """With `learn_keys` each entry of the same certificate adds its key once more, and each signature that does not hold is tried against
     all of them: a list of one host costs the square of its length."""
-    tried = []
-    verifies = ima_signature._verifies
-    monkeypatch.setattr(ima_signature, "_verifies", lambda *given: tried.append(1) or verifies(*given))
+    tried: list[str] = []
+    verifies = ima_signature._verifies  # noqa: SLF001 - what is counted is the costly step itself
+
+    def counted(key: ima_signature.Key, signature: bytes, digest: bytes, algorithm: str) -> bool:
+        tried.append(algorithm)
+        return verifies(key, signature, digest, algorithm)
+
+    monkeypatch.setattr(ima_signature, "_verifies", counted)
     machine = Machine(settings=replace(DEMO, ima=ImaRules(learn_keys=True)))
     vendor = certificate("vendor")
     for number in range(20):
