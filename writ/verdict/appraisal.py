@@ -178,7 +178,7 @@ def _rooting(
     contradiction: what they refused is not approved by their end.
 
     1. The boot is one of the approved ones, in each of its three environments. PCRs that their versions name are compared without any
-       log: the quote has them.
+       log, and ran out without one: the quote has them.
     2. Each part that measures or enforces, what runs it, and the rules by which the kernel measured, was measured as approved.
     """
     # 1
@@ -190,13 +190,15 @@ def _rooting(
             values = dict(measured[environment]) if environment in measured else None
             found = compare(environment, values, references, claim=environment, mismatch="boot-mismatch", now=now, registers=registers)
             against.extend(_in_words(reason) for reason in found)
+        elif references.ran_out(environment, now) and (boot is not None or references.pins(environment)):
+            against.append(Reason("reference-expired", environment, f"reference values for {environment} that are valid", "none"))
     if boot is None and seen is None:
         return against, [NOT_ROOTED]
     for environment in BOOT_ENVIRONMENTS:
         if boot is None:
             missing.append(_unrooted(environment, "boot evidence", "none"))
         elif references.ran_out(environment, now):
-            against.append(Reason("reference-expired", environment, f"reference values for {environment} that are valid", "none"))
+            continue  # stands against the host already
         elif not references.of(environment, now):
             missing.append(_unrooted(environment, f"reference values for {environment}", "none"))
         elif environment not in measured:

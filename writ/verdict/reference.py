@@ -62,6 +62,10 @@ class ReferenceSet:
         """Whether there are versions of `environment`, and none of them is valid at `now`."""
         return environment in self.versions and not self.of(environment, now)
 
+    def pins(self, environment: str) -> bool:
+        """Whether some version of `environment`, valid or not, names PCRs."""
+        return any(corim.registers for corim in self.versions.get(environment, ()))
+
     def files(self, now: int) -> ImaReferences:
         """The files approved at `now`, indexed: once for as long as none of them runs out."""
         at = bisect_left(self.ends, now)

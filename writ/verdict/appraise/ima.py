@@ -332,6 +332,8 @@ def _judge(
         if measured.name == BOOT_AGGREGATE and measured.described == aggregate:
             continue
         learns = rules.learn_keys and measured.name == KERNEL_KEYRING and measured.buffer and len(certificates) < MAX_KEYS
+        if learns and measured.buffer in certificates:
+            continue  # each key is tried once for a signature, however often it was measured
         if learns and (added := _learn(measured.buffer)) is not None:
             certificates.add(measured.buffer)
             keys = _both(keys, added)
