@@ -13,17 +13,17 @@ from tests.guest.site import Guest
 from tests.world import root_fs
 
 THERE = "/var/tmp/there"
-LIMITS = """
+LIMITS = r"""
 import json, os, subprocess, sys, time
 from pathlib import Path
 from enforcer.launch.cgroup import MOUNTINFO, Cgroup, Limits, find_mount, parent_of
 
 parent = parent_of("/writ-limits", find_mount(MOUNTINFO.read_text()))
-BOMB = "import os, time\\ntry:\\n  while True:\\n    if os.fork() == 0: time.sleep(9)\\nexcept OSError: 0"
+BOMB = "import os, time\ntry:\n  while True:\n    if os.fork() == 0: time.sleep(9)\nexcept OSError: 0"
 HOGS = {
     "memory": (Limits(memory=64 << 20), "held = []\nwhile True: held.append(bytearray(1 << 20))"),
     "room": (Limits(memory=64 << 20), "with open('/tmp/room/file', 'wb') as file:\n    while True: file.write(bytes(1 << 20))"),
-    "pids": (Limits(processes=16), "import os, time\ntry:\n    while True:\n        if os.fork() == 0: time.sleep(60)\nexcept OSError: pass"),
+    "pids": (Limits(processes=16), BOMB),
     "cpu": (Limits(cpu=20), "import time\nend = time.monotonic() + 4\nwhile time.monotonic() < end: pass"),
 }
 os.makedirs("/tmp/room", exist_ok=True)
