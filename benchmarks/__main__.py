@@ -2,7 +2,7 @@
 
 ./run bench                  all cases, about half a minute
 ./run bench --json FILE      the same, and the figures in FILE ("-": on standard output instead of the table)
-./run bench --quick          few rounds: does it run at all
+./run bench --quick          two rounds: does it run at all
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ def main() -> int:
     """Measure and show."""
     parser = argparse.ArgumentParser(prog="./run bench", description="What Writ's steps cost, beside the bare work of the same run.")
     parser.add_argument("--json", metavar="FILE", help='write the figures to FILE as JSON; "-" writes them instead of the table')
-    parser.add_argument("--quick", action="store_true", help="few rounds")
+    parser.add_argument("--quick", action="store_true", help="two rounds")
     args = parser.parse_args()
     observe.configure(sys.stderr, level="error")
-    rounds, budget = (5, 0.1) if args.quick else (ROUNDS, BUDGET)
+    rounds, budget = (2, 0.0) if args.quick else (ROUNDS, BUDGET)
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="writ-bench-") as folder:
         results = [measure(case, rounds=rounds, budget=budget) for case in all_cases(Path(folder))]

@@ -65,7 +65,7 @@ class Result:
 
 
 def measure(case: Case, *, rounds: int, budget: float) -> Result:
-    """At least 5 rounds, at most `rounds`, and no new one after `budget` seconds."""
+    """At least 5 rounds, at most `rounds` (which may be fewer than 5), and no new one after `budget` seconds."""
     case.work()
     case.bare()
     ours: list[float] = []
@@ -74,7 +74,7 @@ def measure(case: Case, *, rounds: int, budget: float) -> Result:
     gc.collect()
     gc.disable()
     try:
-        while len(ours) < 5 or (len(ours) < rounds and time.perf_counter() < end):
+        while len(ours) < min(5, rounds) or (len(ours) < rounds and time.perf_counter() < end):
             first, second = (case.work, case.bare) if len(ours) % 2 == 0 else (case.bare, case.work)
             took = [_time(first), _time(second)]
             ours.append(took[0] if first is case.work else took[1])

@@ -27,7 +27,7 @@ from enforcer import frames
 from enforcer.bundles import HeldBundles
 from enforcer.config import EnforcerConfig
 from enforcer.contain import Containment, Standing, last_records, write_evidence
-from enforcer.control import CONTROL, MAX_CONTROL, Attach, Attached, Contain, Control, CouldNot, Deliver, Exited, RefusedRun, Run, Started
+from enforcer.control import CONTROL, Attached, Control, CouldNot, Deliver, Exited, RefusedRun, Run, Started
 from enforcer.credential import Credential, Held, Subject
 from enforcer.events import AgentEnded, Event, FromClient, Heard, Killed, LinkLost, LinkUp
 from enforcer.gatekeeper import Gatekeeper
@@ -43,6 +43,7 @@ from enforcer.launch.rooms import clear_rooms, make_room
 from enforcer.launch.sandbox import GATE, environment_of
 from enforcer.launch.slot import Slot
 from enforcer.launch.store_root import StoreRoot, store_root
+from enforcer.links import Links
 from enforcer.record import ActionLog
 from enforcer.relay import Relay
 from enforcer.renewal import Granted, NotNow, Renewal, Verdict
@@ -76,13 +77,10 @@ class Holder:
     def __init__(
         self, config: EnforcerConfig, run: Run, client: socket.socket, stdio: tuple[int, int, int], link: socket.socket, clock: Clock
     ) -> None:
-        self._config, self._run, self._client, self._stdio, self._clock = config, run, client, stdio, clock
-        self._link: socket.socket | None = link
-        self._link_lost = threading.Event()
-        for connection in (client, link):
-            frames.bound_sends(connection)
-        self._relay = Relay(str(config.attestor_socket))
+        self._config, self._run, self._stdio, self._clock = config, run, stdio, clock
         self._events: SimpleQueue[Event] = SimpleQueue()
+        self._links = Links(client, link, self._events)
+        self._relay = Relay(str(config.attestor_socket))
         self._key = MemorySigner.generate()
         self._tools: dict[str, Tool] = {}
         self._gate: SocketGate | None = None
@@ -106,7 +104,7 @@ class Holder:
             raise
         try:
             held = self._first_token()
-            self._daemon()
+            self._links.daemon()
             self._tenure.begin(held)
             self._start(launched)
         except WritError as error:
@@ -131,7 +129,7 @@ class Holder:
 
     def _prepare(self, launched: Launched, trust: Trust) -> None:
         """The daemon knows what it would have to sweep up; what was launched is what was asked for; there is a place to contain it."""
-        frames.send(self._daemon(), CONTROL.encode(Attached(launched.instance, "starting")))
+        frames.send(self._links.daemon(), CONTROL.encode(Attached(launched.instance, "starting")))
         measurement = parse_measurement(launched.measurement)
         if measurement.agent.name != self._run.agent or measurement.agent.domain != trust.domain:
             raise Refused(Reason("agent-unknown", "measurement.agent", f"{self._run.agent} of {trust.domain}", str(measurement.agent)))
@@ -165,9 +163,7 @@ class Holder:
         self._tenure = Tenure(self._containment, self._credential, self._clock)
         self._slot = Slot(self._config.run_dir / "slots", self._config.instances, self._config.uid_first, self._cgroup.path)
         self._standing(self._containment.standing)
-        threading.Thread(target=self._hear_link, args=(self._link,), name="link", daemon=True).start()
-        self._server = frames.listen(str(self._config.holder_socket(launched.instance)), uid=os.getuid(), gid=os.getgid(), mode=0o600)
-        threading.Thread(target=self._accept, name="holder-socket", daemon=True).start()
+        self._links.open(str(self._config.holder_socket(launched.instance)), launched.instance, lambda: self._containment.standing.state)
 
     def _first_token(self) -> Held:
         verdict = self._renewal.ask()
@@ -212,13 +208,13 @@ class Holder:
         goes_out = any(grant.action == CONNECT for grant in launched.grants)
         environment = environment_of(WRIT_SOCKET=f"{GATE}/{GATE_FILE}", **(_PROXY if goes_out else {}))
         program = Program(self._argv, self._profile, self._image, room, agent_uid, environment, config.pids_max)
-        self._daemon()
+        self._links.daemon()
         agent = self._agent = start(program, self._cgroup.child("agent"), self._stdio, self._let_out if goes_out else lambda _: None)
         for descriptor in self._stdio:
             os.close(descriptor)
         self._stdio = (-1, -1, -1)
         threading.Thread(target=lambda: self._events.put(AgentEnded(_status(agent.outer.wait()))), name="agent", daemon=True).start()
-        threading.Thread(target=self._hear_client, name="client", daemon=True).start()
+        self._links.hear_client()
 
     def _let_out(self, init: int) -> None:
         """The sandbox that begins with `init` has its way out, before the program runs. Raises Unavailable."""
@@ -244,11 +240,11 @@ class Holder:
                 case Heard(verdict, link):
                     self._heard(verdict, link)
                 case LinkLost(link, noticed):
-                    if link is self._link:
-                        self._link = None
+                    if link is self._links.link:
+                        self._links.link = None
                         self._kill_for(self._tenure.hold((Reason("hold", "daemon", "a living daemon", "none"),), noticed))
                 case LinkUp(link):
-                    self._link = link
+                    self._links.link = link
                     self._renewal.ask_now()
                 case FromClient(None):
                     self._end_by = time.monotonic() + GRACE
@@ -258,8 +254,8 @@ class Holder:
             if fatal := self._overdue():
                 self._kill(*fatal)
                 return
-            if self._link is not None and self._renewal.due_in() == 0:
-                self._ask(self._link)
+            if self._links.link is not None and self._renewal.due_in() == 0:
+                self._ask(self._links.link)
 
     def _ask(self, link: socket.socket) -> None:
         self._renewal.begin(lambda verdict: self._events.put(Heard(verdict, link)))
@@ -268,7 +264,7 @@ class Holder:
         """Seconds until something falls due."""
         times = [TICK]
         due = self._renewal.due_in()
-        if due is not None and self._link is not None:
+        if due is not None and self._links.link is not None:
             times.append(due)
         if self._containment.standing.state == "running":
             times.append(self._credential.remaining())
@@ -276,7 +272,7 @@ class Holder:
 
     def _heard(self, verdict: Verdict, asked_under: socket.socket) -> None:
         """A token thaws, but only one asked for under the daemon that is there now. A no holds. Where nobody answers, time decides."""
-        if isinstance(verdict, Granted) and asked_under is not self._link:
+        if isinstance(verdict, Granted) and asked_under is not self._links.link:
             self._renewal.ask_now()
             return
         self._kill_for(self._tenure.heard(verdict))
@@ -321,75 +317,20 @@ class Holder:
         # 1
         self._cut_off()
         # 2
-        if self._link is not None:
+        if self._links.link is not None:
             self._renewal.carry_the_rest()
         # 3
         self._stop(outcome)
-        self._tell(self._link, end)
+        self._links.tell_daemon(end)
         # 4
         self._tidy()
-        self._tell(self._client, end)
+        self._links.tell_client(end)
 
-    # --- talking -------------------------------------------------------------------------------------------------------
-
-    def _hear_client(self) -> None:
-        message: Deliver | None = None
-        while True:
-            try:
-                data = frames.receive(self._client, MAX_CONTROL, None)
-                parsed: Control | None = None if data is None else CONTROL.parse(data)
-            except (Unavailable, FormatError):
-                parsed = None
-            message = parsed if isinstance(parsed, Deliver) else None
-            self._events.put(FromClient(message))
-            if message is None:
-                return
-
-    def _hear_link(self, link: socket.socket | None) -> None:
-        """Obey the daemon while it is there; its end is an event, whatever the way."""
-        if link is None:
-            raise Misuse("no link")
-        try:
-            frames.send(link, CONTROL.encode(Attached(self._instance, self._containment.standing.state)))
-            while (data := frames.receive(link, MAX_CONTROL, None)) is not None:
-                message = CONTROL.parse(data)
-                if isinstance(message, Contain) and message.instance == self._instance and message.reasons:
-                    self._events.put(Killed(message.reasons, time.monotonic_ns()))
-        except (Unavailable, FormatError):
-            pass
-        self._link_lost.set()
-        self._events.put(LinkLost(link, time.monotonic_ns()))
-
-    def _daemon(self) -> socket.socket:
-        """The link to the daemon that asked for this run. Raises Unavailable where it died: nothing is started that nobody watches."""
-        if self._link is None or self._link_lost.is_set():
-            raise Unavailable("daemon", "it ended while the agent was being started")
-        return self._link
-
-    def _accept(self) -> None:
-        for connection in frames.connections(self._server):
-            try:
-                data = None if frames.peer_of(connection).uid != os.getuid() else frames.receive(connection, MAX_CONTROL, 5.0)
-                wanted = data is not None and isinstance(CONTROL.parse(data), Attach)
-            except (Unavailable, FormatError):
-                wanted = False
-            if not wanted:
-                connection.close()
-                continue
-            frames.bound_sends(connection)
-            self._events.put(LinkUp(connection))
-            threading.Thread(target=self._hear_link, args=(connection,), name="link", daemon=True).start()
+    # --- what is told ----------------------------------------------------------------------------------------------------
 
     def tell(self, message: Control) -> None:
         """Client and daemon hear it, as far as they are there."""
-        for connection in (self._client, self._link):
-            self._tell(connection, message)
-
-    @staticmethod
-    def _tell(connection: socket.socket | None, message: Control) -> None:
-        if connection is not None:
-            with contextlib.suppress(Unavailable):
-                frames.send(connection, CONTROL.encode(message))
+        self._links.tell(message)
 
     def _signal(self, number: int) -> None:
         if self._agent is not None and self._agent.outer.poll() is None and (program := self._agent.program) is not None:
@@ -444,7 +385,7 @@ class Holder:
     def _tidy(self) -> None:
         """Socket and home are gone; log, papers and evidence stay."""
         self._log.close()
-        self._server.close()
+        self._links.close()
         self._config.holder_socket(self._instance).unlink(missing_ok=True)
         self._image.free()
         if not clear_rooms(self._config.agent_dir(self._instance)):

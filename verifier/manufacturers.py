@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from writ.formats.crl import Crl, parse_crl
+from writ.formats.crl import Crl, kept_crl, parse_crl
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused
 from writ.formats.reason import Reason
@@ -168,7 +168,7 @@ def take(
         *intermediates,
         *authorities(believed, below),
     )
-    known = [parse_crl(der) for der in held]
+    known = [kept_crl(der) for der in held]
     taken: list[bytes] = []
     for name, crl in sorted(crls, key=lambda one: one[1].this_update, reverse=True):
         if not any(newest_crl((crl,), issuer, rules, now=max(now, crl.this_update)) for issuer in issuers):

@@ -56,7 +56,11 @@ def new_case(tables: Tables, operator: Operator, proposal: Proposal, *, expires_
 def open_cases(tables: Tables, namespace: str, now: int) -> tuple[Case, ...]:
     """What may still be approved at `now`, oldest first."""
     cases = (_case(tables, row) for row in _open(tables, namespace, now))
-    return tuple(sorted(cases, key=lambda case: (case.proposal.proposed_at, case.row.digest)))
+    return tuple(sorted(cases, key=_age))
+
+
+def _age(case: Case) -> tuple[int, str]:
+    return case.proposal.proposed_at, case.row.digest
 
 
 def _open(tables: Tables, namespace: str, now: int) -> list[ProposalRow]:
@@ -82,10 +86,9 @@ def open_case(tables: Tables, namespace: str, digest: str, now: int) -> Case:
 
 def like(tables: Tables, wanted: Proposal) -> Case | None:
     """The open proposal that wants the same, made earlier."""
-    for case in open_cases(tables, wanted.namespace, wanted.proposed_at):
-        if replace(case.proposal, proposed_at=wanted.proposed_at) == wanted:
-            return case
-    return None
+    rows = _open(tables, wanted.namespace, wanted.proposed_at)
+    same = [row for row in rows if replace(parse_proposal(row.data), proposed_at=wanted.proposed_at) == wanted]
+    return min((_case(tables, row) for row in same), key=_age, default=None)
 
 
 def _case(tables: Tables, row: ProposalRow) -> Case:

@@ -11,7 +11,7 @@ from verifier.keys import Keys
 from verifier.ledger import Ledger, Tables, TrustImported, decide_and_commit
 from verifier.ledger.schema import TrustRow
 from verifier.manufacturers import Offered, authorities, pinned_roots, take
-from writ.formats.crl import parse_crl
+from writ.formats.crl import kept_crl
 from writ.formats.errors import Refused
 from writ.formats.reason import Reason
 from writ.formats.state import TPM_CLASSES
@@ -127,7 +127,7 @@ class Anchors:
 def _latest(crls: Sequence[bytes], trust: Trust) -> tuple[bytes, ...]:
     """Of `crls` the last of each CA of `trust`."""
     issuers = authorities(trust.roots, trust.intermediates) if crls else ()
-    return tuple(sorted({crl.der for crl in latest_crls(map(parse_crl, crls), issuers)}))
+    return tuple(sorted({crl.der for crl in latest_crls(map(kept_crl, crls), issuers)}))
 
 
 def _encoded(trust: Trust) -> bytes:

@@ -68,7 +68,8 @@ class Image:
 def image_of(folder: Path, root: StoreRoot, measurement: Measurement) -> Image:
     """The image of `measurement`, whose trees lie at `root`: the one that is mounted, or a new one.
 
-    1. One process at a time makes it; who comes later finds it.
+    1. Who has the lock shared, holds it: no sweep takes it away. One at a time makes it, under a lock of its own, since who holds the
+       first may hold it for as long as an agent lives; who comes later finds it.
     2. Made, sealed, mounted read-only.
     3. Hashed: every component is what was measured.
 
@@ -90,12 +91,12 @@ def image_of(folder: Path, root: StoreRoot, measurement: Measurement) -> Image:
             # 1
             fcntl.flock(lock, fcntl.LOCK_SH)
             if not _is_ready(place):
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            if not _is_ready(place):
-                # 2, 3
-                _make(place, root.path, base, [part for part in measurement.components if part.name not in dict(held)])
-            os.utime(lock)  # before the lock is shared, so that no sweep comes between
-            fcntl.flock(lock, fcntl.LOCK_SH)
+                with open(place / "making", "wb") as making:
+                    fcntl.flock(making, fcntl.LOCK_EX)
+                    if not _is_ready(place):
+                        # 2, 3
+                        _make(place, root.path, base, [part for part in measurement.components if part.name not in dict(held)])
+            os.utime(lock)
         except OSError as error:
             raise Unavailable("image", f"{error.filename or place}: {error.strerror}") from None
         undone.pop_all()

@@ -8,6 +8,7 @@ import shutil
 import sysconfig
 from collections.abc import Mapping
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -19,14 +20,28 @@ from writ.formats.measurement import ComponentRoot
 from writ.formats.tree import Component, ComponentKind, component_root, unspell
 
 PYTHON: Final = "/usr/bin/python3"
-_STDLIB: Final = Path(sysconfig.get_path("stdlib"))
-_LEFT_OUT: Final = ("__pycache__", "test", "tests", "ensurepip", "idlelib", "tkinter", "lib2to3", "pydoc_data", "config-*", "_test*", "*.a")
+_STDLIB: Final = Path(sysconfig.get_path("stdlib")).resolve()
+_LEFT_OUT: Final = (
+    "__pycache__", "test", "tests", "ensurepip", "idlelib", "tkinter", "lib2to3", "pydoc_data", "config-*", "_test*", "*.a",
+    "asyncio", "cp[0-9]*", "curses", "dbm", "distutils", "iso8859_*", "mac_*", "multiprocessing", "sqlite3", "unittest", "venv", "wsgiref",
+    "xml", "xmlrpc", "zoneinfo", "_codecs_*", "_crypt.*", "_curses*", "_dbm.*", "_decimal.*", "_gdbm.*", "_hashlib.*", "_sqlite3.*",
+    "_ssl.*", "nis.*", "readline.*",
+)  # fmt: skip
+"""What no agent of a test imports, and the modules that bring large libraries."""
 _PLACE: Final = Path("/var/tmp/writ-test-root")
 
 
 def python_spec(*programs: Path) -> ComponentSpec:
     """The image component of Python, its standard library and `programs`, out of this host."""
-    return replace(image_of([Path(PYTHON), *programs], [_STDLIB]), exclude=tuple(sorted(_LEFT_OUT)))
+    modules = [path for path in sorted(_STDLIB.rglob("*.so")) if not any(map(_is_left_out, path.relative_to(_STDLIB).parts))]
+    spec = image_of([Path(PYTHON), *programs, *modules])
+    stdlib = str(_STDLIB)[1:]
+    include = {path for path in spec.include if not path.startswith(f"{stdlib}/")} | {stdlib}
+    return replace(spec, include=tuple(sorted(include)), exclude=tuple(sorted(_LEFT_OUT)))
+
+
+def _is_left_out(name: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in _LEFT_OUT)
 
 
 @lru_cache(maxsize=4)

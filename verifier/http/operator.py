@@ -19,7 +19,7 @@ from verifier.ledger.schema import BlobRow, EntryRow, KeyRow, TokenRow
 from verifier.manufacturers import Offered
 from writ.formats.archive import encode_archive
 from writ.formats.cose import parse_sign1
-from writ.formats.crl import parse_crl
+from writ.formats.crl import kept_crl
 from writ.formats.decision import AttestDecision, parse_entry
 from writ.formats.digest import Digest
 from writ.formats.eat import parse_token
@@ -221,7 +221,7 @@ def _trust_view(trust: Trust) -> dict[str, object]:
 
 
 def _crl_view(der: bytes) -> dict[str, object]:
-    crl = parse_crl(der)
+    crl = kept_crl(der)
     return {
         "digest": str(Digest.of(der)), "number": crl.number, "this_update": crl.this_update, "next_update": crl.next_update,
         "revoked": len(crl.revoked),

@@ -13,6 +13,7 @@ import base64
 import binascii
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from writ.formats.der import GENERALIZED_TIME, OCTET_STRING, SEQUENCE, UTC_TIME, DerReader, Element
@@ -58,6 +59,12 @@ def parse_crl(data: bytes) -> Crl:
     tbs, algorithm, signature = whole.next("body", SEQUENCE), whole.next("algorithm", SEQUENCE), whole.bits("signature")
     whole.done()
     return _fields(der, tbs, algorithm, signature)
+
+
+@lru_cache(maxsize=16)
+def kept_crl(der: bytes) -> Crl:
+    """The `parse_crl` of a list that is kept and read again and again: an enrolment reads all that are believed. Raises FormatError."""
+    return parse_crl(der)
 
 
 def _from_pem(data: bytes) -> bytes:

@@ -34,6 +34,8 @@ MAX_DEPTH: Final = 16
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 """Control characters and lone surrogates."""
 _B64URL = re.compile(r"[A-Za-z0-9_-]*\Z", re.ASCII)
+_STRING_OR_BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|([\[{\]}])', re.DOTALL)
+"""A JSON string, also one that never ends, or (the group) a bracket outside strings."""
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?\Z", re.ASCII)
 
 
@@ -52,13 +54,22 @@ def _ordered(value: object, depth: int = 0) -> object:
     if isinstance(value, tuple | list):
         return [_ordered(item, depth + 1) for item in value]
     if isinstance(value, Mapping):
-        keyed = [(cbor2.dumps(key), key, item) for key, item in value.items() if _is_key(key)]
-        if len(keyed) != len(value):
-            raise Misuse("map keys are text or integers")
-        return {key: _ordered(item, depth + 1) for _, key, item in sorted(keyed, key=lambda row: row[0])}
+        return {key: _ordered(value[key], depth + 1) for key in sorted(value, key=_place)}
     if isinstance(value, cbor2.CBORTag):
         return cbor2.CBORTag(value.tag, _ordered(value.value, depth + 1))
     raise Misuse(f"no CBOR spelling for {type(value).__name__}")
+
+
+def _place(key: object) -> tuple[int, int, bytes]:
+    """Sorts keys as their encodings sort, without making them: by major type, then number or length, then text. RFC 8949 section 4.2.1."""
+    if isinstance(key, str):
+        text = key.encode()
+        return 3, len(text), text
+    if isinstance(key, int) and not isinstance(key, bool):
+        if not -(1 << 64) <= key < 1 << 64:
+            raise Misuse("integer does not fit CBOR's 64 bits")
+        return (0, key, b"") if key >= 0 else (1, ~key, b"")
+    raise Misuse("map keys are text or integers")
 
 
 def _is_key(key: object) -> bool:
@@ -281,17 +292,13 @@ def _spelt(value: object) -> bytes:
 
 def _json_depths(text: str) -> list[int]:
     """Nesting depth at each opening bracket outside strings; json.loads recurses, so this comes first."""
-    depth, depths, in_string, escaped = 0, [], False, False
-    for char in text:
-        if in_string:
-            in_string = escaped or char != '"'
-            escaped = not escaped and char == "\\"
-        elif char == '"':
-            in_string = True
-        elif char in "[{":
+    depth, depths = 0, []
+    for found in _STRING_OR_BRACKET.finditer(text):
+        bracket = found[1]
+        if bracket in ("[", "{"):
             depth += 1
             depths.append(depth)
-        elif char in "]}":
+        elif bracket is not None:
             depth -= 1
     return depths
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-from writ.formats.crl import Crl, parse_crl
+from writ.formats.crl import Crl, kept_crl
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused
 from writ.formats.reason import Reason
@@ -106,7 +106,7 @@ def verify_chain(certificates: Sequence[bytes], trust: Trust, *, now: int) -> Ve
         leaf, *others = [parse_certificate(der) for der in certificates]
         extra = [parse_certificate(der) for der in trust.intermediates]
         roots = [(root, parse_certificate(root.certificate)) for root in trust.roots]
-        crls = [parse_crl(der) for der in trust.crls]
+        crls = [kept_crl(der) for der in trust.crls]
     except (FormatError, ValueError):
         raise _refused("a chain of certificates", "bytes that are not, or none") from None
     if not roots:

@@ -158,20 +158,31 @@ def test_link_in_our_place_is_refused(site: Site) -> None:
 
 
 def test_one_image_serves_all_and_is_made_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where all looked before it was there, and the first goes on to hold it."""
     made: list[str] = []
-    run = image._run  # noqa: SLF001 - each tool that it starts is counted
+    run, is_ready = image._run, image._is_ready  # noqa: SLF001 - each tool that it starts is counted, and each look
+    all_looked, looked = threading.Barrier(4), threading.local()
 
     def counted(command: list[str], keep: tuple[int, ...] = ()) -> None:
         made.append(command[0])
         run(command, keep)
 
+    def seen(place: Path) -> bool:
+        ready = is_ready(place)
+        if not hasattr(looked, "once"):
+            looked.once = True
+            all_looked.wait(30)
+        return ready
+
     monkeypatch.setattr(image, "_run", counted)
+    monkeypatch.setattr(image, "_is_ready", seen)
     measurement, found = site.measured(), []
-    threads = [threading.Thread(target=lambda: found.append(site.image(measurement))) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: found.append(site.image(measurement)), daemon=True) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(30)
+    assert len(found) == 4, "nobody waits for who holds it"
     assert made == ["/usr/bin/bwrap", "/usr/bin/mount"]
     assert {one.path for one in found} == {found[0].path}
     for one in found:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 from cryptography import x509
 from hypothesis import given
@@ -42,6 +44,19 @@ def test_object_identifier_of_another_spelling_is_refused(text: str) -> None:
 )
 def test_time_is_read_in_its_century(text: str, seconds: int) -> None:
     assert read(text).time("time") == seconds
+
+
+@given(st.datetimes(timezones=st.just(UTC)))
+def test_time_is_read_as_the_calendar_has_it(moment: datetime) -> None:
+    moment = moment.replace(microsecond=0)
+    text = f"{moment.year:04d}{moment:%m%d%H%M%S}Z".encode()
+    assert read(f"180f{text.hex()}").time("time") == (moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()
+
+
+@pytest.mark.parametrize("time_of_day", ["240000", "236000", "235960"])
+def test_time_of_day_that_is_none_is_refused(time_of_day: str) -> None:
+    with pytest.raises(FormatError, match="a time that exists"):
+        read(f"170d{f'700101{time_of_day}Z'.encode().hex()}").time("time")
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,15 @@ def test_cbor_reader_is_total() -> None:
     assert_parser_is_total(lambda data: decode_cbor(data, "specimen", one_spelling=False), encode_cbor(_SPECIMEN))
 
 
+_KEYS = st.integers(-(1 << 64), (1 << 64) - 1) | st.integers(-300, 300) | st.text(max_size=3) | st.integers(0, 300).map(lambda n: "a" * n)
+
+
+@given(st.lists(_KEYS, unique_by=lambda key: (type(key), key), max_size=8))
+def test_map_keys_are_in_the_order_of_their_encodings(keys: list[int | str]) -> None:
+    spelt = list(decode_cbor(encode_cbor(dict.fromkeys(keys)), "specimen"))
+    assert spelt == sorted(keys, key=cbor2.dumps)
+
+
 def test_map_keys_are_in_bytewise_order_not_length_first() -> None:
     assert encode_cbor({100: 0, -1: 0}).hex() == "a2" + "186400" + "2000"
 
@@ -183,7 +192,9 @@ def test_size_is_bounded() -> None:
         decode_cbor(b"\x00" * 4, "specimen", max_size=3)
 
 
-@pytest.mark.parametrize("value", [1.5, {1, 2}, {1: {b"k": 1}}, {True: 1}, 1 << 64, -(1 << 64) - 1, object()])
+@pytest.mark.parametrize(
+    "value", [1.5, {1, 2}, {1: {b"k": 1}}, {True: 1}, {1 << 64: 1}, {-(1 << 64) - 1: 1}, 1 << 64, -(1 << 64) - 1, object()]
+)
 def test_what_has_no_spelling_is_misuse(value: object) -> None:
     with pytest.raises(Misuse):
         encode_cbor(value)
@@ -240,6 +251,12 @@ def test_json_of_ours_has_one_spelling(text: str) -> None:
 
 def test_json_brackets_within_text_are_no_depth() -> None:
     assert decode_json(b'"[[[[[[[[[[[[[[[[[[[[[[\\"[["', "specimen") == "[" * 22 + '"[['
+
+
+@pytest.mark.parametrize("text", ["[" * 17 + "]" * 17, '["\\"' + "[" * 40, '[["\\\\",' + "[" * 20, '"' + "[" * 40 + "\\"])
+def test_json_too_deep_or_with_a_string_that_never_ends_is_refused(text: str) -> None:
+    with pytest.raises(FormatError):
+        decode_json(text.encode(), "specimen")
 
 
 def test_json_that_is_not_utf8_or_too_long_is_refused() -> None:

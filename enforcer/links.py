@@ -1,0 +1,112 @@
+"""Whom a holder talks to: its client, and the daemon, one after another. What they say becomes events.
+
+A daemon's link says by its mere being there that the daemon lives, and its end is an event, whatever the way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from queue import SimpleQueue
+
+from enforcer import frames
+from enforcer.control import CONTROL, MAX_CONTROL, Attach, Attached, Contain, Control, Deliver
+from enforcer.events import Event, FromClient, Killed, LinkLost, LinkUp
+from writ.formats.errors import FormatError, Misuse, Unavailable
+
+
+class Links:
+    """The connections of one instance. `link` is the daemon's that is there now, as the thread that takes the events knows it."""
+
+    def __init__(self, client: socket.socket, link: socket.socket, events: SimpleQueue[Event]) -> None:
+        self._client, self._events = client, events
+        self.link: socket.socket | None = link
+        self._link_lost = threading.Event()
+        for connection in (client, link):
+            frames.bound_sends(connection)
+
+    def open(self, path: str, instance: bytes, state: Callable[[], str]) -> None:
+        """The daemon is heard, and one that comes later too, at `path`; each is told the `state` of `instance`. Raises Unavailable."""
+        self._instance, self._state = instance, state
+        threading.Thread(target=self._hear_link, args=(self.link,), name="link", daemon=True).start()
+        self._server = frames.listen(path, uid=os.getuid(), gid=os.getgid(), mode=0o600)
+        threading.Thread(target=self._accept, name="holder-socket", daemon=True).start()
+
+    def close(self) -> None:
+        """No other daemon comes."""
+        self._server.close()
+
+    def daemon(self) -> socket.socket:
+        """The link to the daemon that asked for this run. Raises Unavailable where it died: nothing is started that nobody watches."""
+        if self.link is None or self._link_lost.is_set():
+            raise Unavailable("daemon", "it ended while the agent was being started")
+        return self.link
+
+    def hear_client(self) -> None:
+        """What the client says is an event, and its end the last of them."""
+        threading.Thread(target=self._hear_client, name="client", daemon=True).start()
+
+    def tell(self, message: Control) -> None:
+        """Client and daemon hear it, as far as they are there."""
+        self.tell_client(message)
+        self.tell_daemon(message)
+
+    def tell_client(self, message: Control) -> None:
+        """The client hears it, if it is there."""
+        self._tell(self._client, message)
+
+    def tell_daemon(self, message: Control) -> None:
+        """The daemon hears it, if it is there."""
+        self._tell(self.link, message)
+
+    @staticmethod
+    def _tell(connection: socket.socket | None, message: Control) -> None:
+        if connection is not None:
+            with contextlib.suppress(Unavailable):
+                frames.send(connection, CONTROL.encode(message))
+
+    def _hear_client(self) -> None:
+        message: Deliver | None = None
+        while True:
+            try:
+                data = frames.receive(self._client, MAX_CONTROL, None)
+                parsed: Control | None = None if data is None else CONTROL.parse(data)
+            except (Unavailable, FormatError):
+                parsed = None
+            message = parsed if isinstance(parsed, Deliver) else None
+            self._events.put(FromClient(message))
+            if message is None:
+                return
+
+    def _hear_link(self, link: socket.socket | None) -> None:
+        """Obey the daemon while it is there; its end is an event, whatever the way."""
+        if link is None:
+            raise Misuse("no link")
+        try:
+            frames.send(link, CONTROL.encode(Attached(self._instance, self._state())))
+            while (data := frames.receive(link, MAX_CONTROL, None)) is not None:
+                message = CONTROL.parse(data)
+                if isinstance(message, Contain) and message.instance == self._instance and message.reasons:
+                    self._events.put(Killed(message.reasons, time.monotonic_ns()))
+        except (Unavailable, FormatError):
+            pass
+        self._link_lost.set()
+        self._events.put(LinkLost(link, time.monotonic_ns()))
+
+    def _accept(self) -> None:
+        for connection in frames.connections(self._server):
+            try:
+                data = None if frames.peer_of(connection).uid != os.getuid() else frames.receive(connection, MAX_CONTROL, 5.0)
+                wanted = data is not None and isinstance(CONTROL.parse(data), Attach)
+            except (Unavailable, FormatError):
+                wanted = False
+            if not wanted:
+                connection.close()
+                continue
+            frames.bound_sends(connection)
+            self._events.put(LinkUp(connection))
+            threading.Thread(target=self._hear_link, args=(connection,), name="link", daemon=True).start()
