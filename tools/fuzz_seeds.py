@@ -15,7 +15,7 @@ from typing import Final
 from cryptography import x509
 
 from tests.world.authority import Ca
-from tests.world.ima_logs import Kernel, certificate, signed
+from tests.world.ima_logs import Kernel, certificate, module_signed, signed
 from tests.world.machine import FILES, SHELL, content, part_reference
 from tests.world.scene import GOVERNED, NAMESPACE, RUNTIME_PCR, Scene, reference, signer
 from tests.world.specimens import specimens
@@ -82,7 +82,8 @@ def ima_logs() -> Iterator[bytes]:
     kernel.measure("/old", "sha1:" + "ab" * 20, template="ima")
     kernel.measure("/tmp/x y", digest, violation=True)
     kernel.measure("/verity", digest, template="ima-sigv2", kind="verity", sig=signed(digest, "publisher", version=3, type_=6))
-    kernel.measure("/module", digest, template="ima-modsig", modsig=b"0\x82")
+    module = module_signed(b"module", "publisher")
+    kernel.measure("/module", digest, template="ima-modsig", modsig=module["modsig"], d_modsig=module["d_modsig"])
     kernel.measure("/evm", digest, template="evm-sig", iuid=bytes(4), imode=b"\xa4\x81", xattrnames=b"security.ima")
     kernel.measure("/other", Digest.of(b"o", "sha512"), template="ima-ngv2", kind="ima")
     kernel.measure("/described", digest, template="n-ng|d-ng")
@@ -91,7 +92,7 @@ def ima_logs() -> Iterator[bytes]:
     for end in kernel.ends:
         yield kernel.binary[start + 24 : end]
         start = end
-    yield signed(digest, "publisher")
+    yield from (signed(digest, "publisher"), module["modsig"])
 
 
 def runtime_logs() -> Iterator[bytes]:

@@ -43,6 +43,7 @@ from writ.formats.eventlog.uefi_data import (
 from writ.formats.evidence import Evidence, ImaLog, encode_evidence, parse_evidence
 from writ.formats.ima_rules import ImaRules
 from writ.formats.ima_signature import keys_of, parse_file_signature
+from writ.formats.module_signature import parse_module_signature
 from writ.formats.pe import parse_pe
 from writ.formats.state import HostState, clean_runtime, encode_host_state, parse_host_state
 from writ.formats.tpm.attest import encode_attest, parse_attest
@@ -211,6 +212,7 @@ def ima_log(data: bytes) -> None:
     _read(lambda row: parse_row(row, violation=True), data)
     _read(parse_row, data)
     _read(parse_file_signature, data)
+    _read(parse_module_signature, data)
     summary = summarise(data)
     told = _read(to_binary, data)
     if told is not None and summary.fault is None:

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from verifier.commands import OPERATOR_KEY, Verb
 from verifier.commands import config_of as _config
 from verifier.commands import connected as _client
 from verifier.commands import group as _group
+from verifier.commands import read as _read
 from verifier.commands import show as _show
 from verifier.commands import text as _text
 from verifier.commands import verb as _verb
@@ -26,16 +28,19 @@ from verifier.commands import write as _write
 from verifier.commands import write_secret as _write_secret
 from verifier.config import PREFIX, VerifierConfig
 from verifier.operate import segment
-from writ.formats.errors import FormatError
-from writ.formats.policy_bundle import PolicyBundle, PolicySettings
+from writ.formats.cose import parse_sign1
+from writ.formats.errors import FormatError, Refused
+from writ.formats.ima_rules import MAX_EXCLUDE, MAX_KEYRINGS, ImaRules
+from writ.formats.policy_bundle import PolicyBundle, PolicySettings, parse_bundle
 from writ.formats.reason import Reason
+from writ.formats.strict import Fields, decode_json
 from writ.service import cli, config
 
 DEFAULT_POLICY: Final = Path(__file__).parent / "default_policy"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Exit 0: done or accepted; 1: refused; 2: misuse; 3: could not."""
+    """Run one command. Exit 0: done or accepted; 1: refused; 2: misuse, also what the verifier calls malformed; 3: could not."""
     return cli.run(_main, sys.argv[1:] if argv is None else argv)
 
 
@@ -119,17 +124,22 @@ def _governance(verbs: Any) -> None:
 
 
 def _policy_arguments(made: argparse.ArgumentParser) -> None:
-    made.add_argument("--schema", type=Path, default=DEFAULT_POLICY / "schema.cedarschema", metavar="FILE")
-    made.add_argument("--policies", type=Path, default=DEFAULT_POLICY / "default.cedar", metavar="FILE")
-    made.add_argument("--accept-runtime-only", action="store_true", help="accept hosts whose attestor nothing has measured")
+    made.description = f"{made.description}. What no option names is as in the policy in force; without one, and for `check`, by default."
+    made.add_argument("--schema", type=Path, metavar="FILE", help="the Cedar schema")
+    made.add_argument("--policies", type=Path, metavar="FILE", help="the Cedar policies")
+    made.add_argument("--default-policy", action="store_true", help="the Cedar schema and policies of this release")
+    made.add_argument(
+        "--accept-runtime-only", action=argparse.BooleanOptionalAction, help="accept hosts whose attestor nothing has measured"
+    )
     classes = ("discrete", "firmware", "virtual", "software")
-    made.add_argument("--tpm-class", action="append", choices=classes, help="accept this class of TPM; may be repeated")
+    made.add_argument("--tpm-class", action="append", choices=classes, help="accept this class of TPM and no other; may be repeated")
     made.add_argument(
         "--approvals", action="append", default=[], metavar="ENVIRONMENTS=PEOPLE",
-        help="reference values of these environments take so many people, such as governance=2 or rooted/*=2; may be repeated",
+        help="reference values of these environments take so many people, such as governance=2, rooted/*=2 or boot=1; may be repeated",
     )  # fmt: skip
-    for name, default in (("token-life", 60), ("nonce-life", 120), ("clock-skew", 5), ("hold-max", 600)):
-        made.add_argument(f"--{name}", type=int, default=default, metavar="SECONDS")
+    made.add_argument("--ima", type=Path, metavar="FILE", help="the rules for IMA lists, all of them, in JSON as `policy show` has them")
+    for name in ("token-life", "nonce-life", "clock-skew", "hold-max"):
+        made.add_argument(f"--{name}", type=int, metavar="SECONDS")
 
 
 def _others(verbs: Any) -> None:
@@ -248,28 +258,65 @@ def _revoke(args: argparse.Namespace) -> int:
     return _show(args, _client(args).post("/v1/revocations", {"kind": args.kind, "subject": args.subject}))
 
 
-def _settings(args: argparse.Namespace) -> PolicySettings:
-    classes = tuple(sorted(set(args.tpm_class or ("discrete", "firmware", "virtual"))))
-    approvals: dict[str, int] = {}
-    for pair in args.approvals:
-        environments, _, people = pair.rpartition("=")
-        if not environments or not people.isdecimal() or len(people) > 3 or environments in approvals:
-            raise FormatError("--approvals", "ENVIRONMENTS=PEOPLE, each once, such as governance=2", repr(pair)[:80])
-        approvals[environments] = int(people)
-    return PolicySettings(
-        args.accept_runtime_only, classes, args.token_life, args.nonce_life, args.clock_skew, args.hold_max,
-        approvals=tuple(sorted(approvals.items())),
+def _policy(args: argparse.Namespace, held: PolicyBundle | None) -> PolicyBundle:
+    """`held`, or the policy by default, with the next version and what the arguments say. Raises FormatError, Unavailable."""
+    schema, policies = DEFAULT_POLICY / "schema.cedarschema", DEFAULT_POLICY / "default.cedar"
+    if held is None or args.default_policy:
+        before = PolicySettings() if held is None else held.settings
+        held = PolicyBundle("check", 0 if held is None else held.version, 0, before, _text(schema), _text(policies))
+    chosen: dict[str, Any] = {"tpm_classes": None if args.tpm_class is None else tuple(sorted(set(args.tpm_class)))}
+    for name in ("accept_runtime_only", "token_life", "nonce_life", "clock_skew", "hold_max"):
+        chosen[name] = getattr(args, name)
+    chosen["ima"] = None if args.ima is None else _ima_rules(args.ima)
+    settings = replace(
+        held.settings, approvals=_people(args.approvals, held.settings),
+        **{name: value for name, value in chosen.items() if value is not None},
+    )  # fmt: skip
+    return replace(
+        held, version=held.version + 1, settings=settings,
+        schema=held.schema if args.schema is None else _text(args.schema),
+        policies=held.policies if args.policies is None else _text(args.policies),
     )  # fmt: skip
 
 
+def _people(pairs: Sequence[str], before: PolicySettings) -> tuple[tuple[str, int], ...]:
+    """The numbers of people of `before` with those of `pairs` in their place; one person is what no number asks for."""
+    said: dict[str, int] = {}
+    for pair in pairs:
+        environments, _, people = pair.rpartition("=")
+        if not environments or not people.isdecimal() or not 1 <= len(people) <= 3 or environments in said:
+            raise FormatError("--approvals", "ENVIRONMENTS=PEOPLE, each once, such as governance=2", repr(pair)[:80])
+        said[environments] = int(people)
+    return tuple(sorted((one, people) for one, people in {**dict(before.approvals), **said}.items() if people != 1))
+
+
+def _ima_rules(path: Path) -> ImaRules:
+    """The rules of a JSON file, which says all four. Raises FormatError, Unavailable."""
+    from verifier.http.wire import from_base64
+
+    f = Fields(decode_json(_read(path), path.name), path.name)
+
+    def texts(key: str, most: int) -> list[str]:
+        items = dict(enumerate(f.items(key, most=most)))
+        return sorted({Fields(items, f"{path.name}.{key}").text(at, most=64 << 10) for at in items})
+
+    keyrings = sorted(from_base64(text, f"{path.name}.keyrings") for text in texts("keyrings", MAX_KEYRINGS))
+    rules = ImaRules(tuple(texts("exclude", MAX_EXCLUDE)), f.text("violations"), tuple(keyrings), f.flag("learn_keys"))
+    f.done()
+    return rules
+
+
 def _policy_publish(args: argparse.Namespace) -> int:
-    s = _settings(args)
-    settings = {
-        "accept_runtime_only": s.accept_runtime_only, "tpm_classes": list(s.tpm_classes), "token_life": s.token_life,
-        "nonce_life": s.nonce_life, "clock_skew": s.clock_skew, "hold_max": s.hold_max, "approvals": dict(s.approvals),
-    }  # fmt: skip
-    body = {"settings": settings, "schema": _text(args.schema), "policies": _text(args.policies)}
-    return _show(args, _client(args).post("/v1/policies", body))
+    """On the policy in force as it was read, or not at all: its successor's version is named."""
+    client, held = _client(args), None
+    try:
+        held = parse_bundle(parse_sign1(base64.b64decode(client.get("/v1/policies/current")["signed"])).payload or b"")
+    except Refused as refused:
+        if [reason.code for reason in refused.reasons] != ["policy-unknown"]:
+            raise
+    new = _policy(args, held)
+    body = {"settings": new.settings.to_json(), "schema": new.schema, "policies": new.policies, "version": new.version}
+    return _show(args, {**client.post("/v1/policies", body), "settings": body["settings"]})
 
 
 def _policy_show(args: argparse.Namespace) -> int:
@@ -282,8 +329,7 @@ def _policy_show(args: argparse.Namespace) -> int:
 def _policy_check(args: argparse.Namespace) -> int:
     from writ.verdict.cedar import load
 
-    bundle = PolicyBundle("check", 1, 0, _settings(args), _text(args.schema), _text(args.policies))
-    ids = load(bundle).ids
+    ids = load(_policy(args, None)).ids
     return _show(args, {"verdict": "accepted", "policies": [name for _, name in ids]})
 
 
@@ -321,9 +367,9 @@ def _trust_import(args: argparse.Namespace) -> int:
     chosen = {"crl_required": args.require_crl, "crl_max_age": args.crl_max_age, "sha1": args.accept_sha1}
     if any(value is not None for value in chosen.values()):
         body["rules"] = {**client.get("/v1/trust")["rules"], **{key: value for key, value in chosen.items() if value is not None}}
-    answer = _without_file(client.post("/v1/trust", body))
-    cli.emit(answer, args.json)
-    return cli.REFUSED if answer["refused"] else cli.ACCEPTED
+    answer = client.post("/v1/trust", body)
+    cli.emit({key: answer[key] for key in ("digest", "added", "refused")}, args.json)
+    return cli.refused(one["code"] for one in answer["refused"]) if answer["refused"] else cli.ACCEPTED
 
 
 def _trust_show(args: argparse.Namespace) -> int:

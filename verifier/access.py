@@ -3,8 +3,8 @@
 API keys are `writ_` and 43 characters of base64url, 256 bits from the
 operating system; the ledger holds their SHA-256. A key has one namespace (or
 `*`, the whole domain) and one role: a `reader` reads, an `operator` also acts,
-and a `publisher` hands in signed reference values of its namespace and does
-nothing else.
+and a `publisher` hands in signed reference values of its namespace, withdraws
+what of it still waits, and does nothing else.
 
 Where an act takes two people, a person is a key that a key of the whole domain
 made, together with all the keys made with it: an operator of a namespace

@@ -1,4 +1,4 @@
-"""What takes more than one person: exemptions are proposed here, and everything that was proposed is approved here."""
+"""What takes more than one person: exemptions are proposed here, and everything that was proposed is approved or withdrawn here."""
 
 from __future__ import annotations
 
@@ -115,6 +115,20 @@ class Approvals:
             return self._settle(tables, operator, case, added, counted | {operator.who}, now)
 
         return decide_on_set(self._ledger, namespace, approved)
+
+    def withdraw(self, operator: Operator, namespace: str, digest: str) -> None:
+        """The proposal is over, and nothing of it is in force. A publisher withdraws his own, an operator any. Raises Refused."""
+        now = self._clock.now()
+
+        def withdrawn(tables: Tables) -> tuple[Consented, None]:
+            case = proposals.open_case(tables, namespace, digest, now)
+            if operator.role == "publisher" and operator.id != case.row.by:
+                raise Refused(Reason("forbidden", "proposal.by", f"an operator, or {case.row.by}", operator.id))
+            detail = case.proposal.digest
+            entry = self._log.entry(operator, "reference-withdraw", case.row.digest, namespace=namespace, at=now, detail=detail)
+            return Consented(entry, proposals.consent(tables, case, (), settled_at=now), (), ()), None
+
+        decide_on_set(self._ledger, namespace, withdrawn)
 
     def waiting(self, namespace: str) -> tuple[Waiting, ...]:
         """What is proposed, and what for each is missing."""

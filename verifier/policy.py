@@ -5,14 +5,17 @@ A policy that asks for less where some things take more than one person is propo
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
+
 from verifier import proposals
 from verifier.access import Operator, OperatorLog
 from verifier.keys import Keys
 from verifier.ledger import Consented, Ledger, PolicyPublished, Tables
-from verifier.ledger.schema import ApprovalRow, BlobRow, PolicyRow
+from verifier.ledger.schema import ApprovalRow, BlobRow, PolicyRow, ReferenceRow
 from verifier.ledger.transaction import space
 from verifier.proposals import PROPOSAL_LIFE, Case
-from verifier.reference import Outcome, decide_on_set
+from verifier.reference import Outcome, corims_of, decide_on_set, versions
 from writ.formats.digest import Digest
 from writ.formats.errors import Misuse, Refused
 from writ.formats.policy_bundle import CONTENT_TYPE, PolicyBundle, PolicySettings, encode_bundle, parse_bundle
@@ -20,7 +23,16 @@ from writ.formats.proposal import Proposal
 from writ.formats.reason import Reason
 from writ.service.clock import Clock
 from writ.verdict.cedar import load
-from writ.verdict.publication import Accepted, Pending, judge_policy
+from writ.verdict.publication import Accepted, Pending, judge_policy, judge_runtime_only
+
+
+def _verdict(tables: Tables, bundle: PolicyBundle, people: Collection[str]) -> Accepted | Pending:
+    """What the rules say of this policy in the place of the one in force, over the reference values of now. Raises Refused."""
+    before = proposals.settings_in_force(tables, bundle.namespace)
+    rows = tables.select(ReferenceRow, namespace=bundle.namespace)
+    retired = (row.environment for row in rows if row.retired_at is not None and not row.active)
+    judge_runtime_only(before, bundle.settings, retired, corims_of(versions(row for row in rows if row.active)))
+    return judge_policy(before, bundle.settings, people)
 
 
 class Policies:
@@ -37,49 +49,63 @@ class Policies:
     ) -> tuple[PolicyBundle, Outcome]:
         """The bundle is in force, under the next version where none is given; or proposed, where it asks for less than before.
 
-        Raises FormatError, Refused `policy-rollback`.
+        What is proposed already is that proposal, and no approval of it.
+        Raises FormatError, Refused `policy-rollback`, `reference-last`.
         """
         now = self._clock.now()
 
-        def published(tables: Tables) -> tuple[PolicyPublished | Consented, tuple[PolicyBundle, Outcome]]:
+        def published(tables: Tables) -> tuple[PolicyPublished | Consented | None, tuple[PolicyBundle, Outcome]]:
             held = space(tables, namespace)
             bundle = PolicyBundle(namespace, held.policy_version + 1 if version is None else version, now, settings, schema, policies)
             encoded = encode_bundle(bundle)
             bundle = parse_bundle(encoded)
             load(bundle)
-            before = proposals.settings_in_force(tables, namespace)
-            verdict = judge_policy(before, bundle.settings, {operator.who})
+            verdict = _verdict(tables, bundle, {operator.who})
             name = bundle.digest
             if isinstance(verdict, Accepted):
                 entry = self._log.entry(operator, "policy-publish", str(name), namespace=namespace, at=now, detail=name)
-                return PolicyPublished(entry, self._row(encoded), (encoded,), held.policy), (bundle, Outcome(()))
+                change = PolicyPublished(entry, self._row(encoded), (encoded,), held.references_digest, held.policy)
+                return change, (bundle, Outcome(()))
+            if (known := self._like(tables, bundle)) is not None:
+                waiting = self.judged(tables, known, proposals.people(tables, known.approvals))
+                missing = waiting.missing if isinstance(waiting, Pending) else ()
+                return None, (parse_bundle(self._proposed(tables, known)), Outcome((), known.row.digest, missing))
             wanted = Proposal(namespace, "policy", now, (name,))
             case = proposals.new_case(tables, operator, wanted, expires_at=now + PROPOSAL_LIFE)
             consent = proposals.consent(tables, case, (proposals.approval(case, operator, now),), settled_at=None)
             entry = self._log.entry(operator, "reference-propose", case.row.digest, namespace=namespace, at=now, detail=wanted.digest)
-            change = Consented(entry, consent, (), (encoded, case.row.data))
-            return change, (bundle, Outcome((), case.row.digest, verdict.missing))
+            proposed = Consented(entry, consent, (), (encoded, case.row.data))
+            return proposed, (bundle, Outcome((), case.row.digest, verdict.missing))
 
         return decide_on_set(self._ledger, namespace, published)
 
     def settle(
         self, tables: Tables, operator: Operator, case: Case, added: ApprovalRow, counted: frozenset[str], now: int
     ) -> tuple[PolicyPublished | Consented, Outcome]:
-        """An operator approves a policy that was proposed: what is to be committed. Raises Refused `policy-rollback`."""
+        """An operator approves a policy that was proposed: what is to be committed. Raises Refused `policy-rollback`, `reference-last`."""
         namespace, encoded = case.row.namespace, self._proposed(tables, case)
-        verdict = judge_policy(proposals.settings_in_force(tables, namespace), parse_bundle(encoded).settings, counted)
+        verdict = _verdict(tables, parse_bundle(encoded), counted)
         detail = case.proposal.digest if isinstance(verdict, Pending) else Digest.of(encoded)
         entry = self._log.entry(operator, "reference-approve", case.row.digest, namespace=namespace, at=now, detail=detail)
         if isinstance(verdict, Pending):
             consent = proposals.consent(tables, case, (added,), settled_at=None)
             return Consented(entry, consent, (), ()), Outcome((), case.row.digest, verdict.missing)
         consent = proposals.consent(tables, case, (added,), settled_at=now)
-        return PolicyPublished(entry, self._row(encoded), (encoded,), consent=consent), Outcome(())
+        references = space(tables, namespace).references_digest
+        return PolicyPublished(entry, self._row(encoded), (encoded,), references, consent=consent), Outcome(())
 
     def judged(self, tables: Tables, case: Case, counted: frozenset[str]) -> Accepted | Pending:
         """What a proposed policy waits for."""
-        before = proposals.settings_in_force(tables, case.row.namespace)
-        return judge_policy(before, parse_bundle(self._proposed(tables, case)).settings, counted)
+        return _verdict(tables, parse_bundle(self._proposed(tables, case)), counted)
+
+    def _like(self, tables: Tables, bundle: PolicyBundle) -> Case | None:
+        """The open proposal of this policy, made at any time."""
+        for case in proposals.open_cases(tables, bundle.namespace, bundle.issued_at):
+            if case.row.kind == "policy":
+                proposed = parse_bundle(self._proposed(tables, case))
+                if replace(proposed, issued_at=bundle.issued_at) == bundle:
+                    return case
+        return None
 
     def _proposed(self, tables: Tables, case: Case) -> bytes:
         blob = tables.get(BlobRow, case.proposal.of[0].value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
@@ -24,9 +24,10 @@ from writ.formats.policy_bundle import PolicySettings
 from writ.formats.proposal import Proposal
 from writ.formats.reason import Reason
 from writ.service.clock import Clock
-from writ.verdict.appraise.ima import ROOTED
-from writ.verdict.publication import Accepted, Pending, judge_approvals, judge_retirement
-from writ.verdict.reference import GOVERNANCE, list_names, measured_values, reference_set
+from writ.verdict import reference
+from writ.verdict.appraise.ima import ENVIRONMENT, ROOTED
+from writ.verdict.publication import Accepted, Pending, judge_approvals, judge_environment, judge_retirement
+from writ.verdict.reference import GOVERNANCE, keeps_names, list_names, measured_values, retired_names
 
 SIGNER_NAME: Final = "writ verifier"
 MAX_IMPORT: Final = 256
@@ -60,10 +61,11 @@ class SetAfter:
 def set_after(
     tables: Tables, namespace: str, now: int, *, add: Sequence[ReferenceRow] = (), retire: Iterable[str] = (), exempt: Iterable[str] = ()
 ) -> SetAfter:
-    """What is in force in the namespace after this change. Raises Refused `too-large` for a set with which nothing could be judged.
+    """What is in force in the namespace after this change. Raises Refused: `too-large` for a set with which nothing could be judged.
 
     1. The exemptions in force, but for those that go and those whose time is over, with those that come: no more than a set holds.
     2. The CoRIMs in force, but for those that go, with those that come: where one comes, a set can be made of them.
+    3. Where some go, what is left is enough for the policy in force; else `reference-last`.
     """
     gone = set(retire)
     # 1
@@ -73,22 +75,30 @@ def set_after(
     if len(exempted) > MOST_EXEMPTIONS:
         raise Refused(Reason("too-large", "exemptions", f"at most {MOST_EXEMPTIONS} in force", str(len(exempted))))
     # 2
-    kept = (row for row in tables.select(ReferenceRow, namespace=namespace, active=1) if row.digest not in gone)
-    corims = {row.digest: row for row in (*kept, *add)}
-    if any(row.environment.startswith(ROOTED) for row in add):
-        _judge_size(corims.values())
+    active = tables.select(ReferenceRow, namespace=namespace, active=1)
+    corims = {row.digest: row for row in (*(row for row in active if row.digest not in gone), *add)}
+    if versions(add):  # names that stay take no more room than what they stay of
+        rooting = corims_of(row for row in versions(corims.values()) if row.environment.startswith(ROOTED))
+        size = sum(len(row.signed) for row in corims.values())
+        judge_size(len(corims), size, sum(len(corim.components) for corim in rooting))
+    # 3
+    if gone:
+        left = corims_of(versions(corims.values()))
+        judge_retirement((row.environment for row in versions(active)), left, proposals.settings_in_force(tables, namespace))
     listed = list_names(Digest.parse(name).value for name in {*corims, *exempted})
     return SetAfter(space(tables, namespace).references_digest, listed, lapsed)
 
 
-def _judge_size(rows: Iterable[ReferenceRow]) -> None:
-    """An attestation can make a set of these. Raises Refused `too-large`.
+def corims_of(rows: Iterable[ReferenceRow]) -> Iterator[Corim]:
+    """The CoRIMs of the rows, read as they are asked for: files last, of which there are most and of which one will do."""
+    for row in sorted(rows, key=lambda row: row.environment.startswith(ENVIRONMENT)):
+        yield corim_of(row)
 
-    Only what roots a runtime is read, since a set has a bound for nothing else.
-    """
-    rooting = [parse_signed_corim(row.signed).corim for row in rows if row.environment.startswith(ROOTED)]
+
+def judge_size(corims: int, size: int, rooting: int = 0) -> None:
+    """A set of so much can be judged, listed and proven; signatures may count in `size`, for a little less. Raises Refused `too-large`."""
     try:
-        reference_set(rooting)
+        reference.judge_size(corims, size, rooting)
     except FormatError as error:
         raise Refused(Reason("too-large", error.what, error.expected, error.got)) from None
 
@@ -106,7 +116,7 @@ class References:
         """The CoRIMs are in force, or proposed where the policy asks for more people; with `replace` the other versions go.
 
         1. Each is a CoRIM of ours, unsigned (this verifier signs it, in the operator's name), or signed by the publisher or by us.
-        2. Each is of this namespace.
+        2. Each is of this namespace, and of an environment that is compared with what it says.
         3. All are committed as one set, or stand in one proposal.
 
         Raises FormatError, Refused.
@@ -120,6 +130,7 @@ class References:
         for corim, _ in corims.values():
             if corim.namespace != namespace:
                 raise Refused(Reason("forbidden", "corim.namespace", namespace, corim.namespace))
+            judge_environment(corim)
         rows = tuple(reference_row(corim, signed, active=1, at=now) for _, (corim, signed) in sorted(corims.items()))
         # 3
         return decide_on_set(
@@ -132,23 +143,28 @@ class References:
         active = {row.digest: row for row in tables.select(ReferenceRow, namespace=namespace, active=1)}
         named = {row.digest for row in rows}
         environments = {row.environment for row in rows} if replace else set()
-        retired = tuple(digest for digest, row in active.items() if row.environment in environments and digest not in named)
+        retired = tuple(row.digest for row in versions(active.values()) if row.environment in environments and row.digest not in named)
+        stay = tuple(digest for digest in active if replace and digest in named)
         new = tuple(row for row in rows if row.digest not in active)
         shown = tuple(active.get(row.digest, row) for row in rows)
-        blobs = tuple(encode_corim(parse_signed_corim(row.signed).corim) for row in new)
+        blobs = tuple(map(unsigned, new))
         settings = proposals.settings_in_force(tables, namespace) or PolicySettings()
         verdict = judge_approvals((row.environment for row in new), {operator.who}, settings)
         if isinstance(verdict, Accepted):
-            after = set_after(tables, namespace, now, add=rows, retire=retired)
+            kept, merged = self._kept(tables, namespace, retired, now)
+            after = set_after(tables, namespace, now, add=(*rows, *kept), retire=(*retired, *merged))
             entry = self._log.entry(
                 operator, "reference-import", ", ".join(sorted(named))[:1024], namespace=namespace, at=now, detail=after.digest
             )
             policy = space(tables, namespace).policy
             return ReferencesImported(
-                entry, new, (*retired, *after.lapsed), after.before, after.digest.value, (*blobs, after.listed), policy=policy
-            ), Outcome(shown)
+                entry, (*new, *kept), (*retired, *merged, *after.lapsed), after.before, after.digest.value,
+                (*blobs, *map(unsigned, kept), after.listed), policy=policy,
+            ), Outcome(shown)  # fmt: skip
         of = tuple(sorted(Digest.parse(row.digest) for row in new))
-        wanted = Proposal(namespace, "import", now, of, tuple(sorted(Digest.parse(one) for one in retired)))
+        wanted = Proposal(
+            namespace, "import", now, of, tuple(sorted(map(Digest.parse, retired))), keeps=tuple(sorted(map(Digest.parse, stay)))
+        )  # fmt: skip
         if (known := proposals.like(tables, wanted)) is not None:
             counted = proposals.people(tables, known.approvals)
             waiting = judge_approvals((row.environment for row in new), counted, settings)
@@ -166,16 +182,17 @@ class References:
     ) -> tuple[ReferencesImported | Consented, Outcome]:
         """An operator approves an import that was proposed: what is to be committed. Raises Refused `conflict` where the set moved.
 
-        What is retired with it must be what the proposal says: neither more nor less is in force of those environments.
+        What is retired with it, and what stays, must be what the proposal says: neither more nor less is in force of those environments.
         """
         namespace, names = case.row.namespace, {str(one) for one in case.proposal.of}
         rows = tuple(row for name in sorted(names) if (row := tables.get(ReferenceRow, name)) is not None)
         retires = {str(one) for one in case.proposal.retires}
-        active = tables.select(ReferenceRow, namespace=namespace, active=1)
-        going = {row.environment for row in active if row.digest in retires}
-        found = {row.digest for row in active if row.environment in going and row.digest not in names}
-        if found != retires:
-            got = ", ".join(sorted(found ^ retires))
+        expected = {*retires, *map(str, case.proposal.keeps)}
+        active = versions(tables.select(ReferenceRow, namespace=namespace, active=1))
+        replaced = {row.environment for row in active if row.digest in expected}
+        found = {row.digest for row in active if row.environment in replaced and row.digest not in names}
+        if found != expected:
+            got = ", ".join(sorted(found ^ expected))
             raise Refused(Reason("conflict", "proposal.retires", "the versions in force when it was made", f"others: {got}"[:1000]))
         settings = proposals.settings_in_force(tables, namespace) or PolicySettings()
         verdict = judge_approvals((row.environment for row in rows), counted, settings)
@@ -184,33 +201,36 @@ class References:
             entry = self._log.entry(operator, act, case.row.digest, namespace=namespace, at=now, detail=case.proposal.digest)
             consent = proposals.consent(tables, case, (added,), settled_at=None)
             return Consented(entry, consent, (), ()), Outcome(rows, case.row.digest, verdict.missing)
-        after = set_after(tables, namespace, now, add=rows, retire=retires)
+        kept, merged = self._kept(tables, namespace, retires, now)
+        after = set_after(tables, namespace, now, add=(*rows, *kept), retire=(*retires, *merged))
         entry = self._log.entry(operator, act, case.row.digest, namespace=namespace, at=now, detail=after.digest)
         consent = proposals.consent(tables, case, (added,), settled_at=now)
         live = tuple(replace(row, active=1, imported_at=now, retired_at=None) for row in rows)
         change = ReferencesImported(
-            entry, live, (*sorted(retires), *after.lapsed), after.before, after.digest.value, (after.listed,), consent=consent
-        )
+            entry, (*live, *kept), (*sorted(retires), *merged, *after.lapsed), after.before, after.digest.value,
+            (*map(unsigned, kept), after.listed), consent=consent,
+        )  # fmt: skip
         return change, Outcome(live)
 
     def retire(self, operator: Operator, namespace: str, digests: Sequence[str]) -> tuple[str, ...]:
-        """These CoRIMs and exemptions are in force no longer. Raises Refused: `not-found` for one that was not, `reference-last`."""
+        """These CoRIMs and exemptions are in force no longer, but for the names of files. Raises Refused: `not-found` for one that
+        was not, or that keeps names; `reference-last`.
+        """
         now, wanted = self._clock.now(), tuple(sorted(set(digests)))
 
         def retired(tables: Tables) -> tuple[ReferencesImported, tuple[str, ...]]:
             for digest in wanted:
                 row = tables.get(ReferenceRow, digest) or tables.get(ExemptionRow, digest)
-                if row is None or row.namespace != namespace or not row.active:
+                if row is None or row.namespace != namespace or not row.active or (isinstance(row, ReferenceRow) and not versions([row])):
                     raise Refused(Reason("not-found", "reference", f"reference values in force in {namespace}", digest[:80]))
-            active = tables.select(ReferenceRow, namespace=namespace, active=1)
-            left = [row.environment for row in active if row.digest not in wanted]
-            judge_retirement((row.environment for row in active), left, proposals.settings_in_force(tables, namespace))
-            after = set_after(tables, namespace, now, retire=wanted)
+            kept, merged = self._kept(tables, namespace, wanted, now)
+            after = set_after(tables, namespace, now, add=kept, retire=(*wanted, *merged))
             subject = ", ".join(wanted)[:1024]
             entry = self._log.entry(operator, "reference-retire", subject, namespace=namespace, at=now, detail=after.digest)
-            gone = (*wanted, *after.lapsed)
+            gone = (*wanted, *merged, *after.lapsed)
             policy = space(tables, namespace).policy
-            return ReferencesImported(entry, (), gone, after.before, after.digest.value, (after.listed,), policy=policy), wanted
+            blobs = (*map(unsigned, kept), after.listed)
+            return ReferencesImported(entry, kept, gone, after.before, after.digest.value, blobs, policy=policy), wanted
 
         return decide_on_set(self._ledger, namespace, retired)
 
@@ -226,6 +246,21 @@ class References:
             raise Refused(Reason("not-found", "reference", f"reference values of {namespace}", digest[:80]))
         return row
 
+    def _kept(self, tables: Tables, namespace: str, retired: Collection[str], now: int) -> tuple[tuple[ReferenceRow, ...], tuple[str, ...]]:
+        """What keeps the names of files that go with `retired`, and the digests of those that kept names, whose place it takes."""
+        active = tables.select(ReferenceRow, namespace=namespace, active=1)
+        going = [row for row in active if row.digest in retired and row.environment.startswith((ENVIRONMENT, ROOTED))]
+        if not going:
+            return (), ()
+        held = {row.digest: row for row in active if not versions([row])}
+        made = {digest_of(one): one for one in retired_names(map(corim_of, (*going, *held.values())))}
+        rows = (
+            reference_row(one, sign_corim(one, self._keys.decision, signer_name=SIGNER_NAME), active=1, at=now)
+            for digest, one in sorted(made.items())
+            if digest not in held
+        )
+        return tuple(rows), tuple(sorted(held.keys() - made.keys()))
+
     def _signed(self, item: bytes, publisher: PublicKey | None) -> tuple[Corim, bytes]:
         if not is_signed(item):
             corim = parse_corim(item)
@@ -237,6 +272,21 @@ class References:
                 Reason("signature-invalid", "corim", "a signature by the publisher's key that was given, or by this verifier", "another")
             )
         return signed.corim, item
+
+
+def versions(rows: Iterable[ReferenceRow]) -> list[ReferenceRow]:
+    """Those that are versions of something, and not there for the names of files that were retired."""
+    return [row for row in rows if row.valid_until != 0 or not keeps_names(corim_of(row))]
+
+
+def corim_of(row: ReferenceRow) -> Corim:
+    """The CoRIM of a row."""
+    return parse_signed_corim(row.signed).corim
+
+
+def unsigned(row: ReferenceRow) -> bytes:
+    """The CoRIM of a row, as its digest is taken."""
+    return encode_corim(corim_of(row))
 
 
 def reference_row(corim: Corim, signed: bytes, *, active: int, at: int) -> ReferenceRow:

@@ -16,14 +16,14 @@ from verifier.operate import Client, segment
 from writ.formats.corim import Corim, encode_corim, is_signed, parse_corim, parse_signed_corim, read_corim, sign_corim
 from writ.formats.cose import verify_sign1
 from writ.formats.digest import Digest
-from writ.formats.errors import FormatError, Refused
+from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.keys import PublicKey, key_id
 from writ.formats.measurement import Governance, Measurement, parse_measured, parse_measurement
 from writ.formats.reason import Reason
 from writ.formats.strict import Fields
 from writ.service import cli
 from writ.service.signers import load_signer
-from writ.verdict.appraisal import PARTS
+from writ.verdict.appraise.ima import PARTS
 
 MAX_BOOT_FILE: Final = 1 << 30
 MAX_TURN: Final = 5 << 20
@@ -37,6 +37,14 @@ def add_verbs(verbs: Any) -> None:
     made.add_argument("--host", help="take instances and governance of this host as it attested last")
     made.add_argument("--agent", help="with --host: only the instances of this agent (name or SPIFFE id)")
     made.add_argument("--governance", action="store_true", help="with --host: only the governance")
+    made.add_argument(
+        "--pcr",
+        type=int,
+        action="append",
+        default=[],
+        metavar="N",
+        help="with its governance: PCR N, as its boot log led to it; may be repeated",
+    )
     made.add_argument("--boot", action="store_true", help="with --host: what it booted: firmware, Secure Boot, loader and kernel")
     made.add_argument("--files", metavar="NAME", help="with --host: every file that its kernel measured, as files/NAME")
     made.add_argument(
@@ -90,8 +98,9 @@ def add_verbs(verbs: Any) -> None:
     made.add_argument("--reason", required=True, metavar="TEXT", help="why; everybody sees it")
     made.add_argument("--host", action="append", default=[], metavar="HOST", help="on this host, not the refused one; may be repeated")
     made.add_argument("--component", metavar="CLAIM", help="which difference, where there are several")
-    made = verb(reference, "approve", "approve what another person proposed", _reference_approve)
+    made = verb(reference, "approve", "approve what another person proposed, or withdraw what was proposed", _reference_approve)
     made.add_argument("proposals", nargs="+", metavar="PROPOSAL", help="its digest, or the first 12 digits of it or more")
+    made.add_argument("--withdraw", action="store_true", help="it is over, and nothing of it comes into force")
     made = verb(reference, "delegate", "say what publishers may release without an operator; without FILE show it", _reference_delegate)
     made.add_argument("file", type=Path, nargs="?", help="the roles, in TOML")
     made = verb(reference, "export", "write signed CoRIMs: those in force, or files signed with a publisher's key", _reference_export)
@@ -122,7 +131,7 @@ def _reference_capture(args: argparse.Namespace) -> int:
         only = args.boot or args.files or args.rooted
         governance = [(name, Digest.parse(root)) for name, root in state["governance"].items()]
         if args.agent is None and governance and (args.governance or not only):
-            made = captured_governance(str(host["namespace"]), governance)
+            made = replace(captured_governance(str(host["namespace"]), governance), registers=_registers(host, args.pcr))
             corims[digest_of(made)] = made
         if not args.governance and not only:
             for measurement in _measurements(state, args.agent):
@@ -142,6 +151,8 @@ def _reference_capture(args: argparse.Namespace) -> int:
         raise Refused(Reason("not-found", "measurement", "a host's state or a file to capture", "none"))
     if args.valid_until is not None:
         corims = {digest_of(made): made for made in (replace(one, valid_until=args.valid_until) for one in corims.values())}
+    if args.pcr and not any(one.registers for one in corims.values()):
+        raise FormatError("--pcr", "--host, and its governance among what is captured", "no governance")
     # 3
     if args.out is not None:
         make_directory(args.out)
@@ -153,6 +164,15 @@ def _reference_capture(args: argparse.Namespace) -> int:
         outcome = {key: answer[key] for key in ("state", "proposal", "missing")}
     listed = [{"digest": digest, **corim.to_json()} for digest, corim in corims.items()]
     return show(args, {"captured": listed, "approved": args.approve, **outcome})
+
+
+def _registers(host: dict[str, Any], wanted: list[int]) -> tuple[tuple[int, Digest], ...]:
+    """These PCRs of the host, in the bank that it quotes."""
+    known = (host["state"].get("boot") or {}).get("registers", {})
+    if missing := sorted(index for index in wanted if str(index) not in known):
+        got = ", ".join(map(str, missing))
+        raise Refused(Reason("not-found", "host.boot.registers", "PCRs that the host's boot log led to", got))
+    return tuple((index, Digest(host["tpm"]["bank"], bytes.fromhex(known[str(index)]))) for index in sorted(set(wanted)))
 
 
 def _captured_machine(args: argparse.Namespace, client: Client, host: dict[str, Any]) -> Iterator[Corim]:
@@ -169,12 +189,22 @@ def _captured_machine(args: argparse.Namespace, client: Client, host: dict[str, 
     files = {path: digests[0] for path, digests in _measured(client, name).items()}
     if args.files:
         yield _named(namespace, f"files/{args.files}", files)
-    for wanted in args.rooted:
-        part, _, place = wanted.partition("=")
+    for part, place in _places(args.rooted).items():
         below = {path: digest for path, digest in files.items() if path == place or path.startswith(place.rstrip("/") + "/")}
-        if part not in PARTS or not below:
-            raise FormatError("--rooted", f"PART={'|'.join(PARTS)} and a path that was measured", wanted[:100])
+        if not below:
+            raise FormatError("--rooted", "a path that was measured", f"{part}={place}"[:100])
         yield _named(namespace, f"rooted/{part}", below)
+
+
+def _places(rooted: list[str]) -> dict[str, str]:
+    """The place of each part. Two of one part would be versions of it, either of which will do. Raises FormatError."""
+    places: dict[str, str] = {}
+    for wanted in rooted:
+        part, _, place = wanted.partition("=")
+        if part not in PARTS or not place.strip("/") or part in places:
+            raise FormatError("--rooted", f"PART={'|'.join(PARTS)}, each once, and a path below /", wanted[:100])
+        places[part] = place
+    return places
 
 
 def _measured(client: Client, host: str) -> dict[str, list[str]]:
@@ -193,9 +223,13 @@ def _named(namespace: str, environment: str, known: Mapping[str, str]) -> Corim:
 
 
 def _reference_dry_run(args: argparse.Namespace) -> int:
-    """Exit 0 only if every host that attested would pass."""
+    """Exit 0 only if every host that attested would pass; 3 where none did, since then nothing is foreseen."""
     corims = [base64.b64encode(read(path)).decode("ascii") for path in args.files]
     answer = connected(args).post("/v1/dry-runs", {"corims": corims, "retire": args.retire, "replace": args.replace})
+    if not answer["hosts"]:
+        raise Unavailable(
+            "dry run", f"no host of the namespace ever attested, so nothing is foreseen; {len(answer['never_attested'])} wait"
+        )
     show(args, answer)
     return cli.REFUSED if answer["refused"] else cli.ACCEPTED
 
@@ -262,9 +296,9 @@ def _publish(args: argparse.Namespace, items: list[bytes]) -> int:
 
 
 def _reference_import_packages(args: argparse.Namespace) -> int:
-    """1. What was asked for makes sense. 2. Each package read. 3. Written, or imported in as many turns as it takes."""
+    """1. What was asked for makes sense. 2. Each package read; a set holds them. 3. Written, or imported in as many turns as it takes."""
     from verifier.packages.collect import collect
-    from verifier.reference import MAX_IMPORT, digest_of
+    from verifier.reference import MAX_IMPORT, digest_of, judge_size
 
     # 1
     if args.files or args.publisher is not None or args.delegated or args.adopt:
@@ -280,14 +314,16 @@ def _reference_import_packages(args: argparse.Namespace) -> int:
         found = collect(
             args.namespace, debs=args.deb, rpms=args.rpm, snapshots=args.repo, keyring=args.keyring, seen=bar.advance
         )  # fmt: skip
+    corims = [one if args.valid_until is None else replace(one, valid_until=args.valid_until) for one in found.corims]
+    encoded = [encode_corim(corim) for corim in corims]
+    if client is not None:
+        judge_size(len(encoded), sum(map(len, encoded)))
     # 3
     if args.out is not None:
         make_directory(args.out)
     turn: list[bytes] = []
     waiting: list[str] = []
-    corims = [one if args.valid_until is None else replace(one, valid_until=args.valid_until) for one in found.corims]
-    for corim in corims:
-        data = encode_corim(corim)
+    for corim, data in zip(corims, encoded, strict=True):
         if args.out is not None:
             write(args.out / f"{corim.id}.corim", data)
         elif client is not None:
@@ -365,7 +401,7 @@ def _others(args: argparse.Namespace, corim: Corim) -> Iterator[tuple[str, str, 
         return
     client = connected(args)
     for row in client.get("/v1/references")["references"]:
-        if row["environment"] == corim.environment:
+        if row["environment"] == corim.environment and row["valid_until"] != 0:  # names that were kept are no version
             yield row["id"], row["digest"], _values(client.get(f"/v1/references/{row['digest']}")["corim"])
 
 
@@ -389,16 +425,23 @@ def _reference_except(args: argparse.Namespace) -> int:
 
 def _reference_approve(args: argparse.Namespace) -> int:
     """Each by its digest; a beginning of one has to name one open proposal."""
-    client = connected(args)
-    opened = [one["proposal"] for one in client.get("/v1/references")["proposals"]]
-    approved = []
+    client, done = connected(args), []
+    act, word = ("withdraw", "withdrawn") if args.withdraw else ("approve", "approved")
     for asked in args.proposals:
-        digest = asked if asked.startswith("sha256:") else f"sha256:{asked}"
-        found = [one for one in opened if one.startswith(digest)] if len(digest) < len("sha256:") + 64 else [digest]
-        if len(found) != 1 or len(digest) < len("sha256:") + 12:
-            raise Refused(Reason("not-found", "proposal", "12 digits or more that one open proposal begins with", asked[:80]))
-        approved.append({"approved": found[0], **client.post(f"/v1/proposals/{found[0]}/approve")})
-    return show(args, {"proposals": approved})
+        digest = _proposal(client, asked)
+        done.append({word: digest, **client.post(f"/v1/proposals/{segment(digest)}/{act}")})
+    return show(args, {"proposals": done})
+
+
+def _proposal(client: Client, asked: str) -> str:
+    """The digest of the open proposal that begins so. Raises Refused."""
+    digest = asked if asked.startswith("sha256:") else f"sha256:{asked}"
+    if len(digest) >= len("sha256:") + 64:
+        return digest
+    found = [one["proposal"] for one in client.get("/v1/references")["proposals"] if one["proposal"].startswith(digest)]
+    if len(found) != 1 or len(digest) < len("sha256:") + 12:
+        raise Refused(Reason("not-found", "proposal", "12 digits or more that one open proposal begins with", asked[:80]))
+    return str(found[0])
 
 
 def _reference_delegate(args: argparse.Namespace) -> int:

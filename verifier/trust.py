@@ -36,8 +36,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """What is believed after an import, and which of the files were refused, and why."""
+    """What was believed before an import and is after it, and which of the files were refused, and why."""
 
+    before: Trust
     trust: Trust
     refused: tuple[tuple[str, Reason], ...]
 
@@ -98,9 +99,9 @@ class Anchors:
             # 3
             all_roots, all_below = (*roots, *taken.roots), (*intermediates, *taken.intermediates)
             if not (all_roots or all_below or taken.crls or rules):
-                return None, Import(old, taken.refused)
+                return None, Import(old, old, taken.refused)
             change, trust = self._added(tables, operator, all_roots, all_below, taken.crls, rules)
-            return change, Import(trust, taken.refused)
+            return change, Import(old, trust, taken.refused)
 
         return self._decide(imported)
 

@@ -145,6 +145,7 @@ EXEMPTION = Exemption("billing", "file-unknown", "ima./bin/x", "sha256:00", ("ho
 
 PROPOSALS = (
     Proposal("billing", "import", NOW, (D,), (Digest.of(b"e"),)),
+    Proposal("billing", "import", NOW, (D,), (), keeps=(Digest.of(b"e"),)),
     Proposal(
         "billing", "exemption", NOW, (D,), (), Draft("file-unknown", "files./usr/bin/x", "sha256:00", ("h",), NOW, NOW + 60, "hotfix")
     ),

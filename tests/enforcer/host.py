@@ -100,10 +100,10 @@ class Host:
         grants = grant_set([*known.grants, *(("net.connect", resource) for resource in connects)])
         self.attestor.agents[name] = replace(known, grants=grants)
 
-    def serve(self) -> None:
-        """A daemon, ready."""
+    def serve(self, *under: str) -> None:
+        """A daemon, ready; its command line is what `under` execs."""
         with (self.folder / "daemon.log").open("ab") as log:
-            self.daemon = subprocess.Popen(self.command("serve"), cwd=ROOT, stderr=log)
+            self.daemon = subprocess.Popen([*under, *self.command("serve")], cwd=ROOT, stderr=log)
         wait_for(self.answers)
 
     def kill_daemon(self) -> None:

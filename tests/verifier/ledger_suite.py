@@ -94,7 +94,7 @@ class Desk:
     def ready(self) -> Desk:
         self.ledger.commit(Admitted(entry("operator"), admission()))
         self.enrol()
-        self.ledger.commit(PolicyPublished(entry("operator"), PolicyRow("sha256:p1", "default", 1, b"policy"), ()))
+        self.ledger.commit(PolicyPublished(entry("operator"), PolicyRow("sha256:p1", "default", 1, b"policy"), (), NO_REFERENCES))
         return self
 
     def host(self, host: str = HOST) -> HostRow:
@@ -221,7 +221,7 @@ class LedgerSuite:
 
     def test_verdict_under_an_older_policy_is_void(self, desk: Desk) -> None:
         stale = desk.attested(1, 2)
-        desk.ledger.commit(PolicyPublished(entry("operator"), PolicyRow("sha256:p2", "default", 2, b"policy"), ()))
+        desk.ledger.commit(PolicyPublished(entry("operator"), PolicyRow("sha256:p2", "default", 2, b"policy"), (), NO_REFERENCES))
         with pytest.raises(Void, match="policy"):
             desk.ledger.commit(stale)
         assert desk.host().state is None
@@ -412,9 +412,15 @@ class LedgerSuite:
             desk.ledger.commit(desk.attested(9, 2))
         assert [row for table in (HostRow, NonceRow, EntryRow, TokenRow, SpaceRow) for row in desk.ledger.read().select(table)] == before
 
+    def test_policy_held_against_other_reference_values_is_void(self, desk: Desk) -> None:
+        desk.ledger.commit(ReferencesImported(entry("operator"), (), (), NO_REFERENCES, b"x" * 32, ()))
+        with pytest.raises(Void, match="reference"):
+            desk.ledger.commit(PolicyPublished(entry("operator"), PolicyRow("sha256:p2", "default", 2, b"policy"), (), NO_REFERENCES))
+        assert space(desk.ledger.read(), "default").policy == "sha256:p1"
+
     def test_policy_version_only_rises(self, desk: Desk) -> None:
         with pytest.raises(Refused) as refused:
-            desk.ledger.commit(PolicyPublished(entry("operator"), PolicyRow("sha256:p0", "default", 1, b"policy"), ()))
+            desk.ledger.commit(PolicyPublished(entry("operator"), PolicyRow("sha256:p0", "default", 1, b"policy"), (), NO_REFERENCES))
         assert codes(refused) == ["policy-rollback"]
 
     def test_fifty_at_once_spend_a_nonce_once(self, desk: Desk) -> None:

@@ -99,7 +99,7 @@ def test_reader_reads_and_does_not_act(verifier: RunningVerifier, tmp_path: Path
     assert call(verifier, "GET", "/v1/hosts", headers=headers)[0] == 200
 
 
-def test_publisher_hands_in_signed_reference_values_and_nothing_else(verifier: RunningVerifier, tmp_path: Path) -> None:
+def test_publisher_hands_in_and_withdraws_and_does_nothing_else(verifier: RunningVerifier, tmp_path: Path) -> None:
     headers = {"Authorization": f"Bearer {make_key(verifier, tmp_path, 'publisher', 'default').read_text()}"}
     opened = []
     for route in table(verifier.made.parts):
@@ -110,7 +110,7 @@ def test_publisher_hands_in_signed_reference_values_and_nothing_else(verifier: R
                 opened.append((route.method, route.path, status))
                 continue
             assert [r["code"] for r in json.loads(content)["reasons"]] == ["forbidden"]
-    assert opened == [("POST", "/v1/publications", 400)]
+    assert opened == [("POST", "/v1/proposals/{digest}/withdraw", 400), ("POST", "/v1/publications", 400)]
 
 
 def test_publisher_belongs_to_one_namespace(verifier: RunningVerifier, tmp_path: Path) -> None:

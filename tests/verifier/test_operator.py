@@ -107,6 +107,38 @@ def test_policy_that_would_err_is_never_published(verifier: RunningVerifier, cha
     assert verifier.client.get("/v1/policies/current")["version"] == 1
 
 
+@pytest.mark.parametrize(
+    "path, body, said",
+    [
+        ("retirements", {"digests": ["zz"]}, ("body.digests.0", "text that matches ^sha256:[0-9a-f]{64}$", "2 characters")),
+        ("retirements", {"digests": []}, ("body.digests", "at least 1 items", "0 items")),
+        ("retirements", {}, ("body.digests", "a value", "none")),
+        ("retirements", {"digests": "zz"}, ("body.digests", "an array", "2 characters")),
+        ("retirements", {"digests": [None]}, ("body.digests.0", "text", "null")),
+        ("retirements", [], ("body", "an object", "0 items")),
+        ("hosts", {"host": "h", "life": 59}, ("body.life", "at least 60", "a whole number")),
+        ("hosts", {"host": "h", "life": 1 << 52}, ("body.life", "at most 2592000", "a whole number")),
+        ("hosts", {"host": "h", "life": "60"}, ("body.life", "a whole number", "2 characters")),
+        ("hosts", {"host": "h", "unendorsed": 1}, ("body.unendorsed", "true or false", "a whole number")),
+        ("hosts", {"host": "h", "other": {}}, ("body.other", "no such member", "an object")),
+        ("revocations", {"kind": "x", "subject": "h"}, ("body.kind", "'jti', 'instance' or 'host'", "1 characters")),
+        ("revocations", {"kind": "jti", "subject": "h" * 65}, ("body.subject", "at most 64 characters", "65 characters")),
+        ("revocations", {"kind": "jti", "subject": ""}, ("body.subject", "at least 1 characters", "0 characters")),
+        ("publications", {"signed": [""] * 33}, ("body.signed", "at most 32 items", "33 items")),
+        ("references", {"corims": [""], "publisher": True}, ("body.publisher", "an object", "true or false")),
+        ("policies", {**policy(), "version": 1 << 53}, ("body.version", f"below {1 << 53}", "a whole number")),
+    ],
+)
+def test_body_of_another_shape_is_told_what_was_expected_and_what_came(
+    verifier: RunningVerifier, path: str, body: object, said: tuple[str, str, str]
+) -> None:
+    status, answer = post(verifier, f"/v1/{path}", json.dumps(body).encode())
+    reasons = json.loads(answer)["reasons"]
+    assert status == 422
+    assert [(one["code"], one["claim"], one["expected"], one["got"]) for one in reasons] == [("malformed", *said)]
+    assert all(one["remedy"] for one in reasons)
+
+
 def test_namespace_without_a_policy_says_so(verifier: RunningVerifier) -> None:
     client = verifier.as_operator(verifier.key_file, "billing")
     with pytest.raises(Refused, match="policy-unknown"):
@@ -372,10 +404,13 @@ def test_files_are_taken_below_what_is_believed_and_refused_otherwise(verifier: 
     trust = parse_trust(base64.b64decode(answer["file"]))
     assert ca in trust.intermediates
     assert [root.certificate for root in trust.roots] == [Maker().root()]
+    assert answer["added"] == {"roots": [], "intermediates": 0, "crls": [], "rules": None}, "it was believed already"
     only_bad = verifier.client.post("/v1/trust", {"files": trust_files(("stranger.cer", stranger))})
+    assert only_bad["added"] == {"roots": [], "intermediates": 0, "crls": [], "rules": None}
     assert (only_bad["digest"], len(only_bad["refused"])) == (answer["digest"], 1)
     ruled = verifier.client.post("/v1/trust", {"rules": {"crl_required": True, "crl_max_age": 3600, "sha1": False}})
     assert parse_trust(base64.b64decode(ruled["file"])).rules == ChainRules(True, 3600, False)
+    assert ruled["added"]["rules"] == ruled["rules"]
     assert before["rules"] == {"crl_required": False, "crl_max_age": 604800, "sha1": False}
 
 
@@ -386,6 +421,8 @@ def test_crl_of_a_believed_ca_is_taken_and_shown(verifier: RunningVerifier) -> N
     answer = verifier.client.post("/v1/trust", {"pem": pem, "tpm_class": "software", "files": trust_files(("a.crl", crl))})
     assert answer["refused"] == []
     assert [(one["this_update"], one["revoked"]) for one in answer["crls"]] == [(1_000_000_000, 1)]
+    assert answer["added"]["crls"] == answer["crls"]
+    assert [one["tpm_class"] for one in answer["added"]["roots"]] == ["software"]
 
 
 @pytest.mark.parametrize("body", [{"pem": "x"}, {"tpm_class": "discrete"}, {"files": [{"name": "a", "data": "*"}]}])

@@ -13,12 +13,18 @@ from typing import Any
 
 import pytest
 
+from tests.verifier.packages.builders import build_deb
+from tests.world.chip import Maker
+from tests.world.ima_logs import certificate
 from tests.world.verifier import RunningVerifier
-from verifier.__main__ import main
+from verifier.__main__ import DEFAULT_POLICY, main
 from verifier.commands import duration, moment
+from verifier.http.wire import to_base64
+from verifier.operate import Client
 from writ.formats.corim import Corim, encode_corim, parse_corim, parse_signed_corim
 from writ.formats.digest import Digest
 from writ.formats.tlog.merkle import leaf_hash
+from writ.formats.x509 import parse_certificate, to_pem
 from writ.service.signers import load_signer
 
 AGENT = "spiffe://example.org/default/agent/a"
@@ -42,7 +48,7 @@ class Desk:
     def run(self, *argv: object, by: str = "root", code: int = 0) -> dict[str, Any]:
         out, err = io.StringIO(), io.StringIO()
         remote = ["--url", self.verifier.url, "--api-key-file", str(self.keys[by])]
-        offline = "--sign-key" in argv
+        offline = "--sign-key" in argv or argv[:2] == ("policy", "check")
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             got = main([*map(str, argv), *([] if offline else remote), "--json"])
         assert got == code, f"{argv}: {got} {out.getvalue()} {err.getvalue()}"
@@ -73,7 +79,7 @@ def verbs(*words: str) -> list[str]:
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         main([*words, "--help"])
-    found = re.findall(r"^    ([a-z]+) {2,}", out.getvalue(), re.MULTILINE)
+    found = re.findall(r"^    ([a-z-]+) {2,}", out.getvalue(), re.MULTILINE)
     return [str(one) for one in found]
 
 
@@ -96,6 +102,50 @@ def test_files_are_compared_with_each_other_and_with_what_is_in_force(desk: Desk
     assert desk.run("reference", "diff", one, booted, code=2)["error"] == "malformed"
     desk.run("reference", "import", one)
     assert desk.run("reference", "diff", two, code=1)["versions"][0]["differences"]["prompts"]["in_force"] == str(Digest.of(b"1"))
+
+
+def test_packages_that_are_more_than_a_set_are_imported_in_no_part(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    debs = [build_deb(desk.folder, name, {f"usr/bin/{name}": b"x"}) for name in ("one", "two")]
+    asked = ("reference", "import", "--namespace", "default", "--deb", *debs)
+    monkeypatch.setattr("verifier.reference.MAX_IMPORT", 1)
+    monkeypatch.setattr("writ.verdict.reference.MOST_CORIMS", 1)
+    refused = desk.run(*asked, code=1)["reasons"]
+    assert [(one["code"], one["expected"]) for one in refused] == [("too-large", "at most 1 CoRIMs")]
+    assert desk.run("reference", "list")["references"] == []
+    assert len(desk.run(*asked, "--out", desk.folder / "out")["packages"]) == 2, "to choose from"
+    monkeypatch.setattr("writ.verdict.reference.MOST_CORIMS", 2)
+    assert len(desk.run(*asked)["packages"]) == 2
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("reference", "import", "FILE"),
+        ("reference", "dry-run", "FILE"),
+        ("reference", "retire", "zz"),
+        ("trust", "import", "FILE"),
+        ("trust", "import", "FILE", "--tpm-class", "software"),
+        ("policy", "publish", "--policies", "FILE"),
+    ],
+)
+def test_what_is_not_understood_is_a_misuse_whoever_says_so(desk: Desk, argv: tuple[str, ...]) -> None:
+    (desk.folder / "FILE").write_bytes(b"rubbish")
+    shown = desk.run(*(desk.folder / word if word == "FILE" else word for word in argv), code=2)
+    said = shown.get("refused", shown.get("reasons", [{"code": shown.get("error")}]))
+    assert [one["code"] for one in said] == ["malformed"]
+
+
+def test_import_of_trust_shows_what_came_of_it(desk: Desk) -> None:
+    (desk.folder / "rubbish").write_bytes(b"rubbish")
+    maker = desk.folder / "maker.pem"
+    maker.write_text("".join(to_pem(parse_certificate(der)) for der in (Maker("new").root(), Maker("new").intermediate())))
+    nothing = {"roots": [], "intermediates": 0, "crls": [], "rules": None}
+    shown = desk.run("trust", "import", desk.folder / "rubbish", code=2)
+    assert (list(shown), shown["added"]) == (["digest", "added", "refused"], nothing)
+    shown = desk.run("trust", "import", maker, "--tpm-class", "software")
+    assert ([one["tpm_class"] for one in shown["added"]["roots"]], shown["added"]["intermediates"]) == (["software"], 1)
+    assert desk.run("trust", "import", maker, "--tpm-class", "software")["added"] == nothing
+    assert desk.run("trust", "import", maker, desk.folder / "rubbish", code=1)["added"] == nothing
 
 
 def test_version_is_imported_with_an_end_and_retired(desk: Desk) -> None:
@@ -124,9 +174,91 @@ def test_one_proposes_and_another_approves(desk: Desk) -> None:
     assert desk.run("reference", "approve", short, by="alice", code=1)["reasons"][0]["code"] == "approval-repeated"
     assert desk.run("reference", "approve", short[:8], by="bob", code=1)["reasons"][0]["code"] == "not-found"
     assert desk.run("reference", "approve", short, by="bob")["proposals"][0]["state"] == "in force"
-    lifted = desk.run("policy", "publish", "--accept-runtime-only", "--tpm-class", "software", by="alice")
+    lifted = desk.run("policy", "publish", "--approvals", "governance=1", by="alice")
     assert (lifted["state"], lifted["missing"]) == ("proposed", ["1 of 2 people"])
-    assert desk.run("policy", "publish", "--approvals", "governance", code=2)["error"] == "malformed"
+    short = lifted["proposal"].removeprefix("sha256:")[:12]
+    assert desk.run("reference", "approve", "--withdraw", short, by="bob")["proposals"] == [
+        {"withdrawn": lifted["proposal"], "proposal": lifted["proposal"], "state": "withdrawn"}
+    ]
+    assert desk.run("reference", "approve", lifted["proposal"], by="bob", code=1)["reasons"][0]["code"] == "proposal-closed"
+
+
+def test_policy_keeps_what_is_not_said(desk: Desk) -> None:
+    """Whoever changes one thing loosens nothing else by not naming it."""
+    keys = [to_base64(certificate("vendor"))]
+    rules = {"exclude": ["/var/log/.*", "/tmp/.*"], "violations": "label", "keyrings": keys, "learn_keys": False}
+    (desk.folder / "ima.json").write_text(json.dumps(rules))
+    cedar = desk.folder / "mine.cedar"
+    cedar.write_text((DEFAULT_POLICY / "default.cedar").read_text() + "// ours\n")
+    first = desk.run(
+        "policy", "publish", "--accept-runtime-only", "--tpm-class", "software", "--token-life", "20", "--policies", cedar,
+        "--approvals", "governance=2", "--approvals", "rooted/*=2", "--ima", desk.folder / "ima.json",
+    )  # fmt: skip
+    kept = desk.run("policy", "show")
+    assert kept["settings"] == first["settings"]
+    assert kept["settings"] == {
+        "accept_runtime_only": True, "tpm_classes": ["software"], "token_life": 20, "nonce_life": 120, "clock_skew": 5, "hold_max": 600,
+        "approvals": {"governance": 2, "rooted/*": 2}, "ima": {**rules, "exclude": ["/tmp/.*", "/var/log/.*"]},
+    }  # fmt: skip
+    changes: tuple[tuple[tuple[object, ...], dict[str, object]], ...] = (
+        ((), {}),
+        (("--hold-max", "60"), {"hold_max": 60}),
+        (("--tpm-class", "discrete", "--tpm-class", "software"), {"tpm_classes": ["discrete", "software"]}),
+        (("--no-accept-runtime-only",), {"accept_runtime_only": False}),
+        (("--approvals", "boot=3"), {"approvals": {"boot": 3, "governance": 2, "rooted/*": 2}}),
+    )
+    for said, changed in changes:
+        kept["settings"] |= changed
+        published = desk.run("policy", "publish", *said)
+        if published["state"] == "proposed":
+            desk.operator("second")
+            desk.run("reference", "approve", published["proposal"], by="second")
+        shown = desk.run("policy", "show")
+        assert (shown["settings"], shown["policies"]) == (kept["settings"], kept["policies"]), said
+    assert desk.run("policy", "publish", "--default-policy")["settings"] == kept["settings"]
+    assert desk.run("policy", "show")["policies"] == (DEFAULT_POLICY / "default.cedar").read_text()
+    assert desk.run("policy", "publish", "--approvals", "rooted/*=1")["settings"]["approvals"] == {"boot": 3, "governance": 2}
+
+
+def test_policy_published_meanwhile_is_not_put_back(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was read is what is changed: whose policy came between loses nothing."""
+    desk.run("policy", "publish", "--tpm-class", "software")
+    read = Client.get
+
+    def overtaken(self: Client, path: str, **query: str | int) -> dict[str, Any]:
+        answer = read(self, path, **query)
+        monkeypatch.setattr(Client, "get", read)
+        desk.run("policy", "publish", "--hold-max", "10")
+        return answer
+
+    monkeypatch.setattr(Client, "get", overtaken)
+    assert desk.run("policy", "publish", "--token-life", "30", code=1)["reasons"][0]["code"] == "policy-rollback"
+    assert desk.run("policy", "show")["settings"]["hold_max"] == 10
+
+
+@pytest.mark.parametrize(
+    "said, wrong",
+    [
+        (["--approvals", "governance"], "--approvals"),
+        (["--approvals", "=2"], "--approvals"),
+        (["--approvals", "boot="], "--approvals"),
+        (["--approvals", "boot=2", "--approvals", "boot=1"], "--approvals"),
+        (["--ima", '{"exclude": [], "violations": "refuse", "learn_keys": false}'], "ima.json"),
+        (["--ima", '{"exclude": [], "violations": "refuse", "keyrings": ["x"], "learn_keys": false}'], "ima.json.keyrings"),
+        (["--ima", '{"exclude": [], "violations": "no", "keyrings": [], "learn_keys": false}'], "IMA rules.violations"),
+        (["--ima", '{"exclude": [1], "violations": "refuse", "keyrings": [], "learn_keys": false}'], "ima.json.exclude.0"),
+        (["--ima", '{"exclude": [], "violations": "refuse", "keyrings": [], "learn_keys": false, "x": 1}'], "ima.json"),
+        (["--ima", "{"], "ima.json"),
+    ],
+)
+def test_policy_that_says_what_is_no_setting_is_a_misuse(desk: Desk, said: list[str], wrong: str) -> None:
+    if said[0] == "--ima":
+        (desk.folder / "ima.json").write_text(said[1])
+        said = ["--ima", str(desk.folder / "ima.json")]
+    for verb in ("publish", "check"):
+        shown = desk.run("policy", verb, *said, code=2)
+        assert (shown["error"], shown["what"]) == ("malformed", wrong)
+    assert desk.run("policy", "show")["version"] == 1
 
 
 def test_difference_is_excepted_by_the_reference_of_its_refusal(desk: Desk) -> None:

@@ -168,7 +168,7 @@ def test_one_import_of_several_waits_as_a_whole(guarded: RunningVerifier, people
 
 @pytest.mark.usefixtures("guarded")
 def test_three_people_are_three(people: People) -> None:
-    answer = import_(people("alice"), Corim("r", "default", "rooted/python", (("python", Digest.of(b"x")),)))
+    answer = import_(people("alice"), Corim("r", "default", "rooted/interpreter", (("python", Digest.of(b"x")),)))
     assert answer["missing"] == ["2 of 3 people"]
     assert approve(people("bob"), answer["proposal"])["missing"] == ["1 of 3 people"]
     with pytest.raises(Refused, match="approval-repeated"):
@@ -250,6 +250,32 @@ def test_replacement_is_refused_where_the_versions_changed_meanwhile(guarded: Ru
     assert [row["id"] for row in listed(guarded.client)] == ["governance-2"]
 
 
+def test_replacement_is_refused_where_what_it_keeps_went_or_got_company(verifier: RunningVerifier, people: People) -> None:
+    verifier.publish(approvals={"governance": 2})
+    import_(verifier.client, agent(prompts=b"1"), agent(prompts=b"2"))
+    replacing = import_(people("alice"), agent(prompts=b"1"), governance(), replace=True)["proposal"]
+    waiting = listed(verifier.client, "proposals")[0]
+    rows = {row["id"]: row["digest"] for row in listed(verifier.client)}
+    assert (waiting["keeps"], waiting["retires"]) == ([rows["reporter-1-code"]], [rows["reporter-2-code"]])
+    import_(verifier.client, agent(prompts=b"3"))
+    with pytest.raises(Refused, match="conflict"):
+        approve(people("bob"), replacing)
+    third = next(row["digest"] for row in listed(verifier.client) if row["id"] == "reporter-3-code")
+    verifier.client.post("/v1/retirements", {"digests": [third, rows["reporter-1-code"]]})
+    with pytest.raises(Refused, match="conflict"):
+        approve(people("bob"), replacing)
+    assert [row["id"] for row in listed(verifier.client)] == ["reporter-2-code"]
+
+
+def test_import_beside_what_is_in_force_is_about_nothing_else(verifier: RunningVerifier, people: People) -> None:
+    verifier.publish(approvals={"governance": 2})
+    import_(verifier.client, agent(prompts=b"1"), agent(prompts=b"2"))
+    proposal = import_(people("alice"), agent(prompts=b"1"), governance())["proposal"]
+    assert listed(verifier.client, "proposals")[0]["keeps"] == []
+    assert approve(people("bob"), proposal)["state"] == "in force"
+    assert len(listed(verifier.client)) == 3
+
+
 def test_rule_is_the_one_of_the_policy_when_the_last_one_approves(guarded: RunningVerifier, people: People) -> None:
     proposal = import_(people("alice"), governance())["proposal"]
     guarded.publish(approvals={"governance": 3, "rooted/*": 3})
@@ -270,6 +296,17 @@ def test_nobody_lifts_the_rule_alone(guarded: RunningVerifier, people: People) -
     assert import_(people("alice"), governance(b"other"))["state"] == "in force"
 
 
+def test_policy_is_proposed_once(guarded: RunningVerifier, people: People) -> None:
+    shown = guarded.client.get("/v1/policies/current")
+    body = {"settings": {}, "schema": shown["schema"], "policies": shown["policies"]}
+    first = people("alice").post("/v1/policies", body)
+    guarded.clock.advance(1)
+    for name in ("alice", "bob"):
+        assert people(name).post("/v1/policies", body) == first, "the same proposal, and no approval"
+    assert people("alice").post("/v1/policies", {**body, "settings": {"hold_max": 1}})["proposal"] != first["proposal"]
+    assert len(listed(guarded.client, "proposals")) == 2
+
+
 def test_proposed_policy_does_not_go_back_behind_a_later_one(guarded: RunningVerifier, people: People) -> None:
     shown = guarded.client.get("/v1/policies/current")
     body = {"settings": {}, "schema": shown["schema"], "policies": shown["policies"]}
@@ -278,6 +315,81 @@ def test_proposed_policy_does_not_go_back_behind_a_later_one(guarded: RunningVer
     approve(people("bob"), proposal)
     with pytest.raises(Refused, match="policy-rollback"):
         approve(people("carol"), proposal)
+
+
+# --- withdrawn ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("guarded")
+@pytest.mark.parametrize("name", ["alice", "bob"])
+def test_withdrawn_proposal_is_over(verifier: RunningVerifier, people: People, name: str) -> None:
+    proposal = import_(people("alice"), governance())["proposal"]
+    assert people(name).post(f"/v1/proposals/{proposal}/withdraw") == {"proposal": proposal, "state": "withdrawn"}
+    assert (listed(verifier.client), listed(verifier.client, "proposals")) == ([], [])
+    for late in ("approve", "withdraw"):
+        with pytest.raises(Refused, match="proposal-closed"):
+            people("carol").post(f"/v1/proposals/{proposal}/{late}")
+    named = [act for act in acts(verifier) if act.act == "reference-withdraw"]
+    assert [(act.subject, act.operator) for act in named] == [(proposal, people.ids[name])]
+    verifier.clock.advance(1)
+    again = import_(people("alice"), governance())["proposal"]
+    assert approve(people("bob"), again)["state"] == "in force", "what was approved of the former is no approval of this"
+
+
+def test_publisher_withdraws_his_own_and_nothing_else(verifier: RunningVerifier, team: Client, people: People) -> None:
+    verifier.publish(approvals={"governance": 2, "spiffe://example.org/default/agent/*": 2})
+    mine, other = publish(team, agent(prompts=b"2"))["proposal"], import_(people("alice"), governance())["proposal"]
+    for name, proposal in (("team", other), ("rivals", mine)):
+        with pytest.raises(Refused, match=r"forbidden: proposal\.by"):
+            people(name, role="publisher").post(f"/v1/proposals/{proposal}/withdraw")
+    with pytest.raises(Refused, match="forbidden"):
+        people("reader", role="reader").post(f"/v1/proposals/{mine}/withdraw")
+    with pytest.raises(Refused, match="not-found"):
+        people("eve", namespace="billing").post(f"/v1/proposals/{mine}/withdraw")
+    team.post(f"/v1/proposals/{mine}/withdraw")
+    assert [one["proposal"] for one in listed(verifier.client, "proposals")] == [other]
+
+
+# --- the last of an environment -------------------------------------------------------------------------------------------
+
+
+def test_runtime_only_is_accepted_again_when_a_version_is_in_force_again(verifier: RunningVerifier, people: People) -> None:
+    boot = Corim("boot-1", "default", "boot", (("application.0", Digest.of(b"1")),))
+    import_(verifier.client, boot)
+    digest = listed(verifier.client)[0]["digest"]
+    with pytest.raises(Refused, match=r"reference-last: .* no other version of boot"):
+        verifier.client.post("/v1/retirements", {"digests": [digest]})
+    verifier.publish(accept_runtime_only=False, approvals={"boot": 2})
+    verifier.client.post("/v1/retirements", {"digests": [digest]})
+    shown = verifier.client.get("/v1/policies/current")
+    body = {"settings": {"accept_runtime_only": True}, "schema": shown["schema"], "policies": shown["policies"]}
+    for client in (verifier.client, people("alice")):
+        with pytest.raises(Refused, match=r"reference-last: .* none in force of boot") as caught:
+            client.post("/v1/policies", body)
+        assert "Import a version" in caught.value.reasons[0].remedy
+    import_(people("alice"), boot)
+    approve(people("bob"), listed(verifier.client, "proposals")[0]["proposal"])
+    proposal = people("alice").post("/v1/policies", body)["proposal"]
+    verifier.client.post("/v1/retirements", {"digests": [digest]})
+    assert "reference-last" in listed(verifier.client, "proposals")[0]["missing"][0]
+    with pytest.raises(Refused, match="reference-last"):
+        approve(people("bob"), proposal)
+    verifier.clock.advance(1)
+    import_(people("alice"), boot)
+    again = next(one["proposal"] for one in listed(verifier.client, "proposals") if one["kind"] == "import")
+    approve(people("bob"), again)
+    assert approve(people("bob"), proposal)["state"] == "in force"
+
+
+def test_version_without_components_is_not_imported(verifier: RunningVerifier, people: People) -> None:
+    registers = ((7, Digest.of(b"7")),)
+    import_(verifier.client, agent())
+    verifier.client.post("/v1/delegations", {"roles": [role(components=["*"])]})
+    empty = agent(components=(), registers=registers)
+    for send in (import_, publish):
+        with pytest.raises(Refused, match=r"malformed: CoRIM\.components: expected at least one, got none"):
+            send(people("team"), empty)
+    assert len(listed(verifier.client)) == 1
 
 
 # --- what a set holds -------------------------------------------------------------------------------------------------------
@@ -332,6 +444,26 @@ def test_publication_after_which_no_set_could_be_made_is_refused(verifier: Runni
     assert publish(people("team"), rooted("b", 2))["state"] == "in force"
 
 
+def test_set_is_no_larger_than_can_be_proven(verifier: RunningVerifier, people: People, monkeypatch: pytest.MonkeyPatch) -> None:
+    import_(verifier.client, agent(prompts=b"1"), agent(prompts=b"2"))
+    verifier.client.post("/v1/delegations", {"roles": [role()]})
+    verifier.publish(approvals={"governance": 2})
+    proposal = import_(people("alice"), governance())["proposal"]
+    three = agent(prompts=b"3")
+    for bound, what in (("MOST_CORIMS", "at most 2 CoRIMs, got 3"), ("MAX_CORIMS", "at most 2 bytes of CoRIMs")):
+        with monkeypatch.context() as patch:
+            patch.setattr(reference, bound, 2)
+            with pytest.raises(Refused, match=f"too-large: references: expected {what}"):
+                import_(verifier.client, three)
+            with pytest.raises(Refused, match=f"too-large: references: expected {what}"):
+                publish(people("team"), three)
+            with pytest.raises(Refused, match=f"too-large: references: expected {what}"):
+                approve(people("bob"), proposal)
+    assert len(listed(verifier.client)) == 2
+    monkeypatch.setattr(reference, "MOST_CORIMS", 1)
+    assert import_(verifier.client, three, replace=True)["state"] == "in force", "it is the set after the change that counts"
+
+
 def test_retiring_is_not_in_the_way_of_a_set_that_is_too_large(
     verifier: RunningVerifier, small: SimulatedHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,6 +474,118 @@ def test_retiring_is_not_in_the_way_of_a_set_that_is_too_large(
     for digest in rows:
         verifier.client.post("/v1/retirements", {"digests": [digest]})
     assert small.attest("one").answers
+
+
+# --- what was retired -----------------------------------------------------------------------------------------------------------
+
+
+def files(name: str, *paths: str, environment: str = "files/os", **changes: Any) -> Corim:
+    return Corim(name, "default", environment, tuple((path, Digest.of(name.encode())) for path in sorted(paths)), **changes)
+
+
+def kept(verifier: RunningVerifier) -> dict[str, list[str]]:
+    """The names of files that the set in force keeps, by environment."""
+    rows = [row for row in listed(verifier.client) if row["valid_until"] == 0]
+    return {
+        row["environment"]: sorted(verifier.client.get(f"/v1/references/{row['digest']}")["corim"]["components"])
+        for row in sorted(rows, key=lambda row: row["id"])
+    }
+
+
+def retire(verifier: RunningVerifier, *names: str) -> None:
+    digests = [row["digest"] for row in listed(verifier.client) if row["id"] in names]
+    assert len(digests) == len(names)
+    verifier.client.post("/v1/retirements", {"digests": digests})
+
+
+def test_names_of_retired_files_stay_in_the_set_whichever_way_they_went(verifier: RunningVerifier, people: People) -> None:
+    verifier.publish(accept_runtime_only=False, approvals={"files/guarded": 2})
+    import_(verifier.client, agent(), files("a", "/a", "/b"), files("b", "/b", "/c"), files("p", "/p", environment="rooted/launcher"))
+    approve(people("bob"), import_(people("alice"), files("g", "/g", environment="files/guarded"))["proposal"])
+    assert kept(verifier) == {}
+    retire(verifier, "a", "p")
+    assert kept(verifier) == {"files/retired": ["/a", "/b"], "rooted/launcher": ["/p"]}
+    import_(verifier.client, files("c", "/d"), files("q", "/q", environment="rooted/launcher"), replace=True)
+    assert kept(verifier)["files/retired"] == ["/a", "/b", "/c"]
+    proposal = import_(people("alice"), files("h", "/h", environment="files/guarded"), replace=True)["proposal"]
+    retire(verifier, "q", "c")
+    approve(people("bob"), proposal)
+    assert kept(verifier) == {"files/retired": ["/a", "/b", "/c", "/d", "/g"], "rooted/launcher": ["/p", "/q"]}
+    retire(verifier, agent().id)
+    assert sorted(row["id"] for row in listed(verifier.client)) == ["h", "retired-0", "retired-0"]
+
+
+def test_names_of_retired_files_are_not_retired(verifier: RunningVerifier) -> None:
+    verifier.publish(accept_runtime_only=False)
+    import_(verifier.client, files("a", "/a"), files("p", "/p", environment="rooted/launcher"))
+    retire(verifier, "a", "p")
+    before = listed(verifier.client)
+    for row in before:
+        with pytest.raises(Refused, match="not-found"):
+            verifier.client.post("/v1/retirements", {"digests": [row["digest"]]})
+    import_(verifier.client, files("r", "/r", environment="files/retired"), files("q", "/q", environment="rooted/launcher"), replace=True)
+    assert [row for row in listed(verifier.client) if row["id"] == "retired-0"] == before
+
+
+@pytest.mark.usefixtures("small")
+def test_names_of_retired_files_take_no_room_of_those_that_root_a_runtime(verifier: RunningVerifier) -> None:
+    verifier.publish(accept_runtime_only=False)
+    for name in "bcd":
+        import_(verifier.client, rooted(name, 4), replace=True)
+    assert len(kept(verifier)["rooted/interpreter"]) == 10
+
+
+def test_names_that_are_kept_stand_for_no_version(verifier: RunningVerifier) -> None:
+    """They are no other version that is left (`reference-last`)."""
+    verifier.publish(accept_runtime_only=False)
+    import_(verifier.client, files("p", "/p", environment="rooted/launcher"), files("q", "/q", environment="rooted/launcher"))
+    retire(verifier, "p")
+    verifier.publish()
+    with pytest.raises(Refused, match="reference-last"):
+        retire(verifier, "q")
+
+
+def test_names_that_are_kept_are_in_what_an_auditor_gets(verifier: RunningVerifier, host: SimulatedHost) -> None:
+    import_(verifier.client, files("a", "/a"), files("b", "/b"))
+    retire(verifier, "a")
+    host.attest("one")
+    archive = parse_archive(verifier.client.export())
+    entries = [parse_entry(parse_sign1(one).payload or b"") for one in archive.entries]
+    used = next(dict(one.inputs)["references"] for one in entries if isinstance(one, AttestDecision))
+    objects = {Digest.of(one): one for one in archive.objects}
+    names = decode_cbor(objects[used], "references")
+    assert isinstance(names, list)
+    found = reference.parse_references(objects[Digest("sha256", name)] for name in names)
+    assert found.digest == used
+    assert b"/a" in found.files(verifier.clock.now()).pinned
+
+
+# --- what nothing would be compared with -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "corim, what",
+    [
+        (files("zz", "/usr/bin/x", environment="rooted/zz"), "CoRIM.environment"),
+        (files("zz", "/usr/bin/x", environment="rooted/launcher/x"), "CoRIM.environment"),
+        (agent(registers=((7, Digest.of(b"x")),)), "CoRIM.registers"),
+        (files("zz", "/usr/bin/x", registers=((7, Digest.of(b"x")),)), "CoRIM.registers"),
+    ],
+)
+def test_what_nothing_is_compared_with_is_not_approved(verifier: RunningVerifier, people: People, corim: Corim, what: str) -> None:
+    with pytest.raises(Refused, match=f"malformed: {what}"):
+        import_(verifier.client, corim)
+    with pytest.raises(Refused, match=f"malformed: {what}"):
+        verifier.client.post("/v1/dry-runs", {"corims": [item(corim)]})
+    with pytest.raises(Refused, match=f"malformed: {what}"):
+        publish(people("team", role="publisher"), corim)
+    assert listed(verifier.client) == []
+
+
+@pytest.mark.parametrize("environment", ["governance", "firmware", "secure-boot", "boot"])
+def test_registers_are_approved_where_they_are_compared(verifier: RunningVerifier, environment: str) -> None:
+    import_(verifier.client, Corim("r", "default", environment, (("x", Digest.of(b"x")),), ((7, Digest.of(b"x")),)))
+    assert [row["environment"] for row in listed(verifier.client)] == [environment]
 
 
 # --- publishers ---------------------------------------------------------------------------------------------------------
@@ -394,7 +638,6 @@ def test_publishing_again_changes_nothing(verifier: RunningVerifier, team: Clien
     "corim, claim",
     [
         (agent(prompts=b"2", code=b"evil"), f"{AGENT}.code"),
-        (agent(prompts=b"2", registers=((4, Digest.of(b"x")),)), f"{AGENT}.registers"),
         (agent(prompts=b"2", components=(("prompts", Digest.of(b"2")),)), f"{AGENT}.code"),
         (agent(prompts=b"2", components=(*agent().components, ("zz", Digest.of(b"2")))), f"{AGENT}.zz"),
         (agent(prompts=b"2", environment="spiffe://example.org/default/agent/other"), "spiffe://example.org/default/agent/other"),
@@ -706,6 +949,7 @@ def test_everything_is_in_the_log_and_what_decisions_name_is_in_the_archive(
     verifier.publish(approvals={"governance": 2})
     proposal = except_(people("alice"), refusal(drifted, "two"))["proposal"]
     approve(people("bob"), proposal)
+    people("bob").post(f"/v1/proposals/{import_(people('alice'), governance())['proposal']}/withdraw")
     token = drifted.attest("two").answers[0].token
     verifier.client.post("/v1/delegations", {"roles": [role()]})
     whole = next(row for row in listed(verifier.client) if row["environment"] == AGENT)
@@ -808,7 +1052,7 @@ def test_publication_is_held_against_the_version_that_was_retired_meanwhile(
 
 def test_approval_counts_no_approval_that_it_did_not_see(guarded: RunningVerifier, people: People, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two who approve something for which three are needed: each is committed on what the other did."""
-    proposal = import_(people("alice"), Corim("r", "default", "rooted/x", (("x", Digest.of(b"x")),)))["proposal"]
+    proposal = import_(people("alice"), Corim("r", "default", "rooted/launcher", (("x", Digest.of(b"x")),)))["proposal"]
     bob, carol = people("bob"), people("carol")
     monkeypatch.setattr(guarded.made.parts.approvals, "_ledger", Racing(guarded.made.ledger, lambda: approve(carol, proposal)))
     assert approve(bob, proposal)["state"] == "in force"

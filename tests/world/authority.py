@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from tests.world.chip import ca_extensions, ek_extensions, private_key
+from tests.world.chip import Maker, ca_extensions, ek_extensions, private_key
 
 Extensions = Sequence[tuple[x509.ExtensionType, bool]]
 BORN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -81,6 +81,13 @@ class Ca:
         for extension, critical in extensions:
             builder = builder.add_extension(extension, critical)
         return builder.sign(private_key(key or self.seed), hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+def crls_of(maker: Maker, *, this: int, following: int | None = None) -> tuple[bytes, bytes]:
+    """A CRL of each CA of a manufacturer, on which is nobody."""
+    names = (f"{maker.seed} ca", f"{maker.seed}/ca"), (f"{maker.seed} root", f"{maker.seed}/root")
+    below, root = (Ca(name, key=key).crl(this=this, following=following) for name, key in names)
+    return below, root
 
 
 def signed_with_sha1(issuer: x509.Name, key: rsa.RSAPrivateKey, subject: x509.Name, subject_key: str, extensions: Extensions) -> bytes:

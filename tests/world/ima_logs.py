@@ -14,7 +14,7 @@ from functools import cache
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
 from tests.world.chip import private_key
 from writ.formats.digest import SIZES, Digest
@@ -140,3 +140,12 @@ def signed(digest: Digest, name: str, kind: str = "ec", *, version: int = 2, typ
     key = key_of(name, kind)
     made = key.sign(value, padding.PKCS1v15(), prehashed) if isinstance(key, rsa.RSAPrivateKey) else key.sign(value, ec.ECDSA(prehashed))
     return bytes((type_, version, number)) + (claimed or key_id(name, kind)) + len(made).to_bytes(2, "big") + made
+
+
+def module_signed(content: bytes, name: str, kind: str = "ec", algorithm: str = "sha256") -> dict[str, bytes]:
+    """The fields of `ima-modsig` for a file of that content with a signature appended, by the key of that name."""
+    kinds: dict[str, hashes.SHA256 | hashes.SHA512] = {"sha256": hashes.SHA256(), "sha512": hashes.SHA512()}
+    builder = pkcs7.PKCS7SignatureBuilder().set_data(content)
+    builder = builder.add_signer(x509.load_der_x509_certificate(certificate(name, kind)), key_of(name, kind), kinds[algorithm])
+    options = [pkcs7.PKCS7Options.DetachedSignature, pkcs7.PKCS7Options.Binary, pkcs7.PKCS7Options.NoAttributes, pkcs7.PKCS7Options.NoCerts]
+    return {"modsig": builder.sign(Encoding.DER, options), "d_modsig": d_ng(Digest.of(content, algorithm))}

@@ -173,6 +173,7 @@ class Scene:
     running: dict[str, Running] = field(default_factory=dict)
     measured: list[bytes] = field(default_factory=list)
     nonces: int = 0
+    crls: tuple[bytes, ...] = ()
     logs: Callable[[], dict[str, Any]] = dict
     """Logs that travel with the next evidence, where a host has any (`tests.world.machine`)."""
 
@@ -186,7 +187,7 @@ class Scene:
     def trust(self) -> Trust:
         """Anchors: the maker's root, and the decision key."""
         made_by = ManufacturerRoot(self.chip.maker.seed, self.tpm_class, self.chip.maker.root())
-        return Trust(DOMAIN, ISSUER, (made_by,), (), (signer("decision").public,))
+        return Trust(DOMAIN, ISSUER, (made_by,), (), (signer("decision").public,), self.crls)
 
     def enrol_request(self) -> EnrolRequest:
         """What the host asks with."""

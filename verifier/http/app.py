@@ -123,8 +123,28 @@ def _errors(app: FastAPI, limits: _Finder, counters: Counters) -> None:
         app.add_exception_handler(family, any_error)
 
 
+EXPECTED: Final = {
+    "missing": "a value", "extra_forbidden": "no such member", "json_invalid": "JSON", "string_type": "text", "int_type": "a whole number",
+    "int_parsing": "a whole number", "bool_type": "true or false", "list_type": "an array", "dict_type": "an object",
+    "model_attributes_type": "an object", "string_pattern_mismatch": "text that matches {pattern}",
+    "string_too_short": "at least {min_length} characters", "string_too_long": "at most {max_length} characters",
+    "too_short": "at least {min_length} items", "too_long": "at most {max_length} items", "greater_than_equal": "at least {ge}",
+    "less_than_equal": "at most {le}", "less_than": "below {lt}", "literal_error": "{expected}",
+}  # fmt: skip
+"""What the models complain about, by pydantic's name for it, in our words."""
+
+
 def _fault(fault: Any) -> Reason:
-    """One complaint of the model: where, and what was expected. The value itself is never repeated."""
+    """One complaint of the model: where, what was expected, and what kind of value came. The value itself is never repeated."""
     where = ".".join(str(part) for part in fault.get("loc", ()))[:200]
     clean = "".join(c if c.isascii() and c.isprintable() else "?" for c in where)
-    return Reason("malformed", clean or "request", str(fault.get("msg", "a valid value"))[:200], str(fault.get("type", "another"))[:200])
+    kind = str(fault.get("type"))
+    expected = EXPECTED.get(kind, "a valid value").format(**fault.get("ctx", {}))
+    return Reason("malformed", clean or "request", expected[:200], "none" if kind == "missing" else _kind(fault.get("input")))
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, str | list | tuple):
+        return f"{len(value)} {'characters' if isinstance(value, str) else 'items'}"
+    kinds = ((type(None), "null"), (bool, "true or false"), (int, "a whole number"), (dict, "an object"))
+    return next((text for kind, text in kinds if isinstance(value, kind)), "something else")

@@ -27,7 +27,7 @@ from writ.formats.errors import FormatError, Refused
 from writ.formats.jose import verify_jws
 from writ.formats.keys import key_id
 from writ.formats.reason import Reason
-from writ.formats.trust import ChainRules, Trust, encode_trust
+from writ.formats.trust import ChainRules, ManufacturerRoot, Trust, encode_trust
 
 In = Annotated[Scope, Depends(scope)]
 Host = Annotated[str, Path(pattern=wire.NAME)]
@@ -193,7 +193,8 @@ def _keys(parts: Parts) -> tuple[Route, ...]:
         files = [Offered(file.name, wire.from_base64(file.data, "trust.files")) for file in body.files]
         rules = None if body.rules is None else ChainRules(body.rules.crl_required, body.rules.crl_max_age, body.rules.sha1)
         done = parts.anchors.import_files(request.state.operator, body.pem, body.tpm_class, files, rules)
-        return JSONResponse({**_trust_view(done.trust), "refused": [{"file": name, **reason.to_json()} for name, reason in done.refused]})
+        refused = [{"file": name, **reason.to_json()} for name, reason in done.refused]
+        return JSONResponse({**_trust_view(done.trust), "added": _added_view(done.before, done.trust), "refused": refused})
 
     def metrics() -> Any:
         return Response(parts.counters.render_prometheus(), media_type=METRICS)
@@ -213,11 +214,28 @@ def _keys(parts: Parts) -> tuple[Route, ...]:
 def _trust_view(trust: Trust) -> dict[str, object]:
     return {
         "digest": str(trust.digest), "domain": trust.domain, "issuer": trust.issuer, "intermediates": len(trust.intermediates),
-        "roots": [{"name": root.name, "tpm_class": root.tpm_class} for root in trust.roots],
-        "crls": [_crl_view(crl) for crl in trust.crls],
-        "rules": {"crl_required": trust.rules.crl_required, "crl_max_age": trust.rules.crl_max_age, "sha1": trust.rules.sha1},
+        "roots": [_root_view(root) for root in trust.roots], "crls": [_crl_view(crl) for crl in trust.crls],
+        "rules": _rules_view(trust.rules),
         "decision_keys": [key_id(key) for key in trust.decision_keys], "file": wire.to_base64(encode_trust(trust)),
     }  # fmt: skip
+
+
+def _added_view(before: Trust, after: Trust) -> dict[str, object]:
+    """What is believed now and was not before; the rules where they are others."""
+    return {
+        "roots": [_root_view(root) for root in after.roots if root not in before.roots],
+        "intermediates": len({*after.intermediates} - {*before.intermediates}),
+        "crls": [_crl_view(crl) for crl in after.crls if crl not in before.crls],
+        "rules": None if after.rules == before.rules else _rules_view(after.rules),
+    }
+
+
+def _root_view(root: ManufacturerRoot) -> dict[str, object]:
+    return {"name": root.name, "tpm_class": root.tpm_class}
+
+
+def _rules_view(rules: ChainRules) -> dict[str, object]:
+    return {"crl_required": rules.crl_required, "crl_max_age": rules.crl_max_age, "sha1": rules.sha1}
 
 
 def _crl_view(der: bytes) -> dict[str, object]:

@@ -82,9 +82,14 @@ def _approvals(parts: Parts) -> tuple[Route, ...]:
         rows = [wire.reference_view(row, whole=False) for row in outcome.rows]
         return JSONResponse({"references": rows, **wires.outcome_view(outcome)})
 
+    def withdraw(digest: Name, within: In) -> Any:
+        parts.approvals.withdraw(within.operator, within.namespace, digest)
+        return JSONResponse({"proposal": digest, "state": "withdrawn"})
+
     return (
         Route("POST", "/v1/exemptions", "operator", propose_exemption),
         Route("POST", "/v1/proposals/{digest}/approve", "operator", approve),
+        Route("POST", "/v1/proposals/{digest}/withdraw", "publisher", withdraw),
     )
 
 

@@ -124,7 +124,8 @@ def proposal_view(waiting: Waiting, objects: list[dict[str, object]]) -> dict[st
     view: dict[str, object] = {
         "proposal": case.row.digest, "state": "proposed", "kind": case.row.kind, "proposed_at": case.proposal.proposed_at,
         "proposed_by": case.row.by, "expires_at": case.row.expires_at, "of": [str(one) for one in case.proposal.of],
-        "retires": [str(one) for one in case.proposal.retires], "references": objects, "missing": list(waiting.missing),
+        "retires": [str(one) for one in case.proposal.retires], "keeps": [str(one) for one in case.proposal.keeps],
+        "references": objects, "missing": list(waiting.missing),
         "approvals": [{"who": one.who, "by": one.by, "at": one.at, "signed": one.signed is not None} for one in case.approvals],
     }  # fmt: skip
     if d is not None:

@@ -185,11 +185,12 @@ class ReferencesImported:
 
 @dataclass(frozen=True, slots=True)
 class PolicyPublished:
-    """A policy in force from now on; `before` is the one it was held against, where that was asked."""
+    """A policy in force from now on. `references` names the set that it was held against, `before` the policy, where that was asked."""
 
     entry: Entry
     row: PolicyRow
     blobs: tuple[bytes, ...]
+    references: bytes
     before: str | None = None
     consent: Consent | None = None
 

@@ -277,6 +277,8 @@ def _policy(change: PolicyPublished, tables: Tables) -> Committed:
         raise Refused(Reason("policy-rollback", "policy.version", f"above {now.policy_version}", str(change.row.version)))
     if change.before is not None and now.policy != change.before:
         raise Void("the policy")
+    if now.references_digest != change.references:
+        raise Void("the reference values")
     _consent(tables, change.row.namespace, change.consent)
     tables.put(change.row)
     tables.put(replace(now, policy=change.row.digest, policy_version=change.row.version))

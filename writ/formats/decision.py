@@ -98,6 +98,7 @@ ACTS: Final = (
     "reference-import", "policy-publish", "token-revoke", "key-rotate", "api-key-create", "api-key-revoke",
     "trust-import",
     "reference-propose", "reference-approve", "reference-publish", "reference-retire", "reference-delegate",
+    "reference-withdraw",
 )  # fmt: skip
 
 

@@ -6,10 +6,13 @@ Version 2 (type 3) signs the digest of the file; version 3 signs the hash of (ty
 fs-verity digest. A key's id is the last four bytes of the SHA-1 of its public key, or of its certificate's subject key
 identifier. RSA is PKCS #1 v1.5, and ECDSA is in DER.
 
-A module signature (`modsig`, PKCS #7 appended to the file) is recognised and not verified: "unsupported".
+A module signature (`modsig`, PKCS #7 appended to the file) signs the file without it, and names the certificate of its
+key, which must itself be of the keyring: no chain is followed. As in the kernel it is asked where there is no signature
+of the other kind, or where the keyring does not have its key.
 
 Source: Linux security/integrity/integrity.h (signature_v2_hdr, ima_file_id), digsig_asymmetric.c (asymmetric_verify),
-include/uapi/linux/hash_info.h (enum hash_algo); ima-evm-utils, libimaevm.c (calc_keyid_v2).
+ima/ima_appraise.c (ima_appraise_measurement), include/uapi/linux/hash_info.h (enum hash_algo); ima-evm-utils,
+libimaevm.c (calc_keyid_v2).
 """
 
 from __future__ import annotations
@@ -24,9 +27,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
+from writ.formats.der import DerReader
 from writ.formats.digest import hash_bytes
 from writ.formats.errors import FormatError
 from writ.formats.eventlog.ima import Measured
+from writ.formats.module_signature import parse_module_signature
 
 IMA_XATTR: Final = 3
 VERITY_XATTR: Final = 6
@@ -62,31 +67,49 @@ def parse_file_signature(data: bytes) -> FileSignature:
 
 
 def keys_of(certificates: tuple[bytes, ...]) -> dict[bytes, tuple[Key, ...]]:
-    """The usable keys of these certificates by key id: RSA of at least 2048 bits and ECC. Raises FormatError for what is no certificate."""
+    """The usable keys of these certificates, RSA of at least 2048 bits and ECC, by each name that a signature may have for them.
+
+    The last four bytes of a key identifier, the whole identifier, or issuer and serial number of the certificate, as they stand in it.
+    Raises FormatError for what is no certificate.
+    """
     found: dict[bytes, tuple[Key, ...]] = {}
     for der in certificates:
         try:
             certificate = x509.load_der_x509_certificate(der)
             key = certificate.public_key()
-            ids = {x509.SubjectKeyIdentifier.from_public_key(key).digest[-4:]}
-            ids |= {e.value.digest[-4:] for e in certificate.extensions if isinstance(e.value, x509.SubjectKeyIdentifier)}
+            ids = {x509.SubjectKeyIdentifier.from_public_key(key).digest}
+            ids |= {e.value.digest for e in certificate.extensions if isinstance(e.value, x509.SubjectKeyIdentifier)}
+            names = {*ids, *(id_[-4:] for id_ in ids), _issuer_and_serial(certificate.tbs_certificate_bytes)}
         except Exception:  # noqa: BLE001 - the library raises many families on hostile bytes
             raise FormatError("keyring", "a DER certificate", "bytes that are not one") from None
         if isinstance(key, ec.EllipticCurvePublicKey) or (isinstance(key, rsa.RSAPublicKey) and key.key_size >= _MIN_RSA):
-            for name in ids:
+            for name in names:
                 found[name] = (*found.get(name, ()), key)
     return found
 
 
+def _issuer_and_serial(body: bytes) -> bytes:
+    """The content of the IssuerAndSerialNumber that names a certificate. Raises FormatError."""
+    f = DerReader(body, "keyring").sequence("certificate")
+    f.optional("version", 0xA0)
+    serial = f.next("serial")
+    f.next("algorithm")
+    return f.next("issuer").raw + serial.raw
+
+
 def judge_signature(measured: Measured, keys: Mapping[bytes, tuple[Key, ...]]) -> str:
-    """What the signature of an entry is worth under `keys`.
+    """What the signatures of an entry are worth under `keys`: the one of the file, or where none of them made it the module signature.
 
     "none"; "valid"; "unknown-key" where none of the keys has its id;
-    "unsupported" for a module signature alone; else "invalid": it does not
-    verify, is malformed, or is over a hash that is weak or not the measured one.
+    "unsupported" for a module signature that is of another kind or malformed;
+    else "invalid": it does not verify, is malformed, or is over a hash that is
+    weak or not the measured one.
     """
-    if not measured.signature:
-        return "unsupported" if measured.modsig else "none"
+    judged = _judge_file(measured, keys) if measured.signature else "none"
+    return _judge_module(measured, keys) if measured.modsig and judged in ("none", "unknown-key") else judged
+
+
+def _judge_file(measured: Measured, keys: Mapping[bytes, tuple[Key, ...]]) -> str:
     try:
         signature = parse_file_signature(measured.signature)
     except FormatError:
@@ -101,6 +124,19 @@ def judge_signature(measured: Measured, keys: Mapping[bytes, tuple[Key, ...]]) -
     if signature.version == 3:
         signed = hash_bytes(algorithm, bytes((signature.type, signature.hash)) + measured.digest)
     return "valid" if any(_verifies(key, signature.signature, signed, algorithm) for key in candidates) else "invalid"
+
+
+def _judge_module(measured: Measured, keys: Mapping[bytes, tuple[Key, ...]]) -> str:
+    try:
+        module = parse_module_signature(measured.modsig)
+    except FormatError:
+        return "unsupported"
+    candidates = keys.get(module.signer, ())
+    if not candidates:
+        return "unknown-key"
+    if module.hash != measured.modsig_algorithm:
+        return "invalid"
+    return "valid" if any(_verifies(key, module.signature, measured.modsig_digest, module.hash) for key in candidates) else "invalid"
 
 
 def _verifies(key: Key, signature: bytes, digest: bytes, algorithm: str) -> bool:

@@ -7,6 +7,7 @@ COSE payload), so the signature around it never changes its name.
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass
 from typing import Final
 
@@ -65,6 +66,15 @@ class PolicySettings:
         for one, people in self.approvals:
             if not 2 <= people <= MOST_PEOPLE:
                 raise FormatError(f"policy.approvals.{one}"[:200], f"2 to {MOST_PEOPLE} people", str(people)[:40])
+
+    def to_json(self) -> dict[str, object]:
+        """The settings as an operator's request says them, and the answer."""
+        keyrings = [base64.b64encode(one).decode("ascii") for one in self.ima.keyrings]
+        return {
+            "accept_runtime_only": self.accept_runtime_only, "tpm_classes": list(self.tpm_classes), "token_life": self.token_life,
+            "nonce_life": self.nonce_life, "clock_skew": self.clock_skew, "hold_max": self.hold_max, "approvals": dict(self.approvals),
+            "ima": {**self.ima.to_cbor(), "keyrings": keyrings},
+        }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from writ.formats.errors import FormatError
+from writ.formats.exemption import MOST as MOST_EXEMPTIONS
 from writ.formats.strict import Fields, decode_cbor, encode_cbor
 
-MAX_BUNDLE: Final = 64 << 20
 MAX_PART: Final = 32 << 20
+MOST_CORIMS: Final = 16_384
+"""CoRIMs of one set of reference values: their digests fit into the one message that lists them."""
+MAX_CORIMS: Final = 32 << 20
+"""Bytes of these CoRIMs, some 280,000 files: to judge an action again an auditor needs them all."""
+MAX_BUNDLE: Final = MAX_CORIMS + 4 * MAX_PART
+"""The references, state, evidence and carrier at their largest, and as much for the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +91,7 @@ def parse_proof_bundle(data: bytes) -> ProofBundle:
         record=f.raw("record"),
         state=f.raw("state", most=MAX_PART),
         evidence=f.raw("evidence", most=MAX_PART),
-        references=tuple(_raw(item) for item in f.items("references", most=4096)),
+        references=tuple(_raw(item) for item in f.items("references", most=MOST_CORIMS + MOST_EXEMPTIONS)),
         policy=f.raw("policy"),
         attest_decision=f.raw("attest_decision"),
         result=f.raw("result"),

@@ -47,7 +47,8 @@ class Draft:
 class Proposal:
     """What is proposed. `of` are the objects by digest, sorted: CoRIMs, a policy, or the decision that an exemption is for.
 
-    `retires` are the digests of what goes out of force with it, sorted. `draft` is there for an exemption and nothing else.
+    `retires` are the digests of what goes out of force with it, `keeps` of what is in force and stays as the import says, both sorted.
+    `draft` is there for an exemption and nothing else.
     """
 
     namespace: str
@@ -56,6 +57,7 @@ class Proposal:
     of: tuple[Digest, ...]
     retires: tuple[Digest, ...] = ()
     draft: Draft | None = None
+    keeps: tuple[Digest, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -66,6 +68,8 @@ class Proposal:
             raise FormatError("proposal.of", f"1 to {MOST_OBJECTS} digests, sorted, each once", f"{len(self.of)}")
         if list(self.retires) != sorted(set(self.retires)) or len(self.retires) > MOST_RETIRED:
             raise FormatError("proposal.retires", f"at most {MOST_RETIRED} digests, sorted, each once", f"{len(self.retires)}")
+        if list(self.keeps) != sorted(set(self.keeps)) or len(self.keeps) > MOST_OBJECTS:
+            raise FormatError("proposal.keeps", f"at most {MOST_OBJECTS} digests, sorted, each once", f"{len(self.keeps)}")
 
     @property
     def digest(self) -> Digest:
@@ -89,6 +93,7 @@ def encode_proposal(proposal: Proposal) -> bytes:
             "of": [digest.value for digest in p.of],
             "retires": [digest.value for digest in p.retires],
             "exemption": draft,
+            **({"keeps": [digest.value for digest in p.keeps]} if p.keeps else {}),
         }
     )
 
@@ -104,6 +109,7 @@ def parse_proposal(data: bytes) -> Proposal:
         of=_digests(f, "of", MOST_OBJECTS),
         retires=_digests(f, "retires", MOST_RETIRED),
         draft=None if f.is_null("exemption") else _draft(f.fields("exemption")),
+        keeps=_keeps(f),
     )
     if f.has("exemption"):
         f.null("exemption")
@@ -124,6 +130,16 @@ def _draft(f: Fields) -> Draft:
     )
     f.done()
     return draft
+
+
+def _keeps(f: Fields) -> tuple[Digest, ...]:
+    """Digests, where there are any: an empty array is not written down."""
+    if not f.has("keeps"):
+        return ()
+    keeps = _digests(f, "keeps", MOST_OBJECTS)
+    if not keeps:
+        raise FormatError("proposal.keeps", "digests, or no such entry", "an empty array")
+    return keeps
 
 
 def _digests(f: Fields, key: str, most: int) -> tuple[Digest, ...]:

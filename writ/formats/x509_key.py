@@ -32,7 +32,7 @@ _SIGNATURES: Final = {
     "1.2.840.113549.1.1.13": ("rsa", "sha512"), "1.2.840.10045.4.1": ("ecdsa", "sha1"), "1.2.840.10045.4.3.2": ("ecdsa", "sha256"),
     "1.2.840.10045.4.3.3": ("ecdsa", "sha384"), "1.2.840.10045.4.3.4": ("ecdsa", "sha512"),
 }  # fmt: skip
-_HASH_OIDS: Final = {"2.16.840.1.101.3.4.2.1": "sha256", "2.16.840.1.101.3.4.2.2": "sha384", "2.16.840.1.101.3.4.2.3": "sha512"}
+HASH_OIDS: Final = {"2.16.840.1.101.3.4.2.1": "sha256", "2.16.840.1.101.3.4.2.2": "sha384", "2.16.840.1.101.3.4.2.3": "sha512"}
 _MGF1: Final = "1.2.840.113549.1.1.8"
 _HASHES: Final[dict[str, hashes.HashAlgorithm]] = {
     "sha1": hashes.SHA1(), "sha256": hashes.SHA256(), "sha384": hashes.SHA384(), "sha512": hashes.SHA512(),  # noqa: S303 - old manufacturer chains; the verdict refuses it unless told otherwise
@@ -70,9 +70,9 @@ def _pss(parameters: DerReader) -> SignatureAlgorithm | None:
     if any(part is None for part in given.values()):
         return None
     parts = [parameters.inside(part, "part") for part in given.values() if part is not None]
-    hashed = _HASH_OIDS.get(parts[0].sequence("hash").oid("oid"))
+    hashed = HASH_OIDS.get(parts[0].sequence("hash").oid("oid"))
     mask = parts[1].sequence("mask")
-    masked = mask.oid("oid") == _MGF1 and _HASH_OIDS.get(mask.sequence("hash").oid("oid"))
+    masked = mask.oid("oid") == _MGF1 and HASH_OIDS.get(mask.sequence("hash").oid("oid"))
     salt = parts[2].integer("salt")
     return SignatureAlgorithm("pss", hashed, salt) if hashed and hashed == masked and 0 <= salt <= 64 else None
 

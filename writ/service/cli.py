@@ -1,6 +1,6 @@
 """One look for the four commands: exit codes, the refusal card, JSON, progress.
 
-    0 accepted    1 refused    2 misuse: we did not understand the input    3 could not
+    0 accepted    1 refused    2 misuse: the input was not understood, by us or by whom we asked (`malformed`)    3 could not
 
 A refusal reads the same everywhere:
 
@@ -91,13 +91,18 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
         _silence_stdout()
         return PIPE_CLOSED
     except Refused as error:
-        return _show(as_json, REFUSED, refusal(error.reasons), refusal_card(error.reasons))
+        return _show(as_json, refused(reason.code for reason in error.reasons), refusal(error.reasons), refusal_card(error.reasons))
     except FormatError as error:
         return _show(as_json, MISUSE, fault(error), f"malformed: {printable(str(error))}")
     except Unavailable as error:
         return _show(as_json, COULD_NOT, fault(error), f"could not: {printable(str(error))}")
     except Exception as error:  # noqa: BLE001 - the last resort of a process: no traceback reaches a user
         return _unforeseen(as_json, error)
+
+
+def refused(codes: Iterable[str]) -> int:
+    """The exit code for a refusal with these reason codes: of nothing but `malformed` it is a misuse."""
+    return MISUSE if set(codes) == {"malformed"} else REFUSED
 
 
 def command(main: Callable[[Sequence[str]], int]) -> Callable[..., int]:

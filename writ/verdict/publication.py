@@ -25,7 +25,8 @@ from writ.formats.reason import Reason
 from writ.formats.spiffe import AgentId
 from writ.verdict.appraise.boot import BOOT_ENVIRONMENTS
 from writ.verdict.appraise.ima import ENVIRONMENT as FILES
-from writ.verdict.appraise.ima import ROOTED
+from writ.verdict.appraise.ima import PARTS, ROOTED
+from writ.verdict.reference import GOVERNANCE
 
 MOST_SHOWN: Final = 8
 """Differences that one refusal names."""
@@ -124,16 +125,42 @@ IMA_ASKS_LESS: Final[Mapping[str, Callable[[ImaRules, ImaRules], bool] | None]] 
 """Each field of `ImaRules`, likewise; the digest follows from the others."""
 
 
-def judge_retirement(before: Iterable[str], after: Iterable[str], settings: PolicySettings | None) -> None:
+def judge_retirement(before: Iterable[str], after: Iterable[Corim], settings: PolicySettings | None) -> None:
     """Reference values may go, whose environments are `before` and of which `after` are left. Raises Refused `reference-last`.
 
     A policy that accepts `runtime-only` compares with what there is: with the last reference values of a boot, of files or of a part
-    that roots a runtime would go what refuses others. Everywhere else what goes refuses more.
+    that roots a runtime would go what refuses others. Everywhere else what goes refuses more. A version without components stands for
+    none. Of `after` no more is read than it takes.
     """
-    gone = sorted(_compared(before) - _compared(after))
-    if gone and settings is not None and settings.accept_runtime_only:
+    if settings is None or not settings.accept_runtime_only:
+        return
+    if gone := _ended(before, after):
         got = f"true, and no other version of {', '.join(gone)}"
         raise Refused(Reason("reference-last", "policy.accept_runtime_only", "false", got[:1000]))
+
+
+def judge_runtime_only(before: PolicySettings | None, after: PolicySettings, retired: Iterable[str], in_force: Iterable[Corim]) -> None:
+    """`after` may accept `runtime-only` where `before` does not, whoever asks. Raises Refused `reference-last`.
+
+    `retired` are the environments of what was taken out of force. What `judge_retirement` would have kept must be there again: else
+    two acts, each of which refuses more or puts back what was usual, would end a refusal together.
+    """
+    if not after.accept_runtime_only or (before is not None and before.accept_runtime_only):
+        return
+    if gone := _ended(retired, in_force):
+        got = f"true, with versions retired and none in force of {', '.join(gone)}"
+        raise Refused(Reason("reference-last", "policy.accept_runtime_only", "false", got[:1000]))
+
+
+def _ended(before: Iterable[str], after: Iterable[Corim]) -> list[str]:
+    """Of what is compared only where it has reference values, what `before` has and `after` has none with components of."""
+    gone = _compared(before)
+    for corim in after:
+        if corim.components:
+            gone -= _compared((corim.environment,))
+        if not gone:
+            break
+    return sorted(gone)
 
 
 def _compared(environments: Iterable[str]) -> set[str]:
@@ -171,6 +198,19 @@ def excepted_reason(decision: AttestDecision, component: str | None, agents: Map
 
 
 # --- publishers ---------------------------------------------------------------------------------------------------------
+
+
+def judge_environment(corim: Corim) -> None:
+    """What `corim` says is held against hosts. Raises FormatError for one without components, which stands for nothing, for files of no
+    part of ours, and for PCRs where none are compared.
+    """
+    environment = corim.environment
+    if not corim.components:
+        raise FormatError("CoRIM.components", "at least one", "none")
+    if environment.startswith(ROOTED) and environment.removeprefix(ROOTED) not in PARTS:
+        raise FormatError("CoRIM.environment", f"{ROOTED}{'|'.join(PARTS)}", environment[:200])
+    if corim.registers and environment not in (GOVERNANCE, *BOOT_ENVIRONMENTS):
+        raise FormatError("CoRIM.registers", f"PCRs in {', '.join((GOVERNANCE, *BOOT_ENVIRONMENTS))} only", environment[:200])
 
 
 def judge_delegation(current: Delegation | None, new: Delegation) -> None:

@@ -34,7 +34,8 @@ RULED_OUT: Final = frozenset(
     {
         "action-log-base", "agent-unknown", "attestor-not-rooted", "grants-not-narrower", "host-contained", "host-not-active",
         "host-refused", "host-unknown", "ima-template-unknown", "manifest-mutable", "nonce-expired", "parent-refused",
-        "policy-error", "policy-refused", "policy-unknown", "reasons-left-out", "reference-expired", "token-audience", "tpm-class-refused",
+        "policy-error", "policy-refused", "policy-unknown", "reasons-left-out", "reference-expired", "revocation-unknown",
+        "token-audience", "tpm-class-refused",
     }
 )  # fmt: skip
 """The evidence is what it says it is, and the answer is no all the same."""

@@ -85,7 +85,7 @@ EVIDENCE = st.builds(
 )  # fmt: skip
 HOST_RECORD = st.builds(
     HostRecord, NAME, NAME, WHOLE, DIGEST, several(BLOB), BLOB, BLOB, KEY, CLASS, FLAG, st.integers(0, 23),
-    st.sampled_from(sorted(SIZES)), WHOLE,
+    st.sampled_from(sorted(SIZES)), WHOLE, FLAG,
 )  # fmt: skip
 INSTANCE = st.builds(
     InstanceState, ID, AGENT, DIGEST, DIGEST, KEY32, st.none() | ID, st.sampled_from(PHASES), WHOLE, KEY32, BLOB
@@ -179,7 +179,13 @@ DRAFT = st.builds(
     st.sampled_from(EXEMPTIBLE), WORD, TEXT, HOSTS, st.integers(0, 2**60), st.integers(1, LONGEST), WORD,
 )  # fmt: skip
 PROPOSAL = st.builds(
-    Proposal, NAME, st.sampled_from([kind for kind in KINDS if kind != "exemption"]), WHOLE, DIGESTS, st.just(()) | DIGESTS
+    Proposal,
+    NAME,
+    st.sampled_from([kind for kind in KINDS if kind != "exemption"]),
+    WHOLE,
+    DIGESTS,
+    st.just(()) | DIGESTS,
+    keeps=st.just(()) | DIGESTS,
 ) | st.builds(Proposal, NAME, st.just("exemption"), WHOLE, DIGESTS, st.just(()), DRAFT)
 BUNDLE = st.builds(PolicyBundle, NAME, WHOLE, WHOLE, SETTINGS, CEDAR_TEXT, CEDAR_TEXT)
 TRUST = st.builds(

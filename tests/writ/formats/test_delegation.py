@@ -92,6 +92,8 @@ def test_pattern_has_a_star_at_its_end_only() -> None:
         {"of": (Digest.of(b"x"), Digest.of(b"x"))},
         {"of": tuple(sorted(Digest.of(at.to_bytes(2, "big")) for at in range(257)))},
         {"retires": tuple(sorted((Digest.of(b"1"), Digest.of(b"2"))))[::-1]},
+        {"keeps": tuple(sorted((Digest.of(b"1"), Digest.of(b"2"))))[::-1]},
+        {"keeps": tuple(sorted(Digest.of(at.to_bytes(2, "big")) for at in range(257)))},
     ],
 )
 def test_proposal_that_is_none_is_refused(changed: dict[str, Any]) -> None:
@@ -123,16 +125,23 @@ def test_draft_becomes_the_exemption_of_two_people() -> None:
             DRAFT.approved("billing", people)
 
 
+def test_proposal_that_keeps_nothing_does_not_say_so() -> None:
+    value = decode_cbor(encode_proposal(PROPOSAL), "proposal")
+    with pytest.raises(FormatError, match="or no such entry"):
+        parse_proposal(encode_cbor({**value, "keeps": []}))
+
+
 def test_any_detail_changed_is_another_proposal() -> None:
     names = {
         PROPOSAL.digest,
         replace(PROPOSAL, proposed_at=NOW + 1).digest,
         replace(PROPOSAL, namespace="other").digest,
+        replace(PROPOSAL, keeps=(Digest.of(b"x"),)).digest,
         replace(PROPOSAL, draft=replace(DRAFT, got="sha256:01")).digest,
         replace(PROPOSAL, draft=replace(DRAFT, hosts=("h1",))).digest,
         replace(PROPOSAL, draft=replace(DRAFT, not_after=NOW + 61)).digest,
     }
-    assert len(names) == 6
+    assert len(names) == 7
 
 
 @pytest.mark.parametrize(

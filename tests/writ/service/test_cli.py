@@ -43,6 +43,12 @@ OUTCOMES = [
 ]
 
 
+def test_refusal_of_nothing_but_what_is_malformed_is_a_misuse() -> None:
+    malformed = Reason("malformed", "body.digests.0", "text", "null")
+    for reasons, code in (((malformed,), 2), ((malformed, SPENT), 1), ((SPENT,), 1)):
+        assert cli.run(failing(Refused(*reasons)), []) == cli.refused(one.code for one in reasons) == code
+
+
 @pytest.mark.parametrize("error, code, text", OUTCOMES, ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "")
 def test_error_has_its_exit_code_and_no_traceback(error: Exception, code: int, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(failing(error), []) == code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import Any
 
@@ -37,6 +38,7 @@ from writ.verdict.publication import (
     judge_policy,
     judge_publication,
     judge_retirement,
+    judge_runtime_only,
     parse_publication,
     people_needed,
 )
@@ -59,7 +61,11 @@ def keys(*signers: MemorySigner) -> tuple[Any, ...]:
     return tuple(sorted((one.public for one in signers), key=lambda key: key.thumbprint()))
 
 
-FIRST, NO_RULE = corim(), PolicySettings()
+def version(environment: str) -> Corim:
+    return replace(corim(), environment=environment)
+
+
+FIRST, NO_RULE, LENIENT = corim(), PolicySettings(), PolicySettings(accept_runtime_only=True)
 PROMPTS = Role("prompts", ("spiffe://example.org/billing/agent/*",), ("prompts",), keys(A, B), 1, NOW)
 
 
@@ -219,14 +225,35 @@ def test_people_who_may_put_a_policy_in_force_could_have_decided_under_the_forme
     ],
 )
 def test_last_reference_values_stay_where_their_end_would_end_a_refusal(before: list[str], after: list[str], gone: str) -> None:
-    lenient = PolicySettings(accept_runtime_only=True)
-    judge_retirement(before, after, PolicySettings())
-    judge_retirement(before, after, None)
+    left = [version(one) for one in after]
+    judge_retirement(before, left, NO_RULE)
+    judge_retirement(before, left, None)
+    judge_runtime_only(NO_RULE, NO_RULE, before, left)
+    judge_runtime_only(LENIENT, LENIENT, before, left)
     if not gone:
-        judge_retirement(before, after, lenient)
+        judge_retirement(before, left, LENIENT)
+        judge_runtime_only(NO_RULE, LENIENT, before, left)
         return
-    reason = refused(lambda: judge_retirement(before, after, lenient))
+    reason = refused(lambda: judge_retirement(before, left, LENIENT))
     assert (reason.code, reason.got) == ("reference-last", f"true, and no other version of {gone}")
+    again = [refused(lambda: judge_runtime_only(NO_RULE, LENIENT, before, left))]
+    again.append(refused(lambda: judge_runtime_only(None, LENIENT, before, left)))
+    expected = ("reference-last", f"true, with versions retired and none in force of {gone}")
+    assert [(reason.code, reason.got) for reason in again] == [expected, expected]
+
+
+def test_version_without_components_stands_for_none() -> None:
+    empty = replace(version("files/nothing"), components=(), registers=((16, Digest.of(b"16")),))
+    assert refused(lambda: judge_retirement(["files/os"], [empty], LENIENT)).code == "reference-last"
+    assert refused(lambda: judge_runtime_only(NO_RULE, LENIENT, ["files/os"], [empty])).code == "reference-last"
+
+
+def test_no_more_is_read_than_shows_that_nothing_ends() -> None:
+    def left() -> Iterator[Corim]:
+        yield version("files/a")
+        pytest.fail("one of files is enough")
+
+    judge_retirement(["files/a", "files/b"], left(), LENIENT)
 
 
 # --- what an exemption is for -------------------------------------------------------------------------------------------

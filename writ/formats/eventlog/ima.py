@@ -86,8 +86,9 @@ class Measured:
     `kind` is "ima" for the hash of the content or "verity" for the file's
     fs-verity digest. `algorithm` and `digest` are as written, of the size that
     belongs to the algorithm unless `algorithm` is none the kernel knows.
-    `signature`, `modsig`, `buffer` are empty where there is none. A space in a
-    name stands as "_" (the kernel writes it so).
+    `signature`, `modsig`, `buffer` are empty where there is none, and so is what
+    `modsig` signs: `modsig_digest` of the file without it. A space in a name
+    stands as "_" (the kernel writes it so).
     """
 
     template: str
@@ -98,6 +99,8 @@ class Measured:
     signature: bytes = b""
     buffer: bytes = b""
     modsig: bytes = b""
+    modsig_algorithm: str = ""
+    modsig_digest: bytes = b""
 
     @property
     def described(self) -> str:
@@ -201,8 +204,11 @@ def parse_row(row: bytes, *, violation: bool = False) -> Measured | None:
     if not name.endswith(b"\0") or b"\0" in name[:-1]:
         raise FormatError(_WHAT, "a name that ends with its one NUL", _text(name))
     kind, algorithm, value = _digest(digest, violation=violation)
+    signed = values.get("d-modsig", b"")
+    _, modsig_algorithm, modsig_digest = _digest(signed, violation=violation) if signed else ("", "", b"")
     return Measured(
-        template, name[:-1], kind, algorithm, value, values.get("sig", b""), values.get("buf", b""), values.get("modsig", b"")
+        template, name[:-1], kind, algorithm, value, values.get("sig", b""), values.get("buf", b""), values.get("modsig", b""),
+        modsig_algorithm, modsig_digest,
     )  # fmt: skip
 
 

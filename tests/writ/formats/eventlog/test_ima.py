@@ -89,7 +89,7 @@ def test_every_template_says_what_was_measured() -> None:
         Measured("ima-sig", b"/bin/f", "ima", "sha256", FILE.value, b"\x03\x02signature"),
         Measured("ima-sig", b"/bin/g", "ima", "sha256", FILE.value),
         Measured("ima-sigv2", b"/bin/h", "verity", "sha256", FILE.value, b"\x06\x03signature"),
-        Measured("ima-modsig", b"/bin/i", "ima", "sha256", FILE.value, modsig=b"pkcs7"),
+        Measured("ima-modsig", b"/bin/i", "ima", "sha256", FILE.value, b"", b"", b"pkcs7", "sha256", FILE.value),
         Measured("ima-modsig", b"/bin/j", "ima", "sha256", FILE.value),
         Measured("ima-buf", b"kexec-cmdline", "ima", "sha256", Digest.of(b"quiet").value, buffer=b"quiet"),
         Measured("evm-sig", b"/bin/k", "ima", "sha256", FILE.value),

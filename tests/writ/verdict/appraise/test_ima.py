@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.world.ima_logs import BOOT, Kernel, certificate, key_id, signed
+from tests.world.ima_logs import BOOT, Kernel, certificate, d_ng, key_id, module_signed, signed
 from writ.formats.corim import Corim
 from writ.formats.digest import Digest
 from writ.formats.eventlog.ima import replay
@@ -301,10 +301,57 @@ def test_signature_over_sha1_or_by_a_short_key_serves_nothing() -> None:
     assert codes(host.judge()) == [("file-unknown", "ima./bin/short"), ("ima-signature-invalid", "ima./bin/old")]
 
 
-def test_module_signature_alone_serves_nothing() -> None:
-    host = Host(rules=KEYRING)
-    host.kernel.measure("/bin/mod", OTHER, template="ima-modsig", modsig=b"pkcs7", d_modsig=b"sha256:\0" + OTHER.value)
-    assert codes(host.judge()) == [("file-unknown", "ima./bin/mod")]
+MODULE = module_signed(b"module", "vendor")
+
+
+def with_module(*, modsig: bytes, d_modsig: bytes, sig: bytes = b"") -> Host:
+    host = Host(rules=KEYRING, references=references({"/lib/approved.ko": OTHER}))
+    for name in ("/lib/other.ko", "/lib/approved.ko"):
+        host.kernel.measure(name, OTHER, template="ima-modsig", modsig=modsig, d_modsig=d_modsig, sig=sig)
+    return host
+
+
+@pytest.mark.parametrize("kind", ["ec", "rsa"])
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+def test_module_signature_by_a_key_of_the_rules_passes(kind: str, algorithm: str) -> None:
+    host = with_module(**module_signed(b"module", "vendor", kind, algorithm))
+    host.rules = ImaRules(keyrings=(certificate("vendor", kind),))
+    assert host.judge().reasons == ()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        MODULE | {"d_modsig": d_ng(OTHER)},
+        MODULE | {"d_modsig": d_ng(Digest.of(b"module", "sha512"))},
+        MODULE | {"d_modsig": b""},
+        MODULE | {"modsig": MODULE["modsig"][:-1] + bytes((MODULE["modsig"][-1] ^ 1,))},
+    ],
+)
+def test_module_signature_that_does_not_hold_is_refused_even_on_an_approved_digest(fields: dict[str, bytes]) -> None:
+    refused = [("ima-signature-invalid", "ima./lib/approved.ko"), ("ima-signature-invalid", "ima./lib/other.ko")]
+    assert codes(with_module(**fields).judge()) == refused
+
+
+@pytest.mark.parametrize("fields", [MODULE | {"modsig": b"pkcs7"}, MODULE | {"modsig": b""}, module_signed(b"module", "stranger")])
+def test_module_signature_of_another_kind_or_key_serves_nothing(fields: dict[str, bytes]) -> None:
+    assert codes(with_module(**fields).judge()) == [("file-unknown", "ima./lib/other.ko")]
+
+
+@pytest.mark.parametrize("field", [b"sha256", b"sha256:\0short"])
+def test_digest_under_a_module_signature_that_is_none_is_refused(field: bytes) -> None:
+    found = codes(with_module(**MODULE | {"d_modsig": field}).judge())
+    assert found == [("ima-log-malformed", "ima.entry")]
+
+
+def test_module_signature_is_asked_where_no_key_made_the_signature_of_the_file() -> None:
+    for signature, expected in (
+        (signed(OTHER, "stranger"), []),
+        (signed(GOOD, "vendor"), [("ima-signature-invalid", "ima./lib/approved.ko"), ("ima-signature-invalid", "ima./lib/other.ko")]),
+    ):
+        assert codes(with_module(sig=signature, **MODULE).judge()) == expected
+    wrong = MODULE | {"d_modsig": d_ng(GOOD)}
+    assert codes(with_module(sig=signed(OTHER, "vendor"), **wrong).judge()) == []
 
 
 def learnt(kernel: Kernel, keyring: str = ".ima", name: str = "learnt") -> None:
@@ -670,6 +717,54 @@ def test_required_file_of_a_version_that_ran_out_is_approved_by_no_other(host: H
     host.kernel.measure("/bin/b", OTHER)
     host.kernel.measure("/bin/b", GOOD, violation=True)
     assert codes(host.judge()) == [("file-unknown", "ima./bin/b"), ("ima-violation", "ima./bin/b")]
+
+
+@pytest.mark.parametrize(
+    "others, passes",
+    [
+        ({"rooted/launcher": {"/bin/b": OTHER}}, []),
+        ({"rooted/launcher": {"/bin/b": OTHER}, "rooted/attestor": {"/bin/b": GOOD}}, None),
+        ({"rooted/launcher": {"/bin/b": OTHER}, "rooted/attestor": {"/bin/b": OTHER, "/bin/c": GOOD}}, []),
+        ({"rooted/launcher": {"/bin/b": OTHER}, "rooted/attestor": {"verity:/bin/b": OTHER}}, None),
+        ({"rooted/launcher": {"/bin/b": OTHER}, "files/os": {"/bin/b": GOOD}}, []),
+        ({"rooted/attestors": {"/bin/b": OTHER}}, None),
+        ({"rooted/": {"/bin/b": OTHER}}, None),
+    ],
+)
+def test_file_is_approved_by_each_part_that_names_it(host: Host, others: dict[str, dict[str, Digest]], passes: list[str] | None) -> None:
+    host.references = index_files([corim({"/bin/a": GOOD}), *(corim(known, environment=name) for name, known in others.items())])
+    host.kernel.measure("/bin/b", OTHER)
+    result = host.judge()
+    assert [claim for _, claim in codes(result)] == (["ima./bin/b"] if passes is None else passes)
+    assert result.state is not None
+    assert bool(result.state.seen) == (passes is not None and "rooted/launcher" in others)
+
+
+def test_part_whose_version_ran_out_leaves_its_file_to_no_other_part(host: Host) -> None:
+    launcher, attestor = (corim({"/bin/b": GOOD}, environment=f"rooted/{part}") for part in ("launcher", "attestor"))
+    host.kernel.measure("/bin/b", GOOD)
+    for gone, found in ([], []), ([attestor], [("file-unknown", "ima./bin/b")]):
+        host.references = index_files([corim({"/bin/a": GOOD}), launcher], gone)
+        assert codes(host.judge()) == found
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [corim({"/bin/b": GOOD}, environment="rooted/zz"), replace(corim({"/bin/b": GOOD}), registers=((7, GOOD),))],
+    ids=["of no part", "with a PCR"],
+)
+def test_version_that_no_rule_reads_stands_among_those_that_ran_out(host: Host, odd: Corim) -> None:
+    host.references, host.rules = index_files([corim({"/bin/a": GOOD}), odd]), KEYRING
+    assert host.references.digest == index_files([corim({"/bin/a": GOOD})], [corim({"/bin/b": GOOD})]).digest
+    assert index_files([odd]).compared
+    host.kernel.measure("/bin/b", GOOD, template="ima-sig", sig=signed(GOOD, "vendor"))
+    assert codes(host.judge()) == [("file-unknown", "ima./bin/b")]
+
+
+def test_signature_that_does_not_hold_is_refused_where_none_serves_too(host: Host) -> None:
+    host.references, host.rules = index_files([corim({"/bin/a": GOOD, "/bin/b": GOOD})], [corim({"/bin/b": OTHER})]), KEYRING
+    host.kernel.measure("/bin/b", GOOD, template="ima-sig", sig=signed(OTHER, "vendor"))
+    assert codes(host.judge()) == [("ima-signature-invalid", "ima./bin/b")]
 
 
 def test_files_are_compared_although_all_that_was_approved_ran_out(host: Host) -> None:
