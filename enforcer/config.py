@@ -20,6 +20,8 @@ from writ.formats.trust import MAX_TRUST, Trust, parse_trust
 
 PREFIX: Final = "ENFORCER"
 MAX_TOOLS: Final = 32
+CHILDREN: Final = "instance"
+"""The tool that every agent with a grant for it has: child instances."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,8 @@ class EnforcerConfig:
     to `uid_first + 2 * instances - 1` belong to nobody else: each instance
     takes a pair, one for the agent and one for its tools. `operator_gid` may
     use the control socket beside root (-1: nobody). `store_uids` may own the
-    measured store. `room_bytes` and `room_files` bound what an agent may write, and as much again its tools; it is memory. An image that
+    measured store. `room_bytes` and `room_files` bound what an agent may write, and as much again its tools; it is memory.
+    `work_bytes` and `work_files` bound the tree in which a child instance works, beside that. An image that
     no instance uses stays in memory for `image_keep` seconds. `tools` are `NAME PROGRAM ARGUMENT…`, run in a sandbox
     beside the agent's, so PROGRAM is one of the agent's image or `{store}`, which is `/store` inside. `services` are `NAME URL`;
     `service_ca_file` holds the roots for the services' certificates (none: the system's).
@@ -47,6 +50,8 @@ class EnforcerConfig:
     pids_max: int = 512
     room_bytes: int = 512 << 20
     room_files: int = 100_000
+    work_bytes: int = 1 << 30
+    work_files: int = 200_000
     image_keep: int = 600
     store_uids: tuple[str, ...] = ("0",)
     tools: tuple[str, ...] = ()
@@ -58,6 +63,8 @@ class EnforcerConfig:
             raise FormatError("instances", "1 to 10000", str(self.instances))
         if not 1 << 20 <= self.room_bytes <= 1 << 40 or not 16 <= self.room_files <= 10_000_000:
             raise FormatError("room_bytes, room_files", "1 MiB to 1 TiB, and 16 to 10000000", f"{self.room_bytes}, {self.room_files}")
+        if not 1 << 20 <= self.work_bytes <= 1 << 40 or not 16 <= self.work_files <= 10_000_000:
+            raise FormatError("work_bytes, work_files", "1 MiB to 1 TiB, and 16 to 10000000", f"{self.work_bytes}, {self.work_files}")
         if not 0 <= self.image_keep <= 86_400:
             raise FormatError("image_keep", "0 to 86400 seconds", str(self.image_keep))
         if not 1000 <= self.uid_first <= (1 << 31) - 2 * self.instances:
@@ -70,6 +77,8 @@ class EnforcerConfig:
             if not path.is_absolute():
                 raise FormatError("configuration", "absolute paths", str(path)[:120])
         names = [*self.tool_commands, *self.service_urls]
+        if CHILDREN in names:
+            raise FormatError("tools and services", f"names other than {CHILDREN}, which starts child instances", CHILDREN)
         if len(names) > MAX_TOOLS or len(names) != len(self.tools) + len(self.services) or set(self.tool_commands) & set(self.service_urls):
             raise FormatError("tools and services", f"at most {MAX_TOOLS} names, each once", ", ".join(names)[:120])
 

@@ -23,12 +23,14 @@ _NO_CONTEXT: Final = encode_context({})
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """What a gate is told. `held` is there exactly where the action may pass; `sequence` is None where no record could be made."""
+    """What a gate is told. `held` is there exactly where the action may pass; `sequence` and `leaf` (the record's leaf hash) are None
+    where no record could be made."""
 
     action: Action
     reasons: tuple[Reason, ...]
     sequence: int | None
     held: Held | None
+    leaf: bytes | None = None
 
     @property
     def permit(self) -> bool:
@@ -89,8 +91,15 @@ class Gatekeeper:
             if self._cut:
                 line.cut()
 
-    def ask(self, action: Action, arguments: bytes, *, gate: str, against: Reason | None = None) -> Ruling:
+    def release(self, line: Line) -> None:
+        """`line` is closed for good, and cut no more."""
+        with self._lock:
+            self._lines = [held for held in self._lines if held is not line]
+
+    def ask(self, action: Action, arguments: bytes, *, gate: str, against: Reason | None = None, led_by: bytes | None = None) -> Ruling:
         """Whether `action` may pass now; `against` is what the gate itself found (no such tool).
+
+        `led_by` is the leaf hash of the record that led to this one, where that is in another instance's log.
 
         0. There is room for a record, else it is refused without one.
         1. Token and bundle are taken once, the clock is read once.
@@ -104,7 +113,7 @@ class Gatekeeper:
             return Ruling(action, (excess,), None, None)
         # 1
         with self._lock:
-            cut, parent = self._cut, self._last
+            cut, parent = self._cut, self._last if led_by is None else led_by
         held, now = (None, self._clock.now()) if cut or against is not None else (self._credential.current(), self._clock.now())
         # 2
         judged = self._judge(action, (against,) if against is not None else cut, held, gate, now)
@@ -120,13 +129,13 @@ class Gatekeeper:
         with self._lock:
             cut, self._last = self._cut, recorded.leaf_hash
         if not judged.permit:
-            return Ruling(action, judged.reasons, sequence, None)
+            return Ruling(action, judged.reasons, sequence, None, recorded.leaf_hash)
         # 4
         if cut or self._credential.current() is None:
-            ruling = Ruling(action, cut or (Reason("hold", "token", "a valid execution token", "none"),), sequence, None)
+            late = cut or (Reason("hold", "token", "a valid execution token", "none"),)
             self._outcome(sequence, "failed", b"")
-            return ruling
-        return Ruling(action, (), sequence, judged.held)
+            return Ruling(action, late, sequence, None, recorded.leaf_hash)
+        return Ruling(action, (), sequence, judged.held, recorded.leaf_hash)
 
     def outcome(self, ruling: Ruling, *, done: bool, result: bytes) -> bool:
         """What became of a permitted action is recorded, its result sealed beside the log. False where that failed."""

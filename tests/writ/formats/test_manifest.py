@@ -194,7 +194,7 @@ def changed(old: str, new: str) -> bytes:
         (changed('source = "src"', 'source = "src/"'), "source: "),
         (changed('source = "src"', 'source = "//"'), "source: "),
         (changed('source = "src"', 'source = "src"\ninclude = ["/x"]'), "include: "),
-        (LEAST + b'profile = "lax"', "profile: expected one of strict, jit, strict-6.1, jit-6.1"),
+        (LEAST + b'profile = "lax"', "profile: expected one of strict, jit, strict-6.1, jit-6.1, sandboxed, sandboxed-6.1"),
         (changed('source = "src"', 'source = "./src"'), "source: "),
         (changed('source = "src"', 'source = "a\\u0000b"'), "source: "),
         (changed('"*.pyc"', '"**/x"'), "exclude: "),
