@@ -20,6 +20,8 @@ from writ.formats.trust import MAX_TRUST, Trust, parse_trust
 
 PREFIX: Final = "ENFORCER"
 MAX_TOOLS: Final = 32
+CHILDREN: Final = "instance"
+"""The tool that every agent with a grant for it has: child instances."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,8 @@ class EnforcerConfig:
     use the control socket beside root (-1: nobody). `store_uids` may own the
     measured store. An instance and its tools have at most `pids_max` processes, `memory_max` bytes of memory and `cpu_max` hundredths
     of a CPU (0: no limit); where the kernel has no controller for the latter two, nothing is launched under such a limit. `room_bytes`
-    and `room_files` bound what an agent may write, and as much again its tools; it is memory. An image that no instance uses stays in
+    and `room_files` bound what an agent may write, and as much again its tools, `work_bytes` and `work_files` the tree in which a child
+    instance works beside that; it is memory. An image that no instance uses stays in
     memory for `image_keep` seconds. `tools` are `NAME PROGRAM ARGUMENT…`, run in a sandbox beside the agent's, so PROGRAM is one of the
     agent's image or `{store}`, which is `/store` inside. `services` are `NAME URL`; `service_ca_file` holds the roots for the services'
     certificates (none: the system's). `cdi_dirs` say what devices are; the later counts. Without `observe` no agent is launched that
@@ -52,6 +55,8 @@ class EnforcerConfig:
     cpu_max: int = 0
     room_bytes: int = 512 << 20
     room_files: int = 100_000
+    work_bytes: int = 1 << 30
+    work_files: int = 200_000
     image_keep: int = 600
     store_uids: tuple[str, ...] = ("0",)
     tools: tuple[str, ...] = ()
@@ -69,6 +74,8 @@ class EnforcerConfig:
             raise FormatError("pids_max, memory_max", "16 to 4194304, and 0 or 16 MiB to 1 PiB", f"{self.pids_max}, {self.memory_max}")
         if not 0 <= self.cpu_max <= 100_000:
             raise FormatError("cpu_max", "0 to 100000 hundredths of a CPU", str(self.cpu_max))
+        if not 1 << 20 <= self.work_bytes <= 1 << 40 or not 16 <= self.work_files <= 10_000_000:
+            raise FormatError("work_bytes, work_files", "1 MiB to 1 TiB, and 16 to 10000000", f"{self.work_bytes}, {self.work_files}")
         if not 0 <= self.image_keep <= 86_400:
             raise FormatError("image_keep", "0 to 86400 seconds", str(self.image_keep))
         if not 1000 <= self.uid_first <= (1 << 31) - 2 * self.instances:
@@ -81,6 +88,8 @@ class EnforcerConfig:
             if not path.is_absolute():
                 raise FormatError("configuration", "absolute paths", str(path)[:120])
         names = [*self.tool_commands, *self.service_urls]
+        if CHILDREN in names:
+            raise FormatError("tools and services", f"names other than {CHILDREN}, which starts child instances", CHILDREN)
         if len(names) > MAX_TOOLS or len(names) != len(self.tools) + len(self.services) or set(self.tool_commands) & set(self.service_urls):
             raise FormatError("tools and services", f"at most {MAX_TOOLS} names, each once", ", ".join(names)[:120])
 

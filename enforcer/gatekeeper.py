@@ -24,7 +24,8 @@ _NO_CONTEXT: Final = encode_context({})
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """What a gate is told. `held` is there exactly where the action was permitted; `sequence` is None where no record could be made.
+    """What a gate is told. `held` is there exactly where the action was permitted; `sequence` and `leaf` (the record's leaf hash) are None
+    where no record could be made.
 
     `observed` says that it passes all the same, of an agent that is only watched; then there is no token, and `reasons` would have refused.
     """
@@ -33,6 +34,7 @@ class Ruling:
     reasons: tuple[Reason, ...]
     sequence: int | None
     held: Held | None
+    leaf: bytes | None = None
     observed: bool = False
 
     @property
@@ -99,8 +101,15 @@ class Gatekeeper:
             if self._cut:
                 line.cut()
 
-    def ask(self, action: Action, arguments: bytes, *, gate: str, against: Reason | None = None) -> Ruling:
+    def release(self, line: Line) -> None:
+        """`line` is closed for good, and cut no more."""
+        with self._lock:
+            self._lines = [held for held in self._lines if held is not line]
+
+    def ask(self, action: Action, arguments: bytes, *, gate: str, against: Reason | None = None, led_by: bytes | None = None) -> Ruling:
         """Whether `action` may pass now; `against` is what the gate itself found (no such tool).
+
+        `led_by` is the leaf hash of the record that led to this one, where that is in another instance's log.
 
         0. There is room for a record, else it is refused without one.
         1. Token and bundle are taken once, the clock is read once.
@@ -116,7 +125,7 @@ class Gatekeeper:
             return Ruling(action, (excess,), None, None)
         # 1
         with self._lock:
-            cut, parent = self._cut, self._last
+            cut, parent = self._cut, self._last if led_by is None else led_by
         held, now = (None, self._clock.now()) if cut or against is not None else (self._credential.current(), self._clock.now())
         watched = self._observes is not None and against is None and not cut
         # 2
@@ -133,13 +142,13 @@ class Gatekeeper:
         with self._lock:
             cut, self._last = self._cut, recorded.leaf_hash
         if not judged.permit:
-            return Ruling(action, judged.reasons, sequence, None, observed=watched and not cut)
+            return Ruling(action, judged.reasons, sequence, None, recorded.leaf_hash, observed=watched and not cut)
         # 4
         if cut or self._credential.current() is None:
-            ruling = Ruling(action, cut or (Reason("hold", "token", "a valid execution token", "none"),), sequence, None)
+            late = cut or (Reason("hold", "token", "a valid execution token", "none"),)
             self._outcome(sequence, "failed", b"")
-            return ruling
-        return Ruling(action, (), sequence, judged.held)
+            return Ruling(action, late, sequence, None, recorded.leaf_hash)
+        return Ruling(action, (), sequence, judged.held, recorded.leaf_hash)
 
     def outcome(self, ruling: Ruling, *, done: bool, result: bytes) -> bool:
         """What became of a permitted action is recorded, its result sealed beside the log. False where that failed."""

@@ -20,17 +20,20 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Final
 
 from enforcer import frames
 from enforcer.bundles import HeldBundles
-from enforcer.config import EnforcerConfig
+from enforcer.child.children import START, Children
+from enforcer.child.workshop import Bench, Workshop, line_of
+from enforcer.config import CHILDREN, EnforcerConfig
 from enforcer.contain import Containment, Standing, last_records, write_evidence
 from enforcer.control import CONTROL, Attached, Control, CouldNot, Deliver, Exited, RefusedRun, Run, Started
 from enforcer.credential import Credential, Subject
-from enforcer.events import AgentEnded, Event, FromClient, Heard, Killed, LinkLost, LinkUp
+from enforcer.events import AgentEnded, Event, FromClient, Heard, Killed, LinkLost, LinkUp, ParentHeld, ParentRuns
 from enforcer.gatekeeper import Gatekeeper
 from enforcer.gates.egress.addresses import SystemResolver
 from enforcer.gates.egress.gate import KIND as CONNECT
@@ -41,8 +44,8 @@ from enforcer.launch.devices import resolve
 from enforcer.launch.image import image_of
 from enforcer.launch.netns import ADDRESS, listen_in
 from enforcer.launch.process import Program, Running, Watchdog, start
-from enforcer.launch.rooms import clear_rooms, make_room
-from enforcer.launch.sandbox import GATE, environment_of
+from enforcer.launch.rooms import clear_rooms, make_room, with_work
+from enforcer.launch.sandbox import GATE, WORK, environment_of
 from enforcer.launch.slot import Slot
 from enforcer.launch.store_root import StoreRoot, store_root
 from enforcer.links import Links
@@ -86,6 +89,8 @@ class Holder:
         self._gate: SocketGate | None = None
         self._egress: EgressGate | None = None
         self._agent: Running | None = None
+        self._workshop: Workshop | None = None
+        self._parent_held = False
         self._short = ""
         self._end_by: float | None = None
 
@@ -139,6 +144,7 @@ class Holder:
         self._root: StoreRoot = store_root(launched.root, self._config.store_owners)
         self._argv = self._root.argv(launched.command)
         self._profile = measurement.profile
+        self._line = line_of(self._stdio[0], asked=self._run.child, profile=measurement.profile)
         self._image = image_of(self._config.images_dir, self._root, measurement)
         self._devices = resolve(measurement.devices, map(Path, self._config.cdi_dirs), self._image)
         self._folder = self._config.instance_dir(launched.instance)
@@ -156,6 +162,8 @@ class Holder:
         bundles = HeldBundles(self._config.state_dir / "policies")
         self._renewal = Renewal(subject, self._relay, self._log, trust, bundles, self._folder, self._clock)
         parent = parent_of(self._config.cgroup)
+        if self._run.child and self._run.parent is not None:
+            parent /= self._run.parent.hex()  # what freezes or kills the parent does so to its children
         limits = Limits(self._config.pids_max, self._config.memory_max, self._config.cpu_max)
         self._cgroup = Cgroup.fresh(parent, launched.instance.hex(), "agent", "tools", limits=limits)
         self._watchdog = Watchdog(self._cgroup)
@@ -182,6 +190,9 @@ class Holder:
         """Tools, gate, agent, in this order, each in a sandbox; the agent's environment says where its gate is."""
         agent_uid, tool_uid, config = self._slot.agent_uid, self._slot.tool_uid, self._config
         visible = config.agent_dir(launched.instance)
+        if self._line is not None:
+            self._open_workshop(self._line, visible, goes_out=any(grant.action == CONNECT for grant in launched.grants))
+            return
         gate = visible / "gate"
         try:
             visible.mkdir(mode=0o711)
@@ -201,6 +212,9 @@ class Holder:
         ca = None if self._config.service_ca_file is None else str(self._config.service_ca_file)
         for name, url in sorted(self._config.service_urls.items()):
             self._tools[name] = RelyingService(name, url, self._key, self._clock, ca)
+        if any(grant.action == START for grant in launched.grants):
+            children = self._tools[CHILDREN] = Children(config.control_socket, self._instance)
+            self._gatekeeper.hold(children)
         self._gate = SocketGate(
             str(gate / GATE_FILE), uid=agent_uid, gid=agent_uid, is_agent=self._cgroup.child("agent").holds,
             gatekeeper=self._gatekeeper, tools=self._tools, short=self._short,
@@ -217,9 +231,35 @@ class Holder:
         self._links.hear_client()
 
     def _let_out(self, init: int) -> None:
-        """The sandbox that begins with `init` has its way out, before the program runs. Raises Unavailable."""
+        self._egress = self._way_out(init)
+
+    def _way_out(self, init: int) -> EgressGate:
+        """That of the sandbox that begins with `init`, before its program runs. Raises Unavailable."""
         server = listen_in(init, PROXY_PORT)
-        self._egress = EgressGate(server, gatekeeper=self._gatekeeper, resolver=SystemResolver(), short=self._short)
+        return EgressGate(server, gatekeeper=self._gatekeeper, resolver=SystemResolver(), short=self._short)
+
+    def _open_workshop(self, line: socket.socket, visible: Path, *, goes_out: bool) -> None:
+        """A child instance has no agent and no gate: its parent's commands run in it, each in a sandbox of its own on the same room."""
+        uid, config = self._slot.agent_uid, self._config
+        try:
+            visible.mkdir(mode=0o711)
+        except OSError as error:
+            raise Unavailable("agent directory", f"{visible}: {error.strerror}") from None
+        room = make_room(visible / "agent", uid, size=config.room_bytes, files=config.room_files)
+        room = with_work(room, visible / "work", uid, size=config.work_bytes, files=config.work_files)
+
+        def program(argv: tuple[str, ...], folder: str, environment: dict[str, str]) -> Program:
+            given = environment_of(**{"HOME": WORK, "TMPDIR": f"{WORK}/tmp", **(_PROXY if goes_out else {}), **environment})
+            return Program(argv, self._profile, self._image, room, uid, given, config.pids_max, folder=folder)
+
+        def enter(init: int) -> Callable[[], None]:
+            return self._way_out(init).close if goes_out else lambda: None
+
+        bench = Bench(self._argv, program, self._cgroup.child("agent"), enter)
+        self._workshop = Workshop(line, bench, self._gatekeeper, agent=self._run.agent, instance=self._instance)
+        self._links.daemon()
+        self._workshop.hear(self._events.put)
+        self._links.hear_client()
 
     # --- 5 -------------------------------------------------------------------------------------------------------------
 
@@ -246,6 +286,15 @@ class Holder:
                 case LinkUp(link):
                     self._links.link = link
                     self._renewal.ask_now()
+                case ParentHeld(noticed):
+                    self._parent_held = True
+                    self._kill_for(self._tenure.hold((Reason("hold", "parent", "a running parent", "one on hold"),), noticed))
+                case ParentRuns():
+                    self._parent_held = False
+                    self._renewal.ask_now()
+                case FromClient(None) if self._workshop is not None:
+                    self._finish(0)
+                    return
                 case FromClient(None):
                     self._end_by = time.monotonic() + GRACE
                     self._signal(signal.SIGTERM)
@@ -271,9 +320,12 @@ class Holder:
         return max(0.001, min(times))
 
     def _heard(self, verdict: Verdict, asked_under: socket.socket) -> None:
-        """A token thaws, but only one asked for under the daemon that is there now. A no holds. Where nobody answers, time decides."""
+        """A token thaws, but only one asked for under the daemon that is there now, and below no parent on hold. A no holds. Where nobody
+        answers, time decides."""
         if isinstance(verdict, Granted) and asked_under is not self._links.link:
             self._renewal.ask_now()
+            return
+        if isinstance(verdict, Granted) and self._parent_held:
             return
         self._kill_for(self._tenure.heard(verdict))
 
@@ -379,6 +431,8 @@ class Holder:
         self._cgroup.kill()
         for tool in self._tools.values():
             tool.close()
+        if self._workshop is not None:
+            self._workshop.close()
         if not self._cgroup.remove():
             _LOG.warning("cgroup-left", path=str(self._cgroup.path))
         self._watchdog.release()

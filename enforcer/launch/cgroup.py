@@ -3,6 +3,8 @@
     <parent>/<instance hex>/          frozen and killed as one
     <parent>/<instance hex>/agent     the agent and whatever it forks
     <parent>/<instance hex>/tools     its tool servers, under another uid
+    <parent>/<instance hex>/<instance hex>      a child instance: what freezes or kills its parent freezes or kills it
+    <that>/agent/<number>             one command of a child instance
 
 Containing takes core files only (cgroup.procs, cgroup.freeze, cgroup.kill,
 cgroup.events), which need no controller; limits take one each. A cgroup is
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,6 +30,7 @@ MOUNTINFO: Final = Path("/proc/self/mountinfo")
 _POLL: Final = 0.001
 _PERIOD: Final = 100_000
 """Microseconds over which the kernel counts CPU time."""
+_INSTANCE = re.compile(r"[0-9a-f]{32}\Z")
 
 
 def find_mount(mountinfo: str) -> Path:
@@ -128,6 +132,11 @@ class Cgroup:
                     "cgroup v2", f"expected {file} for a limit of enforcer.toml, got no {controller} controller in {self.path}"
                 )
 
+    @classmethod
+    def find(cls, parent: Path, name: str) -> Cgroup:
+        """The cgroup called `name` below `parent`, at any depth; where there is none, one that does not exist."""
+        return cls(next((path for path in _folders(parent) if path.name == name), parent / name))
+
     def child(self, name: str) -> Cgroup:
         """A child made by `fresh`."""
         return Cgroup(self.path / name)
@@ -188,10 +197,8 @@ class Cgroup:
         return self.path.is_dir()
 
     def _below(self) -> list[Path]:
-        try:
-            return sorted((folder for folder in self.path.iterdir() if folder.is_dir()), reverse=True)
-        except OSError:
-            return []
+        """All that is below, the deepest first."""
+        return _folders(self.path)[::-1]
 
     def _event(self, name: str) -> bool:
         try:
@@ -214,3 +221,18 @@ class Cgroup:
                 return False
             time.sleep(_POLL)
         return True
+
+
+def instances_below(parent: Path) -> list[bytes]:
+    """Every instance that has a cgroup below `parent`, a parent before its children."""
+    return [bytes.fromhex(path.name) for path in _folders(parent) if _INSTANCE.match(path.name)]
+
+
+def _folders(path: Path) -> list[Path]:
+    """The directories below `path`, each before those in it; what vanishes meanwhile is left out."""
+    try:
+        with os.scandir(path) as entries:
+            found = sorted(entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
+    except OSError:
+        return []
+    return [folder for one in found for folder in (Path(one), *_folders(Path(one)))]

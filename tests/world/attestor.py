@@ -53,7 +53,7 @@ from writ.formats.trust import Trust
 SCHEMA = """
 namespace Writ {
   entity Agent; entity Resource; entity Audience;
-  action "tool.call", "net.connect", "http.post" appliesTo {
+  action "tool.call", "net.connect", "http.post", "instance.start", "instance.run", "instance.end" appliesTo {
     principal: Agent, resource: Resource,
     context: { now: Long, attest_age: Long, gate: String, host: String, namespace: String, tpm_class: String, runtime: String, depth: Long }
   };
@@ -61,7 +61,7 @@ namespace Writ {
 """
 POLICIES = """
 @id("agents-act")
-permit (principal, action in [Writ::Action::"tool.call", Writ::Action::"net.connect", Writ::Action::"http.post"], resource)
+permit (principal, action, resource)
   when { context.namespace == "test" };
 @id("no-wipe") forbid (principal, action, resource == Writ::Resource::"mcp:notes/wipe");
 """
@@ -107,6 +107,8 @@ class Attestor:
     version: int = 1
     reachable: bool = True
     refusal: Refusal | None = None
+    refuses: dict[str, Refusal] = field(default_factory=dict)
+    """By the agent's name."""
     silent: float = 0.0
     lies_about_command: tuple[str, ...] = ()
     generous: bool = False
@@ -173,7 +175,7 @@ class Attestor:
             time.sleep(self.silent)
         if not self.reachable:
             return Unreachable("the verifier does not answer")
-        return self.refusal or self._token(message)
+        return self.refusal or self.refuses.get(self.instances[message.instance].agent.name) or self._token(message)
 
     def _launch(self, launch: Launch) -> Local:
         known = self.agents.get(launch.agent)

@@ -32,7 +32,7 @@ from writ.formats.exemption import Exemption, encode_exemption
 from writ.formats.grants import grant_set
 from writ.formats.jose import sign_jws
 from writ.formats.keys import ED25519, PublicKey
-from writ.formats.measurement import ComponentRoot, Measurement, encode_measurement
+from writ.formats.measurement import ComponentRoot, Measurement, Profile, encode_measurement
 from writ.formats.policy_bundle import PolicyBundle, PolicySettings, encode_bundle
 from writ.formats.proof_bundle import Leaf, ProofBundle
 from writ.formats.spiffe import AgentId
@@ -97,7 +97,7 @@ def policy(settings: PolicySettings = DEMO, *, schema: str = SCHEMA, policies: s
 
 def measurement(
     agent: str = "reporter", *, prompt: bytes = b"be kind", mutable: bool = False, namespace: str = NAMESPACE,
-    grants: tuple[tuple[str, str], ...] = GRANTS, audience: str = AUDIENCE,
+    grants: tuple[tuple[str, str], ...] = GRANTS, audience: str = AUDIENCE, profile: Profile = "strict",
 ) -> Measurement:  # fmt: skip
     """What an agent of three components measures to."""
     parts = (
@@ -105,7 +105,7 @@ def measurement(
         ComponentRoot("interpreter", "interpreter", Digest.of(b"python")),
         ComponentRoot("prompts", "prompts", Digest.of(prompt), mutable),
     )
-    return Measurement(AgentId(DOMAIN, namespace, agent), COMMAND, parts, (), audience, grant_set(grants))
+    return Measurement(AgentId(DOMAIN, namespace, agent), COMMAND, parts, (), audience, grant_set(grants), profile)
 
 
 def reference(agent: str = "reporter", *, version: str = "1", prompt: bytes = b"be kind", valid_until: int | None = None) -> Corim:

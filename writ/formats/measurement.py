@@ -35,9 +35,11 @@ RESERVED: Final = (COMMAND, GRANTS, PROFILE, DEVICES, MODE)
 """Names under which reference values hold what is not a component: no component may hide them."""
 
 
-Profile = Literal["strict", "jit", "strict-6.1", "jit-6.1"]
+Profile = Literal["strict", "jit", "strict-6.1", "jit-6.1", "sandboxed", "sandboxed-6.1"]
 """The sandbox in which an agent runs: what each promises is written in `enforcer/launch/profile.py`."""
 PROFILES: Final[tuple[Profile, ...]] = get_args(Profile)
+UNMEASURED: Final[frozenset[Profile]] = frozenset({"sandboxed", "sandboxed-6.1"})
+"""Profiles of child instances, in which programs run that nobody measured."""
 
 
 Mode = Literal["enforce", "observe"]

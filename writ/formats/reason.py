@@ -176,6 +176,9 @@ REMEDIES: Final[dict[str, str]] = {
     # what a decision has room for
     "host-refused": "Nothing is issued on a host that is refused: see the reasons against the host.",
     "reasons-left-out": "More stand against it than are named; see got. Mend these and attest again, or ask `verifier reference diff`.",
+    # child instances
+    "executables-unmeasured": "A child instance runs what its parent writes, so its executables are at warning: expected of its profile.",
+    "child-refused": "A child instance is started by an agent's `instance.start` and by nothing else; its profile is `sandboxed`.",
 }
 """Code -> remedy. Codes are appended and never removed or renamed: old decisions name them."""
 

@@ -16,7 +16,7 @@ from writ.formats.ear import Ear, submodule
 from writ.formats.eventlog.runtime import command_digest
 from writ.formats.evidence import InstanceRequest
 from writ.formats.grants import narrower
-from writ.formats.measurement import parse_measurement
+from writ.formats.measurement import UNMEASURED, parse_measurement
 from writ.formats.policy_bundle import PolicyBundle, PolicySettings
 from writ.formats.reason import Reason
 from writ.formats.state import HostRecord, HostState, InstanceState, RuntimeState
@@ -36,7 +36,8 @@ Registers = Mapping[int, Digest]
 class InstanceResult:
     """The appraisal of one instance. `reasons` empty means: nothing stands against it but the policy.
 
-    `exceptions` label the exemptions that let a difference of its own or of a parent's pass.
+    `exceptions` label the exemptions that let a difference of its own or of a parent's pass, and name it where programs run in it or in
+    a parent that nobody measured.
     """
 
     request: InstanceRequest
@@ -69,6 +70,7 @@ NOT_CONTINUED = frozenset({"action-log-inconsistent", "action-log-base", "instan
 OBSERVED = "observed"
 """The reason against an agent that is not enforced: no exemption lets it pass, and no policy is asked (I3)."""
 NOT_ROOTED = Reason("attestor-not-rooted", "executables", "boot or IMA evidence for the attestor", "none")
+RUNS_UNMEASURED = "executables-unmeasured"
 MOST_DIFFERENCES = 64
 """Reasons of one code that a decision names for the host, and again for all of its instances together (but one for each)."""
 NOT_CHECKED = Reason("revocation-unknown", "hardware", "a fresh CRL or OCSP response for each certificate at enrolment", "none")
@@ -265,7 +267,14 @@ def _instance(
             reasons.append(Reason("parent-refused", f"{claim}.lineage", "parents that would pass", "one that would not"))
     if parents:
         reasons.extend(_within(request, parents[0], "parent", claim))
+    labels |= unmeasured(known, *parents)
     return InstanceResult(request, known, parents, at_most(reasons, most), tuple(sorted(labels)))
+
+
+def unmeasured(*lineage: InstanceState) -> frozenset[str]:
+    """The label of an instance whose measured profile, or a parent's, lets it run what it wrote itself; else none."""
+    profiles = {parse_measurement(one.measurement).profile for one in lineage if one.measurement}
+    return frozenset({RUNS_UNMEASURED} if profiles & UNMEASURED else ())
 
 
 def not_as_approved(known: InstanceState, references: ReferenceSet, claim: str, now: int) -> tuple[Reason, ...]:
@@ -371,7 +380,15 @@ def _ear(
         parts.append(
             (
                 f"instance.{result.request.instance.hex()}",
-                submodule(vector, policy_ids=policy, reasons=result.reasons, runtime_only=bool(missing)),
+                submodule(vector, policy_ids=policy, reasons=(*result.reasons, *_warnings(result)), runtime_only=bool(missing)),
             )
         )
     return Ear("writ", "1", now, tuple(sorted(parts)), nonce=nonce, tpm_class=record.tpm_class)
+
+
+def _warnings(result: InstanceResult) -> tuple[Reason, ...]:
+    """Why executables are at warning although nothing stands against the instance, where it is for no exemption."""
+    if RUNS_UNMEASURED not in result.exceptions:
+        return ()
+    claim = f"instance.{result.request.instance.hex()}.executables"
+    return (Reason(RUNS_UNMEASURED, claim, "a profile that runs measured programs only", "one that runs any"),)

@@ -13,10 +13,10 @@ from writ.formats.measurement import parse_measurement
 from writ.formats.policy_bundle import PolicyBundle
 from writ.formats.reason import Reason
 from writ.formats.state import HostRecord, HostState
-from writ.verdict.appraisal import MOST_DIFFERENCES, as_registers, at_most, lineage, not_as_approved, stands_against
+from writ.verdict.appraisal import MOST_DIFFERENCES, as_registers, at_most, lineage, not_as_approved, stands_against, unmeasured
 from writ.verdict.appraise.ima import judge_rows
 from writ.verdict.ima_log import with_the_rest
-from writ.verdict.issue import narrowed
+from writ.verdict.issue import narrowed, tier_of
 from writ.verdict.reference import ReferenceSet, exempted
 
 _ASKED_ANEW: Final = frozenset({"algorithm-refused", "file-mismatch", "file-unknown", "ima-signature-invalid", "ima-violation"})
@@ -78,7 +78,6 @@ def foresee(
         host.append(Reason("host-not-active", "host.status", "active", state.status))
     left, labels = exempted([*host, *against], references, None, record.host, now)
     used = set(labels)
-    tier = "runtime-only" if missing else "affirming"
     instances = []
     for known in state.runtime.instances:
         if known.phase == "running":
@@ -86,7 +85,8 @@ def foresee(
             found, more = exempted(not_as_approved(known, references, claim, now), references, known.agent, record.host, now)
             used |= more
             if not left and not found:
-                agents = (known.agent, *(parent.agent for parent in lineage(known, state.runtime)[0]))
+                parents, _ = lineage(known, state.runtime)
+                agents, tier = (known.agent, *(parent.agent for parent in parents)), tier_of(not missing, unmeasured(known, *parents))
                 audience = parse_measurement(known.measurement).audience
                 refused = narrowed(agents, audience, record=record, bundle=bundle, tier=tier, claim=claim)
                 found = () if refused is None else (refused,)

@@ -6,7 +6,7 @@ an error or an undecided request refuses (I3).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from writ.formats.digest import Digest
@@ -16,7 +16,7 @@ from writ.formats.policy_bundle import PolicyBundle
 from writ.formats.reason import Reason
 from writ.formats.spiffe import AgentId
 from writ.formats.state import HostRecord
-from writ.verdict.appraisal import AttestationResult, InstanceResult
+from writ.verdict.appraisal import RUNS_UNMEASURED, AttestationResult, InstanceResult
 from writ.verdict.cedar import evaluate, load
 
 ISSUE_ACTION = "token.issue"
@@ -60,6 +60,13 @@ def issue(
     )
 
 
+def tier_of(rooted: bool, exceptions: Collection[str]) -> str:
+    """The `runtime` of a token: never `affirming` where nobody vouches for the attestor, or where programs run that nobody measured."""
+    if not rooted:
+        return "runtime-only"
+    return "sandboxed" if RUNS_UNMEASURED in exceptions else "affirming"
+
+
 def _decide(
     one: InstanceResult, result: AttestationResult, record: HostRecord, bundle: PolicyBundle, issuance: Issuance,
     token_id: str, index: int, result_digest: Digest,
@@ -73,7 +80,7 @@ def _decide(
     if reasons or state is None:
         return TokenDecision(request.instance, None, tuple(sorted(reasons)))
     # 3
-    tier = "affirming" if result.rooted else "runtime-only"
+    tier = tier_of(result.rooted, one.exceptions)
     agents = (state.agent, *(parent.agent for parent in one.parents))
     if (reason := narrowed(agents, request.audience, record=record, bundle=bundle, tier=tier, claim=claim)) is not None:
         return TokenDecision(request.instance, None, (reason,))

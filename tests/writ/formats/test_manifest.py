@@ -201,7 +201,7 @@ def changed(old: str, new: str) -> bytes:
         (LEAST + b'devices = ["gpu"]', "devices: expected a CDI device"),
         (LEAST + b'devices = ["v/c=0", "v/c=0"]', "devices: expected at most 16 devices, each once"),
         (LEAST + b'devices = "v/c=0"', "devices: expected an array"),
-        (LEAST + b'profile = "lax"', "profile: expected one of strict, jit, strict-6.1, jit-6.1"),
+        (LEAST + b'profile = "lax"', "profile: expected one of strict, jit, strict-6.1, jit-6.1, sandboxed, sandboxed-6.1"),
         (changed('source = "src"', 'source = "./src"'), "source: "),
         (changed('source = "src"', 'source = "a\\u0000b"'), "source: "),
         (changed('"*.pyc"', '"**/x"'), "exclude: "),
