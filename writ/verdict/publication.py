@@ -25,7 +25,7 @@ from writ.formats.reason import Reason
 from writ.formats.spiffe import AgentId
 from writ.verdict.appraise.boot import BOOT_ENVIRONMENTS
 from writ.verdict.appraise.ima import ENVIRONMENT as FILES
-from writ.verdict.appraise.ima import PARTS, ROOTED
+from writ.verdict.appraise.ima import PARTS, ROOTED, ROOTED_PARTS
 from writ.verdict.reference import GOVERNANCE
 
 MOST_SHOWN: Final = 8
@@ -177,7 +177,7 @@ def excepted_reason(decision: AttestDecision, component: str | None, agents: Map
 def judge_environment(corim: Corim) -> None:
     """What `corim` says is held against hosts. Raises FormatError for files of no part of ours, and for PCRs where none are compared."""
     environment = corim.environment
-    if environment.startswith(ROOTED) and environment.removeprefix(ROOTED) not in PARTS:
+    if environment.startswith(ROOTED) and environment not in ROOTED_PARTS:
         raise FormatError("CoRIM.environment", f"{ROOTED}{'|'.join(PARTS)}", environment[:200])
     if corim.registers and environment not in (GOVERNANCE, *BOOT_ENVIRONMENTS):
         raise FormatError("CoRIM.registers", f"PCRs in {', '.join((GOVERNANCE, *BOOT_ENVIRONMENTS))} only", environment[:200])
