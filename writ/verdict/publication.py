@@ -25,7 +25,7 @@ from writ.formats.reason import Reason
 from writ.formats.spiffe import AgentId
 from writ.verdict.appraise.boot import BOOT_ENVIRONMENTS
 from writ.verdict.appraise.ima import ENVIRONMENT as FILES
-from writ.verdict.appraise.ima import PARTS, ROOTED
+from writ.verdict.appraise.ima import PARTS, ROOTED, ROOTED_PARTS
 from writ.verdict.reference import GOVERNANCE, keeps_names
 
 MOST_SHOWN: Final = 8
@@ -207,7 +207,7 @@ def judge_environment(corim: Corim) -> None:
     environment = corim.environment
     if not corim.components:
         raise FormatError("CoRIM.components", "at least one", "none")
-    if environment.startswith(ROOTED) and environment.removeprefix(ROOTED) not in PARTS:
+    if environment.startswith(ROOTED) and environment not in ROOTED_PARTS:
         raise FormatError("CoRIM.environment", f"{ROOTED}{'|'.join(PARTS)}", environment[:200])
     if corim.registers and environment not in (GOVERNANCE, *BOOT_ENVIRONMENTS):
         raise FormatError("CoRIM.registers", f"PCRs in {', '.join((GOVERNANCE, *BOOT_ENVIRONMENTS))} only", environment[:200])
