@@ -20,11 +20,15 @@ MAX_CONTROL: Final = 256 << 10
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Launch `agent`; `command` empty: the manifest's. `parent` names the instance it descends from."""
+    """Launch `agent`; `command` empty: the manifest's. `parent` names the instance it descends from.
+
+    `child`: as a child instance of it. Standard input is then the line to the parent's holder, and only a holder may ask for it.
+    """
 
     agent: str
     command: tuple[str, ...]
     parent: bytes | None
+    child: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,7 @@ Control = Run | Started | Exited | RefusedRun | CouldNot | Deliver | Attach | At
 CONTROL: Final[Family[Control]] = Family(
     "control",
     {
-        "run": (Run, (m.short_name("agent"), m.texts("command", most=1024), m.optional_raw("parent", size=16))),
+        "run": (Run, (m.short_name("agent"), m.texts("command", most=1024), m.optional_raw("parent", size=16), m.flag("child"))),
         "started": (Started, (m.raw("instance", size=16),)),
         "exited": (Exited, (m.uint("status", most=255),)),
         "refused": (RefusedRun, (m.text("reference", most=64), m.reasons("reasons"), m.flag("started"))),

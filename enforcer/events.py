@@ -55,4 +55,16 @@ class FromClient:
     message: Deliver | None
 
 
-Event = Heard | LinkLost | LinkUp | Killed | AgentEnded | FromClient
+@dataclass(frozen=True, slots=True)
+class ParentHeld:
+    """The parent of this child instance was cut and frozen."""
+
+    noticed: int
+
+
+@dataclass(frozen=True, slots=True)
+class ParentRuns:
+    """The parent of this child instance runs again."""
+
+
+Event = Heard | LinkLost | LinkUp | Killed | AgentEnded | FromClient | ParentHeld | ParentRuns

@@ -20,33 +20,38 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Final
 
 from enforcer import frames
 from enforcer.bundles import HeldBundles
-from enforcer.config import EnforcerConfig
+from enforcer.child.children import START, Children
+from enforcer.child.workshop import Bench, Workshop, line_of
+from enforcer.config import CHILDREN, EnforcerConfig
 from enforcer.contain import Containment, Standing, last_records, write_evidence
 from enforcer.control import CONTROL, Attached, Control, CouldNot, Deliver, Exited, RefusedRun, Run, Started
-from enforcer.credential import Credential, Held, Subject
-from enforcer.events import AgentEnded, Event, FromClient, Heard, Killed, LinkLost, LinkUp
+from enforcer.credential import Credential, Subject
+from enforcer.events import AgentEnded, Event, FromClient, Heard, Killed, LinkLost, LinkUp, ParentHeld, ParentRuns
 from enforcer.gatekeeper import Gatekeeper
 from enforcer.gates.egress.addresses import SystemResolver
 from enforcer.gates.egress.gate import KIND as CONNECT
 from enforcer.gates.egress.gate import EgressGate
 from enforcer.gates.socket import SocketGate
-from enforcer.launch.cgroup import Cgroup, parent_of
+from enforcer.launch.cgroup import Cgroup, Limits, parent_of
+from enforcer.launch.devices import resolve
 from enforcer.launch.image import image_of
 from enforcer.launch.netns import ADDRESS, listen_in
 from enforcer.launch.process import Program, Running, Watchdog, start
-from enforcer.launch.rooms import clear_rooms, make_room
-from enforcer.launch.sandbox import GATE, environment_of
+from enforcer.launch.rooms import clear_rooms, make_room, with_work
+from enforcer.launch.sandbox import GATE, WORK, environment_of
 from enforcer.launch.slot import Slot
 from enforcer.launch.store_root import StoreRoot, store_root
 from enforcer.links import Links
 from enforcer.record import ActionLog
 from enforcer.relay import Relay
-from enforcer.renewal import Granted, NotNow, Renewal, Verdict
+from enforcer.renewal import Granted, Renewal, Verdict
 from enforcer.tenure import Tenure
 from enforcer.tools import RelyingService, StdioTool, Tool
 from writ.formats.errors import FormatError, Misuse, Refused, Unavailable, WritError
@@ -62,8 +67,6 @@ from writ.service.signers import MemorySigner
 _LOG = observe.get_logger(__name__)
 TICK: Final = 0.5
 """Seconds between two looks at watchdog and clocks when nothing happens."""
-FIRST_TRIES: Final = 3
-"""Asks for the first token, where the exchange and not the instance is refused."""
 GRACE: Final = 5.0
 """Seconds an agent has to end after its client is gone."""
 STATE_FILE: Final = "state.json"
@@ -86,6 +89,8 @@ class Holder:
         self._gate: SocketGate | None = None
         self._egress: EgressGate | None = None
         self._agent: Running | None = None
+        self._workshop: Workshop | None = None
+        self._parent_held = False
         self._short = ""
         self._end_by: float | None = None
 
@@ -103,9 +108,7 @@ class Holder:
             self._stop("exited")
             raise
         try:
-            held = self._first_token()
-            self._links.daemon()
-            self._tenure.begin(held)
+            self._admit()
             self._start(launched)
         except WritError as error:
             if isinstance(error, Refused):
@@ -135,11 +138,15 @@ class Holder:
             raise Refused(Reason("agent-unknown", "measurement.agent", f"{self._run.agent} of {trust.domain}", str(measurement.agent)))
         if launched.command != measurement.command:
             raise Refused(Reason("component-mismatch", "command", " ".join(measurement.command)[:200], " ".join(launched.command)[:200]))
-        self._agent_id = measurement.agent
+        if (observed := measurement.mode == "observe") and not self._config.observe:
+            raise Refused(Reason("observe-refused", "measurement.mode", "enforce", measurement.mode))
+        self._agent_id, self._observed = measurement.agent, observed
         self._root: StoreRoot = store_root(launched.root, self._config.store_owners)
         self._argv = self._root.argv(launched.command)
         self._profile = measurement.profile
+        self._line = line_of(self._stdio[0], asked=self._run.child, profile=measurement.profile)
         self._image = image_of(self._config.images_dir, self._root, measurement)
+        self._devices = resolve(measurement.devices, map(Path, self._config.cdi_dirs), self._image)
         self._folder = self._config.instance_dir(launched.instance)
         try:
             self._folder.mkdir(mode=0o700)
@@ -149,13 +156,16 @@ class Holder:
         self._credential = Credential(self._clock)
         self._gatekeeper = Gatekeeper(
             instance=launched.instance, agent=measurement.agent, credential=self._credential, log=self._log,
-            engine=installed_engine(), clock=self._clock,
+            engine=installed_engine(), clock=self._clock, observes=launched.grants if observed else None,
         )  # fmt: skip
         subject = Subject(launched.instance, measurement.agent, self._key.public, launched.audience, launched.grants, self._run.parent)
         bundles = HeldBundles(self._config.state_dir / "policies")
         self._renewal = Renewal(subject, self._relay, self._log, trust, bundles, self._folder, self._clock)
         parent = parent_of(self._config.cgroup)
-        self._cgroup = Cgroup.fresh(parent, launched.instance.hex(), "agent", "tools", pids_max=self._config.pids_max)
+        if self._run.child and self._run.parent is not None:
+            parent /= self._run.parent.hex()  # what freezes or kills the parent does so to its children
+        limits = Limits(self._config.pids_max, self._config.memory_max, self._config.cpu_max)
+        self._cgroup = Cgroup.fresh(parent, launched.instance.hex(), "agent", "tools", limits=limits)
         self._watchdog = Watchdog(self._cgroup)
         self._containment = Containment(
             self._cgroup, self._gatekeeper, self._credential, self._folder, clock=self._clock, changed=self._standing
@@ -165,23 +175,24 @@ class Holder:
         self._standing(self._containment.standing)
         self._links.open(str(self._config.holder_socket(launched.instance)), launched.instance, lambda: self._containment.standing.state)
 
-    def _first_token(self) -> Held:
-        verdict = self._renewal.ask()
-        for _ in range(FIRST_TRIES - 1):
-            if not isinstance(verdict, NotNow) or verdict.answered:
-                break
-            time.sleep(TICK)
-            verdict = self._renewal.ask()
-        if isinstance(verdict, Granted):
-            return verdict.held
-        if isinstance(verdict, NotNow) and not verdict.answered:
-            raise Unavailable("attestor", str(verdict.reasons[0]))
-        raise Refused(*verdict.reasons)
+    def _admit(self) -> None:
+        """A token is in force; or the agent is observed, and the verifier has said what stands against it."""
+        if self._observed:
+            refused = self._renewal.observe()
+            _LOG.warning("observed", instance=self._instance.hex(), rules=[reason.code for reason in refused])
+            self._containment.observe(refused)
+        else:
+            held = self._renewal.first()
+            self._links.daemon()
+            self._tenure.begin(held)
 
     def _start(self, launched: Launched) -> None:
         """Tools, gate, agent, in this order, each in a sandbox; the agent's environment says where its gate is."""
         agent_uid, tool_uid, config = self._slot.agent_uid, self._slot.tool_uid, self._config
         visible = config.agent_dir(launched.instance)
+        if self._line is not None:
+            self._open_workshop(self._line, visible, goes_out=any(grant.action == CONNECT for grant in launched.grants))
+            return
         gate = visible / "gate"
         try:
             visible.mkdir(mode=0o711)
@@ -201,13 +212,16 @@ class Holder:
         ca = None if self._config.service_ca_file is None else str(self._config.service_ca_file)
         for name, url in sorted(self._config.service_urls.items()):
             self._tools[name] = RelyingService(name, url, self._key, self._clock, ca)
+        if any(grant.action == START for grant in launched.grants):
+            children = self._tools[CHILDREN] = Children(config.control_socket, self._instance)
+            self._gatekeeper.hold(children)
         self._gate = SocketGate(
             str(gate / GATE_FILE), uid=agent_uid, gid=agent_uid, is_agent=self._cgroup.child("agent").holds,
             gatekeeper=self._gatekeeper, tools=self._tools, short=self._short,
         )  # fmt: skip
-        goes_out = any(grant.action == CONNECT for grant in launched.grants)
+        goes_out = self._observed or any(grant.action == CONNECT for grant in launched.grants)
         environment = environment_of(WRIT_SOCKET=f"{GATE}/{GATE_FILE}", **(_PROXY if goes_out else {}))
-        program = Program(self._argv, self._profile, self._image, room, agent_uid, environment, config.pids_max)
+        program = Program(self._argv, self._profile, self._image, room, agent_uid, environment, config.pids_max, devices=self._devices)
         self._links.daemon()
         agent = self._agent = start(program, self._cgroup.child("agent"), self._stdio, self._let_out if goes_out else lambda _: None)
         for descriptor in self._stdio:
@@ -217,9 +231,35 @@ class Holder:
         self._links.hear_client()
 
     def _let_out(self, init: int) -> None:
-        """The sandbox that begins with `init` has its way out, before the program runs. Raises Unavailable."""
+        self._egress = self._way_out(init)
+
+    def _way_out(self, init: int) -> EgressGate:
+        """That of the sandbox that begins with `init`, before its program runs. Raises Unavailable."""
         server = listen_in(init, PROXY_PORT)
-        self._egress = EgressGate(server, gatekeeper=self._gatekeeper, resolver=SystemResolver(), short=self._short)
+        return EgressGate(server, gatekeeper=self._gatekeeper, resolver=SystemResolver(), short=self._short)
+
+    def _open_workshop(self, line: socket.socket, visible: Path, *, goes_out: bool) -> None:
+        """A child instance has no agent and no gate: its parent's commands run in it, each in a sandbox of its own on the same room."""
+        uid, config = self._slot.agent_uid, self._config
+        try:
+            visible.mkdir(mode=0o711)
+        except OSError as error:
+            raise Unavailable("agent directory", f"{visible}: {error.strerror}") from None
+        room = make_room(visible / "agent", uid, size=config.room_bytes, files=config.room_files)
+        room = with_work(room, visible / "work", uid, size=config.work_bytes, files=config.work_files)
+
+        def program(argv: tuple[str, ...], folder: str, environment: dict[str, str]) -> Program:
+            given = environment_of(**{"HOME": WORK, "TMPDIR": f"{WORK}/tmp", **(_PROXY if goes_out else {}), **environment})
+            return Program(argv, self._profile, self._image, room, uid, given, config.pids_max, folder=folder)
+
+        def enter(init: int) -> Callable[[], None]:
+            return self._way_out(init).close if goes_out else lambda: None
+
+        bench = Bench(self._argv, program, self._cgroup.child("agent"), enter)
+        self._workshop = Workshop(line, bench, self._gatekeeper, agent=self._run.agent, instance=self._instance)
+        self._links.daemon()
+        self._workshop.hear(self._events.put)
+        self._links.hear_client()
 
     # --- 5 -------------------------------------------------------------------------------------------------------------
 
@@ -246,6 +286,15 @@ class Holder:
                 case LinkUp(link):
                     self._links.link = link
                     self._renewal.ask_now()
+                case ParentHeld(noticed):
+                    self._parent_held = True
+                    self._kill_for(self._tenure.hold((Reason("hold", "parent", "a running parent", "one on hold"),), noticed))
+                case ParentRuns():
+                    self._parent_held = False
+                    self._renewal.ask_now()
+                case FromClient(None) if self._workshop is not None:
+                    self._finish(0)
+                    return
                 case FromClient(None):
                     self._end_by = time.monotonic() + GRACE
                     self._signal(signal.SIGTERM)
@@ -271,9 +320,12 @@ class Holder:
         return max(0.001, min(times))
 
     def _heard(self, verdict: Verdict, asked_under: socket.socket) -> None:
-        """A token thaws, but only one asked for under the daemon that is there now. A no holds. Where nobody answers, time decides."""
+        """A token thaws, but only one asked for under the daemon that is there now, and below no parent on hold. A no holds. Where nobody
+        answers, time decides."""
         if isinstance(verdict, Granted) and asked_under is not self._links.link:
             self._renewal.ask_now()
+            return
+        if isinstance(verdict, Granted) and self._parent_held:
             return
         self._kill_for(self._tenure.heard(verdict))
 
@@ -365,6 +417,7 @@ class Holder:
             self._folder / STATE_FILE,
             {
                 "instance": self._instance.hex(), "agent": str(self._agent_id), "parent": None if parent is None else parent.hex(),
+                "mode": "observe" if self._observed else "enforce",
                 "state": state, "reasons": [r.to_json() for r in reasons], "holder": os.getpid(), **more,
             },
         )  # fmt: skip
@@ -378,6 +431,8 @@ class Holder:
         self._cgroup.kill()
         for tool in self._tools.values():
             tool.close()
+        if self._workshop is not None:
+            self._workshop.close()
         if not self._cgroup.remove():
             _LOG.warning("cgroup-left", path=str(self._cgroup.path))
         self._watchdog.release()

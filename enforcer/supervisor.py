@@ -19,7 +19,7 @@ from typing import Final
 from enforcer import frames
 from enforcer.config import EnforcerConfig
 from enforcer.control import CONTROL, MAX_CONTROL, Attach, Attached, Contain, Control, CouldNot, Did, Exited, RefusedRun, Run
-from enforcer.launch.cgroup import Cgroup, parent_of
+from enforcer.launch.cgroup import Cgroup, instances_below, parent_of
 from enforcer.launch.image import sweep
 from enforcer.launch.rooms import clear_rooms
 from enforcer.relay import Relay, next_drift
@@ -100,6 +100,8 @@ class Supervisor:
         if isinstance(message, Run):
             if len(descriptors) != 3:
                 raise FormatError("run", "three descriptors: standard input, output, error", f"{len(descriptors)}")
+            if message.child and frames.peer_of(connection).uid != os.getuid():
+                raise FormatError("run", "a child instance asked for by its parent's holder", "an operator")
             self._start_holder(connection, data, descriptors)
         elif isinstance(message, Contain):
             _LOG.warning("kill-asked", instance=message.instance.hex(), rules=[r.code for r in message.reasons])
@@ -150,14 +152,14 @@ class Supervisor:
                 return True
             except Unavailable:
                 pass
-        if not Cgroup(self._parent / message.instance.hex()).exists():
+        if not Cgroup.find(self._parent, message.instance.hex()).exists():
             return False
         self._sweep(message.instance)
         return True
 
     def _sweep(self, instance: bytes) -> None:
         """After a holder that died: nothing of its instance runs, its names are gone, and the attestor knows."""
-        cgroup = Cgroup(self._parent / instance.hex())
+        cgroup = Cgroup.find(self._parent, instance.hex())
         if cgroup.exists() and not (cgroup.kill() and cgroup.remove()):
             _LOG.error("sweep-incomplete", instance=instance.hex())
         self._config.holder_socket(instance).unlink(missing_ok=True)
@@ -183,9 +185,9 @@ class Supervisor:
             with self._lock:
                 self._links[instance] = link
             threading.Thread(target=self._follow, args=(link,), name="holder", daemon=True).start()
-        for folder in sorted(self._parent.iterdir()):
-            if folder.is_dir() and len(folder.name) == 32 and folder.name not in living:
-                self._sweep(bytes.fromhex(folder.name))
+        for instance in instances_below(self._parent):
+            if instance.hex() not in living:
+                self._sweep(instance)
 
     def _sweep_images(self) -> None:
         """An image that no instance has used for a while gives its memory back."""

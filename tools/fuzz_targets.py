@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import io
+import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Final, TypeVar
 
+from attestor.measure.layers import Layers
 from tests.world.authority import Ca
 from tests.world.ima_logs import BOOT, certificate
 from tests.world.machine import SHELL, part_reference
@@ -23,6 +26,7 @@ from tests.world.scene import ENGINE_ID, NAMESPACE, RUNTIME_PCR, Scene, signer
 from tests.world.uefi_logs import Boot
 from verifier.packages.deb import read_deb
 from verifier.packages.rpm import read_rpm
+from writ.formats.cdi import parse_spec
 from writ.formats.corim import Corim, encode_corim, parse_corim, parse_foreign_comid, parse_foreign_corim, parse_signed_corim
 from writ.formats.crl import parse_crl
 from writ.formats.digest import PCR_COUNT, SIZES, Digest, extend
@@ -45,6 +49,7 @@ from writ.formats.evidence import Evidence, ImaLog, encode_evidence, parse_evide
 from writ.formats.ima_rules import ImaRules
 from writ.formats.ima_signature import keys_of, parse_file_signature
 from writ.formats.module_signature import parse_module_signature
+from writ.formats.oci import check_layout, parse_image_config, parse_image_manifest, parse_index
 from writ.formats.ocsp import parse_ocsp
 from writ.formats.pe import parse_pe
 from writ.formats.state import HostState, clean_runtime, encode_host_state, parse_host_state
@@ -383,6 +388,21 @@ def packages(data: bytes) -> None:
         _read(lambda raw: read_deb(io.BytesIO(raw)), data)
 
 
+def oci(data: bytes) -> None:
+    """The documents of an image, and a layer of one."""
+    for parse in (check_layout, parse_index, parse_image_manifest, parse_image_config):
+        _read(parse, data)
+    with tempfile.TemporaryDirectory() as folder:
+        layers = Layers(Path(folder))
+        _read(lambda raw: layers.add(io.BytesIO(raw).read), data)
+        layers.lay_out(Path(folder, "tree"))
+
+
+def cdi(data: bytes) -> None:
+    """A specification of devices."""
+    _read(parse_spec, data)
+
+
 TARGETS: Final = {
     "uefi-log": Target(uefi_log, 16384),
     "systemd-log": Target(systemd_log, 4096),
@@ -394,4 +414,6 @@ TARGETS: Final = {
     "corim": Target(corim, 4096),
     "tpm": Target(tpm, 1024),
     "packages": Target(packages, 8192),
+    "oci": Target(oci, 8192),
+    "cdi": Target(cdi, 4096),
 }

@@ -9,8 +9,8 @@ from verifier.attest import Inputs, ReferenceSets, read_inputs
 from verifier.ima_lists import recorded_list
 from verifier.ledger import Ledger, Tables
 from verifier.ledger.schema import ExemptionRow, HostRow, ReferenceRow
-from verifier.reference import digest_of
-from writ.formats.corim import parse_signed_corim, read_corim
+from verifier.reference import corim_of, digest_of
+from writ.formats.corim import read_corim
 from writ.formats.errors import Refused
 from writ.formats.exemption import parse_exemption
 from writ.formats.reason import Reason
@@ -18,7 +18,8 @@ from writ.formats.state import parse_host_state
 from writ.service.clock import Clock
 from writ.verdict.appraise.ima import measured_files
 from writ.verdict.dry_run import Foreseen, foresee
-from writ.verdict.reference import ReferenceSet, reference_set
+from writ.verdict.publication import judge_environment
+from writ.verdict.reference import ReferenceSet, reference_set, retired_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,7 @@ def _changed(tables: Tables, namespace: str, added: Sequence[bytes], retired: Se
     for corim in corims:
         if corim.namespace != namespace:
             raise Refused(Reason("forbidden", "corim.namespace", namespace, corim.namespace))
+        judge_environment(corim)
     active = tables.select(ReferenceRow, namespace=namespace, active=1)
     exemptions = tables.select(ExemptionRow, namespace=namespace, active=1)
     known = {*(row.digest for row in active), *(row.digest for row in exemptions)}
@@ -84,5 +86,6 @@ def _changed(tables: Tables, namespace: str, added: Sequence[bytes], retired: Se
             raise Refused(Reason("not-found", "reference", f"a digest in force in {namespace}", digest[:80]))
     gone = {*retired, *(row.digest for row in active if replace and row.environment in {corim.environment for corim in corims})}
     gone -= {digest_of(corim) for corim in corims}
-    kept = [parse_signed_corim(row.signed).corim for row in active if row.digest not in gone]
-    return reference_set([*kept, *corims], [parse_exemption(row.data) for row in exemptions if row.digest not in gone])
+    kept = [corim_of(row) for row in active if row.digest not in gone]
+    names = retired_names(corim_of(row) for row in active if row.digest in gone)
+    return reference_set([*kept, *corims, *names], [parse_exemption(row.data) for row in exemptions if row.digest not in gone])

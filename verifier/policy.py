@@ -15,7 +15,7 @@ from verifier.ledger import Consented, Ledger, PolicyPublished, Tables
 from verifier.ledger.schema import ApprovalRow, BlobRow, PolicyRow, ReferenceRow
 from verifier.ledger.transaction import space
 from verifier.proposals import PROPOSAL_LIFE, Case
-from verifier.reference import Outcome, decide_on_set, versions
+from verifier.reference import Outcome, corims_of, decide_on_set, versions
 from writ.formats.digest import Digest
 from writ.formats.errors import Misuse, Refused
 from writ.formats.policy_bundle import CONTENT_TYPE, PolicyBundle, PolicySettings, encode_bundle, parse_bundle
@@ -31,7 +31,7 @@ def _verdict(tables: Tables, bundle: PolicyBundle, people: Collection[str]) -> A
     before = proposals.settings_in_force(tables, bundle.namespace)
     rows = tables.select(ReferenceRow, namespace=bundle.namespace)
     retired = (row.environment for row in rows if row.retired_at is not None and not row.active)
-    judge_runtime_only(before, bundle.settings, retired, versions(row for row in rows if row.active))
+    judge_runtime_only(before, bundle.settings, retired, corims_of(versions(row for row in rows if row.active)))
     return judge_policy(before, bundle.settings, people)
 
 

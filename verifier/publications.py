@@ -23,7 +23,7 @@ from writ.formats.policy_bundle import PolicySettings
 from writ.formats.proposal import Proposal
 from writ.formats.reason import Reason
 from writ.service.clock import Clock
-from writ.verdict.publication import Accepted, Pending, judge_delegation, judge_publication, parse_publication, signed_by
+from writ.verdict.publication import Accepted, Pending, judge_delegation, judge_environment, judge_publication, parse_publication, signed_by
 
 ACT: Final = "reference-publish"
 
@@ -69,6 +69,7 @@ class Publications:
         corim, now = parse_publication(signed), self._clock.now()
         if corim.namespace != namespace:
             raise Refused(Reason("forbidden", "corim.namespace", namespace, corim.namespace))
+        judge_environment(corim)
         wanted = Proposal(namespace, "publication", now, (Digest.of(encode_corim(corim)),))
 
         def published(tables: Tables) -> tuple[ReferencesImported | Consented | None, Outcome]:

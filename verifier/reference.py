@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
@@ -25,10 +25,9 @@ from writ.formats.proposal import Proposal
 from writ.formats.reason import Reason
 from writ.service.clock import Clock
 from writ.verdict import reference
-from writ.verdict.appraise.ima import ENVIRONMENT as FILES
-from writ.verdict.appraise.ima import ROOTED
-from writ.verdict.publication import Accepted, Pending, judge_approvals, judge_retirement
-from writ.verdict.reference import GOVERNANCE, list_names, measured_values
+from writ.verdict.appraise.ima import ENVIRONMENT, ROOTED
+from writ.verdict.publication import Accepted, Pending, judge_approvals, judge_environment, judge_retirement, judge_version
+from writ.verdict.reference import GOVERNANCE, keeps_names, list_names, measured_values, retired_names
 
 SIGNER_NAME: Final = "writ verifier"
 MAX_IMPORT: Final = 256
@@ -78,21 +77,22 @@ def set_after(
     # 2
     active = tables.select(ReferenceRow, namespace=namespace, active=1)
     corims = {row.digest: row for row in (*(row for row in active if row.digest not in gone), *add)}
-    if add:
-        rooting = versions(row for row in corims.values() if row.environment.startswith(ROOTED))
+    if versions(add):  # names that stay take no more room than what they stay of
+        rooting = corims_of(row for row in versions(corims.values()) if row.environment.startswith(ROOTED))
         size = sum(len(row.signed) for row in corims.values())
         judge_size(len(corims), size, sum(len(corim.components) for corim in rooting))
     # 3
     if gone:
-        judge_retirement((row.environment for row in active), versions(corims.values()), proposals.settings_in_force(tables, namespace))
+        left = corims_of(versions(corims.values()))
+        judge_retirement((row.environment for row in versions(active)), left, proposals.settings_in_force(tables, namespace))
     listed = list_names(Digest.parse(name).value for name in {*corims, *exempted})
     return SetAfter(space(tables, namespace).references_digest, listed, lapsed)
 
 
-def versions(rows: Iterable[ReferenceRow]) -> Iterator[Corim]:
+def corims_of(rows: Iterable[ReferenceRow]) -> Iterator[Corim]:
     """The CoRIMs of the rows, read as they are asked for: files last, of which there are most and of which one will do."""
-    for row in sorted(rows, key=lambda row: row.environment.startswith(FILES)):
-        yield parse_signed_corim(row.signed).corim
+    for row in sorted(rows, key=lambda row: row.environment.startswith(ENVIRONMENT)):
+        yield corim_of(row)
 
 
 def judge_size(corims: int, size: int, rooting: int = 0) -> None:
@@ -115,8 +115,10 @@ class References:
     def publish(self, operator: Operator, namespace: str, items: Iterable[bytes], *, publisher: PublicKey | None, replace: bool) -> Outcome:
         """The CoRIMs are in force, or proposed where the policy asks for more people; with `replace` the other versions go.
 
+        Those among them that keep names, as an export has them, are passed over where this verifier made them, and refused else.
+
         1. Each is a CoRIM of ours, unsigned (this verifier signs it, in the operator's name), or signed by the publisher or by us.
-        2. Each is of this namespace.
+        2. Each is of this namespace, and of an environment that is compared with what it says.
         3. All are committed as one set, or stand in one proposal.
 
         Raises FormatError, Refused.
@@ -130,6 +132,7 @@ class References:
         for corim, _ in corims.values():
             if corim.namespace != namespace:
                 raise Refused(Reason("forbidden", "corim.namespace", namespace, corim.namespace))
+            judge_environment(corim)
         rows = tuple(reference_row(corim, signed, active=1, at=now) for _, (corim, signed) in sorted(corims.items()))
         # 3
         return decide_on_set(
@@ -140,27 +143,36 @@ class References:
         self, tables: Tables, operator: Operator, namespace: str, rows: tuple[ReferenceRow, ...], *, replace: bool, now: int
     ) -> tuple[ReferencesImported | Consented | None, Outcome]:
         active = {row.digest: row for row in tables.select(ReferenceRow, namespace=namespace, active=1)}
+        given, rows = rows, tuple(versions(rows))
+        passed_over = [row for row in given if row not in rows]
+        for row in passed_over:
+            if tables.get(ReferenceRow, row.digest) is None:
+                judge_version(corim_of(row))
+        if not rows:
+            return None, Outcome(tuple(passed_over))
         named = {row.digest for row in rows}
         environments = {row.environment for row in rows} if replace else set()
-        retired = tuple(digest for digest, row in active.items() if row.environment in environments and digest not in named)
-        kept = tuple(digest for digest in active if replace and digest in named)
+        retired = tuple(row.digest for row in versions(active.values()) if row.environment in environments and row.digest not in named)
+        stay = tuple(digest for digest in active if replace and digest in named)
         new = tuple(row for row in rows if row.digest not in active)
         shown = tuple(active.get(row.digest, row) for row in rows)
-        blobs = tuple(encode_corim(parse_signed_corim(row.signed).corim) for row in new)
+        blobs = tuple(map(unsigned, new))
         settings = proposals.settings_in_force(tables, namespace) or PolicySettings()
         verdict = judge_approvals((row.environment for row in new), {operator.who}, settings)
         if isinstance(verdict, Accepted):
-            after = set_after(tables, namespace, now, add=rows, retire=retired)
+            kept, merged = self._kept(tables, namespace, retired, now)
+            after = set_after(tables, namespace, now, add=(*rows, *kept), retire=(*retired, *merged))
             entry = self._log.entry(
                 operator, "reference-import", ", ".join(sorted(named))[:1024], namespace=namespace, at=now, detail=after.digest
             )
             policy = space(tables, namespace).policy
             return ReferencesImported(
-                entry, new, (*retired, *after.lapsed), after.before, after.digest.value, (*blobs, after.listed), policy=policy
-            ), Outcome(shown)
+                entry, (*new, *kept), (*retired, *merged, *after.lapsed), after.before, after.digest.value,
+                (*blobs, *map(unsigned, kept), after.listed), policy=policy,
+            ), Outcome(shown)  # fmt: skip
         of = tuple(sorted(Digest.parse(row.digest) for row in new))
         wanted = Proposal(
-            namespace, "import", now, of, tuple(sorted(map(Digest.parse, retired))), keeps=tuple(sorted(map(Digest.parse, kept)))
+            namespace, "import", now, of, tuple(sorted(map(Digest.parse, retired))), keeps=tuple(sorted(map(Digest.parse, stay)))
         )  # fmt: skip
         if (known := proposals.like(tables, wanted)) is not None:
             counted = proposals.people(tables, known.approvals)
@@ -185,7 +197,7 @@ class References:
         rows = tuple(row for name in sorted(names) if (row := tables.get(ReferenceRow, name)) is not None)
         retires = {str(one) for one in case.proposal.retires}
         expected = {*retires, *map(str, case.proposal.keeps)}
-        active = tables.select(ReferenceRow, namespace=namespace, active=1)
+        active = versions(tables.select(ReferenceRow, namespace=namespace, active=1))
         replaced = {row.environment for row in active if row.digest in expected}
         found = {row.digest for row in active if row.environment in replaced and row.digest not in names}
         if found != expected:
@@ -198,30 +210,36 @@ class References:
             entry = self._log.entry(operator, act, case.row.digest, namespace=namespace, at=now, detail=case.proposal.digest)
             consent = proposals.consent(tables, case, (added,), settled_at=None)
             return Consented(entry, consent, (), ()), Outcome(rows, case.row.digest, verdict.missing)
-        after = set_after(tables, namespace, now, add=rows, retire=retires)
+        kept, merged = self._kept(tables, namespace, retires, now)
+        after = set_after(tables, namespace, now, add=(*rows, *kept), retire=(*retires, *merged))
         entry = self._log.entry(operator, act, case.row.digest, namespace=namespace, at=now, detail=after.digest)
         consent = proposals.consent(tables, case, (added,), settled_at=now)
         live = tuple(replace(row, active=1, imported_at=now, retired_at=None) for row in rows)
         change = ReferencesImported(
-            entry, live, (*sorted(retires), *after.lapsed), after.before, after.digest.value, (after.listed,), consent=consent
-        )
+            entry, (*live, *kept), (*sorted(retires), *merged, *after.lapsed), after.before, after.digest.value,
+            (*map(unsigned, kept), after.listed), consent=consent,
+        )  # fmt: skip
         return change, Outcome(live)
 
     def retire(self, operator: Operator, namespace: str, digests: Sequence[str]) -> tuple[str, ...]:
-        """These CoRIMs and exemptions are in force no longer. Raises Refused: `not-found` for one that was not, `reference-last`."""
+        """These CoRIMs and exemptions are in force no longer, but for the names of files. Raises Refused: `not-found` for one that
+        was not, or that keeps names; `reference-last`.
+        """
         now, wanted = self._clock.now(), tuple(sorted(set(digests)))
 
         def retired(tables: Tables) -> tuple[ReferencesImported, tuple[str, ...]]:
             for digest in wanted:
                 row = tables.get(ReferenceRow, digest) or tables.get(ExemptionRow, digest)
-                if row is None or row.namespace != namespace or not row.active:
+                if row is None or row.namespace != namespace or not row.active or (isinstance(row, ReferenceRow) and not versions([row])):
                     raise Refused(Reason("not-found", "reference", f"reference values in force in {namespace}", digest[:80]))
-            after = set_after(tables, namespace, now, retire=wanted)
+            kept, merged = self._kept(tables, namespace, wanted, now)
+            after = set_after(tables, namespace, now, add=kept, retire=(*wanted, *merged))
             subject = ", ".join(wanted)[:1024]
             entry = self._log.entry(operator, "reference-retire", subject, namespace=namespace, at=now, detail=after.digest)
-            gone = (*wanted, *after.lapsed)
+            gone = (*wanted, *merged, *after.lapsed)
             policy = space(tables, namespace).policy
-            return ReferencesImported(entry, (), gone, after.before, after.digest.value, (after.listed,), policy=policy), wanted
+            blobs = (*map(unsigned, kept), after.listed)
+            return ReferencesImported(entry, kept, gone, after.before, after.digest.value, blobs, policy=policy), wanted
 
         return decide_on_set(self._ledger, namespace, retired)
 
@@ -237,6 +255,21 @@ class References:
             raise Refused(Reason("not-found", "reference", f"reference values of {namespace}", digest[:80]))
         return row
 
+    def _kept(self, tables: Tables, namespace: str, retired: Collection[str], now: int) -> tuple[tuple[ReferenceRow, ...], tuple[str, ...]]:
+        """What keeps the names of files that go with `retired`, and the digests of those that kept names, whose place it takes."""
+        active = tables.select(ReferenceRow, namespace=namespace, active=1)
+        going = [row for row in active if row.digest in retired and row.environment.startswith((ENVIRONMENT, ROOTED))]
+        if not going:
+            return (), ()
+        held = {row.digest: row for row in active if not versions([row])}
+        made = {digest_of(one): one for one in retired_names(map(corim_of, (*going, *held.values())))}
+        rows = (
+            reference_row(one, sign_corim(one, self._keys.decision, signer_name=SIGNER_NAME), active=1, at=now)
+            for digest, one in sorted(made.items())
+            if digest not in held
+        )
+        return tuple(rows), tuple(sorted(held.keys() - made.keys()))
+
     def _signed(self, item: bytes, publisher: PublicKey | None) -> tuple[Corim, bytes]:
         if not is_signed(item):
             corim = parse_corim(item)
@@ -250,10 +283,23 @@ class References:
         return signed.corim, item
 
 
+def versions(rows: Iterable[ReferenceRow]) -> list[ReferenceRow]:
+    """Those that are versions of something, and not there for the names of files that were retired."""
+    return [row for row in rows if row.valid_until != 0 or not keeps_names(corim_of(row))]
+
+
+def corim_of(row: ReferenceRow) -> Corim:
+    """The CoRIM of a row."""
+    return parse_signed_corim(row.signed).corim
+
+
+def unsigned(row: ReferenceRow) -> bytes:
+    """The CoRIM of a row, as its digest is taken."""
+    return encode_corim(corim_of(row))
+
+
 def reference_row(corim: Corim, signed: bytes, *, active: int, at: int) -> ReferenceRow:
-    """The row of a signed CoRIM. Raises FormatError for one without components: nothing is compared with it, and it stands for nothing."""
-    if not corim.components:
-        raise FormatError("CoRIM.components", "at least one", "none")
+    """The row of a signed CoRIM."""
     return ReferenceRow(digest_of(corim), corim.namespace, corim.environment, corim.id, signed, active, at, corim.valid_until)
 
 
@@ -289,3 +335,16 @@ def captured_governance(namespace: str, governance: Iterable[tuple[str, Digest]]
         raise FormatError("governance", "at least one component", "none")
     named = Digest.of(b"".join(name.encode() + digest.value for name, digest in components)).hex()[:16]
     return Corim(f"{GOVERNANCE}-{named}", namespace, GOVERNANCE, components)
+
+
+def laid_over(part: Corim, base: Corim) -> Corim:
+    """`base` with the components of `part` in the place of its own: a new release over what it leaves as it is.
+
+    Of `base`'s namespace, and valid no longer than either. Raises FormatError where they are not of one environment.
+    """
+    if part.environment != base.environment or part.registers:
+        raise FormatError(part.id, f"components of {base.environment}", part.environment)
+    components = tuple(sorted({**dict(base.components), **dict(part.components)}.items()))
+    ends = [end for end in (part.valid_until, base.valid_until) if end is not None]
+    named = f"{part.id[:200]}-over-{Digest.of(encode_corim(base)).hex()[:16]}"
+    return replace(base, id=named, components=components, valid_until=min(ends, default=None))

@@ -16,14 +16,15 @@ from verifier.operate import Client, segment
 from writ.formats.corim import Corim, encode_corim, is_signed, parse_corim, parse_signed_corim, read_corim, sign_corim
 from writ.formats.cose import verify_sign1
 from writ.formats.digest import Digest
-from writ.formats.errors import FormatError, Refused
+from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.keys import PublicKey, key_id
 from writ.formats.measurement import Governance, Measurement, parse_measured, parse_measurement
 from writ.formats.reason import Reason
 from writ.formats.strict import Fields
 from writ.service import cli
 from writ.service.signers import load_signer
-from writ.verdict.appraisal import PARTS
+from writ.verdict.appraise.ima import PARTS
+from writ.verdict.reference import GOVERNANCE
 
 MAX_BOOT_FILE: Final = 1 << 30
 MAX_TURN: Final = 5 << 20
@@ -37,6 +38,14 @@ def add_verbs(verbs: Any) -> None:
     made.add_argument("--host", help="take instances and governance of this host as it attested last")
     made.add_argument("--agent", help="with --host: only the instances of this agent (name or SPIFFE id)")
     made.add_argument("--governance", action="store_true", help="with --host: only the governance")
+    made.add_argument(
+        "--pcr",
+        type=int,
+        action="append",
+        default=[],
+        metavar="N",
+        help="with its governance: PCR N, as its boot log led to it; may be repeated",
+    )
     made.add_argument("--boot", action="store_true", help="with --host: what it booted: firmware, Secure Boot, loader and kernel")
     made.add_argument("--files", metavar="NAME", help="with --host: every file that its kernel measured, as files/NAME")
     made.add_argument(
@@ -53,6 +62,9 @@ def add_verbs(verbs: Any) -> None:
     made.add_argument("files", type=Path, nargs="*", default=[], metavar="FILE")
     made.add_argument("--publisher", type=Path, metavar="KEY", help="the public key (PEM or JWK) that signed them; you vouch for it")
     made.add_argument("--adopt", action="store_true", help="with --publisher: take a vendor's values over into --namespace")
+    made.add_argument(
+        "--over", action="store_true", help="with --adopt: of the governance they are a part; the rest is taken from each version in force"
+    )
     made.add_argument("--delegated", action="store_true", help="publishers signed them: the delegation says whether that is enough")
     _valid_until(made)
     made.add_argument("--replace", action="store_true", help="retire the other versions of the same environments")
@@ -123,7 +135,7 @@ def _reference_capture(args: argparse.Namespace) -> int:
         only = args.boot or args.files or args.rooted
         governance = [(name, Digest.parse(root)) for name, root in state["governance"].items()]
         if args.agent is None and governance and (args.governance or not only):
-            made = captured_governance(str(host["namespace"]), governance)
+            made = replace(captured_governance(str(host["namespace"]), governance), registers=_registers(host, args.pcr))
             corims[digest_of(made)] = made
         if not args.governance and not only:
             for measurement in _measurements(state, args.agent):
@@ -143,6 +155,8 @@ def _reference_capture(args: argparse.Namespace) -> int:
         raise Refused(Reason("not-found", "measurement", "a host's state or a file to capture", "none"))
     if args.valid_until is not None:
         corims = {digest_of(made): made for made in (replace(one, valid_until=args.valid_until) for one in corims.values())}
+    if args.pcr and not any(one.registers for one in corims.values()):
+        raise FormatError("--pcr", "--host, and its governance among what is captured", "no governance")
     # 3
     if args.out is not None:
         make_directory(args.out)
@@ -154,6 +168,15 @@ def _reference_capture(args: argparse.Namespace) -> int:
         outcome = {key: answer[key] for key in ("state", "proposal", "missing")}
     listed = [{"digest": digest, **corim.to_json()} for digest, corim in corims.items()]
     return show(args, {"captured": listed, "approved": args.approve, **outcome})
+
+
+def _registers(host: dict[str, Any], wanted: list[int]) -> tuple[tuple[int, Digest], ...]:
+    """These PCRs of the host, in the bank that it quotes."""
+    known = (host["state"].get("boot") or {}).get("registers", {})
+    if missing := sorted(index for index in wanted if str(index) not in known):
+        got = ", ".join(map(str, missing))
+        raise Refused(Reason("not-found", "host.boot.registers", "PCRs that the host's boot log led to", got))
+    return tuple((index, Digest(host["tpm"]["bank"], bytes.fromhex(known[str(index)]))) for index in sorted(set(wanted)))
 
 
 def _captured_machine(args: argparse.Namespace, client: Client, host: dict[str, Any]) -> Iterator[Corim]:
@@ -170,12 +193,22 @@ def _captured_machine(args: argparse.Namespace, client: Client, host: dict[str, 
     files = {path: digests[0] for path, digests in _measured(client, name).items()}
     if args.files:
         yield _named(namespace, f"files/{args.files}", files)
-    for wanted in args.rooted:
-        part, _, place = wanted.partition("=")
+    for part, place in _places(args.rooted).items():
         below = {path: digest for path, digest in files.items() if path == place or path.startswith(place.rstrip("/") + "/")}
-        if part not in PARTS or not below:
-            raise FormatError("--rooted", f"PART={'|'.join(PARTS)} and a path that was measured", wanted[:100])
+        if not below:
+            raise FormatError("--rooted", "a path that was measured", f"{part}={place}"[:100])
         yield _named(namespace, f"rooted/{part}", below)
+
+
+def _places(rooted: list[str]) -> dict[str, str]:
+    """The place of each part. Two of one part would be versions of it, either of which will do. Raises FormatError."""
+    places: dict[str, str] = {}
+    for wanted in rooted:
+        part, _, place = wanted.partition("=")
+        if part not in PARTS or not place.strip("/") or part in places:
+            raise FormatError("--rooted", f"PART={'|'.join(PARTS)}, each once, and a path below /", wanted[:100])
+        places[part] = place
+    return places
 
 
 def _measured(client: Client, host: str) -> dict[str, list[str]]:
@@ -194,9 +227,13 @@ def _named(namespace: str, environment: str, known: Mapping[str, str]) -> Corim:
 
 
 def _reference_dry_run(args: argparse.Namespace) -> int:
-    """Exit 0 only if every host that attested would pass."""
+    """Exit 0 only if every host that attested would pass; 3 where none did, since then nothing is foreseen."""
     corims = [base64.b64encode(read(path)).decode("ascii") for path in args.files]
     answer = connected(args).post("/v1/dry-runs", {"corims": corims, "retire": args.retire, "replace": args.replace})
+    if not answer["hosts"]:
+        raise Unavailable(
+            "dry run", f"no host of the namespace ever attested, so nothing is foreseen; {len(answer['never_attested'])} wait"
+        )
     show(args, answer)
     return cli.REFUSED if answer["refused"] else cli.ACCEPTED
 
@@ -222,15 +259,19 @@ def _reference_import(args: argparse.Namespace) -> int:
             raise FormatError("--delegated", "neither --publisher nor --replace, which are an operator's", "one of them")
         return _publish(args, items)
     publisher = None if args.publisher is None else public_key(args.publisher)
+    if args.over and not args.adopt:
+        raise FormatError("--over", "--adopt", "no --adopt")
+    client = connected(args)
     if args.adopt:
         if publisher is None or args.namespace is None:
             raise FormatError("--adopt", "--publisher and --namespace", "one of them or neither")
-        items, publisher = [_adopted(item, publisher, args.namespace) for item in items], None
+        adopted, publisher = [_adopted(item, publisher, args.namespace) for item in items], None
+        items = [encode_corim(one) for part in adopted for one in (_over_each(client, part) if args.over else (part,))]
     jwk = None if publisher is None else publisher.to_jwk()
-    return show(args, _import(connected(args), items, jwk, replace=args.replace))
+    return show(args, _import(client, items, jwk, replace=args.replace))
 
 
-def _adopted(data: bytes, publisher: PublicKey, namespace: str) -> bytes:
+def _adopted(data: bytes, publisher: PublicKey, namespace: str) -> Corim:
     """The values that the publisher signed for a namespace of its own, unsigned, for this one. Raises FormatError, Refused.
 
     Only what is no agent's: an agent's SPIFFE id has its namespace in it.
@@ -240,7 +281,25 @@ def _adopted(data: bytes, publisher: PublicKey, namespace: str) -> bytes:
         raise Refused(Reason("signature-invalid", "corim", f"a signature by {key_id(publisher)}", "another"))
     if signed.corim.environment.startswith("spiffe://"):
         raise Refused(Reason("forbidden", "corim.environment", "one that is no agent's", signed.corim.environment))
-    return encode_corim(replace(signed.corim, namespace=namespace))
+    return replace(signed.corim, namespace=namespace)
+
+
+def _over_each(client: Client, part: Corim) -> tuple[Corim, ...]:
+    """A part of the governance over each version in force; where one is that already, it itself. Other values as they are.
+
+    Raises Refused where no version is in force.
+    """
+    from verifier.reference import laid_over
+
+    if part.environment != GOVERNANCE:
+        return (part,)
+    rows = [row for row in client.get("/v1/references")["references"] if row["environment"] == part.environment]
+    shown = [client.get(f"/v1/references/{row['digest']}") for row in rows]
+    versions = [parse_signed_corim(base64.b64decode(one["signed"])).corim for one in shown]
+    if not versions:
+        raise Refused(Reason("not-found", part.environment, "a version in force to lay it over", "none"))
+    found = {one.components: one for one in (laid_over(part, base) for base in versions)}
+    return tuple({**found, **{one.components: one for one in versions if one.components in found}}.values())
 
 
 def _until(data: bytes, valid_until: int | None, path: Path) -> bytes:
@@ -368,7 +427,7 @@ def _others(args: argparse.Namespace, corim: Corim) -> Iterator[tuple[str, str, 
         return
     client = connected(args)
     for row in client.get("/v1/references")["references"]:
-        if row["environment"] == corim.environment:
+        if row["environment"] == corim.environment and row["valid_until"] != 0:  # names that were kept are no version
             yield row["id"], row["digest"], _values(client.get(f"/v1/references/{row['digest']}")["corim"])
 
 

@@ -118,11 +118,11 @@ class SocketGate:
         # 2
         ruling = self._gatekeeper.ask(action, arguments, gate=GATE, against=against)
         reference = None if ruling.sequence is None else f"{self._short}-{ruling.sequence}"
-        if tool is None or ruling.held is None:
+        if tool is None or not ruling.permit or ruling.leaf is None:
             return {"ok": False, "reference": reference, "refusal": cli.refusal(ruling.reasons, reference)}
         # 3
         try:
-            reply = tool.call(action, method, arguments, ruling.held)
+            reply = tool.call(action, method, arguments, ruling.held, ruling.leaf)
         except (Unavailable, FormatError) as error:
             self._outcome(ruling, Reply(False, b""))
             return {"ok": False, "reference": reference, "failure": {"what": error.what, "detail": str(error)[:300]}}

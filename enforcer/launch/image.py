@@ -2,7 +2,7 @@
 
     /               the component of kind `image`
     /store/NAME     every other component
-    /proc /dev /tmp /agent /run/writ /run/shim       where the sandbox mounts what is not measured; empty in the image
+    /proc /dev /tmp /agent /work /run/writ /run/shim       where the sandbox mounts what is not measured; empty in the image
 
 The image is an erofs in a sealed memfd: neither it nor the loop device over it can be written, also by root. What it holds is hashed
 after it was sealed, and compared with the measurement: a store that was changed meanwhile is refused, and one that is changed later
@@ -36,7 +36,7 @@ from writ.formats.reason import Reason
 from writ.formats.tree import ComponentKind, Entry, component, component_root, spell
 
 STORE: Final = INSIDE.removeprefix("/")
-MOUNT_POINTS: Final = ("proc", "dev", "tmp", "agent", "run", "run/writ")
+MOUNT_POINTS: Final = ("proc", "dev", "tmp", "agent", "work", "run", "run/writ")
 """Directories of the image that are ours. An image component may have them, empty."""
 SHIM: Final = "run/shim"
 """Where the sandbox mounts `shim.c`'s program."""

@@ -11,10 +11,11 @@ _NOSUID, _NODEV, _NOEXEC, _DETACH = 2, 4, 8, 2
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 
-def mount_tmpfs(path: Path, *, size: int, files: int) -> None:
-    """A filesystem in memory of at most `size` bytes and `files` inodes, nothing on it executable. Raises OSError."""
+def mount_tmpfs(path: Path, *, size: int, files: int, executable: bool = False) -> None:
+    """A filesystem in memory of at most `size` bytes and `files` inodes, nothing on it executable but where asked. Raises OSError."""
     options = f"size={size},nr_inodes={files},mode=0711".encode()
-    if _LIBC.mount(b"writ", os.fsencode(path), b"tmpfs", ctypes.c_ulong(_NOSUID | _NODEV | _NOEXEC), options) != 0:
+    flags = _NOSUID | _NODEV | (0 if executable else _NOEXEC)
+    if _LIBC.mount(b"writ", os.fsencode(path), b"tmpfs", ctypes.c_ulong(flags), options) != 0:
         raise _error(path)
 
 

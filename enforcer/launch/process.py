@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Final
 
 from enforcer.launch.cgroup import Cgroup
+from enforcer.launch.devices import NONE, Devices
 from enforcer.launch.image import BWRAP, SHIM, Image
-from enforcer.launch.sandbox import INSIDE_UID, LIMITS, SHIM_PROGRAM, Room, arguments, specification
+from enforcer.launch.sandbox import HOME, INSIDE_UID, LIMITS, SHIM_PROGRAM, Room, arguments, specification
 from writ.formats.errors import Unavailable
 from writ.formats.measurement import Profile
 
@@ -30,7 +31,7 @@ class Program:
     """What is to run: argv with a program of the image, its sandbox, its own places, the uid outside, and the whole environment.
 
     `processes` is how many the uid may have at once (RLIMIT_NPROC), which holds where the pids controller is not there. `inside_uid` is
-    what it sees itself as; with 0 it is root of nothing but its own files.
+    what it sees itself as; with 0 it is root of nothing but its own files. `folder` is where it begins.
     """
 
     argv: tuple[str, ...]
@@ -41,6 +42,8 @@ class Program:
     environment: Mapping[str, str]
     processes: int = 512
     inside_uid: int = INSIDE_UID
+    devices: Devices = NONE
+    folder: str = HOME
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ def start(program: Program, cgroup: Cgroup, stdio: tuple[int, int, int], enter: 
 
     Raises Unavailable where any of it fails; nothing of it runs then.
     """
-    given = specification(program.profile, program.image, {**LIMITS, "RLIMIT_NPROC": program.processes})
+    given = specification(program.profile, program.image, {**LIMITS, "RLIMIT_NPROC": program.processes}, program.devices)
     gate, report, info, options, shim = (os.pipe() for _ in range(5))
     inner = [info[1], options[0], shim[0], report[1]]
     command = [
@@ -98,7 +101,10 @@ def start(program: Program, cgroup: Cgroup, stdio: tuple[int, int, int], enter: 
         # 2
         if said != b"joined\n" or not cgroup.holds(child.pid):
             raise Unavailable("launch", f"the child did not join its cgroup: {_shown(said)}")
-        os.write(options[1], arguments(program.image, program.room, program.environment, info[1], program.inside_uid))
+        inside = arguments(
+            program.image, program.room, program.environment, info[1], program.inside_uid, devices=program.devices, folder=program.folder
+        )
+        os.write(options[1], inside)
         _close(ours, options[1])
         os.write(gate[1], b"G")
         # 3

@@ -6,6 +6,8 @@
 | `jit`        | no unmeasured binary; memory may become executable, for engines that compile (Node, JITs) | Linux 6.12: Landlock 6 |
 | `strict-6.1` | as `strict`, by the filter alone; see below | Linux 6.1: Landlock 2 |
 | `jit-6.1`    | as `jit`; see below | Linux 6.1: Landlock 2 |
+| `sandboxed`  | as `jit`, but that any file of its own in `/work` can be executed | Linux 6.12: Landlock 6 |
+| `sandboxed-6.1` | as `sandboxed`; see below | Linux 6.1: Landlock 2 |
 
 Every profile: a root of measured files that nobody can write, nothing executable elsewhere, namespaces of its own for users, pids,
 network, ipc, host name and cgroups, no capability, no new user namespace, the system calls of `seccomp.py` only, no interface but
@@ -14,6 +16,11 @@ loopback. A host whose kernel has less than the profile needs refuses to start i
 What the profiles for Linux 6.1 do without: MDWE (a second wall behind the filter's own rules), Landlock's rights to truncate and to
 control devices (both closed by what is mounted there), and its scopes for abstract sockets and signals (closed by the namespaces,
 but that an agent can end its own init, and so itself).
+
+`sandboxed` is for child instances: an agent that writes and runs code does it there and never in itself. **It does not promise that what
+runs was measured**: `/work` holds scripts, objects and programs of anyone's making, and no record says what is in them but the script of
+a command. What bounds them is everything else: the namespaces, the filter, the limits, and a token with grants of its own, which no
+program inside ever holds. The attestation result says so (`executables` at warning), and so does the token (`executables-unmeasured`).
 
 None bounds what an interpreter is fed: a measured Python runs any text, inside.
 """
@@ -39,7 +46,9 @@ _SCOPES: Final = 3
 READ: Final = _READ_FILE | _READ_DIR
 RUN: Final = READ | _EXECUTE
 WRITE: Final = _ALL & ~(_EXECUTE | _MAKE_CHAR | _MAKE_BLOCK | _IOCTL_DEV)
+WRITE_AND_RUN: Final = WRITE | _EXECUTE
 DEVICE: Final = _READ_FILE | _WRITE_FILE
+CONTROL: Final = DEVICE | _IOCTL_DEV
 TERMINAL: Final = READ | _WRITE_FILE | _IOCTL_DEV
 _CREATE_RULESET: Final = 444
 _VERSION: Final = 1
@@ -48,12 +57,16 @@ _RIGHTS_OF: Final[Mapping[int, int]] = {2: (1 << 14) - 1, 6: _ALL}
 
 @dataclass(frozen=True, slots=True)
 class Sandbox:
-    """What one profile asks of the kernel. `landlock` is the ABI whose rights are handled, no more and no less."""
+    """What one profile asks of the kernel. `landlock` is the ABI whose rights are handled, no more and no less.
+
+    `scratch`: it has a tree of its own in which it may write and execute.
+    """
 
     profile: Profile
     landlock: int
     new_code: bool
     mdwe: bool
+    scratch: bool = False
 
     @property
     def handled(self) -> tuple[int, int, int]:
@@ -77,6 +90,8 @@ SANDBOXES: Final[Mapping[Profile, Sandbox]] = {
         Sandbox("jit", 6, new_code=True, mdwe=False),
         Sandbox("strict-6.1", 2, new_code=False, mdwe=False),
         Sandbox("jit-6.1", 2, new_code=True, mdwe=False),
+        Sandbox("sandboxed", 6, new_code=True, mdwe=False, scratch=True),
+        Sandbox("sandboxed-6.1", 2, new_code=True, mdwe=False, scratch=True),
     )
 }
 

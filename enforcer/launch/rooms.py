@@ -1,8 +1,12 @@
-"""Where an instance may write: one filesystem in memory for the agent and one for its tools, each bounded, nothing on it executable."""
+"""Where an instance may write: one filesystem in memory for the agent and one for its tools, each bounded, nothing on it executable.
+
+A child instance has one more, bounded too, whose files can be executed: the tree in which it works.
+"""
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from enforcer.launch.mounts import mount_tmpfs, unmount
@@ -22,6 +26,20 @@ def make_room(path: Path, uid: int, *, size: int, files: int, gate: Path | None 
     except OSError as error:
         raise Unavailable("room", f"{path}: {error.strerror}") from None
     return Room(path, gate)
+
+
+def with_work(room: Room, path: Path, uid: int, *, size: int, files: int) -> Room:
+    """`room`, with a tree at `path` of at most `size` bytes and `files` inodes in which `uid` may write and execute. Raises Unavailable."""
+    work = path / "work"
+    try:
+        path.mkdir(mode=0o711)
+        mount_tmpfs(path, size=size, files=files, executable=True)
+        for folder in (work, work / "tmp"):
+            folder.mkdir(mode=0o700)
+            os.chown(folder, uid, uid)
+    except OSError as error:
+        raise Unavailable("room", f"{path}: {error.strerror}") from None
+    return replace(room, work=work)
 
 
 def clear_rooms(visible: Path) -> bool:

@@ -1,8 +1,8 @@
 """One program's sandbox, as bubblewrap and the shim are told it: what there is, where it may write, and what the kernel still does.
 
 Inside, the program is uid 1000 of a user namespace without capabilities; outside, a uid that nobody else has. `/` is its measured
-image, read-only; `/agent` (its home), `/tmp` and `/dev/shm` are its own, bounded, and nothing in them can be executed. There is no
-interface but loopback. `/run/writ` holds its gate, where it has one.
+image, read-only; `/agent` (its home), `/tmp` and `/dev/shm` are its own, bounded, and nothing in them can be executed. `/work` is a child
+instance's own, and there it can. There is no interface but loopback. `/run/writ` holds its gate, where it has one.
 
 Nothing of the host's paths shows inside: bubblewrap gets its arguments by a descriptor and an empty environment.
 """
@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from enforcer.launch.devices import NONE, Devices
 from enforcer.launch.image import MOUNT_POINTS, SHIM, STORE, Image
-from enforcer.launch.profile import DEVICE, READ, RUN, SANDBOXES, TERMINAL, WRITE
+from enforcer.launch.profile import CONTROL, DEVICE, READ, RUN, SANDBOXES, TERMINAL, WRITE, WRITE_AND_RUN
 from enforcer.launch.seccomp import compiled
 from writ.formats.errors import Unavailable
 from writ.formats.measurement import Profile
@@ -28,6 +29,7 @@ SHIM_PROGRAM: Final = Path(__file__).with_name("shim")
 """Made from `shim.c` when Writ is installed. What every program becomes before bubblewrap, and what bubblewrap becomes in the sandbox."""
 INSIDE_UID: Final = 1000
 HOME: Final = "/agent"
+WORK: Final = "/work"
 GATE: Final = "/run/writ"
 PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 LIMITS: Final[Mapping[str, int]] = {"RLIMIT_CORE": 0, "RLIMIT_NOFILE": 4096, "RLIMIT_MEMLOCK": 0, "RLIMIT_MSGQUEUE": 0}
@@ -44,17 +46,31 @@ _NO_NEW_CODE: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Directories of the program's own, on a filesystem that is bounded and noexec: `home`, `tmp`, `shm`; and that of its gate."""
+    """Directories of the program's own, on a filesystem that is bounded and noexec: `home`, `tmp`, `shm`; and that of its gate.
+
+    `work`, where there is one, is on another, bounded, from which it can execute.
+    """
 
     path: Path
     gate: Path | None = None
+    work: Path | None = None
 
     def bound(self) -> tuple[tuple[str, str], ...]:
         """What is mounted where, writable."""
-        return tuple((str(self.path / name), inner) for name, inner in OWN.items())
+        own = tuple((str(self.path / name), inner) for name, inner in OWN.items())
+        return own if self.work is None else (*own, (str(self.work), WORK))
 
 
-def arguments(image: Image, room: Room, environment: Mapping[str, str], info: int, inside_uid: int = INSIDE_UID) -> bytes:
+def arguments(
+    image: Image,
+    room: Room,
+    environment: Mapping[str, str],
+    info: int,
+    inside_uid: int = INSIDE_UID,
+    *,
+    devices: Devices = NONE,
+    folder: str = HOME,
+) -> bytes:
     """bubblewrap's arguments, as it reads them from a descriptor; it tells the sandbox's first pid on `info`."""
     found = [
         *NAMESPACES, *NO_FURTHER, "--uid", str(inside_uid), "--gid", str(inside_uid),
@@ -62,25 +78,30 @@ def arguments(image: Image, room: Room, environment: Mapping[str, str], info: in
     ]  # fmt: skip
     for outer, inner in room.bound():
         found += ["--bind", outer, inner]
+    for outer, inner in devices.nodes:
+        found += ["--dev-bind", outer, inner]
     found += ["--remount-ro", "/dev"]
     for name, held in image.held:
         found += ["--ro-bind", str(held), f"/{STORE}/{name}"]
     if room.gate is not None:
         found += ["--ro-bind", str(room.gate), GATE]
     found += ["--ro-bind", str(SHIM_PROGRAM), f"/{SHIM}", "--clearenv"]
-    for name, value in sorted(environment.items()):
+    for name, value in sorted({**dict(devices.environment), **environment}.items()):
         found += ["--setenv", name, value]
-    found += ["--chdir", HOME, "--cap-drop", "ALL", "--new-session", "--die-with-parent", "--info-fd", str(info)]
+    found += ["--chdir", folder, "--cap-drop", "ALL", "--new-session", "--die-with-parent", "--info-fd", str(info)]
     return b"".join(os.fsencode(argument) + b"\0" for argument in found)
 
 
-def specification(profile: Profile, image: Image, limits: Mapping[str, int]) -> bytes:
+def specification(profile: Profile, image: Image, limits: Mapping[str, int], devices: Devices = NONE) -> bytes:
     """What the shim does before the program: `shim.c` says how it is spelt. Raises Unavailable where the kernel lacks something."""
     sandbox = SANDBOXES[profile]
     sandbox.check()
     fs, net, scoped = sandbox.handled
-    rules = [(sandbox.rights(rights), os.fsencode(path) + b"\0") for path, rights in _rights(image)]
-    filter_ = compiled(new_code=sandbox.new_code)
+    rules = [
+        (sandbox.rights(rights), os.fsencode(path) + b"\0")
+        for path, rights in (*_rights(image, scratch=sandbox.scratch), *((inner, CONTROL) for _, inner in devices.nodes))
+    ]
+    filter_ = compiled(new_code=sandbox.new_code, ioctls=devices.ioctls)
     parts = [struct.pack("=IIQQQI", _MAGIC, _NO_NEW_CODE if sandbox.mdwe else 0, fs, net, scoped, len(rules))]
     parts += [struct.pack("=QI", rights, len(path)) + path for rights, path in rules]
     parts += [struct.pack("=I", 0), struct.pack("=I", len(limits))]
@@ -88,7 +109,7 @@ def specification(profile: Profile, image: Image, limits: Mapping[str, int]) -> 
     return b"".join([*parts, struct.pack("=I", len(filter_) // 8), filter_])
 
 
-def _rights(image: Image) -> Iterator[tuple[str, int]]:
+def _rights(image: Image, *, scratch: bool) -> Iterator[tuple[str, int]]:
     """Each path inside and what may be done beneath it; nothing may be done elsewhere."""
     try:
         top = [(entry.name, entry.stat(follow_symlinks=False).st_mode) for entry in os.scandir(image.path)]
@@ -107,6 +128,8 @@ def _rights(image: Image) -> Iterator[tuple[str, int]]:
     yield "/dev/tty", TERMINAL & DEVICE
     for name in OWN.values():
         yield name, WRITE
+    if scratch:
+        yield WORK, WRITE_AND_RUN
 
 
 def environment_of(**more: str) -> dict[str, str]:

@@ -26,15 +26,19 @@ def put(path: str, text: str) -> None:
 
 
 def removed(path: str) -> bool:
-    """Remove the cgroup with its children; whether it is gone."""
+    """Remove the cgroup with all below it; whether it is gone."""
     try:
-        below = [entry.path for entry in os.scandir(path) if entry.is_dir()]
+        below = [entry.path for entry in os.scandir(path) if entry.is_dir(follow_symlinks=False)]
     except FileNotFoundError:
         return True
+    except OSError:
+        return False
+    for child in below:
+        removed(child)
     try:
-        for child in below:
-            os.rmdir(child)
         os.rmdir(path)
+    except FileNotFoundError:
+        return True
     except OSError:
         return False
     return True

@@ -352,6 +352,90 @@ def library_path_of_its_own():
     executable(said, "/tmp/lib/")
 
 
+# --- the tree in which a child instance works: it executes there, and gains nothing else by it -----------------------------------------
+
+
+@attempt
+def work_program():
+    runs(copy_of("/usr/bin/true", "/work/true"))
+
+
+@attempt
+def work_script():
+    runs(program("/work/script.sh", b"#!/usr/bin/true\n"))
+
+
+@attempt
+def work_library():
+    own = copy_of(GIVEN["library"], "/work/own.so")
+    ctypes.CDLL(own)
+
+
+@attempt
+def work_code_mapped_from_a_file():
+    path = program("/work/code.bin", b"\xc3" * 4096)
+    with open(path, "rb") as file:
+        page(READ | EXEC, PRIVATE, file.fileno())
+
+
+@attempt
+def work_setuid_program():
+    os.chmod(copy_of("/usr/bin/python3", "/work/setuid"), 0o4755)
+    code = "import os,sys; sys.exit(0 if os.geteuid() not in (os.getuid(),) else 1)"
+    os.execv("/work/setuid", ["/work/setuid", "-I", "-S", "-c", code])
+
+
+@attempt
+def work_block_device():
+    os.mknod("/work/disk", stat.S_IFBLK | 0o600, os.makedev(7, 0))
+
+
+@attempt
+def work_character_device():
+    os.mknod("/work/mem", stat.S_IFCHR | 0o600, os.makedev(1, 1))
+
+
+@attempt
+def work_file_capabilities():
+    os.setxattr(copy_of("/usr/bin/true", "/work/cap"), "security.capability", struct.pack("=IIIII", 0x02000001, 1 << 21, 0, 0, 0))
+
+
+@attempt
+def work_hard_link_from_the_image():
+    os.link("/usr/bin/true", "/work/linked")
+
+
+@attempt
+def work_moved_out_of():
+    os.rename(copy_of("/usr/bin/true", "/work/true"), "/tmp/moved")
+    runs("/tmp/moved")
+
+
+@attempt
+def work_linked_to_from_tmp():
+    os.symlink("/tmp/true", "/work/link")
+    copy_of("/usr/bin/true", "/tmp/true")
+    runs("/work/link")
+
+
+@attempt
+def work_mounted_elsewhere():
+    call("mount", b"/work", b"/tmp", b"none", 4096, ctypes.c_char_p(None))
+
+
+@attempt
+def work_exhausted():
+    with open("/work/large", "wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 4 * GIVEN["room"])
+
+
+@attempt
+def work_inodes_exhausted():
+    os.makedirs("/work/many")
+    for number in range(4 * GIVEN["files"]):
+        open(f"/work/many/{number}", "w").close()
+
+
 # --- namespaces and mounts -----------------------------------------------------------------------------------------------------
 
 
@@ -873,7 +957,7 @@ def main():
     found = {}
     for name, act in ATTEMPTS.items():
         found[name] = judged(act)
-        for folder in ("/tmp", "/agent", "/dev/shm"):
+        for folder in ("/tmp", "/agent", "/dev/shm", "/work"):
             for entry in os.listdir(folder):
                 path = f"{folder}/{entry}"
                 if os.path.isdir(path) and not os.path.islink(path):

@@ -90,14 +90,26 @@ class Host:
         ]
         self.config_file.write_text("\n".join(lines) + "\n")
 
-    def agent(self, name: str, body: str, *, prelude: str = AGENT, connects: Sequence[str] = ()) -> None:
+    def child(
+        self, name: str, *programs: str, shell: Sequence[str] = ("/usr/bin/sh", "-euc"), more: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        """A child agent `name`, whose image has `programs` too; it may run commands, and `more`."""
+        root = self.store / name
+        shutil.rmtree(root, ignore_errors=True)
+        components = lay_out(root, {}, "/usr/bin/sh", *programs)
+        grants = grant_set([("instance.run", f"agent:{name}"), *more])
+        self.attestor.agents[name] = KnownAgent(root, tuple(shell), components, grants, "sandboxed")
+
+    def agent(
+        self, name: str, body: str, *, prelude: str = AGENT, connects: Sequence[str] = (), more: Sequence[tuple[str, str]] = ()
+    ) -> None:
         """An agent `name` in the store, whose program is `body` after the client's few lines; it may connect to these resources."""
         root = self.store / name
         shutil.rmtree(root, ignore_errors=True)
         code = (prelude + textwrap.dedent(body)).encode()
         components = lay_out(root, {"code": ("code", {f"{name}.py": code}), "tools": ("tools", {"tool.py": TOOL.encode()})})
         known = KnownAgent(root, (PYTHON, "-I", f"{{store}}/code/{name}.py"), components)
-        grants = grant_set([*known.grants, *(("net.connect", resource) for resource in connects)])
+        grants = grant_set([*known.grants, *more, *(("net.connect", resource) for resource in connects)])
         self.attestor.agents[name] = replace(known, grants=grants)
 
     def serve(self, *under: str) -> None:
@@ -164,8 +176,8 @@ class Host:
         return self.standing(instance)
 
     def cgroup_of(self, instance: bytes) -> Cgroup:
-        """The instance's cgroup."""
-        return Cgroup(find_mount(MOUNTINFO.read_text()) / self.cgroup.lstrip("/") / instance.hex())
+        """The instance's cgroup: a child's is below its parent's."""
+        return Cgroup.find(find_mount(MOUNTINFO.read_text()) / self.cgroup.lstrip("/"), instance.hex())
 
     def holder_pid(self, instance: bytes) -> int:
         """The pid of its holder."""
@@ -185,7 +197,6 @@ class Host:
         for run in self.runs:
             if run.poll() is None:
                 run.kill()
-            run.communicate()
         if self.daemon is not None:
             self.kill_daemon()
         for path in (self.config.state_dir / "instances").glob("*/state.json"):
@@ -197,6 +208,8 @@ class Host:
         if parent.exists():
             parent.kill()
             wait_for(lambda: all(Cgroup(p).remove() for p in parent.path.iterdir() if p.is_dir()) and parent.remove())
+        for run in self.runs:
+            run.communicate()  # an agent may have kept the other end of its pipes to this moment, and a frozen one would keep it on
         self.attestor.stop()
         for mounted in sorted(self.mounts(), reverse=True):
             subprocess.run(["umount", "--lazy", mounted], check=True)

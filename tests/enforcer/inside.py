@@ -13,11 +13,11 @@ from pathlib import Path
 from enforcer.launch.cgroup import Cgroup, parent_of
 from enforcer.launch.image import Image, image_of
 from enforcer.launch.process import Program, Running, start
-from enforcer.launch.rooms import clear_rooms, make_room
+from enforcer.launch.rooms import clear_rooms, make_room, with_work
 from enforcer.launch.sandbox import Room, environment_of
 from enforcer.launch.store_root import StoreRoot
 from tests.world.root_fs import lay_out
-from writ.formats.measurement import Measurement, Profile
+from writ.formats.measurement import UNMEASURED, Measurement, Profile
 from writ.formats.spiffe import AgentId
 
 UID = 62_000 + os.getpid() % 3000
@@ -29,18 +29,20 @@ ROOM, FILES = 16 << 20, 1000
 
 @dataclass
 class Inside:
-    """A folder with an image in it; `room` belongs to UID."""
+    """A folder with an image in it; `room` belongs to UID, and `work` is the same with the tree of a child instance."""
 
     folder: Path
     image: Image
     room: Room
+    work: Room
     rooms: list[Path] = field(default_factory=list)
 
     def program(
         self, *argv: str, profile: Profile = "strict", uid: int = UID, processes: int = 512, environment: Mapping[str, str] | None = None
     ) -> Program:
-        """A program of the image."""
-        return Program(argv, profile, self.image, self.room, uid, environment or environment_of(), processes)
+        """A program of the image; one of a child instance has a tree to work in."""
+        room = self.work if profile in UNMEASURED else self.room
+        return Program(argv, profile, self.image, room, uid, environment or environment_of(), processes)
 
     def run(self, program: Program, cgroup: Cgroup) -> tuple[int, bytes]:
         """Its status and what it says on standard output and error, once it and all it left has ended."""
@@ -72,7 +74,8 @@ def inside(*programs: str) -> Iterator[Inside]:
     (folder / "rooms").mkdir(mode=0o711)
     room = make_room(folder / "rooms" / "a", UID, size=ROOM, files=FILES)
     try:
-        yield Inside(folder, image, room)
+        work = with_work(room, folder / "rooms" / "work", UID, size=ROOM, files=FILES)
+        yield Inside(folder, image, room, work)
     finally:
         image.free()
         assert clear_rooms(folder / "rooms")

@@ -65,8 +65,8 @@ def test_what_a_sandbox_needs_and_is_not_there_is_named(tmp_path: Path, first: s
 
 
 def test_the_profiles_that_a_kernel_can_start_are_named() -> None:
-    assert doctor.profiles(7) == "ABI 7: strict, jit, strict-6.1, jit-6.1"
-    assert doctor.profiles(2) == "ABI 2: strict-6.1, jit-6.1; strict needs ABI 6; jit needs ABI 6"
+    assert doctor.profiles(7) == "ABI 7: strict, jit, strict-6.1, jit-6.1, sandboxed, sandboxed-6.1"
+    assert doctor.profiles(2) == "ABI 2: strict-6.1, jit-6.1, sandboxed-6.1; strict needs ABI 6; jit needs ABI 6; sandboxed needs ABI 6"
     for abi in (0, 1):
         with pytest.raises(Unavailable, match=f"ABI {abi}; strict needs ABI 6"):
             doctor.profiles(abi)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import ctypes
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -39,7 +40,10 @@ _TOKEN, _LOG = "tests/enforcer/test_credential.py::", "tests/enforcer/test_recor
 
 MATRIX: Final[dict[str, dict[str, tuple[str, ...] | str]]] = {
     "attestor": {
-        "missing": (f"{_RUN}test_without_an_attestor_nothing_starts_and_the_status_says_so", f"{_HERE}test_running_agent_is_held[attestor-missing]"),
+        "missing": (
+            f"{_RUN}test_without_an_attestor_nothing_starts_and_the_status_says_so",
+            f"{_HERE}test_running_agent_is_held[attestor-missing]",
+        ),
         "hanging": (f"{_HERE}test_nothing_starts_while[attestor-hangs]", f"{_HERE}test_running_agent_is_held[attestor-hanging]"),
         "corrupt": (f"{_HERE}test_nothing_is_launched[attestor-corrupt]", f"{_HERE}test_running_agent_is_held[attestor-corrupt]"),
         "full": "a full attestor answers a refusal or not at all: as refused, or as hanging",
@@ -53,9 +57,15 @@ MATRIX: Final[dict[str, dict[str, tuple[str, ...] | str]]] = {
         "slow": (f"{_HERE}test_slow_attestor_is_waited_for_and_no_longer_than_the_token_lives",),
     },
     "store": {
-        "missing": (f"{_HERE}test_nothing_is_launched[store-missing]", "tests/enforcer/launch/test_store_root.py::test_missing_root_is_unavailable"),
+        "missing": (
+            f"{_HERE}test_nothing_is_launched[store-missing]",
+            "tests/enforcer/launch/test_store_root.py::test_missing_root_is_unavailable",
+        ),
         "hanging": "the store is a local directory that root writes; a disk that hangs hangs mkfs, below",
-        "corrupt": (f"{_HERE}test_nothing_is_launched[store-corrupt]", f"{_IMAGE}test_store_that_was_changed_after_it_was_measured_is_refused"),
+        "corrupt": (
+            f"{_HERE}test_nothing_is_launched[store-corrupt]",
+            f"{_IMAGE}test_store_that_was_changed_after_it_was_measured_is_refused",
+        ),
         "full": "the enforcer never writes there",
         "slow": (f"{_HERE}test_slow_tool_is_waited_for[mkfs]",),
     },
@@ -67,7 +77,10 @@ MATRIX: Final[dict[str, dict[str, tuple[str, ...] | str]]] = {
         "slow": "an action waits for its record, however long it takes; time alone then ends the token",
     },
     "cgroup": {
-        "missing": (f"{_HERE}test_nothing_is_launched[cgroup-missing]", "tests/enforcer/launch/test_cgroup.py::test_no_writable_mount_is_unavailable"),
+        "missing": (
+            f"{_HERE}test_nothing_is_launched[cgroup-missing]",
+            "tests/enforcer/launch/test_cgroup.py::test_no_writable_mount_is_unavailable",
+        ),
         "hanging": "the kernel answers these writes at once; a process that cannot be frozen is not let out either: egress is cut first",
         "corrupt": ("tests/enforcer/launch/test_cgroup.py::test_folder_that_is_no_cgroup_is_unavailable",),
         "full": (f"{_HERE}test_nothing_is_launched[cgroup-full]",),
@@ -77,7 +90,8 @@ MATRIX: Final[dict[str, dict[str, tuple[str, ...] | str]]] = {
         "missing": (f"{_HERE}test_nothing_is_launched[bubblewrap-missing]", f"{_BOX}test_missing_bubblewrap_is_unavailable"),
         "hanging": (f"{_HERE}test_nothing_is_launched[bubblewrap-hanging]",),
         "corrupt": (
-            f"{_HERE}test_nothing_is_launched[bubblewrap-fails]", f"{_HERE}test_nothing_is_launched[bubblewrap-lies]",
+            f"{_HERE}test_nothing_is_launched[bubblewrap-fails]",
+            f"{_HERE}test_nothing_is_launched[bubblewrap-lies]",
             f"{_HERE}test_nothing_is_launched[bubblewrap-babbles]",
         ),
         "full": "it keeps nothing",
@@ -92,8 +106,10 @@ MATRIX: Final[dict[str, dict[str, tuple[str, ...] | str]]] = {
     },
     "kernel": {
         "missing": (
-            f"{_HERE}test_nothing_is_launched[kernel-landlock]", f"{_HERE}test_nothing_is_launched[kernel-seccomp]",
-            f"{_HERE}test_nothing_is_launched[kernel-namespaces]", f"{_HERE}test_nothing_is_launched[kernel-loop]",
+            f"{_HERE}test_nothing_is_launched[kernel-landlock]",
+            f"{_HERE}test_nothing_is_launched[kernel-seccomp]",
+            f"{_HERE}test_nothing_is_launched[kernel-namespaces]",
+            f"{_HERE}test_nothing_is_launched[kernel-loop]",
             f"{_BOX}test_kernel_below_what_the_profile_needs_refuses_to_start",
         ),
         "hanging": "a system call that never returns keeps the launch from ending; the client's end ends it: see mkfs",
@@ -104,7 +120,10 @@ MATRIX: Final[dict[str, dict[str, tuple[str, ...] | str]]] = {
     "clock": {
         "missing": "the kernel always has one",
         "hanging": (f"{_TOKEN}test_token_dies_by_the_boot_clock_though_the_wall_clock_was_set_back",),
-        "corrupt": (f"{_TOKEN}test_token_dies_by_the_wall_clock", f"{_TOKEN}test_token_dies_by_the_boot_clock_though_the_wall_clock_was_set_back"),
+        "corrupt": (
+            f"{_TOKEN}test_token_dies_by_the_wall_clock",
+            f"{_TOKEN}test_token_dies_by_the_boot_clock_though_the_wall_clock_was_set_back",
+        ),
         "full": "a clock keeps nothing",
         "slow": (f"{_TOKEN}test_token_dies_by_the_boot_clock_though_the_wall_clock_was_set_back",),
     },
@@ -122,7 +141,7 @@ MATRIX: Final[dict[str, dict[str, tuple[str, ...] | str]]] = {
         "full": (f"{_HERE}test_nothing_is_launched[descriptors-none]",),
         "slow": "as full",
     },
-}  # fmt: skip
+}
 """Dependency -> fault -> the tests that show refusal or containment, or why there is nothing to show."""
 
 
@@ -225,7 +244,7 @@ def become(calls: tuple[tuple[int, int], ...]) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, filter_, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl")
-    os.execv(sys.argv[1], sys.argv[1:])
+    os.execv(sys.argv[1], sys.argv[1:])  # noqa: S606 - a program of the test's
 
 
 def babble(host: Host) -> None:
@@ -334,9 +353,12 @@ def test_nothing_starts_while(apart: Host, case: str) -> None:
     run = apart.run("a")
     time.sleep(3)
     assert run.poll() is None
-    run.kill()
-    assert run.communicate()[0] == b""
     assert nothing_left(apart)
+    run.kill()
+    for holder in apart.holders():
+        os.kill(holder, signal.SIGKILL)
+    assert run.communicate()[0] == b""
+    wait_for(lambda: nothing_left(apart))
 
 
 @faults

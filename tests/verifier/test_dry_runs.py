@@ -5,21 +5,23 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.world.host import SimulatedHost
+from tests.world.ima_logs import certificate, signed
 from tests.world.uefi_logs import Boot
 from tests.world.verifier import RunningVerifier
 from verifier.__main__ import main
 from verifier.http.wire import to_base64
-from writ.formats.corim import Corim, encode_corim
+from writ.formats.corim import Corim, encode_corim, read_corim
 from writ.formats.digest import Digest
 from writ.formats.errors import Refused
 from writ.formats.exchange import AttestAnswer
-from writ.verdict.appraisal import PARTS
+from writ.verdict.appraise.ima import PARTS
 
 FILES = {part.replace("-", "_"): Digest.of(part.encode()) for part in PARTS}
 NEW = Digest.of(b"new shell")
@@ -181,3 +183,95 @@ def test_host_without_logs_has_neither_boot_nor_files_to_capture(verifier: Runni
     made.attest("one")
     for words in (("--boot",), ("--files", "os"), ("--rooted", "attestor=/usr/bin/attestor")):
         assert command(verifier, "capture", "--host", "h1", *words)[0] == 1
+
+
+# --- PCRs, and names that are kept -----------------------------------------------------------------------------------------------
+
+
+def test_pcr_is_captured_compared_and_shown(verifier: RunningVerifier, host: SimulatedHost, tmp_path: Path) -> None:
+    host.attest("one")
+    whole(verifier)
+    (captured,) = capture(verifier, "--governance", "--pcr", "7", "--pcr", "0", "--pcr", "7", "--out", str(tmp_path / "out"))["captured"]
+    quoted = {index: str(Digest("sha256", host.chip.pcrs["sha256"][index])) for index in (0, 7)}
+    assert captured["registers"] == [{"index": index, "digest": digest} for index, digest in quoted.items()]
+    (file,) = (tmp_path / "out").iterdir()
+    _, said = command(verifier, "diff", str(file))
+    assert json.loads(said)["versions"][0]["differences"] == {
+        f"PCR {index} sha256": {"in_force": None, "file": digest} for index, digest in quoted.items()
+    }
+    corim = read_corim(file.read_bytes())
+    assert ask(verifier, corim, replace=True)["pass"] == 1
+    other = replace(corim, registers=((7, NEW),))
+    (refused,) = ask(verifier, other, replace=True)["hosts"]
+    assert [(r["code"], r["claim"], r["got"]) for r in refused["reasons"]] == [("governance-mismatch", "governance.registers.7", quoted[7])]
+    verifier.client.post("/v1/references", {"corims": [to_base64(encode_corim(other))], "replace": True})
+    assert codes(again(host)) == {"governance-mismatch"}
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [(("--pcr", "16"), "host.boot.registers"), (("--boot", "--pcr", "7"), "--host, and its governance")],
+)
+def test_pcr_is_captured_where_it_is_known(verifier: RunningVerifier, host: SimulatedHost, words: tuple[str, ...], said: str) -> None:
+    host.attest("one")
+    status, shown = command(verifier, "capture", "--host", "h1", *words)
+    assert (status != 0, said in shown) == (True, True), shown
+
+
+def test_dry_run_keeps_the_names_of_files_that_would_be_retired(verifier: RunningVerifier, host: SimulatedHost) -> None:
+    verifier.publish(ima={"keyrings": [to_base64(certificate("vendor"))]})
+    editor = Corim("editor", "default", "files/editor", (("/usr/bin/vi", Digest.of(b"vi")),))
+    verifier.client.post("/v1/references", {"corims": [to_base64(encode_corim(one)) for one in (editor, shell(Digest.of(b"shell")))]})
+    assert host.kernel is not None
+    host.kernel.measure("/usr/bin/vi", NEW, template="ima-sig", sig=signed(NEW, "vendor"))
+    host.measure()
+    host.attest("one")
+    retired = [row["digest"] for row in verifier.client.get("/v1/references")["references"] if row["id"] == "editor"]
+    other = replace(editor, id="other", components=(("/usr/bin/nano", NEW),))
+    for asked in (ask(verifier), ask(verifier, retire=retired), ask(verifier, other, replace=True)):
+        assert ("ima./usr/bin/vi", f"sha256:{NEW.hex()}") in {(r["claim"], r["got"]) for r in asked["hosts"][0]["reasons"]}
+
+
+def test_diff_is_with_versions_and_not_with_names_that_are_kept(verifier: RunningVerifier, tmp_path: Path) -> None:
+    verifier.publish(accept_runtime_only=False)
+    part = Corim("launcher", "default", "rooted/launcher", (("/usr/bin/bwrap", NEW),))
+    verifier.client.post("/v1/references", {"corims": [to_base64(encode_corim(part))]})
+    (digest,) = [row["digest"] for row in verifier.client.get("/v1/references")["references"]]
+    verifier.client.post("/v1/retirements", {"digests": [digest]})
+    assert [row["id"] for row in verifier.client.get("/v1/references")["references"]] == ["retired-0"]
+    (tmp_path / "one.corim").write_bytes(encode_corim(part))
+    status, said = command(verifier, "diff", str(tmp_path / "one.corim"))
+    assert (status, json.loads(said)["versions"]) == (1, [])
+
+
+# --- what the commands refuse ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "rooted",
+    [
+        ("attestor=/usr/bin/attestor", "attestor=/usr/bin/enforcer"),
+        ("attestor=",),
+        ("attestor=/",),
+        ("attestor=//",),
+        ("attestor",),
+        ("zz=/usr/bin/attestor",),
+        ("attestor=/usr/bin/other",),
+    ],
+)
+def test_place_of_a_part_is_one_path_that_was_measured(verifier: RunningVerifier, host: SimulatedHost, rooted: tuple[str, ...]) -> None:
+    host.attest("one")
+    words = [word for one in rooted for word in ("--rooted", one)]
+    status, said = command(verifier, "capture", "--host", "h1", *words)
+    fault = json.loads(said)
+    assert (status, fault["what"], fault["got"]) == (2, "--rooted", rooted[-1])
+
+
+def test_dry_run_says_whether_every_host_would_pass(verifier: RunningVerifier, host: SimulatedHost) -> None:
+    """0 where all would, 1 where one would not, 3 where no host was there to be asked about."""
+    status, said = command(verifier, "dry-run")
+    assert (status, "no host of the namespace ever attested" in said, "1 wait" in said) == (3, True, True)
+    host.attest("one")
+    assert command(verifier, "dry-run")[0] == 0
+    (digest,) = [row["digest"] for row in verifier.client.get("/v1/references")["references"] if row["environment"] == "governance"]
+    assert command(verifier, "dry-run", "--retire", digest)[0] == 1

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from tests.verifier.test_operator import trust_files
+from tests.world.authority import crls_of
 from tests.world.chip import AK_ATTRIBUTES, Chip, Maker
 from tests.world.host import RefusedByVerifier, SimulatedHost
 from tests.world.verifier import RunningVerifier
@@ -36,6 +38,17 @@ def test_ticket_enrols_a_genuine_tpm(verifier: RunningVerifier) -> None:
     assert enrolled.decision_key == verifier.made.parts.keys.decision.public
     shown = verifier.client.get("/v1/hosts/h1")
     assert (shown["status"], shown["generation"], shown["tpm"]["class"], shown["tpm"]["endorsed"]) == ("active", 1, "software", True)
+
+
+def test_host_shows_whether_revocation_was_checked_when_it_enrolled(verifier: RunningVerifier) -> None:
+    """What it says holds for the enrolment: a CRL that is imported later changes nothing."""
+    verifier.stranger("h1").enrol(verifier.admit("h1"))
+    crls = crls_of(Maker(), this=verifier.clock.now())
+    held = verifier.client.post("/v1/trust", {"files": trust_files(*((f"{at}.crl", crl) for at, crl in enumerate(crls)))})["crls"]
+    assert len(held) == 2
+    verifier.stranger("h2", Chip(seed="two")).enrol(verifier.admit("h2"))
+    shown = {host: verifier.client.get(f"/v1/hosts/{host}")["tpm"]["revocation"] for host in ("h1", "h2")}
+    assert shown == {"h1": "unknown", "h2": "checked"}
 
 
 def test_unadmitted_tpm_is_refused(verifier: RunningVerifier) -> None:
@@ -90,7 +103,8 @@ def test_unendorsed_tpm_is_labelled(verifier: RunningVerifier) -> None:
     request = replace(host.enrol_request(None), ek_certificates=())
     challenge = host.ask("/v1/enrol", EXCHANGE.encode(request), uplink=host.anonymous)
     host.ask("/v1/enrol/activate", host.activation(challenge), uplink=host.anonymous)  # type: ignore[arg-type] # a challenge, or the call fails
-    assert verifier.client.get("/v1/hosts/h1")["tpm"]["endorsed"] is False
+    shown = verifier.client.get("/v1/hosts/h1")["tpm"]
+    assert (shown["endorsed"], shown["revocation"]) == (False, None)
 
 
 @pytest.mark.parametrize("attributes", [AK_ATTRIBUTES & ~RESTRICTED, AK_ATTRIBUTES & ~SENSITIVE_DATA_ORIGIN])

@@ -168,7 +168,7 @@ def test_one_import_of_several_waits_as_a_whole(guarded: RunningVerifier, people
 
 @pytest.mark.usefixtures("guarded")
 def test_three_people_are_three(people: People) -> None:
-    answer = import_(people("alice"), Corim("r", "default", "rooted/python", (("python", Digest.of(b"x")),)))
+    answer = import_(people("alice"), Corim("r", "default", "rooted/interpreter", (("python", Digest.of(b"x")),)))
     assert answer["missing"] == ["2 of 3 people"]
     assert approve(people("bob"), answer["proposal"])["missing"] == ["1 of 3 people"]
     with pytest.raises(Refused, match="approval-repeated"):
@@ -383,7 +383,7 @@ def test_runtime_only_is_accepted_again_when_a_version_is_in_force_again(verifie
 
 def test_version_without_components_is_not_imported(verifier: RunningVerifier, people: People) -> None:
     registers = ((7, Digest.of(b"7")),)
-    import_(verifier.client, agent(registers=registers))
+    import_(verifier.client, agent())
     verifier.client.post("/v1/delegations", {"roles": [role(components=["*"])]})
     empty = agent(components=(), registers=registers)
     for send in (import_, publish):
@@ -476,6 +476,118 @@ def test_retiring_is_not_in_the_way_of_a_set_that_is_too_large(
     assert small.attest("one").answers
 
 
+# --- what was retired -----------------------------------------------------------------------------------------------------------
+
+
+def files(name: str, *paths: str, environment: str = "files/os", **changes: Any) -> Corim:
+    return Corim(name, "default", environment, tuple((path, Digest.of(name.encode())) for path in sorted(paths)), **changes)
+
+
+def kept(verifier: RunningVerifier) -> dict[str, list[str]]:
+    """The names of files that the set in force keeps, by environment."""
+    rows = [row for row in listed(verifier.client) if row["valid_until"] == 0]
+    return {
+        row["environment"]: sorted(verifier.client.get(f"/v1/references/{row['digest']}")["corim"]["components"])
+        for row in sorted(rows, key=lambda row: row["id"])
+    }
+
+
+def retire(verifier: RunningVerifier, *names: str) -> None:
+    digests = [row["digest"] for row in listed(verifier.client) if row["id"] in names]
+    assert len(digests) == len(names)
+    verifier.client.post("/v1/retirements", {"digests": digests})
+
+
+def test_names_of_retired_files_stay_in_the_set_whichever_way_they_went(verifier: RunningVerifier, people: People) -> None:
+    verifier.publish(accept_runtime_only=False, approvals={"files/guarded": 2})
+    import_(verifier.client, agent(), files("a", "/a", "/b"), files("b", "/b", "/c"), files("p", "/p", environment="rooted/launcher"))
+    approve(people("bob"), import_(people("alice"), files("g", "/g", environment="files/guarded"))["proposal"])
+    assert kept(verifier) == {}
+    retire(verifier, "a", "p")
+    assert kept(verifier) == {"files/retired": ["/a", "/b"], "rooted/launcher": ["/p"]}
+    import_(verifier.client, files("c", "/d"), files("q", "/q", environment="rooted/launcher"), replace=True)
+    assert kept(verifier)["files/retired"] == ["/a", "/b", "/c"]
+    proposal = import_(people("alice"), files("h", "/h", environment="files/guarded"), replace=True)["proposal"]
+    retire(verifier, "q", "c")
+    approve(people("bob"), proposal)
+    assert kept(verifier) == {"files/retired": ["/a", "/b", "/c", "/d", "/g"], "rooted/launcher": ["/p", "/q"]}
+    retire(verifier, agent().id)
+    assert sorted(row["id"] for row in listed(verifier.client)) == ["h", "retired-0", "retired-0"]
+
+
+def test_names_of_retired_files_are_not_retired(verifier: RunningVerifier) -> None:
+    verifier.publish(accept_runtime_only=False)
+    import_(verifier.client, files("a", "/a"), files("p", "/p", environment="rooted/launcher"))
+    retire(verifier, "a", "p")
+    before = listed(verifier.client)
+    for row in before:
+        with pytest.raises(Refused, match="not-found"):
+            verifier.client.post("/v1/retirements", {"digests": [row["digest"]]})
+    import_(verifier.client, files("r", "/r", environment="files/retired"), files("q", "/q", environment="rooted/launcher"), replace=True)
+    assert [row for row in listed(verifier.client) if row["id"] == "retired-0"] == before
+
+
+@pytest.mark.usefixtures("small")
+def test_names_of_retired_files_take_no_room_of_those_that_root_a_runtime(verifier: RunningVerifier) -> None:
+    verifier.publish(accept_runtime_only=False)
+    for name in "bcd":
+        import_(verifier.client, rooted(name, 4), replace=True)
+    assert len(kept(verifier)["rooted/interpreter"]) == 10
+
+
+def test_names_that_are_kept_stand_for_no_version(verifier: RunningVerifier) -> None:
+    """They are no other version that is left (`reference-last`)."""
+    verifier.publish(accept_runtime_only=False)
+    import_(verifier.client, files("p", "/p", environment="rooted/launcher"), files("q", "/q", environment="rooted/launcher"))
+    retire(verifier, "p")
+    verifier.publish()
+    with pytest.raises(Refused, match="reference-last"):
+        retire(verifier, "q")
+
+
+def test_names_that_are_kept_are_in_what_an_auditor_gets(verifier: RunningVerifier, host: SimulatedHost) -> None:
+    import_(verifier.client, files("a", "/a"), files("b", "/b"))
+    retire(verifier, "a")
+    host.attest("one")
+    archive = parse_archive(verifier.client.export())
+    entries = [parse_entry(parse_sign1(one).payload or b"") for one in archive.entries]
+    used = next(dict(one.inputs)["references"] for one in entries if isinstance(one, AttestDecision))
+    objects = {Digest.of(one): one for one in archive.objects}
+    names = decode_cbor(objects[used], "references")
+    assert isinstance(names, list)
+    found = reference.parse_references(objects[Digest("sha256", name)] for name in names)
+    assert found.digest == used
+    assert b"/a" in found.files(verifier.clock.now()).pinned
+
+
+# --- what nothing would be compared with -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "corim, what",
+    [
+        (files("zz", "/usr/bin/x", environment="rooted/zz"), "CoRIM.environment"),
+        (files("zz", "/usr/bin/x", environment="rooted/launcher/x"), "CoRIM.environment"),
+        (agent(registers=((7, Digest.of(b"x")),)), "CoRIM.registers"),
+        (files("zz", "/usr/bin/x", registers=((7, Digest.of(b"x")),)), "CoRIM.registers"),
+    ],
+)
+def test_what_nothing_is_compared_with_is_not_approved(verifier: RunningVerifier, people: People, corim: Corim, what: str) -> None:
+    with pytest.raises(Refused, match=f"malformed: {what}"):
+        import_(verifier.client, corim)
+    with pytest.raises(Refused, match=f"malformed: {what}"):
+        verifier.client.post("/v1/dry-runs", {"corims": [item(corim)]})
+    with pytest.raises(Refused, match=f"malformed: {what}"):
+        publish(people("team", role="publisher"), corim)
+    assert listed(verifier.client) == []
+
+
+@pytest.mark.parametrize("environment", ["governance", "firmware", "secure-boot", "boot"])
+def test_registers_are_approved_where_they_are_compared(verifier: RunningVerifier, environment: str) -> None:
+    import_(verifier.client, Corim("r", "default", environment, (("x", Digest.of(b"x")),), ((7, Digest.of(b"x")),)))
+    assert [row["environment"] for row in listed(verifier.client)] == [environment]
+
+
 # --- publishers ---------------------------------------------------------------------------------------------------------
 
 
@@ -526,7 +638,6 @@ def test_publishing_again_changes_nothing(verifier: RunningVerifier, team: Clien
     "corim, claim",
     [
         (agent(prompts=b"2", code=b"evil"), f"{AGENT}.code"),
-        (agent(prompts=b"2", registers=((4, Digest.of(b"x")),)), f"{AGENT}.registers"),
         (agent(prompts=b"2", components=(("prompts", Digest.of(b"2")),)), f"{AGENT}.code"),
         (agent(prompts=b"2", components=(*agent().components, ("zz", Digest.of(b"2")))), f"{AGENT}.zz"),
         (agent(prompts=b"2", environment="spiffe://example.org/default/agent/other"), "spiffe://example.org/default/agent/other"),
@@ -941,7 +1052,7 @@ def test_publication_is_held_against_the_version_that_was_retired_meanwhile(
 
 def test_approval_counts_no_approval_that_it_did_not_see(guarded: RunningVerifier, people: People, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two who approve something for which three are needed: each is committed on what the other did."""
-    proposal = import_(people("alice"), Corim("r", "default", "rooted/x", (("x", Digest.of(b"x")),)))["proposal"]
+    proposal = import_(people("alice"), Corim("r", "default", "rooted/launcher", (("x", Digest.of(b"x")),)))["proposal"]
     bob, carol = people("bob"), people("carol")
     monkeypatch.setattr(guarded.made.parts.approvals, "_ledger", Racing(guarded.made.ledger, lambda: approve(carol, proposal)))
     assert approve(bob, proposal)["state"] == "in force"

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
-from tests.world.chip import ca_extensions, ek_extensions, private_key
+from tests.world.chip import Maker, ca_extensions, ek_extensions, private_key
 from tests.world.der import NULL, element
 from writ.formats.digest import hash_bytes
 from writ.formats.x509 import parse_certificate
@@ -126,6 +126,13 @@ def sealed_ocsp(data: bytes, key: ec.EllipticCurvePrivateKey, certificates: byte
 def generalized(seconds: int) -> bytes:
     """A moment in DER."""
     return element(0x18, at(seconds).strftime("%Y%m%d%H%M%SZ").encode())
+
+
+def crls_of(maker: Maker, *, this: int, following: int | None = None) -> tuple[bytes, bytes]:
+    """A CRL of each CA of a manufacturer, on which is nobody."""
+    names = (f"{maker.seed} ca", f"{maker.seed}/ca"), (f"{maker.seed} root", f"{maker.seed}/root")
+    below, root = (Ca(name, key=key).crl(this=this, following=following) for name, key in names)
+    return below, root
 
 
 def signed_with_sha1(issuer: x509.Name, key: rsa.RSAPrivateKey, subject: x509.Name, subject_key: str, extensions: Extensions) -> bytes:

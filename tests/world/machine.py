@@ -13,7 +13,7 @@ from writ.formats.digest import Digest
 from writ.formats.evidence import ImaLog
 from writ.formats.policy_bundle import PolicySettings
 from writ.formats.state import encode_host_state, parse_host_state
-from writ.verdict.appraisal import PARTS
+from writ.verdict.appraise.ima import PARTS
 from writ.verdict.attestation import AttestationVerdict
 
 STRICT = PolicySettings(accept_runtime_only=False, tpm_classes=("software",))

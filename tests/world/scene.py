@@ -32,7 +32,7 @@ from writ.formats.exemption import Exemption, encode_exemption
 from writ.formats.grants import grant_set
 from writ.formats.jose import sign_jws
 from writ.formats.keys import ED25519, PublicKey
-from writ.formats.measurement import ComponentRoot, Measurement, encode_measurement
+from writ.formats.measurement import ComponentRoot, Measurement, Profile, encode_measurement
 from writ.formats.policy_bundle import PolicyBundle, PolicySettings, encode_bundle
 from writ.formats.proof_bundle import Leaf, ProofBundle
 from writ.formats.spiffe import AgentId
@@ -97,7 +97,7 @@ def policy(settings: PolicySettings = DEMO, *, schema: str = SCHEMA, policies: s
 
 def measurement(
     agent: str = "reporter", *, prompt: bytes = b"be kind", mutable: bool = False, namespace: str = NAMESPACE,
-    grants: tuple[tuple[str, str], ...] = GRANTS, audience: str = AUDIENCE,
+    grants: tuple[tuple[str, str], ...] = GRANTS, audience: str = AUDIENCE, profile: Profile = "strict",
 ) -> Measurement:  # fmt: skip
     """What an agent of three components measures to."""
     parts = (
@@ -105,7 +105,7 @@ def measurement(
         ComponentRoot("interpreter", "interpreter", Digest.of(b"python")),
         ComponentRoot("prompts", "prompts", Digest.of(prompt), mutable),
     )
-    return Measurement(AgentId(DOMAIN, namespace, agent), COMMAND, parts, (), audience, grant_set(grants))
+    return Measurement(AgentId(DOMAIN, namespace, agent), COMMAND, parts, (), audience, grant_set(grants), profile)
 
 
 def reference(agent: str = "reporter", *, version: str = "1", prompt: bytes = b"be kind", valid_until: int | None = None) -> Corim:
@@ -173,6 +173,7 @@ class Scene:
     running: dict[str, Running] = field(default_factory=dict)
     measured: list[bytes] = field(default_factory=list)
     nonces: int = 0
+    crls: tuple[bytes, ...] = ()
     logs: Callable[[], dict[str, Any]] = dict
     """Logs that travel with the next evidence, where a host has any (`tests.world.machine`)."""
 
@@ -186,7 +187,7 @@ class Scene:
     def trust(self) -> Trust:
         """Anchors: the maker's root, and the decision key."""
         made_by = ManufacturerRoot(self.chip.maker.seed, self.tpm_class, self.chip.maker.root())
-        return Trust(DOMAIN, ISSUER, (made_by,), (), (signer("decision").public,))
+        return Trust(DOMAIN, ISSUER, (made_by,), (), (signer("decision").public,), self.crls)
 
     def enrol_request(self) -> EnrolRequest:
         """What the host asks with."""

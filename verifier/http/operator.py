@@ -70,6 +70,10 @@ def _hosts(parts: Parts) -> tuple[Route, ...]:
         parts.hosts.retire(within.operator, within.namespace, host)
         return JSONResponse(wire.host_view(parts.hosts.known(within.namespace, host), whole=False))
 
+    def excuse(host: Host, within: In) -> Any:
+        parts.hosts.excuse(within.operator, within.namespace, host)
+        return JSONResponse(wire.host_view(parts.hosts.known(within.namespace, host), whole=False))
+
     return (
         Route("GET", "/v1/hosts", "reader", list_hosts),
         Route("POST", "/v1/hosts", "operator", admit),
@@ -77,6 +81,7 @@ def _hosts(parts: Parts) -> tuple[Route, ...]:
         Route("POST", "/v1/hosts/{host}/release", "operator", release),
         Route("POST", "/v1/hosts/{host}/replace", "operator", replace),
         Route("POST", "/v1/hosts/{host}/retire", "operator", retire),
+        Route("POST", "/v1/hosts/{host}/excuse", "operator", excuse),
     )
 
 

@@ -20,7 +20,7 @@ from writ.formats.errors import FormatError
 from writ.formats.ima_rules import ImaRules
 from writ.formats.ima_state import ImaState
 from writ.formats.policy_bundle import CLOCK_SKEW, HOLD_MAX, NONCE_LIFE, TOKEN_LIFE, PolicyBundle, PolicySettings
-from writ.formats.state import HostState, parse_host_record, parse_host_state
+from writ.formats.state import HostRecord, HostState, parse_host_record, parse_host_state
 from writ.formats.strict import decode_json
 
 NAME = r"^[a-z0-9](?:[a-z0-9._\-]{0,61}[a-z0-9])?$"
@@ -178,12 +178,17 @@ def host_view(known: KnownHost, *, whole: bool) -> dict[str, object]:
     if row.record is not None:
         record = parse_host_record(row.record)
         view["tpm"] = {
-            "class": record.tpm_class, "endorsed": record.endorsed, "bank": record.bank, "runtime_pcr": record.runtime_pcr,
-            "enrolled_at": record.enrolled_at,
+            "class": record.tpm_class, "endorsed": record.endorsed, "revocation": _revocation(record), "bank": record.bank,
+            "runtime_pcr": record.runtime_pcr, "enrolled_at": record.enrolled_at,
         }  # fmt: skip
     if row.state is not None:
         view["state"] = _state_view(parse_host_state(row.state))
     return view
+
+
+def _revocation(record: HostRecord) -> str | None:
+    """Whether CRLs were held against the EK's chain when it enrolled; None without a chain."""
+    return None if not record.endorsed else "checked" if record.revocation_checked else "unknown"
 
 
 def _state_view(state: HostState) -> dict[str, object]:
@@ -205,7 +210,7 @@ def _state_view(state: HostState) -> dict[str, object]:
 
 def _boot_view(boot: BootState) -> dict[str, object]:
     return {
-        "log": str(boot.log), "secure_boot": boot.secure_boot,
+        "log": str(boot.log), "secure_boot": boot.secure_boot, "registers": {str(index): value.hex() for index, value in boot.registers},
         "values": {environment: {name: str(digest) for name, digest in known} for environment, known in boot.values},
     }  # fmt: skip
 

@@ -26,7 +26,8 @@ from writ.formats.strict import Fields, decode_json, encode_json
 PROFILE: Final = "urn:writ:execution-token:1"
 TYP: Final = "eat+jwt"
 MAX_TOKEN: Final = 16384
-RUNTIME_TIERS: Final = ("affirming", "runtime-only")
+RUNTIME_TIERS: Final = ("affirming", "runtime-only", "sandboxed")
+"""`sandboxed`: the host is affirming, and what runs in the instance was not measured."""
 
 _HEX16 = re.compile(r"[0-9a-f]{32}\Z", re.ASCII)
 

@@ -58,12 +58,12 @@ REMEDIES: Final[dict[str, str]] = {
     "runtime-pcr-refused": "The runtime PCR must be one of 8 to 15 other than 10, which no one can reset.",
     # the runtime
     "component-mismatch": "Not what was approved. Compare: `verifier reference diff`; approve: `verifier reference import`.",
-    "component-missing": "The reference values name a component that was not measured.",
+    "component-missing": "The reference values name a component that was not measured, or a PCR that was not quoted.",
     "component-unexpected": "A component was measured that no reference value names.",
     "reference-expired": "All approved versions ran out. Approve another: `verifier reference capture` or `reference import`.",
     "reference-last": "Without it nothing would be refused. Import a version of what got names, or let the policy refuse runtime-only.",
     "agent-unknown": "No reference values for this agent: `verifier reference import`.",
-    "governance-mismatch": "Attestor, enforcer or policy on the host is not what was approved.",
+    "governance-mismatch": "Attestor, enforcer, policy or a PCR of the host is not what was approved. Compare: `verifier reference diff`.",
     "instance-unknown": "The instance has no start event in the quoted log.",
     "instance-stopped": "The instance ended; launch a new one.",
     "instance-drifted": "A measured file changed while the agent ran. The instance is tainted; launch a new one from clean sources.",
@@ -166,9 +166,19 @@ REMEDIES: Final[dict[str, str]] = {
     # revocation lists and OCSP responses, one after the other
     "crl-rollback": "A later CRL of this issuer, or OCSP response about this certificate, is held: fetch the newest one.",
     "crl-early": "This CRL or OCSP response is of the future: check the verifier's clock, and import it when its time has come.",
+    # the devices of an agent
+    "device-unknown": "No CDI specification of this host names the device; write one in JSON below cdi_dirs, or correct the manifest.",
+    "device-refused": "The device asks for what no agent gets; see got. Give it a CDI specification of nodes, files and variables only.",
+    "driver-not-measured": "Driver files come with the image: put the host's own version into the image component, and approve that.",
+    # agents that are only watched
+    "observed": "An observed agent gets no token, and its actions are recorded only. Launch it without `mode` in its manifest.",
+    "observe-refused": "This host runs no observed agents: set `observe = true` in enforcer.toml, or take `mode` out of the manifest.",
     # what a decision has room for
     "host-refused": "Nothing is issued on a host that is refused: see the reasons against the host.",
     "reasons-left-out": "More stand against it than are named; see got. Mend these and attest again, or ask `verifier reference diff`.",
+    # child instances
+    "executables-unmeasured": "A child instance runs what its parent writes, so its executables are at warning: expected of its profile.",
+    "child-refused": "A child instance is started by an agent's `instance.start` and by nothing else; its profile is `sandboxed`.",
 }
 """Code -> remedy. Codes are appended and never removed or renamed: old decisions name them."""
 

@@ -37,7 +37,9 @@ class HostRecord:
     `ek` is the SHA-256 of the EK's SubjectPublicKeyInfo, `ak` a TPMT_PUBLIC,
     `qualified_name` the AK's below that EK, which every quote repeats,
     `host_key` the key that signs its requests. `endorsed` is False for a TPM
-    admitted by its EK digest without a certificate.
+    admitted by its EK digest without a certificate. `revocation_checked` says
+    that a fresh CRL stood behind each certificate of the EK's chain; the policy
+    of the verifier's trust may do without.
     """
 
     host: str
@@ -53,6 +55,11 @@ class HostRecord:
     runtime_pcr: int
     bank: str
     enrolled_at: int
+    revocation_checked: bool
+
+    def checked(self, revocation: bool) -> HostRecord:
+        """The record of the same enrolment by other CRLs."""
+        return replace(self, revocation_checked=revocation)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -168,6 +175,7 @@ def encode_host_record(record: HostRecord) -> bytes:
             "runtime_pcr": record.runtime_pcr,
             "bank": record.bank,
             "enrolled_at": record.enrolled_at,
+            **({"revocation_checked": True} if record.revocation_checked else {}),
         }
     )
 
@@ -190,7 +198,10 @@ def parse_host_record(data: bytes) -> HostRecord:
         runtime_pcr=f.uint("runtime_pcr", most=23),
         bank=_one_of(f.text("bank"), tuple(SIZES), "bank"),
         enrolled_at=f.uint("enrolled_at"),
+        revocation_checked=f.has("revocation_checked"),
     )
+    if record.revocation_checked and not f.flag("revocation_checked"):
+        raise FormatError("host record.revocation_checked", "true, or nothing", "false")
     f.done()
     return record
 

@@ -6,7 +6,7 @@ collected, for the host and for each instance, and sorted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby, islice
 
@@ -16,25 +16,28 @@ from writ.formats.ear import Ear, submodule
 from writ.formats.eventlog.runtime import command_digest
 from writ.formats.evidence import InstanceRequest
 from writ.formats.grants import narrower
-from writ.formats.measurement import parse_measurement
+from writ.formats.measurement import UNMEASURED, parse_measurement
 from writ.formats.policy_bundle import PolicyBundle, PolicySettings
 from writ.formats.reason import Reason
 from writ.formats.state import HostRecord, HostState, InstanceState, RuntimeState
 from writ.formats.tlog.merkle import verify_consistency
 from writ.verdict.appraise.boot import BOOT_ENVIRONMENTS, SECURE_BOOT
-from writ.verdict.appraise.ima import ROOTED
+from writ.verdict.appraise.ima import PARTS, ROOTED
 from writ.verdict.evidence import VerifiedEvidence
 from writ.verdict.reference import GOVERNANCE, ReferenceSet, compare, exempted, measured_values
 
 Seen = tuple[tuple[str, str], ...]
 """The required files that IMA measured, as (component, digest)."""
+Registers = Mapping[int, Digest]
+"""PCR values by index, in the bank that is quoted."""
 
 
 @dataclass(frozen=True, slots=True)
 class InstanceResult:
     """The appraisal of one instance. `reasons` empty means: nothing stands against it but the policy.
 
-    `exceptions` label the exemptions that let a difference of its own or of a parent's pass.
+    `exceptions` label the exemptions that let a difference of its own or of a parent's pass, and name it where programs run in it or in
+    a parent that nobody measured.
     """
 
     request: InstanceRequest
@@ -64,11 +67,14 @@ TAINTING = frozenset({"action-log-inconsistent", "instance-drifted", "instance-t
 """Reasons after which an instance never becomes trusted again (I6)."""
 NOT_CONTINUED = frozenset({"action-log-inconsistent", "action-log-base", "instance-unknown", "instance-key-mismatch"})
 """Reasons after which the checkpoint is not taken: it does not extend the one before, or it is not the instance that says so."""
+OBSERVED = "observed"
+"""The reason against an agent that is not enforced: no exemption lets it pass, and no policy is asked (I3)."""
 NOT_ROOTED = Reason("attestor-not-rooted", "executables", "boot or IMA evidence for the attestor", "none")
-PARTS = ("attestor", "enforcer", "ima-policy", "interpreter", "launcher")
-"""What `rooted/<part>` reference values must name before a runtime is rooted (DESIGN, step 4)."""
+RUNS_UNMEASURED = "executables-unmeasured"
 MOST_DIFFERENCES = 64
 """Reasons of one code that a decision names for the host, and again for all of its instances together (but one for each)."""
+NOT_CHECKED = Reason("revocation-unknown", "hardware", "a fresh CRL or OCSP response for each certificate at enrolment", "none")
+"""No reason to refuse: the verifier's trust rules say whether a TPM enrols so. It is said for as long as the enrolment lasts."""
 _CHANGED = frozenset(
     {
         "boot-mismatch", "component-missing", "component-unexpected", "file-mismatch", "file-unknown", "governance-mismatch",
@@ -107,7 +113,8 @@ def appraise(
     # 1, 2
     runtime = verified.runtime
     seen = None if verified.ima is None else verified.ima.seen
-    against, missing, waived = stands_against(record, verified.boot, seen, runtime, references, settings, now)
+    registers = as_registers(verified.quote.pcrs.bank, verified.quote.pcrs.values)
+    against, missing, waived = stands_against(record, verified.boot, seen, runtime, references, settings, now, registers)
     left, labels = exempted([*host, *against], references, None, record.host, now)
     exceptions = tuple(sorted({*labels, *((NOT_ROOTED.code,) if waived else ())}))
     # 3
@@ -132,6 +139,11 @@ def at_most(reasons: Iterable[Reason], most: int) -> tuple[Reason, ...]:
     return tuple(sorted(named))
 
 
+def as_registers(bank: str, values: Iterable[tuple[int, bytes]]) -> Registers:
+    """PCR values of `bank` as reference values name them."""
+    return {index: Digest(bank, value) for index, value in values}
+
+
 def stands_against(
     record: HostRecord,
     boot: BootState | None,
@@ -140,6 +152,7 @@ def stands_against(
     references: ReferenceSet,
     settings: PolicySettings,
     now: int,
+    registers: Registers,
 ) -> tuple[list[Reason], list[Reason], bool]:
     """What of a host's recorded measurements is not as approved; what is missing to root its runtime; whether the policy waives that.
 
@@ -148,46 +161,55 @@ def stands_against(
     against: list[Reason] = []
     if runtime is not None:
         measured = dict(runtime.governance)
-        against.extend(compare(GOVERNANCE, measured, references, claim=GOVERNANCE, mismatch="governance-mismatch", now=now))
+        against.extend(
+            compare(GOVERNANCE, measured, references, claim=GOVERNANCE, mismatch="governance-mismatch", now=now, registers=registers)
+        )
     if record.tpm_class not in settings.tpm_classes:
         against.append(Reason("tpm-class-refused", "tpm_class", " or ".join(settings.tpm_classes), record.tpm_class))
-    contradicted, missing = _rooting(boot, seen, references, now)
+    contradicted, missing = _rooting(boot, seen, references, now, registers)
     waived = bool(missing) and settings.accept_runtime_only
     return [*against, *contradicted, *([] if waived else missing)], missing, waived
 
 
-def _rooting(boot: BootState | None, seen: Seen | None, references: ReferenceSet, now: int) -> tuple[list[Reason], list[Reason]]:
+def _rooting(
+    boot: BootState | None, seen: Seen | None, references: ReferenceSet, now: int, registers: Registers
+) -> tuple[list[Reason], list[Reason]]:
     """What contradicts the reference values of a boot, and what is missing before boot and IMA vouch for the writer of the runtime log.
 
     A contradiction always stands against the host; what is missing is a matter of policy. Reference values that all ran out are a
     contradiction: what they refused is not approved by their end.
 
-    1. The boot is one of the approved ones, in each of its three environments.
+    1. The boot is one of the approved ones, in each of its three environments. PCRs that their versions name are compared without any
+       log, and ran out without one: the quote has them.
     2. Each part that measures or enforces, what runs it, and the rules by which the kernel measured, was measured as approved.
     """
-    if boot is None and seen is None:
-        return [], [NOT_ROOTED]
     # 1
     against: list[Reason] = []
     missing: list[Reason] = []
     measured = {} if boot is None else dict(boot.values)
     for environment in BOOT_ENVIRONMENTS:
+        if references.of(environment, now):
+            values = dict(measured[environment]) if environment in measured else None
+            found = compare(environment, values, references, claim=environment, mismatch="boot-mismatch", now=now, registers=registers)
+            against.extend(_in_words(reason) for reason in found)
+        elif references.ran_out(environment, now) and (boot is not None or references.pins(environment)):
+            against.append(Reason("reference-expired", environment, f"reference values for {environment} that are valid", "none"))
+    if boot is None and seen is None:
+        return against, [NOT_ROOTED]
+    for environment in BOOT_ENVIRONMENTS:
         if boot is None:
             missing.append(_unrooted(environment, "boot evidence", "none"))
         elif references.ran_out(environment, now):
-            against.append(Reason("reference-expired", environment, f"reference values for {environment} that are valid", "none"))
+            continue  # stands against the host already
         elif not references.of(environment, now):
             missing.append(_unrooted(environment, f"reference values for {environment}", "none"))
         elif environment not in measured:
             missing.append(_unrooted(environment, "registers that the boot log replays to", "others"))
-        else:
-            values = dict(measured[environment])
-            against.extend(compare(environment, values, references, claim=environment, mismatch="boot-mismatch", now=now))
     # 2
-    found = None if seen is None else frozenset(seen)
+    files = None if seen is None else frozenset(seen)
     for part in PARTS:
-        missing.extend(_part(part, found, references, now))
-    return [_in_words(reason) for reason in against], missing
+        missing.extend(_part(part, files, references, now))
+    return against, missing
 
 
 def _part(part: str, seen: frozenset[tuple[str, str]] | None, references: ReferenceSet, now: int) -> tuple[Reason, ...]:
@@ -235,7 +257,7 @@ def _instance(
     elif not verify_consistency(known.log_size, known.log_root, request.log_size, request.log_root, request.log_proof):
         expected, got = f"an extension of {known.log_size} records", f"{request.log_size} records from {request.log_from}"
         reasons.append(Reason("action-log-inconsistent", f"{claim}.log", expected, got))
-    parents, whole = _lineage(known, runtime)
+    parents, whole = lineage(known, runtime)
     if not whole or any(parent.phase != "running" for parent in parents):
         reasons.append(Reason("instance-tainted", f"{claim}.lineage", "running parents", "one that is not"))
     else:
@@ -245,19 +267,29 @@ def _instance(
             reasons.append(Reason("parent-refused", f"{claim}.lineage", "parents that would pass", "one that would not"))
     if parents:
         reasons.extend(_within(request, parents[0], "parent", claim))
+    labels |= unmeasured(known, *parents)
     return InstanceResult(request, known, parents, at_most(reasons, most), tuple(sorted(labels)))
 
 
+def unmeasured(*lineage: InstanceState) -> frozenset[str]:
+    """The label of an instance whose measured profile, or a parent's, lets it run what it wrote itself; else none."""
+    profiles = {parse_measurement(one.measurement).profile for one in lineage if one.measurement}
+    return frozenset({RUNS_UNMEASURED} if profiles & UNMEASURED else ())
+
+
 def not_as_approved(known: InstanceState, references: ReferenceSet, claim: str, now: int) -> tuple[Reason, ...]:
-    """How an instance's measurement differs from the approved versions of its agent."""
+    """How an instance's measurement differs from the approved versions of its agent, none of which has PCRs."""
     if not known.measurement:
         return (Reason("component-missing", f"{claim}.measurement", str(known.manifest), "none"),)
     measurement = parse_measurement(known.measurement)
-    reasons = list(compare(str(known.agent), measured_values(measurement), references, claim=claim, mismatch="component-mismatch", now=now))
+    values = measured_values(measurement)
+    reasons = list(compare(str(known.agent), values, references, claim=claim, mismatch="component-mismatch", now=now, registers={}))
     if measurement.agent != known.agent:
         reasons.append(Reason("component-mismatch", f"{claim}.agent", str(known.agent), str(measurement.agent)))
     if command_digest(measurement.command) != known.command:
         reasons.append(Reason("component-mismatch", f"{claim}.argv", str(known.command), str(command_digest(measurement.command))))
+    if measurement.mode != "enforce":
+        reasons.append(Reason(OBSERVED, f"{claim}.mode", "enforce", measurement.mode))
     mutable = [c.name for c in measurement.components if c.mutable]
     if mutable:
         reasons.append(Reason("manifest-mutable", f"{claim}.components", "components in the measured store", ", ".join(mutable)[:200]))
@@ -277,7 +309,7 @@ def _within(request: InstanceRequest, ceiling: InstanceState, whose: str, claim:
     return ()
 
 
-def _lineage(known: InstanceState, runtime: RuntimeState) -> tuple[tuple[InstanceState, ...], bool]:
+def lineage(known: InstanceState, runtime: RuntimeState) -> tuple[tuple[InstanceState, ...], bool]:
     """The parents, nearest first, and whether that is all of them (at most 16)."""
     parents: list[InstanceState] = []
     at = known.parent
@@ -317,10 +349,13 @@ def _ear(
     verified: VerifiedEvidence, record: HostRecord, reasons: tuple[Reason, ...], missing: list[Reason], exempt: bool,
     instances: tuple[InstanceResult, ...], bundle: PolicyBundle, now: int, nonce: bytes,
 ) -> Ear:  # fmt: skip
-    """The attestation result. Executables are affirming only where nothing is missing that vouches for the attestor itself."""
+    """The attestation result. Executables are affirming only where nothing is missing that vouches for the attestor itself, and hardware
+    only where CRLs said that nobody revoked its certificate.
+    """
     policy = (str(bundle.digest),)
     identity = 97 if verified.epoch.kind == "forked" or any(r.code.startswith("host-") for r in reasons) else 2
-    hardware = 2 if record.endorsed and record.tpm_class in ("discrete", "firmware") else 32
+    unchecked = [NOT_CHECKED] if record.endorsed and not record.revocation_checked else []
+    hardware = 2 if record.endorsed and not unchecked and record.tpm_class in ("discrete", "firmware") else 32
     changed = [r for r in reasons if r.code in _CHANGED]
     good = 32 if missing or exempt or reasons else 2
     host = submodule(
@@ -331,7 +366,7 @@ def _ear(
             "hardware": hardware,
         },
         policy_ids=policy,
-        reasons=(*reasons, *missing),
+        reasons=(*reasons, *missing, *unchecked),
         runtime_only=bool(missing),
         epoch=verified.epoch.kind,
         clock_safe=verified.quote.safe,
@@ -345,7 +380,15 @@ def _ear(
         parts.append(
             (
                 f"instance.{result.request.instance.hex()}",
-                submodule(vector, policy_ids=policy, reasons=result.reasons, runtime_only=bool(missing)),
+                submodule(vector, policy_ids=policy, reasons=(*result.reasons, *_warnings(result)), runtime_only=bool(missing)),
             )
         )
     return Ear("writ", "1", now, tuple(sorted(parts)), nonce=nonce, tpm_class=record.tpm_class)
+
+
+def _warnings(result: InstanceResult) -> tuple[Reason, ...]:
+    """Why executables are at warning although nothing stands against the instance, where it is for no exemption."""
+    if RUNS_UNMEASURED not in result.exceptions:
+        return ()
+    claim = f"instance.{result.request.instance.hex()}.executables"
+    return (Reason(RUNS_UNMEASURED, claim, "a profile that runs measured programs only", "one that runs any"),)

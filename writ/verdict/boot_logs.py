@@ -28,17 +28,18 @@ def follow_boot(
 
     What `runtime_pcr` holds is the runtime log's to explain.
 
-    1. Logs that came are judged, whatever was known.
+    1. Logs that came are judged, whatever was known: what the quoted registers vouch for is this boot, and a log that did not lead to
+       them says nothing of it. It may have been read while a register moved, and must not lock a host until its next boot.
     2. Without them, and in the same boot, what is known stands, as long as nothing was extended into the firmware's registers since.
        Registers above may have moved: what they held at the time is in what they hold now.
     3. In another boot, a host that sent logs before owes them; after a resume too, since a TPM Restart clears the registers and
        counts like one: another kernel may have booted behind the same firmware.
     """
+    known = state.boot if state is not None and epoch.kind == "same" else None
     # 1
     if evidence.uefi_log is not None:
         boot = _judged(evidence.uefi_log, evidence.systemd_log, pcrs, runtime_pcr)
         return boot, boot.reasons
-    known = state.boot if state is not None and epoch.kind == "same" else None
     # 2
     if known is not None:
         moved = [

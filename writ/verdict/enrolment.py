@@ -54,6 +54,7 @@ class VerifiedEnrolment:
     tpm_class: str
     root: str
     endorsed: bool
+    revocation_checked: bool
     certificates: tuple[bytes, ...]
     runtime_pcr: int
     bank: str
@@ -93,12 +94,12 @@ def judge_enrolment(request: EnrolRequest, *, admission: Admission, trust: Trust
     if not (ek.restricted and ek.decrypt and not ek.sign and ek.fixed_tpm and ek.fixed_parent):
         raise Refused(Reason("ek-mismatch", "ek_public.attributes", "restricted, decrypt, fixedTPM, fixedParent", f"{ek.attributes:08x}"))
     # 3
-    tpm_class, root, endorsed = "software", "none", False
+    tpm_class, root, endorsed, checked = "software", "none", False, False
     if request.ek_certificates:
         verified = verify_ek_chain(request.ek_certificates, trust, now=now)
         if verified.spki != spki:
             raise Refused(Reason("ek-mismatch", "ek_certificate.key", str(digest), str(Digest.of(verified.spki))))
-        tpm_class, root, endorsed = verified.tpm_class, verified.root, True
+        tpm_class, root, endorsed, checked = verified.tpm_class, verified.root, True, not verified.notes
     elif admission.ek is None or not admission.unendorsed:
         raise Refused(Reason("ek-certificate-refused", "ek_certificate", "a certificate, or an EK digest admitted without one", "none"))
     # 4
@@ -128,6 +129,7 @@ def judge_enrolment(request: EnrolRequest, *, admission: Admission, trust: Trust
         tpm_class,
         root,
         endorsed,
+        checked,
         request.ek_certificates,
         request.runtime_pcr,
         request.bank,
@@ -180,6 +182,7 @@ def judge_activation(
         runtime_pcr=pending.runtime_pcr,
         bank=pending.bank,
         enrolled_at=now,
+        revocation_checked=pending.revocation_checked,
     )
     return EnrolledHost(record, cleared=reset_count is not None and quote.reset_count < reset_count)
 

@@ -6,6 +6,7 @@ an error or an undecided request refuses (I3).
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from writ.formats.digest import Digest
@@ -13,8 +14,9 @@ from writ.formats.eat import TokenClaims
 from writ.formats.errors import FormatError, Misuse
 from writ.formats.policy_bundle import PolicyBundle
 from writ.formats.reason import Reason
+from writ.formats.spiffe import AgentId
 from writ.formats.state import HostRecord
-from writ.verdict.appraisal import AttestationResult, InstanceResult
+from writ.verdict.appraisal import RUNS_UNMEASURED, AttestationResult, InstanceResult
 from writ.verdict.cedar import evaluate, load
 
 ISSUE_ACTION = "token.issue"
@@ -58,6 +60,13 @@ def issue(
     )
 
 
+def tier_of(rooted: bool, exceptions: Collection[str]) -> str:
+    """The `runtime` of a token: never `affirming` where nobody vouches for the attestor, or where programs run that nobody measured."""
+    if not rooted:
+        return "runtime-only"
+    return "sandboxed" if RUNS_UNMEASURED in exceptions else "affirming"
+
+
 def _decide(
     one: InstanceResult, result: AttestationResult, record: HostRecord, bundle: PolicyBundle, issuance: Issuance,
     token_id: str, index: int, result_digest: Digest,
@@ -71,21 +80,10 @@ def _decide(
     if reasons or state is None:
         return TokenDecision(request.instance, None, tuple(sorted(reasons)))
     # 3
-    if state.agent.namespace != record.namespace:
-        reason = Reason("policy-refused", f"{claim}.agent", f"an agent of {record.namespace}", str(state.agent))
+    tier = tier_of(result.rooted, one.exceptions)
+    agents = (state.agent, *(parent.agent for parent in one.parents))
+    if (reason := narrowed(agents, request.audience, record=record, bundle=bundle, tier=tier, claim=claim)) is not None:
         return TokenDecision(request.instance, None, (reason,))
-    tier = "affirming" if result.rooted else "runtime-only"
-    context = {"host": record.host, "tpm_class": record.tpm_class, "runtime": tier, "endorsed": record.endorsed}
-    try:
-        loaded = load(bundle)
-    except FormatError as error:
-        return TokenDecision(request.instance, None, (Reason("policy-error", "bundle", error.expected, error.got),))
-    for agent in (state.agent, *(parent.agent for parent in one.parents)):
-        answer = evaluate(loaded, agent=str(agent), action=ISSUE_ACTION, resource=("Audience", request.audience), context=context)
-        if not answer.permit:
-            code = "policy-error" if answer.erred else "policy-refused"
-            said = ", ".join(answer.determining)[:200] or "no policy permits"
-            return TokenDecision(request.instance, None, (Reason(code, f"{claim}.{ISSUE_ACTION}", f"a permit for {agent}"[:200], said),))
     # 4
     claims = TokenClaims(
         issuer=issuance.issuer,
@@ -111,3 +109,21 @@ def _decide(
         reason = Reason("nonce-expired", f"{claim}.nonce", f"used before {claims.expires_at}", str(issuance.now))
         return TokenDecision(request.instance, None, (reason,))
     return TokenDecision(request.instance, claims, ())
+
+
+def narrowed(agents: Sequence[AgentId], audience: str, *, record: HostRecord, bundle: PolicyBundle, tier: str, claim: str) -> Reason | None:
+    """Why the first of `agents`, below the others, gets no token for `audience` under the policy; None where it does."""
+    if agents[0].namespace != record.namespace:
+        return Reason("policy-refused", f"{claim}.agent", f"an agent of {record.namespace}", str(agents[0]))
+    context = {"host": record.host, "tpm_class": record.tpm_class, "runtime": tier, "endorsed": record.endorsed}
+    try:
+        loaded = load(bundle)
+    except FormatError as error:
+        return Reason("policy-error", "bundle", error.expected, error.got)
+    for agent in agents:
+        answer = evaluate(loaded, agent=str(agent), action=ISSUE_ACTION, resource=("Audience", audience), context=context)
+        if not answer.permit:
+            code = "policy-error" if answer.erred else "policy-refused"
+            said = ", ".join(answer.determining)[:200] or "no policy permits"
+            return Reason(code, f"{claim}.{ISSUE_ACTION}", f"a permit for {agent}"[:200], said)
+    return None

@@ -160,10 +160,12 @@ def _enrolled(bundle: ProofBundle, enrol: EnrolDecision, trust: Trust) -> tuple[
         activation, pending=pending, challenge=evidence.challenge, secret=evidence.secret, reset_count=evidence.reset_count,
         now=enrol.decided_at,
     )  # fmt: skip
-    _same("record", enrol.record, encode_host_record(enrolled.record))
+    record = parse_host_record(bundle.record)
+    # Which CRLs the verifier held is its own word: the chain is judged here by those that the auditor holds.
+    _same("record", enrol.record, encode_host_record(enrolled.record.checked(record.revocation_checked)))
     if enrolled.cleared != enrol.cleared:
         raise _refused("decision-mismatch", "enrol_decision.cleared", str(enrol.cleared).lower(), str(enrolled.cleared).lower())
-    return parse_host_record(bundle.record), pending.root
+    return record, pending.root
 
 
 def _again(bundle: ProofBundle, decision: AttestDecision, host: HostRecord, policy: PolicyBundle, key: PublicKey) -> None:

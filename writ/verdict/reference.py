@@ -20,14 +20,19 @@ from writ.formats.exemption import MOST as MOST_EXEMPTIONS
 from writ.formats.exemption import Exemption, parse_exemption
 from writ.formats.grants import encode_grants
 from writ.formats.ima_state import MAX_SEEN
-from writ.formats.measurement import COMMAND, GRANTS, PROFILE, Measurement
+from writ.formats.measurement import COMMAND, DEVICES, GRANTS, MODE, PROFILE, Measurement
 from writ.formats.proof_bundle import MAX_CORIMS, MOST_CORIMS
 from writ.formats.reason import Reason
 from writ.formats.spiffe import AgentId
 from writ.formats.strict import encode_cbor
-from writ.verdict.appraise.ima import ROOTED, ImaReferences, index_files
+from writ.verdict.appraise.ima import ENVIRONMENT, ROOTED, ImaReferences, index_files, names_files
 
 GOVERNANCE: Final = "governance"
+RETIRED: Final = f"{ENVIRONMENT}retired"
+"""The environment that keeps the names of files whose versions were retired."""
+MOST_NAMES: Final = 16_384
+"""Names in one CoRIM that keeps them."""
+_NOTHING: Final = Digest("sha256", bytes(32))
 _CORIM: Final = bytes((0xD9, *CORIM_TAG.to_bytes(2, "big")))
 """How a tagged CoRIM begins."""
 
@@ -38,7 +43,7 @@ class ReferenceSet:
 
     `listed` is the CBOR array of the sorted digests of its CoRIMs and
     exemptions, `digest` its SHA-256: the name of the set. `versions` has the
-    CoRIMs of each environment, sorted by id, those that ran out among them;
+    CoRIMs of each environment, sorted by id and digest, those that ran out among them;
     `ends` are the times until which some of them are valid, sorted.
     """
 
@@ -56,6 +61,10 @@ class ReferenceSet:
     def ran_out(self, environment: str, now: int) -> bool:
         """Whether there are versions of `environment`, and none of them is valid at `now`."""
         return environment in self.versions and not self.of(environment, now)
+
+    def pins(self, environment: str) -> bool:
+        """Whether some version of `environment`, valid or not, names PCRs."""
+        return any(corim.registers for corim in self.versions.get(environment, ()))
 
     def files(self, now: int) -> ImaReferences:
         """The files approved at `now`, indexed: once for as long as none of them runs out."""
@@ -85,11 +94,11 @@ def reference_set(corims: Iterable[Corim], exemptions: Iterable[Exemption] = ())
     exempt = tuple(sorted(set(exemptions)))
     if len(exempt) > MOST_EXEMPTIONS:
         raise FormatError("references", f"at most {MOST_EXEMPTIONS} exemptions", str(len(exempt)))
-    rooting = sum(len(corim.components) for corim in named.values() if corim.environment.startswith(ROOTED))
+    rooting = sum(len(one.components) for one in named.values() if one.environment.startswith(ROOTED) and not keeps_names(one))
     judge_size(len(named), sum(map(len, encoded)), rooting)
     listed = list_names([*named, *(one.digest.value for one in exempt)])
     versions: dict[str, list[Corim]] = {}
-    for corim in sorted(named.values(), key=lambda one: (one.environment, one.id)):
+    for _, corim in sorted(named.items(), key=lambda item: (item[1].environment, item[1].id, item[0])):
         versions.setdefault(corim.environment, []).append(corim)
     ends = tuple(sorted({corim.valid_until for corim in named.values() if corim.valid_until is not None}))
     return ReferenceSet(Digest.of(listed), listed, {environment: tuple(found) for environment, found in versions.items()}, exempt, ends)
@@ -104,6 +113,28 @@ def judge_size(corims: int, size: int, rooting: int) -> None:
     for got, most, what in bounds:
         if got > most:
             raise FormatError("references", f"at most {most} {what}", str(got))
+
+
+def keeps_names(corim: Corim) -> bool:
+    """Whether `corim` is there for the names in it: its files were never valid."""
+    return names_files(corim) and corim.valid_until == 0
+
+
+def retired_names(gone: Iterable[Corim]) -> tuple[Corim, ...]:
+    """What stays in a set of the versions of files that leave it: their names, which no signature of a vendor serves for from then on.
+
+    Of a part its names stay its own. Each CoRIM approves nothing: its validity ended at 0. Others than versions of files leave nothing.
+    """
+    found: dict[tuple[str, str], set[str]] = {}
+    for corim in filter(names_files, gone):
+        environment = corim.environment if corim.environment.startswith(ROOTED) else RETIRED
+        found.setdefault((corim.namespace, environment), set()).update(name for name, _ in corim.components)
+    kept = {where: [(name, _NOTHING) for name in sorted(names)] for where, names in sorted(found.items())}
+    return tuple(
+        Corim(f"retired-{at // MOST_NAMES}", *where, tuple(names[at : at + MOST_NAMES]), valid_until=0)
+        for where, names in kept.items()
+        for at in range(0, len(names), MOST_NAMES)
+    )
 
 
 def list_names(names: Iterable[bytes]) -> bytes:
@@ -140,20 +171,25 @@ def exempted(
 
 
 def measured_values(measurement: Measurement) -> dict[str, Digest]:
-    """What a measurement claims, by the names that a CoRIM uses: each component, the command, the ceiling of grants, the sandbox."""
+    """What a measurement claims, by the names that a CoRIM uses: each component, command, ceiling of grants, sandbox, devices, mode."""
     ceiling = Digest.of(encode_cbor([measurement.audience, encode_grants(measurement.grants)]))
     parts = {c.name: c.root for c in measurement.components}
-    return {**parts, COMMAND: command_digest(measurement.command), GRANTS: ceiling, PROFILE: Digest.of(measurement.profile.encode())}
+    devices = {DEVICES: Digest.of(encode_cbor(list(measurement.devices)))} if measurement.devices else {}
+    mode = {MODE: Digest.of(measurement.mode.encode())} if measurement.mode != "enforce" else {}
+    profile = Digest.of(measurement.profile.encode())
+    return {**parts, COMMAND: command_digest(measurement.command), GRANTS: ceiling, PROFILE: profile, **devices, **mode}
 
 
 def compare(
-    environment: str, measured: Mapping[str, Digest], references: ReferenceSet, *, claim: str, mismatch: str, now: int
-) -> tuple[Reason, ...]:
-    """Nothing, if `measured` is one of the versions of `environment` valid at `now`; else what differs from the nearest.
+    environment: str, measured: Mapping[str, Digest] | None, references: ReferenceSet, *, claim: str, mismatch: str, now: int,
+    registers: Mapping[int, Digest],
+) -> tuple[Reason, ...]:  # fmt: skip
+    """Nothing, if `measured` and `registers` are one of the versions of `environment` valid at `now`; else what differs from the nearest.
 
-    The nearest version is the one with the fewest differences, and of those
-    the one whose id sorts first, so that the answer is the same everywhere.
-    `mismatch` is the reason code for a differing component.
+    Where nothing was measured (None) the registers alone are compared. `registers` are the PCRs that the quote covers, in its bank: those
+    that a version names must be among them, and equal. The nearest version is the one with the fewest differences, and of those the one
+    whose id and digest sort first, so that the answer is the same everywhere. `mismatch` is the reason code for a component or register
+    that differs.
     """
     versions = references.of(environment, now)
     if not versions:
@@ -165,14 +201,18 @@ def compare(
                 "none",
             ),
         )
-    differences = ((_differences(measured, dict(c.components), claim, mismatch), c.id) for c in versions)
+    differences = ((_differences(c, measured, registers, claim, mismatch), c.id) for c in versions)
     return min(differences, key=lambda item: (len(item[0]), item[1]))[0]
 
 
-def _differences(measured: Mapping[str, Digest], expected: Mapping[str, Digest], claim: str, mismatch: str) -> tuple[Reason, ...]:
+def _differences(
+    version: Corim, measured: Mapping[str, Digest] | None, registers: Mapping[int, Digest], claim: str, mismatch: str
+) -> tuple[Reason, ...]:
+    expected = dict(version.components) if measured is not None else {}
+    known = measured or {}
     reasons = []
-    for name in sorted({*measured, *expected}):
-        got, want = measured.get(name), expected.get(name)
+    for name in sorted({*known, *expected}):
+        got, want = known.get(name), expected.get(name)
         if got == want:
             continue
         if got is None:
@@ -181,4 +221,10 @@ def _differences(measured: Mapping[str, Digest], expected: Mapping[str, Digest],
             reasons.append(Reason("component-unexpected", f"{claim}.{name}", "none", str(got)))
         else:
             reasons.append(Reason(mismatch, f"{claim}.{name}", str(want), str(got)))
+    for index in sorted({index for index, _ in version.registers}):
+        wanted = [digest for one, digest in version.registers if one == index]
+        got = registers.get(index)
+        if got not in wanted:
+            code = mismatch if got is not None else "component-missing"
+            reasons.append(Reason(code, f"{claim}.registers.{index}", " or ".join(map(str, wanted)), "none" if got is None else str(got)))
     return tuple(reasons)

@@ -33,8 +33,9 @@ OWED: Final = frozenset({"boot-log-required", "full-log-required", "ima-log-requ
 RULED_OUT: Final = frozenset(
     {
         "action-log-base", "agent-unknown", "attestor-not-rooted", "grants-not-narrower", "host-contained", "host-not-active",
-        "host-refused", "host-unknown", "ima-template-unknown", "manifest-mutable", "nonce-expired", "parent-refused",
-        "policy-error", "policy-refused", "policy-unknown", "reasons-left-out", "reference-expired", "token-audience", "tpm-class-refused",
+        "host-refused", "host-unknown", "ima-template-unknown", "manifest-mutable", "nonce-expired", "observed", "parent-refused",
+        "policy-error", "policy-refused", "policy-unknown", "reasons-left-out", "reference-expired", "revocation-unknown",
+        "token-audience", "tpm-class-refused",
     }
 )  # fmt: skip
 """The evidence is what it says it is, and the answer is no all the same."""

@@ -107,6 +107,7 @@ class EgressGate:
         end = time.monotonic() + CLOSE_WITHIN
         for thread in attending:
             thread.join(max(0.0, end - time.monotonic()))
+        self._gatekeeper.release(self)
         self._server.close()
 
     def _accept(self) -> None:

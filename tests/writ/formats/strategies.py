@@ -23,7 +23,7 @@ from writ.formats.evidence import Evidence, ImaLog, InstanceRequest
 from writ.formats.exemption import EXEMPTIBLE, LONGEST
 from writ.formats.grants import grant_set
 from writ.formats.ima_state import ImaState, ImaVerdict
-from writ.formats.measurement import RESERVED, ComponentRoot, Measurement
+from writ.formats.measurement import MODES, PROFILES, RESERVED, ComponentRoot, Measurement
 from writ.formats.policy_bundle import PolicyBundle, PolicySettings
 from writ.formats.proof_bundle import Leaf, ProofBundle
 from writ.formats.proposal import KINDS, Draft, Proposal
@@ -85,7 +85,7 @@ EVIDENCE = st.builds(
 )  # fmt: skip
 HOST_RECORD = st.builds(
     HostRecord, NAME, NAME, WHOLE, DIGEST, several(BLOB), BLOB, BLOB, KEY, CLASS, FLAG, st.integers(0, 23),
-    st.sampled_from(sorted(SIZES)), WHOLE,
+    st.sampled_from(sorted(SIZES)), WHOLE, FLAG,
 )  # fmt: skip
 INSTANCE = st.builds(
     InstanceState, ID, AGENT, DIGEST, DIGEST, KEY32, st.none() | ID, st.sampled_from(PHASES), WHOLE, KEY32, BLOB
@@ -195,7 +195,8 @@ TRUST = st.builds(
 COMPONENT = st.builds(ComponentRoot, NAME.filter(lambda name: name not in RESERVED), st.sampled_from(COMPONENT_KINDS), DIGEST, FLAG)
 ARGUMENT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=9)
 MEASUREMENT = st.builds(
-    Measurement, AGENT, several(ARGUMENT), sorted_set(COMPONENT, key=lambda c: c.name), sorted_set(ARGUMENT), WORD, GRANTS
+    Measurement, AGENT, several(ARGUMENT), sorted_set(COMPONENT, key=lambda c: c.name), sorted_set(ARGUMENT), WORD, GRANTS,
+    st.sampled_from(PROFILES), sorted_set(st.sampled_from(("a.com/b=0", "a.com/b=1", "c/d=e"))), st.sampled_from(MODES),
 )  # fmt: skip
 ENROLMENT = st.builds(
     EnrolmentEvidence, NAME, NAME, WHOLE, st.none() | DIGEST, FLAG, BLOB, KEY32, st.binary(max_size=64), BLOB,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -126,3 +127,15 @@ def test_kind_that_is_not_ours_is_refused(name: str) -> None:
     value, spell = opened(SPECIMENS[name])
     with pytest.raises(FormatError):
         SPECIMENS[name].parse(spell({**value, "kind": "other"}))
+
+
+def test_host_record_says_that_revocation_was_checked_or_nothing() -> None:
+    """One spelling, and the one of records from before: what nobody said is not known."""
+    record = replace(SPECIMENS["host-record"].value, revocation_checked=True)
+    data = encode_host_record(record)
+    assert parse_host_record(data) == record
+    plain = encode_host_record(replace(record, revocation_checked=False))
+    assert b"revocation_checked" not in plain
+    assert not parse_host_record(plain).revocation_checked
+    with pytest.raises(FormatError, match="revocation_checked: expected true, or nothing"):
+        parse_host_record(encode_cbor(decode_cbor(data, "record") | {"revocation_checked": False}))

@@ -239,6 +239,9 @@ def test_measurement_is_sorted_and_of_known_kinds() -> None:
         {"components": value.components[:1] * 2},
         {"secrets": ("b", "a")},
         {"secrets": ("a", "a")},
+        {"devices": ("v/c=1", "v/c=0")},
+        {"devices": ("v/c=0", "v/c=0")},
+        {"devices": ("gpu",)},
     ):
         wrong: dict[str, Any] = changed
         with pytest.raises(FormatError):
@@ -246,6 +249,10 @@ def test_measurement_is_sorted_and_of_known_kinds() -> None:
     for rows in ([["a", "other", bytes(32), False]], [["a", "code", bytes(32)]], [["A", "code", bytes(32), False]], [1]):
         refused("measurement", components=rows)
     refused("measurement", command=["a\0b"])
+    for devices in ([], ["v/c=1", "v/c=0"], [7]):
+        refused("measurement", devices=devices)
+    for mode in ("enforce", "permit", "", 7):
+        refused("measurement", mode=mode)
     assert value.root() == Digest.of(SPECIMENS["measurement"].data)
 
 

@@ -365,15 +365,36 @@ def test_first_state_without_a_log_has_an_empty_one() -> None:
 
 @pytest.mark.parametrize("tpm_class, hardware", [("discrete", 2), ("firmware", 2), ("virtual", 32), ("software", 32)])
 def test_hardware_is_affirming_for_hardware_only(tpm_class: str, hardware: int) -> None:
-    result = judge(launched("one", tpm_class=tpm_class), "one")
+    scene = launched("one", tpm_class=tpm_class)
+    scene.record = replace(scene.record, revocation_checked=True)
+    result = judge(scene, "one")
     assert vector(result)["hardware"] == hardware
     assert vector(result) == {"instance-identity": 2, "configuration": 2, "executables": 32, "hardware": hardware}
 
 
-def test_hardware_without_endorsement_is_not_affirming() -> None:
+@pytest.mark.parametrize("checked", [False, True])
+def test_hardware_without_endorsement_is_not_affirming(checked: bool) -> None:
     scene = launched("one", tpm_class="discrete")
-    scene.record = replace(scene.record, endorsed=False)
+    scene.record = replace(scene.record, endorsed=False, revocation_checked=checked)
     assert vector(judge(scene, "one"))["hardware"] == 32
+
+
+def test_result_says_where_no_crl_was_held_against_the_chain() -> None:
+    """It refuses nothing: the rules of the trust file say whether a TPM enrols so."""
+    scene = launched("one", tpm_class="discrete")
+
+    def said() -> tuple[list[str], int, bool]:
+        result = judge(scene, "one")
+        host = result.ear.submodule("host")
+        assert host is not None
+        codes = [reason.code for reason in host.reasons if reason.claim == "hardware"]
+        return codes, vector(result)["hardware"], bool(result.reasons)
+
+    assert said() == (["revocation-unknown"], 32, False)
+    scene.record = replace(scene.record, revocation_checked=True)
+    assert said() == ([], 2, False)
+    scene.record = replace(scene.record, endorsed=False, revocation_checked=False)
+    assert said() == ([], 32, False), "there is no chain"
 
 
 def test_executables_are_never_affirming_while_nothing_measured_the_attestor() -> None:
@@ -382,7 +403,7 @@ def test_executables_are_never_affirming_while_nothing_measured_the_attestor() -
         assert dict(part.vector)["executables"] >= 32, name
         assert part.runtime_only
         assert part.policy_ids == (str(policy().digest),)
-    assert [r.code for r in dict(result.ear.submodules)["host"].reasons] == ["attestor-not-rooted"]
+    assert [r.code for r in dict(result.ear.submodules)["host"].reasons] == ["attestor-not-rooted", "revocation-unknown"]
     assert NAMESPACE == "billing"
 
 
@@ -414,7 +435,9 @@ def test_instances_share_the_room_of_a_decision() -> None:
     names = tuple(f"n{number}" for number in range(32))
     scene = launched(*names)
     parts = tuple((f"prompts.{n:03}", Digest.of(b"%d" % n)) for n in range(MOST_DIFFERENCES))
-    scene.references = tuple(replace(c, components=(*c.components, *parts)) if c.environment != "governance" else c for c in scene.references)
+    scene.references = tuple(
+        replace(c, components=(*c.components, *parts)) if c.environment != "governance" else c for c in scene.references
+    )
     for asked, each in ((names[:1], MOST_DIFFERENCES), (names, MOST_DIFFERENCES // 32)):
         result = judge(scene, *asked)
         assert {sum(r.code == "component-missing" for r in one.reasons) for one in result.instances} == {each}

@@ -16,7 +16,7 @@ from writ.formats.eventlog.uefi import EV_EFI_BOOT_SERVICES_APPLICATION, EV_SEPA
 from writ.formats.evidence import Evidence
 from writ.formats.policy_bundle import PolicySettings
 from writ.formats.state import encode_host_state, parse_host_state
-from writ.verdict.appraisal import PARTS
+from writ.verdict.appraise.ima import PARTS
 from writ.verdict.attestation import AttestationVerdict
 
 STRICT = PolicySettings(accept_runtime_only=False, tpm_classes=("software",))
@@ -134,6 +134,16 @@ def test_log_of_another_boot_is_refused_and_stays_refused_without_it() -> None:
     other = encode_log(Boot(cmdline="quiet").measure())
     assert "uefi-log-mismatch" in codes(attest(scene, other))
     assert "uefi-log-mismatch" in codes(attest(scene))
+
+
+def test_log_that_leads_to_the_quoted_registers_takes_the_place_of_one_that_did_not_and_silence_does_not() -> None:
+    scene, log = booted()
+    assert {r.code for r in attest(scene, booted(Boot(loader=b"evil", kernel=b"evil"))[1]).entry.reasons} == {"uefi-log-mismatch"}
+    assert {r.code for r in attest(scene, None).entry.reasons} == {"uefi-log-mismatch"}
+    assert {r.code for r in attest(scene, b"no log").entry.reasons} == {"uefi-log-malformed"}
+    assert {r.code for r in attest(scene, None).entry.reasons} == {"uefi-log-malformed"}
+    assert permitted(attest(scene, log)).runtime == "runtime-only"
+    assert permitted(attest(scene, None)).runtime == "runtime-only"
 
 
 def test_i6_host_that_sent_boot_logs_owes_them_in_every_boot() -> None:

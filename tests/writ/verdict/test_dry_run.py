@@ -6,15 +6,16 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from tests.world.machine import FILES, SHELL, Machine, content, part_reference
-from tests.world.scene import GOVERNED, NAMESPACE, NOW, Scene, permitted, reference
+from tests.world.machine import FILES, SHELL, STRICT, Machine, content, part_reference
+from tests.world.scene import DEMO, DOMAIN, GOVERNED, NAMESPACE, NOW, POLICIES, Scene, permitted, policy, reference
 from writ.formats.corim import Corim
 from writ.formats.digest import Digest
 from writ.formats.eventlog.ima import replay
 from writ.formats.eventlog.runtime import StopEvent
 from writ.formats.evidence import ImaLog
 from writ.formats.exemption import Exemption
-from writ.verdict.appraisal import PARTS
+from writ.formats.reason import Reason
+from writ.verdict.appraise.ima import PARTS
 from writ.verdict.dry_run import Foreseen, MeasuredRows, foresee
 from writ.verdict.reference import reference_set
 
@@ -35,6 +36,13 @@ def ask(machine: Machine, *corims: Corim, exemptions: tuple[Exemption, ...] = ()
     references = reference_set(corims or machine.scene.references, exemptions)
     known = rows(machine) if listed else None
     return foresee(machine.scene.record, machine.scene.state, known, references, machine.scene.bundle, NOW)
+
+
+def without_list(machine: Machine) -> tuple[Reason, ...]:
+    """What stands against a host of which no list is recorded."""
+    assert machine.scene.state is not None
+    references = reference_set(machine.scene.references)
+    return foresee(machine.scene.record, machine.scene.state, None, references, machine.scene.bundle, NOW).reasons
 
 
 @pytest.fixture
@@ -62,6 +70,42 @@ def test_foreseen_is_what_then_happens(machine: Machine) -> None:
         assert (not foreseen.passes) == (verdict.tokens[0].claims is None), whole[gone].id
         if not foreseen.reasons:
             assert foreseen.instances[0][2] == verdict.tokens[0].reasons
+
+
+def test_logs_that_are_owed_are_reasons_each_by_its_name(machine: Machine) -> None:
+    machine.reboot()
+    machine.attest(uefi_log=None, ima_log=None)
+    assert {"boot-log-required", "ima-log-required"} <= {reason.code for reason in without_list(machine)}
+    machine.attest(ima_log=None)
+    found = {reason.code for reason in without_list(machine)}
+    assert ("boot-log-required" in found, "ima-log-required" in found) == (False, True)
+
+
+def test_what_no_reference_value_can_take_back_stands_though_the_list_is_not_at_hand(machine: Machine) -> None:
+    assert machine.scene.state is not None
+    assert machine.scene.state.ima is not None
+    known = machine.scene.state.ima
+    standing, anew = (Reason(code, "ima.entry", "x", "y") for code in ("ima-template-unknown", "file-unknown"))
+    aggregate = Reason("algorithm-refused", "ima.boot_aggregate", "x", "y")
+    verdict = replace(known.verdict, reasons=tuple(sorted((standing, anew, aggregate))), count=3)
+    machine.scene.state = replace(machine.scene.state, ima=replace(known, verdict=verdict))
+    found = set(ask(machine, listed=False).reasons)
+    assert (standing in found, aggregate in found, anew in found) == (True, True, False)
+
+
+def test_pcrs_are_foreseen_as_they_are_recorded(machine: Machine) -> None:
+    """The boot log's and the runtime log's; another is not known to be right."""
+    whole = tuple(machine.scene.references)
+    quoted = {index: Digest("sha256", value) for index, value in machine.scene.chip.pcrs["sha256"].items()}
+
+    def pinned(index: int, value: Digest, environment: str = "governance") -> list[tuple[str, str]]:
+        corims = (replace(one, registers=((index, value),)) if one.environment == environment else one for one in whole)
+        return [(reason.code, reason.got) for reason in ask(machine, *corims).reasons]
+
+    assert pinned(7, quoted[7]) == pinned(14, quoted[14]) == pinned(7, quoted[7], "boot") == []
+    assert pinned(7, LIBC["1"]) == [("governance-mismatch", str(quoted[7]))]
+    assert pinned(7, LIBC["1"], "boot") == [("boot-mismatch", str(quoted[7]))]
+    assert pinned(10, quoted[10]) == [("component-missing", "none")]
 
 
 def test_list_that_is_not_at_hand_is_a_reason(machine: Machine) -> None:
@@ -113,6 +157,59 @@ def test_only_running_instances_are_asked_about(machine: Machine) -> None:
     machine.scene.launch("two")
     machine.attest()
     assert [instance for instance, _, _ in ask(machine).instances] == [machine.scene.running["two"].instance]
+
+
+NO_TOKEN = '@id("closed") forbid(principal == Writ::Agent::"{}", action == Writ::Action::"token.issue", resource);'
+BOSS = f"spiffe://{DOMAIN}/{NAMESPACE}/agent/boss"
+REPORTER = f"spiffe://{DOMAIN}/{NAMESPACE}/agent/reporter"
+AFFIRMING = (
+    'permit(principal, action == Writ::Action::"token.issue", resource == Writ::Audience::"tools") when { context.runtime == "affirming" };'
+)
+LAX = 'permit(principal, action == Writ::Action::"token.issue", resource) when { context.runtime == "runtime-only" };'
+
+
+@pytest.mark.parametrize(
+    "policies, code",
+    [
+        (POLICIES, None),
+        (POLICIES + NO_TOKEN.format(REPORTER), "policy-refused"),
+        (POLICIES + NO_TOKEN.format(BOSS), "policy-refused"),
+        (POLICIES + NO_TOKEN.format(f"{BOSS}es"), None),
+        (AFFIRMING, None),
+        (LAX, "policy-refused"),
+        ("permit(", "policy-error"),
+    ],
+)
+@pytest.mark.parametrize("missing", [False, True], ids=["rooted", "not rooted"])
+def test_policy_is_asked_as_it_is_for_a_token(policies: str, code: str | None, missing: bool) -> None:
+    settings = replace(DEMO, tpm_classes=("software",))
+    machine = Machine(settings=settings)
+    machine.scene.bundle = policy(settings, policies=policies)
+    machine.scene.references = (*machine.scene.references, reference("boss"))
+    if missing:
+        machine.scene.references = tuple(one for one in machine.scene.references if one.environment != "firmware")
+    machine.scene.launch("boss", agent="boss")
+    machine.scene.launch("two", parent="boss")
+    machine.scene.chip.pcrs["sha256"][10] = machine.kernel.pcr10["sha256"]
+    sent = replace(machine.scene.evidence("two"), uefi_log=machine.log, ima_log=machine.sent())
+    verdict = machine.scene.judge(sent)
+    machine.scene.state = verdict.state_after
+    (token,) = verdict.tokens
+    reasons = {instance: found for instance, _, found in ask(machine).instances}
+    assert reasons[machine.scene.running["two"].instance] == token.reasons
+    if not missing:
+        assert [reason.code for reason in token.reasons] == ([] if code is None else [code])
+    assert ask(machine).passes == (not any(reasons.values()))
+
+
+def test_policy_is_not_asked_of_what_is_refused_before(machine: Machine) -> None:
+    """As for a token: what the policy would say comes with the reasons that stand only when those are gone."""
+    machine.scene.bundle = policy(STRICT, policies="permit(")
+    assert [[reason.code for reason in found] for _, _, found in ask(machine).instances] == [["policy-error"]]
+    left = tuple(one for one in machine.scene.references if not one.environment.startswith("spiffe:"))
+    assert [[reason.code for reason in found] for _, _, found in ask(machine, *left).instances] == [["agent-unknown"]]
+    left = tuple(one for one in machine.scene.references if one.environment != "governance")
+    assert [found for _, _, found in ask(machine, *left).instances] == [()]
 
 
 # --- an update of kernel, libc and Writ across a fleet --------------------------------------------------------------------------

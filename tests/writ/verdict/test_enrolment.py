@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from tests.world.authority import crls_of
 from tests.world.chip import AK_ATTRIBUTES, EK_ATTRIBUTES, Chip, Maker, public_area
 from tests.world.scene import DOMAIN, ISSUER, NAMESPACE, NOW, RUNTIME_PCR, signer
 from tests.writ.verdict.refusal import refused
@@ -59,6 +60,17 @@ def judge(asked: EnrolRequest | None = None, admission: Admission = TICKET, anch
 
 
 PENDING = judge()
+
+
+def test_revocation_was_checked_where_a_fresh_crl_stood_behind_each_certificate() -> None:
+    below, root = crls_of(Maker(), this=NOW - 10)
+    stale, _ = crls_of(Maker(), this=NOW - 10, following=NOW - 5)
+    for crls, checked in (((below, root), True), ((), False), ((below,), False), ((root,), False), ((stale, root), False)):
+        pending = judge(anchors=replace(trust(), crls=crls))
+        assert pending.revocation_checked == checked
+        assert activate(answer(), pending=pending).revocation_checked == checked
+    unendorsed = replace(TICKET, ek=ek_digest(CHIP), unendorsed=True)
+    assert not judge(request(ek_certificates=()), unendorsed, replace(trust(), crls=(below, root))).revocation_checked
 
 
 def test_endorsed_tpm_with_a_ticket_may_be_challenged() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.world.authority import Ca
+from tests.world.authority import Ca, crls_of
 from tests.world.chip import Maker
 from tests.world.machine import Machine
 from tests.world.scene import (
@@ -154,6 +154,18 @@ def test_record_that_the_enrolment_does_not_give_is_refused() -> None:
     lied = replace(SCENE.enrol_entry, record=Digest.of(record))
     reason = refuse(replace(WHOLE, record=record, enrol_decision=sign_entry(lied)))
     assert (reason.code, reason.claim) == ("digest-mismatch", "record")
+
+
+def test_auditor_judges_the_chain_by_his_own_crls_whatever_the_verifier_had() -> None:
+    crls = crls_of(SCENE.chip.maker, this=NOW - 6_000)
+    checked = Scene(crls=crls)
+    assert (checked.record.revocation_checked, SCENE.record.revocation_checked) == (True, False)
+    bundle = checked.proof_bundle()
+    for anchors in (checked.trust, TRUST):
+        assert prove(bundle, anchors).host.revocation_checked
+        assert not prove(WHOLE, anchors if anchors is TRUST else replace(TRUST, crls=crls)).host.revocation_checked
+    with pytest.raises(Refused, match="revocation-unknown"):
+        prove(bundle, replace(TRUST, rules=replace(TRUST.rules, crl_required=True)))
 
 
 def test_record_of_the_attestation_is_the_one_that_was_enrolled() -> None:

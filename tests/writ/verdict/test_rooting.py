@@ -16,7 +16,7 @@ from writ.formats.evidence import ImaLog
 from writ.formats.exemption import Exemption
 from writ.formats.ima_rules import ImaRules
 from writ.formats.policy_bundle import PolicySettings
-from writ.verdict.appraisal import PARTS
+from writ.verdict.appraise.ima import PARTS
 from writ.verdict.attestation import AttestationVerdict
 
 
@@ -256,3 +256,67 @@ def test_of_two_references_that_run_out_the_first_is_gone_before_the_second() ->
         machine.scene.now = now
         verdict = machine.judge()
         assert {reason.claim for reason in verdict.entry.reasons} == found
+
+
+# --- PCRs ------------------------------------------------------------------------------------------------------------------------
+
+
+def pinned(machine: Machine, environment: str, index: int, value: Digest) -> None:
+    """The version of `environment` names a PCR besides."""
+    machine.scene.references = tuple(
+        replace(one, registers=((index, value),)) if one.environment == environment else one for one in machine.scene.references
+    )
+
+
+@pytest.mark.parametrize("environment", ["governance", "firmware", "secure-boot", "boot"])
+def test_pcr_of_reference_values_is_the_quoted_one(environment: str) -> None:
+    machine = Machine()
+    quoted = Digest("sha256", machine.scene.chip.pcrs["sha256"][7])
+    pinned(machine, environment, 7, quoted)
+    assert permitted(machine.attest()).runtime == "affirming"
+    other = "governance-mismatch" if environment == "governance" else "boot-mismatch"
+    pinned(machine, environment, 7, Digest.of(b"another"))
+    for _ in range(2):
+        verdict = machine.attest()
+        assert reasons(verdict) == {(other, f"{environment}.registers.7")}
+        assert [(r.expected, r.got) for r in verdict.entry.reasons] == [(str(Digest.of(b"another")), str(quoted))]
+        host = parse_ear_cbor(verdict.result).submodule("host")
+        assert host is not None
+        assert host.claim("executables") == 33
+    pinned(machine, environment, 16, quoted)
+    assert reasons(machine.attest()) == {("component-missing", f"{environment}.registers.16")}
+
+
+@pytest.mark.parametrize("sent", [{"uefi_log": None, "ima_log": None}, {"uefi_log": None}], ids=["no log", "no boot log"])
+def test_pcr_of_a_boot_is_compared_without_its_log(sent: dict[str, None]) -> None:
+    machine = Machine(settings=DEMO)
+    pinned(machine, "boot", 4, Digest("sha256", machine.scene.chip.pcrs["sha256"][4]))
+    assert permitted(machine.judge(**sent)).runtime == "runtime-only"
+    pinned(machine, "boot", 4, Digest.of(b"another"))
+    assert reasons(machine.judge(**sent)) == {("boot-mismatch", "boot.registers.4")}
+
+
+def test_agent_has_no_pcrs() -> None:
+    """`import` refuses such a version; one that came into force otherwise is no agent's."""
+    machine = Machine()
+    (agent,) = (one.environment for one in machine.scene.references if one.environment.startswith("spiffe:"))
+    pinned(machine, agent, 7, Digest("sha256", machine.scene.chip.pcrs["sha256"][7]))
+    (refused,) = machine.attest().tokens[0].reasons
+    assert (refused.code, refused.claim.rsplit(".", 2)[1:]) == ("component-missing", ["registers", "7"])
+
+
+def test_exemption_lets_another_pcr_pass_for_a_while() -> None:
+    machine = Machine()
+    pinned(machine, "governance", 7, Digest.of(b"another"))
+    got = str(Digest("sha256", machine.scene.chip.pcrs["sha256"][7]))
+    claim = "governance.registers.7"
+    exemption = Exemption(NAMESPACE, "governance-mismatch", claim, got, ("host-1",), NOW - 10, NOW + 100, "new shim", ("alice", "bob"))
+    machine.scene.exemptions = (exemption,)
+    assert permitted(machine.attest()).exceptions == (exemption.label,)
+
+
+def test_part_without_files_roots_nothing() -> None:
+    machine = Machine()
+    part = next(one for one in machine.scene.references if one.environment == "rooted/launcher")
+    machine.scene.references = (*(c for c in machine.scene.references if c != part), replace(part, components=(), registers=((7, SHELL),)))
+    assert ("attestor-not-rooted", "executables.launcher") in reasons(machine.attest())

@@ -8,9 +8,10 @@ Reference values are components of CoRIMs whose environment begins with
 `files/`: `/usr/bin/x` names the hash of a file's content, `verity:/usr/bin/x`
 its fs-verity digest, any other name a buffer of the kernel's own (`kexec-cmdline`,
 critical data). Several CoRIMs may name one path, and each of the digests passes.
-The components of `rooted/<part>` are approved likewise, and of each part one
-version must have been measured whole before a runtime is rooted. Where there never
-were reference values, and there are no keys, files are not compared with anything.
+The components of `rooted/<part>`, a part being one of `PARTS`, are approved for that
+part: a file that several parts name passes with a digest that each of them has. Of each
+part one version must have been measured whole before a runtime is rooted. Where there
+never were reference values, and there are no keys, files are not compared with anything.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ ENVIRONMENT: Final = "files/"
 """How the environments begin whose components are files."""
 ROOTED: Final = "rooted/"
 """How the environments begin whose components are the files of a part of Writ, or of what runs it: approved, and required."""
+PARTS: Final = ("attestor", "enforcer", "ima-policy", "interpreter", "launcher")
+"""What `rooted/<part>` reference values must name before a runtime is rooted (DESIGN, step 4), and may name."""
+ROOTED_PARTS: Final = frozenset(f"{ROOTED}{part}" for part in PARTS)
 VERITY: Final = "verity:"
 STRONG: Final = ("sha256", "sha384", "sha512")
 KERNEL_KEYRING: Final = b".ima"
@@ -66,8 +70,8 @@ class ImaReferences:
 
     `required` are the files that root a runtime, as (component, digest): the kernel spells some names alike, so that one entry may
     stand for several. `rooting` are the same by the bytes of their entries. `parts` are the names of such files, those of versions
-    that ran out among them: they are approved as such, or not at all. `pinned` are these and the names of all versions that ran out: no
-    signature serves for them. `compared` says whether files are held against anything.
+    that approve nothing any more among them: they are approved as such, or not at all. `pinned` are these and the names of all such
+    versions: no signature serves for them. `compared` says whether files are held against anything.
     `digest` names the set; two sets of the same files have the same.
     """
 
@@ -101,27 +105,35 @@ class ImaResult:
 def index_files(corims: Iterable[Corim], lapsed: Iterable[Corim] = ()) -> ImaReferences:
     """The files that `corims` approve, those that root a runtime among them. Other environments are left out.
 
-    `lapsed` ran out: they approve nothing, and do not end the comparison either.
+    `lapsed` ran out: they approve nothing, and do not end the comparison either. Nor do versions that no rule reads: of a part that is
+    none, or with PCRs, which no file has.
     """
-    found: dict[_File, set[tuple[str, bytes]]] = {}
-    parts: dict[_File, set[tuple[str, bytes]]] = {}
+    given = list(filter(names_files, corims))
+    valid = list(filter(_approves, given))
+    gone = [*(corim for corim in given if not _approves(corim)), *filter(names_files, lapsed)]
+    files: dict[_File, set[tuple[str, bytes]]] = {}
+    parts: dict[str, dict[_File, set[tuple[str, bytes]]]] = {}
     required: dict[_Measurement, set[tuple[str, str]]] = {}
-    valid = list(filter(_names_files, corims))
     for corim in valid:
-        rooting = corim.environment.startswith(ROOTED)
+        rooting = _is_part(corim)
+        found = parts.setdefault(corim.environment, {}) if rooting else files
         for component, digest in corim.components:
             file = _file_of(component)
-            (parts if rooting else found).setdefault(file, set()).add((digest.algorithm, digest.value))
+            found.setdefault(file, set()).add((digest.algorithm, digest.value))
             if rooting:
                 required.setdefault((*file, digest.algorithm, digest.value), set()).add((component, str(digest)))
-    gone = list(filter(_names_files, lapsed))
-    names = frozenset(name for _, name in parts).union(
-        _file_of(component)[1] for corim in gone if corim.environment.startswith(ROOTED) for component, _ in corim.components
-    )
+    naming: dict[bytes, set[str]] = {}
+    for corim in filter(_is_part, (*valid, *gone)):
+        for component, _ in corim.components:
+            naming.setdefault(_file_of(component)[1], set()).add(corim.environment)
+    names = frozenset(naming)
     pinned = names.union(_file_of(component)[1] for corim in gone for component, _ in corim.components)
-    # A file of a part is approved as such only: who approves files in general approves no other attestor.
-    others = {file: digests for file, digests in found.items() if file[1] not in names}
-    approved = {file: frozenset(digests) for file, digests in sorted((others | parts).items())}
+    # A file of a part is approved as such only, and by each part that names it: who approves others approves no other attestor.
+    passing = {file: digests for file, digests in files.items() if file[1] not in names}
+    for file in {file for found in parts.values() for file in found}:
+        if common := set.intersection(*(parts.get(part, {}).get(file, set()) for part in naming[file[1]])):
+            passing[file] = common
+    approved = {file: frozenset(digests) for file, digests in sorted(passing.items())}
     entries = frozenset(
         _body(name, algorithm, value) for (kind, name), digests in approved.items() for algorithm, value in digests if kind == "ima"
     )
@@ -135,8 +147,17 @@ def index_files(corims: Iterable[Corim], lapsed: Iterable[Corim] = ()) -> ImaRef
     return ImaReferences(digest, approved, entries, whole, bodies, names, pinned, bool(valid or gone))
 
 
-def _names_files(corim: Corim) -> bool:
+def names_files(corim: Corim) -> bool:
+    """Whether the components of `corim` are files."""
     return corim.environment.startswith((ROOTED, ENVIRONMENT))
+
+
+def _is_part(corim: Corim) -> bool:
+    return corim.environment in ROOTED_PARTS
+
+
+def _approves(corim: Corim) -> bool:
+    return not corim.registers and (corim.environment.startswith(ENVIRONMENT) or _is_part(corim))
 
 
 def _file_of(component: str) -> _File:
@@ -312,13 +333,15 @@ def _judge(
         if measured.name == BOOT_AGGREGATE and measured.described == aggregate:
             continue
         learns = rules.learn_keys and measured.name == KERNEL_KEYRING and measured.buffer and len(certificates) < MAX_KEYS
+        if learns and measured.buffer in certificates:
+            continue  # each key is tried once for a signature, however often it was measured
         if learns and (added := _learn(measured.buffer)) is not None:
             certificates.add(measured.buffer)
             keys = _both(keys, added)
             continue
         if excluded is not None and measured.name not in parts and excluded.fullmatch(measured.name):
             continue
-        finding = _file(measured, approved, {} if measured.name in references.pinned else keys) if compared else None
+        finding = _file(measured, approved, keys, pinned=measured.name in references.pinned) if compared else None
         if finding is not None:
             findings.append(finding)
         elif not measured.buffer and (
@@ -330,8 +353,8 @@ def _judge(
     return _Judged(findings, tuple(sorted(certificates)), seen)
 
 
-def _file(measured: Measured, approved: _Approved, keys: Mapping[bytes, tuple[Key, ...]]) -> _Finding | None:
-    """Why a file or a buffer does not pass: a reference value for its name decides; only without one does a signature.
+def _file(measured: Measured, approved: _Approved, keys: Mapping[bytes, tuple[Key, ...]], *, pinned: bool) -> _Finding | None:
+    """Why a file or a buffer does not pass: a reference value for its name decides; only where there never was one does a signature.
 
     A signature by a known key that does not hold is refused whatever else holds.
     """
@@ -352,7 +375,7 @@ def _file(measured: Measured, approved: _Approved, keys: Mapping[bytes, tuple[Ke
         return (
             None if (measured.algorithm, measured.digest) in known else ("file-mismatch", claim, _listed(known), measured.described[:200])
         )
-    if judged == "valid":
+    if judged == "valid" and not pinned:
         return None
     return "file-unknown", claim, "a reference value, an exclusion or a signature", measured.described[:200]
 

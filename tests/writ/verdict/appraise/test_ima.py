@@ -719,6 +719,60 @@ def test_required_file_of_a_version_that_ran_out_is_approved_by_no_other(host: H
     assert codes(host.judge()) == [("file-unknown", "ima./bin/b"), ("ima-violation", "ima./bin/b")]
 
 
+@pytest.mark.parametrize(
+    "others, passes",
+    [
+        ({"rooted/launcher": {"/bin/b": OTHER}}, []),
+        ({"rooted/launcher": {"/bin/b": OTHER}, "rooted/attestor": {"/bin/b": GOOD}}, None),
+        ({"rooted/launcher": {"/bin/b": OTHER}, "rooted/attestor": {"/bin/b": OTHER, "/bin/c": GOOD}}, []),
+        ({"rooted/launcher": {"/bin/b": OTHER}, "rooted/attestor": {"verity:/bin/b": OTHER}}, None),
+        ({"rooted/launcher": {"/bin/b": OTHER}, "files/os": {"/bin/b": GOOD}}, []),
+        ({"rooted/attestors": {"/bin/b": OTHER}}, None),
+        ({"rooted/": {"/bin/b": OTHER}}, None),
+    ],
+)
+def test_file_is_approved_by_each_part_that_names_it(host: Host, others: dict[str, dict[str, Digest]], passes: list[str] | None) -> None:
+    host.references = index_files([corim({"/bin/a": GOOD}), *(corim(known, environment=name) for name, known in others.items())])
+    host.kernel.measure("/bin/b", OTHER)
+    result = host.judge()
+    assert [claim for _, claim in codes(result)] == (["ima./bin/b"] if passes is None else passes)
+    assert result.state is not None
+    assert bool(result.state.seen) == (passes is not None and "rooted/launcher" in others)
+
+
+def test_part_whose_version_ran_out_leaves_its_file_to_no_other_part(host: Host) -> None:
+    launcher, attestor = (corim({"/bin/b": GOOD}, environment=f"rooted/{part}") for part in ("launcher", "attestor"))
+    host.kernel.measure("/bin/b", GOOD)
+    for gone, found in ([], []), ([attestor], [("file-unknown", "ima./bin/b")]):
+        host.references = index_files([corim({"/bin/a": GOOD}), launcher], gone)
+        assert codes(host.judge()) == found
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [corim({"/bin/b": GOOD}, environment="rooted/zz"), replace(corim({"/bin/b": GOOD}), registers=((7, GOOD),))],
+    ids=["of no part", "with a PCR"],
+)
+def test_version_that_no_rule_reads_stands_among_those_that_ran_out(host: Host, odd: Corim) -> None:
+    host.references, host.rules = index_files([corim({"/bin/a": GOOD}), odd]), KEYRING
+    assert host.references.digest == index_files([corim({"/bin/a": GOOD})], [corim({"/bin/b": GOOD})]).digest
+    assert index_files([odd]).compared
+    host.kernel.measure("/bin/b", GOOD, template="ima-sig", sig=signed(GOOD, "vendor"))
+    assert codes(host.judge()) == [("file-unknown", "ima./bin/b")]
+
+
+def test_only_names_of_parts_and_of_what_ran_out_are_pinned() -> None:
+    valid = [corim({"/bin/a": GOOD}), corim({"/bin/b": GOOD}, environment="rooted/launcher")]
+    assert index_files(valid).pinned == {b"/bin/b"}
+    assert index_files(valid, [corim({"/bin/c": GOOD})]).pinned == {b"/bin/b", b"/bin/c"}
+
+
+def test_signature_that_does_not_hold_is_refused_where_none_serves_too(host: Host) -> None:
+    host.references, host.rules = index_files([corim({"/bin/a": GOOD, "/bin/b": GOOD})], [corim({"/bin/b": OTHER})]), KEYRING
+    host.kernel.measure("/bin/b", GOOD, template="ima-sig", sig=signed(OTHER, "vendor"))
+    assert codes(host.judge()) == [("ima-signature-invalid", "ima./bin/b")]
+
+
 def test_files_are_compared_although_all_that_was_approved_ran_out(host: Host) -> None:
     never, gone = index_files([]), index_files([], [corim({"/bin/a": GOOD})])
     assert never.digest != gone.digest

@@ -1,0 +1,1 @@
+"""Child instances: an agent that writes and runs code does it in one, never in itself."""
