@@ -27,7 +27,7 @@ from writ.formats.tree import Component, component_root
 NAME: Final = "system"
 EMPTIED: Final = ("dev", "proc", "run", "tmp")
 """Where the sandbox mounts its own: what an image has in them is left out."""
-EMPTY: Final = ("agent", "store")
+EMPTY: Final = ("agent", "store", "work")
 """Where an agent writes, and where its other components lie: an image with something there cannot be one's root."""
 OWN: Final = frozenset({"HOME", "TMPDIR", "WRIT_SOCKET", *(f"{name}_PROXY" for name in ("HTTP", "HTTPS", "NO"))})
 """Variables that the sandbox sets, in capitals."""

@@ -143,7 +143,7 @@ def test_import_of_trust_shows_what_came_of_it(desk: Desk) -> None:
     (desk.folder / "rubbish").write_bytes(b"rubbish")
     maker = desk.folder / "maker.pem"
     maker.write_text("".join(to_pem(parse_certificate(der)) for der in (Maker("new").root(), Maker("new").intermediate())))
-    nothing = {"roots": [], "intermediates": 0, "crls": [], "rules": None}
+    nothing = {"roots": [], "intermediates": 0, "crls": [], "ocsp": [], "rules": None}
     shown = desk.run("trust", "import", desk.folder / "rubbish", code=2)
     assert (list(shown), shown["added"]) == (["digest", "added", "refused"], nothing)
     shown = desk.run("trust", "import", maker, "--tpm-class", "software")
