@@ -35,6 +35,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, kind)])
         born = datetime(2026, 1, 1, tzinfo=UTC)
         builder = x509.CertificateBuilder(name, name, key.public_key(), 1 << 70, born, born.replace(year=2036))
+        builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         builder = builder.add_extension(x509.SubjectKeyIdentifier(f"identifier {kind}".encode()), critical=False)
         (place / f"{kind}.crt").write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
         (place / f"{kind}.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
@@ -70,6 +71,10 @@ def test_signature_as_sign_file_makes_it_is_verified(place: Path, kind: str, alg
     assert judged(place, kind, made, algorithm) == "valid"
     assert judged(place, kind, made, algorithm, b"another") == "invalid"
     assert judged(place, {"ec": "rsa", "rsa": "ec"}[kind], made, algorithm) == "unknown-key"
+
+
+def test_entry_without_a_signature_has_none() -> None:
+    assert judge_signature(Measured("ima-modsig", b"/module", "ima", "sha256", bytes(32)), {}) == "none"
 
 
 def test_key_of_the_same_name_that_did_not_sign_gives_no_pass(place: Path) -> None:

@@ -324,6 +324,7 @@ def test_module_signature_by_a_key_of_the_rules_passes(kind: str, algorithm: str
     [
         MODULE | {"d_modsig": d_ng(OTHER)},
         MODULE | {"d_modsig": d_ng(Digest.of(b"module", "sha512"))},
+        MODULE | {"d_modsig": d_ng(f"sha3-256:{Digest.of(b'module').hex()}")},
         MODULE | {"d_modsig": b""},
         MODULE | {"modsig": MODULE["modsig"][:-1] + bytes((MODULE["modsig"][-1] ^ 1,))},
     ],
