@@ -220,7 +220,7 @@ def ticket_id(ticket: str) -> bytes:
 
 
 def surviving_state(before: HostRow | None, bank: str) -> HostState | None:
-    """What a re-enrolment keeps (I6): containment, the logs owed, and that no instance of before goes on: its checkpoint would be forgotten.
+    """What a re-enrolment keeps (I6): containment, the logs owed, and that no instance goes on: its checkpoint would be forgotten.
 
     A host owes logs by its name, whatever TPM it has: else who was refused for its boot would enrol again. Only `Hosts.excuse` ends that.
     """
