@@ -49,6 +49,9 @@ _NOT_APPRAISED: Final = frozenset(
 _IN_FULL: Final = frozenset({"runtime-log-rewound", "full-log-required"})
 _LOGS_AGAIN: Final = frozenset({"boot-log-required", "ima-log-required", "ima-log-rewound"})
 """Reasons with which the verifier asks for the logs of boot and IMA from their beginning."""
+_PARTIAL: Final = "ima-log-partial"
+_MOST_PARTS: Final = 8
+"""Parts of an IMA list that follow one another: more than its largest size makes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,7 @@ class Attestation:
         self._settle()
         for last in (False, False, True):
             try:
-                attested = self._once(requests, measurements)
+                attested = self._whole(requests, measurements)
             except Refused as refused:
                 codes = {reason.code for reason in refused.reasons}
                 if last or (not any(code.startswith("nonce-") for code in codes) and not codes & _IN_FULL):
@@ -112,6 +115,16 @@ class Attestation:
     def close(self) -> None:
         """The line to the verifier is closed."""
         self._uplink.close()
+
+    def _whole(self, requests: tuple[InstanceRequest, ...], measurements: dict[bytes, bytes]) -> Attested:
+        """`_once`, and again for each further part of an IMA list that came and was kept."""
+        attested = self._once(requests, measurements)
+        for _ in range(_MOST_PARTS):
+            codes = {reason.code for reason in attested.answer.reasons}
+            if _PARTIAL not in codes or codes & _NOT_APPRAISED:
+                break
+            attested = self._once(requests, measurements)
+        return attested
 
     def _once(self, requests: tuple[InstanceRequest, ...], measurements: dict[bytes, bytes]) -> Attested:
         """1. A nonce. 2. The quote. 3. The log up to it. 4. Send, the same bytes again if the answer is lost. 5. Verify and remember."""

@@ -243,9 +243,10 @@ def ima_log(data: bytes) -> None:
     evidence, state = _host()
     values = {**dict.fromkeys(range(16), bytes(32)), **BOOT, IMA_PCR: summary.registers["sha256"]}
     pcrs = PcrValues("sha256", tuple(sorted(values.items())))
-    sent = replace(evidence, ima_log=ImaLog(0, log))
-    known, _ = follow_ima(sent, None, Epoch("first", None), pcrs, None, _files(), _rules())
-    _kept(replace(state, ima=known, logs=("ima",)))
+    for more in (False, True):
+        sent = replace(evidence, ima_log=ImaLog(0, log, more))
+        known, part, _ = follow_ima(sent, None, Epoch("first", None), pcrs, None, _files(), _rules())
+        _kept(replace(state, ima=known, ima_part=part, logs=("ima",)))
 
 
 def _put_right(log: bytes) -> bytes:

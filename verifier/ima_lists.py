@@ -15,11 +15,12 @@ from writ.verdict.dry_run import MeasuredRows
 
 def listed_part(evidence: Evidence, name: Digest, *, before: HostState | None, after: HostState) -> ImaRow | None:
     """Where the list went on with this evidence, whose SHA-256 is `name`; None where it did not."""
-    sent, now = evidence.ima_log, after.ima
+    sent = evidence.ima_log
+    now = after.ima_part if sent is not None and sent.more else after.ima
     if sent is None or now is None or now.entries <= sent.first:
         return None
-    known = None if before is None else before.ima
-    start = bytes(SIZES[now.bank]) if sent.first == 0 or known is None else known.register
+    known = () if before is None else (before.ima, before.ima_part)
+    start = next((one.register for one in known if one is not None and one.entries == sent.first), bytes(SIZES[now.bank]))
     return ImaRow(f"{evidence.host}/{sent.first:08d}", evidence.host, sent.first, now.entries, start, now.register, name.value)
 
 

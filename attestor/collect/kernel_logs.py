@@ -1,7 +1,7 @@
 """The logs that firmware, systemd and the kernel keep of what they measured, and how much of them the verifier has seen.
 
 The logs of the boot travel whole, once; of the IMA list only what is new, up to
-the quoted PCR 10. What is remembered here is a saving and nothing else: after a
+the quoted PCR 10, and in parts where that is more than `MAX_PART`. What is remembered here is a saving and nothing else: after a
 restart, or when the verifier asks, everything travels again.
 
 Source: Linux drivers/char/tpm/eventlog (binary_bios_measurements), security/integrity/ima/ima_fs.c
@@ -17,11 +17,13 @@ from typing import Final
 from attestor.config import LogPaths
 from writ.formats.digest import SIZES
 from writ.formats.errors import FormatError, Unavailable
-from writ.formats.eventlog.ima import MAX_LOG_SIZE, replay
+from writ.formats.eventlog.ima import MAX_LOG_SIZE, entry_end, replay
 from writ.formats.evidence import ImaLog
 
 MAX_BOOT_LOG: Final = 4 << 20
 """Bytes."""
+MAX_PART: Final = 16 << 20
+"""Bytes of the IMA list in one evidence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +80,25 @@ class KernelLogs:
             found = None
         if found is None:
             return Travelling(uefi, systemd, ImaLog(0, listed), None)
-        upto = _Seen(seen.entries + found.entries, seen.end + found.end, quoted)
-        return Travelling(uefi, systemd, ImaLog(seen.entries, fresh[: found.end]), upto)
+        fresh, more = _part(fresh[: found.end])
+        if more:
+            found = replay(fresh, seen.register, self._bank, None) or found
+        upto = _Seen(seen.entries + found.entries, seen.end + found.end, found.register)
+        return Travelling(uefi, systemd, ImaLog(seen.entries, fresh, more), upto)
 
     def acknowledge(self, sent: Travelling) -> None:
         """The verifier has appraised what travelled."""
         self._boot_told = True
         if sent.seen is not None:
             self._seen = sent.seen
+
+
+def _part(fresh: bytes) -> tuple[bytes, bool]:
+    """The entries that lie within the first `MAX_PART` bytes of a list that was replayed, and whether others follow."""
+    end = len(fresh) if len(fresh) <= MAX_PART else 0
+    while end < len(fresh) and (after := entry_end(fresh, end)) <= MAX_PART:
+        end = after
+    return fresh[:end], end < len(fresh)
 
 
 def _read(path: Path | None, most: int) -> bytes | None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from attestor import evidence
 from attestor.acknowledged import START, Acknowledged, Point, Unanswered, read_acknowledged, write_acknowledged
+from attestor.collect import kernel_logs
 from attestor.collect.kernel_logs import KernelLogs
 from attestor.collect.runtime_log import RuntimeLog
 from attestor.config import LogPaths, write_private
@@ -16,13 +19,16 @@ from attestor.evidence import Attestation
 from swtpm import SoftTpm
 from tests.attestor.site import GOVERNANCE, OPERATOR, Host, VerifierSite
 from tests.signers import new_signer
+from tests.world.ima_logs import Kernel
 from writ.formats.digest import Digest, Nonce
 from writ.formats.errors import Refused, Unavailable
+from writ.formats.eventlog.ima import hashed
 from writ.formats.eventlog.runtime import StartEvent, command_digest
 from writ.formats.evidence import Evidence, InstanceRequest, encode_evidence, parse_evidence
 from writ.formats.exchange import EXCHANGE, AttestAnswer, NonceAnswer
 from writ.formats.grants import grant_set
 from writ.formats.local import LOCAL, MAX_FRAME, TokenGiven
+from writ.formats.reason import Reason
 from writ.formats.strict import encode_cbor
 from writ.formats.tlog.merkle import EMPTY_ROOT
 from writ.formats.tpm.pcr import PcrValues
@@ -64,7 +70,7 @@ class Line(Uplink):
 class Bench:
     """An attestation over a log with one started instance."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, paths: LogPaths | None = None) -> None:
         assert host.enrolment is not None
         self.log = RuntimeLog(host.state.log, host.tpm, pcr=13, bank="sha256")
         self.log.open()
@@ -73,7 +79,7 @@ class Bench:
         agent = "spiffe://example.org/demo/agent/reporter"
         self.log.append(StartEvent(INSTANCE, agent, Digest.of(b"root"), command_digest(["x"]), KEY.thumbprint(), None, ()))
         self.line = Line(host)
-        self.logs = KernelLogs(LogPaths(), "sha256")
+        self.logs = KernelLogs(paths or LogPaths(), "sha256")
         self.attestation = Attestation(host.tpm, self.log, self.logs, self.line, host.enrolment, SystemClock())
 
     def attest(self) -> AttestAnswer:
@@ -94,6 +100,65 @@ def test_answer_that_was_lost_is_asked_for_again_with_the_same_bytes(bench: Benc
     bench.attest()
     assert len(bench.line.sent) == 2
     assert bench.line.sent[0] == bench.line.sent[1]
+    bench.close()
+
+
+class Files:
+    """A kernel that measures files into the software TPM's PCR 10, and its list as a file."""
+
+    def __init__(self, host: Host, place: Path) -> None:
+        self.host, self.paths, self.kernel = host, LogPaths(ima=place), Kernel(aggregate=False)
+
+    def measure(self, *names: str) -> None:
+        for name in names:
+            begin = len(self.kernel.binary)
+            self.kernel.measure(name, Digest.of(name.encode()))
+            row = self.kernel.binary[begin + 24 :]
+            self.host.tpm.extend(10, (Digest("sha256", hashlib.sha256(hashed(row)).digest()),))
+        assert self.paths.ima is not None
+        self.paths.ima.write_bytes(self.kernel.binary)
+
+
+def lists(bench: Bench) -> list[tuple[int, bool]]:
+    """The number of the first entry, and whether others follow, of each list that was sent."""
+    sent = [parse_evidence(one).ima_log for one in bench.line.sent]
+    return [(one.first, one.more) for one in sent if one is not None]
+
+
+def test_list_longer_than_one_evidence_goes_on_in_parts_in_one_attestation(
+    enrolled: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = Files(enrolled, tmp_path / "ima")
+    files.measure(*"abcdefg")
+    monkeypatch.setattr(kernel_logs, "MAX_PART", files.kernel.ends[1])
+    bench = Bench(enrolled, files.paths)
+    codes = {reason.code for reason in bench.attest().reasons}
+    assert lists(bench) == [(0, True), (2, True), (4, True), (6, False)]
+    assert not codes & {"ima-log-partial", "ima-log-required", "ima-log-mismatch"}
+    files.measure(*"hijkl")
+    bench.line.sent.clear()
+    bench.line.lose = 2
+    with pytest.raises(Unavailable, match="lost"):
+        bench.attest()
+    files.measure("m")
+    bench.attest()
+    assert lists(bench) == [(7, True), (7, True), (7, True), (9, True), (11, False)]
+    bench.close()
+
+
+def test_verifier_that_asks_for_parts_for_ever_is_not_obeyed(enrolled: Host, tmp_path: Path) -> None:
+    files = Files(enrolled, tmp_path / "ima")
+    files.measure(*"ab")
+    bench = Bench(enrolled, files.paths)
+    partial = Reason("ima-log-partial", "ima.entries", "the list from entry 2", "a part of it")
+    bench.line.change = lambda answer: replace(answer, reasons=(partial,))
+    bench.attest()
+    assert len(bench.line.sent) == 9
+    bench.line.sent.clear()
+    fell = Reason("clock-fell", "clock", "at least 2", "1")
+    bench.line.change = lambda answer: replace(answer, reasons=(fell, partial))
+    bench.attest()
+    assert len(bench.line.sent) == 1, "nothing of it was kept: the same part would only be sent again"
     bench.close()
 
 

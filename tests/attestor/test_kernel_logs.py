@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from attestor.collect import kernel_logs
 from attestor.collect.kernel_logs import MAX_BOOT_LOG, KernelLogs
 from attestor.config import AttestorConfig, LogPaths
 from tests.world.ima_logs import Kernel
@@ -81,6 +82,26 @@ def test_list_is_read_only_when_the_register_has_moved(paths: LogPaths) -> None:
     paths.ima.rmdir()
     paths.ima.write_bytes(listed(A, B, C))
     assert logs.travelling(register(A, B, C)).ima == ImaLog(2, listed(C))
+
+
+def test_long_list_travels_in_parts_that_end_with_an_entry(paths: LogPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert paths.ima is not None
+    paths.ima.write_bytes(listed(A, B, C))
+    logs = KernelLogs(paths, "sha256")
+    for most in (len(listed(A, B)), len(listed(A, B)) + 1, len(listed(A, B, C)) - 1):
+        monkeypatch.setattr(kernel_logs, "MAX_PART", most)
+        assert logs.travelling(register(A, B, C)).ima == ImaLog(0, listed(A, B), more=True)
+        assert logs.travelling(register(A, B)).ima == ImaLog(0, listed(A, B)), "all that is quoted"
+    monkeypatch.setattr(kernel_logs, "MAX_PART", len(listed(A)))
+    for at, file in enumerate((A, B)):
+        part = logs.travelling(register(A, B, C))
+        assert part.ima == ImaLog(at, listed(file), more=True)
+        assert logs.travelling(register(A, B, C)) == part, "until it was appraised"
+        logs.acknowledge(part)
+    last = logs.travelling(register(A, B, C))
+    assert last.ima == ImaLog(2, listed(C))
+    logs.acknowledge(last)
+    assert logs.travelling(register(A, B, C)).ima == ImaLog(3, b"")
 
 
 def test_list_that_does_not_lead_to_the_register_travels_whole(paths: LogPaths) -> None:

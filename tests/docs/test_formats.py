@@ -186,6 +186,7 @@ def specimens() -> tuple[Specimen, ...]:
         *(Specimen("runtime-event", runtime.encode_event(event), runtime.parse_event) for event in EVENTS),
         Specimen("evidence", bundle.evidence, parse_evidence),
         Specimen("evidence", with_logs, parse_evidence),
+        Specimen("evidence", encode_evidence(replace(scene.evidence("one"), ima_log=ImaLog(1, b"i", more=True))), parse_evidence),
         Specimen("enrolment-evidence", scene.enrolment, parse_enrolment_evidence),
         *(Specimen("exchange", data, EXCHANGE.parse) for data in exchange),
         *(Specimen("local", LOCAL.encode(message), LOCAL.parse) for message in local),

@@ -115,6 +115,22 @@ def test_list_that_came_in_parts_is_put_together_again(verifier: RunningVerifier
     assert ask(verifier, tools)["hosts"][0]["reasons"] == []
 
 
+def test_list_that_was_longer_than_one_evidence_is_put_together_again(verifier: RunningVerifier, host: SimulatedHost) -> None:
+    host.attest("one")
+    whole(verifier)
+    again(host)
+    host.measure(**{f"tool{number}": NEW for number in range(3)})
+    host.listed = 0
+    for cut in (2, 5):
+        host.cut = cut
+        assert codes(host.attest("one")) == {"ima-log-partial"}
+        assert {reason["code"] for reason in ask(verifier)["hosts"][0]["reasons"]} == {"ima-log-required"}, "of a part nothing is foreseen"
+    host.cut = None
+    host.attest("one")
+    found = {reason["claim"] for reason in ask(verifier)["hosts"][0]["reasons"]}
+    assert found == {f"ima./usr/bin/tool{number}" for number in range(3)}
+
+
 def test_update_is_staged_rolled_out_and_shrunk_to(verifier: RunningVerifier, host: SimulatedHost) -> None:
     host.attest("one")
     whole(verifier)

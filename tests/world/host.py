@@ -81,6 +81,8 @@ class SimulatedHost:
         self.uefi_log: bytes | None = None
         self.kernel: Kernel | None = None
         self.listed = 0
+        self.cut: int | None = None
+        """The entry before which the list ends that travels next, as a part."""
         self.nonce: bytes | None = None
         self.decision_key: PublicKey | None = None
         self.uplink = Uplink(url, ca_file=None, signer=self.key, clock=clock or SystemClock())
@@ -218,7 +220,10 @@ class SimulatedHost:
     def _list(self) -> ImaLog | None:
         if self.kernel is None:
             return None
-        return ImaLog(self.listed, self.kernel.binary[([0, *self.kernel.ends])[self.listed] :])
+        ends = [0, *self.kernel.ends]
+        return ImaLog(
+            self.listed, self.kernel.binary[ends[self.listed] : None if self.cut is None else ends[self.cut]], self.cut is not None
+        )
 
     def boot(self, boot: Boot | None = None) -> Kernel:
         """Firmware and loader as they measure, and a kernel that measures files: from now on both logs travel."""
@@ -242,7 +247,7 @@ class SimulatedHost:
         answer = self.ask(f"/v1/hosts/{self.name}/attest", evidence)
         assert isinstance(answer, AttestAnswer)
         self.nonce, self.sent = answer.nonce, len(self.records)
-        self.listed = 0 if self.kernel is None else self.kernel.entries
+        self.listed = 0 if self.kernel is None else self.kernel.entries if self.cut is None else self.cut
         for name in names:
             self.instances[name].carried = len(self.instances[name].leaves)
         return answer

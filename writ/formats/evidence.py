@@ -73,10 +73,14 @@ class InstanceRequest:
 
 @dataclass(frozen=True, slots=True)
 class ImaLog:
-    """Of the kernel's `binary_runtime_measurements`, the bytes of the entries from number `first` on."""
+    """Of the kernel's `binary_runtime_measurements`, the bytes of the entries from number `first` on.
+
+    `more` says that they are a part: they end before the quoted register, and the rest follows.
+    """
 
     first: int
     entries: bytes
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +143,8 @@ def encode_evidence(evidence: Evidence) -> bytes:
     if evidence.systemd_log is not None:
         members["systemd-log"] = evidence.systemd_log
     if evidence.ima_log is not None:
-        members["ima-log"] = encode_cbor({"v": 1, "first": evidence.ima_log.first, "entries": evidence.ima_log.entries})
+        listed = {"v": 1, "first": evidence.ima_log.first, "entries": evidence.ima_log.entries}
+        members["ima-log"] = encode_cbor({**listed, "more": True} if evidence.ima_log.more else listed)
     types = {**_REQUIRED, **_OPTIONAL}
     return encode_collection({label: (types[label], value, None) for label, value in members.items()}, collection_type=COLLECTION_TYPE)
 
@@ -186,7 +191,9 @@ def _members(data: bytes) -> dict[str, bytes]:
 def _ima_in(data: bytes) -> ImaLog:
     f = Fields(decode_cbor(data, "evidence.ima-log", max_size=MAX_SIZE), "evidence.ima-log")
     f.version(1)
-    log = ImaLog(f.uint("first"), f.raw("entries", most=MAX_SIZE))
+    log = ImaLog(f.uint("first"), f.raw("entries", most=MAX_SIZE), f.has("more"))
+    if log.more and not f.flag("more"):
+        raise FormatError("evidence.ima-log.more", "true, or nothing", "false")
     f.done()
     return log
 

@@ -152,6 +152,7 @@ REMEDIES: Final[dict[str, str]] = {
     "boot-log-required": "This host sent boot logs before: send those of this boot, or enrol it again.",
     "boot-mismatch": "Not the boot that was approved. Compare: `verifier reference diff`; approve: `verifier reference import`.",
     "ima-not-approved": "Too many files are not approved to name them all. Approve the packages first: `verifier reference import`.",
+    "ima-log-partial": "Send the IMA list from the entry in expected on: it is judged when its end is the quoted register.",
     "ima-log-required": "Send the IMA list from its first entry: the verifier judges it anew.",
     "uefi-measurement-error": "The firmware reports an error while it measured. Update the firmware, then reboot.",
     # what the kernel holds

@@ -132,7 +132,8 @@ class HostState:
     """Where a host stood after its last committed attestation. Clock in ms, `seen_at` in seconds since the epoch.
 
     `logs` names the logs that the host sent since its enrolment, of `LOGS`: it owes them from then on, in every boot. `boot` and
-    `ima` are of this boot, None where no such log came.
+    `ima` are of this boot, None where no such log came. `ima_part` is of a list that comes in parts, up to the last of them: no quote
+    vouches for it yet, and it is of no use but to be continued.
     """
 
     version: int
@@ -146,6 +147,7 @@ class HostState:
     logs: tuple[str, ...] = ()
     boot: BootState | None = None
     ima: ImaState | None = None
+    ima_part: ImaState | None = None
 
     def moved(self, status: str, logs: tuple[str, ...] | None = None) -> HostState:
         """The next version, in `status` and owing `logs`, with everything else as it stood."""
@@ -225,6 +227,7 @@ def encode_host_state(state: HostState) -> bytes:
             "logs": list(state.logs),
             "boot": None if state.boot is None else state.boot.to_cbor(),
             "ima": None if state.ima is None else state.ima.to_cbor(),
+            **({} if state.ima_part is None else {"ima_part": state.ima_part.to_cbor()}),
         }
     )
 
@@ -250,6 +253,7 @@ def parse_host_state(data: bytes) -> HostState:
         logs=tuple(_one_of(str(item), LOGS, "host state.logs") for item in f.items("logs", most=len(LOGS))),
         boot=None if (boot := f.any("boot")) is None else BootState.from_cbor(boot),
         ima=None if (ima := f.any("ima")) is None else ImaState.from_cbor(ima),
+        ima_part=ImaState.from_cbor(f.any("ima_part")) if f.has("ima_part") else None,
     )
     f.done()
     if list(state.logs) != sorted(set(state.logs)):

@@ -341,7 +341,7 @@ def _state_after(verified: VerifiedEvidence, state: HostState | None, instances:
     status = "active" if state is None else state.status
     return HostState(
         version, status, quote.clock, quote.reset_count, quote.restart_count, quote.safe, now, runtime,
-        logs, verified.boot, verified.ima,
+        logs, verified.boot, verified.ima, verified.ima_part,
     )  # fmt: skip
 
 

@@ -42,6 +42,7 @@ class VerifiedEvidence:
     runtime: RuntimeState | None
     boot: BootState | None
     ima: ImaState | None
+    ima_part: ImaState | None
     logs: tuple[str, ...]
     requests: tuple[InstanceRequest, ...]
     findings: tuple[Reason, ...]
@@ -96,17 +97,17 @@ def verify_evidence(
         except FormatError as error:
             findings.append(Reason("runtime-log-malformed", "runtime_log", error.expected, error.got))
     # 5
-    boot, ima = (None, None) if state is None else (state.boot, state.ima)
+    boot, ima, part = (None, None, None) if state is None else (state.boot, state.ima, state.ima_part)
     if epoch.reason is None:
         boot, against = follow_boot(evidence, state, epoch, quote.pcrs, record.runtime_pcr)
         findings.extend(against)
-        ima, against = follow_ima(evidence, state, epoch, quote.pcrs, boot, files, rules)
+        ima, part, against = follow_ima(evidence, state, epoch, quote.pcrs, boot, files, rules)
         findings.extend(against)
     # 6
     if runtime is not None:
         runtime = _with_measurements(runtime, evidence.measurements)
     logs = tuple(name for name, part in (("ima", evidence.ima_log), ("uefi", evidence.uefi_log)) if part is not None)
-    return VerifiedEvidence(quote, epoch, runtime, boot, ima, logs, evidence.requests, tuple(sorted(set(findings))))
+    return VerifiedEvidence(quote, epoch, runtime, boot, ima, part, logs, evidence.requests, tuple(sorted(set(findings))))
 
 
 def _runtime(evidence: Evidence, record: HostRecord, state: HostState | None, epoch: Epoch, quoted: bytes) -> RuntimeState:

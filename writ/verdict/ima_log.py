@@ -22,27 +22,30 @@ def follow_ima(
     found: BootState | None,
     references: ImaReferences,
     rules: ImaRules,
-) -> tuple[ImaState | None, tuple[Reason, ...]]:
-    """What is known of the list up to the quoted PCR 10, and what stands against it. `pcrs` are the quoted values,
-    `found` is what is known of the boot: the kernel measured PCRs 8 and 9 as it found them, and they may have moved since.
+) -> tuple[ImaState | None, ImaState | None, tuple[Reason, ...]]:
+    """What is known of the list up to the quoted PCR 10, what came of one in parts, and what stands against it.
+
+    `pcrs` are the quoted values, `found` is what is known of the boot: the kernel measured PCRs 8 and 9 as it found them, and they may
+    have moved since.
 
     1. A host that never sent a list owes none; that nothing is known of its files is another matter (`appraise`).
     2. One that did owes it in every boot, up to the quoted register; and whole after a resume, which another kernel may stand behind.
     3. The list is judged; where more is wrong than is kept, that is a reason of its own, which no exemption lets pass.
     """
-    known = state.ima if state is not None and epoch.kind == "same" else None
+    known, part = (state.ima, state.ima_part) if state is not None and epoch.kind == "same" else (None, None)
     sent = evidence.ima_log
     # 1
     if sent is None and (state is None or "ima" not in state.logs):
-        return None, ()
+        return None, None, ()
     # 2
     if sent is None:
         at = "0" if known is None else str(known.entries)
-        return known, (Reason("ima-log-required", "ima", f"the list from entry {at}, or in full", "none"),)
+        return known, part, (Reason("ima-log-required", "ima", f"the list from entry {at}, or in full", "none"),)
     # 3
     boot = {index: pcrs.get(index) for index in range(IMA_PCR)} | dict(found.loader if found is not None else ())
-    result = appraise_ima(known, sent.entries, sent.first, pcrs.get(IMA_PCR), pcrs.bank, references, rules, boot=boot)
-    return result.state, with_the_rest(result.reasons, str(result.count))
+    quoted = None if sent.more else pcrs.get(IMA_PCR)
+    result = appraise_ima(known, sent.entries, sent.first, quoted, pcrs.bank, references, rules, boot=boot, part=part)
+    return result.state, result.part, with_the_rest(result.reasons, str(result.count))
 
 
 def with_the_rest(reasons: tuple[Reason, ...], count: str) -> tuple[Reason, ...]:

@@ -27,7 +27,7 @@ WORDS: Final = (
     "never-seen", "trusted", "refused", "untrusted", "rebooted", "stale", "unreachable", "cleared", "forked", "contained", "retired",
 )  # fmt: skip
 
-OWED: Final = frozenset({"boot-log-required", "full-log-required", "ima-log-required"})
+OWED: Final = frozenset({"boot-log-required", "full-log-required", "ima-log-partial", "ima-log-required"})
 """Nothing contradicts yet: a log of this boot has not come."""
 
 RULED_OUT: Final = frozenset(

@@ -81,7 +81,7 @@ REQUEST = st.builds(InstanceRequest, ID, KEY, st.text(PRINTABLE, min_size=1, max
 EVIDENCE = st.builds(
     Evidence, NAME, st.builds(Nonce, KEY32), BLOB, BLOB, pcr_values(), WHOLE, BLOB, several(BLOB),
     st.lists(REQUEST, max_size=2, unique_by=lambda r: r.instance).map(tuple),
-    st.none() | BLOB, st.none() | BLOB, st.none() | st.builds(ImaLog, WHOLE, BLOB),
+    st.none() | BLOB, st.none() | BLOB, st.none() | st.builds(ImaLog, WHOLE, BLOB, FLAG),
 )  # fmt: skip
 HOST_RECORD = st.builds(
     HostRecord, NAME, NAME, WHOLE, DIGEST, several(BLOB), BLOB, BLOB, KEY, CLASS, FLAG, st.integers(0, 23),
@@ -116,7 +116,7 @@ def ima_states(draw: st.DrawFn) -> ImaState:
 
 HOST_STATE = st.builds(
     HostState, WHOLE, st.sampled_from(HOST_STATUSES), st.integers(0, 2**63 - 1), UINT32, UINT32, FLAG, WHOLE, RUNTIME,
-    sorted_set(st.sampled_from(LOGS)), st.none() | BOOT, st.none() | ima_states(),
+    sorted_set(st.sampled_from(LOGS)), st.none() | BOOT, st.none() | ima_states(), st.none() | ima_states(),
 )  # fmt: skip
 CLAIMS = st.builds(
     TokenClaims, issuer=WORD, agent=AGENT, audience=WORD, issued_at=WHOLE, expires_at=WHOLE, token_id=LONG_ID, key=KEY32, host=NAME,

@@ -190,6 +190,7 @@ def test_evidence_is_read_whatever_member_is_looked_at_first() -> None:
         {"manifests": (evidence_format.MANIFESTS_TYPE, encode_cbor({"v": 1, "items": ["text"]}), None)},
         {"manifests": (evidence_format.MANIFESTS_TYPE, encode_cbor({"v": 1, "items": [b""] * 257}), None)},
         {"requests": (evidence_format.REQUESTS_TYPE, encode_cbor({"v": 1, "requests": [1]}), None)},
+        {"ima-log": (evidence_format.IMA_LOG_TYPE, encode_cbor({"v": 1, "first": 0, "entries": b"", "more": False}), None)},
     ],
 )
 def test_evidence_with_a_wrong_member_is_refused(changed: dict[str, Any]) -> None:

@@ -132,6 +132,38 @@ def test_after_a_resume_the_list_is_asked_for_from_its_beginning() -> None:
     assert permitted(machine.attest(uefi_log=machine.log, ima_log=ImaLog(0, machine.kernel.binary))).runtime == "affirming"
 
 
+def test_i2_part_of_a_list_gives_no_token_and_is_forgotten_with_its_boot() -> None:
+    """Nothing is trusted that no quote covers: a part passes nothing, roots nothing, and of another boot it is not continued."""
+    machine = Machine()
+    ends = [0, *machine.kernel.ends]
+    part, rest = (ImaLog(a, machine.kernel.binary[ends[a] : ends[b]], b == 3) for a, b in ((0, 3), (3, len(ends) - 1)))
+    verdict = machine.attest(ima_log=part)
+    assert codes(verdict) == {"ima-log-partial", "attestor-not-rooted"}
+    assert all(token.claims is None for token in verdict.tokens)
+    assert machine.scene.state is not None
+    assert (machine.scene.state.ima, machine.scene.state.ima_part is None) == (None, False)
+    without = machine.attest(ima_log=None)
+    assert "ima-log-required" in codes(without)
+    assert permitted(machine.judge(uefi_log=machine.log, ima_log=rest)).runtime == "affirming"
+    machine.scene.chip.resume()
+    assert "ima-log-required" in codes(machine.judge(uefi_log=machine.log, ima_log=rest))
+    machine.attest(uefi_log=machine.log, ima_log=part)
+    machine.reboot()
+    assert "ima-log-required" in codes(machine.attest(uefi_log=machine.log, ima_log=rest))
+
+
+def test_i6_what_stands_against_a_list_is_not_ended_by_a_part() -> None:
+    machine = Machine()
+    machine.kernel.measure("/bin/evil", SHELL)
+    assert codes(machine.attest()) == {"file-unknown"}
+    known = machine.scene.state
+    assert known is not None
+    machine.attest(ima_log=ImaLog(0, machine.kernel.binary[: machine.kernel.ends[1]], more=True))
+    assert machine.scene.state is not None
+    assert machine.scene.state.ima == known.ima
+    assert codes(machine.judge(ima_log=ImaLog(machine.kernel.entries, b""))) == {"file-unknown"}
+
+
 def test_register_of_the_loader_that_moves_after_the_boot_is_no_fault_of_the_list() -> None:
     machine = Machine()
     machine.attest()

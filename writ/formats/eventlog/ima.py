@@ -174,6 +174,11 @@ def row_end(data: bytes, at: int) -> int:
     return _row_end(data, at)[1]
 
 
+def entry_end(data: bytes, at: int) -> int:
+    """Where the entry at `at` of a binary list ends. Raises FormatError."""
+    return row_end(data, at + 24)
+
+
 def hashed(row: bytes) -> bytes:
     """The bytes of a row that the kernel hashes: its template data; for "ima" the digest and the name padded to 256 bytes."""
     start, end = _row_end(row, 0)
@@ -242,8 +247,10 @@ def _digest(value: bytes, *, violation: bool) -> tuple[str, str, bytes]:
 # --- replay ------------------------------------------------------------------------------------------------------------
 
 
-def replay(data: bytes, register: bytes, bank: str, quoted: bytes, *, most: int = MAX_ENTRIES) -> Replayed | None:
+def replay(data: bytes, register: bytes, bank: str, quoted: bytes | None, *, most: int = MAX_ENTRIES) -> Replayed | None:
     """The prefix of a binary list that takes `register` to `quoted`, or None where no prefix of at most `most` entries does.
+
+    Without `quoted` it is all of `data`: then nothing vouches for it yet.
 
     What stands behind that prefix is not looked at, and of the template hashes
     only which are zero: which entry is a violation is bound by the register,
@@ -268,6 +275,8 @@ def replay(data: bytes, register: bytes, bank: str, quoted: bytes, *, most: int 
             found = no_digest  # which is the head of no template
         if found != head or end > size:
             if at == size:
+                if quoted is None:
+                    break
                 return None
             if at + 24 > size:
                 raise FormatError(_WHAT, "an entry", f"{size - at} bytes", at)

@@ -93,6 +93,7 @@ class ImaResult:
     as a whole); `count` is how many entries did not pass. `covered` entries are
     vouched for by the quote; `tail` bytes behind them were not looked at.
     Where the list does not continue what is known, `state` is the one given.
+    `part` is what came of a list in parts so far, which nothing vouches for.
     """
 
     state: ImaState | None
@@ -100,6 +101,7 @@ class ImaResult:
     count: int
     covered: int
     tail: int
+    part: ImaState | None = None
 
 
 def index_files(corims: Iterable[Corim], lapsed: Iterable[Corim] = ()) -> ImaReferences:
@@ -179,44 +181,49 @@ def appraise_ima(
     state: ImaState | None,
     log: bytes,
     first: int,
-    quoted: bytes,
+    quoted: bytes | None,
     bank: str,
     references: ImaReferences,
     rules: ImaRules,
     *,
     boot: Mapping[int, bytes],
+    part: ImaState | None = None,
 ) -> ImaResult:
     """Judge the binary list `log`, whose first entry is number `first`, up to the prefix that replays to `quoted`.
 
     `state` is of the same boot, or None for a new one; `boot` are the values of
-    PCRs 0 to 9 in `bank`.
+    PCRs 0 to 9 in `bank`. `quoted` None says that `log` is a part that ends before the quoted register, `part` what came before it.
 
     1. Nothing new and the same references and rules: the verdict reached before.
-    2. The list continues the one known, or is whole and passes through what is known. Under other references or rules it must be
-       whole, since what was measured before is judged anew.
+    2. The list continues the one known or the parts that came, or is whole and passes through what is known. Under other references or
+       rules it must be whole, since what was measured before is judged anew.
     3. It replays to the quote; what is behind that is neither trusted nor an error.
     4. New entries are judged.
     5. A whole list begins with the aggregate of this boot's PCRs.
+    6. A part changes nothing of what is known, whatever is in it, and passes nothing. What came is vouched for when the last part leads
+       from its register to the quoted one: the register was computed here, from zero or from a quoted value, over every entry, so that
+       entries which were never measured lead to no register that a TPM holds. Whatever else comes in between ends the parts.
 
     Source: DESIGN step 3 (Attest); Linux security/integrity/ima, as in `writ/formats/eventlog/ima.py`.
     """
     # 1
-    same = state is not None and (state.verdict.references, state.verdict.rules) == (references.digest, rules.digest)
+    same = state is not None and _under(state, references, rules)
     if state is not None and same and state.register == quoted and first == state.entries and state.bank == bank:
         return ImaResult(state, state.verdict.reasons, state.verdict.count, state.entries, len(log))
     # 2, 3
-    resumes = state is not None and first == state.entries and state.bank == bank
-    if state is not None and resumes and not same:
+    known = [one for one in (state, part) if one is not None and first == one.entries and one.bank == bank]
+    resumed = next((one for one in known if _under(one, references, rules)), None)
+    if known and resumed is None:
         asked = Reason("ima-log-required", "ima.references", "the list from its first entry, for other reference values", f"entry {first}")
         return ImaResult(state, (asked,), 0, 0, len(log))
-    read = _read(state if resumes else None, state, log, first, quoted, bank)
+    read = _read(resumed, state, log, first, quoted, bank)
     if isinstance(read, Reason):
         return ImaResult(state, (read,), 0, 0, len(log))
     # 4
-    if state is not None and resumes:
-        found = _judge(read.rows, read.violated, references, rules, state.keys, state.aggregate)
-        entries, violations = state.entries + read.entries, state.violations + read.violations
-        aggregate, standing, count, seen = state.aggregate, state.verdict.reasons, state.verdict.count, state.seen
+    if resumed is not None:
+        found = _judge(read.rows, read.violated, references, rules, resumed.keys, resumed.aggregate)
+        entries, violations = resumed.entries + read.entries, resumed.violations + read.violations
+        aggregate, standing, count, seen = resumed.aggregate, resumed.verdict.reasons, resumed.verdict.count, resumed.seen
     else:
         # 5
         aggregate = _aggregate(read.rows)
@@ -226,8 +233,16 @@ def appraise_ima(
         count = len(standing)
     reasons = tuple(sorted({*standing, *_reasons(found.findings)})[:MAX_REASONS])
     verdict = ImaVerdict(references.digest, rules.digest, reasons, count + len(found.findings))
-    after = ImaState(bank, entries, quoted, violations, aggregate, found.keys, tuple(sorted({*seen, *found.seen})), verdict)
+    after = ImaState(bank, entries, read.register, violations, aggregate, found.keys, tuple(sorted({*seen, *found.seen})), verdict)
+    # 6
+    if quoted is None:
+        owed = Reason("ima-log-partial", "ima.entries", f"the list from entry {entries}", "a part of it")
+        return ImaResult(state, (owed,), 0, 0, 0, after)
     return ImaResult(after, reasons, verdict.count, entries, len(log) - read.end)
+
+
+def _under(known: ImaState, references: ImaReferences, rules: ImaRules) -> bool:
+    return (known.verdict.references, known.verdict.rules) == (references.digest, rules.digest)
 
 
 def judge_rows(
@@ -241,23 +256,33 @@ def judge_rows(
     return _reasons(found.findings), tuple(sorted(found.seen))
 
 
-def _read(resumed: ImaState | None, known: ImaState | None, log: bytes, first: int, quoted: bytes, bank: str) -> Replayed | Reason:
-    """The prefix that replays: of a list that resumes, or of a whole one that passes through what is known; or why not."""
-    if resumed is not None:
-        return _replay(log, resumed.register, bank, quoted, MAX_ENTRIES - resumed.entries)
-    if first != 0:
+def _read(resumed: ImaState | None, known: ImaState | None, log: bytes, first: int, quoted: bytes | None, bank: str) -> Replayed | Reason:
+    """The prefix that replays, or why none does.
+
+    1. It begins where `resumed` ended, or with the first entry.
+    2. It has an entry, unless what is resumed is quoted already.
+    3. It passes through what is known, where it did not begin behind that; a part may end before.
+    """
+    # 1
+    if resumed is None and first != 0:
         expected = "entry 0" if known is None else f"entry 0 or {known.entries}"
         return Reason("ima-log-rewound" if known is not None else "ima-log-required", "ima.first", expected, f"entry {first}")
-    whole = _replay(log, bytes(SIZES[bank]), bank, quoted, MAX_ENTRIES)
-    if isinstance(whole, Reason):
-        return whole
-    if whole.entries == 0:
-        return Reason("ima-log-mismatch", "ima.pcr10", "a register that the list extended", "zero")
-    if known is not None and known.bank == bank:
-        through = _replay(log, bytes(SIZES[bank]), bank, known.register, known.entries)
-        if isinstance(through, Reason) or through.entries != known.entries or through.end > whole.end:
-            return Reason("ima-log-rewound", "ima.entries", f"a list through entry {known.entries} as known", f"another of {whole.entries}")
-    return whole
+    start = bytes(SIZES[bank]) if resumed is None else resumed.register
+    read = _replay(log, start, bank, quoted, MAX_ENTRIES - first)
+    if isinstance(read, Reason):
+        return read
+    # 2
+    if read.entries == 0 and (resumed is None or quoted is None):
+        return Reason("ima-log-mismatch", "ima.pcr10", "a register that the list extended", "zero" if resumed is None else "no entry")
+    # 3
+    if known is not None and known.bank == bank and known.entries > first:
+        ahead = known.entries - first
+        through = _replay(log, start, bank, known.register, ahead)
+        short = quoted is None and ahead > read.entries
+        if not short and (isinstance(through, Reason) or through.entries != ahead or through.end > read.end):
+            got = f"another of {first + read.entries}"
+            return Reason("ima-log-rewound", "ima.entries", f"a list through entry {known.entries} as known", got)
+    return read
 
 
 def measured_files(rows: tuple[bytes, ...]) -> dict[str, list[str]]:
@@ -284,11 +309,13 @@ def measured_files(rows: tuple[bytes, ...]) -> dict[str, list[str]]:
     return {name: sorted(digests) for name, digests in sorted(found.items())}
 
 
-def _replay(log: bytes, register: bytes, bank: str, quoted: bytes, most: int) -> Replayed | Reason:
+def _replay(log: bytes, register: bytes, bank: str, quoted: bytes | None, most: int) -> Replayed | Reason:
     try:
         found = replay(log, register, bank, quoted, most=most)
         if found is not None:
             return found
+        if quoted is None:
+            return Reason("ima-log-malformed", "ima.entries", f"at most {MAX_ENTRIES}", "more")
         if not any(register) and is_padded(log, bank, quoted):
             return Reason("algorithm-refused", "ima.hash", f"template hashes in {bank}", "SHA-1 padded with zeros: a kernel before 5.8")
     except FormatError as error:
