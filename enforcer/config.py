@@ -38,8 +38,8 @@ class EnforcerConfig:
     instance works beside that; it is memory. An image that no instance uses stays in
     memory for `image_keep` seconds. `tools` are `NAME PROGRAM ARGUMENT…`, run in a sandbox beside the agent's, so PROGRAM is one of the
     agent's image or `{store}`, which is `/store` inside. `services` are `NAME URL`; `service_ca_file` holds the roots for the services'
-    certificates (none: the system's). `cdi_dirs` say what devices are; the later counts. Without `observe` no agent is launched that
-    its manifest lets be watched only.
+    certificates, `egress_ca_file` those for the hosts that agents' requests go to (none: the system's). `cdi_dirs` say what devices are;
+    the later counts. Without `observe` no agent is launched that its manifest lets be watched only.
     """
 
     run_dir: Path = Path("/run/writ/enforcer")
@@ -62,6 +62,7 @@ class EnforcerConfig:
     tools: tuple[str, ...] = ()
     services: tuple[str, ...] = ()
     service_ca_file: Path | None = None
+    egress_ca_file: Path | None = None
     observe: bool = False
     cdi_dirs: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")
 

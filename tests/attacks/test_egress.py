@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from enforcer.record import LogReader
 from tests.enforcer.host import Host, wait_for
-from tests.world.network import Server, http, pour
+from tests.world.network import Server, certified, http, pour
+from tests.world.web import site
 from writ.formats.action import ActionRecord
 from writ.formats.policy_bundle import PolicySettings
 
@@ -160,3 +162,55 @@ def test_kill_cuts_what_is_under_way_and_its_outcome_is_carried(enforcer_host: H
     assert records(host, instance) == [(f"tcp:127.0.0.1:{pours.port}", True), ("outcome", "failed")]
     assert host.attestor.instances[instance].log[0] == 2
     wait_for(lambda: len(pours.errors) == 1)
+
+
+CURL = """
+import json, os, subprocess
+def curl(*words):
+    done = subprocess.run(["/usr/bin/curl", "-sS", "--path-as-is", *words], capture_output=True, text=True, timeout=20)
+    if not done.stdout.startswith("{"):
+        return done.stdout or done.returncode
+    return json.loads(done.stdout)["refusal"]["reasons"][0]["code"]
+"""
+
+
+def test_i8_requests_within_tls_are_decided_one_by_one_in_the_sandbox(enforcer_host: Host, tmp_path: Path) -> None:
+    host = enforcer_host
+    certificate = certified(tmp_path, "127.0.0.1")
+    host.kill_daemon()
+    host.write_config(egress_ca_file=certificate[0])
+    host.serve()
+    web = Server(site, certificate=certificate)
+    here = f"https://127.0.0.1:{web.port}"
+    body = f"""
+    with open("/tmp/other.pem", "w") as file:
+        file.write(OTHER)
+    def write():
+        try:
+            open("/run/writ/ca.pem", "a")
+        except OSError as error:
+            return type(error).__name__
+    print(json.dumps({{
+        "granted": curl("{here}/v1/a"),
+        "other": curl("{here}/v2/a"),
+        "method": curl("-X", "DELETE", "{here}/v1/a"),
+        "dots": curl("{here}/v1/%2e%2e/v2"),
+        "own roots": curl("--cacert", "/tmp/other.pem", "{here}/v1/a"),
+        "around": curl("--noproxy", "*", "{here}/v1/a"),
+        "ca": os.environ["SSL_CERT_FILE"] == os.environ["GIT_SSL_CAINFO"] == "/run/writ/ca.pem",
+        "write": write(),
+    }}))
+    """
+    prelude = CURL + f"OTHER = {certificate[0].read_text()!r}\n"
+    host.agent("a", body, prelude=prelude, more=[("http.get", f"{here}/v1/*")], programs=["/usr/bin/curl"])
+    status, out, err = host.finish(host.run("a"))
+    web.close()
+    assert (status, err) == (0, "")
+
+    assert json.loads(out) == {
+        "granted": "GET /v1/a ", "other": "grant-missing", "method": "grant-missing", "dots": "malformed", "own roots": 60, "around": 7,
+        "ca": True, "write": "PermissionError",
+    }  # fmt: skip
+    assert records(host, host.instance("a")) == [
+        (f"{here}/v1/a", True), ("outcome", "done"), (f"{here}/v2/a", False), (f"{here}/v1/a", False), (f"tcp:127.0.0.1:{web.port}", False),
+    ]  # fmt: skip

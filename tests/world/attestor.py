@@ -53,7 +53,9 @@ from writ.formats.trust import Trust
 SCHEMA = """
 namespace Writ {
   entity Agent; entity Resource; entity Audience;
-  action "tool.call", "net.connect", "http.post", "instance.start", "instance.run", "instance.end" appliesTo {
+  action "tool.call", "net.connect", "net.reach",
+    "http.get", "http.head", "http.post", "http.put", "http.patch", "http.delete", "http.options", "http.websocket",
+     "instance.start", "instance.run", "instance.end" appliesTo {
     principal: Agent, resource: Resource,
     context: { now: Long, attest_age: Long, gate: String, host: String, namespace: String, tpm_class: String, runtime: String, depth: Long }
   };
