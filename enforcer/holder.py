@@ -35,7 +35,6 @@ from enforcer.control import CONTROL, Attached, Control, CouldNot, Deliver, Exit
 from enforcer.credential import Credential, Subject
 from enforcer.events import AgentEnded, Event, FromClient, Heard, Killed, LinkLost, LinkUp, ParentHeld, ParentRuns
 from enforcer.gatekeeper import Gatekeeper
-from enforcer.gates.egress.gate import EgressGate
 from enforcer.gates.egress.outlet import Outlet
 from enforcer.gates.socket import SocketGate
 from enforcer.launch.cgroup import Cgroup, Limits, parent_of
@@ -84,7 +83,7 @@ class Holder:
         self._key = MemorySigner.generate()
         self._tools: dict[str, Tool] = {}
         self._gate: SocketGate | None = None
-        self._egress: EgressGate | None = None
+        self._close_ways: Callable[[], None] = lambda: None
         self._agent: Running | None = None
         self._workshop: Workshop | None = None
         self._parent_held = False
@@ -140,7 +139,7 @@ class Holder:
         self._agent_id, self._observed = measurement.agent, observed
         self._root: StoreRoot = store_root(launched.root, self._config.store_owners)
         self._argv = self._root.argv(launched.command)
-        self._profile = measurement.profile
+        self._profile, self._forwards = measurement.profile, measurement.forwards
         self._line = line_of(self._stdio[0], asked=self._run.child, profile=measurement.profile)
         self._image = image_of(self._config.images_dir, self._root, measurement)
         self._devices = resolve(measurement.devices, map(Path, self._config.cdi_dirs), self._image)
@@ -187,7 +186,10 @@ class Holder:
         """Tools, gate, agent, in this order, each in a sandbox; the agent's environment says where its gate is."""
         agent_uid, tool_uid, config = self._slot.agent_uid, self._slot.tool_uid, self._config
         visible = config.agent_dir(launched.instance)
-        self._outlet = Outlet(launched.grants, self._clock, roots=config.egress_ca_file, always=self._observed)
+        self._outlet = Outlet(
+            launched.grants, self._clock, roots=config.egress_ca_file, always=self._observed, forwards=self._forwards,
+            sockets=config.unix_sockets, inbound=config.inbound_of(self._run.agent) if self._line is None else (),
+        )  # fmt: skip
         if self._line is not None:
             self._open_workshop(self._line, visible)
             return
@@ -229,8 +231,7 @@ class Holder:
         self._links.hear_client()
 
     def _let_out(self, init: int) -> None:
-        if self._outlet.leads:
-            self._egress = self._outlet.open(init, self._gatekeeper, self._short)
+        self._close_ways = self._outlet.open(init, self._gatekeeper, self._short)
 
     def _open_workshop(self, line: socket.socket, visible: Path) -> None:
         """A child instance has no agent and no gate: its parent's commands run in it, each in a sandbox of its own on the same room."""
@@ -250,7 +251,7 @@ class Holder:
             return Program(argv, self._profile, self._image, room, uid, given, config.pids_max, folder=folder)
 
         def enter(init: int) -> Callable[[], None]:
-            return self._outlet.open(init, self._gatekeeper, self._short).close if self._outlet.leads else lambda: None
+            return self._outlet.open(init, self._gatekeeper, self._short)
 
         bench = Bench(self._argv, program, self._cgroup.child("agent"), enter)
         self._workshop = Workshop(line, bench, self._gatekeeper, agent=self._run.agent, instance=self._instance)
@@ -423,8 +424,7 @@ class Holder:
         """Gates, tools and cgroup are gone."""
         if self._gate is not None:
             self._gate.close()
-        if self._egress is not None:
-            self._egress.close()
+        self._close_ways()
         self._cgroup.kill()
         for tool in self._tools.values():
             tool.close()

@@ -21,6 +21,7 @@ from enforcer.config import EnforcerConfig
 from enforcer.launch.cgroup import MOUNTINFO, Cgroup, find_mount
 from tests.world.attestor import Attestor, KnownAgent
 from tests.world.root_fs import PYTHON, lay_out
+from writ.formats.forward import Forward
 from writ.formats.grants import grant_set
 from writ.formats.measurement import Profile
 from writ.formats.trust import encode_trust
@@ -103,7 +104,7 @@ class Host:
 
     def agent(
         self, name: str, body: str, *, prelude: str = AGENT, connects: Sequence[str] = (), more: Sequence[tuple[str, str]] = (),
-        programs: Sequence[str] = (), profile: Profile = "strict",
+        programs: Sequence[str] = (), profile: Profile = "strict", forwards: Sequence[Forward] = (),
     ) -> None:  # fmt: skip
         """An agent `name` in the store, whose program is `body` after the client's few lines; it may connect to these resources.
 
@@ -113,7 +114,7 @@ class Host:
         shutil.rmtree(root, ignore_errors=True)
         code = (prelude + textwrap.dedent(body)).encode()
         components = lay_out(root, {"code": ("code", {f"{name}.py": code}), "tools": ("tools", {"tool.py": TOOL.encode()})}, *programs)
-        known = KnownAgent(root, (PYTHON, "-I", f"{{store}}/code/{name}.py"), components, profile=profile)
+        known = KnownAgent(root, (PYTHON, "-I", f"{{store}}/code/{name}.py"), components, profile=profile, forwards=tuple(forwards))
         grants = grant_set([*known.grants, *more, *(("net.connect", resource) for resource in connects)])
         self.attestor.agents[name] = replace(known, grants=grants)
 

@@ -47,13 +47,16 @@ class EgressGate:
 
     def __init__(
         self, server: socket.socket, *, gatekeeper: Gatekeeper, resolver: Resolver, short: str, limits: Limits | None = None,
-        opened: Opened | None = None,
+        opened: Opened | None = None, room: threading.BoundedSemaphore | None = None,
     ) -> None:  # fmt: skip
-        """`server` listens on a port that it was told, and is ours from now on. `short` is the instance's short name in references."""
+        """`server` listens on a port that it was told, and is ours from now on. `short` is the instance's short name in references.
+
+        `room` is shared with the other ways of the sandbox, where it has any.
+        """
         self._gatekeeper, self._resolver, self._short, self._opened = gatekeeper, resolver, short, opened
         self._limits = limits or Limits()
         self._line = ListeningLine(
-            server, self._serve, threading.BoundedSemaphore(self._limits.connections), self._limits.connections
+            server, self._serve, room or threading.BoundedSemaphore(self._limits.connections), self._limits.connections
         )  # fmt: skip
         self._line.begin()
         gatekeeper.hold(self._line)

@@ -4,12 +4,19 @@
 | ---                   | ---                                                                            |
 | `net.connect`         | the proxy                                                                      |
 | `http.*` on a URL     | the proxy, and the certificate of the instance's CA, by which TLS to there ends at it |
+| `net.accept`          | a port inside, where the host's configuration has an address for it |
+
+A forward of the manifest is a port inside, whatever is granted: each connection is decided.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+import socket
+import threading
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -18,14 +25,19 @@ from enforcer.gates.egress.addresses import SystemResolver
 from enforcer.gates.egress.destination import Destination, parse_authority
 from enforcer.gates.egress.gate import KIND, EgressGate
 from enforcer.gates.egress.instance_ca import InstanceCa, upstream_context
+from enforcer.gates.egress.line import ListeningLine
+from enforcer.gates.egress.passage import ACCEPT, Forwarded, Inbound, Local, MakeWay, Served
 from enforcer.gates.egress.session import Opened
-from enforcer.launch.netns import ADDRESS, listen_in
+from enforcer.gates.egress.tunnel import Limits
+from enforcer.gates.egress.way import Way
+from enforcer.launch.netns import ADDRESS, Namespace
 from enforcer.launch.sandbox import GATE
-from writ.formats.errors import FormatError, Unavailable
-from writ.formats.grants import Grant
+from writ.formats.errors import FormatError, Refused, Unavailable
+from writ.formats.forward import PROXY_PORT, Forward
+from writ.formats.grants import Grant, covers
+from writ.formats.reason import Reason
 from writ.service.clock import Clock
 
-PROXY_PORT: Final = 3128
 CA_FILE: Final = "ca.pem"
 _PROXY: Final = f"http://{ADDRESS}:{PROXY_PORT}"
 _PROXIED: Final = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
@@ -39,12 +51,16 @@ _MAX_ROOTS: Final = 4 << 20
 
 
 class Outlet:
-    """The ways out of one instance, for each sandbox that it has."""
+    """The ways out of one instance, and into it, for each sandbox that it has."""
 
-    def __init__(self, grants: Sequence[Grant], clock: Clock, *, roots: Path | None, always: bool) -> None:
+    def __init__(
+        self, grants: Sequence[Grant], clock: Clock, *, roots: Path | None, always: bool, forwards: Sequence[Forward] = (),
+        sockets: Collection[str] = (), inbound: Sequence[tuple[int, tuple[str, int]]] = (),
+    ) -> None:  # fmt: skip
         """`roots` are whom hosts are verified by, the system's where None; with `always` there is a proxy whatever is granted.
 
-        Raises Unavailable.
+        `sockets` are the unix sockets that a forward may name, `inbound` the ports inside with the address of this host for each, of which
+        those that are granted are opened. Raises Unavailable, Refused, FormatError.
         """
         hosts = opened_by(grants)
         self.leads = always or bool(hosts) or any(grant.action == KIND for grant in grants)
@@ -55,6 +71,8 @@ class Outlet:
             except OSError as error:
                 raise Unavailable("egress_ca_file", f"{roots}: {error.strerror or 'no certificates'}") from None
             self._opened = Opened(frozenset(host.authority for host in hosts), InstanceCa(hosts, clock), upstream)
+        self._forwards = [(one.listen, _place(one, sockets, {host.authority for host in hosts})) for one in forwards]
+        self._inbound = [(port, at) for port, at in inbound if any(covers(grant, ACCEPT, f"tcp:{port}") for grant in grants)]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -77,10 +95,70 @@ class Outlet:
             raise Unavailable("certificates for the agent", f"{error.strerror}") from None
         return True
 
-    def open(self, init: int, gatekeeper: Gatekeeper, short: str) -> EgressGate:
-        """The gate of the sandbox that begins with `init`, before its program runs. Raises Unavailable."""
-        server = listen_in(init, PROXY_PORT)
-        return EgressGate(server, gatekeeper=gatekeeper, resolver=SystemResolver(), short=short, opened=self._opened)
+    def open(self, init: int, gatekeeper: Gatekeeper, short: str) -> Callable[[], None]:
+        """The ways of the sandbox that begins with `init` are open, before its program runs. What is returned closes them for good.
+
+        Raises Unavailable; none is open then.
+        """
+        if not (self.leads or self._forwards or self._inbound):
+            return lambda: None
+        with contextlib.ExitStack() as made:
+            namespace = Namespace(init)
+            made.callback(namespace.close)
+            ways = _Ways(gatekeeper, short, made)
+            if self.leads:
+                gate = EgressGate(
+                    namespace.listen(PROXY_PORT), gatekeeper=gatekeeper, resolver=ways.resolver, short=short, limits=ways.limits,
+                    opened=self._opened, room=ways.room,
+                )  # fmt: skip
+                made.callback(gate.close)
+            for port, place in self._forwards:
+                serves = partial(Forwarded, port, place) if isinstance(place, Destination) else partial(Local, port, place)
+                ways.add(namespace.listen(port), serves)
+            for port, at in self._inbound:
+                ways.add(_outside(at), partial(Inbound, port, namespace.unconnected, ADDRESS))
+            return made.pop_all().close
+
+
+class _Ways:
+    """What the ways of one sandbox share."""
+
+    def __init__(self, gatekeeper: Gatekeeper, short: str, made: contextlib.ExitStack) -> None:
+        self.limits, self.resolver, self._gatekeeper, self._short, self._made = Limits(), SystemResolver(), gatekeeper, short, made
+        self.room = threading.BoundedSemaphore(self.limits.connections)
+
+    def add(self, server: socket.socket, made: Callable[[MakeWay], Served]) -> None:
+        """A line of its own, cut with all others."""
+
+        def way(era: int) -> Way:
+            return Way(self._gatekeeper, self.resolver, self.limits, line, era, self._short)
+
+        line = ListeningLine(server, made(way).serve, self.room, self.limits.connections)
+        line.begin()
+        self._gatekeeper.hold(line)
+        self._made.callback(self._gatekeeper.release, line)
+        self._made.callback(line.close)
+
+
+def _place(forward: Forward, sockets: Collection[str], opened: Collection[str]) -> Destination | str:
+    """Where it leads. Raises Refused where requests there are decided one by one, Unavailable for a socket that this host does not give."""
+    if forward.path is not None:
+        if forward.path not in sockets:
+            raise Unavailable("forwards", f"{forward.to}: not among this host's unix_sockets")
+        return forward.path
+    destination = parse_authority(forward.to.removeprefix("tcp:"))
+    if destination.resource != forward.to:
+        raise FormatError("forwards", destination.resource, forward.to)
+    if destination.authority in opened:
+        raise Refused(Reason("malformed", "manifest.forwards", "a place without grants of requests", forward.to))
+    return destination
+
+
+def _outside(at: tuple[str, int]) -> socket.socket:
+    try:
+        return socket.create_server(at, family=socket.AF_INET6 if ":" in at[0] else socket.AF_INET)
+    except OSError as error:
+        raise Unavailable("inbound", f"{at[0]} port {at[1]}: {error.strerror}") from None
 
 
 def opened_by(grants: Sequence[Grant]) -> tuple[Destination, ...]:
