@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
@@ -38,8 +39,9 @@ class EnforcerConfig:
     instance works beside that; it is memory. An image that no instance uses stays in
     memory for `image_keep` seconds. `tools` are `NAME PROGRAM ARGUMENT…`, run in a sandbox beside the agent's, so PROGRAM is one of the
     agent's image or `{store}`, which is `/store` inside. `services` are `NAME URL`; `service_ca_file` holds the roots for the services'
-    certificates (none: the system's). `cdi_dirs` say what devices are; the later counts. Without `observe` no agent is launched that
-    its manifest lets be watched only.
+    certificates, `egress_ca_file` those for the hosts that agents' requests go to (none: the system's). `unix_sockets` are those that
+    agents' forwards may name. `inbound` are `AGENT PORT ADDRESS:PORT`: a port inside, and where on this host it is. `cdi_dirs` say what
+    devices are; the later counts. Without `observe` no agent is launched that its manifest lets be watched only.
     """
 
     run_dir: Path = Path("/run/writ/enforcer")
@@ -62,6 +64,9 @@ class EnforcerConfig:
     tools: tuple[str, ...] = ()
     services: tuple[str, ...] = ()
     service_ca_file: Path | None = None
+    egress_ca_file: Path | None = None
+    unix_sockets: tuple[str, ...] = ()
+    inbound: tuple[str, ...] = ()
     observe: bool = False
     cdi_dirs: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")
 
@@ -84,9 +89,18 @@ class EnforcerConfig:
             raise FormatError("cgroup", "a path below the cgroup2 mount, such as /writ", repr(self.cgroup)[:80])
         if not all(uid.isdecimal() for uid in self.store_uids):
             raise FormatError("store_uids", "numbers", ", ".join(self.store_uids)[:80])
-        for path in (self.run_dir, self.state_dir, self.attestor_socket, self.trust_file, *map(Path, self.cdi_dirs)):
+        for path in (
+            self.run_dir,
+            self.state_dir,
+            self.attestor_socket,
+            self.trust_file,
+            *map(Path, self.cdi_dirs),
+            *map(Path, self.unix_sockets),
+        ):
             if not path.is_absolute():
                 raise FormatError("configuration", "absolute paths", str(path)[:120])
+        if len({at for _, _, at in self._inbound}) != len(self.inbound):
+            raise FormatError("inbound", "an address of this host once", ", ".join(self.inbound)[:120])
         names = [*self.tool_commands, *self.service_urls]
         if CHILDREN in names:
             raise FormatError("tools and services", f"names other than {CHILDREN}, which starts child instances", CHILDREN)
@@ -107,6 +121,14 @@ class EnforcerConfig:
     def service_urls(self) -> dict[str, str]:
         """Each relying service's URL by its name."""
         return {words[0]: words[1] for words in (_words(line, "services", 2, 2) for line in self.services)}
+
+    def inbound_of(self, agent: str) -> tuple[tuple[int, tuple[str, int]], ...]:
+        """Each port inside an instance of `agent` that somebody may reach, and the address of this host for it."""
+        return tuple((port, at) for name, port, at in self._inbound if name == agent)
+
+    @property
+    def _inbound(self) -> list[tuple[str, int, tuple[str, int]]]:
+        return [(words[0], _port(words[1]), _address(words[2])) for words in (_words(line, "inbound", 3, 3) for line in self.inbound)]
 
     @property
     def control_socket(self) -> Path:
@@ -166,3 +188,19 @@ def _words(line: str, what: str, least: int, most: int = 1024) -> list[str]:
         raise FormatError(what, "a name and what it stands for", repr(line)[:120])
     name(words[0], what)
     return words
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not text.isascii() or not 1 <= int(text) <= 65535:
+        raise FormatError("inbound", "a port of 1 to 65535", repr(text)[:40])
+    return int(text)
+
+
+def _address(text: str) -> tuple[str, int]:
+    """`ADDRESS:PORT`, with brackets about an IPv6 address."""
+    host, _, port = text.rpartition(":")
+    try:
+        address = ip_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        raise FormatError("inbound", "an address of this host, as ADDRESS:PORT", repr(text)[:80]) from None
+    return str(address), _port(port)

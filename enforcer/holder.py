@@ -35,14 +35,11 @@ from enforcer.control import CONTROL, Attached, Control, CouldNot, Deliver, Exit
 from enforcer.credential import Credential, Subject
 from enforcer.events import AgentEnded, Event, FromClient, Heard, Killed, LinkLost, LinkUp, ParentHeld, ParentRuns
 from enforcer.gatekeeper import Gatekeeper
-from enforcer.gates.egress.addresses import SystemResolver
-from enforcer.gates.egress.gate import KIND as CONNECT
-from enforcer.gates.egress.gate import EgressGate
+from enforcer.gates.egress.outlet import Outlet
 from enforcer.gates.socket import SocketGate
 from enforcer.launch.cgroup import Cgroup, Limits, parent_of
 from enforcer.launch.devices import resolve
 from enforcer.launch.image import image_of
-from enforcer.launch.netns import ADDRESS, listen_in
 from enforcer.launch.process import Program, Running, Watchdog, start
 from enforcer.launch.rooms import clear_rooms, make_room, with_work
 from enforcer.launch.sandbox import GATE, WORK, environment_of
@@ -71,7 +68,6 @@ GRACE: Final = 5.0
 """Seconds an agent has to end after its client is gone."""
 STATE_FILE: Final = "state.json"
 GATE_FILE: Final = "gate.sock"
-PROXY_PORT: Final = 3128
 
 
 class Holder:
@@ -87,7 +83,7 @@ class Holder:
         self._key = MemorySigner.generate()
         self._tools: dict[str, Tool] = {}
         self._gate: SocketGate | None = None
-        self._egress: EgressGate | None = None
+        self._close_ways: Callable[[], None] = lambda: None
         self._agent: Running | None = None
         self._workshop: Workshop | None = None
         self._parent_held = False
@@ -143,7 +139,7 @@ class Holder:
         self._agent_id, self._observed = measurement.agent, observed
         self._root: StoreRoot = store_root(launched.root, self._config.store_owners)
         self._argv = self._root.argv(launched.command)
-        self._profile = measurement.profile
+        self._profile, self._forwards = measurement.profile, measurement.forwards
         self._line = line_of(self._stdio[0], asked=self._run.child, profile=measurement.profile)
         self._image = image_of(self._config.images_dir, self._root, measurement)
         self._devices = resolve(measurement.devices, map(Path, self._config.cdi_dirs), self._image)
@@ -190,8 +186,12 @@ class Holder:
         """Tools, gate, agent, in this order, each in a sandbox; the agent's environment says where its gate is."""
         agent_uid, tool_uid, config = self._slot.agent_uid, self._slot.tool_uid, self._config
         visible = config.agent_dir(launched.instance)
+        self._outlet = Outlet(
+            launched.grants, self._clock, roots=config.egress_ca_file, always=self._observed, forwards=self._forwards,
+            sockets=config.unix_sockets, inbound=config.inbound_of(self._run.agent) if self._line is None else (),
+        )  # fmt: skip
         if self._line is not None:
-            self._open_workshop(self._line, visible, goes_out=any(grant.action == CONNECT for grant in launched.grants))
+            self._open_workshop(self._line, visible)
             return
         gate = visible / "gate"
         try:
@@ -219,11 +219,11 @@ class Holder:
             str(gate / GATE_FILE), uid=agent_uid, gid=agent_uid, is_agent=self._cgroup.child("agent").holds,
             gatekeeper=self._gatekeeper, tools=self._tools, short=self._short,
         )  # fmt: skip
-        goes_out = self._observed or any(grant.action == CONNECT for grant in launched.grants)
-        environment = environment_of(WRIT_SOCKET=f"{GATE}/{GATE_FILE}", **(_PROXY if goes_out else {}))
+        self._outlet.lay(gate, self._image.path)
+        environment = environment_of(WRIT_SOCKET=f"{GATE}/{GATE_FILE}", **self._outlet.environment)
         program = Program(self._argv, self._profile, self._image, room, agent_uid, environment, config.pids_max, devices=self._devices)
         self._links.daemon()
-        agent = self._agent = start(program, self._cgroup.child("agent"), self._stdio, self._let_out if goes_out else lambda _: None)
+        agent = self._agent = start(program, self._cgroup.child("agent"), self._stdio, self._let_out)
         for descriptor in self._stdio:
             os.close(descriptor)
         self._stdio = (-1, -1, -1)
@@ -231,29 +231,27 @@ class Holder:
         self._links.hear_client()
 
     def _let_out(self, init: int) -> None:
-        self._egress = self._way_out(init)
+        self._close_ways = self._outlet.open(init, self._gatekeeper, self._short)
 
-    def _way_out(self, init: int) -> EgressGate:
-        """That of the sandbox that begins with `init`, before its program runs. Raises Unavailable."""
-        server = listen_in(init, PROXY_PORT)
-        return EgressGate(server, gatekeeper=self._gatekeeper, resolver=SystemResolver(), short=self._short)
-
-    def _open_workshop(self, line: socket.socket, visible: Path, *, goes_out: bool) -> None:
+    def _open_workshop(self, line: socket.socket, visible: Path) -> None:
         """A child instance has no agent and no gate: its parent's commands run in it, each in a sandbox of its own on the same room."""
         uid, config = self._slot.agent_uid, self._config
+        gate = visible / "gate"
         try:
             visible.mkdir(mode=0o711)
+            gate.mkdir(mode=0o711)
         except OSError as error:
             raise Unavailable("agent directory", f"{visible}: {error.strerror}") from None
-        room = make_room(visible / "agent", uid, size=config.room_bytes, files=config.room_files)
+        trusts = self._outlet.lay(gate, self._image.path)
+        room = make_room(visible / "agent", uid, size=config.room_bytes, files=config.room_files, gate=gate if trusts else None)
         room = with_work(room, visible / "work", uid, size=config.work_bytes, files=config.work_files)
 
         def program(argv: tuple[str, ...], folder: str, environment: dict[str, str]) -> Program:
-            given = environment_of(**{"HOME": WORK, "TMPDIR": f"{WORK}/tmp", **(_PROXY if goes_out else {}), **environment})
+            given = environment_of(**{"HOME": WORK, "TMPDIR": f"{WORK}/tmp", **self._outlet.environment, **environment})
             return Program(argv, self._profile, self._image, room, uid, given, config.pids_max, folder=folder)
 
         def enter(init: int) -> Callable[[], None]:
-            return self._way_out(init).close if goes_out else lambda: None
+            return self._outlet.open(init, self._gatekeeper, self._short)
 
         bench = Bench(self._argv, program, self._cgroup.child("agent"), enter)
         self._workshop = Workshop(line, bench, self._gatekeeper, agent=self._run.agent, instance=self._instance)
@@ -426,8 +424,7 @@ class Holder:
         """Gates, tools and cgroup are gone."""
         if self._gate is not None:
             self._gate.close()
-        if self._egress is not None:
-            self._egress.close()
+        self._close_ways()
         self._cgroup.kill()
         for tool in self._tools.values():
             tool.close()
@@ -445,13 +442,6 @@ class Holder:
         self._image.free()
         if not clear_rooms(self._config.agent_dir(self._instance)):
             _LOG.warning("home-left", path=str(self._config.agent_dir(self._instance)))
-
-
-_PROXY: Final = {
-    "HTTP_PROXY": f"http://{ADDRESS}:{PROXY_PORT}", "HTTPS_PROXY": f"http://{ADDRESS}:{PROXY_PORT}", "NO_PROXY": "",
-    "http_proxy": f"http://{ADDRESS}:{PROXY_PORT}", "https_proxy": f"http://{ADDRESS}:{PROXY_PORT}", "no_proxy": "",
-}  # fmt: skip
-"""Programs differ in the spelling that they read, and curl reads the small one only for http."""
 
 
 def _status(returned: int) -> int:

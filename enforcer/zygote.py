@@ -168,7 +168,7 @@ def _become(live: Any, config: EnforcerConfig, run: bytes, descriptors: tuple[in
 
 
 def _config(values: dict[str, Any]) -> EnforcerConfig:
-    paths = ("run_dir", "state_dir", "attestor_socket", "trust_file", "service_ca_file")
+    paths = ("run_dir", "state_dir", "attestor_socket", "trust_file", "service_ca_file", "egress_ca_file")
     read: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     for name in paths:
         read[name] = None if read[name] is None else Path(read[name])

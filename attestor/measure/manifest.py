@@ -87,6 +87,7 @@ def measure_manifest(
         profile=manifest.profile,
         devices=manifest.devices,
         mode=manifest.mode,
+        forwards=manifest.forwards,
     )
     return Measured(manifest, measurement, trees)
 

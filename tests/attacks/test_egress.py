@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from enforcer.record import LogReader
 from tests.enforcer.host import Host, wait_for
-from tests.world.network import Server, http, pour
+from tests.world.network import Server, certified, echo, http, pour
+from tests.world.web import site
 from writ.formats.action import ActionRecord
+from writ.formats.forward import Forward
 from writ.formats.policy_bundle import PolicySettings
 
 pytestmark = pytest.mark.cgroup
@@ -160,3 +164,105 @@ def test_kill_cuts_what_is_under_way_and_its_outcome_is_carried(enforcer_host: H
     assert records(host, instance) == [(f"tcp:127.0.0.1:{pours.port}", True), ("outcome", "failed")]
     assert host.attestor.instances[instance].log[0] == 2
     wait_for(lambda: len(pours.errors) == 1)
+
+
+CURL = """
+import json, os, subprocess
+def curl(*words):
+    done = subprocess.run(["/usr/bin/curl", "-sS", "--path-as-is", *words], capture_output=True, text=True, timeout=20)
+    if not done.stdout.startswith("{"):
+        return done.stdout or done.returncode
+    return json.loads(done.stdout)["refusal"]["reasons"][0]["code"]
+"""
+
+
+def test_i8_requests_within_tls_are_decided_one_by_one_in_the_sandbox(enforcer_host: Host, tmp_path: Path) -> None:
+    host = enforcer_host
+    certificate = certified(tmp_path, "127.0.0.1")
+    host.kill_daemon()
+    host.write_config(egress_ca_file=certificate[0])
+    host.serve()
+    web = Server(site, certificate=certificate)
+    here = f"https://127.0.0.1:{web.port}"
+    body = f"""
+    with open("/tmp/other.pem", "w") as file:
+        file.write(OTHER)
+    def write():
+        try:
+            open("/run/writ/ca.pem", "a")
+        except OSError as error:
+            return type(error).__name__
+    print(json.dumps({{
+        "granted": curl("{here}/v1/a"),
+        "other": curl("{here}/v2/a"),
+        "method": curl("-X", "DELETE", "{here}/v1/a"),
+        "dots": curl("{here}/v1/%2e%2e/v2"),
+        "own roots": curl("--cacert", "/tmp/other.pem", "{here}/v1/a"),
+        "around": curl("--noproxy", "*", "{here}/v1/a"),
+        "ca": os.environ["SSL_CERT_FILE"] == os.environ["GIT_SSL_CAINFO"] == "/run/writ/ca.pem",
+        "write": write(),
+    }}))
+    """
+    prelude = CURL + f"OTHER = {certificate[0].read_text()!r}\n"
+    host.agent("a", body, prelude=prelude, more=[("http.get", f"{here}/v1/*")], programs=["/usr/bin/curl"])
+    status, out, err = host.finish(host.run("a"))
+    web.close()
+    assert (status, err) == (0, "")
+
+    assert json.loads(out) == {
+        "granted": "GET /v1/a ", "other": "grant-missing", "method": "grant-missing", "dots": "malformed", "own roots": 60, "around": 7,
+        "ca": True, "write": "PermissionError",
+    }  # fmt: skip
+    assert records(host, host.instance("a")) == [
+        (f"{here}/v1/a", True), ("outcome", "done"), (f"{here}/v2/a", False), (f"{here}/v1/a", False), (f"tcp:127.0.0.1:{web.port}", False),
+    ]  # fmt: skip
+
+
+def test_i8_forwards_and_inbound_ports_are_what_manifest_grants_and_host_agree_on(enforcer_host: Host, tmp_path: Path) -> None:
+    host = enforcer_host
+    back, model = Server(echo), tmp_path / "model.sock"
+    tmp_path.chmod(0o700)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        outside = free.getsockname()[1]
+    host.kill_daemon()
+    host.write_config(unix_sockets=(str(model),), inbound=(f"a 8080 127.0.0.1:{outside}",))
+    host.serve()
+    body = """
+    def say(port, words):
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as one:
+            one.sendall(words)
+            return one.recv(100).decode()
+    found = {"database": say(5432, b"query"), "model": say(11434, b"prompt"), "env": len(proxies)}
+    found["not granted"] = tries(lambda: say(6379, b"x"))
+    server = socket.create_server(("127.0.0.1", 8080))
+    print(json.dumps(found), flush=True)
+    one, peer = server.accept()
+    one.sendall(b"agent " + one.recv(100))
+    one.close()
+    """
+    forwards = (Forward(5432, f"tcp:127.0.0.1:{back.port}"), Forward(6379, "tcp:127.0.0.1:9"), Forward(11434, f"unix:{model}"))
+    grants = [("net.accept", "tcp:8080"), ("net.connect", f"unix:{model}"), ("net.connect", f"tcp:127.0.0.1:{back.port}")]
+    host.agent("a", body, prelude=CLIENT, more=grants, forwards=forwards)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(model))
+        server.listen()
+        run = host.run("a")
+        server.settimeout(20)
+        one, _ = server.accept()
+        with one:
+            one.sendall(b"model " + one.recv(100))
+    assert run.stdout is not None
+    found = json.loads(run.stdout.readline())
+    with socket.create_connection(("127.0.0.1", outside), timeout=10) as peer:
+        peer.sendall(b"hello")
+        assert peer.recv(100) == b"agent hello"
+    status, _, err = host.finish(run)
+    back.close()
+
+    assert (status, err) == (0, "")
+    assert found.pop("not granted") in ("", "ConnectionResetError", "BrokenPipeError")
+    assert found == {"database": "query", "model": "model prompt", "env": 6}
+    wanted = [(f"tcp:127.0.0.1:{back.port}", True), (f"unix:{model}", True), ("tcp:127.0.0.1:9", False), ("tcp:8080", True)]
+    assert [one for one in records(host, host.instance("a")) if one[0] != "outcome"] == wanted
+    with pytest.raises(ConnectionError):
+        socket.create_connection(("127.0.0.1", outside), timeout=10)

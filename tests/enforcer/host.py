@@ -21,7 +21,9 @@ from enforcer.config import EnforcerConfig
 from enforcer.launch.cgroup import MOUNTINFO, Cgroup, find_mount
 from tests.world.attestor import Attestor, KnownAgent
 from tests.world.root_fs import PYTHON, lay_out
+from writ.formats.forward import Forward
 from writ.formats.grants import grant_set
+from writ.formats.measurement import Profile
 from writ.formats.trust import encode_trust
 
 ROOT = Path(__file__).parents[2]
@@ -101,14 +103,18 @@ class Host:
         self.attestor.agents[name] = KnownAgent(root, tuple(shell), components, grants, "sandboxed")
 
     def agent(
-        self, name: str, body: str, *, prelude: str = AGENT, connects: Sequence[str] = (), more: Sequence[tuple[str, str]] = ()
-    ) -> None:
-        """An agent `name` in the store, whose program is `body` after the client's few lines; it may connect to these resources."""
+        self, name: str, body: str, *, prelude: str = AGENT, connects: Sequence[str] = (), more: Sequence[tuple[str, str]] = (),
+        programs: Sequence[str] = (), profile: Profile = "strict", forwards: Sequence[Forward] = (),
+    ) -> None:  # fmt: skip
+        """An agent `name` in the store, whose program is `body` after the client's few lines; it may connect to these resources.
+
+        Its image has `programs` too.
+        """
         root = self.store / name
         shutil.rmtree(root, ignore_errors=True)
         code = (prelude + textwrap.dedent(body)).encode()
-        components = lay_out(root, {"code": ("code", {f"{name}.py": code}), "tools": ("tools", {"tool.py": TOOL.encode()})})
-        known = KnownAgent(root, (PYTHON, "-I", f"{{store}}/code/{name}.py"), components)
+        components = lay_out(root, {"code": ("code", {f"{name}.py": code}), "tools": ("tools", {"tool.py": TOOL.encode()})}, *programs)
+        known = KnownAgent(root, (PYTHON, "-I", f"{{store}}/code/{name}.py"), components, profile=profile, forwards=tuple(forwards))
         grants = grant_set([*known.grants, *more, *(("net.connect", resource) for resource in connects)])
         self.attestor.agents[name] = replace(known, grants=grants)
 

@@ -22,11 +22,11 @@ from writ.formats.tlog.merkle import EMPTY_ROOT
 class Scene:
     """One instance, launched, without a token yet."""
 
-    def __init__(self, folder: Path, *connects: str) -> None:
-        """The agent may connect to `connects` too."""
+    def __init__(self, folder: Path, *connects: str, more: tuple[tuple[str, str], ...] = ()) -> None:
+        """The agent may connect to `connects` too, and has the grants `more`."""
         self.folder = folder
         known = KnownAgent(folder, ("/bin/true",))
-        grants = grant_set([*known.grants, *(("net.connect", resource) for resource in connects)])
+        grants = grant_set([*known.grants, *(("net.connect", resource) for resource in connects), *more])
         self.attestor = Attestor(folder / "unused.sock", {"a": replace(known, grants=grants)})
         self.key = new_signer()
         launched = self.attestor.answer(Launch("a", (), self.key.public, None))

@@ -109,3 +109,30 @@ def test_doctor_finds_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixt
     assert not findings["attestor"]["ok"]
     assert findings["attestor"]["remedy"]
     assert findings["engine"]["ok"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "a 8080",
+        "a 0 127.0.0.1:1",
+        "a 99999 127.0.0.1:1",
+        "a 8080 host.test:1",
+        "a 8080 127.0.0.1",
+        "A! 8080 127.0.0.1:1",
+        "a \u0661 127.0.0.1:1",
+    ],
+)
+def test_inbound_that_is_none_is_refused(line: str) -> None:
+    with pytest.raises(FormatError):
+        EnforcerConfig(inbound=(line,))
+
+
+def test_inbound_ports_are_of_an_agent_and_each_address_once() -> None:
+    config = EnforcerConfig(inbound=("a 8080 127.0.0.1:1", "b 8080 [::1]:1", "a 81 127.0.0.1:2"))
+    assert config.inbound_of("a") == ((8080, ("127.0.0.1", 1)), (81, ("127.0.0.1", 2)))
+    assert config.inbound_of("b") == ((8080, ("::1", 1)),)
+    with pytest.raises(FormatError):
+        EnforcerConfig(inbound=("a 8080 127.0.0.1:1", "b 8080 127.0.0.1:1"))
+    with pytest.raises(FormatError):
+        EnforcerConfig(unix_sockets=("run/model.sock",))

@@ -23,6 +23,7 @@ from writ.formats.decision import INPUTS, AttestDecision, Outcome, encode_entry
 from writ.formats.digest import Digest
 from writ.formats.eat import TYP, TokenClaims, encode_claims
 from writ.formats.engine import EngineId
+from writ.formats.forward import Forward
 from writ.formats.grants import Grant, grant_set
 from writ.formats.jose import sign_jws
 from writ.formats.keys import PublicKey, key_id
@@ -53,7 +54,9 @@ from writ.formats.trust import Trust
 SCHEMA = """
 namespace Writ {
   entity Agent; entity Resource; entity Audience;
-  action "tool.call", "net.connect", "http.post", "instance.start", "instance.run", "instance.end" appliesTo {
+  action "tool.call", "net.connect", "net.reach", "net.accept",
+    "http.get", "http.head", "http.post", "http.put", "http.patch", "http.delete", "http.options", "http.websocket",
+     "instance.start", "instance.run", "instance.end" appliesTo {
     principal: Agent, resource: Resource,
     context: { now: Long, attest_age: Long, gate: String, host: String, namespace: String, tpm_class: String, runtime: String, depth: Long }
   };
@@ -79,6 +82,7 @@ class KnownAgent:
     grants: tuple[Grant, ...] = grant_set([("tool.call", "mcp:notes/*"), ("http.post", "http://127.0.0.1/*")])
     profile: Profile = "strict"
     devices: tuple[str, ...] = ()
+    forwards: tuple[Forward, ...] = ()
     mode: Mode = "enforce"
 
 
@@ -184,7 +188,10 @@ class Attestor:
         instance, agent = secrets.token_bytes(16), AgentId(DOMAIN, "test", launch.agent)
         command = launch.command or known.command
         self.instances[instance] = Instance(agent, launch.session_key, launch.parent)
-        measured = Measurement(agent, command, known.components, (), AUDIENCE, known.grants, known.profile, known.devices, known.mode)
+        measured = Measurement(
+            agent, command, known.components, (), AUDIENCE, known.grants, known.profile, known.devices, known.mode,
+            known.forwards,
+        )  # fmt: skip
         return Launched(instance, encode_measurement(measured), str(known.root), self.lies_about_command or command, AUDIENCE, known.grants)
 
     def _token(self, ask: TokenAsk) -> Local:

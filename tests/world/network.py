@@ -45,10 +45,11 @@ class Server:
     """A TCP server on loopback, TLS where it has a certificate; each connection in a thread of its own."""
 
     def __init__(self, serve: Serve, *, address: str = "127.0.0.1", port: int = 0, certificate: tuple[Path, Path] | None = None) -> None:
-        self._serve, self._tls = serve, None
+        self._serve = serve
+        self.tls: ssl.SSLContext | None = None
         if certificate is not None:
-            self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            self._tls.load_cert_chain(*certificate)
+            self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self.tls.load_cert_chain(*certificate)
         self._server = socket.create_server((address, port))
         self.address, self.port = self._server.getsockname()
         self.connections = 0
@@ -66,7 +67,7 @@ class Server:
     def _attend(self, connection: socket.socket) -> None:
         try:
             connection.settimeout(30)
-            with self._tls.wrap_socket(connection, server_side=True) if self._tls is not None else connection as spoken:
+            with self.tls.wrap_socket(connection, server_side=True) if self.tls is not None else connection as spoken:
                 self._serve(spoken, self)
         except OSError as error:
             self.errors.append(type(error).__name__)

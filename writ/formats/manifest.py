@@ -11,6 +11,7 @@ are needed, the rest may be left out:
 ... command = ["/usr/bin/python3", "{store}/main/main.py"]
 ... profile = "strict"                  # the sandbox: strict (the default) or jit, and either with -6.1 for older kernels
 ... devices = ["nvidia.com/gpu=0"]      # by CDI; measured by name
+... forwards = [{ listen = 5432, to = "tcp:db.example:5432" }]     # 127.0.0.1:5432 inside; it takes a grant of net.connect
 ... grants = [["call", "files/reports/*"], ["call", "mail/send"]]
 ...
 ... [components.python]                 # a table for each component; the name is free
@@ -82,6 +83,7 @@ from typing import Any, Final, Literal, get_args
 from writ.formats.cdi import MAX_DEVICES, device_set
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Misuse
+from writ.formats.forward import Forward, forward_lines, parse_forward_tables
 from writ.formats.grants import Grant, encode_grants, grant_set
 from writ.formats.measurement import Mode, Profile, mode_named, profile_named
 from writ.formats.spiffe import AgentId
@@ -106,7 +108,7 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+\Z", re.ASCII)
 _LONG_KEY = re.compile(r"""(?:\.[ \t]*(?:[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')[ \t]*){16}""", re.ASCII)
 """A dotted key of more than 16 parts, for which tomllib takes time and memory by the square: no key of ours has more than 3."""
 _NEEDED: Final = frozenset({"version", "agent", "namespace", "audience", "command"})
-_TOP: Final = _NEEDED | {"components", "secrets", "grants", "profile", "devices", "mode"}
+_TOP: Final = _NEEDED | {"components", "secrets", "grants", "profile", "devices", "mode", "forwards"}
 _COMPONENT: Final = frozenset({"kind", "source", "include", "exclude", "hold", "image", "salt"})
 _SALT = re.compile(r"(?:[0-9a-f]{2}){0,256}\Z", re.ASCII)
 _WHAT: Final = "manifest"
@@ -191,7 +193,7 @@ class SecretSpec:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A manifest as read. Components and secrets are sorted by name, grants and devices are sorted sets."""
+    """A manifest as read. Components and secrets are sorted by name, grants, devices and forwards are sorted sets."""
 
     agent: str
     namespace: str
@@ -203,6 +205,7 @@ class Manifest:
     profile: Profile = "strict"
     devices: tuple[str, ...] = ()
     mode: Mode = "enforce"
+    forwards: tuple[Forward, ...] = ()
 
     def of_kind(self, kind: ComponentKind) -> tuple[ComponentSpec, ...]:
         """The components of one kind, by name."""
@@ -251,6 +254,7 @@ class Manifest:
             "profile": self.profile,
             **({"devices": list(self.devices)} if self.devices else {}),
             **({"mode": self.mode} if self.mode != "enforce" else {}),
+            **({"forwards": [list(one) for one in self.forwards]} if self.forwards else {}),
         }
 
 
@@ -305,6 +309,7 @@ def parse_manifest(data: bytes) -> Manifest:
         profile=profile_named(_text(top.get("profile", "strict"), f"{_WHAT}.profile"), f"{_WHAT}.profile"),
         devices=device_set(_texts(top.get("devices", []), f"{_WHAT}.devices", MAX_DEVICES), f"{_WHAT}.devices"),
         mode=mode_named(_text(top.get("mode", "enforce"), f"{_WHAT}.mode"), f"{_WHAT}.mode"),
+        forwards=parse_forward_tables(top.get("forwards", []), f"{_WHAT}.forwards"),
     )
 
 
@@ -446,6 +451,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
         lines.append(f"mode = {_quoted(manifest.mode)}")
     if manifest.devices:
         lines.append(f"devices = {_array(manifest.devices)}")
+    lines += forward_lines(manifest.forwards)
     if manifest.grants:
         lines += ["grants = [", *(f"  {_array(grant)}," for grant in manifest.grants), "]"]
     for part in manifest.components:

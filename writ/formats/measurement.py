@@ -14,6 +14,7 @@ from typing import Final, Literal, get_args
 from writ.formats.cdi import MAX_DEVICES, device_set
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError
+from writ.formats.forward import MAX_FORWARDS, Forward, forward_set, parse_forwards
 from writ.formats.grants import Grant, encode_grants, parse_grants
 from writ.formats.spiffe import AgentId
 from writ.formats.strict import Fields, decode_cbor, encode_cbor
@@ -31,7 +32,9 @@ DEVICES: Final = "devices"
 """The name under which reference values hold the digest of the names of an agent's devices, where it has any."""
 MODE: Final = "mode"
 """The name under which a version of an observed agent says that it is one. No version gives it a token."""
-RESERVED: Final = (COMMAND, GRANTS, PROFILE, DEVICES, MODE)
+FORWARDS: Final = "forwards"
+"""The name under which reference values hold the digest of an agent's forwards, where it has any."""
+RESERVED: Final = (COMMAND, GRANTS, PROFILE, DEVICES, MODE, FORWARDS)
 """Names under which reference values hold what is not a component: no component may hide them."""
 
 
@@ -78,7 +81,7 @@ class Measurement:
     """An agent, its command, its components, its sandbox and devices, and the ceiling of what it may ever be granted, for whom.
 
     `components` is sorted by name; names are unique. `devices` are CDI names, sorted; what each stands for is the host's.
-    Of `mode` observe it never gets a token.
+    Of `mode` observe it never gets a token. `forwards` are sorted by port.
     """
 
     agent: AgentId
@@ -90,6 +93,7 @@ class Measurement:
     profile: Profile = "strict"
     devices: tuple[str, ...] = ()
     mode: Mode = "enforce"
+    forwards: tuple[Forward, ...] = ()
 
     def __post_init__(self) -> None:
         names = [c.name for c in self.components]
@@ -101,6 +105,8 @@ class Measurement:
             raise FormatError("measurement", "secrets sorted, each once", ", ".join(self.secrets)[:100])
         if device_set(self.devices, "measurement.devices") != self.devices:
             raise FormatError("measurement", "devices sorted, each once", ", ".join(self.devices)[:100])
+        if forward_set(self.forwards, "measurement.forwards") != self.forwards:
+            raise FormatError("measurement", "forwards sorted by port", ", ".join(str(one.listen) for one in self.forwards))
 
     def root(self) -> Digest:
         """The manifest root: SHA-256 of the encoded measurement."""
@@ -108,7 +114,7 @@ class Measurement:
 
 
 def encode_measurement(measurement: Measurement) -> bytes:
-    """The one spelling of a measurement; one without devices has no key for them, and one that is enforced none for its mode."""
+    """The one spelling of a measurement; one without devices or forwards has no key for them, and an enforced one none for its mode."""
     return encode_cbor(
         {
             "v": 1,
@@ -121,6 +127,7 @@ def encode_measurement(measurement: Measurement) -> bytes:
             "profile": measurement.profile,
             **({"devices": list(measurement.devices)} if measurement.devices else {}),
             **({"mode": measurement.mode} if measurement.mode != "enforce" else {}),
+            **({"forwards": [list(one) for one in measurement.forwards]} if measurement.forwards else {}),
         }
     )
 
@@ -137,10 +144,11 @@ def parse_measurement(data: bytes) -> Measurement:
     profile = profile_named(f.text("profile", most=32), "measurement.profile")
     devices = tuple(_text(item, "devices") for item in f.items("devices", most=MAX_DEVICES)) if f.has("devices") else None
     mode = mode_named(f.text("mode", most=32), "measurement.mode") if f.has("mode") else None
+    forwards = parse_forwards(f.items("forwards", most=MAX_FORWARDS), "measurement.forwards") if f.has("forwards") else None
     f.done()
-    if devices == () or mode == "enforce":
-        raise FormatError("measurement", "devices and mode only where they say something", "no device, or enforce")
-    return Measurement(agent, command, components, secrets, audience, grants, profile, devices or (), mode or "enforce")
+    if () in (devices, forwards) or mode == "enforce":
+        raise FormatError("measurement", "devices, mode and forwards only where they say something", "no device, enforce, or no forward")
+    return Measurement(agent, command, components, secrets, audience, grants, profile, devices or (), mode or "enforce", forwards or ())
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,6 +174,8 @@ REMEDIES: Final[dict[str, str]] = {
     # agents that are only watched
     "observed": "An observed agent gets no token, and its actions are recorded only. Launch it without `mode` in its manifest.",
     "observe-refused": "This host runs no observed agents: set `observe = true` in enforcer.toml, or take `mode` out of the manifest.",
+    # requests that end at the enforcer
+    "tls-refused": "Let the program trust the file in SSL_CERT_FILE and pin nothing, or grant net.connect on the host instead.",
     # what a decision has room for
     "host-refused": "Nothing is issued on a host that is refused: see the reasons against the host.",
     "reasons-left-out": "More stand against it than are named; see got. Mend these and attest again, or ask `verifier reference diff`.",

@@ -20,7 +20,7 @@ from writ.formats.exemption import MOST as MOST_EXEMPTIONS
 from writ.formats.exemption import Exemption, parse_exemption
 from writ.formats.grants import encode_grants
 from writ.formats.ima_state import MAX_SEEN
-from writ.formats.measurement import COMMAND, DEVICES, GRANTS, MODE, PROFILE, Measurement
+from writ.formats.measurement import COMMAND, DEVICES, FORWARDS, GRANTS, MODE, PROFILE, Measurement
 from writ.formats.proof_bundle import MAX_CORIMS, MOST_CORIMS
 from writ.formats.reason import Reason
 from writ.formats.spiffe import AgentId
@@ -171,13 +171,14 @@ def exempted(
 
 
 def measured_values(measurement: Measurement) -> dict[str, Digest]:
-    """What a measurement claims, by the names that a CoRIM uses: each component, command, ceiling of grants, sandbox, devices, mode."""
+    """What a measurement claims, by the names that a CoRIM uses: each component, command, grants, sandbox, devices, mode, forwards."""
     ceiling = Digest.of(encode_cbor([measurement.audience, encode_grants(measurement.grants)]))
     parts = {c.name: c.root for c in measurement.components}
     devices = {DEVICES: Digest.of(encode_cbor(list(measurement.devices)))} if measurement.devices else {}
     mode = {MODE: Digest.of(measurement.mode.encode())} if measurement.mode != "enforce" else {}
     profile = Digest.of(measurement.profile.encode())
-    return {**parts, COMMAND: command_digest(measurement.command), GRANTS: ceiling, PROFILE: profile, **devices, **mode}
+    forwards = {FORWARDS: Digest.of(encode_cbor([list(one) for one in measurement.forwards]))} if measurement.forwards else {}
+    return {**parts, COMMAND: command_digest(measurement.command), GRANTS: ceiling, PROFILE: profile, **devices, **mode, **forwards}
 
 
 def compare(

@@ -19,6 +19,8 @@ from typing import Final
 from writ.formats.errors import FormatError
 
 Address = IPv4Address | IPv6Address
+HTTP: Final = 80
+HTTPS: Final = 443
 
 _AUTHORITY: Final = re.compile(r"(?:\[([0-9a-f:.]{2,45})\]|([a-z0-9_.-]{1,253}))(?::([^:]*))?\Z", re.ASCII)
 _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\Z", re.ASCII)

@@ -1,99 +1,109 @@
-"""One plain HTTP request and its answer, on two connections that serve nothing else.
+"""One HTTP request and its answer, on two streams.
 
 h11 reads each side and spells it anew for the other, so both sides see the same framing: there is nothing to smuggle in between.
 """
 
 from __future__ import annotations
 
-import contextlib
-import socket
+import base64
+import hashlib
+from typing import Final
 
 import h11
 
 from enforcer.gates.egress.request import end_to_end
-from enforcer.gates.egress.tunnel import Ended, Limits, Traffic
+from enforcer.gates.egress.stream import Stream
+from enforcer.gates.egress.tunnel import Ended, Limits, Traffic, join
 from writ.formats.errors import FormatError
 
-_PART = 64 << 10
+_PART: Final = 64 << 10
+_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+"""RFC 6455 1.3."""
 
 
-def run(near: socket.socket, reader: h11.Connection, onward: h11.Request, far: socket.socket, limits: Limits, traffic: Traffic) -> None:
-    """The request goes to `far`, and its answer to `near`, each as far as its bounds.
+class Exchange:
+    """One request that may pass, between the agent's stream and that of the destination."""
 
-    Raises Ended, OSError, FormatError for an answer (or the rest of the request) that is no HTTP; nothing of it was passed on then,
-    or the connection breaks off before the length that was announced.
-    """
-    near.settimeout(limits.idle)
-    far.settimeout(limits.idle)
-    writer = h11.Connection(h11.CLIENT)
-    try:
-        _request(near, reader, onward, far, writer, limits, traffic)
-        _answer(near, reader, far, writer, limits, traffic)
-    except TimeoutError:
-        raise Ended("idle") from None
-    except h11.ProtocolError as error:
-        raise FormatError("http", "a request and an answer of HTTP/1.1", str(error)[:80]) from None
+    def __init__(self, near: Stream, reader: h11.Connection, far: Stream, limits: Limits, traffic: Traffic) -> None:
+        """`reader` has read the head of the request, to which nothing was said yet. `switched` says that it is a WebSocket now."""
+        self._near, self._reader, self._far, self._limits, self._traffic = near, reader, far, limits, traffic
+        self._writer = h11.Connection(h11.CLIENT)
+        self.switched = False
 
+    def run(self, onward: h11.Request, *, keep: bool) -> bool:
+        """`onward` goes to the destination, and its answer back, each as far as its bounds. True where the destination may take another.
 
-def _request(
-    near: socket.socket, reader: h11.Connection, onward: h11.Request, far: socket.socket, writer: h11.Connection, limits: Limits,
-    traffic: Traffic,
-) -> None:  # fmt: skip
-    far.sendall(_spelt(writer, onward))
-    if reader.they_are_waiting_for_100_continue:
-        near.sendall(_spelt(reader, h11.InformationalResponse(status_code=100, headers=[], reason="Continue")))
-    while True:
-        event = _next(reader, near)
-        if isinstance(event, h11.Data):
-            traffic.sent += len(event.data)
-            if traffic.sent > limits.sent:
+        Where `keep` is False, the agent is told that this was the only one. Where a WebSocket is asked for and agreed to, what follows
+        passes both ways until one side ends.
+
+        Raises Ended, OSError, FormatError for an answer (or the rest of the request) that is no HTTP; nothing of it was passed on then,
+        or the connection breaks off before the length that was announced.
+        """
+        self._near.settimeout(self._limits.idle)
+        self._far.settimeout(self._limits.idle)
+        try:
+            self._request(onward)
+            if self._answer(onward, keep=keep):
+                self._near.unread(self._reader.trailing_data[0])
+                self._far.unread(self._writer.trailing_data[0])
+                self.switched = True
+                join(self._near, self._far, self._limits, self._traffic, halves=False)
+                return False
+        except TimeoutError:
+            raise Ended("idle") from None
+        except h11.ProtocolError as error:
+            raise FormatError("http", "a request and an answer of HTTP/1.1", str(error)[:80]) from None
+        return (self._writer.our_state, self._writer.their_state) == (h11.DONE, h11.DONE) and not self._writer.trailing_data[0]
+
+    def _request(self, onward: h11.Request) -> None:
+        self._far.sendall(_spelt(self._writer, onward))
+        if self._reader.they_are_waiting_for_100_continue:
+            self._near.sendall(_spelt(self._reader, h11.InformationalResponse(status_code=100, headers=[], reason="Continue")))
+        while isinstance(event := _next(self._reader, self._near), h11.Data):
+            self._traffic.sent += len(event.data)
+            if self._traffic.sent > self._limits.sent:
                 raise Ended("limit")
-            far.sendall(_spelt(writer, event))
-        else:
-            far.sendall(_spelt(writer, h11.EndOfMessage()))
-            return
+            self._far.sendall(_spelt(self._writer, event))
+        self._far.sendall(_spelt(self._writer, h11.EndOfMessage()))
 
+    def _answer(self, onward: h11.Request, *, keep: bool) -> bool:
+        """True where both sides have switched to a WebSocket."""
+        while True:
+            event = _next(self._writer, self._far)
+            if isinstance(event, h11.InformationalResponse):
+                if event.status_code == 101:
+                    self._switch(onward, event)
+                    return True
+            elif isinstance(event, h11.Response):
+                headers = [*end_to_end(list(event.headers.raw_items())), *([] if keep else [(b"Connection", b"close")])]
+                self._near.sendall(_spelt(self._reader, h11.Response(status_code=event.status_code, headers=headers, reason=event.reason)))
+            elif isinstance(event, h11.Data):
+                self._traffic.received += len(event.data)
+                if self._traffic.received > self._limits.received:
+                    raise Ended("limit")
+                self._near.sendall(_spelt(self._reader, event))
+            else:
+                self._near.sendall(_spelt(self._reader, h11.EndOfMessage()))
+                return False
 
-def _answer(
-    near: socket.socket, reader: h11.Connection, far: socket.socket, writer: h11.Connection, limits: Limits, traffic: Traffic
-) -> None:
-    while True:
-        event = _next(writer, far)
-        if isinstance(event, h11.InformationalResponse):
-            continue
-        if isinstance(event, h11.Response):
-            headers = [*end_to_end(list(event.headers.raw_items())), (b"Connection", b"close")]
-            near.sendall(_spelt(reader, h11.Response(status_code=event.status_code, headers=headers, reason=event.reason)))
-        elif isinstance(event, h11.Data):
-            traffic.received += len(event.data)
-            if traffic.received > limits.received:
-                raise Ended("limit")
-            near.sendall(_spelt(reader, event))
-        else:
-            near.sendall(_spelt(reader, h11.EndOfMessage()))
-            return
+    def _switch(self, onward: h11.Request, event: h11.InformationalResponse) -> None:
+        """The server's opening handshake answers this very request (RFC 6455 4.2.2). Raises FormatError."""
+        key, named = dict(onward.headers).get(b"sec-websocket-key", b""), dict(event.headers)
+        accept = base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
+        if named.get(b"upgrade", b"").lower() != b"websocket" or named.get(b"sec-websocket-accept") != accept:
+            raise FormatError("http", "the answer to a WebSocket's handshake", "another")
+        headers = [*end_to_end(list(event.headers.raw_items())), (b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
+        self._near.sendall(_spelt(self._reader, h11.InformationalResponse(status_code=101, headers=headers, reason=event.reason)))
 
 
 def _spelt(connection: h11.Connection, event: h11.Event) -> bytes:
     return connection.send(event) or b""
 
 
-def _next(connection: h11.Connection, source: socket.socket) -> h11.Event:
+def _next(connection: h11.Connection, source: Stream) -> h11.Event:
     """The next event. Raises Ended where the other side ended before its time, h11.RemoteProtocolError."""
     while (event := connection.next_event()) is h11.NEED_DATA:
         connection.receive_data(source.recv(_PART))
     if not isinstance(event, h11.Event) or isinstance(event, h11.ConnectionClosed):
         raise Ended("unanswered")
     return event
-
-
-def say(near: socket.socket, status: int, reason: str, body: bytes, *, linger: float = 1.0) -> None:
-    """An answer of our own, and the end; what the agent still sends is read away for a moment, or it would not see the answer."""
-    head = f"HTTP/1.1 {status} {reason}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-    with contextlib.suppress(OSError):
-        near.settimeout(linger)
-        near.sendall(head.encode("ascii") + body)
-        near.shutdown(socket.SHUT_WR)
-        for _ in range(64):
-            if not near.recv(_PART):
-                return

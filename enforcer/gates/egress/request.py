@@ -1,4 +1,4 @@
-"""The head of one request to the proxy, strictly: `CONNECT HOST:PORT`, or a method on an absolute `http://` URL.
+"""The head of one request, strictly: to the proxy, `CONNECT HOST:PORT` or a method on an absolute `http://` URL; within a tunnel, a path.
 
 h11 reads it; what h11 would mend (bare line feeds, folded lines, other characters) is refused before, and what it would choose
 between (a length and chunks) after.
@@ -12,13 +12,13 @@ from typing import Final
 
 import h11
 
-from enforcer.gates.egress.destination import Destination, parse_authority
+from enforcer.gates.egress.destination import HTTP, HTTPS, Destination, parse_authority
+from enforcer.gates.egress.url import path_of
 from writ.formats.errors import FormatError
 from writ.formats.strict import encode_json
 
 MAX_HEAD: Final = 16 << 10
 END: Final = b"\r\n\r\n"
-HTTP: Final = 80
 _HEAD: Final = re.compile(rb"(?:[\x21-\x7e][\x20-\x7e\t]*\r\n)+\r\n\Z")
 _URL: Final = re.compile(r"http://([^/?#]+)(/[^?#]*)?(\?[^#]*)?\Z")
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
@@ -31,6 +31,15 @@ _HOP: Final = frozenset(
 """What is said to the next hop and not beyond (RFC 9110 7.6.1). The framing is h11's to say anew."""
 
 Headers = list[tuple[bytes, bytes]]
+
+
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+"""Each is an action of its own, `http.` and itself in small letters."""
+WEBSOCKET: Final = "http.websocket"
+_OVERRIDES: Final = frozenset({b"x-http-method", b"x-http-method-override", b"x-method-override", b"x-original-url", b"x-rewrite-url"})
+"""By which some servers take another method or path than those of the request line."""
+_KEY: Final = re.compile(rb"[A-Za-z0-9+/]{21}[AQgw]==\Z")
+"""16 bytes in base64 (RFC 6455 4.1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +58,89 @@ class Wanted:
         return encode_json({"method": self.method, "target": self.target})
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request on a URL. `action` and `resource` are what is decided; `onward` is what is sent on once it may pass."""
+
+    destination: Destination
+    secure: bool
+    action: str
+    resource: str
+    onward: h11.Request
+    reader: h11.Connection
+
+    @property
+    def arguments(self) -> bytes:
+        """The one spelling of what was asked, sealed beside the record."""
+        return encode_json({"method": self.onward.method.decode("ascii"), "target": self.onward.target.decode("ascii")})
+
+
 def parse_head(data: bytes) -> Wanted:
-    """Read the head, with what follows it. Raises FormatError.
+    """Read what is asked of the proxy, with what follows it. Raises FormatError.
+
+    1. One request, strictly.
+    2. CONNECT has no content.
+    3. The target names a host and a port.
+    4. The Host header, where there is one, names the same.
+    """
+    # 1
+    request, reader, named = _read(data)
+    # 2
+    if request.method == b"CONNECT" and (framing := _FRAMING & named.keys()):
+        raise FormatError("request", "for CONNECT no length and no chunks", " and ".join(sorted(k.decode() for k in framing)))
+    # 3
+    target = request.target.decode("ascii")
+    if request.method == b"CONNECT":
+        destination, path = parse_authority(target), None
+    else:
+        found = _URL.match(target)
+        if found is None:
+            raise FormatError("request.target", "http://HOST/PATH, and for anything else CONNECT HOST:PORT", repr(target)[:80])
+        destination, path = parse_authority(found[1], port=HTTP), (found[2] or "/") + (found[3] or "")
+    # 4
+    _check_host(named, destination, HTTP if path else destination.port)
+    onward = None if path is None else _onward(request, destination, path, HTTP, keep=False)
+    return Wanted(destination, request.method.decode("ascii"), target, onward, reader)
+
+
+def asked_of_proxy(wanted: Wanted) -> Asked:
+    """The same as a request on a URL, where what is wanted is no tunnel. Raises FormatError."""
+    if wanted.onward is None:
+        raise FormatError("request", "a request on a URL", wanted.method)
+    return _asked(wanted.destination, wanted.onward, wanted.reader, secure=False, action=_action(wanted.method))
+
+
+def parse_asked(data: bytes, destination: Destination, *, secure: bool) -> Asked:
+    """Read one request that was sent to `destination` itself, with what follows it. Raises FormatError.
+
+    1. One request, strictly, with a method of the list, on a path.
+    2. The Host header names the destination.
+    3. A WebSocket's handshake is one, whole; to anything else it is not upgraded (RFC 9110 7.8 lets a server pass over it).
+    """
+    # 1
+    request, reader, named = _read(data)
+    action, target = _action(request.method.decode("ascii")), request.target.decode("ascii")
+    if not target.startswith("/"):
+        raise FormatError("request.target", "a path", repr(target)[:80])
+    # 2
+    if b"host" not in named:
+        raise FormatError("request.host", destination.authority, "none")
+    default = HTTPS if secure else HTTP
+    _check_host(named, destination, default)
+    # 3
+    if websocket := named.get(b"upgrade", b"").lower() == b"websocket":
+        _check_websocket(request, named)
+        action = WEBSOCKET
+    onward = _onward(request, destination, target, default, keep=True, websocket=websocket)
+    return _asked(destination, onward, reader, secure=secure, action=action)
+
+
+def _read(data: bytes) -> tuple[h11.Request, h11.Connection, dict[bytes, bytes]]:
+    """The request that `data` begins with, who reads on, and its headers by name. Raises FormatError.
 
     1. Lines of printable ASCII, none folded, each ending CR LF.
     2. h11 finds one request in it: one Host, headers well spelt, lengths that agree.
-    3. CONNECT has no content; anything else says its length in one way.
-    4. The target names a host and a port.
-    5. The Host header, where there is one, names the same.
+    3. It says its length in one way.
     """
     # 1
     head = data[: data.find(END) + len(END)]
@@ -74,31 +158,58 @@ def parse_head(data: bytes) -> Wanted:
     # 3
     named = dict(request.headers)
     framing = _FRAMING & named.keys()
-    if len(framing) > 1 or (framing and request.method == b"CONNECT"):
-        raise FormatError("request", "a length or chunks, and for CONNECT none", " and ".join(sorted(k.decode() for k in framing)))
+    if len(framing) > 1:
+        raise FormatError("request", "a length or chunks", " and ".join(sorted(k.decode() for k in framing)))
     if b"transfer-encoding" in framing and request.http_version != b"1.1":
         raise FormatError("request", "chunks in HTTP/1.1 only", "chunks in HTTP/1.0")
-    # 4
-    target = request.target.decode("ascii")
-    if request.method == b"CONNECT":
-        destination, path = parse_authority(target), None
-    else:
-        found = _URL.match(target)
-        if found is None:
-            raise FormatError("request.target", "http://HOST/PATH, and for anything else CONNECT HOST:PORT", repr(target)[:80])
-        destination, path = parse_authority(found[1], port=HTTP), (found[2] or "/") + (found[3] or "")
-    # 5
+    return request, reader, named
+
+
+def _check_host(named: dict[bytes, bytes], destination: Destination, default: int) -> None:
     host = named.get(b"host")
-    if host is not None and parse_authority(host.decode("ascii"), port=HTTP if path else destination.port) != destination:
+    if host is not None and parse_authority(host.decode("ascii"), port=default) != destination:
         raise FormatError("request.host", destination.authority, repr(host.decode("ascii"))[:80])
-    onward = None if path is None else _onward(request, destination, path)
-    return Wanted(destination, request.method.decode("ascii"), target, onward, reader)
 
 
-def _onward(request: h11.Request, destination: Destination, path: str) -> h11.Request:
-    """The request in origin form, for this one exchange on a connection of its own."""
-    host = destination.authority.removesuffix(f":{HTTP}")
-    headers = [(b"Host", host.encode()), *end_to_end(list(request.headers.raw_items()), b"host"), (b"Connection", b"close")]
+def _check_websocket(request: h11.Request, named: dict[bytes, bytes]) -> None:
+    """A client's opening handshake (RFC 6455 4.1). Raises FormatError."""
+    names = [name for name, _ in request.headers]
+    if names.count(b"sec-websocket-key") != 1 or names.count(b"sec-websocket-version") != 1:
+        raise FormatError("request.upgrade", "one Sec-WebSocket-Key and one Sec-WebSocket-Version", "none, or several")
+    words = {word.strip().lower() for word in named.get(b"connection", b"").split(b",")}
+    if request.method != b"GET" or request.http_version != b"1.1" or b"upgrade" not in words or _FRAMING & named.keys():
+        raise FormatError("request.upgrade", "GET of HTTP/1.1 with Connection: Upgrade and no content", request.method.decode("ascii"))
+    if named[b"sec-websocket-version"] != b"13" or not _KEY.match(named[b"sec-websocket-key"]):
+        raise FormatError("request.upgrade", "Sec-WebSocket-Version: 13 and a Sec-WebSocket-Key of 16 bytes", "another")
+
+
+def _action(method: str) -> str:
+    if method not in METHODS:
+        raise FormatError("request.method", ", ".join(sorted(METHODS)), repr(method)[:40])
+    return f"http.{method.lower()}"
+
+
+def _asked(destination: Destination, onward: h11.Request, reader: h11.Connection, *, secure: bool, action: str) -> Asked:
+    """The path in its one spelling, in what is decided and in what is sent on. Raises FormatError."""
+    path, mark, query = onward.target.decode("ascii").partition("?")
+    path = path_of(path)
+    if "#" in query:
+        raise FormatError("request.target", "no fragment", repr(query)[:80])
+    if override := _OVERRIDES & {name for name, _ in onward.headers}:
+        raise FormatError("request", "no other method or path in a header", ", ".join(sorted(k.decode() for k in override)))
+    sent = h11.Request(method=onward.method, target=path + mark + query, headers=list(onward.headers.raw_items()))
+    resource = f"{'https' if secure else 'http'}://{destination.authority}{path}"
+    return Asked(destination, secure, action, resource, sent, reader)
+
+
+def _onward(request: h11.Request, destination: Destination, path: str, default: int, *, keep: bool, websocket: bool = False) -> h11.Request:
+    """The request in origin form, as it goes on."""
+    host = destination.authority.removesuffix(f":{default}")
+    headers = [(b"Host", host.encode()), *end_to_end(list(request.headers.raw_items()), b"host")]
+    if websocket:
+        headers += [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
+    elif not keep:
+        headers += [(b"Connection", b"close")]
     return h11.Request(method=request.method, target=path, headers=headers)
 
 

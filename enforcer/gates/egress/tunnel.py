@@ -7,16 +7,17 @@ no TLS passes where the port is not 443. After that the tunnel is opaque: nobody
 from __future__ import annotations
 
 import select
-import socket
+import ssl
 from dataclasses import dataclass, field
 from typing import Final
 
 from enforcer.gates.egress.client_hello import HANDSHAKE, read_client_hello
-from enforcer.gates.egress.destination import Destination
+from enforcer.gates.egress.destination import HTTPS, Destination
+from enforcer.gates.egress.stream import Stream
 from writ.formats.errors import FormatError
 
-HTTPS: Final = 443
 _PART: Final = 64 << 10
+_LATER: Final = (BlockingIOError, ssl.SSLWantReadError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +68,8 @@ def may_begin(destination: Destination, said: bytes) -> bool:
 class _Way:
     """One direction: what was read and not yet written, and how far it has come to its end."""
 
-    source: socket.socket
-    target: socket.socket
+    source: Stream
+    target: Stream
     waiting: bytearray = field(default_factory=bytearray)
     ended: bool = False
     closed: bool = False
@@ -76,12 +77,13 @@ class _Way:
     def reads(self) -> bool:
         return not self.ended and len(self.waiting) < _PART
 
+    def writes(self) -> bool:
+        return bool(self.waiting) or self.target.behind
 
-def run(near: socket.socket, far: socket.socket, destination: Destination, limits: Limits, traffic: Traffic, said: bytes = b"") -> None:
-    """Both ways until both have ended. `said` came from the agent before. Raises Ended, FormatError (the beginning), OSError."""
-    near.setblocking(False)
-    far.setblocking(False)
-    up, down = _Way(near, far, bytearray(said)), _Way(far, near)
+
+def run(near: Stream, far: Stream, destination: Destination, limits: Limits, traffic: Traffic) -> None:
+    """Both ways until both have ended, begun as may be. Raises Ended, FormatError (the beginning), OSError."""
+    up, down = _pair(near, far)
     begun = _begins(up, destination)
     while not (up.closed and down.closed):
         _wait(up, down, begun, quiet=destination.port == HTTPS and not begun, idle=limits.idle)
@@ -92,6 +94,23 @@ def run(near: socket.socket, far: socket.socket, destination: Destination, limit
             traffic.sent += _write(up, limits.sent - traffic.sent)
         if begun or destination.port != HTTPS:
             traffic.received += _write(down, limits.received - traffic.received)
+
+
+def join(near: Stream, far: Stream, limits: Limits, traffic: Traffic, *, halves: bool = True) -> None:
+    """Both ways until both have ended, or with `halves` False until one has. Raises Ended, OSError."""
+    up, down = _pair(near, far)
+    while not (up.closed and down.closed) and (halves or not (up.closed or down.closed)):
+        _wait(up, down, begun=True, quiet=False, idle=limits.idle)
+        _read(up)
+        _read(down)
+        traffic.sent += _write(up, limits.sent - traffic.sent)
+        traffic.received += _write(down, limits.received - traffic.received)
+
+
+def _pair(near: Stream, far: Stream) -> tuple[_Way, _Way]:
+    near.settimeout(0)
+    far.settimeout(0)
+    return _Way(near, far), _Way(far, near)
 
 
 def _begins(up: _Way, destination: Destination) -> bool:
@@ -105,11 +124,13 @@ def _begins(up: _Way, destination: Destination) -> bool:
 
 def _wait(up: _Way, down: _Way, begun: bool, *, quiet: bool, idle: float) -> None:
     """Something can be read or written. Raises Ended after `idle` seconds without."""
+    if any(way.reads() and way.source.waiting for way in (up, down)):
+        return
     wanted: dict[int, int] = {}
     for way, writes in ((up, begun), (down, not quiet)):
         if way.reads():
             wanted[way.source.fileno()] = wanted.get(way.source.fileno(), 0) | select.POLLIN
-        if way.waiting and writes:
+        if way.writes() and writes:
             wanted[way.target.fileno()] = wanted.get(way.target.fileno(), 0) | select.POLLOUT
     poll = select.poll()
     for descriptor, events in wanted.items():
@@ -123,7 +144,7 @@ def _read(way: _Way) -> None:
         return
     try:
         part = way.source.recv(_PART - len(way.waiting))
-    except BlockingIOError:
+    except _LATER:
         return
     way.ended = not part
     way.waiting += part
@@ -132,15 +153,17 @@ def _read(way: _Way) -> None:
 def _write(way: _Way, left: int) -> int:
     """How many bytes were handed on; the end is handed on after the last. Raises Ended above `left`."""
     sent = 0
-    if way.waiting:
-        if left <= 0:
-            raise Ended("limit")
-        try:
+    try:
+        if way.waiting:
+            if left <= 0:
+                raise Ended("limit")
             sent = way.target.send(memoryview(way.waiting)[: min(left, _PART)])
-        except BlockingIOError:
-            return 0
-        del way.waiting[:sent]
-    if way.ended and not way.waiting and not way.closed:
+            del way.waiting[:sent]
+        elif way.target.behind:
+            way.target.flush()
+    except _LATER:
+        return sent
+    if way.ended and not way.waiting and not way.target.behind and not way.closed:
         way.closed = True
-        way.target.shutdown(socket.SHUT_WR)
+        way.target.end()
     return sent

@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from enforcer.gates.egress.gate import EgressGate
+from enforcer.gates.egress.instance_ca import InstanceCa, upstream_context
+from enforcer.gates.egress.outlet import opened_by
+from enforcer.gates.egress.session import Opened
 from enforcer.gates.egress.tunnel import Limits
 from enforcer.record import ActionLog, LogReader
 from tests.enforcer.host import wait_for
 from tests.enforcer.scene import Scene
 from tests.world.network import Names
 from writ.formats.action import ActionRecord, OutcomeRecord
+from writ.service.clock import SystemClock
 
 
 def listener() -> socket.socket:
@@ -28,14 +32,28 @@ def listener() -> socket.socket:
 class Proxied:
     """`connects` are what the agent's token grants: `HOST:PORT`."""
 
-    def __init__(self, folder: Path, *connects: str, limits: Limits | None = None, names: Names | None = None) -> None:
-        self.scene = Scene(folder, *(f"tcp:{one}" for one in connects))
+    def __init__(
+        self, folder: Path, *connects: str, limits: Limits | None = None, names: Names | None = None,
+        more: tuple[tuple[str, str], ...] = (), roots: Path | None = None,
+    ) -> None:  # fmt: skip
+        """The token grants `more`, too; `roots` are whom the gate verifies hosts by."""
+        self.scene = Scene(folder, *(f"tcp:{one}" for one in connects), more=more)
         self.log, self.names = ActionLog(folder, self.scene.instance), names or Names()
         self.gatekeeper = self.scene.gatekeeper(self.log)
         self.scene.renew()
         server = listener()
         self.port: int = server.getsockname()[1]
-        self.gate = EgressGate(server, gatekeeper=self.gatekeeper, resolver=self.names, short="5f1c09ab", limits=limits)
+        hosts = opened_by(self.scene.subject.grants)
+        self.opened = Opened(
+            frozenset(one.authority for one in hosts),
+            InstanceCa(hosts, SystemClock()),
+            upstream_context(None if roots is None else str(roots)),
+        )
+        self.ca_file = folder / "ca.pem"
+        self.ca_file.write_bytes(self.opened.ca.certificate)
+        self.gate = EgressGate(
+            server, gatekeeper=self.gatekeeper, resolver=self.names, short="5f1c09ab", limits=limits, opened=self.opened if hosts else None
+        )  # fmt: skip
 
     @property
     def url(self) -> str:

@@ -84,7 +84,7 @@ def test_curl_reaches_a_granted_name_over_http_and_the_outcome_counts_the_bytes(
     assert out.records() == [
         (f"tcp:api.test:{web.port}", True), (f"tcp:127.0.0.1:{web.port}", True), ("outcome", "done"), ("outcome", "done"),
     ]  # fmt: skip
-    assert out.results()[0] == {"address": "127.0.0.1", "ended": "closed", "received": 9, "sent": 3}
+    assert out.results()[0] == {"address": "127.0.0.1", "ended": "closed", "opaque": False, "received": 9, "sent": 3}
     head = web.heard.split(b"\r\n")
     assert head[:2] == [b"POST /a?b=c HTTP/1.1", f"Host: api.test:{web.port}".encode()]
     assert not any(line.lower().startswith(b"proxy-") for line in head)
@@ -130,7 +130,7 @@ def test_tunnel_without_tls_passes_where_the_port_is_not_443_and_either_side_may
         assert tunnel.recv(6) == b"EHLO\r\n"
         tunnel.shutdown(socket.SHUT_WR)
         assert tunnel.recv(1) == b""
-    assert out.results() == [{"address": "127.0.0.1", "ended": "closed", "received": 17, "sent": 6}]
+    assert out.results() == [{"address": "127.0.0.1", "ended": "closed", "opaque": True, "received": 17, "sent": 6}]
 
 
 def test_large_bodies_pass_both_ways_whole(proxied: Make, served: MakeServer) -> None:
@@ -253,7 +253,7 @@ def test_destination_that_does_not_answer_is_a_failed_outcome(proxied: Make) -> 
     status, body = out.ask(f"CONNECT 127.0.0.1:{port} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
 
     assert (status, body["failure"]) == (502, {"what": "destination", "detail": "Connection refused"})
-    assert out.results() == [{"address": None, "ended": "unavailable", "received": 0, "sent": 0}]
+    assert out.results() == [{"address": None, "ended": "unavailable", "opaque": True, "received": 0, "sent": 0}]
 
 
 @pytest.mark.parametrize(
@@ -799,7 +799,9 @@ def test_closed_gate_does_not_come_back_and_has_recorded_what_was_in_flight(prox
         out.connect()
     assert ended(tunnel)
     tunnel.close()
-    assert json.dumps(out.results()[0], sort_keys=True) == '{"address": "127.0.0.1", "ended": "cut", "received": 0, "sent": 0}'
+    assert (
+        json.dumps(out.results()[0], sort_keys=True) == '{"address": "127.0.0.1", "ended": "cut", "opaque": true, "received": 0, "sent": 0}'
+    )
 
 
 def test_gate_that_is_being_closed_is_not_mended(proxied: Make, served: MakeServer) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.parsers import assert_parser_is_total
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Misuse
+from writ.formats.forward import forward_set
 from writ.formats.grants import Grant, grant_set
 from writ.formats.manifest import ComponentSpec, Manifest, SecretSpec, encode_manifest, manifest_digest, parse_manifest
 from writ.formats.measurement import MODES, PROFILES
@@ -62,6 +63,7 @@ LEAST = b'version = 1\nagent = "a"\nnamespace = "n"\naudience = "x"\ncommand = [
 
 HELD = b'[components.m]\nkind = "weights"\nsource = "m"\n'
 
+ports = st.integers(1, 3127)
 names = st.from_regex(r"[a-z0-9]([a-z0-9._-]{0,8}[a-z0-9])?", fullmatch=True)
 texts = st.text(
     alphabet=st.characters(exclude_categories=["Cs"], exclude_characters=[*map(chr, range(32)), "\x7f"]), min_size=1, max_size=12
@@ -100,6 +102,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
         profile=draw(st.sampled_from(PROFILES)),
         mode=draw(st.sampled_from(MODES)),
         devices=tuple(sorted(draw(st.sets(st.sampled_from(["v.com/c=0", "v.com/c=1", "w/d=x:y"]), max_size=3)))),
+        forwards=forward_set(draw(st.dictionaries(ports, st.sampled_from(["tcp:a.test:1", "unix:/run/x.sock"]), max_size=3)).items(), "f"),
     )
 
 
@@ -201,6 +204,14 @@ def changed(old: str, new: str) -> bytes:
         (LEAST + b'devices = ["gpu"]', "devices: expected a CDI device"),
         (LEAST + b'devices = ["v/c=0", "v/c=0"]', "devices: expected at most 16 devices, each once"),
         (LEAST + b'devices = "v/c=0"', "devices: expected an array"),
+        (LEAST + b"forwards = [{ listen = 1 }]", "forwards: expected an array of {"),
+        (LEAST + b'forwards = [{ listen = 1, to = "tcp:a:1", by = "x" }]', "forwards: expected an array of {"),
+        (LEAST + b'forwards = [{ listen = 3128, to = "tcp:a:1" }]', "forwards.listen: expected 1 to 65535"),
+        (LEAST + b'forwards = [{ listen = true, to = "tcp:a:1" }]', "forwards.listen: expected 1 to 65535"),
+        (LEAST + b'forwards = [{ listen = 1, to = "tcp:A:1" }]', "forwards.to: expected tcp:HOST:PORT"),
+        (LEAST + b'forwards = [{ listen = 1, to = "unix:/run/../x" }]', "forwards.to: expected tcp:HOST:PORT"),
+        (LEAST + b'forwards = [{ listen = 1, to = "unix:run/x" }]', "forwards.to: expected tcp:HOST:PORT"),
+        (LEAST + b'forwards = [{ listen = 1, to = "tcp:a:1" }, { listen = 1, to = "tcp:b:1" }]', "forwards: expected at most 16"),
         (LEAST + b'profile = "lax"', "profile: expected one of strict, jit, strict-6.1, jit-6.1, sandboxed, sandboxed-6.1"),
         (changed('source = "src"', 'source = "./src"'), "source: "),
         (changed('source = "src"', 'source = "a\\u0000b"'), "source: "),

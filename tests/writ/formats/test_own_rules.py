@@ -21,6 +21,7 @@ from writ.formats.engine import EngineId
 from writ.formats.errors import FormatError, Misuse
 from writ.formats.evidence import encode_evidence, parse_evidence
 from writ.formats.exchange import EXCHANGE, NonceAnswer
+from writ.formats.forward import Forward
 from writ.formats.local import LOCAL, Done
 from writ.formats.measurement import ComponentRoot, Governance, Measurement, encode_governance, encode_measurement, parse_measured
 from writ.formats.ocsp import MAX_OCSP
@@ -243,6 +244,8 @@ def test_measurement_is_sorted_and_of_known_kinds() -> None:
         {"devices": ("v/c=1", "v/c=0")},
         {"devices": ("v/c=0", "v/c=0")},
         {"devices": ("gpu",)},
+        {"forwards": (Forward(2, "tcp:a:1"), Forward(1, "tcp:a:1"))},
+        {"forwards": (Forward(0, "tcp:a:1"),)},
     ):
         wrong: dict[str, Any] = changed
         with pytest.raises(FormatError):
@@ -252,6 +255,8 @@ def test_measurement_is_sorted_and_of_known_kinds() -> None:
     refused("measurement", command=["a\0b"])
     for devices in ([], ["v/c=1", "v/c=0"], [7]):
         refused("measurement", devices=devices)
+    for forwards in ([], [[2, "tcp:a:1"], [1, "tcp:a:1"]], [[1, "tcp:a:1"], [1, "tcp:b:1"]], [[1]], [7], [[3128, "tcp:a:1"]]):
+        refused("measurement", forwards=forwards)
     for mode in ("enforce", "permit", "", 7):
         refused("measurement", mode=mode)
     assert value.root() == Digest.of(SPECIMENS["measurement"].data)

@@ -11,6 +11,7 @@ from writ.formats.corim import Corim, encode_corim, parse_corim
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError
 from writ.formats.exemption import MOST, Exemption
+from writ.formats.forward import Forward
 from writ.formats.ima_state import MAX_SEEN
 from writ.formats.proof_bundle import MAX_BUNDLE, MAX_CORIMS, MAX_PART, MOST_CORIMS
 from writ.formats.strict import decode_cbor
@@ -27,6 +28,12 @@ def corim(version: str, valid_until: int | None = None, **components: Digest) ->
 def differences(measured: dict[str, Digest], *versions: Corim, environment: str = "env") -> list[tuple[str, str]]:
     reasons = compare(environment, measured, reference_set(versions), claim="c", mismatch="component-mismatch", now=NOW, registers={})
     return [(r.code, r.claim) for r in reasons]
+
+
+def test_forwards_are_approved_as_a_set() -> None:
+    one, other = (measured_values(replace(measurement(), forwards=(Forward(port, "tcp:a:1"),))) for port in (1, 2))
+    assert one["forwards"] != other["forwards"]
+    assert "forwards" not in measured_values(measurement())
 
 
 def test_devices_are_approved_by_their_names() -> None:

@@ -1,0 +1,135 @@
+"""A listener of one instance and its connections, each in a thread of its own: what a cut must reach at once.
+
+A gate says what happens on a connection; whatever it opens further on joins the line, and so is cut with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from enforcer.gates.egress.tunnel import Ended
+from writ.service import observe
+
+CLOSE_WITHIN: Final = 5.0
+_ABORT: Final = struct.pack("ii", 1, 0)
+"""SO_LINGER (socket(7)): what was not sent yet is thrown away, and the peer hears of a reset."""
+_LOG = observe.get_logger(__name__)
+
+
+class ListeningLine:
+    """It can be cut and mended, and closed for good."""
+
+    def __init__(
+        self, server: socket.socket, serve: Callable[[socket.socket, int], None], room: threading.BoundedSemaphore, backlog: int
+    ) -> None:
+        """`server` listens on a port that it was told, and is ours from now on. `serve` gets each connection, and the era it is of.
+
+        `room` is how many connections there may be at once, here and on whatever other line shares it. Nobody is served before `begin`.
+        """
+        self._server, self._serve, self._room, self._backlog = server, serve, room, backlog
+        self._changed = threading.Condition()
+        self._open, self._closed, self._era = True, False, 0
+        self._live: set[socket.socket] = set()
+        self._attending: set[threading.Thread] = set()
+        self._acceptor = threading.Thread(target=self._accept, name="egress", daemon=True)
+
+    def begin(self) -> None:
+        """Connections are served from now on."""
+        self._acceptor.start()
+
+    def cut(self) -> None:
+        """Nobody connects and no byte passes, until `mend`. What was in flight gets its outcome."""
+        with self._changed:
+            self._era += 1
+            self._open = False
+            with contextlib.suppress(OSError):
+                self._server.shutdown(socket.SHUT_RDWR)
+            for connection in self._live:
+                with contextlib.suppress(OSError):
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+
+    def mend(self) -> None:
+        """New connections pass again; those that were cut stay cut."""
+        with self._changed:
+            if self._open or self._closed:
+                return
+            try:
+                self._server.listen(self._backlog)
+            except OSError as error:  # the agent took its own port before it was frozen: it has no way out any more
+                _LOG.warning("egress-port-taken", error=error.strerror)
+                return
+            self._open = True
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Cut for good. What was in flight has its outcome, as far as it ends within `CLOSE_WITHIN`."""
+        with self._changed:
+            self._closed = True
+            attending = [self._acceptor, *self._attending]
+            self._changed.notify_all()
+        self.cut()
+        end = time.monotonic() + CLOSE_WITHIN
+        for thread in attending:
+            thread.join(max(0.0, end - time.monotonic()))
+        self._server.close()
+
+    def is_cut_since(self, era: int) -> bool:
+        """Whether what belongs to `era` may not go on."""
+        with self._changed:
+            return self._era != era
+
+    @contextlib.contextmanager
+    def joined(self, connection: socket.socket, era: int) -> Iterator[socket.socket]:
+        """`connection` is cut with the line, and closed afterwards. Raises Ended where the line was cut since `era`."""
+        try:
+            with self._changed:
+                if self._era != era:
+                    raise Ended("cut")
+                self._live.add(connection)
+            yield connection
+        finally:
+            with self._changed:
+                self._live.discard(connection)
+                connection.close()
+
+    def _accept(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._open or self._closed)
+                if self._closed:
+                    return
+                era = self._era
+            try:
+                near, _ = self._server.accept()
+            except OSError:
+                time.sleep(0.001)  # cut, or no descriptor left
+                continue
+            if not self._room.acquire(blocking=False):
+                _LOG.warning("egress-full")
+                near.close()
+                continue
+            thread = threading.Thread(target=self._attend, args=(near, era), name="egress-connection", daemon=True)
+            with self._changed:
+                self._attending.add(thread)
+            thread.start()
+
+    def _attend(self, near: socket.socket, era: int) -> None:
+        try:
+            with self.joined(near, era):
+                self._serve(near, era)
+        except (Ended, OSError):
+            pass
+        except Exception as error:  # noqa: BLE001 - a bug refuses, and its text does not leave
+            _LOG.error("egress-failed", exception=error)
+        finally:
+            with self._changed:
+                self._attending.discard(threading.current_thread())
+            self._room.release()

@@ -1,0 +1,154 @@
+"""Bytes to and from one side: as they are, or within TLS that ends here.
+
+TLS runs over memory, so the socket beneath stays the one that a cut reaches, and what was read from it before TLS began is not lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import time
+from typing import Final
+
+_PART: Final = 64 << 10
+_RECORD: Final = 16 << 10
+
+
+class Stream:
+    """A socket as it is. With a timeout of 0 a call that would wait raises BlockingIOError, else TimeoutError once it waited so long."""
+
+    def __init__(self, raw: socket.socket) -> None:
+        """It closes with `raw`, which whoever made it closes."""
+        self._raw, self._unread = raw, b""
+        self.settimeout, self.fileno = raw.settimeout, raw.fileno
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something to `recv` that the socket beneath does not show."""
+        return bool(self._unread)
+
+    @property
+    def behind(self) -> bool:
+        """Whether something that was sent has not left yet: `flush` it once the socket takes more."""
+        return False
+
+    def unread(self, data: bytes) -> None:
+        """`recv` gives this first."""
+        self._unread = data + self._unread
+
+    def recv(self, size: int) -> bytes:
+        """Some bytes, none at the end. Raises OSError."""
+        if not self._unread:
+            return self._raw.recv(size)
+        part, self._unread = self._unread[:size], self._unread[size:]
+        return part
+
+    def send(self, data: memoryview) -> int:
+        """How many of them were taken."""
+        return self._raw.send(data)
+
+    def sendall(self, data: bytes) -> None:
+        """All have left."""
+        self._raw.sendall(data)
+
+    def flush(self) -> None:
+        """What was taken has left."""
+
+    def end(self) -> None:
+        """The other side is told that there is no more."""
+        self._raw.shutdown(socket.SHUT_WR)
+
+    def linger(self, seconds: float) -> None:
+        """What still comes is read away, as far as it comes soon: a close before would reset, and take what was sent last with it."""
+        self._raw.settimeout(seconds)
+        for _ in range(64):
+            if not self._raw.recv(_PART):
+                return
+
+
+class TlsStream(Stream):
+    """TLS over a socket, as a server, or as a client that asks for `name`. Nothing passes before `handshake`."""
+
+    def __init__(self, raw: socket.socket, context: ssl.SSLContext, *, name: str | None, said: bytes = b"") -> None:
+        """`said` was read from the socket before."""
+        super().__init__(raw)
+        self._in, self._out, self._unsent = ssl.MemoryBIO(), ssl.MemoryBIO(), bytearray()
+        self._in.write(said)
+        self._tls = context.wrap_bio(self._in, self._out, server_side=name is None, server_hostname=name)
+
+    @property
+    def waiting(self) -> bool:
+        """Bytes in memory, decrypted or not: OpenSSL takes even a part of a record from there."""
+        return super().waiting or self._tls.pending() > 0 or self._in.pending > 0
+
+    @property
+    def behind(self) -> bool:
+        """Records that the socket did not take."""
+        return bool(self._unsent)
+
+    def handshake(self, within: float) -> None:
+        """Both sides have agreed within so many seconds. Raises OSError; what the other side said against it is an ssl.SSLError."""
+        end = time.monotonic() + within
+        while True:
+            self.settimeout(max(0.001, end - time.monotonic()))
+            try:
+                self._tls.do_handshake()
+                self.flush()
+                return
+            except ssl.SSLWantReadError:
+                self.flush()
+            except ssl.SSLError:
+                with contextlib.suppress(OSError):
+                    self.flush()
+                raise
+            if time.monotonic() > end:
+                raise TimeoutError
+            self._fill()
+
+    def recv(self, size: int) -> bytes:
+        """An end that TLS was not told of is none: raises ssl.SSLEOFError."""
+        while not self._unread:
+            try:
+                return self._tls.read(size)
+            except ssl.SSLZeroReturnError:
+                return b""
+            except ssl.SSLWantReadError:
+                self._fill()
+        return super().recv(size)
+
+    def send(self, data: memoryview) -> int:
+        """At most a record."""
+        self.flush()
+        sent = self._tls.write(data[:_RECORD])
+        with contextlib.suppress(BlockingIOError):
+            self.flush()
+        return sent
+
+    def sendall(self, data: bytes) -> None:
+        """Record by record."""
+        view = memoryview(data)
+        while view:
+            view = view[self.send(view) :]
+        self.flush()
+
+    def flush(self) -> None:
+        """As far as the socket takes it."""
+        self._unsent += self._out.read()
+        while self._unsent:
+            with memoryview(self._unsent) as view:
+                sent = self._raw.send(view)
+            del self._unsent[:sent]
+
+    def end(self) -> None:
+        """With a close_notify."""
+        with contextlib.suppress(ssl.SSLError):
+            self._tls.unwrap()
+        self.flush()
+        super().end()
+
+    def _fill(self) -> None:
+        if part := self._raw.recv(_PART):
+            self._in.write(part)
+        else:
+            self._in.write_eof()
