@@ -193,12 +193,7 @@ class Holder:
         if self._line is not None:
             self._open_workshop(self._line, visible)
             return
-        gate = visible / "gate"
-        try:
-            visible.mkdir(mode=0o711)
-            gate.mkdir(mode=0o711)
-        except OSError as error:
-            raise Unavailable("agent directory", f"{visible}: {error.strerror}") from None
+        gate = _make_visible(visible)
         room = make_room(visible / "agent", agent_uid, size=config.room_bytes, files=config.room_files, gate=gate)
         workshop = make_room(visible / "tools", tool_uid, size=config.room_bytes, files=config.room_files)
         errors = os.open(self._folder / "tools.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -227,7 +222,7 @@ class Holder:
         for descriptor in self._stdio:
             os.close(descriptor)
         self._stdio = (-1, -1, -1)
-        threading.Thread(target=lambda: self._events.put(AgentEnded(_status(agent.outer.wait()))), name="agent", daemon=True).start()
+        threading.Thread(target=lambda: self._events.put(AgentEnded(agent.wait())), name="agent", daemon=True).start()
         self._links.hear_client()
 
     def _let_out(self, init: int) -> None:
@@ -236,12 +231,7 @@ class Holder:
     def _open_workshop(self, line: socket.socket, visible: Path) -> None:
         """A child instance has no agent and no gate: its parent's commands run in it, each in a sandbox of its own on the same room."""
         uid, config = self._slot.agent_uid, self._config
-        gate = visible / "gate"
-        try:
-            visible.mkdir(mode=0o711)
-            gate.mkdir(mode=0o711)
-        except OSError as error:
-            raise Unavailable("agent directory", f"{visible}: {error.strerror}") from None
+        gate = _make_visible(visible)
         trusts = self._outlet.lay(gate, self._image.path)
         room = make_room(visible / "agent", uid, size=config.room_bytes, files=config.room_files, gate=gate if trusts else None)
         room = with_work(room, visible / "work", uid, size=config.work_bytes, files=config.work_files)
@@ -444,9 +434,15 @@ class Holder:
             _LOG.warning("home-left", path=str(self._config.agent_dir(self._instance)))
 
 
-def _status(returned: int) -> int:
-    """A shell's exit status: its own, or 128 and the signal."""
-    return returned if returned >= 0 else 128 - returned
+def _make_visible(visible: Path) -> Path:
+    """What an instance's sandboxes see of us is there, and in it the folder of its gate, which is returned. Raises Unavailable."""
+    gate = visible / "gate"
+    try:
+        visible.mkdir(mode=0o711)
+        gate.mkdir(mode=0o711)
+    except OSError as error:
+        raise Unavailable("agent directory", f"{visible}: {error.strerror}") from None
+    return gate
 
 
 def refused_before_launch(config: EnforcerConfig, agent: str, reasons: tuple[Reason, ...], now: int) -> str:

@@ -23,14 +23,14 @@ from writ.formats.strict import b64url
 from writ.service.clock import Clock
 from writ.verdict.appraise.boot import BOOT_ENVIRONMENTS
 from writ.verdict.appraise.ima import ENVIRONMENT as FILES
-from writ.verdict.appraise.ima import PARTS, ROOTED
+from writ.verdict.appraise.ima import ROOTED_PARTS
 from writ.verdict.publication import people_needed
 from writ.verdict.standing import Standing, standing
 
 TICKET_LIFE: Final = 24 * 3600
 MAX_TICKET_LIFE: Final = 30 * 24 * 3600
 ATTEMPTS: Final = 20
-EXCUSED: Final = (*BOOT_ENVIRONMENTS, FILES, *(f"{ROOTED}{part}" for part in PARTS))
+EXCUSED: Final = (*BOOT_ENVIRONMENTS, FILES, *ROOTED_PARTS)
 """Environments that a host without logs is not compared with."""
 
 

@@ -5,7 +5,7 @@ A policy that asks for less where some things take more than one person is propo
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from verifier import proposals
@@ -16,6 +16,7 @@ from verifier.ledger.schema import ApprovalRow, BlobRow, PolicyRow, ReferenceRow
 from verifier.ledger.transaction import space
 from verifier.proposals import PROPOSAL_LIFE, Case
 from verifier.reference import Outcome, corims_of, decide_on_set, versions
+from writ.formats.corim import Corim
 from writ.formats.digest import Digest
 from writ.formats.errors import Misuse, Refused
 from writ.formats.policy_bundle import CONTENT_TYPE, PolicyBundle, PolicySettings, encode_bundle, parse_bundle
@@ -29,10 +30,21 @@ from writ.verdict.publication import Accepted, Pending, judge_policy, judge_runt
 def _verdict(tables: Tables, bundle: PolicyBundle, people: Collection[str]) -> Accepted | Pending:
     """What the rules say of this policy in the place of the one in force, over the reference values of now. Raises Refused."""
     before = proposals.settings_in_force(tables, bundle.namespace)
-    rows = tables.select(ReferenceRow, namespace=bundle.namespace)
-    retired = (row.environment for row in rows if row.retired_at is not None and not row.active)
-    judge_runtime_only(before, bundle.settings, retired, corims_of(versions(row for row in rows if row.active)))
+    retired, in_force = _retired(tables, bundle.namespace), _in_force(tables, bundle.namespace)
+    judge_runtime_only(before, bundle.settings, retired, in_force)
     return judge_policy(before, bundle.settings, people)
+
+
+def _retired(tables: Tables, namespace: str) -> Iterator[str]:
+    """The environments of what was taken out of force, read if they are asked for: most policies do not come to that."""
+    for row in tables.select(ReferenceRow, namespace=namespace, active=0):
+        if row.retired_at is not None:
+            yield row.environment
+
+
+def _in_force(tables: Tables, namespace: str) -> Iterator[Corim]:
+    """The versions in force, likewise."""
+    yield from corims_of(versions(tables.select(ReferenceRow, namespace=namespace, active=1)))
 
 
 class Policies:

@@ -230,7 +230,7 @@ class References:
         def retired(tables: Tables) -> tuple[ReferencesImported, tuple[str, ...]]:
             for digest in wanted:
                 row = tables.get(ReferenceRow, digest) or tables.get(ExemptionRow, digest)
-                if row is None or row.namespace != namespace or not row.active or (isinstance(row, ReferenceRow) and not versions([row])):
+                if row is None or row.namespace != namespace or not row.active or (isinstance(row, ReferenceRow) and not is_version(row)):
                     raise Refused(Reason("not-found", "reference", f"reference values in force in {namespace}", digest[:80]))
             kept, merged = self._kept(tables, namespace, wanted, now)
             after = set_after(tables, namespace, now, add=kept, retire=(*wanted, *merged))
@@ -261,7 +261,7 @@ class References:
         going = [row for row in active if row.digest in retired and row.environment.startswith((ENVIRONMENT, ROOTED))]
         if not going:
             return (), ()
-        held = {row.digest: row for row in active if not versions([row])}
+        held = {row.digest: row for row in active if not is_version(row)}
         made = {digest_of(one): one for one in retired_names(map(corim_of, (*going, *held.values())))}
         rows = (
             reference_row(one, sign_corim(one, self._keys.decision, signer_name=SIGNER_NAME), active=1, at=now)
@@ -284,8 +284,13 @@ class References:
 
 
 def versions(rows: Iterable[ReferenceRow]) -> list[ReferenceRow]:
-    """Those that are versions of something, and not there for the names of files that were retired."""
-    return [row for row in rows if row.valid_until != 0 or not keeps_names(corim_of(row))]
+    """Those that are versions of something."""
+    return [row for row in rows if is_version(row)]
+
+
+def is_version(row: ReferenceRow) -> bool:
+    """Whether it is there for what it says, and not for the names of files that were retired."""
+    return row.valid_until != 0 or not keeps_names(corim_of(row))
 
 
 def corim_of(row: ReferenceRow) -> Corim:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from enforcer.launch.image import Image
+from enforcer.launch.image import Image, within
 from writ.formats.cdi import MAX_SPEC, Edits, Node, Spec, device_name, parse_spec
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.reason import Reason
@@ -151,20 +151,10 @@ def _check_node(device: str, node: Node) -> None:
 def _check_file(device: str, outside: str, inside: str, root: Path) -> None:
     """The file of the image is the host's, to the byte: what is in the image was measured, and nothing has to be mounted."""
     wanted = _digest(Path(outside))
-    got = _digest(_within(root, inside))
+    got = _digest(within(root, inside))
     if wanted is None or wanted != got:
         expected = f"sha256:{wanted} as {outside}" if wanted else f"a file {outside}"
         raise Refused(Reason("driver-not-measured", f"devices.{device} {inside}"[:200], expected[:200], f"sha256:{got}" if got else "none"))
-
-
-def _within(root: Path, inside: str) -> Path | None:
-    """The path within the image, if no link is on the way: where one leads outside says nothing about inside."""
-    at = root
-    for part in inside[1:].split("/"):
-        at = at / part
-        if at.is_symlink():
-            return None
-    return at
 
 
 def _digest(path: Path | None) -> str | None:

@@ -103,6 +103,16 @@ def image_of(folder: Path, root: StoreRoot, measurement: Measurement) -> Image:
     return Image(place / "root", lock, held)
 
 
+def within(root: Path, inside: str) -> Path | None:
+    """The path within an image, if no link is on the way: where one leads outside says nothing about inside."""
+    at = root
+    for part in inside[1:].split("/"):
+        at = at / part
+        if at.is_symlink():
+            return None
+    return at
+
+
 def sweep(folder: Path, keep: int) -> None:
     """Images that no living process holds, nor took within `keep` seconds, are unmounted, and their memory is free."""
     for place in sorted(folder.iterdir()) if folder.is_dir() else ():

@@ -6,7 +6,6 @@ no other of the process was ever in there.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import socket
@@ -68,12 +67,6 @@ class Namespace:
         if isinstance(found, OSError):
             raise Unavailable("network namespace", f"{found.strerror}")
         return found
-
-
-def listen_in(pid: int, port: int) -> socket.socket:
-    """As `Namespace.listen`, in that of `pid`. Raises Unavailable."""
-    with contextlib.closing(Namespace(pid)) as namespace:
-        return namespace.listen(port)
 
 
 def _listener(port: int) -> socket.socket:

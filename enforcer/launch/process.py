@@ -53,6 +53,11 @@ class Running:
     outer: subprocess.Popen[bytes]
     init: int
 
+    def wait(self, timeout: float | None = None) -> int:
+        """A shell's exit status, once it has ended: its own, or 128 and the signal. Raises subprocess.TimeoutExpired."""
+        returned = self.outer.wait(timeout)
+        return returned if returned >= 0 else 128 - returned
+
     @property
     def program(self) -> int | None:
         """The pid of the program, as we see it: the first child of the sandbox's init. None when it is gone."""

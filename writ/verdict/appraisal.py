@@ -188,23 +188,21 @@ def _rooting(
     missing: list[Reason] = []
     measured = {} if boot is None else dict(boot.values)
     for environment in BOOT_ENVIRONMENTS:
+        values = dict(measured[environment]) if environment in measured else None
         if references.of(environment, now):
-            values = dict(measured[environment]) if environment in measured else None
             found = compare(environment, values, references, claim=environment, mismatch="boot-mismatch", now=now, registers=registers)
             against.extend(_in_words(reason) for reason in found)
-        elif references.ran_out(environment, now) and (boot is not None or references.pins(environment)):
+            if boot is not None and values is None:
+                missing.append(_unrooted(environment, "registers that the boot log replays to", "others"))
+        elif not references.ran_out(environment, now):
+            if boot is not None:
+                missing.append(_unrooted(environment, f"reference values for {environment}", "none"))
+        elif boot is not None or references.pins(environment):
             against.append(Reason("reference-expired", environment, f"reference values for {environment} that are valid", "none"))
     if boot is None and seen is None:
         return against, [NOT_ROOTED]
-    for environment in BOOT_ENVIRONMENTS:
-        if boot is None:
-            missing.append(_unrooted(environment, "boot evidence", "none"))
-        elif references.ran_out(environment, now):
-            continue  # stands against the host already
-        elif not references.of(environment, now):
-            missing.append(_unrooted(environment, f"reference values for {environment}", "none"))
-        elif environment not in measured:
-            missing.append(_unrooted(environment, "registers that the boot log replays to", "others"))
+    if boot is None:
+        missing.extend(_unrooted(environment, "boot evidence", "none") for environment in BOOT_ENVIRONMENTS)
     # 2
     files = None if seen is None else frozenset(seen)
     for part in PARTS:

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import socket
 import threading
-from typing import Final
 
 import h11
 
@@ -36,10 +35,8 @@ from enforcer.gates.egress.request import Wanted, asked_of_proxy, parse_head
 from enforcer.gates.egress.session import Opened, Session, head_of
 from enforcer.gates.egress.stream import Stream
 from enforcer.gates.egress.tunnel import Limits
-from enforcer.gates.egress.way import Way
+from enforcer.gates.egress.way import CONNECT, Way
 from writ.formats.errors import FormatError
-
-KIND: Final = "net.connect"
 
 
 class EgressGate:
@@ -90,7 +87,7 @@ class EgressGate:
     def _opaque(self, near: Stream, wanted: Wanted, way: Way) -> None:
         """1. the ruling on the destination, 2. the address and the connection, 3. the forwarding, 4. the outcome."""
         # 1
-        ruling = way.ask(KIND, wanted.destination.resource, wanted.arguments)
+        ruling = way.ask(CONNECT, wanted.destination.resource, wanted.arguments)
         reader, onward = wanted.reader, wanted.onward
         answer = Answer(near, self._short, lambda: reader.our_state in (h11.IDLE, h11.SEND_RESPONSE))
         if not ruling.permit:
@@ -99,7 +96,7 @@ class EgressGate:
         # 4, 2
         with (
             way.passing(ruling, answer, opaque=onward is None) as passage,
-            way.reached(wanted.destination, passage, KIND, wanted.arguments) as raw,
+            way.reached(wanted.destination, passage, CONNECT, wanted.arguments) as raw,
         ):
             # 3
             if onward is not None:

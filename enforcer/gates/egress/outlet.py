@@ -12,7 +12,6 @@ A forward of the manifest is a port inside, whatever is granted: each connection
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import threading
 from collections.abc import Callable, Collection, Sequence
@@ -23,13 +22,14 @@ from typing import Final
 from enforcer.gatekeeper import Gatekeeper
 from enforcer.gates.egress.addresses import SystemResolver
 from enforcer.gates.egress.destination import Destination, parse_authority
-from enforcer.gates.egress.gate import KIND, EgressGate
+from enforcer.gates.egress.gate import EgressGate
 from enforcer.gates.egress.instance_ca import InstanceCa, upstream_context
 from enforcer.gates.egress.line import ListeningLine
 from enforcer.gates.egress.passage import ACCEPT, Forwarded, Inbound, Local, MakeWay, Served
 from enforcer.gates.egress.session import Opened
 from enforcer.gates.egress.tunnel import Limits
-from enforcer.gates.egress.way import Way
+from enforcer.gates.egress.way import CONNECT, Way
+from enforcer.launch.image import within
 from enforcer.launch.netns import ADDRESS, Namespace
 from enforcer.launch.sandbox import GATE
 from writ.formats.errors import FormatError, Refused, Unavailable
@@ -45,7 +45,7 @@ _PROXIED: Final = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
 _TRUSTING: Final = (
     "SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO", "NODE_EXTRA_CA_CERTS", "PIP_CERT", "NPM_CONFIG_CAFILE",
 )  # fmt: skip
-_ROOTS: Final = ("etc", "ssl", "certs", "ca-certificates.crt")
+_ROOTS: Final = "/etc/ssl/certs/ca-certificates.crt"
 """Where an image of Debian's kind keeps the roots it trusts."""
 _MAX_ROOTS: Final = 4 << 20
 
@@ -63,7 +63,7 @@ class Outlet:
         those that are granted are opened. Raises Unavailable, Refused, FormatError.
         """
         hosts = opened_by(grants)
-        self.leads = always or bool(hosts) or any(grant.action == KIND for grant in grants)
+        self.leads = always or bool(hosts) or any(grant.action == CONNECT for grant in grants)
         self._opened: Opened | None = None
         if hosts:
             try:
@@ -179,20 +179,15 @@ def opened_by(grants: Sequence[Grant]) -> tuple[Destination, ...]:
 
 
 def _roots_of(image: Path) -> bytes:
-    """None where the image has none. No link is followed: within an image, it would lead out of it."""
-    folder = os.open(image, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    """None where the image has none."""
+    found = within(image, _ROOTS)
+    if found is None:
+        return b""
     try:
-        for at, name in enumerate(_ROOTS):
-            flags = (os.O_PATH | os.O_DIRECTORY) if at < len(_ROOTS) - 1 else os.O_RDONLY
-            inner = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-            os.close(folder)
-            folder = inner
-        with open(os.dup(folder), "rb") as file:
+        with found.open("rb") as file:
             data = file.read(_MAX_ROOTS + 1)
     except OSError:
         return b""
-    finally:
-        os.close(folder)
     if len(data) > _MAX_ROOTS:
         raise Unavailable("image", f"its roots are longer than {_MAX_ROOTS} bytes")
     return data

@@ -16,11 +16,10 @@ from enforcer.gates.egress.answer import Answer
 from enforcer.gates.egress.destination import Destination
 from enforcer.gates.egress.dial import connect
 from enforcer.gates.egress.stream import Stream
-from enforcer.gates.egress.way import Passage, Way
+from enforcer.gates.egress.way import CONNECT, Passage, Way
 from writ.formats.errors import Unavailable
 from writ.formats.strict import encode_json
 
-CONNECT: Final = "net.connect"
 ACCEPT: Final = "net.accept"
 MakeWay = Callable[[int], Way]
 

@@ -26,7 +26,7 @@ from enforcer.gates.egress.instance_ca import InstanceCa
 from enforcer.gates.egress.request import END, MAX_HEAD, Asked, parse_asked
 from enforcer.gates.egress.stream import Stream, TlsStream
 from enforcer.gates.egress.tunnel import Ended, may_begin
-from enforcer.gates.egress.way import Passage, Way
+from enforcer.gates.egress.way import CONNECT, Passage, Way
 from writ.formats.errors import FormatError, Unavailable
 from writ.formats.reason import Reason
 
@@ -134,7 +134,7 @@ class Session:
         else:
             return tls, True
         if not self._way.line.is_cut_since(self._way.era):
-            self._way.ask("net.connect", self._destination.resource, arguments, against)
+            self._way.ask(CONNECT, self._destination.resource, arguments, against)
         raise Ended("unbegun")
 
     def _one(self, near: Stream, asked: Asked, *, keep: bool) -> bool:

@@ -23,6 +23,8 @@ from writ.formats.strict import encode_json
 from writ.service import observe
 
 GATE: Final = "egress"
+CONNECT: Final = "net.connect"
+"""The action on a place, where what passes is opaque."""
 _LOG = observe.get_logger(__name__)
 
 

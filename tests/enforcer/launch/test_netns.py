@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from enforcer.launch.netns import ADDRESS, listen_in
+from enforcer.launch.netns import ADDRESS, Namespace
 from tests.enforcer.host import wait_for
 from writ.formats.errors import Unavailable
 
@@ -26,6 +27,11 @@ def elsewhere(cgroup_mount: Path) -> Iterator[subprocess.Popen[bytes]]:  # noqa:
         wait_for(lambda: namespace(process.pid) != namespace("self"))
         yield process
         process.kill()
+
+
+def listen_in(pid: int, port: int) -> socket.socket:
+    with contextlib.closing(Namespace(pid)) as there:
+        return there.listen(port)
 
 
 def namespace(pid: int | str, thread: str = "") -> str:
