@@ -83,7 +83,8 @@ def test_i8_agent_goes_out_by_its_grants_and_no_other_way(enforcer_host: Host, w
 
     proxy = "http://127.0.0.1:3128"
     assert found["proxies"] == {
-        "HTTP_PROXY": proxy, "HTTPS_PROXY": proxy, "NO_PROXY": "", "http_proxy": proxy, "https_proxy": proxy, "no_proxy": "", "NODE_USE_ENV_PROXY": "1",
+        "HTTP_PROXY": proxy, "HTTPS_PROXY": proxy, "NO_PROXY": "", "http_proxy": proxy, "https_proxy": proxy, "no_proxy": "",
+        "NODE_USE_ENV_PROXY": "1",
     }  # fmt: skip
     assert found["granted"] == "hello "
     assert (found["other"][0], found["name"][0], found["tunnel"], found["metadata"]) == (403, 403, 200, 403)
