@@ -148,8 +148,6 @@ def _place(forward: Forward, sockets: Collection[str], opened: Collection[str]) 
             raise Unavailable("forwards", f"{forward.to}: not among this host's unix_sockets")
         return forward.path
     destination = parse_authority(forward.to.removeprefix("tcp:"))
-    if destination.resource != forward.to:
-        raise FormatError("forwards", destination.resource, forward.to)
     if destination.authority in opened:
         raise Refused(Reason("malformed", "manifest.forwards", "a place without grants of requests", forward.to))
     return destination
