@@ -84,6 +84,7 @@ def test_i8_agent_goes_out_by_its_grants_and_no_other_way(enforcer_host: Host, w
     proxy = "http://127.0.0.1:3128"
     assert found["proxies"] == {
         "HTTP_PROXY": proxy, "HTTPS_PROXY": proxy, "NO_PROXY": "", "http_proxy": proxy, "https_proxy": proxy, "no_proxy": "",
+        "NODE_USE_ENV_PROXY": "1",
     }  # fmt: skip
     assert found["granted"] == "hello "
     assert (found["other"][0], found["name"][0], found["tunnel"], found["metadata"]) == (403, 403, 200, 403)
@@ -261,7 +262,7 @@ def test_i8_forwards_and_inbound_ports_are_what_manifest_grants_and_host_agree_o
 
     assert (status, err) == (0, "")
     assert found.pop("not granted") in ("", "ConnectionResetError", "BrokenPipeError")
-    assert found == {"database": "query", "model": "model prompt", "env": 6}
+    assert found == {"database": "query", "model": "model prompt", "env": 7}
     wanted = [(f"tcp:127.0.0.1:{back.port}", True), (f"unix:{model}", True), ("tcp:127.0.0.1:9", False), ("tcp:8080", True)]
     assert [one for one in records(host, host.instance("a")) if one[0] != "outcome"] == wanted
     with pytest.raises(ConnectionError):

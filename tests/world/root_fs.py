@@ -47,7 +47,11 @@ def _is_left_out(name: str) -> bool:
 @lru_cache(maxsize=4)
 def system(*programs: str) -> tuple[Component, Path]:
     """The measured component, and its tree on disk, made once for all processes; trees of tests are hard links to it."""
-    spec = python_spec(*map(Path, programs))
+    return made_of(python_spec(*map(Path, programs)))
+
+
+def made_of(spec: ComponentSpec) -> tuple[Component, Path]:
+    """The component of this host's files that `spec` names, measured, and its tree on disk."""
     measured = measure_tree(spec.name, spec.kind, Path("/"), excludes=spec.leaves_out)
     name = component_root(measured).hex()[:32]
     _PLACE.mkdir(mode=0o755, exist_ok=True)
@@ -88,7 +92,14 @@ def link_tree(source: Path, target: Path) -> None:
 
 def lay_out(root: Path, parts: Mapping[str, tuple[ComponentKind, Mapping[str, bytes]]], *programs: str) -> tuple[ComponentRoot, ...]:
     """The trees of an agent at `root`: the system, and each of `parts` by name as kind and files. Their roots, sorted."""
-    measured, place = system(*programs)
+    return lay_out_on(root, system(*programs), parts)
+
+
+def lay_out_on(
+    root: Path, image: tuple[Component, Path], parts: Mapping[str, tuple[ComponentKind, Mapping[str, bytes]]]
+) -> tuple[ComponentRoot, ...]:
+    """The same, on another image than the system's."""
+    measured, place = image
     link_tree(place, root / "system")
     found = [ComponentRoot("system", "image", component_root(measured))]
     for name, (kind, files) in parts.items():

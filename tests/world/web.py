@@ -46,6 +46,10 @@ def site(connection: socket.socket, server: Server) -> None:
             connection.sendall(ODD[path])
             if path != "/unasked-101":
                 return
+        elif path == "/late":
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na")
+            time.sleep(0.2)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison")
         elif path == "/extra":
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\naHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison")
         else:

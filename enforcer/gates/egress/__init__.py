@@ -4,6 +4,7 @@
 | `gate`         | the proxy: what is asked of it, and which of the two ways that goes |
 | `session`      | the one: requests, each an action on its URL |
 | `tunnel`       | the other: bytes both ways, begun as was granted, counted and bounded |
+| `passage`      | ports of one kind of connection each, for what speaks to no proxy |
 | `way`          | what both have in common: action, ruling, address, outcome |
 | `line`         | a listener and its connections, and the cut of them all |
 | `dial`         | a destination to a connection with it |

@@ -6,6 +6,7 @@ A gate says what happens on a connection; whatever it opens further on joins the
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import socket
 import struct
 import threading
@@ -19,6 +20,8 @@ from writ.service import observe
 CLOSE_WITHIN: Final = 5.0
 _ABORT: Final = struct.pack("ii", 1, 0)
 """SO_LINGER (socket(7)): what was not sent yet is thrown away, and the peer hears of a reset."""
+_HELD: Final = ctypes.PyDLL(None)
+"""The C library, called with the interpreter held: else busy threads would have it for a while between one connection and the next."""
 _LOG = observe.get_logger(__name__)
 
 
@@ -53,8 +56,7 @@ class ListeningLine:
             for connection in self._live:
                 with contextlib.suppress(OSError):
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
-                with contextlib.suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
+                _HELD.shutdown(connection.fileno(), socket.SHUT_RDWR)
 
     def mend(self) -> None:
         """New connections pass again; those that were cut stay cut."""

@@ -41,7 +41,7 @@ from writ.service.clock import Clock
 CA_FILE: Final = "ca.pem"
 _PROXY: Final = f"http://{ADDRESS}:{PROXY_PORT}"
 _PROXIED: Final = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
-"""Programs differ in the spelling that they read, and curl reads the small one only for http."""
+"""Programs differ in the spelling that they read, curl reads the small one only for http, and Node (from 24 on) wants to be told to."""
 _TRUSTING: Final = (
     "SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO", "NODE_EXTRA_CA_CERTS", "PIP_CERT", "NPM_CONFIG_CAFILE",
 )  # fmt: skip
@@ -78,7 +78,8 @@ class Outlet:
     def environment(self) -> dict[str, str]:
         """What the instance's programs find in theirs."""
         trusted = dict.fromkeys(_TRUSTING, f"{GATE}/{CA_FILE}") if self._opened is not None else {}
-        return {**dict.fromkeys(_PROXIED, _PROXY), "NO_PROXY": "", "no_proxy": "", **trusted} if self.leads else {}
+        proxied = {**dict.fromkeys(_PROXIED, _PROXY), "NO_PROXY": "", "no_proxy": "", "NODE_USE_ENV_PROXY": "1"}
+        return {**proxied, **trusted} if self.leads else {}
 
     def lay(self, folder: Path, image: Path) -> bool:
         """`folder`, a sandbox's gate, has whom to trust: the instance's CA, and whom `image` trusts, for what stays opaque.
@@ -147,8 +148,6 @@ def _place(forward: Forward, sockets: Collection[str], opened: Collection[str]) 
             raise Unavailable("forwards", f"{forward.to}: not among this host's unix_sockets")
         return forward.path
     destination = parse_authority(forward.to.removeprefix("tcp:"))
-    if destination.resource != forward.to:
-        raise FormatError("forwards", destination.resource, forward.to)
     if destination.authority in opened:
         raise Refused(Reason("malformed", "manifest.forwards", "a place without grants of requests", forward.to))
     return destination

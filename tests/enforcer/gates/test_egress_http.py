@@ -266,12 +266,14 @@ def test_answer_that_is_cut_short_is_not_made_whole(web: Callable[..., Web]) -> 
     assert ("outcome", "failed") in out.records()
 
 
-def test_answer_nobody_asked_for_never_answers_the_next_request(web: Callable[..., Web]) -> None:
+@pytest.mark.parametrize("path", ["/extra", "/late"])
+def test_answer_nobody_asked_for_never_answers_the_next_request(web: Callable[..., Web], path: str) -> None:
     one = web()
-    out = one.gate(("get", "/*"), ("get", "/extra"))
+    out = one.gate(("get", "/*"))
     with secured(out, one.authority) as near:
-        near.sendall(get("/extra", one.authority))
+        near.sendall(get(path, one.authority))
         assert answers(near) == [(200, b"a")]
+        time.sleep(0.5)
         near.sendall(get("/next", one.authority))
         assert answers(near) == [(200, b"GET /next ")]
     assert one.server.connections == 2
