@@ -42,7 +42,7 @@ from enforcer.gates.socket import SocketGate
 from enforcer.launch.cgroup import Cgroup, parent_of
 from enforcer.launch.image import image_of
 from enforcer.launch.netns import ADDRESS, listen_in
-from enforcer.launch.process import Program, Running, Watchdog, start
+from enforcer.launch.process import Program, Running, Watchdog, exit_status, start
 from enforcer.launch.rooms import clear_rooms, make_room, with_work
 from enforcer.launch.sandbox import GATE, WORK, environment_of
 from enforcer.launch.slot import Slot
@@ -228,7 +228,7 @@ class Holder:
         for descriptor in self._stdio:
             os.close(descriptor)
         self._stdio = (-1, -1, -1)
-        threading.Thread(target=lambda: self._events.put(AgentEnded(_status(agent.outer.wait()))), name="agent", daemon=True).start()
+        threading.Thread(target=lambda: self._events.put(AgentEnded(exit_status(agent.outer.wait()))), name="agent", daemon=True).start()
         self._links.hear_client()
 
     def _let_out(self, init: int) -> None:
@@ -452,11 +452,6 @@ _PROXY: Final = {
     "http_proxy": f"http://{ADDRESS}:{PROXY_PORT}", "https_proxy": f"http://{ADDRESS}:{PROXY_PORT}", "no_proxy": "",
 }  # fmt: skip
 """Programs differ in the spelling that they read, and curl reads the small one only for http."""
-
-
-def _status(returned: int) -> int:
-    """A shell's exit status: its own, or 128 and the signal."""
-    return returned if returned >= 0 else 128 - returned
 
 
 def refused_before_launch(config: EnforcerConfig, agent: str, reasons: tuple[Reason, ...], now: int) -> str:

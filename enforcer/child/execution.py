@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from enforcer.launch.cgroup import Cgroup
-from enforcer.launch.process import Program, Running, start
+from enforcer.launch.process import Program, Running, exit_status, start
 from writ.formats.errors import Unavailable
 
 _PART: Final = 65536
@@ -110,17 +110,13 @@ def _carry(into: int, close: Callable[[], None], stdin: bytes, streams: dict[int
 
 def _ended(running: Running, cgroup: Cgroup, end: float, out: Output, error: Output) -> Ended:
     try:
-        return Ended("exit", _status(running.outer.wait(timeout=max(0.0, end - time.monotonic()))), out, error)
+        return Ended("exit", exit_status(running.outer.wait(timeout=max(0.0, end - time.monotonic()))), out, error)
     except subprocess.TimeoutExpired:
         cgroup.kill()
     try:
-        return Ended("time", _status(running.outer.wait(timeout=_REAPED_WITHIN)), out, error)
+        return Ended("time", exit_status(running.outer.wait(timeout=_REAPED_WITHIN)), out, error)
     except subprocess.TimeoutExpired:
         raise Unavailable("command", "it was killed, and has not ended") from None
-
-
-def _status(returned: int) -> int:
-    return returned if returned >= 0 else 128 - returned
 
 
 def _clear(cgroup: Cgroup) -> None:

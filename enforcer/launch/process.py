@@ -60,6 +60,11 @@ class Running:
             return None
 
 
+def exit_status(returned: int) -> int:
+    """A shell's exit status: its own, or 128 and the signal."""
+    return returned if returned >= 0 else 128 - returned
+
+
 def start(program: Program, cgroup: Cgroup, stdio: tuple[int, int, int], enter: Callable[[int], None] = lambda _: None) -> Running:
     """The program runs in `cgroup` and in its sandbox, with `stdio` as 0, 1, 2 and no other descriptor.
 

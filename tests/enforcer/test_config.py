@@ -40,6 +40,10 @@ def test_tools_and_services_are_named() -> None:
         {"uid_first": (1 << 31) - 1},
         {"instances": 0},
         {"store_uids": ("root",)},
+        {"tools": ("instance /bin/x",)},
+        {"services": ("instance https://x",)},
+        {"work_bytes": (1 << 20) - 1},
+        {"work_files": 15},
         {"run_dir": Path("run")},
     ],
 )

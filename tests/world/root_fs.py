@@ -46,8 +46,12 @@ def _is_left_out(name: str) -> bool:
 
 @lru_cache(maxsize=4)
 def system(*programs: str) -> tuple[Component, Path]:
+    """Python and these programs, as `kept` makes them."""
+    return kept(python_spec(*map(Path, programs)))
+
+
+def kept(spec: ComponentSpec) -> tuple[Component, Path]:
     """The measured component, and its tree on disk, made once for all processes; trees of tests are hard links to it."""
-    spec = python_spec(*map(Path, programs))
     measured = measure_tree(spec.name, spec.kind, Path("/"), excludes=spec.leaves_out)
     name = component_root(measured).hex()[:32]
     _PLACE.mkdir(mode=0o755, exist_ok=True)
