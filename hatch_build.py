@@ -28,8 +28,10 @@ class BuildHook(BuildHookInterface[Any]):
         if self.target_name != "wheel":
             return
         compiler = os.environ.get("CC") or shutil.which("cc") or "gcc"
-        subprocess.run([compiler, *FLAGS, "-o", str(TARGET), str(SOURCE)], cwd=self.root, check=True)
-        (Path(self.root) / TARGET).chmod(0o755)
+        made = Path(self.root) / f"{TARGET}.{os.getpid()}"  # then exchanged at once: an editable installation may be running the old one
+        subprocess.run([compiler, *FLAGS, "-o", str(made), str(SOURCE)], cwd=self.root, check=True)
+        made.chmod(0o755)
+        made.replace(Path(self.root) / TARGET)
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
         build_data["artifacts"].append(f"/{TARGET}")

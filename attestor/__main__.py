@@ -7,6 +7,7 @@ import asyncio
 import base64
 import contextlib
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -61,18 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("--out", type=Path, metavar="FILE", help="also write the encoded measurement")
     measure.set_defaults(run=_measure)
 
-    manifest = verbs.add_parser("manifest", help="work on manifests").add_subparsers(required=True, metavar="VERB")
-    draft = manifest.add_parser("draft", help="run a program and propose its manifest on standard output")
-    draft.add_argument("--agent", default="agent", metavar="NAME")
-    draft.add_argument("--namespace", default="default", metavar="NAME")
-    draft.add_argument("command", nargs="+", metavar="CMD", help="after --")
-    draft.set_defaults(run=_draft)
-
-    image = manifest.add_parser("image", help="propose an image component out of this host's own files")
-    image.add_argument("program", nargs="+", type=Path, metavar="PROGRAM", help="a program or library, with what it loads")
-    image.add_argument("--tree", action="append", default=[], type=Path, metavar="DIR", help="a directory, whole, with what it loads")
-    image.set_defaults(run=_image)
-
+    of_manifests = _manifest_verbs(verbs.add_parser("manifest", help="work on manifests"))
     serve = verbs.add_parser("serve", help="run the daemon")
     serve.set_defaults(run=_serve)
     status = verbs.add_parser("status", help="ask the running daemon how it stands")
@@ -85,9 +75,35 @@ def _parser() -> argparse.ArgumentParser:
         .add_parser("check", help="say what is wrong with it")
     )
     check.set_defaults(run=_config_check)
-    for verb in (init, enroll, measure, draft, image, serve, status, doctor, check):
+    for verb in (init, enroll, measure, *of_manifests, serve, status, doctor, check):
         cli.add_json_flag(verb)
     return top
+
+
+def _manifest_verbs(parser: argparse.ArgumentParser) -> tuple[argparse.ArgumentParser, ...]:
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    draft = verbs.add_parser("draft", help="run a program and propose its manifest on standard output")
+    draft.add_argument("--agent", default="agent", metavar="NAME")
+    draft.add_argument("--namespace", default="default", metavar="NAME")
+    draft.add_argument("command", nargs="+", metavar="CMD", help="after --")
+    draft.set_defaults(run=_draft)
+
+    image = verbs.add_parser("image", help="propose an image component out of this host's own files")
+    image.add_argument("program", nargs="+", type=Path, metavar="PROGRAM", help="a program or library, with what it loads")
+    image.add_argument("--tree", action="append", default=[], type=Path, metavar="DIR", help="a directory, whole, with what it loads")
+    image.set_defaults(run=_image)
+
+    oci = verbs.add_parser("oci", help="unpack an OCI image layout, and propose the manifest of an agent that runs on it")
+    oci.add_argument("layout", type=Path, metavar="LAYOUT", help="directory or tar, as `skopeo copy` and `docker save` write it")
+    oci.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the image's tree goes; nothing may be there")
+    oci.add_argument("--tag", metavar="NAME", help="which image, where the layout has several")
+    oci.add_argument("--platform", metavar="OS/ARCH[/VARIANT]", help="for which platform (default: this machine's)")
+    oci.add_argument("--drop-setuid", action="store_true", help="let files lose setuid, setgid and capabilities instead of refusing them")
+    oci.add_argument("--agent", default="agent", metavar="NAME")
+    oci.add_argument("--namespace", default="default", metavar="NAME")
+    oci.add_argument("--command", nargs=argparse.REMAINDER, default=[], metavar="CMD", help="last: instead of the image's own")
+    oci.set_defaults(run=_oci)
+    return draft, image, oci
 
 
 def _config(args: argparse.Namespace) -> AttestorConfig:
@@ -265,6 +281,28 @@ def _image(args: argparse.Namespace) -> int:
         cli.emit({"component": toml}, True)
     else:
         sys.stdout.write(toml)
+    return cli.ACCEPTED
+
+
+def _oci(args: argparse.Namespace) -> int:
+    from attestor.measure.oci import Layout, this_platform
+    from attestor.measure.oci_manifest import propose
+    from writ.formats.oci import Platform
+
+    platform = this_platform() if args.platform is None else Platform.parse(args.platform)
+    agent, namespace, out = name(args.agent, "agent"), name(args.namespace, "namespace"), args.out.absolute()
+    with contextlib.closing(Layout(args.layout)) as layout:
+        image = layout.image(platform, args.tag)
+        layout.unpack(image, out, drop_setuid=args.drop_setuid)
+    try:
+        proposal = propose(image, out, tuple(args.command), agent=agent, namespace=namespace)
+    except (FormatError, Refused, Unavailable):
+        shutil.rmtree(out, ignore_errors=True)
+        raise
+    if args.json:
+        cli.emit(proposal.to_json(), True)
+    else:
+        sys.stdout.write(proposal.toml.decode())
     return cli.ACCEPTED
 
 

@@ -155,7 +155,7 @@ class Echo:
         """As a local tool's."""
         return Action("tool.call", f"mcp:notes/{method}", Digest.of(arguments))
 
-    def call(self, action: Action, method: str, arguments: bytes, held: Held, record: bytes = b"") -> Reply:
+    def call(self, action: Action, method: str, arguments: bytes, held: Held | None, record: bytes = b"") -> Reply:
         """Its arguments."""
         return Reply(True, arguments)
 

@@ -20,10 +20,10 @@ BOOT = {index: bytes(32) for index in range(10)}
 _PER_CORIM = 4000
 
 
-def ima_log() -> Iterator[Case]:
-    """A list of 100,000 entries, each named by a reference value, beside the two hashes an entry that replay cannot do without."""
+def ima_log(entries: int = ENTRIES) -> Iterator[Case]:
+    """A list of many entries, each named by a reference value, beside the two hashes an entry that replay cannot do without."""
     files = [
-        (f"/usr/lib/x86_64-linux-gnu/some/directory/file-{number}.so", Digest.of(str(number).encode())) for number in range(ENTRIES - 1)
+        (f"/usr/lib/x86_64-linux-gnu/some/directory/file-{number}.so", Digest.of(str(number).encode())) for number in range(entries - 1)
     ]
     data = [_data(name.encode(), digest) for name, digest in [("boot_aggregate", Digest.of(bytes(320))), *files]]
     log = b"".join(
@@ -48,8 +48,8 @@ def ima_log() -> Iterator[Case]:
     assert known.state is not None
     assert known.reasons == ()
     state = known.state
-    name = f"IMA list of {ENTRIES:,} entries"
-    yield Case(f"{name}, appraised whole", "hashlib alone", whole, lambda: bare(data), ENTRIES, "entry")
+    name = f"IMA list of {entries:,} entries"
+    yield Case(f"{name}, appraised whole", "hashlib alone", whole, lambda: bare(data), entries, "entry")
 
     def again() -> object:
         return appraise_ima(state, b"", state.entries, quoted, BANK, references, rules, boot=BOOT)
@@ -63,7 +63,7 @@ def ima_log() -> Iterator[Case]:
     def under_others() -> object:
         return judge_rows(found, (), references, rules)
 
-    yield Case(f"{name}, its files under other references", "hashlib alone", under_others, lambda: bare(data), ENTRIES, "entry")
+    yield Case(f"{name}, its files under other references", "hashlib alone", under_others, lambda: bare(data), entries, "entry")
 
     early = len(log) - sum(34 + 4 + len(body) for body in data[-NEW:])
     before = appraise_ima(None, log[:early], 0, bare(data[:-NEW]), BANK, references, rules, boot=BOOT)

@@ -70,9 +70,9 @@ def measure(case: Case, *, rounds: int, budget: float) -> Result:
     case.bare()
     ours: list[float] = []
     bare: list[float] = []
-    end = time.perf_counter() + budget
     gc.collect()
     gc.disable()
+    end = time.perf_counter() + budget
     try:
         while len(ours) < min(5, rounds) or (len(ours) < rounds and time.perf_counter() < end):
             first, second = (case.work, case.bare) if len(ours) % 2 == 0 else (case.bare, case.work)

@@ -32,11 +32,14 @@ class EnforcerConfig:
     to `uid_first + 2 * instances - 1` belong to nobody else: each instance
     takes a pair, one for the agent and one for its tools. `operator_gid` may
     use the control socket beside root (-1: nobody). `store_uids` may own the
-    measured store. `room_bytes` and `room_files` bound what an agent may write, and as much again its tools; it is memory.
-    `work_bytes` and `work_files` bound the tree in which a child instance works, beside that. An image that
-    no instance uses stays in memory for `image_keep` seconds. `tools` are `NAME PROGRAM ARGUMENT…`, run in a sandbox
-    beside the agent's, so PROGRAM is one of the agent's image or `{store}`, which is `/store` inside. `services` are `NAME URL`;
-    `service_ca_file` holds the roots for the services' certificates (none: the system's).
+    measured store. An instance and its tools have at most `pids_max` processes, `memory_max` bytes of memory and `cpu_max` hundredths
+    of a CPU (0: no limit); where the kernel has no controller for the latter two, nothing is launched under such a limit. `room_bytes`
+    and `room_files` bound what an agent may write, and as much again its tools, `work_bytes` and `work_files` the tree in which a child
+    instance works beside that; it is memory. An image that no instance uses stays in
+    memory for `image_keep` seconds. `tools` are `NAME PROGRAM ARGUMENT…`, run in a sandbox beside the agent's, so PROGRAM is one of the
+    agent's image or `{store}`, which is `/store` inside. `services` are `NAME URL`; `service_ca_file` holds the roots for the services'
+    certificates (none: the system's). `cdi_dirs` say what devices are; the later counts. Without `observe` no agent is launched that
+    its manifest lets be watched only.
     """
 
     run_dir: Path = Path("/run/writ/enforcer")
@@ -48,6 +51,8 @@ class EnforcerConfig:
     uid_first: int = 64100
     instances: int = 400
     pids_max: int = 512
+    memory_max: int = 0
+    cpu_max: int = 0
     room_bytes: int = 512 << 20
     room_files: int = 100_000
     work_bytes: int = 1 << 30
@@ -57,12 +62,18 @@ class EnforcerConfig:
     tools: tuple[str, ...] = ()
     services: tuple[str, ...] = ()
     service_ca_file: Path | None = None
+    observe: bool = False
+    cdi_dirs: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")
 
     def __post_init__(self) -> None:
         if not 1 <= self.instances <= 10_000:
             raise FormatError("instances", "1 to 10000", str(self.instances))
         if not 1 << 20 <= self.room_bytes <= 1 << 40 or not 16 <= self.room_files <= 10_000_000:
             raise FormatError("room_bytes, room_files", "1 MiB to 1 TiB, and 16 to 10000000", f"{self.room_bytes}, {self.room_files}")
+        if not 16 <= self.pids_max <= 1 << 22 or not (self.memory_max == 0 or 16 << 20 <= self.memory_max <= 1 << 50):
+            raise FormatError("pids_max, memory_max", "16 to 4194304, and 0 or 16 MiB to 1 PiB", f"{self.pids_max}, {self.memory_max}")
+        if not 0 <= self.cpu_max <= 100_000:
+            raise FormatError("cpu_max", "0 to 100000 hundredths of a CPU", str(self.cpu_max))
         if not 1 << 20 <= self.work_bytes <= 1 << 40 or not 16 <= self.work_files <= 10_000_000:
             raise FormatError("work_bytes, work_files", "1 MiB to 1 TiB, and 16 to 10000000", f"{self.work_bytes}, {self.work_files}")
         if not 0 <= self.image_keep <= 86_400:
@@ -73,7 +84,7 @@ class EnforcerConfig:
             raise FormatError("cgroup", "a path below the cgroup2 mount, such as /writ", repr(self.cgroup)[:80])
         if not all(uid.isdecimal() for uid in self.store_uids):
             raise FormatError("store_uids", "numbers", ", ".join(self.store_uids)[:80])
-        for path in (self.run_dir, self.state_dir, self.attestor_socket, self.trust_file):
+        for path in (self.run_dir, self.state_dir, self.attestor_socket, self.trust_file, *map(Path, self.cdi_dirs)):
             if not path.is_absolute():
                 raise FormatError("configuration", "absolute paths", str(path)[:120])
         names = [*self.tool_commands, *self.service_urls]

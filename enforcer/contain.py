@@ -1,7 +1,8 @@
 """Containment of one instance: cut, freeze, evidence, kill. No path leads back from kill, and none from hold without a fresh token.
 
     starting -> running <-> held -> killed
-                   \\________________/^        ended: the agent's own exit
+       |           \\________________/^        ended: the agent's own exit
+       +-> observed -> held -> killed        without a token, and never one
 
 *Hold*: nothing passes the gate, every process is stopped. *Kill*: the same, then evidence, then every process is gone.
 Each step is measured from the moment at which its cause was noticed.
@@ -28,7 +29,7 @@ from writ.service.clock import Clock
 
 EVIDENCE_FILE: Final = "containment.json"
 LAST_RECORDS: Final = 20
-STATES: Final = ("starting", "running", "held", "killed", "ended")
+STATES: Final = ("starting", "running", "observed", "held", "killed", "ended")
 
 
 @dataclass(slots=True)
@@ -88,6 +89,13 @@ class Containment:
                 return
             self._cgroup.thaw()
             self._stand("running", (), Measured())
+
+    def observe(self, reasons: tuple[Reason, ...]) -> None:
+        """It runs without a token, and is called so; `reasons` are why there is none."""
+        with self._lock:
+            if self._standing.state != "starting":
+                raise Misuse("an instance is observed from its start, or not at all")
+            self._stand("observed", reasons, Measured())
 
     def hold(self, reasons: tuple[Reason, ...], noticed: int) -> bool:
         """Nothing passes and nothing runs. `noticed` in monotonic nanoseconds. False where the processes would not freeze: kill them."""

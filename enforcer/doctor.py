@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from enforcer.config import EnforcerConfig
-from enforcer.launch.cgroup import parent_of
+from enforcer.launch.cgroup import Cgroup, Limits, parent_of
 from enforcer.launch.image import BWRAP, MKFS, build, host_tools, last_words
 from enforcer.launch.mounts import unmount
 from enforcer.launch.profile import SANDBOXES, landlock_abi
@@ -41,6 +41,11 @@ def examine(config: EnforcerConfig) -> list[dict[str, Any]]:
     checks: tuple[tuple[str, Callable[[], str], str], ...] = (
         ("root", _root, "Run the enforcer as root: it makes cgroups and drops to other uids."),
         ("cgroup v2", lambda: str(parent_of(config.cgroup)), "Mount cgroup2 read-write, Linux 5.14 or later."),
+        (
+            "limits",
+            lambda: _limits(config),
+            "Boot a kernel whose cgroup2 has the controller, or take memory_max and cpu_max out of enforcer.toml.",
+        ),
         ("trust file", lambda: f"{len(config.trust().decision_keys)} decision keys", "Copy the verifier's trust file to trust_file."),
         ("uids", lambda: _uids(config), "Choose uid_first so that no account has one of these uids."),
         ("directories", lambda: _folders(config), "Give the directories to root."),
@@ -88,6 +93,16 @@ def _attestor(config: EnforcerConfig) -> str:
     if not isinstance(answer, StatusAnswer):
         raise Unavailable("attestor", getattr(answer, "detail", type(answer).__name__))
     return f"host {answer.host}, {'enrolled' if answer.enrolled else 'not enrolled'}"
+
+
+def _limits(config: EnforcerConfig) -> str:
+    """A cgroup takes the limits that an instance would have. Raises Unavailable."""
+    limits = Limits(config.pids_max, config.memory_max, config.cpu_max)
+    probe = Cgroup.fresh(parent_of(config.cgroup), f"doctor-{os.getpid()}", limits=limits)
+    counted = "counted by cgroup" if (probe.path / "pids.max").exists() else "counted by uid only"
+    probe.remove()
+    memory, cpu = config.memory_max, config.cpu_max
+    return f"{config.pids_max} processes, {counted}; memory {memory or 'without limit'}; cpu {cpu or 'without limit'}"
 
 
 def _program(path: str) -> str:

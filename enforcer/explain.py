@@ -60,7 +60,7 @@ def standing(config: EnforcerConfig, instance: bytes) -> dict[str, Any]:
     except OSError as error:
         raise Unavailable("instance", f"{path}: {error.strerror}") from None
     cgroup = Cgroup(find_mount(MOUNTINFO.read_text()) / config.cgroup.lstrip("/") / instance.hex())
-    if shown["state"] in ("starting", "running", "held") and not Path(f"/proc/{shown.get('holder')}").exists():
+    if shown["state"] in ("starting", "running", "observed", "held") and not Path(f"/proc/{shown.get('holder')}").exists():
         shown["state"] = "lost"
     return shown | {"processes": len(cgroup.processes()), "frozen": cgroup.frozen()}
 
@@ -111,7 +111,14 @@ def _counts(config: EnforcerConfig, instance: bytes) -> dict[str, int] | None:
     except Unavailable:
         return None
     actions = [record for record in records if isinstance(record, ActionRecord)]
-    return {"permitted": sum(a.permit for a in actions), "refused": sum(not a.permit for a in actions)}
+    observed = sum(_is_observed(action) for action in actions)
+    did = {"permitted": sum(a.permit for a in actions), "refused": sum(not a.permit for a in actions) - observed}
+    return {**did, "observed": observed} if observed else did
+
+
+def _is_observed(action: ActionRecord) -> bool:
+    """Whether it passed without being decided: nothing of it is a permit."""
+    return any(reason.code == "observed" for reason in action.reasons)
 
 
 def shown(entry: Entry) -> dict[str, Any]:
@@ -123,7 +130,7 @@ def shown(entry: Entry) -> dict[str, Any]:
         return {"sequence": record.sequence, "kind": "outcome", **told, "content": content}
     return {
         "sequence": record.sequence, "kind": "action", "agent": record.agent, "action": record.action, "resource": record.resource,
-        "permit": record.permit, "at": record.decided_at, "gate": record.gate,
+        "permit": record.permit, **({"observed": True} if _is_observed(record) else {}), "at": record.decided_at, "gate": record.gate,
         "reasons": [{**reason.to_json(), "remedy": REMEDIES[reason.code]} for reason in record.reasons],
         "token": None if record.token is None else str(record.token), "policy": None if record.bundle is None else str(record.bundle),
         "content": content,

@@ -13,29 +13,34 @@ from writ.formats.action import Action, ActionRecord, OutcomeRecord, encode_cont
 from writ.formats.digest import Digest
 from writ.formats.engine import EngineId
 from writ.formats.errors import Misuse, Unavailable
+from writ.formats.grants import Grant
 from writ.formats.reason import Reason
 from writ.formats.spiffe import AgentId
 from writ.service.clock import Clock
-from writ.verdict.decide import decide
+from writ.verdict.decide import decide, would_refuse
 
 _NO_CONTEXT: Final = encode_context({})
 
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """What a gate is told. `held` is there exactly where the action may pass; `sequence` and `leaf` (the record's leaf hash) are None
-    where no record could be made."""
+    """What a gate is told. `held` is there exactly where the action was permitted; `sequence` and `leaf` (the record's leaf hash) are None
+    where no record could be made.
+
+    `observed` says that it passes all the same, of an agent that is only watched; then there is no token, and `reasons` would have refused.
+    """
 
     action: Action
     reasons: tuple[Reason, ...]
     sequence: int | None
     held: Held | None
     leaf: bytes | None = None
+    observed: bool = False
 
     @property
     def permit(self) -> bool:
         """Whether the action may pass now."""
-        return self.held is not None
+        return self.held is not None or self.observed
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,12 @@ class Line(Protocol):
 class Gatekeeper:
     """Decides for one instance. Thread-safe."""
 
-    def __init__(self, *, instance: bytes, agent: AgentId, credential: Credential, log: ActionLog, engine: EngineId, clock: Clock) -> None:
+    def __init__(
+        self, *, instance: bytes, agent: AgentId, credential: Credential, log: ActionLog, engine: EngineId, clock: Clock,
+        observes: tuple[Grant, ...] | None = None,
+    ) -> None:  # fmt: skip
+        """`observes`, where it is not None, are the grants of an agent that is only watched: nothing it does is decided by a token."""
+        self._observes = observes
         self._instance, self._agent, self._engine = instance, agent, engine
         self._credential, self._log, self._clock = credential, log, clock
         self._quota = Quota(clock)
@@ -106,6 +116,8 @@ class Gatekeeper:
         2. The action is decided.
         3. The record, and the arguments sealed beside it, are durable; a log that fails refuses (I4).
         4. Nothing was cut and no token died meanwhile; else the record gets a failed outcome and the action does not pass.
+
+        Of an observed agent the record is a refusal, and the action passes unless the gate cannot, or everything is cut.
         """
         # 0
         excess = self._quota.take(len(arguments))
@@ -115,6 +127,7 @@ class Gatekeeper:
         with self._lock:
             cut, parent = self._cut, self._last if led_by is None else led_by
         held, now = (None, self._clock.now()) if cut or against is not None else (self._credential.current(), self._clock.now())
+        watched = self._observes is not None and against is None and not cut
         # 2
         judged = self._judge(action, (against,) if against is not None else cut, held, gate, now)
         # 3
@@ -129,7 +142,7 @@ class Gatekeeper:
         with self._lock:
             cut, self._last = self._cut, recorded.leaf_hash
         if not judged.permit:
-            return Ruling(action, judged.reasons, sequence, None, recorded.leaf_hash)
+            return Ruling(action, judged.reasons, sequence, None, recorded.leaf_hash, observed=watched and not cut)
         # 4
         if cut or self._credential.current() is None:
             late = cut or (Reason("hold", "token", "a valid execution token", "none"),)
@@ -155,6 +168,8 @@ class Gatekeeper:
     def _judge(self, action: Action, against: tuple[Reason, ...], held: Held | None, gate: str, now: int) -> _Judged:
         if against:
             return _Judged(False, against, _NO_CONTEXT, None)
+        if self._observes is not None:
+            return _Judged(False, would_refuse(action, self._observes), _NO_CONTEXT, None)
         token, bundle = (None, None) if held is None else (held.token, held.bundle)
         decision = decide(action, token=token, bundle=bundle, gate=gate, now=now)
         return _Judged(decision.permit, decision.reasons, decision.context, held)

@@ -32,14 +32,15 @@ from enforcer.child.workshop import Bench, Workshop, line_of
 from enforcer.config import CHILDREN, EnforcerConfig
 from enforcer.contain import Containment, Standing, last_records, write_evidence
 from enforcer.control import CONTROL, Attached, Control, CouldNot, Deliver, Exited, RefusedRun, Run, Started
-from enforcer.credential import Credential, Held, Subject
+from enforcer.credential import Credential, Subject
 from enforcer.events import AgentEnded, Event, FromClient, Heard, Killed, LinkLost, LinkUp, ParentHeld, ParentRuns
 from enforcer.gatekeeper import Gatekeeper
 from enforcer.gates.egress.addresses import SystemResolver
 from enforcer.gates.egress.gate import KIND as CONNECT
 from enforcer.gates.egress.gate import EgressGate
 from enforcer.gates.socket import SocketGate
-from enforcer.launch.cgroup import Cgroup, parent_of
+from enforcer.launch.cgroup import Cgroup, Limits, parent_of
+from enforcer.launch.devices import resolve
 from enforcer.launch.image import image_of
 from enforcer.launch.netns import ADDRESS, listen_in
 from enforcer.launch.process import Program, Running, Watchdog, exit_status, start
@@ -50,7 +51,7 @@ from enforcer.launch.store_root import StoreRoot, store_root
 from enforcer.links import Links
 from enforcer.record import ActionLog
 from enforcer.relay import Relay
-from enforcer.renewal import Granted, NotNow, Renewal, Verdict
+from enforcer.renewal import Granted, Renewal, Verdict
 from enforcer.tenure import Tenure
 from enforcer.tools import RelyingService, StdioTool, Tool
 from writ.formats.errors import FormatError, Misuse, Refused, Unavailable, WritError
@@ -66,8 +67,6 @@ from writ.service.signers import MemorySigner
 _LOG = observe.get_logger(__name__)
 TICK: Final = 0.5
 """Seconds between two looks at watchdog and clocks when nothing happens."""
-FIRST_TRIES: Final = 3
-"""Asks for the first token, where the exchange and not the instance is refused."""
 GRACE: Final = 5.0
 """Seconds an agent has to end after its client is gone."""
 STATE_FILE: Final = "state.json"
@@ -109,9 +108,7 @@ class Holder:
             self._stop("exited")
             raise
         try:
-            held = self._first_token()
-            self._links.daemon()
-            self._tenure.begin(held)
+            self._admit()
             self._start(launched)
         except WritError as error:
             if isinstance(error, Refused):
@@ -141,12 +138,15 @@ class Holder:
             raise Refused(Reason("agent-unknown", "measurement.agent", f"{self._run.agent} of {trust.domain}", str(measurement.agent)))
         if launched.command != measurement.command:
             raise Refused(Reason("component-mismatch", "command", " ".join(measurement.command)[:200], " ".join(launched.command)[:200]))
-        self._agent_id = measurement.agent
+        if (observed := measurement.mode == "observe") and not self._config.observe:
+            raise Refused(Reason("observe-refused", "measurement.mode", "enforce", measurement.mode))
+        self._agent_id, self._observed = measurement.agent, observed
         self._root: StoreRoot = store_root(launched.root, self._config.store_owners)
         self._argv = self._root.argv(launched.command)
         self._profile = measurement.profile
-        self._line = line_of(self._stdio[0], asked=self._run.child, profile=measurement.profile)
+        self._line = line_of(self._stdio[0], measurement, asked=self._run.child)
         self._image = image_of(self._config.images_dir, self._root, measurement)
+        self._devices = resolve(measurement.devices, map(Path, self._config.cdi_dirs), self._image)
         self._folder = self._config.instance_dir(launched.instance)
         try:
             self._folder.mkdir(mode=0o700)
@@ -156,7 +156,7 @@ class Holder:
         self._credential = Credential(self._clock)
         self._gatekeeper = Gatekeeper(
             instance=launched.instance, agent=measurement.agent, credential=self._credential, log=self._log,
-            engine=installed_engine(), clock=self._clock,
+            engine=installed_engine(), clock=self._clock, observes=launched.grants if observed else None,
         )  # fmt: skip
         subject = Subject(launched.instance, measurement.agent, self._key.public, launched.audience, launched.grants, self._run.parent)
         bundles = HeldBundles(self._config.state_dir / "policies")
@@ -164,7 +164,8 @@ class Holder:
         parent = parent_of(self._config.cgroup)
         if self._run.child and self._run.parent is not None:
             parent /= self._run.parent.hex()  # what freezes or kills the parent does so to its children
-        self._cgroup = Cgroup.fresh(parent, launched.instance.hex(), "agent", "tools", pids_max=self._config.pids_max)
+        limits = Limits(self._config.pids_max, self._config.memory_max, self._config.cpu_max)
+        self._cgroup = Cgroup.fresh(parent, launched.instance.hex(), "agent", "tools", limits=limits)
         self._watchdog = Watchdog(self._cgroup)
         self._containment = Containment(
             self._cgroup, self._gatekeeper, self._credential, self._folder, clock=self._clock, changed=self._standing
@@ -174,18 +175,16 @@ class Holder:
         self._standing(self._containment.standing)
         self._links.open(str(self._config.holder_socket(launched.instance)), launched.instance, lambda: self._containment.standing.state)
 
-    def _first_token(self) -> Held:
-        verdict = self._renewal.ask()
-        for _ in range(FIRST_TRIES - 1):
-            if not isinstance(verdict, NotNow) or verdict.answered:
-                break
-            time.sleep(TICK)
-            verdict = self._renewal.ask()
-        if isinstance(verdict, Granted):
-            return verdict.held
-        if isinstance(verdict, NotNow) and not verdict.answered:
-            raise Unavailable("attestor", str(verdict.reasons[0]))
-        raise Refused(*verdict.reasons)
+    def _admit(self) -> None:
+        """A token is in force; or the agent is observed, and the verifier has said what stands against it."""
+        if self._observed:
+            refused = self._renewal.observe()
+            _LOG.warning("observed", instance=self._instance.hex(), rules=[reason.code for reason in refused])
+            self._containment.observe(refused)
+        else:
+            held = self._renewal.first()
+            self._links.daemon()
+            self._tenure.begin(held)
 
     def _start(self, launched: Launched) -> None:
         """Tools, gate, agent, in this order, each in a sandbox; the agent's environment says where its gate is."""
@@ -220,9 +219,9 @@ class Holder:
             str(gate / GATE_FILE), uid=agent_uid, gid=agent_uid, is_agent=self._cgroup.child("agent").holds,
             gatekeeper=self._gatekeeper, tools=self._tools, short=self._short,
         )  # fmt: skip
-        goes_out = any(grant.action == CONNECT for grant in launched.grants)
+        goes_out = self._observed or any(grant.action == CONNECT for grant in launched.grants)
         environment = environment_of(WRIT_SOCKET=f"{GATE}/{GATE_FILE}", **(_PROXY if goes_out else {}))
-        program = Program(self._argv, self._profile, self._image, room, agent_uid, environment, config.pids_max)
+        program = Program(self._argv, self._profile, self._image, room, agent_uid, environment, config.pids_max, devices=self._devices)
         self._links.daemon()
         agent = self._agent = start(program, self._cgroup.child("agent"), self._stdio, self._let_out if goes_out else lambda _: None)
         for descriptor in self._stdio:
@@ -251,7 +250,7 @@ class Holder:
 
         def program(argv: tuple[str, ...], folder: str, environment: dict[str, str]) -> Program:
             given = environment_of(**{"HOME": WORK, "TMPDIR": f"{WORK}/tmp", **(_PROXY if goes_out else {}), **environment})
-            return Program(argv, self._profile, self._image, room, uid, given, config.pids_max, folder=folder)
+            return Program(argv, self._profile, self._image, room, uid, given, config.pids_max, devices=self._devices, folder=folder)
 
         def enter(init: int) -> Callable[[], None]:
             return self._way_out(init).close if goes_out else lambda: None
@@ -418,6 +417,7 @@ class Holder:
             self._folder / STATE_FILE,
             {
                 "instance": self._instance.hex(), "agent": str(self._agent_id), "parent": None if parent is None else parent.hex(),
+                "mode": "observe" if self._observed else "enforce",
                 "state": state, "reasons": [r.to_json() for r in reasons], "holder": os.getpid(), **more,
             },
         )  # fmt: skip

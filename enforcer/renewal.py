@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import threading
 import time
@@ -39,6 +40,8 @@ TRANSIENT: Final = frozenset(
     }
 )
 """Refusals of the exchange and not of the instance: asking again is the remedy, and meanwhile the token in force decides."""
+FIRST_TRIES: Final = 3
+"""Asks for the first token, where the exchange and not the instance is refused."""
 SETTLE_WITHIN: Final = 30.0
 """Seconds that an ended instance waits for the question under way."""
 
@@ -96,6 +99,29 @@ class Renewal:
         """The next ask is due."""
         with self._lock:
             self._due, self._failures = self._clock.boot(), 0
+
+    def first(self) -> Held:
+        """The first token. Raises Refused; Unavailable where nobody answered."""
+        verdict = self.ask()
+        for _ in range(FIRST_TRIES - 1):
+            if not isinstance(verdict, NotNow) or verdict.answered:
+                break
+            time.sleep(RETRY_LEAST)
+            verdict = self.ask()
+        if isinstance(verdict, Granted):
+            return verdict.held
+        if isinstance(verdict, NotNow) and not verdict.answered:
+            raise Unavailable("attestor", str(verdict.reasons[0]))
+        raise Refused(*verdict.reasons)
+
+    def observe(self) -> tuple[Reason, ...]:
+        """Why the verifier gives this instance no token: it is asked once, for the record, and never again. Raises Refused for one."""
+        verdict = self.ask()
+        if isinstance(verdict, Granted):
+            raise Refused(Reason("observed", "token", "none, for an observed agent", verdict.held.token.claims.token_id))
+        with self._lock:
+            self._due = math.inf
+        return verdict.reasons
 
     def begin(self, heard: Callable[[Verdict], None]) -> None:
         """Ask in the background; `heard` gets the verdict from another thread."""

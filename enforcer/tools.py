@@ -66,8 +66,8 @@ class Tool(Protocol):
     def action(self, method: str, arguments: bytes) -> Action:
         """The action that this call is. Raises FormatError."""
 
-    def call(self, action: Action, method: str, arguments: bytes, held: Held, record: bytes = b"") -> Reply:
-        """Forward a permitted action. `record` is the leaf hash of its record. Raises Unavailable or FormatError."""
+    def call(self, action: Action, method: str, arguments: bytes, held: Held | None, record: bytes = b"") -> Reply:
+        """Forward an action that passes, whose record has this leaf hash; an observed one has no token. Raises Unavailable, FormatError."""
 
     def close(self) -> None:
         """End it, and whatever call is in flight."""
@@ -102,7 +102,7 @@ class StdioTool:
         """`tool.call` on `mcp:<tool>/<method>`."""
         return Action("tool.call", f"mcp:{self._name}/{method}", Digest.of(arguments))
 
-    def call(self, action: Action, method: str, arguments: bytes, held: Held, record: bytes = b"") -> Reply:
+    def call(self, action: Action, method: str, arguments: bytes, held: Held | None, record: bytes = b"") -> Reply:
         """One tools/call and its answer."""
         with self._lock:
             if self._in < 0:
@@ -200,8 +200,10 @@ class RelyingService:
         """`http.post` on the exact URL, as the service's middleware reads it from the request."""
         return Action("http.post", f"{self._url}/{method}", Digest.of(arguments))
 
-    def call(self, action: Action, method: str, arguments: bytes, held: Held, record: bytes = b"") -> Reply:
+    def call(self, action: Action, method: str, arguments: bytes, held: Held | None, record: bytes = b"") -> Reply:
         """One POST and its answer. 2xx is done; what the service refused is its answer, not done."""
+        if held is None:
+            raise Unavailable(f"service {self._name}", "it takes a token, and an observed agent has none")
         payload = encode_dpop_payload(
             jti=b64url(secrets.token_bytes(24)), htm="POST", htu=action.resource, iat=self._clock.now(),
             ath=b64url(held.token.digest.value), act=action.name, res=action.resource, arg=b64url(action.arguments.value),

@@ -17,6 +17,7 @@ from cryptography import x509
 from tests.world.authority import Ca
 from tests.world.ima_logs import Kernel, certificate, module_signed, signed
 from tests.world.machine import FILES, SHELL, content, part_reference
+from tests.world.oci import Layout, directory, hard, layer, link
 from tests.world.scene import GOVERNED, NAMESPACE, RUNTIME_PCR, Scene, reference, signer
 from tests.world.specimens import specimens
 from tests.world.uefi_logs import Boot, encode_log
@@ -28,7 +29,7 @@ from writ.formats.eventlog.cel_json import UserspaceEvent, encode_systemd_log
 from writ.formats.eventlog.runtime import AnchorEvent, DriftEvent, KeyEvent, RuntimeEvent, StopEvent, UpdateEvent, encode_event
 from writ.formats.eventlog.uefi import BANKS, LogKind, UefiEvent, UefiLog
 from writ.formats.evidence import ImaLog, encode_evidence
-from writ.formats.strict import encode_cbor
+from writ.formats.strict import encode_cbor, encode_json
 from writ.formats.tpm.pcr import PcrSelection, encode_pcr_selection
 from writ.formats.x509 import parse_certificate, to_pem
 
@@ -127,7 +128,7 @@ def evidences() -> Iterator[bytes]:
 
 
 def certificates() -> Iterator[bytes]:
-    """An authority, an EK certificate under it, a signer of files, and CRLs."""
+    """An authority, an EK certificate under it, a signer of files, CRLs and OCSP responses."""
     ca = Ca("authority")
     ek = ca.ek()
     yield from (ca.certificate(), ek, certificate("publisher"), certificate("rsa", "rsa"))
@@ -136,6 +137,8 @@ def certificates() -> Iterator[bytes]:
     yield (to_pem(parse_certificate(ek)) + to_pem(parse_certificate(ca.certificate()))).encode()
     numbered = ((x509.CRLNumber(7), False),)
     yield from (ca.crl(this=1_790_000_000), ca.crl(5, 0x7FFF, this=1_790_000_000, extensions=numbered))
+    yield ca.ocsp(0x77, this=1_790_000_000, following=1_790_600_000, responder=ca.responder(x509.OCSPNoCheck()))
+    yield from (ca.ocsp(5, "revoked", this=1_790_000_000, by_key=True), ca.ocsp(5, "unknown", this=1_790_000_000, hashed="sha256"))
 
 
 def images() -> Iterator[bytes]:
@@ -203,6 +206,24 @@ def _rpm_header(*tags: tuple[int, int, int, bytes]) -> bytes:
     return b"\x8e\xad\xe8\x01" + bytes(4) + len(tags).to_bytes(4, "big") + len(store).to_bytes(4, "big") + index + store
 
 
+def oci_images() -> Iterator[bytes]:
+    """The documents of a layout, and a layer with everything that one may hold."""
+    made = Layout()
+    made.image([layer(("a", b""))], {"Cmd": ["a"], "Env": ["A=1"], "Volumes": {"/v": {}}}, packing="")
+    yield from (data[:8192] for data in made.files().values())
+    everything = directory("d"), ("d/a", b"1", 0o755), link("l", "d/a"), hard("h", "d/a"), (".wh.x", b""), ("d/.wh..wh..opq", b"")
+    yield layer(*everything, ("n" * 120, b"2"))[:8192]
+
+
+def cdi_specs() -> Iterator[bytes]:
+    """Specifications with every key, and with what no agent gets."""
+    node = {"path": "/dev/a", "hostPath": "/dev/b", "type": "c", "major": 1, "minor": 2, "permissions": "rwm"}
+    mount = {"hostPath": "/a", "containerPath": "/b", "options": ["ro"], "type": "bind"}
+    for edits in ({"env": ["A=1"], "deviceNodes": [node], "mounts": [mount]}, {"hooks": [{}], "additionalGids": [1], "intelRdt": {}}):
+        device = {"name": "0", "annotations": {"a": "b"}, "containerEdits": edits}
+        yield encode_json({"cdiVersion": "0.8.0", "kind": "v.com/c", "devices": [device], "containerEdits": {}})
+
+
 SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
     "uefi-log": uefi_logs,
     "systemd-log": systemd_logs,
@@ -214,5 +235,7 @@ SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
     "corim": corims,
     "tpm": tpm_structures,
     "packages": packages,
+    "oci": oci_images,
+    "cdi": cdi_specs,
 }
 """By target, as in `tools.fuzz_targets`."""

@@ -10,18 +10,23 @@ from __future__ import annotations
 
 import hashlib
 import io
+import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Final, TypeVar
 
+from attestor.measure.layers import Layers
+from tests.world.authority import Ca
 from tests.world.ima_logs import BOOT, certificate
 from tests.world.machine import SHELL, part_reference
 from tests.world.scene import ENGINE_ID, NAMESPACE, RUNTIME_PCR, Scene, signer
 from tests.world.uefi_logs import Boot
 from verifier.packages.deb import read_deb
 from verifier.packages.rpm import read_rpm
+from writ.formats.cdi import parse_spec
 from writ.formats.corim import Corim, encode_corim, parse_corim, parse_foreign_comid, parse_foreign_corim, parse_signed_corim
 from writ.formats.crl import parse_crl
 from writ.formats.digest import PCR_COUNT, SIZES, Digest, extend
@@ -44,13 +49,16 @@ from writ.formats.evidence import Evidence, ImaLog, encode_evidence, parse_evide
 from writ.formats.ima_rules import ImaRules
 from writ.formats.ima_signature import keys_of, parse_file_signature
 from writ.formats.module_signature import parse_module_signature
+from writ.formats.oci import check_layout, parse_image_config, parse_image_manifest, parse_index
+from writ.formats.ocsp import parse_ocsp
 from writ.formats.pe import parse_pe
 from writ.formats.state import HostState, clean_runtime, encode_host_state, parse_host_state
 from writ.formats.tpm.attest import encode_attest, parse_attest
 from writ.formats.tpm.pcr import PcrValues, encode_pcr_selection, parse_pcr_selection
 from writ.formats.tpm.public import encode_public, parse_any_public, parse_public
 from writ.formats.tpm.signature import encode_signature, parse_signature, verify_signature
-from writ.formats.x509 import parse_certificate, parse_pem_certificates, parse_stored_certificate
+from writ.formats.trust import ChainRules
+from writ.formats.x509 import Certificate, parse_certificate, parse_pem_certificates, parse_stored_certificate
 from writ.formats.x509_key import certificate_key
 from writ.verdict.appraise.boot import judge_boot, measured_values
 from writ.verdict.appraise.ima import ImaReferences, appraise_ima, index_files, judge_rows, measured_files
@@ -61,6 +69,7 @@ from writ.verdict.ima_log import follow_ima
 from writ.verdict.predict import predict_uki
 from writ.verdict.reference import reference_set
 from writ.verdict.registers import REPLAYABLE, cover, initial_value, replay_registers, replay_rtmrs, replayed_banks
+from writ.verdict.revocation import judge_response
 from writ.verdict.runtime_log import replay as replay_runtime
 
 T = TypeVar("T")
@@ -323,11 +332,19 @@ def evidence(data: bytes) -> None:
         )  # fmt: skip
 
 
+@cache
+def _authority() -> Certificate:
+    return parse_certificate(Ca("authority").certificate())
+
+
 def certificates(data: bytes) -> None:
-    """Certificates and CRLs, in DER, in PEM and as a TPM stores them, with their keys."""
+    """Certificates, CRLs and OCSP responses, in DER, in PEM and as a TPM stores them, with their keys."""
     _read(lambda pem: parse_pem_certificates(pem, "chain"), data)
     _read(parse_stored_certificate, data)
     _read(parse_crl, data)
+    response = _read(parse_ocsp, data)
+    if response is not None:
+        judge_response(response, (response,), (), (_authority(),), ChainRules(), now=1_790_000_000)
     _read(lambda der: keys_of((der,)), data)
     found = _read(parse_certificate, data)
     if found is not None:
@@ -371,6 +388,21 @@ def packages(data: bytes) -> None:
         _read(lambda raw: read_deb(io.BytesIO(raw)), data)
 
 
+def oci(data: bytes) -> None:
+    """The documents of an image, and a layer of one."""
+    for parse in (check_layout, parse_index, parse_image_manifest, parse_image_config):
+        _read(parse, data)
+    with tempfile.TemporaryDirectory() as folder:
+        layers = Layers(Path(folder))
+        _read(lambda raw: layers.add(io.BytesIO(raw).read), data)
+        layers.lay_out(Path(folder, "tree"))
+
+
+def cdi(data: bytes) -> None:
+    """A specification of devices."""
+    _read(parse_spec, data)
+
+
 TARGETS: Final = {
     "uefi-log": Target(uefi_log, 16384),
     "systemd-log": Target(systemd_log, 4096),
@@ -382,4 +414,6 @@ TARGETS: Final = {
     "corim": Target(corim, 4096),
     "tpm": Target(tpm, 1024),
     "packages": Target(packages, 8192),
+    "oci": Target(oci, 8192),
+    "cdi": Target(cdi, 4096),
 }

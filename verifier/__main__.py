@@ -84,13 +84,14 @@ def _admission(made: argparse.ArgumentParser) -> None:
 
 
 def _hosts(verbs: Any) -> None:
-    host = _group(verbs, "host", "hosts: admit, list, show, release, replace, retire, revoke")
+    host = _group(verbs, "host", "hosts: admit, list, show, release, replace, retire, excuse, revoke")
     _admission(_verb(host, "admit", "let a host enrol once", _host_admit))
     _verb(host, "list", "the hosts of the namespace", _host_list)
     _verb(host, "show", "one host, with its instances", _host_show).add_argument("host")
     _verb(host, "release", "let a contained host attest again, after inspection", _host_act("release")).add_argument("host")
     _admission(_verb(host, "replace", "burn the host's TPM and let another enrol", _host_replace))
     _verb(host, "retire", "put host and TPM out of service for ever", _host_act("retire")).add_argument("host")
+    _verb(host, "excuse", "let a host owe no log of boot and IMA until it sends one again", _host_act("excuse")).add_argument("host")
     revoke = _verb(host, "revoke", "revoke a token, an instance or a host", _revoke)
     revoke.add_argument("kind", choices=("jti", "instance", "host"))
     revoke.add_argument("subject")
@@ -109,15 +110,19 @@ def _governance(verbs: Any) -> None:
     made.add_argument("--manufacturer", action="append", metavar="ID", help="only this TCG vendor id, such as IFX; may be repeated")
     made.add_argument("--list", type=Path, metavar="FILE", help="another list of pinned roots (default: the product's)")
     made.add_argument("--tls-ca", type=Path, metavar="FILE", help="CAs for TLS instead of the system's")
-    made = _verb(trust, "import", "believe pinned roots, CAs below them and their CRLs; or roots that you vouch for", _trust_import)
+    made = _verb(
+        trust, "import", "believe pinned roots, CAs below them, CRLs and OCSP responses; or roots that you vouch for", _trust_import
+    )
     made.add_argument("path", type=Path, nargs="*", metavar="FILE|DIR")
     made.add_argument(
         "--tpm-class", choices=("discrete", "firmware", "virtual", "software"), help="you vouch for the roots among the files"
     )
     made.add_argument(
-        "--require-crl", action=argparse.BooleanOptionalAction, help="refuse a TPM without a fresh CRL of each issuer above it"
+        "--require-crl",
+        action=argparse.BooleanOptionalAction,
+        help="refuse a TPM without a fresh CRL or OCSP response at each issuer above it",
     )
-    made.add_argument("--crl-max-age", type=int, metavar="SECONDS", help="how old a CRL may be (default: 604800)")
+    made.add_argument("--crl-max-age", type=int, metavar="SECONDS", help="how old a CRL or OCSP response may be (default: 604800)")
     made.add_argument("--accept-sha1", action=argparse.BooleanOptionalAction, help="believe old chains signed with SHA-1")
     _verb(trust, "show", "what is believed", _trust_show)
     _verb(trust, "export", "write the trust file for auditors", _trust_export).add_argument("--out", type=Path, required=True)
@@ -349,7 +354,7 @@ def _trust_fetch(args: argparse.Namespace) -> int:
 
 
 def _trust_import(args: argparse.Namespace) -> int:
-    """1. The files, those of directories too. 2. With --tpm-class their certificates are vouched for; CRLs never are. 3. The rules."""
+    """1. The files, those of directories too. 2. With --tpm-class their certificates are vouched for; nothing else is. 3. The rules."""
     from verifier.manufacturers import OFFERED, Offered, vouched
     from writ.formats.crl import MAX_CRL
 

@@ -137,7 +137,7 @@ class Enrolment:
     ) -> EnrolmentChange:
         record, trust = enrolled.record, pending.trust
         encoded = encode_host_record(record)
-        state = surviving_state(before, record.bank, cleared=enrolled.cleared)
+        state = surviving_state(before, record.bank)
         status = "active" if before is None or before.status == "admitted" else before.status
         by = None if before is None else before.contained_by
         after, version = (None, -1) if state is None else (encode_host_state(state), state.version)
@@ -219,14 +219,13 @@ def ticket_id(ticket: str) -> bytes:
     return Digest.of(ticket.encode("utf-8")).value
 
 
-def surviving_state(before: HostRow | None, bank: str, *, cleared: bool) -> HostState | None:
-    """What a re-enrolment keeps: containment, and that no instance of before goes on (I6): its checkpoint would be forgotten.
+def surviving_state(before: HostRow | None, bank: str) -> HostState | None:
+    """What a re-enrolment keeps (I6): containment, the logs owed, and that no instance of before goes on: its checkpoint would be lost.
 
-    A host whose TPM was cleared also owes the logs that it sent before; one that was merely enrolled again may have lost the means.
+    A host owes logs by its name, whatever TPM it has: else who was refused for its boot would enrol again. Only `Hosts.excuse` ends that.
     """
     if before is None or before.state is None:
         return None
     old = parse_host_state(before.state)
     tainted = tuple(i.in_phase("tainted") for i in old.runtime.instances if i.phase != "stopped")
-    logs = old.logs if cleared else ()
-    return HostState(old.version + 1, old.status, 0, 0, 0, False, old.seen_at, clean_runtime(bank).with_instances(tainted), logs)
+    return HostState(old.version + 1, old.status, 0, 0, 0, False, old.seen_at, clean_runtime(bank).with_instances(tainted), old.logs)

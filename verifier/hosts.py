@@ -13,17 +13,25 @@ from verifier.heard import facts
 from verifier.ledger import Admitted, HostChange, HostMoved, Ledger, Tables, decide_and_commit
 from verifier.ledger.schema import AdmissionRow, HeardRow, HostRow
 from verifier.ledger.transaction import unheard
+from verifier.proposals import settings_in_force
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused
+from writ.formats.policy_bundle import PolicySettings
 from writ.formats.reason import Reason
 from writ.formats.state import HostState, clean_runtime, encode_host_state, parse_host_record, parse_host_state
 from writ.formats.strict import b64url
 from writ.service.clock import Clock
+from writ.verdict.appraise.boot import BOOT_ENVIRONMENTS
+from writ.verdict.appraise.ima import ENVIRONMENT as FILES
+from writ.verdict.appraise.ima import PARTS, ROOTED
+from writ.verdict.publication import people_needed
 from writ.verdict.standing import Standing, standing
 
 TICKET_LIFE: Final = 24 * 3600
 MAX_TICKET_LIFE: Final = 30 * 24 * 3600
 ATTEMPTS: Final = 20
+EXCUSED: Final = (*BOOT_ENVIRONMENTS, FILES, *(f"{ROOTED}{part}" for part in PARTS))
+"""Environments that a host without logs is not compared with."""
 
 
 Change = Callable[[HostRow], HostChange]
@@ -150,6 +158,30 @@ class Hosts:
             return HostChange(row, replace(row, status="retired"), burn=True, void=True)
 
         return self._move(operator, "host-retire", namespace, host, retired)
+
+    def excuse(self, operator: Operator, namespace: str, host: str) -> HostRow:
+        """The host owes no log of boot or IMA until it sends one again.
+
+        Where a policy asks for a rooted runtime it is refused as before. Raises Refused `conflict`:
+
+        1. Where reference values of boot or files take several people: one does not lift the check alone.
+        2. For a host that owes nothing, and one whose logs of this boot are known: what stands against them stands.
+        """
+        # 1
+        settings = settings_in_force(self._ledger.read(), namespace) or PolicySettings()
+        needed = max(people_needed(environment, settings) for environment in EXCUSED)
+        if needed > 1:
+            raise Refused(Reason("conflict", "policy.approvals", "one person for boot, files and rooted parts", str(needed)))
+
+        # 2
+        def excused(row: HostRow) -> HostChange:
+            state = None if row.state is None else parse_host_state(row.state)
+            if state is None or not state.logs or state.boot is not None or state.ima is not None or row.status == "retired":
+                raise Refused(Reason("conflict", "host.logs", "a host that owes logs, and sent none in this boot", "another"))
+            state = state.moved(state.status, ())
+            return HostChange(row, replace(row, state=encode_host_state(state), version=state.version))
+
+        return self._move(operator, "host-excuse", namespace, host, excused)
 
     def _move(
         self, operator: Operator, act: str, namespace: str, host: str, change: Change, admission: AdmissionRow | None = None

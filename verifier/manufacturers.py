@@ -3,7 +3,8 @@
 The list (`manufacturers.toml`) holds fingerprints and addresses, never a
 certificate. A file is believed as a root because its bytes are those that are
 pinned; as an intermediate because a pinned root certifies it; as a CRL because
-its issuer signed it. Everything else is refused with a reason, one by one.
+its issuer signed it; an OCSP response because the issuer or its responder did.
+Everything else is refused with a reason, one by one.
 """
 
 from __future__ import annotations
@@ -19,14 +20,18 @@ from urllib.parse import urlsplit
 from writ.formats.crl import Crl, kept_crl, parse_crl
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused
+from writ.formats.ocsp import OcspResponse, kept_ocsp, parse_ocsp
 from writ.formats.reason import Reason
 from writ.formats.state import TPM_CLASSES
 from writ.formats.strict import Fields
 from writ.formats.trust import ChainRules, ManufacturerRoot, Trust
 from writ.formats.x509 import Certificate, parse_pem_certificates, parse_stored_certificate, to_pem
-from writ.verdict.chain import judge_crl, newest_crl, verify_chain
+from writ.verdict.chain import verify_chain
+from writ.verdict.revocation import judge_crl, judge_response, newest_crl
 
-OFFERED: Final = (".pem", ".crt", ".cer", ".der", ".crl")
+OCSP_FILES: Final = (".ocsp", ".ors")
+"""How files with an OCSP response are named; a CRL in PEM is known by its first line, a response has none."""
+OFFERED: Final = (".pem", ".crt", ".cer", ".der", ".crl", *OCSP_FILES)
 """How files are named that a directory is searched for."""
 LIST: Final = Path(__file__).parent / "manufacturers.toml"
 MOST_ROOTS: Final = 512
@@ -46,7 +51,7 @@ class PinnedRoot:
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """One file that somebody offers as a certificate or CRL: its name for messages, and its bytes."""
+    """One file that somebody offers as a certificate, CRL or OCSP response: its name, which says if it is the last, and its bytes."""
 
     name: str
     data: bytes
@@ -59,6 +64,7 @@ class Taken:
     roots: tuple[ManufacturerRoot, ...]
     intermediates: tuple[bytes, ...]
     crls: tuple[bytes, ...]
+    ocsp: tuple[bytes, ...]
     refused: tuple[tuple[str, Reason], ...]
 
 
@@ -112,16 +118,19 @@ def take(
     believed: Sequence[ManufacturerRoot] = (),
     below: Sequence[bytes] = (),
     held: Sequence[bytes] = (),
+    answers: Sequence[bytes] = (),
     rules: ChainRules,
     now: int,
 ) -> Taken:
-    """What of `offered` may be believed, given what is pinned, the roots and intermediates (`below`) believed already, and the CRLs `held`.
+    """What of `offered` may be believed, given what is pinned, and what is already: roots, intermediates (`below`), CRLs (`held`), OCSP
+    responses (`answers`).
 
-    1. Every file is read as certificates (PEM, DER, or as an NV index holds it) or as a CRL.
+    1. Every file is read as certificates (PEM, DER, or as an NV index holds it), as a CRL or as an OCSP response.
     2. A certificate with a pinned fingerprint is a root, of the class that the list says.
     3. A CA that chains to one of those, or to a root believed already, is an intermediate.
     4. A CRL that a root or an intermediate signed is taken, fresh or not: how old it may be is asked when it is used. But none takes the
        place of a later one of its issuer.
+    5. So is an OCSP response about a certificate of one of them, by it or by its responder; none takes the place of a later one.
 
     A self-issued CA without a pinned fingerprint is refused as `fingerprint-mismatch`, also where it bears the name of one.
     """
@@ -129,10 +138,14 @@ def take(
     # 1
     certificates: dict[bytes, tuple[str, Certificate]] = {}
     crls: list[tuple[str, Crl]] = []
+    responses: list[tuple[str, OcspResponse]] = []
     for file in offered:
         try:
             if _is_crl(file):
                 crls.append((file.name, parse_crl(file.data)))
+                continue
+            if _is_ocsp(file):
+                responses.append((file.name, parse_ocsp(file.data)))
                 continue
             for one in _certificates(file):
                 certificates.setdefault(one.der, (file.name, one))
@@ -178,8 +191,18 @@ def take(
         else:
             taken.append(crl.der)
             known.append(crl)
+    # 5
+    told = [kept_ocsp(der) for der in answers]
+    answered: set[bytes] = set()
+    for name, response in sorted(responses, key=lambda one: one[1].this_update, reverse=True):
+        if (reason := judge_response(response, told, known, issuers, rules, now=now)) is not None:
+            refused.append((name, reason))
+        else:
+            answered.add(response.der)
+            told.append(response)
     new = tuple(sorted({root for root in roots if root not in believed}))
-    return Taken(new, tuple(sorted({one.der for one in intermediates})), tuple(sorted(set(taken))), tuple(refused))
+    below_them = tuple(sorted({one.der for one in intermediates}))
+    return Taken(new, below_them, tuple(sorted(set(taken))), tuple(sorted(answered)), tuple(refused))
 
 
 def authorities(roots: Iterable[ManufacturerRoot], below: Iterable[bytes]) -> tuple[Certificate, ...]:
@@ -188,14 +211,21 @@ def authorities(roots: Iterable[ManufacturerRoot], below: Iterable[bytes]) -> tu
 
 
 def vouched(files: Sequence[Offered]) -> tuple[str, list[Offered]]:
-    """The certificates among `files` in PEM, for which an operator vouches; and the CRLs, for which nobody can. Raises FormatError."""
-    crls = [file for file in files if _is_crl(file)]
-    found = [one for file in files if not _is_crl(file) for one in _certificates(file)]
-    return "".join(to_pem(one) for one in found), crls
+    """The certificates among `files` in PEM, for which an operator vouches; and what nobody can vouch for: CRLs and OCSP responses.
+
+    Raises FormatError.
+    """
+    others = [file for file in files if _is_crl(file) or _is_ocsp(file)]
+    found = [one for file in files if file not in others for one in _certificates(file)]
+    return "".join(to_pem(one) for one in found), others
 
 
 def _is_crl(file: Offered) -> bool:
     return b"-----BEGIN X509 CRL" in file.data[:4096] or file.name.lower().endswith(".crl")
+
+
+def _is_ocsp(file: Offered) -> bool:
+    return file.name.lower().endswith(OCSP_FILES)
 
 
 def _certificates(file: Offered) -> tuple[Certificate, ...]:

@@ -26,7 +26,7 @@ from writ.formats.reason import Reason
 from writ.service.clock import Clock
 from writ.verdict import reference
 from writ.verdict.appraise.ima import ENVIRONMENT, ROOTED
-from writ.verdict.publication import Accepted, Pending, judge_approvals, judge_environment, judge_retirement
+from writ.verdict.publication import Accepted, Pending, judge_approvals, judge_environment, judge_retirement, judge_version
 from writ.verdict.reference import GOVERNANCE, keeps_names, list_names, measured_values, retired_names
 
 SIGNER_NAME: Final = "writ verifier"
@@ -115,6 +115,8 @@ class References:
     def publish(self, operator: Operator, namespace: str, items: Iterable[bytes], *, publisher: PublicKey | None, replace: bool) -> Outcome:
         """The CoRIMs are in force, or proposed where the policy asks for more people; with `replace` the other versions go.
 
+        Those among them that keep names, as an export has them, are passed over where this verifier made them, and refused else.
+
         1. Each is a CoRIM of ours, unsigned (this verifier signs it, in the operator's name), or signed by the publisher or by us.
         2. Each is of this namespace, and of an environment that is compared with what it says.
         3. All are committed as one set, or stand in one proposal.
@@ -141,6 +143,13 @@ class References:
         self, tables: Tables, operator: Operator, namespace: str, rows: tuple[ReferenceRow, ...], *, replace: bool, now: int
     ) -> tuple[ReferencesImported | Consented | None, Outcome]:
         active = {row.digest: row for row in tables.select(ReferenceRow, namespace=namespace, active=1)}
+        given, rows = rows, tuple(versions(rows))
+        passed_over = [row for row in given if row not in rows]
+        for row in passed_over:
+            if tables.get(ReferenceRow, row.digest) is None:
+                judge_version(corim_of(row))
+        if not rows:
+            return None, Outcome(tuple(passed_over))
         named = {row.digest for row in rows}
         environments = {row.environment for row in rows} if replace else set()
         retired = tuple(row.digest for row in versions(active.values()) if row.environment in environments and row.digest not in named)
@@ -326,3 +335,16 @@ def captured_governance(namespace: str, governance: Iterable[tuple[str, Digest]]
         raise FormatError("governance", "at least one component", "none")
     named = Digest.of(b"".join(name.encode() + digest.value for name, digest in components)).hex()[:16]
     return Corim(f"{GOVERNANCE}-{named}", namespace, GOVERNANCE, components)
+
+
+def laid_over(part: Corim, base: Corim) -> Corim:
+    """`base` with the components of `part` in the place of its own: a new release over what it leaves as it is.
+
+    Of `base`'s namespace, and valid no longer than either. Raises FormatError where they are not of one environment.
+    """
+    if part.environment != base.environment or part.registers:
+        raise FormatError(part.id, f"components of {base.environment}", part.environment)
+    components = tuple(sorted({**dict(base.components), **dict(part.components)}.items()))
+    ends = [end for end in (part.valid_until, base.valid_until) if end is not None]
+    named = f"{part.id[:200]}-over-{Digest.of(encode_corim(base)).hex()[:16]}"
+    return replace(base, id=named, components=components, valid_until=min(ends, default=None))

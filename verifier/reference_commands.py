@@ -24,6 +24,7 @@ from writ.formats.strict import Fields
 from writ.service import cli
 from writ.service.signers import load_signer
 from writ.verdict.appraise.ima import PARTS
+from writ.verdict.reference import GOVERNANCE
 
 MAX_BOOT_FILE: Final = 1 << 30
 MAX_TURN: Final = 5 << 20
@@ -61,6 +62,9 @@ def add_verbs(verbs: Any) -> None:
     made.add_argument("files", type=Path, nargs="*", default=[], metavar="FILE")
     made.add_argument("--publisher", type=Path, metavar="KEY", help="the public key (PEM or JWK) that signed them; you vouch for it")
     made.add_argument("--adopt", action="store_true", help="with --publisher: take a vendor's values over into --namespace")
+    made.add_argument(
+        "--over", action="store_true", help="with --adopt: of the governance they are a part; the rest is taken from each version in force"
+    )
     made.add_argument("--delegated", action="store_true", help="publishers signed them: the delegation says whether that is enough")
     _valid_until(made)
     made.add_argument("--replace", action="store_true", help="retire the other versions of the same environments")
@@ -255,15 +259,19 @@ def _reference_import(args: argparse.Namespace) -> int:
             raise FormatError("--delegated", "neither --publisher nor --replace, which are an operator's", "one of them")
         return _publish(args, items)
     publisher = None if args.publisher is None else public_key(args.publisher)
+    if args.over and not args.adopt:
+        raise FormatError("--over", "--adopt", "no --adopt")
+    client = connected(args)
     if args.adopt:
         if publisher is None or args.namespace is None:
             raise FormatError("--adopt", "--publisher and --namespace", "one of them or neither")
-        items, publisher = [_adopted(item, publisher, args.namespace) for item in items], None
+        adopted, publisher = [_adopted(item, publisher, args.namespace) for item in items], None
+        items = [encode_corim(one) for part in adopted for one in (_over_each(client, part) if args.over else (part,))]
     jwk = None if publisher is None else publisher.to_jwk()
-    return show(args, _import(connected(args), items, jwk, replace=args.replace))
+    return show(args, _import(client, items, jwk, replace=args.replace))
 
 
-def _adopted(data: bytes, publisher: PublicKey, namespace: str) -> bytes:
+def _adopted(data: bytes, publisher: PublicKey, namespace: str) -> Corim:
     """The values that the publisher signed for a namespace of its own, unsigned, for this one. Raises FormatError, Refused.
 
     Only what is no agent's: an agent's SPIFFE id has its namespace in it.
@@ -273,7 +281,25 @@ def _adopted(data: bytes, publisher: PublicKey, namespace: str) -> bytes:
         raise Refused(Reason("signature-invalid", "corim", f"a signature by {key_id(publisher)}", "another"))
     if signed.corim.environment.startswith("spiffe://"):
         raise Refused(Reason("forbidden", "corim.environment", "one that is no agent's", signed.corim.environment))
-    return encode_corim(replace(signed.corim, namespace=namespace))
+    return replace(signed.corim, namespace=namespace)
+
+
+def _over_each(client: Client, part: Corim) -> tuple[Corim, ...]:
+    """A part of the governance over each version in force; where one is that already, it itself. Other values as they are.
+
+    Raises Refused where no version is in force.
+    """
+    from verifier.reference import laid_over
+
+    if part.environment != GOVERNANCE:
+        return (part,)
+    rows = [row for row in client.get("/v1/references")["references"] if row["environment"] == part.environment]
+    shown = [client.get(f"/v1/references/{row['digest']}") for row in rows]
+    versions = [parse_signed_corim(base64.b64decode(one["signed"])).corim for one in shown]
+    if not versions:
+        raise Refused(Reason("not-found", part.environment, "a version in force to lay it over", "none"))
+    found = {one.components: one for one in (laid_over(part, base) for base in versions)}
+    return tuple({**found, **{one.components: one for one in versions if one.components in found}}.values())
 
 
 def _until(data: bytes, valid_until: int | None, path: Path) -> bytes:

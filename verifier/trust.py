@@ -13,12 +13,14 @@ from verifier.ledger.schema import TrustRow
 from verifier.manufacturers import Offered, authorities, pinned_roots, take
 from writ.formats.crl import kept_crl
 from writ.formats.errors import Refused
+from writ.formats.ocsp import kept_ocsp
 from writ.formats.reason import Reason
 from writ.formats.state import TPM_CLASSES
 from writ.formats.trust import (
     MAX_TRUST,
     MOST_CERTIFICATES,
     MOST_CRLS,
+    MOST_OCSP,
     ChainRules,
     ManufacturerRoot,
     Trust,
@@ -27,7 +29,7 @@ from writ.formats.trust import (
 )
 from writ.formats.x509 import Certificate, parse_pem_certificates
 from writ.service.clock import Clock
-from writ.verdict.chain import latest_crls
+from writ.verdict.revocation import latest_crls, latest_responses
 
 MAX_PEM: Final = 4 << 20
 
@@ -68,13 +70,14 @@ class Anchors:
 
     def add(
         self, operator: Operator, roots: tuple[ManufacturerRoot, ...], intermediates: tuple[bytes, ...], crls: tuple[bytes, ...] = (),
-        rules: ChainRules | None = None,
+        rules: ChainRules | None = None, ocsp: tuple[bytes, ...] = (),
     ) -> Trust:  # fmt: skip
         """These are believed as well from now on, under `rules` or those in force. What is in force already is logged once.
 
-        Of the CRLs of one issuer the last is kept. Raises Refused `too-large` for more than a trust file holds.
+        Of the CRLs of one issuer and of the OCSP responses about one certificate the last is kept. Raises Refused `too-large` for more
+        than a trust file holds.
         """
-        return self._decide(lambda tables: self._added(tables, operator, roots, intermediates, crls, rules))
+        return self._decide(lambda tables: self._added(tables, operator, roots, intermediates, crls, rules, ocsp))
 
     def import_files(
         self, operator: Operator, pem: str, tpm_class: str | None, files: Sequence[Offered], rules: ChainRules | None
@@ -82,7 +85,8 @@ class Anchors:
         """Believe what may be believed of these, and say what may not.
 
         1. Roots in `pem` that the operator vouches for, of the class that the operator states.
-        2. Of `files`: pinned roots; CAs below a root believed; CRLs that one of them signed, where no later one is held (`take`).
+        2. Of `files`: pinned roots; CAs below a root believed; CRLs and OCSP responses by them, where no later one is held
+           (`take`).
         3. One entry in the log, unless nothing came of it.
 
         Raises FormatError, Refused `too-large`: then nothing of it is believed.
@@ -95,12 +99,12 @@ class Anchors:
             old, _ = self._current(tables)
             believed = tuple(sorted({*old.roots, *roots}))
             taken = take(files, pinned_roots(), believed=believed, below=(*old.intermediates, *intermediates), held=old.crls,
-                         rules=rules or old.rules, now=self._clock.now())  # fmt: skip
+                         answers=old.ocsp, rules=rules or old.rules, now=self._clock.now())  # fmt: skip
             # 3
             all_roots, all_below = (*roots, *taken.roots), (*intermediates, *taken.intermediates)
-            if not (all_roots or all_below or taken.crls or rules):
+            if not (all_roots or all_below or taken.crls or taken.ocsp or rules):
                 return None, Import(old, old, taken.refused)
-            change, trust = self._added(tables, operator, all_roots, all_below, taken.crls, rules)
+            change, trust = self._added(tables, operator, all_roots, all_below, taken.crls, rules, taken.ocsp)
             return change, Import(old, trust, taken.refused)
 
         return self._decide(imported)
@@ -110,7 +114,7 @@ class Anchors:
 
     def _added(
         self, tables: Tables, operator: Operator, roots: tuple[ManufacturerRoot, ...], intermediates: tuple[bytes, ...],
-        crls: tuple[bytes, ...], rules: ChainRules | None,
+        crls: tuple[bytes, ...], rules: ChainRules | None, ocsp: tuple[bytes, ...],
     ) -> tuple[TrustImported, Trust]:  # fmt: skip
         now, (old, before) = self._clock.now(), self._current(tables)
         trust = replace(
@@ -119,16 +123,18 @@ class Anchors:
             intermediates=tuple(sorted({*old.intermediates, *intermediates})),
             rules=rules or old.rules,
         )
-        trust = replace(trust, crls=_latest((*old.crls, *crls), trust))
+        trust = _latest(replace(trust, crls=(*old.crls, *crls), ocsp=(*old.ocsp, *ocsp)))
         data = _encoded(trust)
         entry = self._log.entry(operator, "trust-import", str(trust.digest), namespace=WHOLE_DOMAIN, at=now, detail=trust.digest)
         return TrustImported(entry, TrustRow(str(trust.digest), data, 1, now), (data,), before), trust
 
 
-def _latest(crls: Sequence[bytes], trust: Trust) -> tuple[bytes, ...]:
-    """Of `crls` the last of each CA of `trust`."""
-    issuers = authorities(trust.roots, trust.intermediates) if crls else ()
-    return tuple(sorted({crl.der for crl in latest_crls(map(kept_crl, crls), issuers)}))
+def _latest(trust: Trust) -> Trust:
+    """The same with the last CRL of each of its CAs, and the last OCSP response about each certificate of one."""
+    issuers = authorities(trust.roots, trust.intermediates) if trust.crls or trust.ocsp else ()
+    crls = {crl.der for crl in latest_crls(map(kept_crl, trust.crls), issuers)}
+    ocsp = {one.der for one in latest_responses(map(kept_ocsp, trust.ocsp), issuers)}
+    return replace(trust, crls=tuple(sorted(crls)), ocsp=tuple(sorted(ocsp)))
 
 
 def _encoded(trust: Trust) -> bytes:
@@ -138,6 +144,7 @@ def _encoded(trust: Trust) -> bytes:
         ("roots", len(trust.roots), MOST_CERTIFICATES),
         ("intermediates", len(trust.intermediates), MOST_CERTIFICATES),
         ("crls", len(trust.crls), MOST_CRLS),
+        ("ocsp", len(trust.ocsp), MOST_OCSP),
         ("bytes", len(data), MAX_TRUST),
     )
     for what, count, most in bounds:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -27,14 +28,19 @@ LIBRARIES: Final = ("cbor2", "cedarpy", "cffi", "cryptography", "h11", "tpm2_pyt
 
 def measure_governance() -> tuple[Component, ...]:
     """The components of scope governance, sorted by name. Raises Refused as `measure_tree`."""
-    found = [measure_tree("interpreter", "interpreter", Path(sys.executable).resolve())]
-    found += [measure_tree(room, "code", place, excludes=_excludes) for room in ROOMS if (place := _place(room)) is not None]
-    found += [
-        measure_tree(f"library-{library.replace('_', '-')}", "packages", place, excludes=_excludes)
+    interpreter = measure_tree("interpreter", "interpreter", Path(sys.executable).resolve())
+    return tuple(sorted((interpreter, *measure_installed(_place)), key=lambda part: part.name))
+
+
+def measure_installed(place: Callable[[str], Path | None]) -> tuple[Component, ...]:
+    """Our rooms and the libraries under them, those for whose package `place` has a directory. Raises Refused as `measure_tree`."""
+    rooms = [measure_tree(room, "code", found, excludes=_excludes) for room in ROOMS if (found := place(room)) is not None]
+    libraries = [
+        measure_tree(f"library-{library.replace('_', '-')}", "packages", found, excludes=_excludes)
         for library in LIBRARIES
-        if (place := _place(library)) is not None
+        if (found := place(library)) is not None
     ]
-    return tuple(sorted(found, key=lambda part: part.name))
+    return (*rooms, *libraries)
 
 
 def governance_events(components: tuple[Component, ...]) -> tuple[ComponentEvent, ...]:

@@ -85,6 +85,8 @@ def measure_manifest(
         audience=manifest.audience,
         grants=manifest.grants,
         profile=manifest.profile,
+        devices=manifest.devices,
+        mode=manifest.mode,
     )
     return Measured(manifest, measurement, trees)
 

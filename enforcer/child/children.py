@@ -94,8 +94,10 @@ class Children:
             raise FormatError("method", "start, run or end", method[:80])
         return Action(f"instance.{method}", f"agent:{agent}", Digest.of(arguments))
 
-    def call(self, action: Action, method: str, arguments: bytes, held: Held, record: bytes = b"") -> Reply:
+    def call(self, action: Action, method: str, arguments: bytes, held: Held | None, record: bytes = b"") -> Reply:
         """Start a child, run a command in it, or end it. `record` is the leaf hash of the record of this very call."""
+        if held is None:
+            raise Unavailable("instance", "a child needs its parent's token, and an observed agent has none")
         given: Any = decode_json(arguments, "instance")
         try:
             if method == "start":

@@ -118,7 +118,7 @@ class SocketGate:
         # 2
         ruling = self._gatekeeper.ask(action, arguments, gate=GATE, against=against)
         reference = None if ruling.sequence is None else f"{self._short}-{ruling.sequence}"
-        if tool is None or ruling.held is None or ruling.leaf is None:
+        if tool is None or not ruling.permit or ruling.leaf is None:
             return {"ok": False, "reference": reference, "refusal": cli.refusal(ruling.reasons, reference)}
         # 3
         try:

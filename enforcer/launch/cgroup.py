@@ -6,19 +6,20 @@
     <parent>/<instance hex>/<instance hex>      a child instance: what freezes or kills its parent freezes or kills it
     <that>/agent/<number>             one command of a child instance
 
-Only core files are used (cgroup.procs, cgroup.freeze, cgroup.kill,
-cgroup.events), which need no controller; `pids.max` is set where the pids
-controller is there. A cgroup is used for one run and never again.
+Containing takes core files only (cgroup.procs, cgroup.freeze, cgroup.kill,
+cgroup.events), which need no controller; limits take one each. A cgroup is
+used for one run and never again.
 
 Source: Linux Documentation/admin-guide/cgroup-v2.rst, "Core Interface Files".
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -27,6 +28,8 @@ from writ.formats.errors import Unavailable
 
 MOUNTINFO: Final = Path("/proc/self/mountinfo")
 _POLL: Final = 0.001
+_PERIOD: Final = 100_000
+"""Microseconds over which the kernel counts CPU time."""
 _INSTANCE = re.compile(r"[0-9a-f]{32}\Z")
 
 
@@ -59,6 +62,38 @@ def parent_of(name: str, mount: Path | None = None) -> Path:
     return parent
 
 
+def enable(parent: Path, controller: str) -> None:
+    """Children of `parent` have this controller, as far as the kernel and each cgroup above it allow."""
+    above = [folder for folder in (parent, *parent.parents) if (folder / "cgroup.subtree_control").exists()]
+    for folder in reversed(above):
+        with contextlib.suppress(OSError):
+            (folder / "cgroup.subtree_control").write_text(f"+{controller}")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the processes of one cgroup may have together: processes, bytes of memory (what they write in their rooms among it), and
+    hundredths of a CPU; 0 is no limit.
+
+    Memory and CPU are held by the kernel's controllers, and asked for in vain where it lacks them. Processes are also counted by uid.
+    """
+
+    processes: int = 0
+    memory: int = 0
+    cpu: int = 0
+
+    def lines(self) -> Iterator[tuple[str, str, str, bool]]:
+        """Controller, file, text, and whether nothing may run without it."""
+        if self.processes:
+            yield "pids", "pids.max", str(self.processes), False
+        if self.memory:
+            yield "memory", "memory.max", str(self.memory), True
+            yield "memory", "memory.swap.max", "0", False  # there is no such file where there is no swap
+            yield "memory", "memory.oom.group", "1", True  # who lacks one of his processes is not what was measured
+        if self.cpu:
+            yield "cpu", "cpu.max", f"{self.cpu * _PERIOD // 100} {_PERIOD}", True
+
+
 @dataclass(frozen=True, slots=True)
 class Cgroup:
     """One cgroup of ours, by path."""
@@ -66,18 +101,36 @@ class Cgroup:
     path: Path
 
     @classmethod
-    def fresh(cls, parent: Path, name: str, *children: str, pids_max: int | None = None) -> Cgroup:
-        """A cgroup that did not exist before, with its children. Raises Unavailable."""
+    def fresh(cls, parent: Path, name: str, *children: str, limits: Limits | None = None) -> Cgroup:
+        """A cgroup that did not exist before, with its children, under `limits`. Raises Unavailable, and then there is none."""
         path = parent / name
         try:
             path.mkdir(mode=0o755)
-            for child in children:
-                (path / child).mkdir(mode=0o755)
-            if pids_max is not None and (path / "pids.max").exists():
-                (path / "pids.max").write_text(str(pids_max))
         except OSError as error:
             raise Unavailable("cgroup v2", f"cannot make {path}: {error.strerror}") from None
-        return cls(path)
+        made = cls(path)
+        try:
+            for child in children:
+                (path / child).mkdir(mode=0o755)
+            made._limit(limits or Limits())
+        except OSError as error:
+            made.remove()
+            raise Unavailable("cgroup v2", f"cannot make {path}: {error.strerror}") from None
+        except Unavailable:
+            made.remove()
+            raise
+        return made
+
+    def _limit(self, limits: Limits) -> None:
+        for controller, file, text, needed in limits.lines():
+            if not (self.path / file).exists():
+                enable(self.path.parent, controller)
+            if (self.path / file).exists():
+                (self.path / file).write_text(text)
+            elif needed:
+                raise Unavailable(
+                    "cgroup v2", f"expected {file} for a limit of enforcer.toml, got no {controller} controller in {self.path}"
+                )
 
     @classmethod
     def find(cls, parent: Path, name: str) -> Cgroup:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from enforcer.launch.cgroup import Cgroup
+from enforcer.launch.devices import NONE, Devices
 from enforcer.launch.image import BWRAP, SHIM, Image
 from enforcer.launch.sandbox import HOME, INSIDE_UID, LIMITS, SHIM_PROGRAM, Room, arguments, specification
 from writ.formats.errors import Unavailable
@@ -41,6 +42,7 @@ class Program:
     environment: Mapping[str, str]
     processes: int = 512
     inside_uid: int = INSIDE_UID
+    devices: Devices = NONE
     folder: str = HOME
 
 
@@ -76,7 +78,7 @@ def start(program: Program, cgroup: Cgroup, stdio: tuple[int, int, int], enter: 
 
     Raises Unavailable where any of it fails; nothing of it runs then.
     """
-    given = specification(program.profile, program.image, {**LIMITS, "RLIMIT_NPROC": program.processes})
+    given = specification(program.profile, program.image, {**LIMITS, "RLIMIT_NPROC": program.processes}, program.devices)
     gate, report, info, options, shim = (os.pipe() for _ in range(5))
     inner = [info[1], options[0], shim[0], report[1]]
     command = [
@@ -104,7 +106,10 @@ def start(program: Program, cgroup: Cgroup, stdio: tuple[int, int, int], enter: 
         # 2
         if said != b"joined\n" or not cgroup.holds(child.pid):
             raise Unavailable("launch", f"the child did not join its cgroup: {_shown(said)}")
-        os.write(options[1], arguments(program.image, program.room, program.environment, info[1], program.inside_uid, program.folder))
+        inside = arguments(
+            program.image, program.room, program.environment, info[1], program.inside_uid, devices=program.devices, folder=program.folder
+        )
+        os.write(options[1], inside)
         _close(ours, options[1])
         os.write(gate[1], b"G")
         # 3

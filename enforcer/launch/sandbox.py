@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from enforcer.launch.devices import NONE, Devices
 from enforcer.launch.image import MOUNT_POINTS, SHIM, STORE, Image
-from enforcer.launch.profile import DEVICE, READ, RUN, SANDBOXES, TERMINAL, WRITE, WRITE_AND_RUN
+from enforcer.launch.profile import CONTROL, DEVICE, READ, RUN, SANDBOXES, TERMINAL, WRITE, WRITE_AND_RUN
 from enforcer.launch.seccomp import compiled
 from writ.formats.errors import Unavailable
 from writ.formats.measurement import Profile
@@ -61,7 +62,14 @@ class Room:
 
 
 def arguments(
-    image: Image, room: Room, environment: Mapping[str, str], info: int, inside_uid: int = INSIDE_UID, folder: str = HOME
+    image: Image,
+    room: Room,
+    environment: Mapping[str, str],
+    info: int,
+    inside_uid: int = INSIDE_UID,
+    *,
+    devices: Devices = NONE,
+    folder: str = HOME,
 ) -> bytes:
     """bubblewrap's arguments, as it reads them from a descriptor; it tells the sandbox's first pid on `info`."""
     found = [
@@ -70,25 +78,30 @@ def arguments(
     ]  # fmt: skip
     for outer, inner in room.bound():
         found += ["--bind", outer, inner]
+    for outer, inner in devices.nodes:
+        found += ["--dev-bind", outer, inner]
     found += ["--remount-ro", "/dev"]
     for name, held in image.held:
         found += ["--ro-bind", str(held), f"/{STORE}/{name}"]
     if room.gate is not None:
         found += ["--ro-bind", str(room.gate), GATE]
     found += ["--ro-bind", str(SHIM_PROGRAM), f"/{SHIM}", "--clearenv"]
-    for name, value in sorted(environment.items()):
+    for name, value in sorted({**dict(devices.environment), **environment}.items()):
         found += ["--setenv", name, value]
     found += ["--chdir", folder, "--cap-drop", "ALL", "--new-session", "--die-with-parent", "--info-fd", str(info)]
     return b"".join(os.fsencode(argument) + b"\0" for argument in found)
 
 
-def specification(profile: Profile, image: Image, limits: Mapping[str, int]) -> bytes:
+def specification(profile: Profile, image: Image, limits: Mapping[str, int], devices: Devices = NONE) -> bytes:
     """What the shim does before the program: `shim.c` says how it is spelt. Raises Unavailable where the kernel lacks something."""
     sandbox = SANDBOXES[profile]
     sandbox.check()
     fs, net, scoped = sandbox.handled
-    rules = [(sandbox.rights(rights), os.fsencode(path) + b"\0") for path, rights in _rights(image, scratch=sandbox.scratch)]
-    filter_ = compiled(new_code=sandbox.new_code)
+    rules = [
+        (sandbox.rights(rights), os.fsencode(path) + b"\0")
+        for path, rights in (*_rights(image, scratch=sandbox.scratch), *((inner, CONTROL) for _, inner in devices.nodes))
+    ]
+    filter_ = compiled(new_code=sandbox.new_code, ioctls=devices.ioctls)
     parts = [struct.pack("=IIQQQI", _MAGIC, _NO_NEW_CODE if sandbox.mdwe else 0, fs, net, scoped, len(rules))]
     parts += [struct.pack("=QI", rights, len(path)) + path for rights, path in rules]
     parts += [struct.pack("=I", 0), struct.pack("=I", len(limits))]

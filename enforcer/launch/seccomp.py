@@ -103,9 +103,11 @@ class _Arg(ctypes.Structure):
     _fields_ = (("arg", ctypes.c_uint), ("op", ctypes.c_int), ("datum_a", ctypes.c_uint64), ("datum_b", ctypes.c_uint64))
 
 
-@lru_cache(maxsize=4)
-def compiled(*, new_code: bool) -> bytes:
+@lru_cache(maxsize=8)
+def compiled(*, new_code: bool, ioctls: tuple[tuple[int, int], ...] = ()) -> bytes:
     """The filter as the kernel takes it, 8 bytes an instruction; with `new_code` memory may become executable (jit).
+
+    `ioctls` are those of devices: each a mask over the number, and what is left under it.
 
     Raises Unavailable where libseccomp is not there, or knows this machine's architecture not.
     """
@@ -119,7 +121,8 @@ def compiled(*, new_code: bool) -> bytes:
             _must(library.seccomp_attr_set(handle, attribute, ctypes.c_uint32(value)), f"attribute {attribute}")
         for name in PLAIN:
             _allow(library, handle, name, ())
-        for name, judged in (*_JUDGED, *(_ANY_CODE if new_code else _NO_NEW_CODE)):
+        controls = tuple(("ioctl", ((1, mask, value),)) for mask, value in ioctls)
+        for name, judged in (*_JUDGED, *controls, *(_ANY_CODE if new_code else _NO_NEW_CODE)):
             _allow(library, handle, name, judged)
         return _exported(library, handle)
     finally:

@@ -44,6 +44,8 @@ _VARIABLES: Final = {True: Path("/usr/share/OVMF/OVMF_VARS_4M.snakeoil.fd"), Fal
 _STOP_WITHIN: Final = 60.0
 _CONNECT_WITHIN: Final = 20.0
 _MEGABYTES: Final = 640
+_PIECE: Final = 6 << 10
+"""Bytes of a file that are written by one command."""
 _POWER_OFF: Final = "sync; umount /etc/writ; umount /var; poweroff -f"
 
 
@@ -174,8 +176,10 @@ class Machine:
         return self.run(f"cat {shlex.quote(path)}").output
 
     def write(self, path: str, data: bytes) -> None:
-        """The file at `path` in the guest holds `data`, a few kilobytes."""
-        self.run(f"printf %s {base64.b64encode(data).decode()} | base64 -d >{shlex.quote(path)}")
+        """The file at `path` in the guest holds `data`; it travels in pieces that a command line takes."""
+        self.run(f": >{shlex.quote(path)}")
+        for at in range(0, len(data), _PIECE):
+            self.run(f"printf %s {base64.b64encode(data[at : at + _PIECE]).decode()} | base64 -d >>{shlex.quote(path)}")
 
     def console(self) -> str:
         """What kernel and guest-init have said since the start."""

@@ -9,16 +9,20 @@ import pytest
 
 from tests.attacks.policies import PERMISSIVE, SHAPES, WIDE
 from tests.world.chip import Chip
-from tests.world.scene import ENGINE_ID, NOW, Scene, codes, permitted, policy, signer, sixteen
+from tests.world.scene import ENGINE_ID, GOVERNED, NOW, Scene, codes, measurement, permitted, policy, reference, signer, sixteen
 from tests.writ.verdict.test_decide import ACTION, TOKEN, ask
 from writ.formats.decision import encode_entry
 from writ.formats.digest import Digest, Nonce
+from writ.formats.ear import parse_ear_cbor
 from writ.formats.errors import FormatError, Refused
 from writ.formats.eventlog.runtime import DriftEvent
 from writ.formats.evidence import InstanceRequest, encode_evidence
+from writ.formats.exemption import EXEMPTIBLE
+from writ.formats.grants import Grant
 from writ.formats.reason import REMEDIES, Reason
 from writ.verdict.attestation import decide_attestation
-from writ.verdict.reference import reference_set
+from writ.verdict.decide import would_refuse
+from writ.verdict.reference import measured_values, reference_set
 
 ANYTHING = policy(PERMISSIVE, policies=WIDE)
 
@@ -86,6 +90,41 @@ def test_i3_whatever_is_missing_or_errs_refuses_the_action() -> None:
     for decision in (ask(token=None), ask(bundle=None), ask(token=None, bundle=None), ask(bundle=SHAPES["erring"]), ask(now=NOW + 10_000)):
         assert not decision.permit
         assert decision.reasons
+
+
+WATCHED = replace(measurement(), mode="observe")
+
+
+def test_i3_observed_agent_gets_no_token_whatever_approves_it() -> None:
+    """Approved whole, under the widest policy, on a host that nothing stands against: the mode alone refuses, and the EAR says so."""
+    approved = replace(reference(), components=tuple(sorted(measured_values(WATCHED).items())))
+    scene = Scene(bundle=ANYTHING, references=(GOVERNED, approved))
+    scene.launch("one", what=WATCHED)
+    verdict = scene.attest("one")
+    (decision,) = verdict.tokens
+    assert decision.claims is None
+    assert [(r.code, r.claim.split(".")[-1], r.expected, r.got) for r in decision.reasons] == [("observed", "mode", "enforce", "observe")]
+    part = dict(parse_ear_cbor(verdict.result).submodules)[f"instance.{sixteen('one').hex()}"]
+    assert [r.code for r in part.reasons] == ["observed"]
+    assert part.status == "contraindicated"
+
+
+def test_i3_child_of_an_observed_agent_gets_no_token() -> None:
+    approved = replace(reference(), components=tuple(sorted(measured_values(WATCHED).items())))
+    scene = Scene(bundle=ANYTHING, references=(GOVERNED, approved, reference(version="2")))
+    scene.launch("one", what=WATCHED)
+    scene.launch("two", parent="one")
+    (decision,) = scene.attest("two").tokens
+    assert decision.claims is None
+    assert {r.code for r in decision.reasons} == {"parent-refused"}
+
+
+def test_i3_observed_mode_cannot_be_excepted_and_is_never_a_permit() -> None:
+    assert "observed" not in EXEMPTIBLE
+    for grants in ((), (Grant("tool.call", "*"),), (Grant(ACTION.name, ACTION.resource),)):
+        assert would_refuse(ACTION, grants)[0].code == "observed"
+    assert [r.code for r in would_refuse(ACTION, (Grant(ACTION.name, ACTION.resource),))] == ["observed"]
+    assert [r.code for r in would_refuse(ACTION, ())] == ["observed", "grant-missing"]
 
 
 def test_i5_same_inputs_give_the_same_bytes_again_and_on_a_fresh_copy_of_the_world() -> None:

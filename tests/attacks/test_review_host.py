@@ -87,7 +87,7 @@ def test_tool_that_floods_old_answers_is_given_up_in_time(monkeypatch: pytest.Mo
     def call() -> None:
         begun = time.monotonic()
         try:
-            tool.call(tool.action("read", b"{}"), "read", b"{}", None)  # type: ignore[arg-type]  # a local tool needs no token
+            tool.call(tool.action("read", b"{}"), "read", b"{}", None)
         except Unavailable:
             gave_up.append(time.monotonic() - begun)
 

@@ -2,60 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import platform
-import secrets
-import socket
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.enforcer.inside import FILES, ROOM, Inside, fresh_cgroup, inside
-from tests.world.root_fs import PYTHON
-from writ.formats.measurement import PROFILES, UNMEASURED, Profile
+from tests.attacks.hostile import LIBRARY, attempts, worked
+from tests.enforcer.inside import Inside, inside
+from writ.formats.measurement import PROFILES, Profile
 
-ESCAPES = (Path(__file__).with_name("escapes.py")).read_text()
-PROCESSES = 64
-LIBRARY = next(Path("/usr/lib/x86_64-linux-gnu").glob("libz.so.1"), None)
 pytestmark = [
     pytest.mark.cgroup,
     pytest.mark.skipif(platform.machine() != "x86_64" or LIBRARY is None, reason="the attempts speak x86-64"),
 ]
-
-NEW_CODE = {
-    "code_anonymous_writable_and_executable", "code_anonymous_executable", "code_written_then_made_executable",
-    "code_of_a_private_file_mapping_made_executable", "code_writable_mapping_of_a_measured_file_that_is_executable",
-    "code_in_shared_memory", "code_pkey_mprotect",
-}  # fmt: skip
-"""What the jit profiles allow, and say that they do."""
-IN_WORK = {"work_program", "work_script", "work_library", "work_code_mapped_from_a_file"}
-"""What a child instance is for: it executes what lies in /work, whoever wrote it. Nothing else there gains it anything."""
-OWN_INIT = {"signal_to_init"}
-"""Under Landlock 2 an agent can end its own init, and itself with it: the profiles for Linux 6.1 say so."""
-
-
-@contextlib.contextmanager
-def _victims(folder: Path) -> Iterator[dict[str, object]]:
-    """What there is on the host to be reached: listeners by port, abstract name and path, a file, processes."""
-    abstract, path = f"writ-{secrets.token_hex(8)}", str(folder / "host.sock")
-    with socket.socket() as tcp, socket.socket(socket.AF_UNIX) as named, socket.socket(socket.AF_UNIX) as unnamed:
-        tcp.bind(("127.0.0.1", 0))
-        named.bind(path)
-        unnamed.bind("\0" + abstract)
-        for listener in (tcp, named, unnamed):
-            listener.listen(8)
-        os.chmod(path, 0o777)  # noqa: S103 - anybody may: what keeps the agent out is that it cannot get there
-        secret = folder / "trust.cbor"
-        secret.write_bytes(b"trust")
-        yield {
-            "port": tcp.getsockname()[1], "abstract": abstract, "socket": path, "path": str(secret), "folder": str(folder),
-            "pids": [os.getpid(), os.getppid()], "exe": os.path.realpath("/proc/self/exe"), "library": str(LIBRARY),
-            "room": ROOM, "files": FILES, "processes": PROCESSES, "harness": [],
-        }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -64,24 +24,9 @@ def box() -> Iterator[Inside]:
         yield made
 
 
-def attempts(box: Inside, mount: Path, profile: Profile, inside_uid: int) -> dict[str, str]:
-    with _victims(box.folder) as given, fresh_cgroup(mount) as cgroup:
-        arguments = json.dumps({**given, "root": inside_uid == 0})
-        program = box.program(PYTHON, "-I", "-S", "-c", ESCAPES, arguments, profile=profile, processes=PROCESSES)
-        status, said = box.run(replace(program, inside_uid=inside_uid), cgroup.child("agent"))
-    (box.folder / "host.sock").unlink()
-    assert status == 0, said.decode()[-2000:]
-    found: dict[str, str] = json.loads(said)
-    return found
-
-
 @pytest.mark.parametrize("inside_uid", [1000, 0], ids=["user", "root"])
 @pytest.mark.parametrize("profile", PROFILES)
 def test_i8_nothing_that_a_hostile_agent_tries_works(box: Inside, cgroup_mount: Path, profile: Profile, inside_uid: int) -> None:
     found = attempts(box, cgroup_mount, profile, inside_uid)
-    worked = {name for name, said in found.items() if not said.startswith(("refused", "killed"))}
-    allowed = set() if profile.startswith("strict") else set(NEW_CODE)
-    allowed |= OWN_INIT if profile.endswith("-6.1") else set()
-    allowed |= IN_WORK if profile in UNMEASURED else set()
-    assert {name: found[name] for name in worked ^ allowed} == {}
+    assert worked(found, profile) == {}
     assert len(found) >= 150

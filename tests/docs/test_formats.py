@@ -181,6 +181,7 @@ def specimens() -> tuple[Specimen, ...]:
     local = local_messages(decision, bundle.result, compact, signed_policy, bundle.evidence)
     return (
         Specimen("measurement", encode_measurement(measurement(mutable=True)), parse_measurement),
+        Specimen("measurement", encode_measurement(replace(measurement(), devices=("v.com/gpu=0",), mode="observe")), parse_measurement),
         *(Specimen("tree", encode_tree(one), parse_tree) for one in (TREE, HELD, DEVICE)),
         *(Specimen("runtime-event", runtime.encode_event(event), runtime.parse_event) for event in EVENTS),
         Specimen("evidence", bundle.evidence, parse_evidence),

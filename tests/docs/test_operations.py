@@ -1,8 +1,8 @@
 """docs/operations.md, typed in: every command of the page, in its order, on a machine of its own with a software TPM.
 
-The page is for production, so four things are exchanged: its directories for
+The page is for production, so five things are exchanged: its directories for
 ones below a temporary directory, its address for a loopback one without TLS,
-its TPM for a software TPM, and `serve` is left running. Nothing else is.
+its TPM for a software TPM, `./run` for this tree's, and `serve` is left running. Nothing else is.
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from attestor.measure.oci import this_platform
 from swtpm import Manufacturer, SoftTpm
 from tests.docs.blocks import Block, all_blocks, commands
 from tests.verifier.packages.builders import Signer, build_apt, build_deb
+from tests.world.oci import Layout, layer
 from tests.writ.formats.pe_images import make_pe
 
+ROOT: Final = Path(__file__).parents[2]
 PAGE: Final = "docs/operations.md"
 ISSUER: Final = "https://verifier.example.org:8443"
 TREES: Final = ("/etc/writ", "/var/lib/writ", "/run/writ")
@@ -42,6 +45,13 @@ grants = [["tool.call", "mcp:notes/*"]]
 kind = "code"
 source = "src"
 """
+
+
+def lay_out_image(place: Path) -> None:
+    """An OCI layout of an agent, as a builder would hand it out."""
+    here, made = this_platform(), Layout()
+    made.image([layer(("bin/agent", b"agent", 0o755))], {"Entrypoint": ["/bin/agent"]}, platform=(here.os, here.architecture))
+    made.write(place)
 
 
 class Machine:
@@ -69,6 +79,7 @@ class Machine:
         (manifests / "src").mkdir(parents=True)
         (manifests / "src" / "main.sh").write_text("#!/bin/sh\n")
         (manifests / "reporter.toml").write_text(MANIFEST)
+        lay_out_image(place / "reporter-image")
         (place / "tpm-roots.pem").write_bytes(roots)
         self._update(place)
 
@@ -92,10 +103,10 @@ class Machine:
         return self._place / path.lstrip("/")
 
     def exchanged(self, text: str) -> str:
-        """The text with the page's directories and address exchanged for this machine's."""
+        """The text with the page's directories and address exchanged for this machine's, and `./run` for this tree's."""
         for tree in TREES:
             text = text.replace(tree, str(self._mapped(tree)))
-        return text.replace(ISSUER, self._url)
+        return text.replace(ISSUER, self._url).replace("./run ", f"{shlex.quote(str(ROOT / 'run'))} ")
 
     def write(self, block: Block) -> None:
         """A file that the page shows, under the name in its first line."""
@@ -155,6 +166,7 @@ def test_every_command_of_the_page_is_accepted_in_its_order(tmp_path: Path, soft
         assert machine.made(name) > 0, name
     assert machine.names("predicted"), "one file for each way in which the kernel may be measured"
     assert machine.names("in-force"), "what is in force, as signed"
+    assert machine.names("dist"), "a wheel, and what it will be measured as"
 
 
 def play(machine: Machine, blocks: list[Block]) -> None:

@@ -197,7 +197,6 @@ class Host:
         for run in self.runs:
             if run.poll() is None:
                 run.kill()
-            run.communicate()
         if self.daemon is not None:
             self.kill_daemon()
         for path in (self.config.state_dir / "instances").glob("*/state.json"):
@@ -209,6 +208,8 @@ class Host:
         if parent.exists():
             parent.kill()
             wait_for(lambda: all(Cgroup(p).remove() for p in parent.path.iterdir() if p.is_dir()) and parent.remove())
+        for run in self.runs:
+            run.communicate()  # an agent may have kept the other end of its pipes to this moment, and a frozen one would keep it on
         self.attestor.stop()
         for mounted in sorted(self.mounts(), reverse=True):
             subprocess.run(["umount", "--lazy", mounted], check=True)

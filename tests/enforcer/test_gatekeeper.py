@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ import pytest
 from enforcer.gatekeeper import Gatekeeper, Ruling
 from enforcer.record import ActionLog, LogReader, Make, Recorded
 from tests.enforcer.scene import Scene
+from tests.world.attestor import ENGINE
 from writ.formats.action import Action, ActionRecord, OutcomeRecord
 from writ.formats.digest import Digest
 from writ.formats.errors import Misuse, Unavailable
+from writ.formats.grants import Grant
 from writ.formats.reason import Reason
 
 READ = Action("tool.call", "mcp:notes/read", Digest.of(b"{}"))
@@ -87,6 +90,49 @@ def test_what_was_cut_is_refused_for_that_reason_until_it_is_mended(scene: Scene
     assert codes(gatekeeper.ask(READ, b"{}", gate="socket")) == ["instance-drifted"]
     gatekeeper.mend()
     assert gatekeeper.ask(READ, b"{}", gate="socket").permit
+
+
+def observing(scene: Scene, log: ActionLog) -> Gatekeeper:
+    return Gatekeeper(
+        instance=scene.instance, agent=scene.agent, credential=scene.credential, log=log, engine=ENGINE, clock=scene.clock,
+        observes=(Grant("tool.call", "mcp:notes/*"),),
+    )  # fmt: skip
+
+
+def test_observed_action_passes_and_its_record_is_a_refusal(scene: Scene, log: ActionLog) -> None:
+    scene.renew()
+    gatekeeper = observing(scene, log)
+    granted = gatekeeper.ask(READ, b"{}", gate="socket")
+    other = gatekeeper.ask(replace(READ, resource="mcp:mail/send"), b"{}", gate="socket")
+    assert gatekeeper.outcome(granted, done=True, result=b"")
+
+    assert [(r.permit, r.observed, r.held) for r in (granted, other)] == [(True, True, None)] * 2, "not even a token that is there is used"
+    assert [codes(granted), codes(other)] == [["observed"], ["observed", "grant-missing"]]
+    first, second, _ = records(scene)
+    for record in (first, second):
+        assert isinstance(record, ActionRecord)
+        assert (record.permit, record.token, record.bundle, record.reasons[0].code) == (False, None, None, "observed")
+
+
+def test_observed_action_does_not_pass_where_the_gate_cannot_or_all_is_cut_or_no_record_is(scene: Scene, log: ActionLog) -> None:
+    gatekeeper = observing(scene, log)
+    unknown = gatekeeper.ask(READ, b"{}", gate="socket", against=Reason("unknown-tool", "tool", "one", "none"))
+    gatekeeper.cut(DRIFT)
+    cut = gatekeeper.ask(READ, b"{}", gate="socket")
+    full = Failing(scene.folder.parent, scene.instance)
+    unrecorded = observing(scene, full).ask(READ, b"{}", gate="socket")
+    full.close()
+    assert [(r.permit, codes(r)[0]) for r in (unknown, cut, unrecorded)] == [
+        (False, "unknown-tool"), (False, "instance-drifted"), (False, "record-not-durable"),
+    ]  # fmt: skip
+
+
+def test_observed_action_that_was_overtaken_does_not_pass(scene: Scene) -> None:
+    log = Slow(scene.folder, scene.instance)
+    gatekeeper = observing(scene, log)
+    log.meanwhile = lambda: gatekeeper.cut(DRIFT)
+    assert not gatekeeper.ask(READ, b"{}", gate="socket").permit
+    log.close()
 
 
 class Slow(ActionLog):

@@ -189,6 +189,14 @@ def test_revoked_certificate_is_refused_where_its_crl_is_given(tmp_path: Path) -
     assert said(ek(tmp_path, root.ek(), trust={"root.crl": revoked})) == ("refused", ["ek-certificate-revoked"])
 
 
+def test_revoked_certificate_is_refused_where_its_ocsp_response_is_given(tmp_path: Path) -> None:
+    root, at = Ca("root"), 1_793_400_000
+    given = {"root.cer": root.certificate(), "ek.ocsp": root.ocsp(0x77, this=at)}
+    assert said(ek(tmp_path, root.ek(), trust=given)) == ("accepted", [])
+    assert said(ek(tmp_path, root.ek(), trust={"ek.ocsp": root.ocsp(0x77, "unknown", this=at)})) == ("accepted", ["revocation-unknown"])
+    assert said(ek(tmp_path, root.ek(), trust={"ek.ocsp": root.ocsp(0x77, "revoked", this=at)})) == ("refused", ["ek-certificate-revoked"])
+
+
 def test_chain_is_not_believed_for_naming_a_pinned_root(tmp_path: Path) -> None:
     """The file's own top is its own top, whatever it is called."""
     impostor = Ca("Infineon OPTIGA(TM) RSA Root CA")

@@ -29,10 +29,11 @@ sources = ["somewhere"]
 
 
 def taking(
-    *files: tuple[str, bytes], believed: tuple[ManufacturerRoot, ...] = (), below: tuple[bytes, ...] = (), held: tuple[bytes, ...] = ()
-) -> Taken:
+    *files: tuple[str, bytes], believed: tuple[ManufacturerRoot, ...] = (), below: tuple[bytes, ...] = (), held: tuple[bytes, ...] = (),
+    answers: tuple[bytes, ...] = (),
+) -> Taken:  # fmt: skip
     offered = [Offered(name, data) for name, data in files]
-    return take(offered, (PINNED,), believed=believed, below=below, held=held, rules=ChainRules(), now=NOW)
+    return take(offered, (PINNED,), believed=believed, below=below, held=held, answers=answers, rules=ChainRules(), now=NOW)
 
 
 def codes(taken: Taken) -> list[tuple[str, str]]:
@@ -142,10 +143,36 @@ def test_crl_that_is_no_later_than_the_one_held_is_refused_by_name() -> None:
     assert (taken.crls, codes(taken)) == ((), [("soon.crl", "crl-early")])
 
 
+def test_response_about_a_certificate_of_a_believed_ca_is_taken() -> None:
+    files = (("root.cer", ROOT.certificate()), ("middle.cer", MIDDLE.certificate()))
+    by_root, by_middle = ROOT.ocsp(0x77, this=NOW), MIDDLE.ocsp(5, "revoked", this=NOW, responder=MIDDLE.responder())
+    taken = taking(*files, ("a.ocsp", by_root), ("b.ORS", by_middle), ("c.ocsp", STRANGER.ocsp(5, this=NOW)))
+    assert (taken.ocsp, codes(taken)) == (tuple(sorted((by_root, by_middle))), [("c.ocsp", "trust-root-unknown")])
+    assert codes(taking(("a.ocsp", by_root))) == [("a.ocsp", "trust-root-unknown")]
+
+
+def test_response_that_is_no_later_than_the_one_held_is_refused_by_name() -> None:
+    old, held, fresh, soon = (ROOT.ocsp(5, this=NOW + at) for at in (-90, -60, 0, 9))
+    unknown, root = ROOT.ocsp(6, "unknown", this=NOW), ("root.cer", ROOT.certificate())
+    files = (root, ("old.ocsp", old), ("held.ocsp", held), ("unknown.ocsp", unknown))
+    taken = taking(*files, answers=(held,))
+    assert (taken.ocsp, codes(taken)) == ((held,), [("unknown.ocsp", "revocation-unknown"), ("old.ocsp", "crl-rollback")])
+    taken = taking(root, ("old.ocsp", old), ("fresh.ocsp", fresh), ("soon.ocsp", soon), answers=(held,))
+    assert (taken.ocsp, codes(taken)) == ((fresh,), [("soon.ocsp", "crl-early"), ("old.ocsp", "crl-rollback")])
+
+
+def test_response_of_a_responder_is_judged_by_the_crls_held_and_offered() -> None:
+    response, root = ROOT.ocsp(5, this=NOW, responder=ROOT.responder()), ("root.cer", ROOT.certificate())
+    clean, listing = ROOT.crl(this=NOW - 60), ROOT.crl(0x0C, this=NOW - 50)
+    assert taking(root, ("a.ocsp", response), held=(clean,)).ocsp == (response,)
+    assert taking(root, ("a.ocsp", response), ("a.crl", clean)).ocsp == (response,)
+    assert taking(root, ("a.ocsp", response), ("a.crl", listing), held=(clean,)).ocsp == ()
+
+
 def test_rubbish_is_named_and_the_rest_is_taken() -> None:
-    taken = taking(("root.cer", ROOT.certificate()), ("x.cer", b"rubbish"), ("y.crl", b"rubbish"))
+    taken = taking(("root.cer", ROOT.certificate()), ("x.cer", b"rubbish"), ("y.crl", b"rubbish"), ("z.ocsp", b"rubbish"))
     assert len(taken.roots) == 1
-    assert codes(taken) == [("x.cer", "malformed"), ("y.crl", "malformed")]
+    assert codes(taken) == [("x.cer", "malformed"), ("y.crl", "malformed"), ("z.ocsp", "malformed")]
 
 
 def test_what_is_believed_already_vouches_for_more() -> None:
@@ -158,8 +185,11 @@ def test_what_is_believed_already_vouches_for_more() -> None:
     assert (taken.intermediates, len(taken.crls), taken.refused) == ((last.certificate(),), 1, ())
 
 
-def test_operator_vouches_for_certificates_and_never_for_a_crl() -> None:
-    files = [Offered("a.cer", ROOT.certificate()), Offered("b.crl", ROOT.crl(this=NOW)), Offered("c.cer", MIDDLE.certificate())]
+def test_operator_vouches_for_certificates_and_never_for_a_crl_or_a_response() -> None:
+    files = [
+        Offered("a.cer", ROOT.certificate()), Offered("b.crl", ROOT.crl(this=NOW)), Offered("c.cer", MIDDLE.certificate()),
+        Offered("d.ocsp", ROOT.ocsp(5, this=NOW)),
+    ]  # fmt: skip
     pem, rest = vouched(files)
     assert [one.der for one in parse_pem_certificates(pem.encode(), "pem")] == [ROOT.certificate(), MIDDLE.certificate()]
-    assert rest == [files[1]]
+    assert rest == [files[1], files[3]]

@@ -404,9 +404,9 @@ def test_files_are_taken_below_what_is_believed_and_refused_otherwise(verifier: 
     trust = parse_trust(base64.b64decode(answer["file"]))
     assert ca in trust.intermediates
     assert [root.certificate for root in trust.roots] == [Maker().root()]
-    assert answer["added"] == {"roots": [], "intermediates": 0, "crls": [], "rules": None}, "it was believed already"
+    assert answer["added"] == {"roots": [], "intermediates": 0, "crls": [], "ocsp": [], "rules": None}, "it was believed already"
     only_bad = verifier.client.post("/v1/trust", {"files": trust_files(("stranger.cer", stranger))})
-    assert only_bad["added"] == {"roots": [], "intermediates": 0, "crls": [], "rules": None}
+    assert only_bad["added"] == {"roots": [], "intermediates": 0, "crls": [], "ocsp": [], "rules": None}
     assert (only_bad["digest"], len(only_bad["refused"])) == (answer["digest"], 1)
     ruled = verifier.client.post("/v1/trust", {"rules": {"crl_required": True, "crl_max_age": 3600, "sha1": False}})
     assert parse_trust(base64.b64decode(ruled["file"])).rules == ChainRules(True, 3600, False)

@@ -8,15 +8,19 @@ import io
 import json
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 
 from tests.verifier.packages.builders import build_deb
 from tests.world.chip import Maker
+from tests.world.host import SimulatedHost
 from tests.world.ima_logs import certificate
 from tests.world.verifier import RunningVerifier
+from tools import release
 from verifier.__main__ import DEFAULT_POLICY, main
 from verifier.commands import duration, moment
 from verifier.http.wire import to_base64
@@ -362,6 +366,74 @@ def test_values_of_a_release_are_taken_over_after_their_signature_was_checked(de
     file = desk.run("reference", "export", desk.file("a", corim()), *with_key)["written"][0]["file"]
     agent = desk.run("reference", "import", "--adopt", file, "--publisher", folder / "release.pub", "--namespace", "default", code=1)
     assert agent["reasons"][0]["code"] == "forbidden"
+
+
+GOVERNED = Corim(
+    "old", "default", "governance", (("attestor", Digest.of(b"1.0")), ("interpreter", Digest.of(b"3.11"))), valid_until=1 << 40
+)
+OTHER_HOSTS = replace(GOVERNED, id="other", components=(("attestor", Digest.of(b"1.0")), ("interpreter", Digest.of(b"3.13"))))
+
+
+def governance_in_force(desk: Desk) -> set[tuple[tuple[str, Digest], ...]]:
+    rows = [row for row in desk.run("reference", "list")["references"] if row["environment"] == "governance"]
+    shown = [desk.run("reference", "show", row["digest"])["corim"] for row in rows]
+    assert len({one["id"] for one in shown}) == len(shown), "the nearest version is told by its id"
+    assert all(one["valid_until"] == 1 << 40 for one in shown), "a release is valid no longer than what it rests on"
+    found = [tuple(sorted((name, Digest.parse(digest)) for name, digest in one["components"].items())) for one in shown]
+    assert len(set(found)) == len(found), "each version once"
+    return set(found)
+
+
+def test_a_part_of_the_governance_is_laid_over_each_version_in_force(desk: Desk) -> None:
+    folder, new = desk.folder, Digest.of(b"1.1")
+    desk.key_pairs("release")
+    with_key = ("--sign-key", folder / "release.pem", "--out", folder / "signed")
+    parts = [Corim("w", "writ", "governance", (("attestor", new),)), Corim("f", "writ", "files/writ", (("/opt/a.py", new),))]
+    signed = desk.run("reference", "export", *(desk.file(part.id, part) for part in parts), *with_key)["written"]
+    files = [one["file"] for one in signed]
+    over = ("reference", "import", *files, "--adopt", "--over", "--publisher", folder / "release.pub", "--namespace", "default")
+    assert desk.run(*over, code=1)["reasons"][0]["code"] == "not-found", "no governance to lay it over"
+    assert desk.run("reference", "import", files[0], "--over", "--publisher", folder / "release.pub", code=2)["expected"] == "--adopt"
+    desk.run("reference", "import", desk.file("old", GOVERNED), desk.file("other", OTHER_HOSTS))
+    after = {tuple(sorted({**dict(one.components), "attestor": new}.items())) for one in (GOVERNED, OTHER_HOSTS)}
+    desk.run(*over)
+    assert governance_in_force(desk) == {GOVERNED.components, OTHER_HOSTS.components} | after, "old and new"
+    desk.run(*over)
+    assert len(governance_in_force(desk)) == 4, "the same once more changes nothing"
+    desk.run(*over, "--replace")
+    assert governance_in_force(desk) == after
+    assert {row["environment"] for row in desk.run("reference", "list")["references"]} == {"governance", "files/writ"}
+
+
+def test_a_publisher_releases_writ_and_nothing_beside_it(desk: Desk, host: SimulatedHost) -> None:
+    """`./run release --over` gives what a delegation takes: old and new are in force, and no operator measured a machine."""
+    folder = desk.folder
+    host.attest("one")
+    desk.key_pairs("release")
+    desk.operator("releases", "publisher")
+    roles = (
+        'name="writ"\nenvironments=["governance"]\ncomponents=["attestor"]\npublishers=["release.pub"]\nthreshold=1\nnot_after=2099-01-01'
+    )
+    (folder / "roles.toml").write_text(f"[[role]]\n{roles}\n")
+    desk.run("reference", "delegate", folder / "roles.toml")
+    old = next(row["digest"] for row in desk.run("reference", "list")["references"] if row["environment"] == "governance")
+    base = desk.run("reference", "export", old, "--out", folder / "in-force")["written"][0]["file"]
+    signed = {}
+    for name in ("attestor", "cbor2"):
+        with ZipFile(folder / f"{name}-1.1-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(f"{name}/__init__.py", "new = 1\n")
+        options = ["--wheel", wheel.filename, "--sign-key", folder / "release.pem", "--namespace", "default", "--over", base]
+        assert release.main([*map(str, options), "--out", str(folder / name)]) == 0
+        signed[name] = folder / name / f"{name}-1.1-py3-none-any.governance.corim"
+    assert desk.run("reference", "dry-run", signed["attestor"])["pass"] == 1, "old and new"
+    assert desk.run("reference", "dry-run", signed["attestor"], "--retire", old, code=1)["refused"] == 1, "the new alone"
+    import_it = ("reference", "import", "--delegated", "--namespace", "default")
+    desk.run(*import_it, signed["attestor"], by="releases")
+    new, before = (dict(parse_signed_corim(Path(file).read_bytes()).corim.components) for file in (signed["attestor"], base))
+    assert (new.keys(), new["enforcer"]) == (before.keys(), before["enforcer"])
+    assert new["attestor"] != before["attestor"]
+    assert sum(row["environment"] == "governance" for row in desk.run("reference", "list")["references"]) == 2
+    assert desk.run(*import_it, signed["cbor2"], by="releases", code=1)["reasons"][0]["claim"] == "governance.library-cbor2"
 
 
 def test_publisher_whom_an_operator_vouches_for_is_named_by_jwk_or_pem(desk: Desk) -> None:

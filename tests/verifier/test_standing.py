@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,13 +12,13 @@ from tests.world.chip import Chip
 from tests.world.host import RefusedByVerifier, SimulatedHost
 from tests.world.verifier import RunningVerifier
 from verifier.__main__ import main
-from verifier.enrol import surviving_state
 from verifier.ledger.schema import EntryRow, HeardRow, HostRow
 from verifier.ledger.sqlite import SqliteTables
 from writ.formats.cose import parse_sign1
-from writ.formats.decision import EnrolDecision, parse_entry
+from writ.formats.decision import EnrolDecision, OperatorAct, parse_entry
+from writ.formats.errors import Refused
+from writ.formats.exchange import AttestAnswer
 from writ.formats.policy_bundle import TOKEN_LIFE
-from writ.formats.state import encode_host_state, parse_host_state
 
 
 def shown(verifier: RunningVerifier, host: str = "h1") -> dict[str, Any]:
@@ -206,25 +205,110 @@ def test_i6_clear_launders_neither_containment_nor_taint(verifier: RunningVerifi
     assert {reason.code for reason in new.attest("one").answers[0].reasons} == {"instance-tainted"}
 
 
-def test_cleared_host_owes_the_logs_that_it_sent_before(verifier: RunningVerifier, host: SimulatedHost) -> None:
-    """What a host sent before is what keeps it honest: a Clear is no way to stop."""
-    host.attest("one")
-    row = verifier.made.ledger.read().get(HostRow, "h1")
-    assert row is not None
-    assert row.state is not None
-    sent = replace(row, state=encode_host_state(replace(parse_host_state(row.state), logs=("uefi",))))
-    cleared, plain = (surviving_state(sent, "sha256", cleared=cleared) for cleared in (True, False))
-    assert cleared is not None
-    assert plain is not None
-    assert (cleared.logs, cleared.boot, plain.logs) == (("uefi",), None, ())
-
-
 def test_another_tpm_in_the_host_is_replaced_and_not_cleared(verifier: RunningVerifier, host: SimulatedHost) -> None:
     host.attest("one")
     ticket = verifier.client.post("/v1/hosts/h1/replace", {})["ticket"]
     assert word(verifier) == "never-seen"
     verifier.stranger("h1", Chip(seed="new", reset_count=1)).enrol(ticket)
     assert (word(verifier), enrolments(verifier)) == ("never-seen", [False, False])
+
+
+# --- logs that are owed ---------------------------------------------------------------------------------------------------
+
+OWED = {"boot-log-required", "ima-log-required"}
+
+
+def codes(answer: AttestAnswer) -> set[str]:
+    return {reason.code for reason in answer.reasons}
+
+
+def silent(host: SimulatedHost) -> SimulatedHost:
+    """The same host, as one that sends no logs of boot and IMA."""
+    host.uefi_log = host.kernel = None
+    return host
+
+
+@pytest.mark.parametrize("how", ["new ticket", "TPM2_Clear", "another TPM"])
+def test_i6_no_enrolment_ends_the_debt_of_a_log(verifier: RunningVerifier, host: SimulatedHost, how: str) -> None:
+    """What a host sent before is what keeps it honest: enrolling again is no way to stop."""
+    host.boot()
+    assert not codes(host.attest("one")) & OWED
+    if how == "TPM2_Clear":
+        host.chip.clear()
+    if how == "another TPM":
+        ticket = verifier.client.post("/v1/hosts/h1/replace", {})["ticket"]
+        new = verifier.stranger("h1", Chip(seed="new", reset_count=1))
+        new.enrol(ticket)
+        new.govern()
+    else:
+        new = silent(again(verifier, host))
+    new = again(verifier, new)  # nor does enrolling twice
+    assert codes(new.attest()) >= OWED
+    new.boot()
+    assert not codes(new.attest()) & OWED
+    assert codes(silent(new).attest()) == {"ima-log-required"}, "from then on in this boot too"
+
+
+def test_operator_excuses_a_host_that_has_no_logs_any_more(verifier: RunningVerifier, host: SimulatedHost) -> None:
+    def excuse() -> None:
+        verifier.client.post("/v1/hosts/h1/excuse")
+
+    with pytest.raises(Refused, match=r"host\.logs"):
+        excuse()  # it never attested
+    host.attest("one")
+    with pytest.raises(Refused, match=r"host\.logs"):
+        excuse()  # it owes none
+    host.boot()
+    host.attest("one")
+    with pytest.raises(Refused, match=r"host\.logs"):
+        excuse()  # what they say of this boot stands
+    new = silent(again(verifier, host))
+    assert codes(new.attest("one")) >= OWED
+    assert [entry.act for entry in acts(verifier)].count("host-excuse") == 0
+    excuse()
+    assert [(entry.act, entry.subject) for entry in acts(verifier)][-1] == ("host-excuse", "h1")
+    assert not codes(new.attest()) & OWED
+    assert word(verifier) == "trusted"
+    new.boot()
+    new.attest()
+    assert codes(silent(new).attest()) == {"ima-log-required"}, "until it sends one again"
+
+
+@pytest.mark.parametrize("known", ["boot", "ima"])
+def test_i6_what_one_log_says_of_this_boot_is_not_excused(verifier: RunningVerifier, host: SimulatedHost, known: str) -> None:
+    host.boot()
+    if known == "boot":
+        host.kernel = None
+    else:
+        host.uefi_log = None
+    host.attest("one")
+    with pytest.raises(Refused, match=r"host\.logs"):
+        verifier.client.post("/v1/hosts/h1/excuse")
+
+
+@pytest.mark.parametrize("what", ["boot", "files/*", "rooted/*"])
+def test_i6_one_operator_excuses_nobody_where_it_takes_several(verifier: RunningVerifier, host: SimulatedHost, what: str) -> None:
+    host.boot()
+    host.attest("one")
+    new = silent(again(verifier, host))
+    verifier.publish(approvals={what: 2})
+    with pytest.raises(Refused, match=r"policy\.approvals"):
+        verifier.client.post("/v1/hosts/h1/excuse")
+    assert codes(new.attest("one")) >= OWED
+
+
+def test_retired_host_is_not_excused(verifier: RunningVerifier, host: SimulatedHost) -> None:
+    host.boot()
+    host.attest("one")
+    again(verifier, host)
+    verifier.client.post("/v1/hosts/h1/retire")
+    with pytest.raises(Refused, match=r"host\.logs"):
+        verifier.client.post("/v1/hosts/h1/excuse")
+
+
+def acts(verifier: RunningVerifier) -> list[OperatorAct]:
+    entries = [parse_entry(parse_sign1(row.entry).payload or b"") for row in verifier.made.ledger.read().select(EntryRow, kind="operator")]
+    return [entry for entry in entries if isinstance(entry, OperatorAct)]
 
 
 # --- as it is shown ------------------------------------------------------------------------------------------------------

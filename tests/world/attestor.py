@@ -43,7 +43,7 @@ from writ.formats.local import (
     Unreachable,
     Watch,
 )  # fmt: skip
-from writ.formats.measurement import ComponentRoot, Measurement, Profile, encode_measurement
+from writ.formats.measurement import ComponentRoot, Measurement, Mode, Profile, encode_measurement
 from writ.formats.policy_bundle import CONTENT_TYPE, PolicyBundle, PolicySettings, encode_bundle
 from writ.formats.reason import Reason
 from writ.formats.spiffe import AgentId
@@ -78,6 +78,8 @@ class KnownAgent:
     components: tuple[ComponentRoot, ...] = ()
     grants: tuple[Grant, ...] = grant_set([("tool.call", "mcp:notes/*"), ("http.post", "http://127.0.0.1/*")])
     profile: Profile = "strict"
+    devices: tuple[str, ...] = ()
+    mode: Mode = "enforce"
 
 
 @dataclass
@@ -109,6 +111,7 @@ class Attestor:
     """By the agent's name."""
     silent: float = 0.0
     lies_about_command: tuple[str, ...] = ()
+    generous: bool = False
     decision: MemorySigner = field(default_factory=new_signer)
     tokens: MemorySigner = field(default_factory=new_signer)
     instances: dict[bytes, Instance] = field(default_factory=dict)
@@ -181,8 +184,8 @@ class Attestor:
         instance, agent = secrets.token_bytes(16), AgentId(DOMAIN, "test", launch.agent)
         command = launch.command or known.command
         self.instances[instance] = Instance(agent, launch.session_key, launch.parent)
-        measurement = encode_measurement(Measurement(agent, command, known.components, (), AUDIENCE, known.grants, known.profile))
-        return Launched(instance, measurement, str(known.root), self.lies_about_command or command, AUDIENCE, known.grants)
+        measured = Measurement(agent, command, known.components, (), AUDIENCE, known.grants, known.profile, known.devices, known.mode)
+        return Launched(instance, encode_measurement(measured), str(known.root), self.lies_about_command or command, AUDIENCE, known.grants)
 
     def _token(self, ask: TokenAsk) -> Local:
         known = self.instances[ask.instance]
@@ -191,6 +194,8 @@ class Attestor:
         if not merkle.verify_consistency(*known.log, ask.log_size, ask.log_root, ask.log_proof):
             return Refusal((Reason("action-log-inconsistent", "log", f"an extension of {known.log[0]}", str(ask.log_size)),), final=True)
         known.log = (ask.log_size, ask.log_root)
+        if self.agents[known.agent.name].mode == "observe" and not self.generous:
+            return Refusal((Reason("observed", f"instance.{ask.instance.hex()}.mode", "enforce", "observe"),), final=False)
         if known.drifted:
             return Refusal((Reason("instance-drifted", "phase", "running", "drifted"),), final=True)
         given = self.give(ask)

@@ -1,4 +1,4 @@
-"""Certificates and CRLs of any shape, for tests: keys by seed, so that the same words give the same certificate."""
+"""Certificates, CRLs and OCSP responses of any shape, for tests: keys by seed, so that the same words give the same certificate."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
 from tests.world.chip import Maker, ca_extensions, ek_extensions, private_key
+from tests.world.der import NULL, element
+from writ.formats.digest import hash_bytes
+from writ.formats.x509 import parse_certificate
+from writ.formats.x509_key import key_bits
 
 Extensions = Sequence[tuple[x509.ExtensionType, bool]]
 BORN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -81,6 +85,47 @@ class Ca:
         for extension, critical in extensions:
             builder = builder.add_extension(extension, critical)
         return builder.sign(private_key(key or self.seed), hashes.SHA256()).public_bytes(Encoding.DER)
+
+    def responder(
+        self, *extensions: x509.ExtensionType, eku: ObjectIdentifier = ExtendedKeyUsageOID.OCSP_SIGNING, key: str = "ca/responder",
+        serial: int = 0x0C, born: datetime = BORN, life: timedelta = timedelta(days=3650),
+    ) -> bytes:  # fmt: skip
+        """The certificate of an OCSP responder of this CA, DER; `extensions` beside its extended key usage."""
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "responder")])
+        all_ = [(one, False) for one in (x509.ExtendedKeyUsage([eku]), *extensions)]
+        return self.sign(subject, key, all_, serial=serial, born=born, life=life)
+
+    def ocsp(
+        self, serial: int, status: str = "good", *, this: int, following: int | None = None, produced: int | None = None,
+        responder: bytes | None = None, key: str | None = None, by_key: bool = False, hashed: str = "sha1",
+    ) -> bytes:  # fmt: skip
+        """An OCSP response about the certificate of that number, DER: by this CA or its `responder`, or with the key of seed `key`."""
+        signer, mine = parse_certificate(responder or self.certificate()), parse_certificate(self.certificate())
+        digests = [element(0x04, hash_bytes(hashed, value)) for value in (mine.subject, key_bits(mine.spki))]
+        number = element(0x02, serial.to_bytes(serial.bit_length() // 8 + 1, "big"))
+        algorithm = element(0x30, bytes.fromhex({"sha1": "06052b0e03021a", "sha256": "0609608648016503040201"}[hashed]) + NULL)
+        said = {"good": b"\x80\0", "unknown": b"\x82\0", "revoked": element(0xA1, generalized(this))}[status]
+        single = element(0x30, algorithm + b"".join(digests) + number) + said + generalized(this)
+        if following is not None:
+            single += element(0xA0, generalized(following))
+        name = element(0xA2, element(0x04, hash_bytes("sha1", key_bits(signer.spki)))) if by_key else element(0xA1, signer.subject)
+        produced_at = generalized(this if produced is None else produced)
+        data = element(0x30, name + produced_at + element(0x30, element(0x30, single)))
+        certificates = b"" if responder is None else element(0xA0, element(0x30, responder))
+        return sealed_ocsp(data, private_key(key or ("ca/responder" if responder else self.seed)), certificates)
+
+
+def sealed_ocsp(data: bytes, key: ec.EllipticCurvePrivateKey, certificates: bytes = b"") -> bytes:
+    """A successful response of this ResponseData, signed by `key`."""
+    signature = key.sign(data, ec.ECDSA(hashes.SHA256(), deterministic_signing=True))
+    basic = element(0x30, data + bytes.fromhex("300a06082a8648ce3d040302") + element(0x03, b"\0" + signature) + certificates)
+    kind = bytes.fromhex("06092b0601050507300101")
+    return element(0x30, b"\x0a\x01\0" + element(0xA0, element(0x30, kind + element(0x04, basic))))
+
+
+def generalized(seconds: int) -> bytes:
+    """A moment in DER."""
+    return element(0x18, at(seconds).strftime("%Y%m%d%H%M%SZ").encode())
 
 
 def crls_of(maker: Maker, *, this: int, following: int | None = None) -> tuple[bytes, bytes]:

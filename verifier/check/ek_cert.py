@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from verifier.check.finding import Finding, Options, read_file
-from verifier.manufacturers import pinned_roots
+from verifier.manufacturers import OCSP_FILES, pinned_roots
 from writ.formats.crl import parse_crl
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Unavailable
+from writ.formats.ocsp import parse_ocsp
 from writ.formats.trust import ChainRules, ManufacturerRoot, Trust
 from writ.formats.x509 import EKU_EK, Certificate, parse_pem_certificates, parse_stored_certificate
 from writ.formats.x509_key import certificate_key, plain_spki, signed_by
@@ -25,11 +26,12 @@ _RULES: Final = ChainRules(sha1=True)
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What --trust holds: the CAs at the top of it, all its certificates, and its CRLs."""
+    """What --trust holds: the CAs at the top of it, all its certificates, its CRLs and OCSP responses."""
 
     roots: tuple[Certificate, ...]
     certificates: tuple[Certificate, ...]
-    crls: tuple[bytes, ...]
+    crls: tuple[bytes, ...] = ()
+    ocsp: tuple[bytes, ...] = ()
 
 
 def check_ek_cert(finding: Finding, args: argparse.Namespace, options: Options) -> None:
@@ -47,14 +49,14 @@ def check_ek_cert(finding: Finding, args: argparse.Namespace, options: Options) 
         if leaf in given.roots:
             _alone(finding, leaf, options.at, f"a root of --trust itself: {_name(leaf)}")
         else:
-            _judge(finding, leaf, given.roots, (*chain[1:], *given.certificates), given.crls, options.at, "")
+            _judge(finding, leaf, replace(given, certificates=(*chain[1:], *given.certificates)), options.at, "")
     elif pinned := tuple(one for one in chain if Digest.of(one.der) in _PINNED):
         if leaf in pinned:
             _alone(finding, leaf, options.at, f"a pinned root itself: {_name(leaf)}")
         else:
-            _judge(finding, leaf, pinned, chain[1:], (), options.at, "pinned root: ")
+            _judge(finding, leaf, Given(pinned, chain[1:]), options.at, "pinned root: ")
     elif tops := tuple(one for one in chain[1:] if one.is_ca and one.is_self_issued) or tuple(one for one in chain[-1:] if one is not leaf):
-        _judge(finding, leaf, tops, chain[1:], (), options.at, "to its own top only, which nothing vouches for: ")
+        _judge(finding, leaf, Given(tops, chain[1:]), options.at, "to its own top only, which nothing vouches for: ")
     else:
         _alone(finding, leaf, options.at, f"to its own top only, which nothing vouches for: {_name(leaf)}")
         if not leaf.is_self_issued:
@@ -68,18 +70,10 @@ def check_ek_cert(finding: Finding, args: argparse.Namespace, options: Options) 
 _PINNED: Final = {root.fingerprint: root for root in pinned_roots()}
 
 
-def _judge(
-    finding: Finding,
-    leaf: Certificate,
-    roots: tuple[Certificate, ...],
-    others: tuple[Certificate, ...],
-    crls: tuple[bytes, ...],
-    at: int,
-    how: str,
-) -> None:
-    anchors = {ManufacturerRoot(_name(root)[:255], _class(root), root.der) for root in roots}
-    trust = Trust("check", "check", tuple(sorted(anchors)), (), (), tuple(sorted(set(crls))), _RULES)
-    verified = verify_chain((leaf.der, *(other.der for other in others)), trust, now=at)
+def _judge(finding: Finding, leaf: Certificate, given: Given, at: int, how: str) -> None:
+    anchors = {ManufacturerRoot(_name(root)[:255], _class(root), root.der) for root in given.roots}
+    trust = Trust("check", "check", tuple(sorted(anchors)), (), (), given.crls, _RULES, given.ocsp)
+    verified = verify_chain((leaf.der, *(other.der for other in given.certificates)), trust, now=at)
     finding.claims |= {"chain": how + verified.root, "weak_signature": verified.weak_signature}
     finding.notes.extend(verified.notes)
 
@@ -101,19 +95,22 @@ def read_certificates(data: bytes, what: str) -> tuple[Certificate, ...]:
 
 
 def _given(folder: Path) -> Given:
-    """All certificates and CRLs of the directory, which is what is trusted: a CA is a root if its issuer is itself, or not there."""
+    """All that the directory holds, which is what is trusted: a CA is a root if its issuer is itself, or not there."""
     if not folder.is_dir():
         raise Unavailable("--trust", f"expected a directory of certificates, got {folder}")
     found: list[Certificate] = []
     crls: list[bytes] = []
+    ocsp: list[bytes] = []
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in CERTIFICATE_FILES:
             found += read_certificates(read_file(path), path.name)
         elif path.suffix.lower() in CRL_FILES:
             crls.append(parse_crl(read_file(path)).der)
+        elif path.suffix.lower() in OCSP_FILES:
+            ocsp.append(parse_ocsp(read_file(path)).der)
     subjects = {one.subject for one in found}
     roots = tuple(one for one in found if one.is_ca and (one.is_self_issued or one.issuer not in subjects))
-    return Given(roots, tuple(found), tuple(crls))
+    return Given(roots, tuple(found), tuple(crls), tuple(ocsp))
 
 
 def _class(root: Certificate) -> str:

@@ -26,6 +26,7 @@ from writ.formats.eat import parse_token
 from writ.formats.errors import FormatError, Refused
 from writ.formats.jose import verify_jws
 from writ.formats.keys import key_id
+from writ.formats.ocsp import kept_ocsp
 from writ.formats.reason import Reason
 from writ.formats.trust import ChainRules, ManufacturerRoot, Trust, encode_trust
 
@@ -69,6 +70,10 @@ def _hosts(parts: Parts) -> tuple[Route, ...]:
         parts.hosts.retire(within.operator, within.namespace, host)
         return JSONResponse(wire.host_view(parts.hosts.known(within.namespace, host), whole=False))
 
+    def excuse(host: Host, within: In) -> Any:
+        parts.hosts.excuse(within.operator, within.namespace, host)
+        return JSONResponse(wire.host_view(parts.hosts.known(within.namespace, host), whole=False))
+
     return (
         Route("GET", "/v1/hosts", "reader", list_hosts),
         Route("POST", "/v1/hosts", "operator", admit),
@@ -76,6 +81,7 @@ def _hosts(parts: Parts) -> tuple[Route, ...]:
         Route("POST", "/v1/hosts/{host}/release", "operator", release),
         Route("POST", "/v1/hosts/{host}/replace", "operator", replace),
         Route("POST", "/v1/hosts/{host}/retire", "operator", retire),
+        Route("POST", "/v1/hosts/{host}/excuse", "operator", excuse),
     )
 
 
@@ -215,6 +221,7 @@ def _trust_view(trust: Trust) -> dict[str, object]:
     return {
         "digest": str(trust.digest), "domain": trust.domain, "issuer": trust.issuer, "intermediates": len(trust.intermediates),
         "roots": [_root_view(root) for root in trust.roots], "crls": [_crl_view(crl) for crl in trust.crls],
+        "ocsp": [_ocsp_view(one) for one in trust.ocsp],
         "rules": _rules_view(trust.rules),
         "decision_keys": [key_id(key) for key in trust.decision_keys], "file": wire.to_base64(encode_trust(trust)),
     }  # fmt: skip
@@ -226,6 +233,7 @@ def _added_view(before: Trust, after: Trust) -> dict[str, object]:
         "roots": [_root_view(root) for root in after.roots if root not in before.roots],
         "intermediates": len({*after.intermediates} - {*before.intermediates}),
         "crls": [_crl_view(crl) for crl in after.crls if crl not in before.crls],
+        "ocsp": [_ocsp_view(one) for one in after.ocsp if one not in before.ocsp],
         "rules": None if after.rules == before.rules else _rules_view(after.rules),
     }
 
@@ -243,6 +251,14 @@ def _crl_view(der: bytes) -> dict[str, object]:
     return {
         "digest": str(Digest.of(der)), "number": crl.number, "this_update": crl.this_update, "next_update": crl.next_update,
         "revoked": len(crl.revoked),
+    }  # fmt: skip
+
+
+def _ocsp_view(der: bytes) -> dict[str, object]:
+    one = kept_ocsp(der)
+    return {
+        "digest": str(Digest.of(der)), "serial": f"{one.certificate.serial:x}", "status": one.status, "produced_at": one.produced_at,
+        "this_update": one.this_update, "next_update": one.next_update,
     }  # fmt: skip
 
 

@@ -112,7 +112,7 @@ class ApiKeyBody(Body):
 
 
 class TrustFile(Body):
-    """A certificate or CRL, in base64."""
+    """A certificate, CRL or OCSP response, in base64; the last is named `*.ocsp` or `*.ors`."""
 
     name: str = Field(min_length=1, max_length=255)
     data: str = Field(min_length=1, max_length=2_800_000)

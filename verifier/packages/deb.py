@@ -12,10 +12,12 @@ import re
 from typing import BinaryIO, Final
 
 from verifier.packages import Package
-from verifier.packages.archive import CHUNK, MAX_ENTRIES, Read, ar_members, decompressed, limited, read_exactly, tar_entries
+from verifier.packages.ar import ar_members
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError
+from writ.formats.tar import CHUNK, MAX_ENTRIES, Read, limited, read_exactly, tar_entries
 from writ.formats.tree import spell
+from writ.service.compression import decompressed
 
 MAX_CONTROL: Final = 1 << 20
 MAX_CONTROL_TAR: Final = 64 << 20

@@ -28,11 +28,12 @@ from typing import BinaryIO, Final
 from xml.parsers import expat
 
 from verifier.packages import Package
-from verifier.packages.archive import CHUNK, decompressed
 from verifier.packages.deb import checked, fields_of, read_deb
 from verifier.packages.rpm import read_rpm
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.reason import Reason
+from writ.formats.tar import CHUNK
+from writ.service.compression import decompressed
 
 MAX_INDEX: Final = 1 << 30
 """Bytes of an index, unpacked."""

@@ -19,10 +19,10 @@ import stat
 from typing import BinaryIO, Final
 
 from verifier.packages import Package
-from verifier.packages.archive import MAX_ENTRIES, read_exactly
 from verifier.packages.deb import absolute
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError
+from writ.formats.tar import MAX_ENTRIES, read_exactly
 
 MAX_HEADER: Final = 64 << 20
 MAX_TAGS: Final = 0xFFFF

@@ -31,7 +31,7 @@ class BootState:
     `log` is the SHA-256 of the firmware's log, `registers` the values
     (index, bytes) it replayed to, of PCRs that the quote then had, sorted.
     `loader` are the values of PCRs 8 and 9 where the firmware's log alone leads: what the kernel found, whatever was extended since.
-    `reasons` is what stood against any log of this boot itself; it stands until the next boot or resume.
+    `reasons` is what stood against that log itself; it stands until another log of this boot, the next boot or a resume.
     """
 
     log: Digest

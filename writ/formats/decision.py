@@ -94,7 +94,7 @@ Entry = AttestDecision | EnrolDecision | OperatorAct
 
 INPUTS: Final = ("evidence", "policy", "record", "references", "state")
 ACTS: Final = (
-    "host-admit", "host-release", "host-replace", "host-retire",
+    "host-admit", "host-release", "host-replace", "host-retire", "host-excuse",
     "reference-import", "policy-publish", "token-revoke", "key-rotate", "api-key-create", "api-key-revoke",
     "trust-import",
     "reference-propose", "reference-approve", "reference-publish", "reference-retire", "reference-delegate",

@@ -10,6 +10,7 @@ are needed, the rest may be left out:
 ... audience = "tools.example.org"      # whom its tokens are for
 ... command = ["/usr/bin/python3", "{store}/main/main.py"]
 ... profile = "strict"                  # the sandbox: strict (the default) or jit, and either with -6.1 for older kernels
+... devices = ["nvidia.com/gpu=0"]      # by CDI; measured by name
 ... grants = [["call", "files/reports/*"], ["call", "mail/send"]]
 ...
 ... [components.python]                 # a table for each component; the name is free
@@ -75,12 +76,14 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, Literal, get_args
 
+from writ.formats.cdi import MAX_DEVICES, device_set
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Misuse
 from writ.formats.grants import Grant, encode_grants, grant_set
-from writ.formats.measurement import Profile, profile_named
+from writ.formats.measurement import Mode, Profile, mode_named, profile_named
 from writ.formats.spiffe import AgentId
 from writ.formats.strict import encode_cbor, name
 from writ.formats.tree import COMPONENT_KINDS, ComponentKind
@@ -102,10 +105,51 @@ _ENVIRONMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z", re.ASCII)
 _BARE = re.compile(r"[A-Za-z0-9_-]+\Z", re.ASCII)
 _LONG_KEY = re.compile(r"""(?:\.[ \t]*(?:[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')[ \t]*){16}""", re.ASCII)
 """A dotted key of more than 16 parts, for which tomllib takes time and memory by the square: no key of ours has more than 3."""
-_TOP: Final = frozenset({"version", "agent", "namespace", "audience", "command", "components", "secrets", "grants", "profile"})
+_NEEDED: Final = frozenset({"version", "agent", "namespace", "audience", "command"})
+_TOP: Final = _NEEDED | {"components", "secrets", "grants", "profile", "devices", "mode"}
 _COMPONENT: Final = frozenset({"kind", "source", "include", "exclude", "hold", "image", "salt"})
 _SALT = re.compile(r"(?:[0-9a-f]{2}){0,256}\Z", re.ASCII)
 _WHAT: Final = "manifest"
+
+
+@dataclass(frozen=True, slots=True)
+class _Patterns:
+    """Patterns, sorted so that one of plain text costs a look into a set: an image names a thousand paths, and every path is asked about.
+
+    `plain` are those without wildcards, `leading` they and every directory above them; `wild` are the others, in segments.
+    """
+
+    plain: frozenset[str]
+    leading: frozenset[str]
+    wild: tuple[tuple[str, ...], ...]
+
+    def meet(self, segments: list[str]) -> bool:
+        """Whether one of them and the path are the same as far as the shorter of the two goes."""
+        if "/".join(segments) in self.leading or any("/".join(segments[:end]) in self.plain for end in range(1, len(segments))):
+            return True
+        return any(all(map(_matches, pattern, segments)) for pattern in self.wild)
+
+    def cover(self, segments: list[str]) -> bool:
+        """Whether one of them is any segment, or of several segments, the path or a directory above it."""
+        if any(segment in self.plain for segment in segments):
+            return True
+        if any("/".join(segments[:end]) in self.plain for end in range(2, len(segments) + 1)):
+            return True
+        for pattern in self.wild:
+            if len(pattern) == 1:
+                if any(_matches(pattern[0], segment) for segment in segments):
+                    return True
+            elif len(pattern) <= len(segments) and all(map(_matches, pattern, segments)):
+                return True
+        return False
+
+
+@lru_cache(maxsize=64)
+def _sorted_out(patterns: tuple[str, ...]) -> _Patterns:
+    plain = frozenset(pattern for pattern in patterns if "*" not in pattern and "?" not in pattern)
+    ways = (pattern.split("/") for pattern in plain)
+    leading = frozenset("/".join(way[:end]) for way in ways for end in range(1, len(way) + 1))
+    return _Patterns(plain, leading, tuple(tuple(pattern.split("/")) for pattern in patterns if pattern not in plain))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,18 +178,7 @@ class ComponentSpec:
         A directory that leads to what is included is part of it.
         """
         segments = path.split("/")
-        named = (all(map(_matches, pattern.split("/"), segments)) for pattern in self.include)  # as far as the shorter of the two goes
-        return bool(self.include and not any(named)) or self._excludes(segments)
-
-    def _excludes(self, segments: list[str]) -> bool:
-        for pattern in self.exclude:
-            wanted = pattern.split("/")
-            if len(wanted) == 1:
-                if any(_matches(pattern, segment) for segment in segments):
-                    return True
-            elif len(wanted) <= len(segments) and all(map(_matches, wanted, segments)):
-                return True
-        return False
+        return bool(self.include and not _sorted_out(self.include).meet(segments)) or _sorted_out(self.exclude).cover(segments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +191,7 @@ class SecretSpec:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A manifest as read. Components and secrets are sorted by name, grants are a sorted set."""
+    """A manifest as read. Components and secrets are sorted by name, grants and devices are sorted sets."""
 
     agent: str
     namespace: str
@@ -168,6 +201,8 @@ class Manifest:
     secrets: tuple[SecretSpec, ...]
     grants: tuple[Grant, ...]
     profile: Profile = "strict"
+    devices: tuple[str, ...] = ()
+    mode: Mode = "enforce"
 
     def of_kind(self, kind: ComponentKind) -> tuple[ComponentSpec, ...]:
         """The components of one kind, by name."""
@@ -214,6 +249,8 @@ class Manifest:
             "secrets": [[secret.name, secret.expose] for secret in self.secrets],
             "grants": encode_grants(self.grants),
             "profile": self.profile,
+            **({"devices": list(self.devices)} if self.devices else {}),
+            **({"mode": self.mode} if self.mode != "enforce" else {}),
         }
 
 
@@ -222,6 +259,7 @@ def manifest_digest(manifest: Manifest) -> Digest:
     return Digest.of(encode_cbor(manifest.to_cbor()))
 
 
+@lru_cache(maxsize=8192)
 def _matches(pattern: str, segment: str) -> bool:
     """Whether one segment matches, in time of at most the product of the two lengths: on a mismatch only the last `*` takes more."""
     at, p, star, taken = 0, 0, -1, 0
@@ -243,7 +281,7 @@ def _matches(pattern: str, segment: str) -> bool:
 
 def parse_manifest(data: bytes) -> Manifest:
     """Read TOML. Raises FormatError, and nothing else, on any bytes; an unknown key is named, with the known ones."""
-    top = _table(_toml(data), _WHAT, _TOP, needed=_TOP - {"components", "secrets", "grants", "profile"})
+    top = _table(_toml(data), _WHAT, _TOP, needed=_NEEDED)
     if top["version"] != 1 or isinstance(top["version"], bool):
         raise FormatError(f"{_WHAT}.version", "1", repr(top["version"])[:40])
     components = tuple(_component(part, value) for part, value in _named(top, "components", MAX_COMPONENTS))
@@ -265,6 +303,8 @@ def parse_manifest(data: bytes) -> Manifest:
         secrets=secrets,
         grants=_grants(top.get("grants", [])),
         profile=profile_named(_text(top.get("profile", "strict"), f"{_WHAT}.profile"), f"{_WHAT}.profile"),
+        devices=device_set(_texts(top.get("devices", []), f"{_WHAT}.devices", MAX_DEVICES), f"{_WHAT}.devices"),
+        mode=mode_named(_text(top.get("mode", "enforce"), f"{_WHAT}.mode"), f"{_WHAT}.mode"),
     )
 
 
@@ -402,6 +442,10 @@ def encode_manifest(manifest: Manifest) -> bytes:
     ]
     if manifest.profile != "strict":
         lines.append(f"profile = {_quoted(manifest.profile)}")
+    if manifest.mode != "enforce":
+        lines.append(f"mode = {_quoted(manifest.mode)}")
+    if manifest.devices:
+        lines.append(f"devices = {_array(manifest.devices)}")
     if manifest.grants:
         lines += ["grants = [", *(f"  {_array(grant)}," for grant in manifest.grants), "]"]
     for part in manifest.components:

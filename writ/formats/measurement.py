@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
+from writ.formats.cdi import MAX_DEVICES, device_set
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError
 from writ.formats.grants import Grant, encode_grants, parse_grants
@@ -26,7 +27,11 @@ GRANTS: Final = "grants"
 """The name under which reference values hold the digest of an agent's audience and the grants it may ever ask for."""
 PROFILE: Final = "profile"
 """The name under which reference values hold the digest of the profile's name."""
-RESERVED: Final = (COMMAND, GRANTS, PROFILE)
+DEVICES: Final = "devices"
+"""The name under which reference values hold the digest of the names of an agent's devices, where it has any."""
+MODE: Final = "mode"
+"""The name under which a version of an observed agent says that it is one. No version gives it a token."""
+RESERVED: Final = (COMMAND, GRANTS, PROFILE, DEVICES, MODE)
 """Names under which reference values hold what is not a component: no component may hide them."""
 
 
@@ -35,6 +40,19 @@ Profile = Literal["strict", "jit", "strict-6.1", "jit-6.1", "sandboxed", "sandbo
 PROFILES: Final[tuple[Profile, ...]] = get_args(Profile)
 UNMEASURED: Final[frozenset[Profile]] = frozenset({"sandboxed", "sandboxed-6.1"})
 """Profiles of child instances, in which programs run that nobody measured."""
+
+
+Mode = Literal["enforce", "observe"]
+"""Whether an agent's actions are decided, or pass and are recorded with what would have refused them."""
+MODES: Final[tuple[Mode, ...]] = get_args(Mode)
+
+
+def mode_named(text: str, what: str) -> Mode:
+    """The mode of that name. Raises FormatError."""
+    for mode in MODES:
+        if mode == text:
+            return mode
+    raise FormatError(what, f"one of {', '.join(MODES)}", repr(text)[:80])
 
 
 def profile_named(text: str, what: str) -> Profile:
@@ -57,9 +75,10 @@ class ComponentRoot:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """An agent, its command, its components, its sandbox, and the ceiling of what it may ever be granted, for whom.
+    """An agent, its command, its components, its sandbox and devices, and the ceiling of what it may ever be granted, for whom.
 
-    `components` is sorted by name; names are unique.
+    `components` is sorted by name; names are unique. `devices` are CDI names, sorted; what each stands for is the host's.
+    Of `mode` observe it never gets a token.
     """
 
     agent: AgentId
@@ -69,6 +88,8 @@ class Measurement:
     audience: str
     grants: tuple[Grant, ...]
     profile: Profile = "strict"
+    devices: tuple[str, ...] = ()
+    mode: Mode = "enforce"
 
     def __post_init__(self) -> None:
         names = [c.name for c in self.components]
@@ -78,6 +99,8 @@ class Measurement:
             raise FormatError("measurement", f"no component called {' or '.join(RESERVED)}", ", ".join(names)[:100])
         if list(self.secrets) != sorted(set(self.secrets)):
             raise FormatError("measurement", "secrets sorted, each once", ", ".join(self.secrets)[:100])
+        if device_set(self.devices, "measurement.devices") != self.devices:
+            raise FormatError("measurement", "devices sorted, each once", ", ".join(self.devices)[:100])
 
     def root(self) -> Digest:
         """The manifest root: SHA-256 of the encoded measurement."""
@@ -85,7 +108,7 @@ class Measurement:
 
 
 def encode_measurement(measurement: Measurement) -> bytes:
-    """The one spelling of a measurement."""
+    """The one spelling of a measurement; one without devices has no key for them, and one that is enforced none for its mode."""
     return encode_cbor(
         {
             "v": 1,
@@ -96,6 +119,8 @@ def encode_measurement(measurement: Measurement) -> bytes:
             "audience": measurement.audience,
             "grants": encode_grants(measurement.grants),
             "profile": measurement.profile,
+            **({"devices": list(measurement.devices)} if measurement.devices else {}),
+            **({"mode": measurement.mode} if measurement.mode != "enforce" else {}),
         }
     )
 
@@ -110,8 +135,12 @@ def parse_measurement(data: bytes) -> Measurement:
     secrets = tuple(_text(item, "secrets") for item in f.items("secrets", most=64))
     audience, grants = f.text("audience", least=1, most=256), parse_grants(f.any("grants"))
     profile = profile_named(f.text("profile", most=32), "measurement.profile")
+    devices = tuple(_text(item, "devices") for item in f.items("devices", most=MAX_DEVICES)) if f.has("devices") else None
+    mode = mode_named(f.text("mode", most=32), "measurement.mode") if f.has("mode") else None
     f.done()
-    return Measurement(agent, command, components, secrets, audience, grants, profile)
+    if devices == () or mode == "enforce":
+        raise FormatError("measurement", "devices and mode only where they say something", "no device, or enforce")
+    return Measurement(agent, command, components, secrets, audience, grants, profile, devices or (), mode or "enforce")
 
 
 @dataclass(frozen=True, slots=True)

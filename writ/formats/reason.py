@@ -133,7 +133,7 @@ REMEDIES: Final[dict[str, str]] = {
     "not-enrolled": "Enrol the host: `attestor enroll`.",
     # manufacturers' certificates
     "ek-certificate-revoked": "The manufacturer revoked this certificate or a CA above it: `verifier host retire`.",
-    "revocation-unknown": "Import a fresh CRL of the issuer: `verifier trust import`.",
+    "revocation-unknown": "Import a fresh CRL of the issuer, or an OCSP response: `verifier trust import`.",
     "fingerprint-mismatch": "The certificate is not the one that is pinned: look for who altered it.",
     # the measurement list of IMA
     "ima-log-mismatch": "The IMA list does not replay to the quoted PCR 10. Send it in full; if that fails, reboot the host.",
@@ -163,9 +163,16 @@ REMEDIES: Final[dict[str, str]] = {
     "proposal-closed": "The proposal has lapsed, was withdrawn or is settled. Look with `verifier reference list`, and propose it again.",
     "exemption-refused": "Only a difference from the reference values, in a recorded refusal, can be excepted; name one with --component.",
     "release-retired": "An operator retired this release: sign a new one under a new id, or let an operator `reference import` it.",
-    # revocation lists, one after the other
-    "crl-rollback": "A later CRL of this issuer is held: fetch the newest one.",
-    "crl-early": "This CRL is of the future: check the verifier's clock, and import it when its time has come.",
+    # revocation lists and OCSP responses, one after the other
+    "crl-rollback": "A later CRL of this issuer, or OCSP response about this certificate, is held: fetch the newest one.",
+    "crl-early": "This CRL or OCSP response is of the future: check the verifier's clock, and import it when its time has come.",
+    # the devices of an agent
+    "device-unknown": "No CDI specification of this host names the device; write one in JSON below cdi_dirs, or correct the manifest.",
+    "device-refused": "The device asks for what no agent gets; see got. Give it a CDI specification of nodes, files and variables only.",
+    "driver-not-measured": "Driver files come with the image: put the host's own version into the image component, and approve that.",
+    # agents that are only watched
+    "observed": "An observed agent gets no token, and its actions are recorded only. Launch it without `mode` in its manifest.",
+    "observe-refused": "This host runs no observed agents: set `observe = true` in enforcer.toml, or take `mode` out of the manifest.",
     # what a decision has room for
     "host-refused": "Nothing is issued on a host that is refused: see the reasons against the host.",
     "reasons-left-out": "More stand against it than are named; see got. Mend these and attest again, or ask `verifier reference diff`.",

@@ -1,7 +1,7 @@
 """The trust file: whom an auditor or a verifier believes, and nothing else.
 
 TPM manufacturer roots with the class of TPM they vouch for, lists of revoked
-certificates and the rules under which a chain is believed, the verifier's
+certificates, OCSP responses and the rules under which a chain is believed, the verifier's
 decision keys, and the domain they speak for. A file of public keys and
 certificates: it needs integrity, not secrecy.
 """
@@ -15,6 +15,7 @@ from writ.formats.crl import MAX_CRL
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError
 from writ.formats.keys import PublicKey, parse_cose_key
+from writ.formats.ocsp import MAX_OCSP
 from writ.formats.state import TPM_CLASSES
 from writ.formats.strict import Fields, decode_cbor, encode_cbor
 
@@ -22,6 +23,8 @@ MAX_TRUST: Final = 8 << 20
 MOST_CERTIFICATES: Final = 2048
 """Roots, and as many intermediates."""
 MOST_CRLS: Final = 256
+MOST_OCSP: Final = 2048
+"""OCSP responses, of which each certificate takes one of its own."""
 WEEK: Final = 7 * 86_400
 
 
@@ -42,11 +45,12 @@ class ManufacturerRoot:
 class ChainRules:
     """Under which rules a manufacturer's chain is believed.
 
-    `crl_required`: a chain without a fresh CRL of each issuer on it is
-    refused; otherwise it is believed, and the want of one is noted. A CRL is
-    fresh from its thisUpdate to its nextUpdate, and for at most `crl_max_age`
-    seconds. `sha1` believes old chains that are signed with SHA-1, and the
-    result says so. A certificate that a CRL names is refused under any rule.
+    `crl_required`: a chain without a fresh CRL of each issuer on it, or a
+    fresh OCSP response about what it issued, is refused; otherwise it is
+    believed, and the want of one is noted. Either is fresh from its thisUpdate
+    to its nextUpdate, and for at most `crl_max_age` seconds. `sha1` believes
+    old chains that are signed with SHA-1, and the result says so. A certificate
+    that one of them calls revoked is refused under any rule.
     """
 
     crl_required: bool = False
@@ -56,7 +60,7 @@ class ChainRules:
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """Trust anchors. `intermediates` help to build chains and are believed only below a root, `crls` (DER) only under their issuer."""
+    """Trust anchors. `intermediates` help to build chains and are believed below a root only, `crls` and `ocsp` under their issuer."""
 
     domain: str
     issuer: str
@@ -65,6 +69,7 @@ class Trust:
     decision_keys: tuple[PublicKey, ...]
     crls: tuple[bytes, ...] = ()
     rules: ChainRules = ChainRules()
+    ocsp: tuple[bytes, ...] = ()
 
     @property
     def digest(self) -> Digest:
@@ -74,7 +79,7 @@ class Trust:
 
 def encode_trust(trust: Trust) -> bytes:
     """The one spelling of a trust file."""
-    rules = trust.rules
+    rules, ocsp = trust.rules, sorted(set(trust.ocsp))
     return encode_cbor(
         {
             "v": 1,
@@ -86,6 +91,7 @@ def encode_trust(trust: Trust) -> bytes:
             "rules": {"crl_required": rules.crl_required, "crl_max_age": rules.crl_max_age, "sha1": rules.sha1},
             "decision_keys": [k.to_cose_key() for k in trust.decision_keys],
         }
+        | ({"ocsp": ocsp} if ocsp else {})
     )
 
 
@@ -102,12 +108,13 @@ def parse_trust(data: bytes) -> Trust:
         decision_keys=tuple(parse_cose_key(item) for item in f.items("decision_keys", most=64)),
         crls=tuple(_der(item, "crls", MAX_CRL) for item in f.items("crls", most=MOST_CRLS)),
         rules=ChainRules(rules.flag("crl_required"), rules.uint("crl_max_age"), rules.flag("sha1")),
+        ocsp=_responses(f) if f.has("ocsp") else (),
     )
     rules.done()
     f.done()
     if list(trust.roots) != sorted(set(trust.roots)):
         raise FormatError("trust", "roots as a sorted set", "another order")
-    for name, items in (("intermediates", trust.intermediates), ("crls", trust.crls)):
+    for name, items in (("intermediates", trust.intermediates), ("crls", trust.crls), ("ocsp", trust.ocsp)):
         if list(items) != sorted(set(items)):
             raise FormatError("trust", f"{name} as a sorted set", "another order")
     return trust
@@ -118,6 +125,14 @@ def _root(value: object) -> ManufacturerRoot:
         raise FormatError("trust.roots", "[name, class, certificate]", type(value).__name__)
     f = Fields(dict(enumerate(value)), "trust.roots")
     return ManufacturerRoot(f.text(0, least=1, most=255), f.text(1), f.raw(2, most=16384))
+
+
+def _responses(f: Fields) -> tuple[bytes, ...]:
+    """What is absent where there is nothing to say."""
+    items = f.items("ocsp", most=MOST_OCSP)
+    if not items:
+        raise FormatError("trust.ocsp", "one or more, or no such key", "none")
+    return tuple(_der(item, "ocsp", MAX_OCSP) for item in items)
 
 
 def _der(value: object, what: str, most: int) -> bytes:

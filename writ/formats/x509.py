@@ -32,6 +32,9 @@ MAX_CERTIFICATES: Final = 64
 
 EKU_EK: Final = "2.23.133.8.1"
 """tcg-kp-EKCertificate."""
+EKU_OCSP: Final = "1.3.6.1.5.5.7.3.9"
+"""id-kp-OCSPSigning."""
+_OCSP_NO_CHECK: Final = "1.3.6.1.5.5.7.48.1.5"
 
 _TPM_ATTRIBUTES: Final = ("2.23.133.2.1", "2.23.133.2.2", "2.23.133.2.3")
 """tpmManufacturer, tpmModel, tpmVersion, in the DirectoryName of the subject alternative name."""
@@ -54,8 +57,9 @@ class Certificate:
     `subject`, `issuer` and `spki` are DER. Times are seconds since the epoch,
     both inclusive. `is_ca` is the basic constraint; `path_length` its limit.
     `signs_certificates` is keyCertSign and `signs_crls` is cRLSign, None
-    without a key usage. `eku` holds dotted OIDs in the order given, `critical`
-    the critical extensions that are none of ours, `crl_addresses` where its
+    without a key usage. `eku` holds dotted OIDs in the order given, `ocsp_no_check`
+    says that no revocation of this OCSP responder need be asked for, `critical`
+    are the critical extensions that are none of ours, `crl_addresses` where its
     CRLs are said to lie. The TPM attributes are text such as "id:494E5443",
     None where the certificate does not state them; `names_directory` says
     whether the subject alternative name holds a DirectoryName. `signed` are
@@ -74,6 +78,7 @@ class Certificate:
     signs_certificates: bool | None
     signs_crls: bool | None
     eku: tuple[str, ...]
+    ocsp_no_check: bool
     tpm_manufacturer: str | None
     tpm_model: str | None
     tpm_version: str | None
@@ -192,6 +197,7 @@ def _fields(der: bytes, tbs: Element, algorithm: Element, signature: bytes) -> C
         signs_certificates=None if usage is None else 5 in usage,
         signs_crls=None if usage is None else 6 in usage,
         eku=_extended_usage(extensions.get("2.5.29.37")),
+        ocsp_no_check=_OCSP_NO_CHECK in extensions,
         tpm_manufacturer=tpm[0],
         tpm_model=tpm[1],
         tpm_version=tpm[2],

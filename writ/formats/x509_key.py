@@ -106,6 +106,13 @@ def certificate_key(spki: bytes) -> CertificateKey:
         raise FormatError("public key", "a key of its algorithm", "numbers that are none") from None
 
 
+def key_bits(spki: bytes) -> bytes:
+    """The key within a SubjectPublicKeyInfo, which is what the hash of a key is taken of (RFC 6960 section 4.1.1). Raises FormatError."""
+    info = DerReader(spki, "public key").sequence("info")
+    info.sequence("algorithm")
+    return info.bits("key")
+
+
 def plain_spki(key: CertificateKey) -> bytes:
     """The key as SubjectPublicKeyInfo in the one spelling by which an EK is named: rsaEncryption, or a named curve."""
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

@@ -67,11 +67,13 @@ TAINTING = frozenset({"action-log-inconsistent", "instance-drifted", "instance-t
 """Reasons after which an instance never becomes trusted again (I6)."""
 NOT_CONTINUED = frozenset({"action-log-inconsistent", "action-log-base", "instance-unknown", "instance-key-mismatch"})
 """Reasons after which the checkpoint is not taken: it does not extend the one before, or it is not the instance that says so."""
+OBSERVED = "observed"
+"""The reason against an agent that is not enforced: no exemption lets it pass, and no policy is asked (I3)."""
 NOT_ROOTED = Reason("attestor-not-rooted", "executables", "boot or IMA evidence for the attestor", "none")
 RUNS_UNMEASURED = "executables-unmeasured"
 MOST_DIFFERENCES = 64
 """Reasons of one code that a decision names for the host, and again for all of its instances together (but one for each)."""
-NOT_CHECKED = Reason("revocation-unknown", "hardware", "a fresh CRL of each issuer of the EK certificate at enrolment", "none")
+NOT_CHECKED = Reason("revocation-unknown", "hardware", "a fresh CRL or OCSP response for each certificate at enrolment", "none")
 """No reason to refuse: the verifier's trust rules say whether a TPM enrols so. It is said for as long as the enrolment lasts."""
 _CHANGED = frozenset(
     {
@@ -178,7 +180,7 @@ def _rooting(
     contradiction: what they refused is not approved by their end.
 
     1. The boot is one of the approved ones, in each of its three environments. PCRs that their versions name are compared without any
-       log: the quote has them.
+       log, and ran out without one: the quote has them.
     2. Each part that measures or enforces, what runs it, and the rules by which the kernel measured, was measured as approved.
     """
     # 1
@@ -190,13 +192,15 @@ def _rooting(
             values = dict(measured[environment]) if environment in measured else None
             found = compare(environment, values, references, claim=environment, mismatch="boot-mismatch", now=now, registers=registers)
             against.extend(_in_words(reason) for reason in found)
+        elif references.ran_out(environment, now) and (boot is not None or references.pins(environment)):
+            against.append(Reason("reference-expired", environment, f"reference values for {environment} that are valid", "none"))
     if boot is None and seen is None:
         return against, [NOT_ROOTED]
     for environment in BOOT_ENVIRONMENTS:
         if boot is None:
             missing.append(_unrooted(environment, "boot evidence", "none"))
         elif references.ran_out(environment, now):
-            against.append(Reason("reference-expired", environment, f"reference values for {environment} that are valid", "none"))
+            continue  # stands against the host already
         elif not references.of(environment, now):
             missing.append(_unrooted(environment, f"reference values for {environment}", "none"))
         elif environment not in measured:
@@ -284,6 +288,8 @@ def not_as_approved(known: InstanceState, references: ReferenceSet, claim: str, 
         reasons.append(Reason("component-mismatch", f"{claim}.agent", str(known.agent), str(measurement.agent)))
     if command_digest(measurement.command) != known.command:
         reasons.append(Reason("component-mismatch", f"{claim}.argv", str(known.command), str(command_digest(measurement.command))))
+    if measurement.mode != "enforce":
+        reasons.append(Reason(OBSERVED, f"{claim}.mode", "enforce", measurement.mode))
     mutable = [c.name for c in measurement.components if c.mutable]
     if mutable:
         reasons.append(Reason("manifest-mutable", f"{claim}.components", "components in the measured store", ", ".join(mutable)[:200]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 from writ.formats.boot_state import MOST_REASONS, MOST_VALUES, BootState
@@ -29,8 +28,8 @@ def follow_boot(
 
     What `runtime_pcr` holds is the runtime log's to explain.
 
-    1. Logs that came are judged. What stood against those sent before in the same boot stands beside what is found now: a better log
-       takes no accusation back (I6).
+    1. Logs that came are judged, whatever was known: what the quoted registers vouch for is this boot, and a log that did not lead to
+       them says nothing of it. It may have been read while a register moved, and must not lock a host until its next boot.
     2. Without them, and in the same boot, what is known stands, as long as nothing was extended into the firmware's registers since.
        Registers above may have moved: what they held at the time is in what they hold now.
     3. In another boot, a host that sent logs before owes them; after a resume too, since a TPM Restart clears the registers and
@@ -40,8 +39,6 @@ def follow_boot(
     # 1
     if evidence.uefi_log is not None:
         boot = _judged(evidence.uefi_log, evidence.systemd_log, pcrs, runtime_pcr)
-        if known is not None:
-            boot = replace(boot, reasons=tuple(sorted({*known.reasons, *boot.reasons})[:MOST_REASONS]))
         return boot, boot.reasons
     # 2
     if known is not None:

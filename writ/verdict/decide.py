@@ -8,7 +8,7 @@ from writ.formats.action import Action, encode_context
 from writ.formats.digest import Digest
 from writ.formats.eat import TokenClaims
 from writ.formats.errors import FormatError
-from writ.formats.grants import covers
+from writ.formats.grants import Grant, covers
 from writ.formats.policy_bundle import PolicyBundle
 from writ.formats.reason import Reason
 from writ.formats.strict import encode_cbor
@@ -44,6 +44,17 @@ def decide(action: Action, *, token: VerifiedToken | None, bundle: PolicyBundle 
         None if token is None else token.digest.value, None if bundle is None else bundle.digest.value,
     ]  # fmt: skip
     return Decision(action, not reasons, reasons, determining, context, Digest.of(encode_cbor(inputs)))
+
+
+def would_refuse(action: Action, grants: tuple[Grant, ...]) -> tuple[Reason, ...]:
+    """What stands against `action` of an observed agent whose manifest has these grants; never nothing, so that it is no permit.
+
+    The first reason is the mode's own. No policy is asked: there is no token that would name one.
+    """
+    reasons = [Reason("observed", "mode", "an agent that is enforced", "observe")]
+    if not any(covers(grant, action.name, action.resource) for grant in grants):
+        reasons.append(Reason("grant-missing", "manifest.grants", f"{action.name} on {action.resource}", f"{len(grants)} other grants"))
+    return tuple(reasons)
 
 
 @dataclass(frozen=True, slots=True)

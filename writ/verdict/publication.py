@@ -25,8 +25,8 @@ from writ.formats.reason import Reason
 from writ.formats.spiffe import AgentId
 from writ.verdict.appraise.boot import BOOT_ENVIRONMENTS
 from writ.verdict.appraise.ima import ENVIRONMENT as FILES
-from writ.verdict.appraise.ima import PARTS, ROOTED
-from writ.verdict.reference import GOVERNANCE
+from writ.verdict.appraise.ima import PARTS, ROOTED, ROOTED_PARTS
+from writ.verdict.reference import GOVERNANCE, keeps_names
 
 MOST_SHOWN: Final = 8
 """Differences that one refusal names."""
@@ -207,10 +207,18 @@ def judge_environment(corim: Corim) -> None:
     environment = corim.environment
     if not corim.components:
         raise FormatError("CoRIM.components", "at least one", "none")
-    if environment.startswith(ROOTED) and environment.removeprefix(ROOTED) not in PARTS:
+    if environment.startswith(ROOTED) and environment not in ROOTED_PARTS:
         raise FormatError("CoRIM.environment", f"{ROOTED}{'|'.join(PARTS)}", environment[:200])
     if corim.registers and environment not in (GOVERNANCE, *BOOT_ENVIRONMENTS):
         raise FormatError("CoRIM.registers", f"PCRs in {', '.join((GOVERNANCE, *BOOT_ENVIRONMENTS))} only", environment[:200])
+
+
+def judge_version(corim: Corim) -> None:
+    """`corim` is a version of something. Raises FormatError for one that keeps names of files: nobody can retire it, so only the verifier
+    makes one, of what it took out of force.
+    """
+    if keeps_names(corim):
+        raise FormatError("CoRIM.valid_until", "none, or after 0, which is the end of what keeps retired names", "0")
 
 
 def judge_delegation(current: Delegation | None, new: Delegation) -> None:
@@ -258,6 +266,7 @@ def judge_publication(
     Raises FormatError, and Refused `release-retired`, or `delegation-refused` with the role that came furthest.
     """
     corim = parse_publication(signed)
+    judge_version(corim)
     # 1
     if corim.namespace != namespace:
         raise Refused(Reason("forbidden", "corim.namespace", namespace, corim.namespace))

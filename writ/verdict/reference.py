@@ -20,7 +20,7 @@ from writ.formats.exemption import MOST as MOST_EXEMPTIONS
 from writ.formats.exemption import Exemption, parse_exemption
 from writ.formats.grants import encode_grants
 from writ.formats.ima_state import MAX_SEEN
-from writ.formats.measurement import COMMAND, GRANTS, PROFILE, Measurement
+from writ.formats.measurement import COMMAND, DEVICES, GRANTS, MODE, PROFILE, Measurement
 from writ.formats.proof_bundle import MAX_CORIMS, MOST_CORIMS
 from writ.formats.reason import Reason
 from writ.formats.spiffe import AgentId
@@ -61,6 +61,10 @@ class ReferenceSet:
     def ran_out(self, environment: str, now: int) -> bool:
         """Whether there are versions of `environment`, and none of them is valid at `now`."""
         return environment in self.versions and not self.of(environment, now)
+
+    def pins(self, environment: str) -> bool:
+        """Whether some version of `environment`, valid or not, names PCRs."""
+        return any(corim.registers for corim in self.versions.get(environment, ()))
 
     def files(self, now: int) -> ImaReferences:
         """The files approved at `now`, indexed: once for as long as none of them runs out."""
@@ -167,10 +171,13 @@ def exempted(
 
 
 def measured_values(measurement: Measurement) -> dict[str, Digest]:
-    """What a measurement claims, by the names that a CoRIM uses: each component, the command, the ceiling of grants, the sandbox."""
+    """What a measurement claims, by the names that a CoRIM uses: each component, command, ceiling of grants, sandbox, devices, mode."""
     ceiling = Digest.of(encode_cbor([measurement.audience, encode_grants(measurement.grants)]))
     parts = {c.name: c.root for c in measurement.components}
-    return {**parts, COMMAND: command_digest(measurement.command), GRANTS: ceiling, PROFILE: Digest.of(measurement.profile.encode())}
+    devices = {DEVICES: Digest.of(encode_cbor(list(measurement.devices)))} if measurement.devices else {}
+    mode = {MODE: Digest.of(measurement.mode.encode())} if measurement.mode != "enforce" else {}
+    profile = Digest.of(measurement.profile.encode())
+    return {**parts, COMMAND: command_digest(measurement.command), GRANTS: ceiling, PROFILE: profile, **devices, **mode}
 
 
 def compare(

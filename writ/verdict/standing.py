@@ -33,7 +33,7 @@ OWED: Final = frozenset({"boot-log-required", "full-log-required", "ima-log-requ
 RULED_OUT: Final = frozenset(
     {
         "action-log-base", "agent-unknown", "attestor-not-rooted", "grants-not-narrower", "host-contained", "host-not-active",
-        "host-refused", "host-unknown", "ima-template-unknown", "manifest-mutable", "nonce-expired", "parent-refused",
+        "host-refused", "host-unknown", "ima-template-unknown", "manifest-mutable", "nonce-expired", "observed", "parent-refused",
         "policy-error", "policy-refused", "policy-unknown", "reasons-left-out", "reference-expired", "revocation-unknown",
         "token-audience", "tpm-class-refused",
     }

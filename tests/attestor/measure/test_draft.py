@@ -43,7 +43,9 @@ def drafted(command: tuple[str, ...], directory: Path) -> Manifest:
 
 
 def test_run_of_a_python_agent_with_a_child(agent: Path) -> None:
-    manifest = drafted((sys.executable, "main.py"), agent)
+    command = (sys.executable, "main.py")
+    text = draft(command, trace(command), agent, agent="a", namespace="n")
+    manifest = parse_manifest(text)
     by_name = {part.name: part for part in manifest.components}
     assert by_name["interpreter"].source == str(Path(sys.executable).resolve())
     assert by_name["code"].source == "."
@@ -52,16 +54,15 @@ def test_run_of_a_python_agent_with_a_child(agent: Path) -> None:
     assert by_name["weights"].source == "model.gguf"
     assert [Path(part.source).name for part in manifest.packages] == ["site-packages"]
     assert "out.log" not in {part.source for part in manifest.components}
-    small = parse_manifest(b"\n".join(draft_without_packages(agent)))
+    small = parse_manifest(without_packages(text))
     assert measure_manifest(small, agent, domain="example.org").measurement.components
 
 
-def draft_without_packages(agent: Path) -> list[bytes]:
-    """The draft's text, less the whole site-packages of this environment."""
-    command = (sys.executable, "main.py")
-    lines = draft(command, trace(command), agent, agent="a", namespace="n").split(b"\n")
+def without_packages(text: bytes) -> bytes:
+    """The draft, less the whole site-packages of this environment."""
+    lines = text.split(b"\n")
     start = lines.index(b"[components.packages]")
-    return lines[:start] + lines[start + 4 :]
+    return b"\n".join(lines[:start] + lines[start + 4 :])
 
 
 def test_native_program_is_code(agent: Path) -> None:

@@ -720,7 +720,6 @@ def test_cut_ends_every_connection_under_load_records_each_and_mends(proxied: Ma
 
     assert len(stopped) == 10
     assert all(got[::2])
-    assert spent < 100
     with pytest.raises(ConnectionError):
         out.connect()
     for tunnel in tunnels[1::2]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from enforcer.launch.cgroup import Cgroup, find_mount, instances_below, parent_of
+from enforcer.launch.cgroup import Cgroup, Limits, enable, find_mount, instances_below, parent_of
 from enforcer.launch.process import Watchdog
 from enforcer.launch.sandbox import SHIM_PROGRAM
 from tests.enforcer.host import wait_for
@@ -208,3 +208,50 @@ def test_watchdog_removes_what_is_below_at_any_depth(cgroup: Cgroup) -> None:
     Watchdog(cgroup).release()
     assert not cgroup.exists()
     assert sleeper.wait(timeout=5) == -9
+
+
+# --- limits ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def parent(cgroup_mount: Path) -> Iterator[Path]:
+    """A cgroup below which others are made; what the test leaves in it fails its removal."""
+    made = parent_of(f"/writ-limits-{os.getpid()}", cgroup_mount)
+    yield made
+    assert Cgroup(made).remove()
+
+
+def test_controller_that_the_kernel_has_is_enabled_for_those_below(parent: Path) -> None:
+    available = (parent / "cgroup.controllers").read_text().split() or (parent.parent / "cgroup.controllers").read_text().split()
+    if not available:
+        pytest.skip("this kernel's cgroup v2 has no controller at all")
+    enable(parent, available[0])
+    below = Cgroup.fresh(parent, "below")
+
+    assert available[0] in (below.path / "cgroup.controllers").read_text().split()
+    assert below.remove()
+
+
+@pytest.mark.parametrize("limits, controller", [(Limits(memory=64 << 20), "memory"), (Limits(cpu=50), "cpu")])
+def test_limit_that_nothing_would_hold_is_unavailable_and_leaves_no_cgroup(parent: Path, limits: Limits, controller: str) -> None:
+    if controller in (parent.parent / "cgroup.controllers").read_text().split():
+        pytest.skip(f"this kernel has the {controller} controller: ./run guest shows what it holds")
+    with pytest.raises(Unavailable, match=f"no {controller} controller"):
+        Cgroup.fresh(parent, "limited", "agent", limits=limits)
+    assert not (parent / "limited").exists()
+
+
+def test_limit_of_processes_is_held_by_uid_where_no_controller_counts(parent: Path) -> None:
+    made = Cgroup.fresh(parent, "limited", limits=Limits(processes=64))
+    counted = made.path / "pids.max"
+
+    assert not counted.exists() or counted.read_text() == "64\n"
+    assert made.remove()
+
+
+def test_limits_are_spelt_as_the_kernel_reads_them() -> None:
+    assert [line[1:] for line in Limits(64, 1 << 30, 150).lines()] == [
+        ("pids.max", "64", False), ("memory.max", "1073741824", True), ("memory.swap.max", "0", False), ("memory.oom.group", "1", True),
+        ("cpu.max", "150000 100000", True),
+    ]  # fmt: skip
+    assert list(Limits().lines()) == []

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -102,10 +102,11 @@ def test_call_in_flight_is_cut(served: Served) -> None:
     url = served.start()
     held = granted(served, url)
 
-    async def slow(*_: object) -> None:
-        import asyncio
+    began, over = threading.Event(), threading.Event()
 
-        await asyncio.sleep(3)
+    async def slow(*_: object) -> None:
+        began.set()
+        await asyncio.to_thread(over.wait, 20)
 
     served.service.app = slow  # type: ignore[assignment]  # in the place of the middleware
     tool = RelyingService("reports", url, served.service.scene.key, served.service.scene.clock)
@@ -119,9 +120,10 @@ def test_call_in_flight_is_cut(served: Served) -> None:
 
     thread = threading.Thread(target=call)
     thread.start()
-    time.sleep(0.3)
+    assert began.wait(10)
     tool.close()
-    thread.join(2)
+    thread.join(10)
+    over.set()
 
     assert failed
 

@@ -23,7 +23,7 @@ from writ.formats.evidence import Evidence, ImaLog, InstanceRequest
 from writ.formats.exemption import EXEMPTIBLE, LONGEST
 from writ.formats.grants import grant_set
 from writ.formats.ima_state import ImaState, ImaVerdict
-from writ.formats.measurement import RESERVED, ComponentRoot, Measurement
+from writ.formats.measurement import MODES, PROFILES, RESERVED, ComponentRoot, Measurement
 from writ.formats.policy_bundle import PolicyBundle, PolicySettings
 from writ.formats.proof_bundle import Leaf, ProofBundle
 from writ.formats.proposal import KINDS, Draft, Proposal
@@ -32,7 +32,7 @@ from writ.formats.spiffe import AgentId
 from writ.formats.state import HOST_STATUSES, LOGS, PHASES, TPM_CLASSES, HostRecord, HostState, InstanceState, RuntimeState
 from writ.formats.tpm.pcr import PcrValues
 from writ.formats.tree import COMPONENT_KINDS
-from writ.formats.trust import ManufacturerRoot, Trust
+from writ.formats.trust import ChainRules, ManufacturerRoot, Trust
 
 S = st.SearchStrategy
 
@@ -189,12 +189,14 @@ PROPOSAL = st.builds(
 ) | st.builds(Proposal, NAME, st.just("exemption"), WHOLE, DIGESTS, st.just(()), DRAFT)
 BUNDLE = st.builds(PolicyBundle, NAME, WHOLE, WHOLE, SETTINGS, CEDAR_TEXT, CEDAR_TEXT)
 TRUST = st.builds(
-    Trust, WORD, WORD, sorted_set(st.builds(ManufacturerRoot, WORD, CLASS, BLOB)), sorted_set(BLOB), several(KEY)
+    Trust, WORD, WORD, sorted_set(st.builds(ManufacturerRoot, WORD, CLASS, BLOB)), sorted_set(BLOB), several(KEY), sorted_set(BLOB),
+    st.builds(ChainRules, FLAG, WHOLE, FLAG), sorted_set(BLOB),
 )  # fmt: skip
 COMPONENT = st.builds(ComponentRoot, NAME.filter(lambda name: name not in RESERVED), st.sampled_from(COMPONENT_KINDS), DIGEST, FLAG)
 ARGUMENT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=9)
 MEASUREMENT = st.builds(
-    Measurement, AGENT, several(ARGUMENT), sorted_set(COMPONENT, key=lambda c: c.name), sorted_set(ARGUMENT), WORD, GRANTS
+    Measurement, AGENT, several(ARGUMENT), sorted_set(COMPONENT, key=lambda c: c.name), sorted_set(ARGUMENT), WORD, GRANTS,
+    st.sampled_from(PROFILES), sorted_set(st.sampled_from(("a.com/b=0", "a.com/b=1", "c/d=e"))), st.sampled_from(MODES),
 )  # fmt: skip
 ENROLMENT = st.builds(
     EnrolmentEvidence, NAME, NAME, WHOLE, st.none() | DIGEST, FLAG, BLOB, KEY32, st.binary(max_size=64), BLOB,

@@ -14,7 +14,7 @@ from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Misuse
 from writ.formats.grants import Grant, grant_set
 from writ.formats.manifest import ComponentSpec, Manifest, SecretSpec, encode_manifest, manifest_digest, parse_manifest
-from writ.formats.measurement import PROFILES
+from writ.formats.measurement import MODES, PROFILES
 from writ.formats.strict import encode_cbor
 from writ.formats.tree import COMPONENT_KINDS
 
@@ -98,6 +98,8 @@ def manifests(draw: st.DrawFn) -> Manifest:
         secrets=tuple(SecretSpec(secret, f"SECRET_{at}") for at, secret in enumerate(secrets)),
         grants=grant_set(draw(st.lists(grants, max_size=4))),
         profile=draw(st.sampled_from(PROFILES)),
+        mode=draw(st.sampled_from(MODES)),
+        devices=tuple(sorted(draw(st.sets(st.sampled_from(["v.com/c=0", "v.com/c=1", "w/d=x:y"]), max_size=3)))),
     )
 
 
@@ -194,6 +196,11 @@ def changed(old: str, new: str) -> bytes:
         (changed('source = "src"', 'source = "src/"'), "source: "),
         (changed('source = "src"', 'source = "//"'), "source: "),
         (changed('source = "src"', 'source = "src"\ninclude = ["/x"]'), "include: "),
+        (LEAST + b'mode = "permit"', "mode: expected one of enforce, observe"),
+        (LEAST + b"mode = true", "mode: expected text"),
+        (LEAST + b'devices = ["gpu"]', "devices: expected a CDI device"),
+        (LEAST + b'devices = ["v/c=0", "v/c=0"]', "devices: expected at most 16 devices, each once"),
+        (LEAST + b'devices = "v/c=0"', "devices: expected an array"),
         (LEAST + b'profile = "lax"', "profile: expected one of strict, jit, strict-6.1, jit-6.1, sandboxed, sandboxed-6.1"),
         (changed('source = "src"', 'source = "./src"'), "source: "),
         (changed('source = "src"', 'source = "a\\u0000b"'), "source: "),
@@ -329,6 +336,31 @@ def test_include_names_what_is_there_and_the_way_to_it(path: str, out: bool) -> 
 def test_pattern_means_what_the_regular_expression_means(pattern: str, segment: str) -> None:
     meaning = "".join({"*": ".*", "?": "."}.get(char, char) for char in pattern)
     assert excluded(pattern, segment) == (re.fullmatch(meaning, segment) is not None)
+
+
+_SEGMENT = st.text(alphabet="ab", min_size=1, max_size=2)
+_PATH = st.lists(_SEGMENT, min_size=1, max_size=4).map("/".join)
+_PATTERNS = st.lists(_PATH | st.lists(st.text(alphabet="ab*?", min_size=1, max_size=2), min_size=1, max_size=3).map("/".join), max_size=4)
+
+
+@given(_PATTERNS, _PATTERNS, _PATH)
+def test_path_is_left_out_as_the_patterns_say_whatever_their_spelling(include: list[str], exclude: list[str], path: str) -> None:
+    def alike(patterns: list[str], segments: list[str]) -> bool:
+        return all(
+            re.fullmatch("".join({"*": ".*", "?": "."}.get(char, char) for char in one), other)
+            for one, other in zip(patterns, segments, strict=False)
+        )
+
+    segments = path.split("/")
+    named = any(alike(pattern.split("/"), segments) for pattern in include)
+    out = any(
+        any(alike([pattern], [segment]) for segment in segments)
+        if "/" not in pattern
+        else len(segments) > pattern.count("/") and alike(pattern.split("/"), segments)
+        for pattern in exclude
+    )
+    spec = ComponentSpec("c", "image", "/", tuple(exclude), include=tuple(include))
+    assert spec.leaves_out(path) == (out or (bool(include) and not named))
 
 
 def test_many_stars_cost_no_more_than_the_product_of_the_lengths() -> None:

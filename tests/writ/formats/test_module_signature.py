@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from tests.parsers import assert_parser_is_total
+from tests.world.der import NULL, prolonged, rebuilt
 from tests.world.ima_logs import module_signed
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError
@@ -140,6 +141,29 @@ def test_signature_that_contradicts_itself_is_refused(data: bytes, field: str) -
     assert data != MADE
     with pytest.raises(FormatError, match=field):
         parse_module_signature(data)
+
+
+@pytest.mark.parametrize(
+    "path", [(), (1,), (1, 0), (1, 0, 1), (1, 0, 1, 0), (1, 0, 2), (1, 0, -1), (1, 0, -1, 0), (1, 0, -1, 0, 2), (1, 0, -1, 0, 3)]
+)
+def test_part_with_more_behind_it_is_refused(path: tuple[int, ...]) -> None:
+    with pytest.raises(FormatError, match="nothing more"):
+        parse_module_signature(rebuilt(MADE, lambda raw: prolonged(raw, NULL + NULL), *path))
+
+
+def test_certificates_and_crls_are_passed_over_in_their_order() -> None:
+    found, (data, signers) = parse_module_signature(MADE), ((1, 0, 2), (1, 0, 3))
+    for more in (b"\xa0\0", b"\xa1\0", b"\xa0\0\xa1\0"):
+        assert parse_module_signature(rebuilt(MADE, lambda raw, more=more: raw + more, *data)) == found  # type: ignore[misc] # a default is no argument
+    for more in (b"\xa1\0\xa0\0", b"\xa0\0\xa0\0", b"\xa2\0"):
+        with pytest.raises(FormatError, match="signers: expected tag 31"):
+            parse_module_signature(rebuilt(MADE, lambda raw, more=more: more + raw, *signers))  # type: ignore[misc] # a default is no argument
+
+
+@pytest.mark.parametrize("path", [(1, 0, 0), (1, 0, -1, 0, 0)])
+def test_version_in_two_bytes_is_refused(path: tuple[int, ...]) -> None:
+    with pytest.raises(FormatError, match=r"version: expected 1 to 1 bytes"):
+        parse_module_signature(rebuilt(MADE, lambda _: b"\x02\x02\0\1", *path))
 
 
 def test_parser_is_total() -> None:

@@ -23,10 +23,11 @@ from writ.formats.evidence import encode_evidence, parse_evidence
 from writ.formats.exchange import EXCHANGE, NonceAnswer
 from writ.formats.local import LOCAL, Done
 from writ.formats.measurement import ComponentRoot, Governance, Measurement, encode_governance, encode_measurement, parse_measured
+from writ.formats.ocsp import MAX_OCSP
 from writ.formats.policy_bundle import PolicySettings, parse_bundle
 from writ.formats.state import clean_runtime, parse_host_state
 from writ.formats.strict import decode_cbor, encode_cbor
-from writ.formats.trust import ManufacturerRoot, encode_trust, parse_trust
+from writ.formats.trust import MOST_OCSP, ManufacturerRoot, encode_trust, parse_trust
 
 SPECIMENS = specimens()
 
@@ -238,6 +239,9 @@ def test_measurement_is_sorted_and_of_known_kinds() -> None:
         {"components": value.components[:1] * 2},
         {"secrets": ("b", "a")},
         {"secrets": ("a", "a")},
+        {"devices": ("v/c=1", "v/c=0")},
+        {"devices": ("v/c=0", "v/c=0")},
+        {"devices": ("gpu",)},
     ):
         wrong: dict[str, Any] = changed
         with pytest.raises(FormatError):
@@ -245,6 +249,10 @@ def test_measurement_is_sorted_and_of_known_kinds() -> None:
     for rows in ([["a", "other", bytes(32), False]], [["a", "code", bytes(32)]], [["A", "code", bytes(32), False]], [1]):
         refused("measurement", components=rows)
     refused("measurement", command=["a\0b"])
+    for devices in ([], ["v/c=1", "v/c=0"], [7]):
+        refused("measurement", devices=devices)
+    for mode in ("enforce", "permit", "", 7):
+        refused("measurement", mode=mode)
     assert value.root() == Digest.of(SPECIMENS["measurement"].data)
 
 
@@ -343,16 +351,33 @@ def test_trust_has_one_spelling() -> None:
     assert parse_trust(encode_trust(shuffled)).intermediates == (b"1", b"2")
     assert shuffled.digest == Digest.of(encode_trust(shuffled))
     spelt = [["b", "discrete", b"x"], ["a", "discrete", b"y"]]
-    for changed in (
+    wrong: tuple[dict[str, Any], ...] = (
         {"roots": spelt},
         {"roots": spelt[:1] * 2},
         {"intermediates": [b"2", b"1"]},
         {"roots": [["a", "wooden", b""]]},
         {"roots": [1]},
-    ):
+        {"crls": [b"2", b"1"]},
+        {"ocsp": [b"2", b"1"]},
+        {"ocsp": [b"1", b"1"]},
+        {"ocsp": []},
+    )
+    for changed in wrong:
         refused("trust", **changed)
     refused("trust", intermediates=[bytes(16385)])
     assert signer("a").public != signer("b").public
+
+
+def test_trust_names_ocsp_responses_only_where_there_are_any() -> None:
+    trust = SPECIMENS["trust"].value
+    assert "ocsp" not in map_of("trust")
+    with_some = replace(trust, ocsp=(b"2", b"1", b"2"))
+    assert parse_trust(encode_trust(with_some)).ocsp == (b"1", b"2")
+    assert with_some.digest != trust.digest
+    most = sorted(number.to_bytes(2, "big") for number in range(MOST_OCSP))
+    assert len(parse_trust(encode_trust(replace(trust, ocsp=tuple(most)))).ocsp) == MOST_OCSP
+    assert f"{MOST_OCSP}" in refused("trust", ocsp=[*most, b"\xff" * 3]).expected
+    assert f"{MAX_OCSP} bytes" in refused("trust", ocsp=[bytes(MAX_OCSP + 1)]).expected
 
 
 @pytest.mark.parametrize("name", ["command", "grants"])

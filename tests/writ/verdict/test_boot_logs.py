@@ -8,14 +8,13 @@ import pytest
 
 from tests.world.scene import DEMO, GOVERNED, NAMESPACE, Scene, codes, permitted, policy, reference
 from tests.world.uefi_logs import Boot, encode_log, image_load, registers
-from writ.formats.boot_state import MOST_REASONS, MOST_VALUES
+from writ.formats.boot_state import MOST_VALUES
 from writ.formats.corim import Corim
 from writ.formats.digest import Digest
 from writ.formats.eventlog.cel_json import UserspaceEvent, encode_systemd_log
 from writ.formats.eventlog.uefi import EV_EFI_BOOT_SERVICES_APPLICATION, EV_SEPARATOR, LogKind, UefiEvent, UefiLog, parse_uefi_log
 from writ.formats.evidence import Evidence
 from writ.formats.policy_bundle import PolicySettings
-from writ.formats.reason import Reason
 from writ.formats.state import encode_host_state, parse_host_state
 from writ.verdict.appraise.ima import PARTS
 from writ.verdict.attestation import AttestationVerdict
@@ -137,30 +136,14 @@ def test_log_of_another_boot_is_refused_and_stays_refused_without_it() -> None:
     assert "uefi-log-mismatch" in codes(attest(scene))
 
 
-def test_i6_log_sent_after_it_takes_back_nothing_that_stands_against_the_first() -> None:
-    """Only another boot, or a resume, begins anew."""
+def test_log_that_leads_to_the_quoted_registers_takes_the_place_of_one_that_did_not_and_silence_does_not() -> None:
     scene, log = booted()
-    verdict = attest(scene, booted(Boot(loader=b"evil", kernel=b"evil"))[1])
-    first = set(verdict.entry.reasons)
-    assert {reason.code for reason in first} == {"uefi-log-mismatch"}
-    assert set(attest(scene, b"no log").entry.reasons) > first, "the second stands beside it"
-    before = set(scene.judge(with_log(scene, None)).entry.reasons)
-    for sent in (log, log, None):
-        assert set(attest(scene, sent).entry.reasons) == before
-    scene.chip.resume()
+    assert {r.code for r in attest(scene, booted(Boot(loader=b"evil", kernel=b"evil"))[1]).entry.reasons} == {"uefi-log-mismatch"}
+    assert {r.code for r in attest(scene, None).entry.reasons} == {"uefi-log-mismatch"}
+    assert {r.code for r in attest(scene, b"no log").entry.reasons} == {"uefi-log-malformed"}
+    assert {r.code for r in attest(scene, None).entry.reasons} == {"uefi-log-malformed"}
     assert permitted(attest(scene, log)).runtime == "runtime-only"
-
-
-def test_reasons_against_all_logs_of_a_boot_are_bounded() -> None:
-    scene, log = booted()
-    attest(scene, log)
-    assert scene.state is not None
-    assert scene.state.boot is not None
-    many = tuple(Reason("uefi-log-mismatch", f"uefi_log.{number:03d}", "", "") for number in range(MOST_REASONS))
-    scene.state = replace(scene.state, boot=replace(scene.state.boot, reasons=many))
-    after = attest(scene, b"no log").state_after.boot
-    assert after is not None
-    assert len(after.reasons) == MOST_REASONS
+    assert permitted(attest(scene, None)).runtime == "runtime-only"
 
 
 def test_i6_host_that_sent_boot_logs_owes_them_in_every_boot() -> None:

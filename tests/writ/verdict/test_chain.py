@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -24,7 +25,8 @@ from writ.formats.errors import Refused
 from writ.formats.reason import Reason
 from writ.formats.trust import ChainRules, ManufacturerRoot, Trust
 from writ.formats.x509 import parse_certificate
-from writ.verdict.chain import MAX_CHECKS, MAX_DEPTH, VerifiedEk, is_later, judge_crl, latest_crls, newest_crl, verify_ek_chain
+from writ.verdict.chain import MAX_CHECKS, MAX_DEPTH, VerifiedEk, verify_ek_chain
+from writ.verdict.revocation import is_later, judge_crl, latest_crls, newest_crl
 
 MAKER = Maker()
 KEY = "chip/ek"
@@ -252,6 +254,7 @@ def test_revoked_ek_and_revoked_ca_are_refused_under_any_rule(required: bool) ->
         pytest.param((AUTHORITY.crl(this=NOW + 1, following=NOW + DAY),), "none", id="of the future"),
         pytest.param((AUTHORITY.crl(CA_SERIAL, this=NOW - DAY, key="ca/stranger"),), "none", id="by another key"),
         pytest.param((Ca("stranger").crl(CA_SERIAL, this=NOW - DAY),), "none", id="by another issuer"),
+        pytest.param((Ca("alias", key=AUTHORITY.seed).crl(CA_SERIAL, this=NOW - DAY),), "none", id="of another name with the same key"),
     ],
 )
 def test_want_of_a_fresh_crl_is_noted_or_refused_as_the_rules_say(crls: tuple[bytes, ...], word: str) -> None:
@@ -353,6 +356,12 @@ def test_crl_signed_with_sha1_is_heard_only_where_the_rules_say_so() -> None:
     assert newest_crl((weak,), issuer, ChainRules(sha1=True), now=NOW) == weak
     strong = parse_crl(next_week.public_bytes(Encoding.DER))
     assert latest_crls((weak, strong), (issuer,)) == (strong,), "with whatever hash the one held was signed"
+
+
+def test_crl_signed_in_another_way_is_not_heard() -> None:
+    other = replace(crl(0), algorithm=None)
+    assert newest_crl((other,), CAS[0], ChainRules(), now=NOW) is None
+    assert latest_crls((other,), CAS) == (other,)
 
 
 def test_ca_that_may_not_sign_crls_is_not_heard() -> None:

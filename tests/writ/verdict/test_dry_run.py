@@ -14,6 +14,7 @@ from writ.formats.eventlog.ima import replay
 from writ.formats.eventlog.runtime import StopEvent
 from writ.formats.evidence import ImaLog
 from writ.formats.exemption import Exemption
+from writ.formats.reason import Reason
 from writ.verdict.appraise.ima import PARTS
 from writ.verdict.dry_run import Foreseen, MeasuredRows, foresee
 from writ.verdict.reference import reference_set
@@ -35,6 +36,13 @@ def ask(machine: Machine, *corims: Corim, exemptions: tuple[Exemption, ...] = ()
     references = reference_set(corims or machine.scene.references, exemptions)
     known = rows(machine) if listed else None
     return foresee(machine.scene.record, machine.scene.state, known, references, machine.scene.bundle, NOW)
+
+
+def without_list(machine: Machine) -> tuple[Reason, ...]:
+    """What stands against a host of which no list is recorded."""
+    assert machine.scene.state is not None
+    references = reference_set(machine.scene.references)
+    return foresee(machine.scene.record, machine.scene.state, None, references, machine.scene.bundle, NOW).reasons
 
 
 @pytest.fixture
@@ -62,6 +70,27 @@ def test_foreseen_is_what_then_happens(machine: Machine) -> None:
         assert (not foreseen.passes) == (verdict.tokens[0].claims is None), whole[gone].id
         if not foreseen.reasons:
             assert foreseen.instances[0][2] == verdict.tokens[0].reasons
+
+
+def test_logs_that_are_owed_are_reasons_each_by_its_name(machine: Machine) -> None:
+    machine.reboot()
+    machine.attest(uefi_log=None, ima_log=None)
+    assert {"boot-log-required", "ima-log-required"} <= {reason.code for reason in without_list(machine)}
+    machine.attest(ima_log=None)
+    found = {reason.code for reason in without_list(machine)}
+    assert ("boot-log-required" in found, "ima-log-required" in found) == (False, True)
+
+
+def test_what_no_reference_value_can_take_back_stands_though_the_list_is_not_at_hand(machine: Machine) -> None:
+    assert machine.scene.state is not None
+    assert machine.scene.state.ima is not None
+    known = machine.scene.state.ima
+    standing, anew = (Reason(code, "ima.entry", "x", "y") for code in ("ima-template-unknown", "file-unknown"))
+    aggregate = Reason("algorithm-refused", "ima.boot_aggregate", "x", "y")
+    verdict = replace(known.verdict, reasons=tuple(sorted((standing, anew, aggregate))), count=3)
+    machine.scene.state = replace(machine.scene.state, ima=replace(known, verdict=verdict))
+    found = set(ask(machine, listed=False).reasons)
+    assert (standing in found, aggregate in found, anew in found) == (True, True, False)
 
 
 def test_pcrs_are_foreseen_as_they_are_recorded(machine: Machine) -> None:

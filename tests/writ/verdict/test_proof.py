@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.world.authority import crls_of
+from tests.world.authority import Ca, crls_of
 from tests.world.chip import Maker
 from tests.world.machine import Machine
 from tests.world.scene import (
@@ -39,7 +39,8 @@ from writ.formats.proof_bundle import Leaf, ProofBundle, encode_proof_bundle, pa
 from writ.formats.reason import Reason
 from writ.formats.state import encode_host_record
 from writ.formats.tlog.merkle import inclusion_proof, leaf_hash, root
-from writ.formats.trust import ManufacturerRoot, Trust
+from writ.formats.trust import ChainRules, ManufacturerRoot, Trust
+from writ.formats.x509 import parse_certificate
 from writ.verdict.proof import prove
 
 SCENE = Scene()
@@ -179,6 +180,16 @@ def test_tpm_whose_maker_is_not_trusted_is_refused() -> None:
     stranger = ManufacturerRoot("stranger", "discrete", Maker("stranger").root())
     assert refuse(WHOLE, replace(TRUST, roots=(stranger,))).code == "ek-certificate-refused"
     assert refuse(WHOLE, replace(TRUST, roots=())).code == "ek-certificate-refused"
+
+
+def test_ocsp_responses_of_the_trust_file_are_judged_at_the_time_of_the_enrolment() -> None:
+    then, root, ca = SCENE.enrol_entry.decided_at, Ca("maker root", key="maker/root"), Ca("maker ca", key="maker/ca")
+    of_ek, of_ca = (parse_certificate(der).serial for der in SCENE.chip.ek_certificates)
+    known = replace(TRUST, rules=ChainRules(crl_required=True), ocsp=(root.ocsp(of_ca, this=then), ca.ocsp(of_ek, this=then)))
+    assert prove(WHOLE, known).tpm_root == "maker"
+    assert refuse(WHOLE, replace(known, ocsp=known.ocsp[:1])).code == "revocation-unknown"
+    assert refuse(WHOLE, replace(known, ocsp=(known.ocsp[0], ca.ocsp(of_ek, this=then + 1)))).code == "revocation-unknown"
+    assert refuse(WHOLE, replace(TRUST, ocsp=(ca.ocsp(of_ek, "revoked", this=then),))).code == "ek-certificate-revoked"
 
 
 def test_class_in_the_record_is_the_auditors_own() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import Any
@@ -24,6 +25,7 @@ from writ.formats.ima_rules import ImaRules
 from writ.formats.policy_bundle import PolicySettings
 from writ.formats.reason import Reason
 from writ.formats.spiffe import AgentId
+from writ.verdict.appraise.ima import PARTS
 from writ.verdict.publication import (
     ASKS_LESS,
     IMA_ASKS_LESS,
@@ -34,6 +36,7 @@ from writ.verdict.publication import (
     excepted_reason,
     judge_approvals,
     judge_delegation,
+    judge_environment,
     judge_exemption,
     judge_policy,
     judge_publication,
@@ -462,3 +465,30 @@ def test_nothing_but_prompts_ever_changes(components: dict[str, bytes]) -> None:
         verdict = None
     same = {name: value for name, value in components.items() if name != "prompts"} == {"code": b"1", "model": b"1"}
     assert (verdict == Accepted("prompts")) == same
+
+
+# --- what nothing would be compared with ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("environment", [*(f"rooted/{part}" for part in PARTS), "files/x", "governance", "boot", "firmware", ENVIRONMENT])
+def test_environment_that_is_compared_is_judged_so(environment: str) -> None:
+    judge_environment(replace(corim(), environment=environment))
+
+
+@pytest.mark.parametrize("environment", ["rooted/", "rooted/zz", "rooted/attestors", "rooted/attestor/x"])
+def test_part_that_is_none_is_no_environment(environment: str) -> None:
+    with pytest.raises(FormatError, match=r"rooted/attestor\|enforcer\|"):
+        judge_environment(replace(corim(), environment=environment))
+
+
+@pytest.mark.parametrize(
+    "environment, compared",
+    [
+        *(("governance", True), ("boot", True), ("firmware", True), ("secure-boot", True)),
+        *((ENVIRONMENT, False), ("files/x", False), ("rooted/attestor", False), ("other", False)),
+    ],
+)
+def test_registers_have_a_place_where_they_are_compared(environment: str, compared: bool) -> None:
+    made = replace(corim(), environment=environment, registers=((7, Digest.of(b"x")),))
+    with contextlib.nullcontext() if compared else pytest.raises(FormatError, match=r"CoRIM\.registers: expected PCRs in governance, boot"):
+        judge_environment(made)

@@ -29,6 +29,16 @@ def differences(measured: dict[str, Digest], *versions: Corim, environment: str 
     return [(r.code, r.claim) for r in reasons]
 
 
+def test_devices_are_approved_by_their_names() -> None:
+    plain, given = (measured_values(replace(measurement(), devices=devices)) for devices in ((), ("v.com/gpu=0",)))
+    other = measured_values(replace(measurement(), devices=("v.com/gpu=1",)))
+    assert plain.keys() == given.keys() - {"devices"}
+    without, with_one = (Corim("1", NAMESPACE, "env", tuple(sorted(values.items()))) for values in (plain, given))
+    assert differences(given, without) == [("component-unexpected", "c.devices")]
+    assert differences(plain, with_one) == [("component-missing", "c.devices")]
+    assert differences(other, with_one) == [("component-mismatch", "c.devices")]
+
+
 def test_measurement_that_is_one_version_whole_passes() -> None:
     assert differences({"a": X, "b": Y}, corim("2", a=Z, b=Z), corim("1", a=X, b=Y)) == []
 

@@ -313,3 +313,10 @@ def test_exemption_lets_another_pcr_pass_for_a_while() -> None:
     exemption = Exemption(NAMESPACE, "governance-mismatch", claim, got, ("host-1",), NOW - 10, NOW + 100, "new shim", ("alice", "bob"))
     machine.scene.exemptions = (exemption,)
     assert permitted(machine.attest()).exceptions == (exemption.label,)
+
+
+def test_part_without_files_roots_nothing() -> None:
+    machine = Machine()
+    part = next(one for one in machine.scene.references if one.environment == "rooted/launcher")
+    machine.scene.references = (*(c for c in machine.scene.references if c != part), replace(part, components=(), registers=((7, SHELL),)))
+    assert ("attestor-not-rooted", "executables.launcher") in reasons(machine.attest())

@@ -39,6 +39,7 @@ ROOTED: Final = "rooted/"
 """How the environments begin whose components are the files of a part of Writ, or of what runs it: approved, and required."""
 PARTS: Final = ("attestor", "enforcer", "ima-policy", "interpreter", "launcher")
 """What `rooted/<part>` reference values must name before a runtime is rooted (DESIGN, step 4), and may name."""
+ROOTED_PARTS: Final = frozenset(f"{ROOTED}{part}" for part in PARTS)
 VERITY: Final = "verity:"
 STRONG: Final = ("sha256", "sha384", "sha512")
 KERNEL_KEYRING: Final = b".ima"
@@ -152,7 +153,7 @@ def names_files(corim: Corim) -> bool:
 
 
 def _is_part(corim: Corim) -> bool:
-    return corim.environment.startswith(ROOTED) and corim.environment.removeprefix(ROOTED) in PARTS
+    return corim.environment in ROOTED_PARTS
 
 
 def _approves(corim: Corim) -> bool:
@@ -332,6 +333,8 @@ def _judge(
         if measured.name == BOOT_AGGREGATE and measured.described == aggregate:
             continue
         learns = rules.learn_keys and measured.name == KERNEL_KEYRING and measured.buffer and len(certificates) < MAX_KEYS
+        if learns and measured.buffer in certificates:
+            continue  # each key is tried once for a signature, however often it was measured
         if learns and (added := _learn(measured.buffer)) is not None:
             certificates.add(measured.buffer)
             keys = _both(keys, added)

@@ -761,6 +761,12 @@ def test_version_that_no_rule_reads_stands_among_those_that_ran_out(host: Host, 
     assert codes(host.judge()) == [("file-unknown", "ima./bin/b")]
 
 
+def test_only_names_of_parts_and_of_what_ran_out_are_pinned() -> None:
+    valid = [corim({"/bin/a": GOOD}), corim({"/bin/b": GOOD}, environment="rooted/launcher")]
+    assert index_files(valid).pinned == {b"/bin/b"}
+    assert index_files(valid, [corim({"/bin/c": GOOD})]).pinned == {b"/bin/b", b"/bin/c"}
+
+
 def test_signature_that_does_not_hold_is_refused_where_none_serves_too(host: Host) -> None:
     host.references, host.rules = index_files([corim({"/bin/a": GOOD, "/bin/b": GOOD})], [corim({"/bin/b": OTHER})]), KEYRING
     host.kernel.measure("/bin/b", GOOD, template="ima-sig", sig=signed(OTHER, "vendor"))
