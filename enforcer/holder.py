@@ -140,7 +140,7 @@ class Holder:
         self._root: StoreRoot = store_root(launched.root, self._config.store_owners)
         self._argv = self._root.argv(launched.command)
         self._profile, self._forwards = measurement.profile, measurement.forwards
-        self._line = line_of(self._stdio[0], asked=self._run.child, profile=measurement.profile)
+        self._line = line_of(self._stdio[0], measurement, asked=self._run.child)
         self._image = image_of(self._config.images_dir, self._root, measurement)
         self._devices = resolve(measurement.devices, map(Path, self._config.cdi_dirs), self._image)
         self._folder = self._config.instance_dir(launched.instance)
@@ -238,7 +238,7 @@ class Holder:
 
         def program(argv: tuple[str, ...], folder: str, environment: dict[str, str]) -> Program:
             given = environment_of(**{"HOME": WORK, "TMPDIR": f"{WORK}/tmp", **self._outlet.environment, **environment})
-            return Program(argv, self._profile, self._image, room, uid, given, config.pids_max, folder=folder)
+            return Program(argv, self._profile, self._image, room, uid, given, config.pids_max, devices=self._devices, folder=folder)
 
         def enter(init: int) -> Callable[[], None]:
             return self._outlet.open(init, self._gatekeeper, self._short)

@@ -28,7 +28,7 @@ from enforcer.launch.process import Program
 from writ.formats.action import Action
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused, Unavailable
-from writ.formats.measurement import UNMEASURED, Profile
+from writ.formats.measurement import UNMEASURED, Measurement
 from writ.formats.reason import Reason
 from writ.formats.strict import encode_json
 from writ.service import cli, observe
@@ -53,16 +53,20 @@ class Bench:
     """Called with the first pid of a sandbox before its program runs; returns what is called when the program has ended."""
 
 
-def line_of(descriptor: int, *, asked: bool, profile: Profile) -> socket.socket | None:
+def line_of(descriptor: int, measurement: Measurement, *, asked: bool) -> socket.socket | None:
     """The line to the parent's holder, out of the standard input of a child's run; None for a run that is no child's.
 
-    Raises Refused where a child's profile comes without a parent's `instance.start`, or that with another profile.
+    Raises Refused where a child's profile comes without a parent's `instance.start`, or that with another profile, or of an agent that is
+    only watched: what nobody measured would act without a token.
     """
+    profile = measurement.profile
     if asked != (profile in UNMEASURED):
         expected = f"{' or '.join(sorted(UNMEASURED))} for a child instance, another profile for a run"
         raise Refused(Reason("child-refused", "measurement.profile", expected, f"{profile} for a {'child' if asked else 'run'}"))
     if not asked:
         return None
+    if measurement.mode != "enforce":
+        raise Refused(Reason("child-refused", "measurement.mode", "enforce", measurement.mode))
     try:
         return socket.socket(fileno=os.dup(descriptor))
     except OSError:

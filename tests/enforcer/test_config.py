@@ -43,6 +43,10 @@ def test_tools_and_services_are_named() -> None:
         {"memory_max": 1 << 20},
         {"cpu_max": -1},
         {"store_uids": ("root",)},
+        {"tools": ("instance /bin/x",)},
+        {"services": ("instance https://x",)},
+        {"work_bytes": (1 << 20) - 1},
+        {"work_files": 15},
         {"run_dir": Path("run")},
     ],
 )

@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from tests.world.scene import DEMO, POLICIES, Scene, permitted, policy, sign_token, sixteen
+from tests.world.scene import DEMO, NAMESPACE, POLICIES, Scene, measurement, permitted, policy, sign_token, sixteen
 from tests.world.specimens import specimens
 from writ.formats.action import Action
+from writ.formats.corim import Corim
 from writ.formats.decision import encode_entry
 from writ.formats.digest import Digest
 from writ.formats.eat import encode_claims
@@ -22,6 +23,7 @@ from writ.verdict.attestation import AttestationVerdict
 from writ.verdict.decide import judge_recorded
 from writ.verdict.engine import ENGINE
 from writ.verdict.proof import prove
+from writ.verdict.reference import measured_values
 
 HERE = Path(__file__).parent
 
@@ -65,6 +67,13 @@ def engine() -> dict[str, bytes]:
     strict = Scene(bundle=policy(replace(DEMO, accept_runtime_only=False), policies=POLICIES))
     strict.launch("one")
     out |= _verdict("not-rooted", strict.attest("one"))
+    above = Scene()
+    above.launch("one")
+    coder = measurement("coder", profile="sandboxed")
+    named = str(coder.agent)
+    above.references = (*above.references, Corim("coder-1", NAMESPACE, named, tuple(sorted(measured_values(coder).items()))))
+    above.launch("two", agent="coder", parent="one", what=coder)
+    out |= _verdict("child", above.attest("one", "two"))
     whole = Scene()
     proven = prove(whole.proof_bundle(), whole.trust)
     out["proof/steps"] = encode_cbor([list(proven.steps), proven.enrolled_at, proven.attested_at, proven.carried_at])

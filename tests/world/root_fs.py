@@ -46,12 +46,12 @@ def _is_left_out(name: str) -> bool:
 
 @lru_cache(maxsize=4)
 def system(*programs: str) -> tuple[Component, Path]:
-    """The measured component, and its tree on disk, made once for all processes; trees of tests are hard links to it."""
+    """Python and these programs, as `made_of` makes them."""
     return made_of(python_spec(*map(Path, programs)))
 
 
 def made_of(spec: ComponentSpec) -> tuple[Component, Path]:
-    """The component of this host's files that `spec` names, measured, and its tree on disk."""
+    """The component of this host's files that `spec` names, measured, and its tree on disk: made once for all processes, linked to by tests."""
     measured = measure_tree(spec.name, spec.kind, Path("/"), excludes=spec.leaves_out)
     name = component_root(measured).hex()[:32]
     _PLACE.mkdir(mode=0o755, exist_ok=True)

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -198,8 +199,7 @@ def test_without_any_grant_there_is_no_such_tool(host: Host) -> None:
 
 def test_the_childs_own_token_decides_too(host: Host) -> None:
     host.child("coder")
-    known = host.attestor.agents["coder"]
-    host.attestor.agents["coder"] = type(known)(known.root, known.command, known.components, (), known.profile)
+    host.attestor.agents["coder"] = replace(host.attestor.agents["coder"], grants=())
     answer = act(host, 'print(json.dumps(run("true")))')
     assert [r["code"] for r in answer["result"]["refusal"]["reasons"]] == ["grant-missing"]
     (asked,) = records(host, "coder")
@@ -238,11 +238,22 @@ def test_a_child_is_started_by_an_agent_only(host: Host) -> None:
 
 def test_only_a_sandboxed_agent_is_a_child(host: Host) -> None:
     host.child("coder")
-    known = host.attestor.agents["coder"]
-    host.attestor.agents["coder"] = type(known)(known.root, known.command, known.components, known.grants, "jit")
+    host.attestor.agents["coder"] = replace(host.attestor.agents["coder"], profile="jit")
     host.agent("a", 'print(json.dumps(ask("instance", "start", agent="coder")))', prelude=PRELUDE, more=GRANTS)
     _, out, _ = host.finish(host.run("a"))
     assert [r["code"] for r in json.loads(out)["result"]["refusal"]["reasons"]] == ["child-refused"]
+
+
+def test_a_child_is_never_only_watched(host: Host) -> None:
+    host.child("coder")
+    host.attestor.agents["coder"] = replace(host.attestor.agents["coder"], mode="observe")
+    host.kill_daemon()
+    host.write_config(observe=True)
+    host.serve()
+    host.agent("a", 'print(json.dumps(ask("instance", "start", agent="coder")))', prelude=PRELUDE, more=GRANTS)
+    _, out, _ = host.finish(host.run("a"))
+    (reason,) = json.loads(out)["result"]["refusal"]["reasons"]
+    assert (reason["code"], reason["claim"]) == ("child-refused", "measurement.mode")
 
 
 def test_a_child_needs_a_line_and_a_parent_that_lives(host: Host) -> None:
@@ -361,7 +372,7 @@ def test_a_hold_of_the_parent_holds_the_child_and_its_thaw_takes_a_token_of_its_
 def test_the_child_stays_on_hold_while_its_parent_is(host: Host) -> None:
     """Only the parent is refused: its child's token comes, and thaws nothing."""
     host.child("coder", "/usr/bin/sleep")
-    host.attestor.settings = type(host.attestor.settings)(accept_runtime_only=True, tpm_classes=("software",), token_life=6)
+    host.attestor.settings = replace(host.attestor.settings, token_life=6)
     parent, child = running(host)
     refused = Refusal((Reason("host-not-active", "host", "active", "retired"),), False)
     host.attestor.refuses["a"] = refused

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from enforcer.launch.cgroup import Cgroup, Limits, enable, find_mount, parent_of
+from enforcer.launch.cgroup import Cgroup, Limits, enable, find_mount, instances_below, parent_of
 from enforcer.launch.process import Watchdog
 from enforcer.launch.sandbox import SHIM_PROGRAM
 from tests.enforcer.host import wait_for
@@ -180,6 +180,34 @@ def test_watchdog_kills_and_removes_when_its_pipe_ends(box: Inside, cgroup: Cgro
 
     assert not cgroup.exists()
     assert child.wait(timeout=5) == -9
+
+
+def test_what_is_below_at_any_depth_is_found_frozen_and_killed_with_it(cgroup: Cgroup) -> None:
+    inner = Cgroup.fresh(cgroup.path, "b" * 32, "agent")
+    command = Cgroup.fresh(inner.child("agent").path, "0")
+    sleeper = subprocess.Popen(["/usr/bin/sleep", "60"])
+    (command.path / "cgroup.procs").write_text(str(sleeper.pid))
+
+    assert cgroup.processes() == (sleeper.pid,)
+    assert (Cgroup.find(cgroup.path, "b" * 32), Cgroup.find(cgroup.path, "c" * 32).exists()) == (inner, False)
+    assert instances_below(cgroup.path.parent) == [bytes.fromhex("0" * 32), bytes.fromhex("b" * 32)]
+    assert cgroup.freeze()
+    assert inner.frozen()
+    assert not cgroup.remove()
+    assert cgroup.kill()
+    assert sleeper.wait(timeout=5) == -9
+    assert cgroup.remove()
+    assert not cgroup.exists()
+
+
+def test_watchdog_removes_what_is_below_at_any_depth(cgroup: Cgroup) -> None:
+    inner = Cgroup.fresh(cgroup.path, "b" * 32, "agent")
+    command = Cgroup.fresh(inner.child("agent").path, "0")
+    sleeper = subprocess.Popen(["/usr/bin/sleep", "60"])
+    (command.path / "cgroup.procs").write_text(str(sleeper.pid))
+    Watchdog(cgroup).release()
+    assert not cgroup.exists()
+    assert sleeper.wait(timeout=5) == -9
 
 
 # --- limits ------------------------------------------------------------------------------------------------------------------
