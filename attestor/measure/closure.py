@@ -11,7 +11,9 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -52,15 +54,32 @@ def _loaded(program: Path) -> tuple[Path, ...]:
         raise Unavailable("program", f"{program}: {error.strerror}") from None
     if not start.startswith(_ELF):
         return ()
-    named = _INTERPRETER.search(start)
-    loader = None if named is None else os.fsdecode(named[0])
-    command = ["ldd", str(program)] if loader is None else [loader, "--list", str(program)]  # a library names no loader: any lists it
+    loader = _loader(start)
+    command = [loader or _own_loader(), "--list", str(program)]  # a library names no loader: that of any program lists it
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_WITHIN, check=False, env={"PATH": "/usr/bin:/bin"})
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_WITHIN, check=False, env={})
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Unavailable("loader", f"{command[0]}: {error}") from None
     paths = [Path(path) for path in _LOADED.findall(done.stdout)]
     return (*([] if loader is None else [Path(loader)]), *paths)
+
+
+def _loader(start: bytes) -> str | None:
+    named = _INTERPRETER.search(start)
+    return None if named is None else os.fsdecode(named[0])
+
+
+@cache
+def _own_loader() -> str:
+    """Of the interpreter that runs this. Raises Unavailable where it needs none."""
+    try:
+        with open(sys.executable, "rb") as file:
+            loader = _loader(file.read(4096))
+    except OSError as error:
+        raise Unavailable("loader", f"{sys.executable}: {error.strerror}") from None
+    if loader is None:
+        raise Unavailable("loader", f"{sys.executable}: expected a program that names its loader")
+    return loader
 
 
 def _way(path: Path) -> set[str]:

@@ -74,3 +74,10 @@ def guest(
         made.serve_with("attestor.toml")
         made.approve(approved(image, made.attest().evidence))
         yield made
+
+
+@pytest.fixture(scope="module")
+def fresh(guest: Guest) -> Guest:
+    """The same, booted anew: nothing that other tests did is in its logs, or keeps it off."""
+    guest.boot()
+    return guest

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.guest.site import HOST, Guest
 from writ.formats.tpm.attest import Attest, parse_attest
 
+pytestmark = pytest.mark.usefixtures("fresh")
 OWED = {"boot-log-required", "ima-log-required"}
 SLEEP = "echo +3 >/sys/class/rtc/rtc0/wakealarm && echo mem >/sys/power/state"
 """To memory (ACPI S3); the clock wakes it. The kernel sends TPM2_Shutdown(STATE), the firmware TPM2_Startup(STATE)."""

@@ -12,6 +12,7 @@ from tests.enforcer import inside
 from tests.guest.site import Guest
 from tests.world import root_fs
 
+pytestmark = pytest.mark.usefixtures("fresh")
 THERE = "/var/tmp/there"
 LIMITS = r"""
 import json, os, subprocess, sys, time
