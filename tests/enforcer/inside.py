@@ -13,6 +13,7 @@ from pathlib import Path
 from enforcer.launch.cgroup import Cgroup, parent_of
 from enforcer.launch.image import Image, image_of
 from enforcer.launch.process import Program, Running, start
+from enforcer.launch.removal import remove_tree
 from enforcer.launch.rooms import clear_rooms, make_room, with_work
 from enforcer.launch.sandbox import Room, environment_of
 from enforcer.launch.store_root import StoreRoot
@@ -80,7 +81,7 @@ def inside(*programs: str) -> Iterator[Inside]:
         image.free()
         assert clear_rooms(folder / "rooms")
         subprocess.run(["umount", "--lazy", str(image.path)], check=True)
-        subprocess.run(["rm", "-rf", "--one-file-system", str(folder)], check=True)
+        assert remove_tree(folder)
 
 
 @contextlib.contextmanager
