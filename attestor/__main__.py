@@ -225,7 +225,7 @@ def _measure_agent(args: argparse.Namespace) -> int:
         "manifest_root": str(m.root()),
         "command": list(m.command),
         "command_digest": str(command_digest(m.command)),
-        "secrets": list(m.secrets),
+        "secrets": [list(one) for one in m.secrets],
         "components": [_tree(tree) for tree in measured.trees],
     }
     if not args.offline:

@@ -23,25 +23,28 @@ PREFIX: Final = "ENFORCER"
 MAX_TOOLS: Final = 32
 CHILDREN: Final = "instance"
 """The tool that every agent with a grant for it has: child instances."""
+_SOURCES: Final = {"sealed": (1, 1), "vault": (2, 2), "exchange": (2, 32)}
+"""Kinds of sources of secrets, and how many words each takes."""
 
 
 @dataclass(frozen=True, slots=True)
 class EnforcerConfig:
     """One enforcer of one host.
 
-    `cgroup` is the cgroup below which each instance gets its own. `uid_first`
-    to `uid_first + 2 * instances - 1` belong to nobody else: each instance
-    takes a pair, one for the agent and one for its tools. `operator_gid` may
-    use the control socket beside root (-1: nobody). `store_uids` may own the
-    measured store. An instance and its tools have at most `pids_max` processes, `memory_max` bytes of memory and `cpu_max` hundredths
-    of a CPU (0: no limit); where the kernel has no controller for the latter two, nothing is launched under such a limit. `room_bytes`
-    and `room_files` bound what an agent may write, and as much again its tools, `work_bytes` and `work_files` the tree in which a child
-    instance works beside that; it is memory. An image that no instance uses stays in
-    memory for `image_keep` seconds. `tools` are `NAME PROGRAM ARGUMENT…`, run in a sandbox beside the agent's, so PROGRAM is one of the
-    agent's image or `{store}`, which is `/store` inside. `services` are `NAME URL`; `service_ca_file` holds the roots for the services'
+    `cgroup` is the cgroup below which each instance gets its own. `uid_first` to `uid_first + 2 * instances - 1` belong to nobody else:
+    each instance takes a pair, one for the agent and one for its tools. `operator_gid` may use the control socket beside root (-1:
+    nobody). `store_uids` may own the measured store. An instance and its tools have at most `pids_max` processes, `memory_max` bytes of
+    memory and `cpu_max` hundredths of a CPU (0: no limit); where the kernel has no controller for the latter two, nothing is launched
+    under such a limit. `room_bytes` and `room_files` bound what an agent may write, and as much again its tools, `work_bytes` and
+    `work_files` the tree in which a child instance works beside that; it is memory. An image that no instance uses stays in memory for
+    `image_keep` seconds. `tools` are `NAME PROGRAM ARGUMENT…`, run in a sandbox beside the agent's, so PROGRAM is one of the agent's
+    image or `{store}`, which is `/store` inside. `services` are `NAME URL`; `service_ca_file` holds the roots for the services'
     certificates, `egress_ca_file` those for the hosts that agents' requests go to (none: the system's). `unix_sockets` are those that
-    agents' forwards may name. `inbound` are `AGENT PORT ADDRESS:PORT`: a port inside, and where on this host it is. `cdi_dirs` say what
-    devices are; the later counts. Without `observe` no agent is launched that its manifest lets be watched only.
+    agents' forwards may name. `secrets` are `AGENT NAME sealed PATH`, `AGENT NAME vault PATH FIELD` or `AGENT NAME exchange URL
+    AUDIENCE SCOPE…`: where a secret of the agent's manifest comes from. `vault_url`, `vault_mount` and `vault_role` say which vault,
+    and as what the instance's execution token logs in to it; `secrets_ca_file` holds the roots for it and for exchanges (none: the
+    system's). `inbound` are `AGENT PORT ADDRESS:PORT`: a port inside, and where on this host it is. `cdi_dirs` say what devices are;
+    the later counts. Without `observe` no agent is launched that its manifest lets be watched only.
     """
 
     run_dir: Path = Path("/run/writ/enforcer")
@@ -66,6 +69,11 @@ class EnforcerConfig:
     service_ca_file: Path | None = None
     egress_ca_file: Path | None = None
     unix_sockets: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
+    secrets_ca_file: Path | None = None
+    vault_url: str = ""
+    vault_mount: str = "jwt"
+    vault_role: str = ""
     inbound: tuple[str, ...] = ()
     observe: bool = False
     cdi_dirs: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")
@@ -101,6 +109,7 @@ class EnforcerConfig:
                 raise FormatError("configuration", "absolute paths", str(path)[:120])
         if len({at for _, _, at in self._inbound}) != len(self.inbound):
             raise FormatError("inbound", "an address of this host once", ", ".join(self.inbound)[:120])
+        self._check_secrets()
         names = [*self.tool_commands, *self.service_urls]
         if CHILDREN in names:
             raise FormatError("tools and services", f"names other than {CHILDREN}, which starts child instances", CHILDREN)
@@ -121,6 +130,33 @@ class EnforcerConfig:
     def service_urls(self) -> dict[str, str]:
         """Each relying service's URL by its name."""
         return {words[0]: words[1] for words in (_words(line, "services", 2, 2) for line in self.services)}
+
+    def secrets_of(self, agent: str) -> dict[str, tuple[str, ...]]:
+        """The kind of the source of each secret of `agent`, by name, and the rest of its line."""
+        return {words[1]: tuple(words[2:]) for words in self._secret_lines if words[0] == agent}
+
+    @property
+    def sealed_secrets(self) -> tuple[Path, ...]:
+        """The files of secrets that are sealed."""
+        return tuple(Path(words[3]) for words in self._secret_lines if words[2] == "sealed")
+
+    @property
+    def _secret_lines(self) -> list[list[str]]:
+        return [_words(line, "secrets", 4, 64) for line in self.secrets]
+
+    def _check_secrets(self) -> None:
+        for _, called, kind, *words in self._secret_lines:
+            name(called, "secrets")
+            if kind not in _SOURCES or not _SOURCES[kind][0] <= len(words) <= _SOURCES[kind][1]:
+                raise FormatError(
+                    "secrets", "AGENT NAME, and sealed PATH, vault PATH FIELD or exchange URL AUDIENCE", f"{called} {kind}"[:80]
+                )
+            if kind == "sealed" and not words[0].startswith("/"):
+                raise FormatError("secrets", "an absolute path", words[0][:80])
+            if kind == "vault" and not (self.vault_url and self.vault_role):
+                raise FormatError("vault_url, vault_role", "both, for a secret of a vault", "none")
+        if len({tuple(words[:2]) for words in self._secret_lines}) != len(self.secrets):
+            raise FormatError("secrets", "one source for each secret of an agent", "two")
 
     def inbound_of(self, agent: str) -> tuple[tuple[int, tuple[str, int]], ...]:
         """Each port inside an instance of `agent` that somebody may reach, and the address of this host for it."""

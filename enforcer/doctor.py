@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -57,6 +58,7 @@ def examine(config: EnforcerConfig) -> list[dict[str, Any]]:
         ("/proc", lambda: _sandboxed(config.uid_first, *NO_FURTHER, "--proc", "/proc"), _UNCOVER_PROC),
         ("Landlock", lambda: profiles(landlock_abi()), _HAVE_LANDLOCK),
         ("images", _images, "Load the modules loop and erofs: modprobe --all loop erofs. A container has to be given loop devices."),
+        ("secrets", lambda: _secrets(config), "Make each with systemd-creds encrypt --name=NAME, on this host."),
         ("attestor", lambda: _attestor(config), "Start the attestor, and set attestor_socket."),
         ("engine", lambda: f"engine {installed_engine().number}, {installed_engine().tree}", "Install writ again."),
     )
@@ -93,6 +95,16 @@ def _attestor(config: EnforcerConfig) -> str:
     if not isinstance(answer, StatusAnswer):
         raise Unavailable("attestor", getattr(answer, "detail", type(answer).__name__))
     return f"host {answer.host}, {'enrolled' if answer.enrolled else 'not enrolled'}"
+
+
+def _secrets(config: EnforcerConfig) -> str:
+    """Every sealed file is there; nothing is decrypted, and no vault asked. Raises Unavailable."""
+    sealed = config.sealed_secrets
+    if lacking := [str(path) for path in sealed if not path.is_file()]:
+        raise Unavailable("secrets", f"no file {', '.join(lacking)[:200]}")
+    if sealed and shutil.which("systemd-creds") is None:
+        raise Unavailable("secrets", "no systemd-creds, which decrypts them (systemd 250 or later)")
+    return f"{len(config.secrets)} sources"
 
 
 def _limits(config: EnforcerConfig) -> str:

@@ -36,6 +36,7 @@ from enforcer.credential import Credential, Subject
 from enforcer.events import AgentEnded, Event, FromClient, Heard, Killed, LinkLost, LinkUp, ParentHeld, ParentRuns
 from enforcer.gatekeeper import Gatekeeper
 from enforcer.gates.egress.outlet import Outlet
+from enforcer.gates.secret_files import SecretFiles
 from enforcer.gates.socket import SocketGate
 from enforcer.launch.cgroup import Cgroup, Limits, parent_of
 from enforcer.launch.devices import resolve
@@ -49,6 +50,7 @@ from enforcer.links import Links
 from enforcer.record import ActionLog
 from enforcer.relay import Relay
 from enforcer.renewal import Granted, Renewal, Verdict
+from enforcer.secrets.sources import secrets_of
 from enforcer.tenure import Tenure
 from enforcer.tools import RelyingService, StdioTool, Tool
 from writ.formats.errors import FormatError, Misuse, Refused, Unavailable, WritError
@@ -154,6 +156,8 @@ class Holder:
             instance=launched.instance, agent=measurement.agent, credential=self._credential, log=self._log,
             engine=installed_engine(), clock=self._clock, observes=launched.grants if observed else None,
         )  # fmt: skip
+        self._secrets = secrets_of(self._config, self._run.agent, measurement.secrets, self._clock)
+        self._gatekeeper.hold(self._secrets)
         subject = Subject(launched.instance, measurement.agent, self._key.public, launched.audience, launched.grants, self._run.parent)
         bundles = HeldBundles(self._config.state_dir / "policies")
         self._renewal = Renewal(subject, self._relay, self._log, trust, bundles, self._folder, self._clock)
@@ -187,13 +191,13 @@ class Holder:
         agent_uid, tool_uid, config = self._slot.agent_uid, self._slot.tool_uid, self._config
         visible = config.agent_dir(launched.instance)
         self._outlet = Outlet(
-            launched.grants, self._clock, roots=config.egress_ca_file, always=self._observed, forwards=self._forwards,
+            launched.grants, self._clock, self._secrets, roots=config.egress_ca_file, always=self._observed, forwards=self._forwards,
             sockets=config.unix_sockets, inbound=config.inbound_of(self._run.agent) if self._line is None else (),
         )  # fmt: skip
         if self._line is not None:
             self._open_workshop(self._line, visible)
             return
-        gate = _make_visible(visible)
+        gate = self._make_visible(visible, agent_uid)
         room = make_room(visible / "agent", agent_uid, size=config.room_bytes, files=config.room_files, gate=gate)
         workshop = make_room(visible / "tools", tool_uid, size=config.room_bytes, files=config.room_files)
         errors = os.open(self._folder / "tools.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -215,7 +219,7 @@ class Holder:
             gatekeeper=self._gatekeeper, tools=self._tools, short=self._short,
         )  # fmt: skip
         self._outlet.lay(gate, self._image.path)
-        environment = environment_of(WRIT_SOCKET=f"{GATE}/{GATE_FILE}", **self._outlet.environment)
+        environment = environment_of(WRIT_SOCKET=f"{GATE}/{GATE_FILE}", **self._outlet.environment, **self._secrets.environment)
         program = Program(self._argv, self._profile, self._image, room, agent_uid, environment, config.pids_max, devices=self._devices)
         self._links.daemon()
         agent = self._agent = start(program, self._cgroup.child("agent"), self._stdio, self._let_out)
@@ -225,19 +229,37 @@ class Holder:
         threading.Thread(target=lambda: self._events.put(AgentEnded(agent.wait())), name="agent", daemon=True).start()
         self._links.hear_client()
 
+    def _make_visible(self, visible: Path, uid: int) -> Path:
+        """What the sandboxes see of us is there, and in it the folder of the gate with the secrets to be read, which is returned.
+
+        Raises Unavailable, Refused.
+        """
+        gate = visible / "gate"
+        try:
+            visible.mkdir(mode=0o711)
+            gate.mkdir(mode=0o711)
+        except OSError as error:
+            raise Unavailable("agent directory", f"{visible}: {error.strerror}") from None
+        if not self._observed:
+            files = SecretFiles(gate, uid, self._gatekeeper, self._secrets)
+            self._gatekeeper.hold(files)
+            files.fill()
+        return gate
+
     def _let_out(self, init: int) -> None:
         self._close_ways = self._outlet.open(init, self._gatekeeper, self._short)
 
     def _open_workshop(self, line: socket.socket, visible: Path) -> None:
         """A child instance has no agent and no gate: its parent's commands run in it, each in a sandbox of its own on the same room."""
         uid, config = self._slot.agent_uid, self._config
-        gate = _make_visible(visible)
-        trusts = self._outlet.lay(gate, self._image.path)
-        room = make_room(visible / "agent", uid, size=config.room_bytes, files=config.room_files, gate=gate if trusts else None)
+        gate = self._make_visible(visible, uid)
+        shown = self._outlet.lay(gate, self._image.path) or any(one.is_file for one in self._secrets.named)
+        room = make_room(visible / "agent", uid, size=config.room_bytes, files=config.room_files, gate=gate if shown else None)
         room = with_work(room, visible / "work", uid, size=config.work_bytes, files=config.work_files)
 
         def program(argv: tuple[str, ...], folder: str, environment: dict[str, str]) -> Program:
-            given = environment_of(**{"HOME": WORK, "TMPDIR": f"{WORK}/tmp", **self._outlet.environment, **environment})
+            ours = {"HOME": WORK, "TMPDIR": f"{WORK}/tmp", **self._outlet.environment, **self._secrets.environment}
+            given = environment_of(**{**ours, **environment})
             return Program(argv, self._profile, self._image, room, uid, given, config.pids_max, devices=self._devices, folder=folder)
 
         def enter(init: int) -> Callable[[], None]:
@@ -420,6 +442,7 @@ class Holder:
             tool.close()
         if self._workshop is not None:
             self._workshop.close()
+        self._secrets.close()
         if not self._cgroup.remove():
             _LOG.warning("cgroup-left", path=str(self._cgroup.path))
         self._watchdog.release()
@@ -432,17 +455,6 @@ class Holder:
         self._image.free()
         if not clear_rooms(self._config.agent_dir(self._instance)):
             _LOG.warning("home-left", path=str(self._config.agent_dir(self._instance)))
-
-
-def _make_visible(visible: Path) -> Path:
-    """What an instance's sandboxes see of us is there, and in it the folder of its gate, which is returned. Raises Unavailable."""
-    gate = visible / "gate"
-    try:
-        visible.mkdir(mode=0o711)
-        gate.mkdir(mode=0o711)
-    except OSError as error:
-        raise Unavailable("agent directory", f"{visible}: {error.strerror}") from None
-    return gate
 
 
 def refused_before_launch(config: EnforcerConfig, agent: str, reasons: tuple[Reason, ...], now: int) -> str:

@@ -81,7 +81,7 @@ def measure_manifest(
         agent=manifest.agent_id(domain),
         command=command or manifest.command,
         components=tuple(ComponentRoot(tree.name, tree.kind, component_root(tree)) for tree in trees),
-        secrets=tuple(secret.name for secret in manifest.secrets),
+        secrets=manifest.secrets,
         audience=manifest.audience,
         grants=manifest.grants,
         profile=manifest.profile,

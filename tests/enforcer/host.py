@@ -24,6 +24,7 @@ from tests.world.root_fs import PYTHON, lay_out
 from writ.formats.forward import Forward
 from writ.formats.grants import grant_set
 from writ.formats.measurement import Profile
+from writ.formats.secret import Secret
 from writ.formats.trust import encode_trust
 
 ROOT = Path(__file__).parents[2]
@@ -105,6 +106,7 @@ class Host:
     def agent(
         self, name: str, body: str, *, prelude: str = AGENT, connects: Sequence[str] = (), more: Sequence[tuple[str, str]] = (),
         programs: Sequence[str] = (), profile: Profile = "strict", forwards: Sequence[Forward] = (),
+        secrets: Sequence[Secret] = (),
     ) -> None:  # fmt: skip
         """An agent `name` in the store, whose program is `body` after the client's few lines; it may connect to these resources.
 
@@ -115,6 +117,7 @@ class Host:
         code = (prelude + textwrap.dedent(body)).encode()
         components = lay_out(root, {"code": ("code", {f"{name}.py": code}), "tools": ("tools", {"tool.py": TOOL.encode()})}, *programs)
         known = KnownAgent(root, (PYTHON, "-I", f"{{store}}/code/{name}.py"), components, profile=profile, forwards=tuple(forwards))
+        known = replace(known, secrets=tuple(secrets))
         grants = grant_set([*known.grants, *more, *(("net.connect", resource) for resource in connects)])
         self.attestor.agents[name] = replace(known, grants=grants)
 

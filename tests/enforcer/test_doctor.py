@@ -6,12 +6,14 @@ import json
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from enforcer import doctor
+from enforcer.config import EnforcerConfig
 from enforcer.launch.image import BWRAP, MKFS
 from enforcer.launch.sandbox import SHIM_PROGRAM
 from writ.formats.errors import Unavailable
@@ -70,3 +72,15 @@ def test_the_profiles_that_a_kernel_can_start_are_named() -> None:
     for abi in (0, 1):
         with pytest.raises(Unavailable, match=f"ABI {abi}; strict needs ABI 6"):
             doctor.profiles(abi)
+
+
+def test_sealed_secret_that_is_not_there_is_named(tmp_path: Path) -> None:
+    lines = ("a mail sealed /nowhere/mail.cred", "a db vault p f")
+    config = EnforcerConfig(
+        state_dir=tmp_path / "s", run_dir=tmp_path / "r", secrets=lines, vault_url="https://v.example", vault_role="writ"
+    )  # fmt: skip
+    (finding,) = [one for one in doctor.examine(config) if one["check"] == "secrets"]
+    assert (finding["ok"], finding["found"]) == (False, "secrets: no file /nowhere/mail.cred")
+    config = replace(config, secrets=lines[1:])
+    (finding,) = [one for one in doctor.examine(config) if one["check"] == "secrets"]
+    assert (finding["ok"], finding["found"]) == (True, "1 sources")

@@ -47,6 +47,7 @@ from writ.formats.local import (
 from writ.formats.measurement import ComponentRoot, Measurement, Mode, Profile, encode_measurement
 from writ.formats.policy_bundle import CONTENT_TYPE, PolicyBundle, PolicySettings, encode_bundle
 from writ.formats.reason import Reason
+from writ.formats.secret import Secret
 from writ.formats.spiffe import AgentId
 from writ.formats.tlog import merkle
 from writ.formats.trust import Trust
@@ -56,7 +57,7 @@ namespace Writ {
   entity Agent; entity Resource; entity Audience;
   action "tool.call", "net.connect", "net.reach", "net.accept",
     "http.get", "http.head", "http.post", "http.put", "http.patch", "http.delete", "http.options", "http.websocket",
-     "instance.start", "instance.run", "instance.end" appliesTo {
+    "secret.send", "secret.read", "instance.start", "instance.run", "instance.end" appliesTo {
     principal: Agent, resource: Resource,
     context: { now: Long, attest_age: Long, gate: String, host: String, namespace: String, tpm_class: String, runtime: String, depth: Long }
   };
@@ -84,6 +85,7 @@ class KnownAgent:
     devices: tuple[str, ...] = ()
     forwards: tuple[Forward, ...] = ()
     mode: Mode = "enforce"
+    secrets: tuple[Secret, ...] = ()
 
 
 @dataclass
@@ -189,7 +191,7 @@ class Attestor:
         command = launch.command or known.command
         self.instances[instance] = Instance(agent, launch.session_key, launch.parent)
         measured = Measurement(
-            agent, command, known.components, (), AUDIENCE, known.grants, known.profile, known.devices, known.mode,
+            agent, command, known.components, known.secrets, AUDIENCE, known.grants, known.profile, known.devices, known.mode,
             known.forwards,
         )  # fmt: skip
         return Launched(instance, encode_measurement(measured), str(known.root), self.lies_about_command or command, AUDIENCE, known.grants)

@@ -37,8 +37,8 @@ are needed, the rest may be left out:
 ... kind = "prompts"
 ... source = "prompts/system.txt"
 ...
-... [secrets.mail-key]                  # named, never measured, never seen by the agent
-... expose = "MAIL_API_KEY"             # the environment variable that holds its placeholder
+... [secrets.mail-key]                  # what it is is never measured; where it may go takes a grant of secret.send
+... expose = "MAIL_API_KEY"             # the environment variable that holds its placeholder; or "file": the agent reads it
 ... ''')
 >>> [(part.name, part.kind) for part in manifest.components]
 [('main', 'code'), ('model', 'weights'), ('prompt', 'prompts'), ('python', 'interpreter'), ('system', 'image')]
@@ -86,6 +86,7 @@ from writ.formats.errors import FormatError, Misuse
 from writ.formats.forward import Forward, forward_lines, parse_forward_tables
 from writ.formats.grants import Grant, encode_grants, grant_set
 from writ.formats.measurement import Mode, Profile, mode_named, profile_named
+from writ.formats.secret import MAX_SECRETS, Secret, secret_set
 from writ.formats.spiffe import AgentId
 from writ.formats.strict import encode_cbor, name
 from writ.formats.tree import COMPONENT_KINDS, ComponentKind
@@ -99,11 +100,9 @@ MAX_COMMAND: Final = 256
 MAX_COMPONENTS: Final = 64
 MAX_EXCLUDES: Final = 64
 MAX_INCLUDES: Final = 1024
-MAX_SECRETS: Final = 64
 MAX_TEXT: Final = 1024
 """Characters of one text."""
 
-_ENVIRONMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z", re.ASCII)
 _BARE = re.compile(r"[A-Za-z0-9_-]+\Z", re.ASCII)
 _LONG_KEY = re.compile(r"""(?:\.[ \t]*(?:[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')[ \t]*){16}""", re.ASCII)
 """A dotted key of more than 16 parts, for which tomllib takes time and memory by the square: no key of ours has more than 3."""
@@ -184,14 +183,6 @@ class ComponentSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class SecretSpec:
-    """A secret that the enforcer injects; the agent sees a placeholder in the environment variable `expose`."""
-
-    name: str
-    expose: str
-
-
-@dataclass(frozen=True, slots=True)
 class Manifest:
     """A manifest as read. Components and secrets are sorted by name, grants, devices and forwards are sorted sets."""
 
@@ -200,7 +191,7 @@ class Manifest:
     audience: str
     command: tuple[str, ...]
     components: tuple[ComponentSpec, ...]
-    secrets: tuple[SecretSpec, ...]
+    secrets: tuple[Secret, ...]
     grants: tuple[Grant, ...]
     profile: Profile = "strict"
     devices: tuple[str, ...] = ()
@@ -249,7 +240,7 @@ class Manifest:
             "audience": self.audience,
             "command": list(self.command),
             "components": [part.to_cbor() for part in self.components],
-            "secrets": [[secret.name, secret.expose] for secret in self.secrets],
+            "secrets": [list(secret) for secret in self.secrets],
             "grants": encode_grants(self.grants),
             "profile": self.profile,
             **({"devices": list(self.devices)} if self.devices else {}),
@@ -292,9 +283,7 @@ def parse_manifest(data: bytes) -> Manifest:
     for kind in ("interpreter", "image"):
         if sum(part.kind == kind for part in components) > 1:
             raise FormatError(f"{_WHAT}.components", f"at most one {kind}", "several")
-    secrets = tuple(_secret(secret, value) for secret, value in _named(top, "secrets", MAX_SECRETS))
-    if len({secret.expose for secret in secrets}) != len(secrets):
-        raise FormatError(f"{_WHAT}.secrets", "an environment variable for each secret", "one variable for two")
+    secrets = secret_set((_secret(secret, value) for secret, value in _named(top, "secrets", MAX_SECRETS)), f"{_WHAT}.secrets")
     command = _texts(top["command"], f"{_WHAT}.command", MAX_COMMAND, empty=True)
     if not command or not command[0]:
         raise FormatError(f"{_WHAT}.command", "a program and its arguments", "none")
@@ -411,13 +400,9 @@ def _hold(table: Mapping[str, Any], kind: str, what: str) -> tuple[Hold, str | N
     return hold, image, bytes.fromhex(salt)
 
 
-def _secret(secret: str, value: object) -> SecretSpec:
+def _secret(secret: str, value: object) -> tuple[str, str]:
     what = f"{_WHAT}.secrets.{secret}"
-    table = _table(value, what, frozenset({"expose"}), frozenset({"expose"}))
-    expose = _text(table["expose"], f"{what}.expose")
-    if not _ENVIRONMENT.match(expose):
-        raise FormatError(f"{what}.expose", "the name of an environment variable", repr(expose)[:80])
-    return SecretSpec(secret, expose)
+    return secret, _text(_table(value, what, frozenset({"expose"}), frozenset({"expose"}))["expose"], f"{what}.expose")
 
 
 def _grants(value: object) -> tuple[Grant, ...]:

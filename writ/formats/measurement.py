@@ -16,6 +16,7 @@ from writ.formats.digest import Digest
 from writ.formats.errors import FormatError
 from writ.formats.forward import MAX_FORWARDS, Forward, forward_set, parse_forwards
 from writ.formats.grants import Grant, encode_grants, parse_grants
+from writ.formats.secret import MAX_SECRETS, Secret, parse_secrets, secret_set
 from writ.formats.spiffe import AgentId
 from writ.formats.strict import Fields, decode_cbor, encode_cbor
 from writ.formats.strict import name as strict_name
@@ -87,7 +88,7 @@ class Measurement:
     agent: AgentId
     command: tuple[str, ...]
     components: tuple[ComponentRoot, ...]
-    secrets: tuple[str, ...]
+    secrets: tuple[Secret, ...]
     audience: str
     grants: tuple[Grant, ...]
     profile: Profile = "strict"
@@ -101,8 +102,8 @@ class Measurement:
             raise FormatError("measurement", "components sorted by name, each once", ", ".join(names)[:100])
         if set(names) & set(RESERVED):
             raise FormatError("measurement", f"no component called {' or '.join(RESERVED)}", ", ".join(names)[:100])
-        if list(self.secrets) != sorted(set(self.secrets)):
-            raise FormatError("measurement", "secrets sorted, each once", ", ".join(self.secrets)[:100])
+        if secret_set(self.secrets, "measurement.secrets") != self.secrets:
+            raise FormatError("measurement", "secrets sorted, each once", ", ".join(one.name for one in self.secrets)[:100])
         if device_set(self.devices, "measurement.devices") != self.devices:
             raise FormatError("measurement", "devices sorted, each once", ", ".join(self.devices)[:100])
         if forward_set(self.forwards, "measurement.forwards") != self.forwards:
@@ -121,7 +122,7 @@ def encode_measurement(measurement: Measurement) -> bytes:
             "agent": str(measurement.agent),
             "command": list(measurement.command),
             "components": [[c.name, c.kind, c.root.value, c.mutable] for c in measurement.components],
-            "secrets": list(measurement.secrets),
+            "secrets": [list(one) for one in measurement.secrets],
             "audience": measurement.audience,
             "grants": encode_grants(measurement.grants),
             "profile": measurement.profile,
@@ -139,7 +140,7 @@ def parse_measurement(data: bytes) -> Measurement:
     agent = AgentId.parse(f.text("agent"))
     command = tuple(_text(item, "command") for item in f.items("command", most=1024))
     components = tuple(_component(item) for item in f.items("components", most=MAX_COMPONENTS))
-    secrets = tuple(_text(item, "secrets") for item in f.items("secrets", most=64))
+    secrets = parse_secrets(f.items("secrets", most=MAX_SECRETS), "measurement.secrets")
     audience, grants = f.text("audience", least=1, most=256), parse_grants(f.any("grants"))
     profile = profile_named(f.text("profile", most=32), "measurement.profile")
     devices = tuple(_text(item, "devices") for item in f.items("devices", most=MAX_DEVICES)) if f.has("devices") else None

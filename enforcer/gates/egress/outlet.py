@@ -32,6 +32,7 @@ from enforcer.gates.egress.way import CONNECT, Way
 from enforcer.launch.image import within
 from enforcer.launch.netns import ADDRESS, Namespace
 from enforcer.launch.sandbox import GATE
+from enforcer.secrets.held import Secrets
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.forward import PROXY_PORT, Forward
 from writ.formats.grants import Grant, covers
@@ -54,10 +55,11 @@ class Outlet:
     """The ways out of one instance, and into it, for each sandbox that it has."""
 
     def __init__(
-        self, grants: Sequence[Grant], clock: Clock, *, roots: Path | None, always: bool, forwards: Sequence[Forward] = (),
-        sockets: Collection[str] = (), inbound: Sequence[tuple[int, tuple[str, int]]] = (),
+        self, grants: Sequence[Grant], clock: Clock, secrets: Secrets, *, roots: Path | None, always: bool,
+        forwards: Sequence[Forward] = (), sockets: Collection[str] = (), inbound: Sequence[tuple[int, tuple[str, int]]] = (),
     ) -> None:  # fmt: skip
-        """`roots` are whom hosts are verified by, the system's where None; with `always` there is a proxy whatever is granted.
+        """`secrets` go where TLS ends here. `roots` are whom hosts are verified by, the system's where None; with `always` there is a
+        proxy whatever is granted.
 
         `sockets` are the unix sockets that a forward may name, `inbound` the ports inside with the address of this host for each, of which
         those that are granted are opened. Raises Unavailable, Refused, FormatError.
@@ -70,7 +72,7 @@ class Outlet:
                 upstream = upstream_context(None if roots is None else str(roots))
             except OSError as error:
                 raise Unavailable("egress_ca_file", f"{roots}: {error.strerror or 'no certificates'}") from None
-            self._opened = Opened(frozenset(host.authority for host in hosts), InstanceCa(hosts, clock), upstream)
+            self._opened = Opened(frozenset(host.authority for host in hosts), InstanceCa(hosts, clock), upstream, secrets)
         self._forwards = [(one.listen, _place(one, sockets, {host.authority for host in hosts})) for one in forwards]
         self._inbound = [(port, at) for port, at in inbound if any(covers(grant, ACCEPT, f"tcp:{port}") for grant in grants)]
 

@@ -22,11 +22,13 @@ from enforcer.gates.egress.answer import Answer, malformed
 from enforcer.gates.egress.client_hello import HANDSHAKE
 from enforcer.gates.egress.destination import Destination
 from enforcer.gates.egress.exchange import Exchange
+from enforcer.gates.egress.injection import injected
 from enforcer.gates.egress.instance_ca import InstanceCa
 from enforcer.gates.egress.request import END, MAX_HEAD, Asked, parse_asked
 from enforcer.gates.egress.stream import Stream, TlsStream
 from enforcer.gates.egress.tunnel import Ended, may_begin
 from enforcer.gates.egress.way import CONNECT, Passage, Way
+from enforcer.secrets.held import Secrets
 from writ.formats.errors import FormatError, Unavailable
 from writ.formats.reason import Reason
 
@@ -45,11 +47,15 @@ _ALERTS: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """Where TLS ends here: at `authorities`, each a `HOST:PORT` that a grant names; the CA for the agent, and the roots for the hosts."""
+    """Where TLS ends here: at `authorities`, each a `HOST:PORT` that a grant names; the CA for the agent, and the roots for the hosts.
+
+    `secrets` are the instance's, for what goes there.
+    """
 
     authorities: frozenset[str]
     ca: InstanceCa
     upstream: ssl.SSLContext
+    secrets: Secrets
 
 
 def head_of(near: Stream, within: float, idle: float) -> bytes:
@@ -147,10 +153,12 @@ class Session:
             return False
         again = False
         with way.passing(ruling, answer, opaque=False) as passage:
+            headers = injected(list(asked.onward.headers.raw_items()), asked.resource, self._opened.secrets, way.ask, passage.rulings)
+            onward = h11.Request(method=asked.onward.method, target=asked.onward.target, headers=headers)
             far = self._reach(asked, passage)
             exchange = Exchange(near, reader, far, way.limits, passage.traffic)
             try:
-                again = exchange.run(asked.onward, keep=keep)
+                again = exchange.run(onward, keep=keep)
             finally:
                 passage.loose = exchange.switched
         if not again:

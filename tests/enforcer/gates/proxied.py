@@ -15,11 +15,14 @@ from enforcer.gates.egress.outlet import opened_by
 from enforcer.gates.egress.session import Opened
 from enforcer.gates.egress.tunnel import Limits
 from enforcer.record import ActionLog, LogReader
+from enforcer.secrets.held import Secrets
 from tests.enforcer.host import wait_for
 from tests.enforcer.scene import Scene
 from tests.world.network import Names
 from writ.formats.action import ActionRecord, OutcomeRecord
 from writ.service.clock import SystemClock
+
+NO_SECRETS = Secrets((), {})
 
 
 def listener() -> socket.socket:
@@ -34,9 +37,9 @@ class Proxied:
 
     def __init__(
         self, folder: Path, *connects: str, limits: Limits | None = None, names: Names | None = None,
-        more: tuple[tuple[str, str], ...] = (), roots: Path | None = None,
+        more: tuple[tuple[str, str], ...] = (), roots: Path | None = None, secrets: Secrets = NO_SECRETS,
     ) -> None:  # fmt: skip
-        """The token grants `more`, too; `roots` are whom the gate verifies hosts by."""
+        """The token grants `more`, too; `roots` are whom the gate verifies hosts by, `secrets` the instance's."""
         self.scene = Scene(folder, *(f"tcp:{one}" for one in connects), more=more)
         self.log, self.names = ActionLog(folder, self.scene.instance), names or Names()
         self.gatekeeper = self.scene.gatekeeper(self.log)
@@ -48,6 +51,7 @@ class Proxied:
             frozenset(one.authority for one in hosts),
             InstanceCa(hosts, SystemClock()),
             upstream_context(None if roots is None else str(roots)),
+            secrets,
         )
         self.ca_file = folder / "ca.pem"
         self.ca_file.write_bytes(self.opened.ca.certificate)

@@ -27,7 +27,7 @@ from enforcer.gates.egress.request import MAX_HEAD, parse_asked
 from enforcer.gates.egress.tunnel import Limits
 from enforcer.gates.egress.url import MAX_PATH, path_of
 from enforcer.record import LogReader
-from tests.enforcer.gates.proxied import Proxied
+from tests.enforcer.gates.proxied import NO_SECRETS, Proxied
 from tests.enforcer.host import wait_for
 from tests.parsers import assert_parser_is_total
 from tests.world import web as world_web
@@ -497,7 +497,7 @@ def test_what_grants_open(grants: list[tuple[str, str]], authorities: list[str])
 
 
 def test_roots_of_the_image_follow_the_ca_and_no_link_out_of_it(tmp_path: Path) -> None:
-    outlet = Outlet(grant_set([("http.get", "https://a.test:443/*")]), SystemClock(), roots=None, always=False)
+    outlet = Outlet(grant_set([("http.get", "https://a.test:443/*")]), SystemClock(), NO_SECRETS, roots=None, always=False)
     image, folder = tmp_path / "image", tmp_path / "gate"
     (image / "etc/ssl/certs").mkdir(parents=True)
     folder.mkdir()
@@ -514,7 +514,7 @@ def test_roots_of_the_image_follow_the_ca_and_no_link_out_of_it(tmp_path: Path) 
 
 
 def test_instance_without_grants_has_no_way_out() -> None:
-    outlet = Outlet((), SystemClock(), roots=None, always=False)
+    outlet = Outlet((), SystemClock(), NO_SECRETS, roots=None, always=False)
     assert (outlet.leads, outlet.environment) == (False, {})
 
 

@@ -18,7 +18,7 @@ from enforcer.gates.egress.outlet import Outlet
 from enforcer.gates.egress.passage import Forwarded, Inbound, Local, MakeWay, Served
 from enforcer.gates.egress.tunnel import Limits
 from enforcer.gates.egress.way import Way
-from tests.enforcer.gates.proxied import Proxied, listener
+from tests.enforcer.gates.proxied import NO_SECRETS, Proxied, listener
 from tests.enforcer.gates.test_egress import hello
 from tests.enforcer.host import wait_for
 from tests.world.network import Names, Server, echo, flood, greeting, silent
@@ -243,7 +243,7 @@ def test_cut_reaches_every_port_at_once_and_a_mend_opens_it(ports: Ports, served
 
 
 def outlet(*forwards: Forward, grants: tuple[tuple[str, str], ...] = (), sockets: tuple[str, ...] = ()) -> Outlet:
-    return Outlet(grant_set(grants), SystemClock(), roots=None, always=False, forwards=forwards, sockets=sockets)
+    return Outlet(grant_set(grants), SystemClock(), NO_SECRETS, roots=None, always=False, forwards=forwards, sockets=sockets)
 
 
 def test_forward_to_where_requests_are_decided_is_refused() -> None:

@@ -28,6 +28,7 @@ from writ.formats.policy_bundle import PolicyBundle, PolicySettings
 from writ.formats.proof_bundle import Leaf, ProofBundle
 from writ.formats.proposal import KINDS, Draft, Proposal
 from writ.formats.reason import REMEDIES, Reason
+from writ.formats.secret import Secret
 from writ.formats.spiffe import AgentId
 from writ.formats.state import HOST_STATUSES, LOGS, PHASES, TPM_CLASSES, HostRecord, HostState, InstanceState, RuntimeState
 from writ.formats.tpm.pcr import PcrValues
@@ -194,8 +195,11 @@ TRUST = st.builds(
 )  # fmt: skip
 COMPONENT = st.builds(ComponentRoot, NAME.filter(lambda name: name not in RESERVED), st.sampled_from(COMPONENT_KINDS), DIGEST, FLAG)
 ARGUMENT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=9)
+SECRETS = st.sets(NAME, max_size=3).map(
+    lambda names: tuple(Secret(name, "file" if len(name) % 2 else f"S{at}") for at, name in enumerate(sorted(names)))
+)
 MEASUREMENT = st.builds(
-    Measurement, AGENT, several(ARGUMENT), sorted_set(COMPONENT, key=lambda c: c.name), sorted_set(ARGUMENT), WORD, GRANTS,
+    Measurement, AGENT, several(ARGUMENT), sorted_set(COMPONENT, key=lambda c: c.name), SECRETS, WORD, GRANTS,
     st.sampled_from(PROFILES), sorted_set(st.sampled_from(("a.com/b=0", "a.com/b=1", "c/d=e"))), st.sampled_from(MODES),
 )  # fmt: skip
 ENROLMENT = st.builds(

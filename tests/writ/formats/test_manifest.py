@@ -14,8 +14,9 @@ from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Misuse
 from writ.formats.forward import forward_set
 from writ.formats.grants import Grant, grant_set
-from writ.formats.manifest import ComponentSpec, Manifest, SecretSpec, encode_manifest, manifest_digest, parse_manifest
+from writ.formats.manifest import ComponentSpec, Manifest, encode_manifest, manifest_digest, parse_manifest
 from writ.formats.measurement import MODES, PROFILES
+from writ.formats.secret import Secret
 from writ.formats.strict import encode_cbor
 from writ.formats.tree import COMPONENT_KINDS
 
@@ -56,7 +57,7 @@ MANIFEST = Manifest(
         ComponentSpec("python", "interpreter", "/usr/bin/python3", ()),
         ComponentSpec("v1.prompts", "prompts", ".", ()),
     ),
-    secrets=(SecretSpec("mail-key", "MAIL_API_KEY"),),
+    secrets=(Secret("mail-key", "MAIL_API_KEY"),),
     grants=(Grant("call", "files/reports/*"), Grant("call", "mail/send")),
 )
 LEAST = b'version = 1\nagent = "a"\nnamespace = "n"\naudience = "x"\ncommand = ["/bin/true"]\n'
@@ -97,7 +98,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
         audience=draw(texts),
         command=(draw(texts), *draw(st.lists(texts | st.just(""), max_size=4))),
         components=tuple(components[part] for part in sorted(components)),
-        secrets=tuple(SecretSpec(secret, f"SECRET_{at}") for at, secret in enumerate(secrets)),
+        secrets=tuple(Secret(secret, f"SECRET_{at}") for at, secret in enumerate(secrets)),
         grants=grant_set(draw(st.lists(grants, max_size=4))),
         profile=draw(st.sampled_from(PROFILES)),
         mode=draw(st.sampled_from(MODES)),
@@ -226,9 +227,10 @@ def changed(old: str, new: str) -> bytes:
         (LEAST + b"components.a = 1", "components.a: expected a table, got int"),
         (LEAST + b"secrets = []", r"secrets: expected tables \[secrets.NAME\], got list"),
         (LEAST + b"".join(b'components.c%d = {kind = "code", source = "x"}\n' % n for n in range(65)), "components: expected at most 64"),
-        (LEAST + b'secrets.a.expose = "X"\nsecrets.b.expose = "X"', "one variable for two"),
+        (LEAST + b'secrets.a.expose = "X"\nsecrets.b.expose = "X"', "an environment variable of its own"),
         (changed('"MAIL_API_KEY"', '"MAIL-KEY"'), "environment variable"),
         (changed('"MAIL_API_KEY"', '"A=B"'), "environment variable"),
+        (changed('"MAIL_API_KEY"', '"HTTP_PROXY"'), "the agent's own"),
         (LEAST + b'grants = ["call"]', "grants: "),
         (LEAST + b'grants = [["call", 1]]', "grants: "),
         (LEAST + b'grants = [["call", "../x"]]', "grant"),
@@ -256,7 +258,7 @@ def test_layout_does_not_change_the_digest_and_content_does() -> None:
             replace(MANIFEST, command=("/usr/bin/python3", "main.py")),
             replace(MANIFEST, components=MANIFEST.components[1:]),
             replace(MANIFEST, secrets=()),
-            replace(MANIFEST, secrets=(SecretSpec("mail-key", "OTHER"),)),
+            replace(MANIFEST, secrets=(Secret("mail-key", "OTHER"),)),
             replace(MANIFEST, grants=MANIFEST.grants[1:]),
         ]
     }

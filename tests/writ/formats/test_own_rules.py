@@ -26,6 +26,7 @@ from writ.formats.local import LOCAL, Done
 from writ.formats.measurement import ComponentRoot, Governance, Measurement, encode_governance, encode_measurement, parse_measured
 from writ.formats.ocsp import MAX_OCSP
 from writ.formats.policy_bundle import PolicySettings, parse_bundle
+from writ.formats.secret import Secret
 from writ.formats.state import clean_runtime, parse_host_state
 from writ.formats.strict import decode_cbor, encode_cbor
 from writ.formats.trust import MOST_OCSP, ManufacturerRoot, encode_trust, parse_trust
@@ -239,8 +240,9 @@ def test_measurement_is_sorted_and_of_known_kinds() -> None:
     for changed in (
         {"components": value.components[::-1]},
         {"components": value.components[:1] * 2},
-        {"secrets": ("b", "a")},
-        {"secrets": ("a", "a")},
+        {"secrets": (Secret("b", "B"), Secret("a", "A"))},
+        {"secrets": (Secret("a", "A"), Secret("a", "B"))},
+        {"secrets": (Secret("a", "A"), Secret("b", "A"))},
         {"devices": ("v/c=1", "v/c=0")},
         {"devices": ("v/c=0", "v/c=0")},
         {"devices": ("gpu",)},
@@ -257,6 +259,8 @@ def test_measurement_is_sorted_and_of_known_kinds() -> None:
         refused("measurement", devices=devices)
     for forwards in ([], [[2, "tcp:a:1"], [1, "tcp:a:1"]], [[1, "tcp:a:1"], [1, "tcp:b:1"]], [[1]], [7], [[3128, "tcp:a:1"]]):
         refused("measurement", forwards=forwards)
+    for named in ([["b", "B"], ["a", "A"]], [["a", "A"], ["b", "A"]], [["a"]], [7], [[7, "A"]], [["a", "PATH"]], [["A", "A"]]):
+        refused("measurement", secrets=named)
     for mode in ("enforce", "permit", "", 7):
         refused("measurement", mode=mode)
     assert value.root() == Digest.of(SPECIMENS["measurement"].data)

@@ -1,0 +1,39 @@
+"""Where the configuration says that an agent's secrets come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from enforcer.config import EnforcerConfig
+from enforcer.secrets.exchange import Exchanged
+from enforcer.secrets.held import Secrets
+from enforcer.secrets.sealed import Sealed
+from enforcer.secrets.source import Source
+from enforcer.secrets.vault import Session, VaultSecret
+from writ.formats.errors import Unavailable
+from writ.formats.secret import Secret
+from writ.service.clock import Clock
+
+
+def secrets_of(config: EnforcerConfig, agent: str, named: Sequence[Secret], clock: Clock) -> Secrets:
+    """What an instance of `agent` whose manifest names these has; nothing is fetched yet.
+
+    Raises Unavailable for a secret that this host has no source of, FormatError for a URL or CA file that is none.
+    """
+    lines, found = config.secrets_of(agent), dict[str, Source]()
+    session: Session | None = None
+    for one in named:
+        kind, *words = lines.get(one.name, ("",))
+        if kind == "sealed":
+            found[one.name] = Sealed(one.name, Path(words[0]))
+        elif kind == "vault":
+            session = session or Session(
+                config.vault_url, mount=config.vault_mount, role=config.vault_role, ca_file=config.secrets_ca_file, clock=clock
+            )  # fmt: skip
+            found[one.name] = VaultSecret(one.name, session, words[0], words[1])
+        elif kind == "exchange":
+            found[one.name] = Exchanged(one.name, words[0], words[1], " ".join(words[2:]), ca_file=config.secrets_ca_file, clock=clock)
+        else:
+            raise Unavailable("secrets", f"{one.name}: enforcer.toml has no source of it for {agent}")
+    return Secrets(named, found)

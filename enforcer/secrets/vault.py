@@ -1,0 +1,128 @@
+"""Secrets of OpenBao or HashiCorp Vault, asked for with the instance's own execution token: the vault verifies it, too.
+
+    POST /v1/auth/jwt/login {"jwt", "role"}        -> a token of the vault, for this instance alone
+    GET  /v1/PATH                                  -> the secret, in one field of the answer's data
+    POST /v1/auth/token/revoke-self                -> that token, and every lease under it, are gone
+
+The vault trusts the verifier's keys (its JWT method's `jwks_url`); a role says which agents it takes (`bound_subject`, a SPIFFE ID) for
+which audience. Writ's token is no bearer token at relying services, which ask for a proof of its key; the vault asks for none.
+
+Source: the HTTP API of OpenBao 2 and Vault 1 (JWT/OIDC auth method; token; lease).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from enforcer.credential import Held
+from enforcer.secrets.source import FRESH_FOR, MAX_SECRET, GiveBack, Lease
+from writ.formats.errors import FormatError, Unavailable
+from writ.formats.strict import Fields, decode_json, encode_json
+from writ.service import observe
+from writ.service.clock import Clock
+from writ.service.uplink import Answer, Uplink
+
+WITHIN: Final = 10.0
+_MAX_ANSWER: Final = 256 << 10
+_DUE: Final = 0.8
+"""The part of a lease's life that it is used for."""
+_LOG = observe.get_logger(__name__)
+
+
+class Session:
+    """An instance's session with one vault: begun at its first secret, ended by `forget`. Thread-safe."""
+
+    def __init__(self, url: str, *, mount: str, role: str, ca_file: Path | None, clock: Clock) -> None:
+        """Raises FormatError for a URL or CA file that is none."""
+        self._url, self._mount, self._role, self._ca_file, self._clock = url, mount, role, ca_file, clock
+        self._token, self._until = "", 0.0
+        self._lock = threading.Lock()
+        self._uplink(None).close()
+
+    def read(self, path: str, held: Held) -> Fields:
+        """The answer to a read of `path` below /v1. A session that has ended is begun anew, once. Raises Unavailable, FormatError."""
+        for token in self._tokens(held):
+            with self._uplink(token) as uplink:
+                answer = uplink.get(f"/v1/{quote(path)}")
+            if answer.status != 403:
+                return _fields(answer, path)
+            self._drop(token)
+        raise Unavailable("vault", f"{path}: refused (403) to role {self._role}")
+
+    def _tokens(self, held: Held) -> Iterator[str]:
+        """The token that is there, and one that is new."""
+        with self._lock:
+            kept = self._token if time.monotonic() < self._until else ""
+        if kept:
+            yield kept
+        with self._uplink(None) as uplink:
+            body = encode_json({"jwt": held.compact, "role": self._role})
+            answer = _fields(uplink.post(f"/v1/auth/{quote(self._mount)}/login", body, "application/json"), "login")
+        auth = answer.fields("auth")
+        token, seconds = auth.text("client_token", least=1, most=4096), auth.uint("lease_duration")
+        with self._lock:
+            self._token, self._until = token, time.monotonic() + seconds * _DUE
+        yield token
+
+    def _drop(self, token: str) -> None:
+        with self._lock:
+            if self._token == token:
+                self._token = ""
+
+    def forget(self) -> GiveBack | None:
+        """As `Source`: what gives back ends the session at the vault, and with it whatever it had leased."""
+        with self._lock:
+            token, self._token, self._until = self._token, "", 0.0
+        return (lambda: self._revoke(token)) if token else None
+
+    def _revoke(self, token: str) -> None:
+        try:
+            with self._uplink(token) as uplink:
+                answer = uplink.post("/v1/auth/token/revoke-self", b"{}", "application/json", retry=True)
+            failed = "" if answer.status in (200, 204) else f"status {answer.status}"
+        except Unavailable as error:
+            failed = error.detail
+        if failed:
+            _LOG.warning("lease-left", role=self._role, detail=failed)
+
+    def _uplink(self, token: str | None) -> Uplink:
+        return Uplink(
+            self._url, ca_file=self._ca_file, signer=None, clock=self._clock, timeout=WITHIN, max_answer=_MAX_ANSWER, bearer=token
+        )  # fmt: skip
+
+
+class VaultSecret:
+    """What `field` (names between dots, within `data`) of `path` is: `data.password` for KV version 2, `password` for a dynamic one."""
+
+    def __init__(self, name: str, session: Session, path: str, field: str) -> None:
+        self._name, self._session, self._path, self._field = name, session, path, field
+
+    def fetch(self, held: Held) -> Lease:
+        """As `Source`."""
+        try:
+            answer = self._session.read(self._path, held)
+            value = answer.fields("data")
+            *inner, last = self._field.split(".")
+            for step in inner:
+                value = value.fields(step)
+            secret = value.text(last, least=1, most=MAX_SECRET).encode()
+            leased = answer.optional_text("lease_id") if answer.has("lease_id") else None
+            seconds = answer.uint("lease_duration") * _DUE if leased else FRESH_FOR
+        except FormatError as error:
+            raise Unavailable(f"secret {self._name}", f"{self._path}: expected {error.expected} in {error.what}") from None
+        return Lease(secret, min(seconds, FRESH_FOR) if not leased else seconds)
+
+    def forget(self) -> GiveBack | None:
+        """As `Source`; the session is the instance's, so this ends all of its secrets."""
+        return self._session.forget()
+
+
+def _fields(answer: Answer, what: str) -> Fields:
+    if answer.status != 200:
+        raise Unavailable("vault", f"{what}: expected 200, got {answer.status}")
+    return Fields(decode_json(answer.body, "vault", max_size=_MAX_ANSWER), "vault")

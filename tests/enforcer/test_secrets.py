@@ -1,0 +1,195 @@
+"""Secrets of a real agent: it holds placeholders, its requests carry the secrets, and containment gives back what was leased."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import pytest
+
+from enforcer.record import LogReader
+from tests.enforcer.child.test_children import GRANTS, PRELUDE
+from tests.enforcer.host import Host, wait_for
+from tests.enforcer.test_containment import short_life
+from tests.world.attestor import AUDIENCE
+from tests.world.network import Server
+from tests.world.vault import Vault
+from tests.world.web import site
+from writ.formats.action import ActionRecord
+from writ.formats.grants import grant_set
+from writ.formats.local import Refusal
+from writ.formats.reason import Reason
+from writ.formats.secret import Secret
+
+pytestmark = pytest.mark.cgroup
+
+NAMED = (Secret("db", "DB_PASSWORD"), Secret("mail", "file"))
+BODY = """
+import http.client, time
+proxy = http.client.HTTPConnection("127.0.0.1", 3128, timeout=10)
+url = "http://127.0.0.1:PORT/v1/a"
+proxy.request("GET", url, headers={"X-Password": os.environ["DB_PASSWORD"]})
+answer = proxy.getresponse()
+print(json.dumps({
+    "status": answer.status, "variable": os.environ["DB_PASSWORD"],
+    "file": open("/run/writ/secrets/mail").read() if os.path.exists("/run/writ/secrets/mail") else None,
+}), flush=True)
+time.sleep(STAY)
+"""
+
+
+class Placed:
+    """A host whose vault has the secrets of the agent `a`, and a site that they are sent to."""
+
+    def __init__(self, host: Host) -> None:
+        self.host, self.site = host, Server(site)
+        self.vault = Vault(host.attestor.tokens.public, AUDIENCE)
+        host.write_config(
+            secrets=("a db vault database/creds/reader password", "a mail vault secret/data/mail data.key"),
+            vault_url=self.vault.url, vault_role="writ",
+        )  # fmt: skip
+        host.kill_daemon()
+        host.serve()
+
+    def agent(self, *more: tuple[str, str], stay: int = 0, named: Sequence[Secret] = NAMED) -> None:
+        """The agent may ask for the site's pages, and `more`."""
+        body = BODY.replace("PORT", str(self.site.port)).replace("STAY", str(stay))
+        self.host.agent("a", body, more=[("http.get", self.url), *more], secrets=named)
+
+    @property
+    def url(self) -> str:
+        """The page."""
+        return f"http://127.0.0.1:{self.site.port}/v1/a"
+
+    @property
+    def grants(self) -> tuple[tuple[str, str], ...]:
+        """Of both secrets."""
+        return ("secret.send", f"secret:db@{self.url}"), ("secret.read", "secret:mail")
+
+    def state_of_host(self) -> bytes:
+        """All that the enforcer wrote."""
+        found = [*self.host.config.state_dir.rglob("*"), self.host.folder / "daemon.log"]
+        return b"".join(path.read_bytes() for path in found if path.is_file())
+
+    def close(self) -> None:
+        self.site.close()
+        self.vault.close()
+
+
+@pytest.fixture
+def placed(host: Host) -> Iterator[Placed]:
+    made = Placed(host)
+    yield made
+    made.close()
+
+
+def test_i8_agent_uses_a_secret_that_it_never_sees_and_reads_one_that_it_may(placed: Placed) -> None:
+    placed.agent(*placed.grants)
+    status, out, err = placed.host.finish(placed.host.run("a"))
+
+    assert (status, err) == (0, "")
+    told = json.loads(out)
+    assert (told["status"], told["file"]) == (200, "s3cret-mail")
+    heard = placed.site.heard.decode()
+    password = heard.partition("X-Password: ")[2].partition("\r\n")[0]
+    assert len(password) == 16
+    assert told["variable"].startswith("writ-secret-db-")
+    assert password not in out
+    assert password.encode() not in placed.state_of_host()
+    assert not placed.vault.leases, "its end gave back what was leased"
+    assert not placed.vault.tokens
+    instance = placed.host.instance("a")
+    records = [e.record for e in LogReader(placed.host.config.instance_dir(instance), instance).entries()]
+    acted = [(r.action, r.resource, r.permit) for r in records if isinstance(r, ActionRecord)]
+    assert acted == [
+        ("secret.read", "secret:mail", True),
+        ("http.get", placed.url, True),
+        ("secret.send", f"secret:db@{placed.url}", True),
+    ]
+
+
+def test_containment_gives_leases_back_and_takes_files_away_and_a_thaw_asks_anew(placed: Placed) -> None:
+    host = placed.host
+    short_life(host)
+    placed.agent(*placed.grants, stay=60)
+    run = host.run("a")
+    instance = host.instance("a")
+    file = host.config.agent_dir(instance) / "gate/secrets/mail"
+    wait_for(lambda: placed.site.heard and file.exists())
+    assert len(placed.vault.leases) == 1
+    host.attestor.refusal = Refusal((Reason("governance-mismatch", "governance.policy", "a", "b"),), False)
+    host.wait_state(instance, "held")
+    assert not file.exists()
+    wait_for(lambda: not placed.vault.leases and not placed.vault.tokens)
+    host.attestor.refusal = None
+    host.wait_state(instance, "running", 20)
+    wait_for(file.exists)
+    assert file.read_text() == "s3cret-mail"
+    run.terminate()
+    host.finish(run)
+    assert not placed.vault.tokens
+
+
+def test_secret_to_be_read_without_a_grant_is_no_launch(placed: Placed) -> None:
+    placed.agent(placed.grants[0])
+    status, out, err = placed.host.finish(placed.host.run("a"))
+    assert status != 0
+    assert out == ""
+    assert "grant-missing" in err
+    assert "GET /v1/secret/data/mail" not in placed.vault.asked
+
+
+def test_secret_that_the_host_has_no_source_of_is_no_launch(placed: Placed) -> None:
+    placed.agent(named=(Secret("other", "OTHER"),))
+    status, _, err = placed.host.finish(placed.host.run("a"))
+    assert status != 0
+    assert "enforcer.toml has no source of it for a" in err
+
+
+def test_observed_agent_has_placeholders_and_no_secret(placed: Placed) -> None:
+    placed.agent(*placed.grants)
+    placed.host.write_config(
+        observe=True, secrets=("a db vault database/creds/reader password", "a mail vault secret/data/mail data.key"),
+        vault_url=placed.vault.url, vault_role="writ",
+    )  # fmt: skip
+    placed.host.kill_daemon()
+    placed.host.serve()
+    known = placed.host.attestor.agents["a"]
+    placed.host.attestor.agents["a"] = replace(known, mode="observe", grants=grant_set([("http.get", placed.url)]))
+    status, out, _ = placed.host.finish(placed.host.run("a"))
+
+    assert status == 0
+    assert json.loads(out)["status"] == 502
+    assert json.loads(out)["file"] is None
+    assert (placed.vault.asked, placed.site.heard) == ([], b"")
+
+
+@pytest.mark.parametrize("granted", [True, False])
+def test_child_has_the_secrets_of_its_own_manifest_and_grants_and_none_of_its_parents(placed: Placed, granted: bool) -> None:
+    host, script = placed.host, 'read line < /run/writ/secrets/mail || :; echo "$line $DB"'
+    reads = (("secret.read", "secret:mail"),)
+    host.write_config(
+        secrets=("coder mail vault secret/data/mail data.key", "coder db vault database/creds/reader password"),
+        vault_url=placed.vault.url, vault_role="writ",
+    )  # fmt: skip
+    host.kill_daemon()
+    host.serve()
+    host.child("coder", more=reads if granted else ())
+    known = host.attestor.agents["coder"]
+    host.attestor.agents["coder"] = replace(known, secrets=(Secret("db", "DB"), Secret("mail", "file")))
+    body = f"""
+    started = ask("instance", "start", agent="coder")
+    child = started["result"]["instance"] if started["ok"] else None
+    print(json.dumps([started["ok"], said(run({script!r})) if child else None]))
+    """
+    host.agent("a", body, prelude=PRELUDE, more=[*GRANTS, *reads])
+    status, out, err = host.finish(host.run("a"), 60)
+
+    assert (status, err) == (0, "")
+    if not granted:
+        assert json.loads(out) == [False, None]
+        return
+    started, told = json.loads(out)
+    mail, _, db = told.strip().partition(" ")
+    assert (started, mail, db.startswith("writ-secret-db-")) == (True, "s3cret-mail", True)
