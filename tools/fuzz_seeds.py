@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import io
 import lzma
+import ssl
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
 from cryptography import x509
 
+from enforcer.control import CONTROL, Attached, Did, Exited, RefusedRun, Run
 from tests.world.authority import Ca
 from tests.world.ima_logs import Kernel, certificate, module_signed, signed
 from tests.world.machine import FILES, SHELL, content, part_reference
@@ -29,6 +32,14 @@ from writ.formats.eventlog.cel_json import UserspaceEvent, encode_systemd_log
 from writ.formats.eventlog.runtime import AnchorEvent, DriftEvent, KeyEvent, RuntimeEvent, StopEvent, UpdateEvent, encode_event
 from writ.formats.eventlog.uefi import BANKS, LogKind, UefiEvent, UefiLog
 from writ.formats.evidence import ImaLog, encode_evidence
+from writ.formats.forward import forward_set
+from writ.formats.grants import grant_set
+from writ.formats.local import LOCAL, Launch, Refusal, Status, Stop
+from writ.formats.manifest import ComponentSpec, Manifest, encode_manifest
+from writ.formats.measurement import ComponentRoot, Measurement, encode_measurement
+from writ.formats.reason import Reason
+from writ.formats.secret import Secret
+from writ.formats.spiffe import AgentId
 from writ.formats.strict import encode_cbor, encode_json
 from writ.formats.tpm.pcr import PcrSelection, encode_pcr_selection
 from writ.formats.x509 import parse_certificate, to_pem
@@ -224,6 +235,41 @@ def cdi_specs() -> Iterator[bytes]:
         yield encode_json({"cdiVersion": "0.8.0", "kind": "v.com/c", "devices": [device], "containerEdits": {}})
 
 
+def requests() -> Iterator[bytes]:
+    """Requests of every kind, and the beginning of TLS."""
+    more = "Authorization: Bearer a\r\nContent-Length: 3\r\n"
+    yield b"CONNECT api.example.org:443 HTTP/1.1\r\nHost: api.example.org:443\r\n\r\n"
+    yield b"CONNECT [2001:db8::1]:443 HTTP/1.0\r\n\r\n"
+    yield f"POST http://api.example.org/v1/a?b=%20c HTTP/1.1\r\nHost: api.example.org\r\n{more}\r\nabc".encode()
+    yield f"PUT /v1/a%2Cb/*?b HTTP/1.1\r\nHost: api.example.org\r\n{more}Connection: close, X-Hop\r\nX-Hop: 1\r\n\r\nabc".encode()
+    upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    yield f"GET /ws HTTP/1.1\r\nHost: api.example.org\r\n{upgrade}\r\n".encode()
+    yield b"POST /v1 HTTP/1.1\r\nHost: api.example.org\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        ssl.create_default_context().wrap_bio(incoming, outgoing, server_hostname="api.example.org").do_handshake()
+    yield outgoing.read()
+
+
+def messages() -> Iterator[bytes]:
+    """A message of each kind between programs of one host, a command, a manifest and a measurement."""
+    reasons = (Reason("hold", "a", "b", "c"),)
+    for said in (Run("a", ("b",), bytes(16), False), Attached(bytes(16), "held"), RefusedRun("r0", reasons, True), Did(True), Exited(0)):
+        yield CONTROL.encode(said)
+    for told in (Launch("a", ("b",), signer("a").public, None), Stop(bytes(16), "exited"), Refusal(reasons, True), Status()):
+        yield LOCAL.encode(told)
+    limits = {"output": 8, "seconds": 5}
+    yield encode_json({"argv": ["/a"], "cwd": "/work", "env": {"A": "b"}, "instance": "0" * 32, "limits": limits, "stdin": "YQ=="})
+    yield encode_json({"instance": "0" * 32, "script": "c"})
+    secrets = {"key": Secret("key", "KEY"), "file": Secret("file", "file")}
+    parts = (ComponentSpec("main", "code", "src", ("*.pyc",)), ComponentSpec("system", "image", "/", (), include=("usr/bin/a",)))
+    grants, forwards = grant_set([("http.get", "https://a.example:443/*")]), forward_set([(5432, "tcp:db:5432")], "forwards")
+    named = tuple(secrets[name] for name in sorted(secrets))
+    yield encode_manifest(Manifest("a", "b", "c", ("/d",), parts, named, grants, forwards=forwards))
+    roots = tuple(ComponentRoot(part.name, part.kind, Digest.of(b"")) for part in parts)
+    yield encode_measurement(Measurement(AgentId("d.example", "b", "a"), ("/d",), roots, named, "c", grants, forwards=forwards))
+
+
 SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
     "uefi-log": uefi_logs,
     "systemd-log": systemd_logs,
@@ -237,5 +283,7 @@ SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
     "packages": packages,
     "oci": oci_images,
     "cdi": cdi_specs,
+    "http": requests,
+    "local": messages,
 }
 """By target, as in `tools.fuzz_targets`."""

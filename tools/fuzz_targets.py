@@ -19,6 +19,12 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from attestor.measure.layers import Layers
+from enforcer.child.command import parse_command
+from enforcer.control import CONTROL
+from enforcer.gates.egress.client_hello import read_client_hello
+from enforcer.gates.egress.destination import parse_authority
+from enforcer.gates.egress.request import parse_asked, parse_head
+from enforcer.gates.egress.url import path_of
 from tests.world.authority import Ca
 from tests.world.ima_logs import BOOT, certificate
 from tests.world.machine import SHELL, part_reference
@@ -48,6 +54,9 @@ from writ.formats.eventlog.uefi_data import (
 from writ.formats.evidence import Evidence, ImaLog, encode_evidence, parse_evidence
 from writ.formats.ima_rules import ImaRules
 from writ.formats.ima_signature import keys_of, parse_file_signature
+from writ.formats.local import LOCAL
+from writ.formats.manifest import parse_manifest
+from writ.formats.measurement import parse_measurement
 from writ.formats.module_signature import parse_module_signature
 from writ.formats.oci import check_layout, parse_image_config, parse_image_manifest, parse_index
 from writ.formats.ocsp import parse_ocsp
@@ -404,6 +413,23 @@ def cdi(data: bytes) -> None:
     _read(parse_spec, data)
 
 
+def http(data: bytes) -> None:
+    """What an agent says to its proxy: to it, within a tunnel, and as the beginning of TLS. What may pass has one spelling."""
+    _read(parse_head, data)
+    _read(read_client_hello, data)
+    destination = parse_authority("api.example.org:443")
+    asked = _read(lambda raw: parse_asked(raw, destination, secure=True), data)
+    if asked is not None:
+        path = asked.onward.target.decode("ascii").partition("?")[0]
+        _hold(path_of(path) == path and asked.resource == f"https://api.example.org:443{path}", "a path with two spellings")
+
+
+def local(data: bytes) -> None:
+    """What programs of one host say to each other, and what an agent commands in a child instance."""
+    for parse in (CONTROL.parse, LOCAL.parse, parse_command, parse_manifest, parse_measurement):
+        _read(parse, data)
+
+
 TARGETS: Final = {
     "uefi-log": Target(uefi_log, 16384),
     "systemd-log": Target(systemd_log, 4096),
@@ -417,4 +443,6 @@ TARGETS: Final = {
     "packages": Target(packages, 8192),
     "oci": Target(oci, 8192),
     "cdi": Target(cdi, 4096),
+    "http": Target(http, 4096),
+    "local": Target(local, 4096),
 }
