@@ -36,15 +36,16 @@ class EnforcerConfig:
     nobody). `store_uids` may own the measured store. An instance and its tools have at most `pids_max` processes, `memory_max` bytes of
     memory and `cpu_max` hundredths of a CPU (0: no limit); where the kernel has no controller for the latter two, nothing is launched
     under such a limit. `room_bytes` and `room_files` bound what an agent may write, and as much again its tools, `work_bytes` and
-    `work_files` the tree in which a child instance works beside that; it is memory. An image that no instance uses stays in memory for
-    `image_keep` seconds. `tools` are `NAME PROGRAM ARGUMENT…`, run in a sandbox beside the agent's, so PROGRAM is one of the agent's
-    image or `{store}`, which is `/store` inside. `services` are `NAME URL`; `service_ca_file` holds the roots for the services'
-    certificates, `egress_ca_file` those for the hosts that agents' requests go to (none: the system's). `unix_sockets` are those that
-    agents' forwards may name. `secrets` are `AGENT NAME sealed PATH`, `AGENT NAME vault PATH FIELD` or `AGENT NAME exchange URL
-    AUDIENCE SCOPE…`: where a secret of the agent's manifest comes from. `vault_url`, `vault_mount` and `vault_role` say which vault,
-    and as what the instance's execution token logs in to it; `secrets_ca_file` holds the roots for it and for exchanges (none: the
-    system's). `inbound` are `AGENT PORT ADDRESS:PORT`: a port inside, and where on this host it is. `cdi_dirs` say what devices are;
-    the later counts. Without `observe` no agent is launched that its manifest lets be watched only.
+    `work_files` the tree in which a child instance works beside that; it is memory. An instance records at most `log_bytes` in its
+    life, then it is killed. An image that no instance uses stays in memory for `image_keep` seconds. `tools` are `NAME PROGRAM
+    ARGUMENT…`, run in a sandbox beside the agent's, so PROGRAM is one of the agent's image or `{store}`, which is `/store` inside.
+    `services` are `NAME URL`; `service_ca_file` holds the roots for the services' certificates, `egress_ca_file` those for the hosts
+    that agents' requests go to (none: the system's). `unix_sockets` are those that agents' forwards may name. `secrets` are `AGENT NAME
+    sealed PATH`, `AGENT NAME vault PATH FIELD` or `AGENT NAME exchange URL AUDIENCE SCOPE…`: where a secret of the agent's manifest
+    comes from. `vault_url`, `vault_mount` and `vault_role` say which vault, and as what the instance's execution token logs in to it;
+    `secrets_ca_file` holds the roots for it and for exchanges (none: the system's). `inbound` are `AGENT PORT ADDRESS:PORT`: a port
+    inside, and where on this host it is. `cdi_dirs` say what devices are; the later counts. Without `observe` no agent is launched that
+    its manifest lets be watched only.
     """
 
     run_dir: Path = Path("/run/writ/enforcer")
@@ -62,6 +63,7 @@ class EnforcerConfig:
     room_files: int = 100_000
     work_bytes: int = 1 << 30
     work_files: int = 200_000
+    log_bytes: int = 1 << 30
     image_keep: int = 600
     store_uids: tuple[str, ...] = ("0",)
     tools: tuple[str, ...] = ()
@@ -89,6 +91,8 @@ class EnforcerConfig:
             raise FormatError("cpu_max", "0 to 100000 hundredths of a CPU", str(self.cpu_max))
         if not 1 << 20 <= self.work_bytes <= 1 << 40 or not 16 <= self.work_files <= 10_000_000:
             raise FormatError("work_bytes, work_files", "1 MiB to 1 TiB, and 16 to 10000000", f"{self.work_bytes}, {self.work_files}")
+        if not 1 << 16 <= self.log_bytes <= 1 << 40:
+            raise FormatError("log_bytes", "64 KiB to 1 TiB", str(self.log_bytes))
         if not 0 <= self.image_keep <= 86_400:
             raise FormatError("image_keep", "0 to 86400 seconds", str(self.image_keep))
         if not 1000 <= self.uid_first <= (1 << 31) - 2 * self.instances:

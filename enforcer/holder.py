@@ -155,6 +155,7 @@ class Holder:
         self._gatekeeper = Gatekeeper(
             instance=launched.instance, agent=measurement.agent, credential=self._credential, log=self._log,
             engine=installed_engine(), clock=self._clock, observes=launched.grants if observed else None,
+            log_bytes=self._config.log_bytes,
         )  # fmt: skip
         self._secrets = secrets_of(self._config, self._run.agent, measurement.secrets, self._clock)
         self._gatekeeper.hold(self._secrets)
@@ -344,7 +345,7 @@ class Holder:
             self._events.put(Killed(reasons, time.monotonic_ns()))
 
     def _overdue(self) -> tuple[tuple[Reason, ...], int] | None:
-        """What time alone brings: the token's death holds; a hold too long, a lost watchdog, an agent that will not end kill."""
+        """What time alone brings: the token's death holds; a hold too long, a lost watchdog, a quota spent, an agent that stays kill."""
         noticed = time.monotonic_ns()
         if fatal := self._tenure.overdue(noticed):
             return fatal, noticed
@@ -352,6 +353,8 @@ class Holder:
             return (Reason("internal", "watchdog", "a watchdog", "none could be started"),), noticed
         if self._log.broken is not None:
             return (Reason("record-not-durable", "log", "an action log that can be written", self._log.broken[:200]),), noticed
+        if (spent := self._gatekeeper.spent) is not None:
+            return (spent,), noticed
         if self._end_by is not None and time.monotonic() > self._end_by:
             self._cgroup.kill()
             self._end_by = None
