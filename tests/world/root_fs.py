@@ -51,7 +51,7 @@ def system(*programs: str) -> tuple[Component, Path]:
 
 
 def made_of(spec: ComponentSpec) -> tuple[Component, Path]:
-    """The component of this host's files that `spec` names, measured, and its tree on disk: made once for all processes, linked to by tests."""
+    """The component of this host's files that `spec` names, measured, and its tree on disk, made once for all processes linked by tests."""
     measured = measure_tree(spec.name, spec.kind, Path("/"), excludes=spec.leaves_out)
     name = component_root(measured).hex()[:32]
     _PLACE.mkdir(mode=0o755, exist_ok=True)
