@@ -237,7 +237,12 @@ class Host:
         self.attestor.stop()
         for mounted in sorted(self.mounts(), reverse=True):
             subprocess.run(["umount", "--lazy", mounted], check=True)
-        shutil.rmtree(self.folder)
+        wait_for(self._removed)
+
+    def _removed(self) -> bool:
+        """A zygote that has not yet seen its daemon's end may still be writing bytecode beside installed code."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return not self.folder.exists()
 
     def mounts(self) -> list[str]:
         """What is mounted below this host's folder."""
