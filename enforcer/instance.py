@@ -255,6 +255,7 @@ class Instance:
         """
         # 1
         self._cut_off()
+        self._said_meanwhile()  # a daemon that has just come is told, too
         # 2
         if self._links.link is not None:
             self._renewal.carry_the_rest()
@@ -333,6 +334,8 @@ class Instance:
                         fatal = (*fatal, *reasons)
                     case FromClient(Deliver(number)):
                         self._signal(number)
+                    case LinkUp(link) | ComeOver(link, _):
+                        self._links.link = link
         return fatal
 
     # --- what is told ----------------------------------------------------------------------------------------------------
