@@ -9,7 +9,8 @@ descriptors and a link to the daemon. Its life:
 4. Start the tools, open the gates, start the agent.
 5. Renew, hold, thaw, kill, until the agent ends. What was done last is still carried to the verifier then.
 
-If this process dies, by whatever signal, the watchdog kills everything in the cgroup.
+If this process dies, by whatever signal, the watchdog kills everything in the cgroup. When a daemon of another version comes,
+it comes over (`estate`).
 """
 
 from __future__ import annotations

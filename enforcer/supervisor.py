@@ -2,7 +2,8 @@
 
 It holds no key, no token and no log: its death costs no agent its life. Each
 holder has a link to it; when that breaks, the holder holds, and a new daemon
-finds the living holders by their sockets and attaches to them.
+finds the living holders by their sockets and attaches to them; those of other
+code come over to its own.
 """
 
 from __future__ import annotations
