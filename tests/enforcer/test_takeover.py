@@ -161,6 +161,18 @@ def test_estate_that_the_new_version_cannot_read_ends_the_instance(host: Host) -
     assert any("takeover-failed" in line for line in host.log_lines())
 
 
+def test_code_that_cannot_be_started_ends_the_instance_and_says_why(host: Host) -> None:
+    host.agent("a", COUNTS)
+    run, instance = running(host)
+    upgrade(host, "v2", ("enforcer/zygote.py", '(sys.executable, "-P", "-m", "enforcer.takeover")', '("/nowhere/python3",)'))
+    status, _, err = host.finish(run)
+
+    assert (status, "the code of the daemon, started" in err) == (137, True)
+    assert host.standing(instance)["state"] == "killed"
+    assert host.attestor.instances[instance].stopped == "killed"
+    assert gone(host, instance)
+
+
 def test_refused_after_the_takeover_it_stays_held_and_is_killed_at_hold_max(host: Host) -> None:
     host.attestor.settings = PolicySettings(accept_runtime_only=True, tpm_classes=("software",), token_life=60, hold_max=3)
     host.agent("a", COUNTS)
