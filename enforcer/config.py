@@ -9,11 +9,13 @@ services = ["reports https://reports.example/v1"]
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import shlex
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from writ.formats.errors import FormatError, Unavailable
 from writ.formats.strict import name
@@ -21,6 +23,7 @@ from writ.formats.trust import MAX_TRUST, Trust, parse_trust
 
 PREFIX: Final = "ENFORCER"
 MAX_TOOLS: Final = 32
+_PATHS: Final = frozenset({"run_dir", "state_dir", "attestor_socket", "trust_file", "service_ca_file", "egress_ca_file"})
 CHILDREN: Final = "instance"
 """The tool that every agent with a grant for it has: child instances."""
 _SOURCES: Final = {"sealed": (1, 1), "vault": (2, 2), "exchange": (2, 32)}
@@ -120,6 +123,19 @@ class EnforcerConfig:
         if len(names) > MAX_TOOLS or len(names) != len(self.tools) + len(self.services) or set(self.tool_commands) & set(self.service_urls):
             raise FormatError("tools and services", f"at most {MAX_TOOLS} names, each once", ", ".join(names)[:120])
 
+    def to_json(self) -> bytes:
+        """For a process that is to have the same."""
+        return json.dumps({k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(self).items()}).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> EnforcerConfig:
+        """What `to_json` gave. Raises FormatError, also for what this version has no name for."""
+        try:
+            values = {name: _of_json(name, value) for name, value in json.loads(data).items()}
+            return cls(**values)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise FormatError("configuration", "one of this version", str(error)[:200]) from None
+
     @property
     def store_owners(self) -> frozenset[int]:
         """Who may own the measured store."""
@@ -217,6 +233,12 @@ class EnforcerConfig:
                 folder.chmod(mode)
         except OSError as error:
             raise Unavailable("directories", f"{error.filename}: {error.strerror}") from None
+
+
+def _of_json(name: str, value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    return Path(value) if isinstance(value, str) and name in _PATHS else value
 
 
 def _words(line: str, what: str, least: int, most: int = 1024) -> list[str]:

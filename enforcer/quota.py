@@ -34,6 +34,12 @@ class Quota:
         self._at = clock.boot()
         self._lock = threading.Lock()
 
+    @property
+    def left(self) -> int:
+        """Bytes of the sum that are left."""
+        with self._lock:
+            return self._left
+
     def take(self, size: int) -> Reason | None:
         """One record with `size` bytes of content is taken, or why it is not."""
         cost = size + RECORD_BYTES

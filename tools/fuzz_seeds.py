@@ -254,7 +254,13 @@ def requests() -> Iterator[bytes]:
 def messages() -> Iterator[bytes]:
     """A message of each kind between programs of one host, a command, a manifest and a measurement."""
     reasons = (Reason("hold", "a", "b", "c"),)
-    for said in (Run("a", ("b",), bytes(16), False), Attached(bytes(16), "held"), RefusedRun("r0", reasons, True), Did(True), Exited(0)):
+    for said in (
+        Run("a", ("b",), bytes(16), False),
+        Attached(bytes(16), "held", bytes(32)),
+        RefusedRun("r0", reasons, True),
+        Did(True),
+        Exited(0),
+    ):
         yield CONTROL.encode(said)
     for told in (Launch("a", ("b",), signer("a").public, None), Stop(bytes(16), "exited"), Refusal(reasons, True), Status()):
         yield LOCAL.encode(told)

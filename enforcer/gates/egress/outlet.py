@@ -57,12 +57,13 @@ class Outlet:
     def __init__(
         self, grants: Sequence[Grant], clock: Clock, secrets: Secrets, *, roots: Path | None, always: bool,
         forwards: Sequence[Forward] = (), sockets: Collection[str] = (), inbound: Sequence[tuple[int, tuple[str, int]]] = (),
+        ca: bytes | None = None,
     ) -> None:  # fmt: skip
         """`secrets` go where TLS ends here. `roots` are whom hosts are verified by, the system's where None; with `always` there is a
         proxy whatever is granted.
 
         `sockets` are the unix sockets that a forward may name, `inbound` the ports inside with the address of this host for each, of which
-        those that are granted are opened. Raises Unavailable, Refused, FormatError.
+        those that are granted are opened. `ca` is what a CA of this instance left. Raises Unavailable, Refused, FormatError.
         """
         hosts = opened_by(grants)
         self.leads = always or bool(hosts) or any(grant.action == CONNECT for grant in grants)
@@ -72,9 +73,14 @@ class Outlet:
                 upstream = upstream_context(None if roots is None else str(roots))
             except OSError as error:
                 raise Unavailable("egress_ca_file", f"{roots}: {error.strerror or 'no certificates'}") from None
-            self._opened = Opened(frozenset(host.authority for host in hosts), InstanceCa(hosts, clock), upstream, secrets)
+            self._opened = Opened(frozenset(host.authority for host in hosts), InstanceCa(hosts, clock, ca), upstream, secrets)
         self._forwards = [(one.listen, _place(one, sockets, {host.authority for host in hosts})) for one in forwards]
         self._inbound = [(port, at) for port, at in inbound if any(covers(grant, ACCEPT, f"tcp:{port}") for grant in grants)]
+
+    @property
+    def ca(self) -> bytes | None:
+        """What the instance's CA leaves to the program that takes this one's place in its process."""
+        return None if self._opened is None else self._opened.ca.left()
 
     @property
     def environment(self) -> dict[str, str]:
