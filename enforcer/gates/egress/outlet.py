@@ -23,7 +23,7 @@ from enforcer.gatekeeper import Gatekeeper
 from enforcer.gates.egress.addresses import SystemResolver
 from enforcer.gates.egress.destination import Destination, parse_authority
 from enforcer.gates.egress.gate import EgressGate
-from enforcer.gates.egress.instance_ca import InstanceCa, upstream_context
+from enforcer.gates.egress.instance_ca import InstanceCa, upstream_contexts
 from enforcer.gates.egress.line import ListeningLine
 from enforcer.gates.egress.passage import ACCEPT, Forwarded, Inbound, Local, MakeWay, Served
 from enforcer.gates.egress.session import Opened
@@ -67,7 +67,7 @@ class Outlet:
         self._opened: Opened | None = None
         if hosts:
             try:
-                upstream = upstream_context(None if roots is None else str(roots))
+                upstream = upstream_contexts(None if roots is None else str(roots))
             except OSError as error:
                 raise Unavailable("egress_ca_file", f"{roots}: {error.strerror or 'no certificates'}") from None
             self._opened = Opened(frozenset(host.authority for host in hosts), InstanceCa(hosts, clock), upstream)

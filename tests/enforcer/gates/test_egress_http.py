@@ -468,13 +468,15 @@ def test_bytes_before_the_tunnel_is_open_are_not_lost_and_not_more_trusted(web: 
         assert tls.read(65536).startswith(b"HTTP/1.1 403 ")
 
 
-def test_client_of_http_2_alone_is_malformed(web: Callable[..., Web]) -> None:
+@pytest.mark.parametrize("offered", [["http/1.1"], []])
+def test_http_2_that_was_not_agreed_upon_is_malformed(web: Callable[..., Web], offered: list[str]) -> None:
     one = web()
     out = one.gate(("get", "/v1/*"))
     context = trusting(out)
-    context.set_alpn_protocols(["h2", "http/1.1"])
+    if offered:
+        context.set_alpn_protocols(offered)
     with secured(out, one.authority, context=context) as near:
-        assert near.selected_alpn_protocol() == "http/1.1"
+        assert near.selected_alpn_protocol() != "h2"
         near.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
         assert answers(near)[0][0] == 400
 
