@@ -62,11 +62,6 @@ class Frame:
     data: bytes
 
     @property
-    def stream(self) -> int:
-        """Which stream it is of, 0 for the connection."""
-        return int.from_bytes(self.data[5:_HEAD], "big") & 0x7FFFFFFF
-
-    @property
     def last_stream(self) -> int:
         """Of a GOAWAY: the last of our streams that was heard."""
         return int.from_bytes(self.data[_HEAD : _HEAD + 4], "big") & 0x7FFFFFFF

@@ -175,9 +175,10 @@ class Http2:
                 self._draining = True
                 stopped = [side for number, side in self.sides.items() if self.client and number > frame.last_stream]
             else:
-                if frame.type == Type.DATA and frame.stream not in self.sides:
+                events = self.h2.receive_data(frame.data)
+                if frame.type == Type.DATA and not any(isinstance(event, DataReceived) for event in events):
                     self.frames.spend(1)
-                for event in self.h2.receive_data(frame.data):
+                for event in events:
                     stopped += self._event(event)
                 self._settled = self._settled or frame.type == Type.SETTINGS
                 if self.h2.encoder.header_table_size > TABLE:  # noqa: PLR1730 - to set what is set would hide that the other side changed it
@@ -193,7 +194,6 @@ class Http2:
             side = self.sides[event.stream_id] = Http2Stream(self, event.stream_id, fields)
             self._places += 1
             self._asked.append((side, fields, event.stream_ended is not None))
-            self.frames.earn(10)
         elif isinstance(event, WindowUpdated | RemoteSettingsChanged):
             for one in self.sides.values() if side is None else [side]:
                 one.wake()
@@ -422,6 +422,7 @@ class Http2Stream:
     def _send_head(self, fields: Headers, *, last: bool) -> None:
         def act(number: int) -> int:
             self._h2.send_headers(number, fields, end_stream=last)
+            self._of.frames.earn(10)
             self._finished = last
             return 0
 

@@ -167,7 +167,7 @@ class Session:
             http2.begin()
             while True:
                 for stream, fields, ended in http2.read():
-                    if not self._opened.room.acquire(blocking=False):
+                    if not stream.may_speak() or not self._opened.room.acquire(blocking=False):
                         stream.leave(refused=True)
                         continue
                     thread = threading.Thread(

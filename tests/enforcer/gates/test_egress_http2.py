@@ -3,91 +3,24 @@
 from __future__ import annotations
 
 import json
-import socket
-import ssl
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import pytest
 from h2.errors import ErrorCodes
 
 from enforcer.gates.egress import http2
 from enforcer.gates.egress.tunnel import Limits
-from tests.enforcer.gates.proxied import Proxied
+from tests.enforcer.gates.newer import Web
 from tests.enforcer.host import wait_for
-from tests.world.network import Names, Server, certified, silent
+from tests.world.network import silent
 from tests.world.web import go_on
-from tests.world.web2 import POURED, Client, newest
+from tests.world.web2 import POURED
 from writ.formats.reason import Reason
 
 CUT = Reason("token-revoked", "token", "a valid token", "revoked")
-HOST = "api.test"
-
-
-class Web:
-    """A site called `api.test` that speaks what is offered, and a gate whose agent has grants on it."""
-
-    def __init__(self, folder: Path, *, speaks: tuple[str, ...] = ("h2", "http/1.1"), limits: Limits | None = None) -> None:
-        certificate = certified(folder, HOST)
-        self.server = Server(newest, certificate=certificate)
-        assert self.server.tls is not None
-        self.server.tls.set_alpn_protocols(list(speaks))
-        self.authority = f"{HOST}:{self.server.port}"
-        self.url = f"https://{self.authority}"
-        names = Names()
-        names.name(HOST, "127.0.0.1")
-        grants = [(f"http.{word}", f"{self.url}/{path}") for word in ("get", "post", "head") for path in ("v1/*", "grpc/*", "odd/*")]
-        grants += [("http.get", f"{self.url}/{path}") for path in ("events", "pour", "never", "reset", "push", "short", "status", "goaway")]
-        grants += [("http.post", f"{self.url}/early"), ("net.reach", f"tcp:127.0.0.1:{self.server.port}")]
-        self.out = Proxied(folder, names=names, more=tuple(grants), roots=certificate[0], limits=limits)
-        self._open: list[socket.socket] = []
-
-    def agent(self, *, lax: bool = False) -> Client:
-        """An agent that speaks HTTP/2."""
-        return Client(self.near(), self.authority, lax=lax)
-
-    def near(self, *offered: str) -> ssl.SSLSocket:
-        """TLS within a tunnel."""
-        context = ssl.create_default_context(cafile=str(self.out.ca_file))
-        context.set_alpn_protocols(list(offered or ("h2",)))
-        near = context.wrap_socket(self.out.tunnel(self.authority), server_hostname=HOST)
-        near.settimeout(20)
-        self._open.append(near)
-        return near
-
-    def curl(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """curl that speaks HTTP/2."""
-        return self.out.curl("--http2", "--cacert", str(self.out.ca_file), *words)
-
-    def asked(self) -> list[tuple[str, str | bool]]:
-        """Records of requests."""
-        return [one for one in self.out.records() if one[0].startswith("https:")]
-
-    def close(self) -> None:
-        for near in self._open:
-            near.close()
-        self.out.close()
-        self.server.close()
-
-
-@pytest.fixture
-def web(tmp_path: Path) -> Iterator[Callable[..., Web]]:
-    made: list[Web] = []
-
-    def make(**more: Any) -> Web:
-        made.append(Web(tmp_path, **more))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
-
-
 BOTH = pytest.mark.parametrize("speaks", [("h2",), ("http/1.1",)], ids=["h2", "http/1.1"])
 
 
@@ -95,8 +28,8 @@ BOTH = pytest.mark.parametrize("speaks", [("h2",), ("http/1.1",)], ids=["h2", "h
 
 
 @BOTH
-def test_curl_speaks_http_2_to_a_host_of_either_version(web: Callable[..., Web], speaks: tuple[str, ...]) -> None:
-    one = web(speaks=speaks)
+def test_curl_speaks_http_2_to_a_host_of_either_version(sites: Callable[..., Web], speaks: tuple[str, ...]) -> None:
+    one = sites(speaks=speaks)
     done = one.curl("-w", "%{http_version}", f"{one.url}/v1/a?b=c")
     assert (done.returncode, done.stdout) == (0, "GET /v1/a?b=c 2"), done.stderr
     assert one.curl("--data", "abc", f"{one.url}/v1/notes").stdout == "POST /v1/notes abc"
@@ -112,8 +45,8 @@ def test_curl_speaks_http_2_to_a_host_of_either_version(web: Callable[..., Web],
 
 
 @BOTH
-def test_streams_are_each_decided_and_a_refusal_is_one_streams_alone(web: Callable[..., Web], speaks: tuple[str, ...]) -> None:
-    one = web(speaks=speaks)
+def test_streams_are_each_decided_and_a_refusal_is_one_streams_alone(sites: Callable[..., Web], speaks: tuple[str, ...]) -> None:
+    one = sites(speaks=speaks)
     agent = one.agent()
     numbers = [agent.ask(path) for path in ("/v1/a", "/v2/no", "/v1/b", "/v1/../v2", "/v1/c")]
     said = [agent.answer(number) for number in numbers]
@@ -128,8 +61,8 @@ def test_streams_are_each_decided_and_a_refusal_is_one_streams_alone(web: Callab
     assert b"/v2" not in one.server.heard
 
 
-def test_streams_of_grpc_pass_both_ways_while_they_go_on_and_so_do_trailers(web: Callable[..., Web]) -> None:
-    one = web()
+def test_streams_of_grpc_pass_both_ways_while_they_go_on_and_so_do_trailers(sites: Callable[..., Web]) -> None:
+    one = sites()
     agent = one.agent()
     number = agent.send(agent.head("/grpc/echo", ("te", "trailers"), ("content-type", "application/grpc"), method="POST"), end=False)
     said = agent.said[number]
@@ -145,24 +78,24 @@ def test_streams_of_grpc_pass_both_ways_while_they_go_on_and_so_do_trailers(web:
     assert one.out.results()[0]["sent"] == one.out.results()[0]["received"] == 12
 
 
-def test_answer_of_trailers_only_stays_one_block(web: Callable[..., Web]) -> None:
-    one = web()
+def test_answer_of_trailers_only_stays_one_block(sites: Callable[..., Web]) -> None:
+    one = sites()
     agent = one.agent()
     said = agent.answer(agent.ask("/grpc/none", method="POST"))
     assert dict(said.fields)["grpc-status"] == "12"
     assert (said.data, said.trailers) == (b"", [])
 
 
-def test_connection_with_a_host_of_http_1_is_used_again_also_after_a_content(web: Callable[..., Web]) -> None:
-    one = web(speaks=("http/1.1",))
+def test_connection_with_a_host_of_http_1_is_used_again_also_after_a_content(sites: Callable[..., Web]) -> None:
+    one = sites(speaks=("http/1.1",))
     agent = one.agent()
     for _ in range(3):
         assert agent.answer(agent.ask("/v1/a", method="POST", data=b"abc")).data == b"POST /v1/a abc"
     assert one.server.connections == 1
 
 
-def test_events_of_a_host_of_http_1_pass_one_by_one(web: Callable[..., Web]) -> None:
-    one = web(speaks=("http/1.1",))
+def test_events_of_a_host_of_http_1_pass_one_by_one(sites: Callable[..., Web]) -> None:
+    one = sites(speaks=("http/1.1",))
     go_on.clear()
     agent = one.agent()
     number = agent.ask("/events")
@@ -173,16 +106,16 @@ def test_events_of_a_host_of_http_1_pass_one_by_one(web: Callable[..., Web]) -> 
     assert b"data: 2" in agent.answer(number).data
 
 
-def test_large_contents_pass_both_ways_whole_through_small_windows(web: Callable[..., Web]) -> None:
-    one = web()
+def test_large_contents_pass_both_ways_whole_through_small_windows(sites: Callable[..., Web]) -> None:
+    one = sites()
     assert len(one.curl(f"{one.url}/pour").stdout) == POURED
     body = one.out.scene.folder / "body"
     body.write_bytes(b"y" * (3 << 20))
     assert len(one.curl("--data-binary", f"@{body}", f"{one.url}/v1/big").stdout) == (3 << 20) + len("POST /v1/big ")
 
 
-def test_answer_that_comes_before_its_request_has_ended_passes_at_once(web: Callable[..., Web]) -> None:
-    one = web()
+def test_answer_that_comes_before_its_request_has_ended_passes_at_once(sites: Callable[..., Web]) -> None:
+    one = sites()
     agent = one.agent()
     number = agent.send(agent.head("/early", method="POST"), data=b"some", end=False)
     said = agent.said[number]
@@ -193,8 +126,8 @@ def test_answer_that_comes_before_its_request_has_ended_passes_at_once(web: Call
 
 
 @pytest.mark.parametrize("reads", [True, False])
-def test_stream_that_stands_still_holds_up_no_other_and_its_answer_waits_at_the_host(web: Callable[..., Web], reads: bool) -> None:
-    one = web()
+def test_stream_that_stands_still_holds_up_no_other_and_its_answer_waits_at_the_host(sites: Callable[..., Web], reads: bool) -> None:
+    one = sites()
     agent = one.agent()
     agent.h2.increment_flow_control_window(64 << 20)
     agent.flush()
@@ -212,9 +145,9 @@ def test_stream_that_stands_still_holds_up_no_other_and_its_answer_waits_at_the_
     assert max(result["received"] for result in one.out.results()) <= http2.WINDOW + 65535, "what waited is no more than a window"
 
 
-def test_upload_to_a_host_that_does_not_read_stops_at_the_window(web: Callable[..., Web]) -> None:
+def test_upload_to_a_host_that_does_not_read_stops_at_the_window(sites: Callable[..., Web]) -> None:
     """The host's window is closed: what the agent may send beyond it is one window of ours."""
-    one = web(speaks=("http/1.1",))
+    one = sites(speaks=("http/1.1",))
     agent = one.agent()
     number = agent.send(agent.head("/v1/a", method="POST"), end=False)
     agent.until(lambda: agent.h2.local_flow_control_window(number) > 65535 or agent.said[number].reset)
@@ -225,8 +158,8 @@ def test_upload_to_a_host_that_does_not_read_stops_at_the_window(web: Callable[.
 
 
 @BOTH
-def test_agent_that_resets_a_stream_ends_it_at_the_host_too(web: Callable[..., Web], speaks: tuple[str, ...]) -> None:
-    one = web(speaks=speaks)
+def test_agent_that_resets_a_stream_ends_it_at_the_host_too(sites: Callable[..., Web], speaks: tuple[str, ...]) -> None:
+    one = sites(speaks=speaks)
     agent = one.agent()
     go_on.clear()
     path = "/never" if speaks == ("h2",) else "/events"
@@ -244,8 +177,8 @@ def test_agent_that_resets_a_stream_ends_it_at_the_host_too(web: Callable[..., W
 
 
 @pytest.mark.parametrize("path, ended", [("/reset", "reset"), ("/push", "malformed"), ("/status", "malformed")])
-def test_host_that_breaks_off_is_a_failure_of_that_request(web: Callable[..., Web], path: str, ended: str) -> None:
-    one = web()
+def test_host_that_breaks_off_is_a_failure_of_that_request(sites: Callable[..., Web], path: str, ended: str) -> None:
+    one = sites()
     agent = one.agent()
     said = agent.answer(agent.ask(path))
     assert (said.status, json.loads(said.data)["ok"]) == (502, False)
@@ -253,16 +186,16 @@ def test_host_that_breaks_off_is_a_failure_of_that_request(web: Callable[..., We
     assert agent.answer(agent.ask("/v1/a")).status == 200
 
 
-def test_answer_that_is_cut_short_is_not_made_whole(web: Callable[..., Web]) -> None:
-    one = web()
+def test_answer_that_is_cut_short_is_not_made_whole(sites: Callable[..., Web]) -> None:
+    one = sites()
     agent = one.agent()
     said = agent.answer(agent.ask("/short"))
     assert (said.ended, said.reset) == (False, ErrorCodes.INTERNAL_ERROR)
     assert one.out.results()[0]["ended"] == "malformed"
 
 
-def test_host_that_says_goodbye_is_dialled_again(web: Callable[..., Web]) -> None:
-    one = web()
+def test_host_that_says_goodbye_is_dialled_again(sites: Callable[..., Web]) -> None:
+    one = sites()
     agent = one.agent()
     assert agent.answer(agent.ask("/goaway")).status == 200
     time.sleep(0.2)
@@ -270,8 +203,8 @@ def test_host_that_says_goodbye_is_dialled_again(web: Callable[..., Web]) -> Non
     assert one.server.connections == 2
 
 
-def test_host_that_takes_few_streams_gets_no_more_on_a_connection(web: Callable[..., Web], monkeypatch: pytest.MonkeyPatch) -> None:
-    one = web()
+def test_host_that_takes_few_streams_gets_no_more_on_a_connection(sites: Callable[..., Web], monkeypatch: pytest.MonkeyPatch) -> None:
+    one = sites()
     agent = one.agent()
     monkeypatch.setattr("tests.world.web2.MOST", 2)
     numbers = [agent.ask("/never") for _ in range(4)]
@@ -281,8 +214,8 @@ def test_host_that_takes_few_streams_gets_no_more_on_a_connection(web: Callable[
     assert not any(agent.said[number].reset for number in numbers)
 
 
-def test_host_that_agrees_to_http_2_and_does_not_speak_it_is_a_failure(web: Callable[..., Web]) -> None:
-    one = web(limits=Limits(dial_within=0.5))
+def test_host_that_agrees_to_http_2_and_does_not_speak_it_is_a_failure(sites: Callable[..., Web]) -> None:
+    one = sites(limits=Limits(dial_within=0.5))
     one.server.serve = silent
     agent = one.agent()
     assert json.loads(agent.answer(agent.ask("/v1/a")).data)["failure"]["what"] == "HTTP/2"
@@ -291,16 +224,16 @@ def test_host_that_agrees_to_http_2_and_does_not_speak_it_is_a_failure(web: Call
 # --- bounds, and the cut ---------------------------------------------------------------------------------------------------
 
 
-def test_bytes_are_bounded_for_all_streams_of_a_connection_together(web: Callable[..., Web]) -> None:
-    one = web(limits=Limits(sent=1000))
+def test_bytes_are_bounded_for_all_streams_of_a_connection_together(sites: Callable[..., Web]) -> None:
+    one = sites(limits=Limits(sent=1000))
     agent = one.agent()
     codes = [agent.answer(agent.ask("/v1/a", method="POST", data=b"x" * 300)).status for _ in range(4)]
     assert codes == [200, 200, 200, 502]
     assert one.out.results()[-1]["ended"] == "limit"
 
 
-def test_stream_without_a_byte_is_given_up_and_the_others_go_on(web: Callable[..., Web]) -> None:
-    one = web(limits=Limits(idle=0.6))
+def test_stream_without_a_byte_is_given_up_and_the_others_go_on(sites: Callable[..., Web]) -> None:
+    one = sites(limits=Limits(idle=0.6))
     agent = one.agent()
     silent = agent.ask("/never")
     busy = agent.send(agent.head("/grpc/echo", method="POST"), end=False)
@@ -316,8 +249,8 @@ def test_stream_without_a_byte_is_given_up_and_the_others_go_on(web: Callable[..
     assert sorted(result["ended"] for result in one.out.results()) == ["closed", "idle", "idle"]
 
 
-def test_answer_goes_on_while_the_request_says_nothing(web: Callable[..., Web]) -> None:
-    one = web(limits=Limits(idle=0.5))
+def test_answer_goes_on_while_the_request_says_nothing(sites: Callable[..., Web]) -> None:
+    one = sites(limits=Limits(idle=0.5))
     agent = one.agent()
     number = agent.send(agent.head("/grpc/echo", method="POST"), end=False)
     said = agent.said[number]
@@ -329,8 +262,8 @@ def test_answer_goes_on_while_the_request_says_nothing(web: Callable[..., Web]) 
     assert said.reset is None
 
 
-def test_more_requests_than_an_instance_may_have_at_once_are_told_to_come_again(web: Callable[..., Web]) -> None:
-    one = web()
+def test_more_requests_than_an_instance_may_have_at_once_are_told_to_come_again(sites: Callable[..., Web]) -> None:
+    one = sites()
     agents = [one.agent(), one.agent()]
     for agent in agents:
         agent.until(partial(lambda agent: agent.h2.remote_settings.max_concurrent_streams == 100, agent))
@@ -348,8 +281,8 @@ def test_more_requests_than_an_instance_may_have_at_once_are_told_to_come_again(
     wait_for(lambda: len(one.out.results()) == 131)
 
 
-def test_threads_end_with_the_connection(web: Callable[..., Web]) -> None:
-    one = web()
+def test_threads_end_with_the_connection(sites: Callable[..., Web]) -> None:
+    one = sites()
     before = threading.active_count()
     agent = one.agent()
     for _ in range(20):
@@ -361,8 +294,8 @@ def test_threads_end_with_the_connection(web: Callable[..., Web]) -> None:
     assert {result["ended"] for result in one.out.results()} == {"reset"}
 
 
-def test_cut_ends_all_streams_at_once_and_each_has_its_outcome(web: Callable[..., Web]) -> None:
-    one = web()
+def test_cut_ends_all_streams_at_once_and_each_has_its_outcome(sites: Callable[..., Web]) -> None:
+    one = sites()
     agents = [one.agent() for _ in range(4)]
     for agent in agents:
         for _ in range(5):
