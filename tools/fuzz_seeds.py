@@ -13,6 +13,8 @@ from dataclasses import replace
 from typing import Final
 
 from cryptography import x509
+from h2.config import H2Configuration
+from h2.connection import H2Connection
 
 from tests.world.authority import Ca
 from tests.world.ima_logs import Kernel, certificate, module_signed, signed
@@ -224,6 +226,39 @@ def cdi_specs() -> Iterator[bytes]:
         yield encode_json({"cdiVersion": "0.8.0", "kind": "v.com/c", "devices": [device], "containerEdits": {}})
 
 
+def requests() -> Iterator[bytes]:
+    """Lines to the proxy and to a host, and fields."""
+    yield b"CONNECT api.test:443 HTTP/1.1\r\nHost: api.test:443\r\n\r\n"
+    yield b"POST http://api.test/v1/a?b HTTP/1.1\r\nHost: api.test\r\nContent-Length: 3\r\n\r\nabc"
+    yield b"GET /v1/caf%c3%a9 HTTP/1.1\r\nHost: api.test\r\nX: y\r\n\r\n"
+    for more in (b"", b"\ncontent-length=3", b"\nte=trailers\nhost=api.test\nx-y=z"):
+        yield b":method=POST\n:scheme=https\n:authority=api.test\n:path=/v1/a?b" + more
+    yield b"grpc-status=0\ngrpc-message=none"
+
+
+def http2_connections() -> Iterator[bytes]:
+    """A client's beginning and requests, a server's beginning and answers after as many bytes."""
+    client = H2Connection()
+    client.initiate_connection()
+    head = [(":method", "POST"), (":scheme", "https"), (":authority", "api.test"), (":path", "/v1/a"), ("x-long", "y" * 100)]
+    client.send_headers(1, head)
+    client.send_data(1, b"abc", pad_length=3)
+    client.send_headers(1, [("x", "y")], end_stream=True)
+    client.send_headers(3, head, end_stream=True, priority_weight=3)
+    client.ping(b"12345678")
+    client.reset_stream(3)
+    said = client.data_to_send()
+    yield said
+    server = H2Connection(H2Configuration(client_side=False))
+    server.initiate_connection()
+    server.receive_data(said[:-13])
+    for number, fields in ((1, [(":status", "200"), ("content-length", "3")]), (3, [(":status", "204")])):
+        server.send_headers(number, fields)
+        server.send_data(number, b"abc"[: 3 if number == 1 else 0], end_stream=True)
+    server.close_connection()
+    yield bytes(24) + server.data_to_send()
+
+
 SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
     "uefi-log": uefi_logs,
     "systemd-log": systemd_logs,
@@ -237,5 +272,7 @@ SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
     "packages": packages,
     "oci": oci_images,
     "cdi": cdi_specs,
+    "requests": requests,
+    "http2": http2_connections,
 }
 """By target, as in `tools.fuzz_targets`."""

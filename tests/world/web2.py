@@ -133,6 +133,8 @@ class _Site:
             self.h2.send_headers(number, [(":status", "200"), ("content-length", "9")])
             self.h2.send_data(number, b"abc")
             self.h2.send_headers(number, [("x", "y")], end_stream=True)
+        elif path == "/v1/304":
+            self.h2.send_headers(number, [(":status", "304"), ("content-length", "9")], end_stream=True)
         elif path == "/status":
             self.h2.config.validate_outbound_headers = False
             self.h2.send_headers(number, [(":status", "abc")], end_stream=True)

@@ -95,32 +95,27 @@ class Exchange:
             thread.join()
 
     def _aside(self) -> None:
-        """What the destination does not take any more may be answered all the same; what the agent breaks off is broken off."""
         try:
             self._up()
-        except _NotTaken:
-            pass
         except (Ended, OSError, FormatError) as error:
             self._failed = Ended("idle") if isinstance(error, TimeoutError) else error
             self._far.stop()
 
     def _up(self) -> None:
-        """The rest of the request."""
+        """The rest of the request. Where the answer is read beside it, what the destination does not take may be answered all the same."""
         self._near.proceed()
-        while isinstance(event := self._next(self._near), h11.Data):
-            self._traffic.sent += len(event.data)
-            self._spent.add(sent=len(event.data))
-            self._to_far(event, last=self._near.over)
-        self._to_far(event)
-        self._sent = True
-
-    def _to_far(self, event: h11.Event, *, last: bool = False) -> None:
-        try:
-            self._far.send(event, last=last)
-        except (Ended, OSError) as error:
-            if self._near.streams:
-                raise _NotTaken from error
-            raise
+        while not self._sent:
+            event = self._next(self._near)
+            if isinstance(event, h11.Data):
+                self._traffic.sent += len(event.data)
+                self._spent.add(sent=len(event.data))
+            try:
+                self._far.send(event, last=isinstance(event, h11.Data) and self._near.over)
+            except (Ended, OSError):
+                if self._near.streams:
+                    return
+                raise
+            self._sent = isinstance(event, h11.EndOfMessage)
 
     def _down(self, onward: h11.Request) -> None:
         """The answer."""
@@ -171,7 +166,3 @@ def _length(onward: h11.Request, answer: h11.Response) -> int | None:
         return 0
     said = dict(answer.headers).get(b"content-length")
     return None if said is None else int(said)
-
-
-class _NotTaken(Exception):
-    """The destination hears no more of this request."""

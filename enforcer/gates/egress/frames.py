@@ -108,7 +108,7 @@ class Frames:
 
     def earn(self, gain: int) -> None:
         """Something was said to it that it may well answer with such frames."""
-        self._left = min(ALLOWANCE, self._left + gain)
+        self._left += gain
 
     def _count(self, length: int, kind: int, *, ends: bool) -> None:
         self.spend(_COSTS.get(kind, 1))

@@ -10,7 +10,6 @@ h2 keeps the state of connection and streams, `frames` bounds what h2 does not.
 from __future__ import annotations
 
 import contextlib
-import select
 import threading
 import time
 from collections import deque
@@ -49,6 +48,8 @@ DRIBBLE: Final = 1024
 """Bytes: a frame that is shorter, and only for want of a window, earns the other side nothing."""
 _PART: Final = 64 << 10
 _DEFAULT_WINDOW: Final = 65535
+_H2: Final = "http2.frames"
+"""What h2 refused, and will say so."""
 _OF_HTTP1: Final = frozenset({b"connection", b"host", b"transfer-encoding"})
 
 
@@ -103,16 +104,20 @@ class Http2:
         if not data:
             raise Ended("unanswered")
         try:
+            asked = self.hear(data)
+        except FormatError as error:
+            self._refuse(error, None if error.what == _H2 else ErrorCodes.ENHANCE_YOUR_CALM)
+            raise
+        self.flush()
+        return asked
+
+    def hear(self, data: bytes) -> list[tuple[Http2Stream, Headers, bool]]:
+        """As `read`, of what came, and without a word to the other side. Raises FormatError."""
+        try:
             for frame in self.frames.take(data):
                 self._take(frame)
-        except FormatError as error:
-            self._refuse(error, ErrorCodes.ENHANCE_YOUR_CALM)
-            raise
         except ProtocolError as error:
-            refused = FormatError("http2", "frames of RFC 9113", f"{type(error).__name__}: {error}"[:80])
-            self._refuse(refused, None)
-            raise refused from None
-        self.flush()
+            raise FormatError(_H2, "frames of RFC 9113", f"{type(error).__name__}: {error}"[:80]) from None
         asked, self._asked = self._asked, []
         return asked
 
@@ -157,13 +162,9 @@ class Http2:
 
     def _readable(self, within: float | None) -> bool:
         """Something is there to be read. False after too long without."""
-        if self._stream.waiting:
-            return True
-        poll = select.poll()
-        poll.register(self._stream.fileno(), select.POLLIN)
         if within is None and self.frames.heading:
             within = self.frames.heading_since + self.limits.head_within - time.monotonic()
-        while not poll.poll(1000 * max(0.0, self.limits.idle if within is None else within)):
+        while not self._stream.readable(self.limits.idle if within is None else within):
             if within is not None or not self.sides:
                 return False
         return True
@@ -262,7 +263,7 @@ class Http2Stream:
             self._trailers = fields
             return
         self._heads = True
-        self._left = None if self._bodiless else _length(fields)
+        self._left = None if self._bodiless or dict(fields).get(b":status") in (b"204", b"304") else _length(fields)
         self._came.append(fields)
         self._changed.notify_all()
 

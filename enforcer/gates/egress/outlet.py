@@ -44,6 +44,7 @@ _PROXIED: Final = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
 """Programs differ in the spelling that they read, curl reads the small one only for http, and Node (from 24 on) wants to be told to."""
 _TRUSTING: Final = (
     "SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO", "NODE_EXTRA_CA_CERTS", "PIP_CERT", "NPM_CONFIG_CAFILE",
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
 )  # fmt: skip
 _ROOTS: Final = "/etc/ssl/certs/ca-certificates.crt"
 """Where an image of Debian's kind keeps the roots it trusts."""

@@ -7,6 +7,7 @@ One thread may read while another writes.
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import ssl
 import threading
@@ -53,9 +54,13 @@ class Stream:
         part, self._unread = self._unread[:size], self._unread[size:]
         return part
 
+    def readable(self, within: float) -> bool:
+        """Whether within so many seconds something is there to be read, or the end."""
+        return self.waiting or self._arrived(within)
+
     def come(self, size: int) -> bytes | None:
-        """As `recv` after one read of the socket at most: None where that brought nothing on. Raises OSError."""
-        return self.recv(size)
+        """As `recv`, of what is there already: None where that is nothing. Raises OSError."""
+        return self.recv(size) if self.readable(0) else None
 
     def send(self, data: memoryview) -> int:
         """How many of them were taken."""
@@ -83,6 +88,11 @@ class Stream:
         for _ in range(64):
             if not self._raw.recv(_PART):
                 return
+
+    def _arrived(self, within: float) -> bool:
+        poll = select.poll()
+        poll.register(self._raw, select.POLLIN)
+        return bool(poll.poll(1000 * max(0.0, within)))
 
 
 class TlsStream(Stream):
@@ -140,7 +150,7 @@ class TlsStream(Stream):
     def come(self, size: int) -> bytes | None:
         """Records may hold what is for TLS alone."""
         part = self._read(size)
-        if part is None:
+        if part is None and self._arrived(0):
             self._fill()
             part = self._read(size)
         return part

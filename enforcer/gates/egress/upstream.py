@@ -6,7 +6,6 @@ Only an agent that speaks HTTP/2 leads to a host by HTTP/2; then its requests sh
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 import ssl
 import threading
@@ -23,11 +22,13 @@ from enforcer.gates.egress.stream import Stream, TlsStream
 from enforcer.gates.egress.tunnel import Ended
 from enforcer.gates.egress.way import Passage, Way
 from writ.formats.errors import FormatError, Unavailable
+from writ.service import observe
 
 REACH: Final = "net.reach"
 """The action on an address that is not public and that a name leads to: unlike `net.connect` it opens no tunnel to it."""
 _IDLE: Final = 8
 """Connections of HTTP/1.1 that are kept for another request."""
+_LOG = observe.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -103,7 +104,7 @@ class Upstream:
                 if not self._free:
                     return None
                 far = self._free.pop()
-            if not far.stream.waiting and not select.select([far.stream], [], [], 0)[0]:
+            if not far.stream.readable(0):
                 return far, Http1(far.stream)
             self._drop(far)
 
@@ -165,8 +166,13 @@ class Upstream:
 
 
 def _read(http2: Http2) -> None:
+    why: Exception = Ended("unanswered")
     try:
         while True:
             http2.read()
     except (Ended, OSError, FormatError) as error:
-        http2.fail(error)
+        why = error
+    except Exception as error:  # noqa: BLE001 - a bug ends the connection, and its text does not leave
+        _LOG.error("egress-failed", exception=error)
+    finally:
+        http2.fail(why)

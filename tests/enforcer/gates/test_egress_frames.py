@@ -132,14 +132,14 @@ def test_requests_that_are_reset_at_once_are_few_and_the_records_too(sites: Site
     agent.connection.settimeout(10)
     head = pseudo(agent).replace(b"\x84", b"\x04\x06/never")
     pairs = [
-        frame(Type.HEADERS, head, flags=5, stream=number) + frame(Type.RST_STREAM, bytes(4), stream=number) for number in range(1, 2001, 2)
+        frame(Type.HEADERS, head, flags=5, stream=number) + frame(Type.RST_STREAM, bytes(4), stream=number) for number in range(1, 601, 2)
     ]
     with suppress(OSError):
         for part in [b"".join(pairs)] if together else pairs:
             agent.connection.sendall(part)
             time.sleep(0 if together else 0.001)
     assert code(agent.connection) == CALM
-    assert one.out.log.checkpoint().size < 500
+    assert one.out.log.checkpoint().size < 400
 
 
 def test_resets_that_an_agent_makes_us_say_are_few(sites: Sites) -> None:
@@ -169,8 +169,13 @@ def test_window_that_opens_by_a_byte_is_not_what_an_answer_earns(sites: Sites) -
     agent.flush()
     number = agent.ask("/pour")
     agent.until(lambda: agent.said[number].status)
-    agent.connection.sendall(frame(Type.WINDOW_UPDATE, b"\0\0\0\1", stream=number) * MANY)
-    assert code(agent.connection) == CALM
+    part = b""
+    with suppress(OSError):
+        for _ in range(MANY):
+            agent.connection.sendall(frame(Type.WINDOW_UPDATE, b"\0\0\0\1", stream=number))
+            if len(part := agent.connection.recv(10)) != 10 or part[3] != Type.DATA:
+                break
+    assert part[3] == Type.GOAWAY
 
 
 def test_window_that_never_opens_gives_the_stream_up(sites: Sites) -> None:
@@ -249,8 +254,7 @@ def test_no_more_headers_are_remembered_than_we_chose(sites: Sites) -> None:
     other = H2Connection()
     other.initiate_connection()
     other.update_settings({1: 1 << 30})
-    for one_frame in made.frames.take(other.data_to_send()):
-        made._take(one_frame)  # noqa: SLF001 - what `read` does with it
+    made.hear(other.data_to_send())
     assert made.h2.encoder.header_table_size == TABLE
 
 

@@ -86,6 +86,14 @@ def test_answer_of_trailers_only_stays_one_block(sites: Callable[..., Web]) -> N
     assert (said.data, said.trailers) == (b"", [])
 
 
+def test_answers_without_content_may_name_a_length(sites: Callable[..., Web]) -> None:
+    one = sites()
+    agent = one.agent()
+    assert agent.answer(agent.ask("/v1/304")).status == 304
+    assert agent.answer(agent.ask("/v1/a", method="HEAD")).status == 200
+    assert {result["ended"] for result in one.out.results()} == {"closed"}
+
+
 def test_connection_with_a_host_of_http_1_is_used_again_also_after_a_content(sites: Callable[..., Web]) -> None:
     one = sites(speaks=("http/1.1",))
     agent = one.agent()
@@ -224,11 +232,13 @@ def test_host_that_agrees_to_http_2_and_does_not_speak_it_is_a_failure(sites: Ca
 # --- bounds, and the cut ---------------------------------------------------------------------------------------------------
 
 
-def test_bytes_are_bounded_for_all_streams_of_a_connection_together(sites: Callable[..., Web]) -> None:
-    one = sites(limits=Limits(sent=1000))
+@pytest.mark.parametrize("limits", [Limits(sent=1000), Limits(received=1000)])
+def test_bytes_are_bounded_for_all_streams_of_a_connection_together(sites: Callable[..., Web], limits: Limits) -> None:
+    one = sites(limits=limits)
     agent = one.agent()
-    codes = [agent.answer(agent.ask("/v1/a", method="POST", data=b"x" * 300)).status for _ in range(4)]
-    assert codes == [200, 200, 200, 502]
+    said = [agent.answer(agent.ask("/v1/a", method="POST", data=b"x" * 300)) for _ in range(4)]
+    assert [answer.ended and answer.status for answer in said[:3]] == [200, 200, 200]
+    assert said[3].status == 502 or said[3].reset == ErrorCodes.INTERNAL_ERROR
     assert one.out.results()[-1]["ended"] == "limit"
 
 
