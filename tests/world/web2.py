@@ -133,6 +133,9 @@ class _Site:
             self.h2.send_headers(number, [(":status", "200"), ("content-length", "9")])
             self.h2.send_data(number, b"abc")
             self.h2.send_headers(number, [("x", "y")], end_stream=True)
+        elif path == "/v1/unended":
+            self.h2.send_headers(number, [(":status", "200"), ("content-length", "3")])
+            self.h2.send_data(number, b"abc")
         elif path == "/v1/304":
             self.h2.send_headers(number, [(":status", "304"), ("content-length", "9")], end_stream=True)
         elif path == "/status":

@@ -61,6 +61,7 @@ class Http2:
     """Over `stream`, as the client or as the server. Thread-safe; one thread reads."""
 
     def __init__(self, stream: Stream, limits: Limits, *, client: bool) -> None:
+        """`why` is why nothing comes or goes any more, None while something may."""
         self.client, self.limits, self.lock = client, limits, threading.Lock()
         self.frames = Frames(preface=not client)
         self.sides: dict[int, Http2Stream] = {}
@@ -75,7 +76,7 @@ class Http2:
         )  # fmt: skip
         self._stream, self._sending = stream, threading.Lock()
         self._asked: list[tuple[Http2Stream, Headers, bool]] = []
-        self._why: Exception | None = None
+        self.why: Exception | None = None
         self._settled = self._draining = False
         self._places = 0
 
@@ -98,7 +99,10 @@ class Http2:
         Raises Ended at the end and after `within` seconds (where None, those of a head in the middle of one, else of `idle`, and without
         end while streams are open); OSError; FormatError for what is no HTTP/2 or too much of it, once the other side was told.
         """
-        data = self._stream.come(_PART) if self._readable(within) else b""
+        if not self._readable(within):
+            self._refuse(Ended("idle"), ErrorCodes.NO_ERROR)
+            raise Ended("idle")
+        data = self._stream.come(_PART)
         if data is None:
             return []
         if not data:
@@ -125,7 +129,7 @@ class Http2:
         """The side of one more request of ours, None where there is no room for it."""
         with self.lock:
             most = min(self.h2.remote_settings.max_concurrent_streams, self.limits.streams)
-            if self._why is not None or self._draining or self._places >= most:
+            if self.why is not None or self._draining or self._places >= most:
                 return None
             self._places += 1
             return Http2Stream(self, None)
@@ -139,7 +143,7 @@ class Http2:
     @property
     def spent(self) -> bool:
         """Whether nothing is under way on it, nor ever will be."""
-        return (self._why is not None or self._draining) and not self._places
+        return (self.why is not None or self._draining) and not self._places
 
     def fail(self, why: Exception) -> None:
         """Nothing more comes or goes, on any stream. From any thread; does not wait."""
@@ -216,7 +220,7 @@ class Http2:
 
     def _stop(self, why: Exception) -> None:
         with self.lock:
-            self._why = self._why or why
+            self.why = self.why or why
             sides = list(self.sides.values())
         for side in sides:
             side.fail(why)
@@ -465,8 +469,8 @@ class Http2Stream:
                 raise TimeoutError
 
     def _check(self) -> None:
-        if self._why is not None:
-            raise self._why
+        if (why := self._why or self._of.why) is not None:
+            raise why
 
 
 def _plain(headers: Iterable[tuple[bytes, bytes]]) -> Headers:

@@ -104,6 +104,7 @@ class Session:
     def once(self, near: Stream, asked: Asked, reader: h11.Connection) -> None:
         """One request, and the end."""
         with contextlib.closing(self._upstream(False)) as upstream:
+            near.settimeout(self._way.limits.idle)
             side = Http1(near, reader, keep=False)
             self._pass(asked, side, Answer(saying(near), self._way.short, side.may_speak), upstream)
 
@@ -162,7 +163,7 @@ class Session:
     def _streams(self, near: Stream, upstream: Upstream) -> None:
         """HTTP/2: each in a thread of its own, as far as there is room."""
         near.settimeout(self._way.limits.idle)
-        http2, threads, why = Http2(near, self._way.limits, client=False), set[threading.Thread](), Ended("reset")
+        http2, threads = Http2(near, self._way.limits, client=False), set[threading.Thread]()
         try:
             http2.begin()
             while True:
@@ -179,7 +180,7 @@ class Session:
         except FormatError as error:
             _LOG.warning("egress-malformed", what=error.what, expected=error.expected, got=error.got)
         finally:
-            http2.fail(why)
+            http2.fail(Ended("reset"))
             for thread in threads:
                 thread.join()
 

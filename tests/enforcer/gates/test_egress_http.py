@@ -300,6 +300,16 @@ def test_plain_http_is_decided_by_url_whether_through_a_tunnel_or_not(web: Calla
     assert b"/v2" not in one.server.heard
 
 
+def test_content_to_the_proxy_itself_may_take_longer_than_a_head(web: Callable[..., Web]) -> None:
+    one = web(secure=False, limits=Limits(head_within=0.3))
+    out = one.gate(("post", "/v1/*"))
+    with out.connect() as near:
+        near.sendall(f"POST {one.url}/v1/a HTTP/1.1\r\nHost: {one.authority}\r\nContent-Length: 3\r\n\r\n".encode())
+        time.sleep(0.8)
+        near.sendall(b"abc")
+        assert answers(near) == [(200, b"POST /v1/a abc")]
+
+
 def test_grant_over_tls_is_none_without(web: Callable[..., Web]) -> None:
     one = web()
     out = one.gate(("get", "/v1/*"))

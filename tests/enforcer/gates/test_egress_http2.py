@@ -94,6 +94,26 @@ def test_answers_without_content_may_name_a_length(sites: Callable[..., Web]) ->
     assert {result["ended"] for result in one.out.results()} == {"closed"}
 
 
+def test_agent_that_goes_once_it_has_all_of_the_length_has_had_its_answer(sites: Callable[..., Web]) -> None:
+    one = sites()
+    agent = one.agent()
+    number = agent.ask("/v1/unended")
+    agent.until(lambda: agent.said[number].data == b"abc")
+    agent.connection.close()
+    assert {result["ended"] for result in one.out.results()} == {"closed"}
+
+
+def test_request_that_is_let_go_before_it_was_looked_at_is_none(sites: Callable[..., Web]) -> None:
+    one = sites()
+    agent = one.agent()
+    number = agent.h2.get_next_available_stream_id()
+    agent.h2.send_headers(number, agent.head("/v1/a"), end_stream=True)
+    agent.h2.reset_stream(number)
+    agent.flush()
+    assert agent.answer(agent.ask("/v1/b")).status == 200
+    assert one.asked() == [(f"{one.url}/v1/b", True)]
+
+
 def test_connection_with_a_host_of_http_1_is_used_again_also_after_a_content(sites: Callable[..., Web]) -> None:
     one = sites(speaks=("http/1.1",))
     agent = one.agent()
@@ -209,6 +229,7 @@ def test_host_that_says_goodbye_is_dialled_again(sites: Callable[..., Web]) -> N
     time.sleep(0.2)
     assert agent.answer(agent.ask("/v1/a")).status == 200
     assert one.server.connections == 2
+    assert [thread.name for thread in threading.enumerate()].count("egress-upstream") == 1
 
 
 def test_host_that_takes_few_streams_gets_no_more_on_a_connection(sites: Callable[..., Web], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,6 +278,13 @@ def test_stream_without_a_byte_is_given_up_and_the_others_go_on(sites: Callable[
     agent.flush()
     assert agent.answer(busy).trailers == [("grpc-status", "0")]
     assert sorted(result["ended"] for result in one.out.results()) == ["closed", "idle", "idle"]
+
+
+def test_connection_without_requests_ends_with_a_goodbye(sites: Callable[..., Web]) -> None:
+    one = sites(limits=Limits(idle=0.4))
+    agent = one.agent()
+    assert agent.answer(agent.ask("/v1/a")).status == 200
+    assert agent.end() == ErrorCodes.NO_ERROR
 
 
 def test_answer_goes_on_while_the_request_says_nothing(sites: Callable[..., Web]) -> None:
