@@ -15,6 +15,8 @@ from dataclasses import replace
 from typing import Final
 
 from cryptography import x509
+from h2.config import H2Configuration
+from h2.connection import H2Connection
 
 from enforcer.control import CONTROL, Attached, Did, Exited, RefusedRun, Run
 from tests.world.authority import Ca
@@ -236,19 +238,40 @@ def cdi_specs() -> Iterator[bytes]:
 
 
 def requests() -> Iterator[bytes]:
-    """Requests of every kind, and the beginning of TLS."""
-    more = "Authorization: Bearer a\r\nContent-Length: 3\r\n"
-    yield b"CONNECT api.example.org:443 HTTP/1.1\r\nHost: api.example.org:443\r\n\r\n"
-    yield b"CONNECT [2001:db8::1]:443 HTTP/1.0\r\n\r\n"
-    yield f"POST http://api.example.org/v1/a?b=%20c HTTP/1.1\r\nHost: api.example.org\r\n{more}\r\nabc".encode()
-    yield f"PUT /v1/a%2Cb/*?b HTTP/1.1\r\nHost: api.example.org\r\n{more}Connection: close, X-Hop\r\nX-Hop: 1\r\n\r\nabc".encode()
-    upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-    yield f"GET /ws HTTP/1.1\r\nHost: api.example.org\r\n{upgrade}\r\n".encode()
-    yield b"POST /v1 HTTP/1.1\r\nHost: api.example.org\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    """Lines to the proxy and to a host, fields, and the beginning of TLS."""
+    yield b"CONNECT api.test:443 HTTP/1.1\r\nHost: api.test:443\r\n\r\n"
+    yield b"POST http://api.test/v1/a?b HTTP/1.1\r\nHost: api.test\r\nContent-Length: 3\r\n\r\nabc"
+    yield b"GET /v1/caf%c3%a9 HTTP/1.1\r\nHost: api.test\r\nX: y\r\n\r\n"
+    for more in (b"", b"\ncontent-length=3", b"\nte=trailers\nhost=api.test\nx-y=z"):
+        yield b":method=POST\n:scheme=https\n:authority=api.test\n:path=/v1/a?b" + more
+    yield b"grpc-status=0\ngrpc-message=none"
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     with suppress(ssl.SSLWantReadError):
-        ssl.create_default_context().wrap_bio(incoming, outgoing, server_hostname="api.example.org").do_handshake()
+        ssl.create_default_context().wrap_bio(incoming, outgoing, server_hostname="api.test").do_handshake()
     yield outgoing.read()
+
+
+def http2_connections() -> Iterator[bytes]:
+    """A client's beginning and requests, a server's beginning and answers after as many bytes."""
+    client = H2Connection()
+    client.initiate_connection()
+    head = [(":method", "POST"), (":scheme", "https"), (":authority", "api.test"), (":path", "/v1/a"), ("x-long", "y" * 100)]
+    client.send_headers(1, head)
+    client.send_data(1, b"abc", pad_length=3)
+    client.send_headers(1, [("x", "y")], end_stream=True)
+    client.send_headers(3, head, end_stream=True, priority_weight=3)
+    client.ping(b"12345678")
+    client.reset_stream(3)
+    said = client.data_to_send()
+    yield said
+    server = H2Connection(H2Configuration(client_side=False))
+    server.initiate_connection()
+    server.receive_data(said[:-13])
+    for number, fields in ((1, [(":status", "200"), ("content-length", "3")]), (3, [(":status", "204")])):
+        server.send_headers(number, fields)
+        server.send_data(number, b"abc"[: 3 if number == 1 else 0], end_stream=True)
+    server.close_connection()
+    yield bytes(24) + server.data_to_send()
 
 
 def messages() -> Iterator[bytes]:
@@ -289,7 +312,8 @@ SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
     "packages": packages,
     "oci": oci_images,
     "cdi": cdi_specs,
-    "http": requests,
+    "requests": requests,
+    "http2": http2_connections,
     "local": messages,
 }
 """By target, as in `tools.fuzz_targets`."""

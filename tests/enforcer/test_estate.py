@@ -27,7 +27,8 @@ from writ.service.signers import MemorySigner
 
 ESTATE = Estate(
     code=bytes(32), moves=1, config=b"{}", run=b"r", launched=b"l", key=b"k", ca=None, log_size=3, log_root=bytes(32), carried=2,
-    last=None, left=5, seen=("t1", "t2"), placeholders=("p1",), reasons=(Reason("hold", "code", "a", "b"),), held_since=12, hold_max=600, agent=100, init=101,
+    last=None, left=5, seen=("t1", "t2"), placeholders=("p1",), reasons=(Reason("hold", "code", "a", "b"),),
+    held_since=12, hold_max=600, agent=100, init=101,
     cgroup="/sys/fs/cgroup/x", image="/run/x", uid=61000,
     tools=(HeldTool("notes", 102, 103, (5, 6), 7, b"rest"), HeldTool("out", 1, 2, (), 0, b"")),
     connections=(HeldConnection(9, b"{"),), link=10, client=11, server=12, gate=13, watchdog=104, watchdog_pipe=14, slot=15, image_lock=16,

@@ -90,7 +90,6 @@ def test_target_holds_on_seeds_and_on_spoilt_ones(name: str) -> None:
         ("corim", "parse_foreign_corim"),
         ("tpm", "parse_attest"),
         ("packages", "read_rpm"),
-        ("http", "parse_head"),
         ("local", "parse_command"),
     ],
 )

@@ -25,7 +25,9 @@ from enforcer.gates.egress.destination import Destination
 from writ.formats.errors import FormatError, Misuse
 from writ.service.clock import Clock
 
-ALPN: Final = ["http/1.1"]
+H1: Final = "http/1.1"
+H2: Final = "h2"
+"""As ALPN calls them (RFC 7301 6, RFC 9113 3.1); the agent is offered both."""
 _CA_LIFE: Final = dt.timedelta(days=366)
 _LEAF_LIFE: Final = dt.timedelta(hours=24)
 _EARLIER: Final = dt.timedelta(minutes=5)
@@ -89,7 +91,7 @@ class InstanceCa:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
         context.num_tickets = 0
-        context.set_alpn_protocols(ALPN)
+        context.set_alpn_protocols([H2, H1])
         key = self._leaf_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         with contextlib.closing(os.fdopen(os.memfd_create("leaf", os.MFD_CLOEXEC), "wb")) as memory:  # OpenSSL's API takes files
             memory.write(key + self._leaf(destination, now).public_bytes(Encoding.PEM))
@@ -133,12 +135,19 @@ def _parsed(taken: bytes) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]
     return key, certificate
 
 
-def upstream_context(roots: str | None) -> ssl.SSLContext:
-    """The client's side of TLS, to hosts that agents name: verified against `roots`, a file, or else the system's. Raises OSError."""
+def upstream_contexts(roots: str | None) -> dict[str, ssl.SSLContext]:
+    """The client's side of TLS, to hosts that agents name: verified against `roots`, a file, or else the system's. Raises OSError.
+
+    By the newest version of HTTP that it offers.
+    """
+    return {H1: _upstream(roots, H1), H2: _upstream(roots, H2, H1)}
+
+
+def _upstream(roots: str | None, *offered: str) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=roots)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION
-    context.set_alpn_protocols(ALPN)
+    context.set_alpn_protocols(list(offered))
     return context
 
 
