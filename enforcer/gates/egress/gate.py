@@ -52,7 +52,7 @@ class EgressGate:
         self._gatekeeper, self._resolver, self._short, self._opened = gatekeeper, resolver, short, opened
         self._limits = limits or Limits()
         self._line = ListeningLine(
-            server, self._serve, room or threading.BoundedSemaphore(self._limits.connections), self._limits.connections
+            server, self._serve, room or threading.BoundedSemaphore(self._limits.connections), self._limits
         )  # fmt: skip
         self._line.begin()
         gatekeeper.hold(self._line)

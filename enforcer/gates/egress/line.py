@@ -11,13 +11,15 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from enforcer.gates.egress.tunnel import Ended
+from enforcer.gates.egress.tunnel import Ended, Limits
 from writ.service import observe
 
 CLOSE_WITHIN: Final = 5.0
+_LOOK: Final = 60.0
+"""Seconds between two looks for connections that are too old."""
 _ABORT: Final = struct.pack("ii", 1, 0)
 """SO_LINGER (socket(7)): what was not sent yet is thrown away, and the peer hears of a reset."""
 _HELD: Final = ctypes.PyDLL(None)
@@ -29,16 +31,19 @@ class ListeningLine:
     """It can be cut and mended, and closed for good."""
 
     def __init__(
-        self, server: socket.socket, serve: Callable[[socket.socket, int], None], room: threading.BoundedSemaphore, backlog: int
+        self, server: socket.socket, serve: Callable[[socket.socket, int], None], room: threading.BoundedSemaphore, limits: Limits
     ) -> None:
         """`server` listens on a port that it was told, and is ours from now on. `serve` gets each connection, and the era it is of.
 
-        `room` is how many connections there may be at once, here and on whatever other line shares it. Nobody is served before `begin`.
+        `room` is how many connections there may be at once, here and on whatever other line shares it. Each ends `limits.life` seconds
+        after it began, at the latest a look later. Nobody is served before `begin`.
         """
-        self._server, self._serve, self._room, self._backlog = server, serve, room, backlog
+        self._server, self._serve, self._room, self._limits = server, serve, room, limits
+        server.settimeout(min(_LOOK, limits.life))
         self._changed = threading.Condition()
         self._open, self._closed, self._era = True, False, 0
-        self._live: set[socket.socket] = set()
+        self._live: dict[socket.socket, float] = {}
+        self._looked = time.monotonic()
         self._attending: set[threading.Thread] = set()
         self._acceptor = threading.Thread(target=self._accept, name="egress", daemon=True)
 
@@ -53,10 +58,13 @@ class ListeningLine:
             self._open = False
             with contextlib.suppress(OSError):
                 self._server.shutdown(socket.SHUT_RDWR)
-            for connection in self._live:
-                with contextlib.suppress(OSError):
-                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
-                _HELD.shutdown(connection.fileno(), socket.SHUT_RDWR)
+            self._abort(self._live)
+
+    def _abort(self, connections: Iterable[socket.socket]) -> None:
+        for connection in connections:
+            with contextlib.suppress(OSError):
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
+            _HELD.shutdown(connection.fileno(), socket.SHUT_RDWR)
 
     def mend(self) -> None:
         """New connections pass again; those that were cut stay cut."""
@@ -64,7 +72,7 @@ class ListeningLine:
             if self._open or self._closed:
                 return
             try:
-                self._server.listen(self._backlog)
+                self._server.listen(self._limits.connections)
             except OSError as error:  # the agent took its own port before it was frozen: it has no way out any more
                 _LOG.warning("egress-port-taken", error=error.strerror)
                 return
@@ -95,11 +103,11 @@ class ListeningLine:
             with self._changed:
                 if self._era != era:
                     raise Ended("cut")
-                self._live.add(connection)
+                self._live[connection] = time.monotonic()
             yield connection
         finally:
             with self._changed:
-                self._live.discard(connection)
+                self._live.pop(connection, None)
                 connection.close()
 
     def _accept(self) -> None:
@@ -109,8 +117,11 @@ class ListeningLine:
                 if self._closed:
                     return
                 era = self._era
+            self._end_the_old()
             try:
                 near, _ = self._server.accept()
+            except TimeoutError:
+                continue
             except OSError:
                 time.sleep(0.001)  # cut, or no descriptor left
                 continue
@@ -122,6 +133,14 @@ class ListeningLine:
             with self._changed:
                 self._attending.add(thread)
             thread.start()
+
+    def _end_the_old(self) -> None:
+        now = time.monotonic()
+        if now - self._looked < min(_LOOK, self._limits.life):
+            return
+        self._looked, before = now, now - self._limits.life
+        with self._changed:
+            self._abort([connection for connection, began in self._live.items() if began < before])
 
     def _attend(self, near: socket.socket, era: int) -> None:
         try:

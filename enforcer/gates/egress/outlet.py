@@ -143,7 +143,7 @@ class _Ways:
         def way(era: int) -> Way:
             return Way(self._gatekeeper, self.resolver, self.limits, line, era, self._short)
 
-        line = ListeningLine(server, made(way).serve, self.room, self.limits.connections)
+        line = ListeningLine(server, made(way).serve, self.room, self.limits)
         line.begin()
         self._gatekeeper.hold(line)
         self._made.callback(self._gatekeeper.release, line)

@@ -24,7 +24,7 @@ _LATER: Final = (BlockingIOError, ssl.SSLWantReadError)
 class Limits:
     """Of one instance: connections at once.
 
-    Of a connection: streams of HTTP/2 at once, bytes each way, and seconds for a head, to dial, and without a byte.
+    Of a connection: streams of HTTP/2 at once, bytes each way, and seconds for a head, to dial, without a byte, and in all.
     """
 
     connections: int = 64
@@ -34,6 +34,7 @@ class Limits:
     head_within: float = 10.0
     dial_within: float = 10.0
     idle: float = 300.0
+    life: float = 86_400.0
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -664,6 +665,22 @@ def test_bytes_of_a_plain_request_and_its_answer_are_bounded(proxied: Make, serv
             pass
     assert data.count(b"x") <= 1000
     assert out.results()[0]["ended"] == "limit"
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_connection_ends_in_time_however_much_passes_and_others_begin(proxied: Make, served: MakeServer, busy: bool) -> None:
+    server = served(echo)
+    out = proxied(f"127.0.0.1:{server.port}", limits=Limits(life=0.5))
+    began = time.monotonic()
+    with out.tunnel(f"127.0.0.1:{server.port}") as tunnel, contextlib.suppress(OSError):
+        while time.monotonic() < began + 10:
+            tunnel.sendall(b"x")
+            if not tunnel.recv(1):
+                break
+            if busy:
+                out.connect().close()
+    assert 0.5 <= time.monotonic() - began < 8
+    assert out.results()[0]["ended"] == "reset"
 
 
 @pytest.mark.parametrize("form", ["tunnel", "http"])

@@ -47,7 +47,7 @@ class Ports:
             return Way(out.gatekeeper, out.names, limits or Limits(), line, era, "5f1c09ab")
 
         server = listener()
-        line = ListeningLine(server, made(way).serve, threading.BoundedSemaphore(room), room)
+        line = ListeningLine(server, made(way).serve, threading.BoundedSemaphore(room), Limits(connections=room))
         line.begin()
         out.gatekeeper.hold(line)
         self.lines.append(line)
