@@ -680,7 +680,7 @@ def test_connection_ends_in_time_however_much_passes_and_others_begin(proxied: M
             if busy:
                 out.connect().close()
     assert 0.5 <= time.monotonic() - began < 8
-    assert out.results()[0]["ended"] == "reset"
+    assert out.results()[0]["ended"] in ("reset", "closed"), "as whoever notices it first has it"
 
 
 @pytest.mark.parametrize("form", ["tunnel", "http"])
