@@ -194,7 +194,7 @@ def test_i8_requests_within_tls_are_decided_one_by_one_in_the_sandbox(enforcer_h
         except OSError as error:
             return type(error).__name__
     print(json.dumps({{
-        "granted": curl("{here}/v1/a"),
+        "granted": curl("-w", "%{{http_version}}", "{here}/v1/a"),
         "other": curl("{here}/v2/a"),
         "method": curl("-X", "DELETE", "{here}/v1/a"),
         "dots": curl("{here}/v1/%2e%2e/v2"),
@@ -211,7 +211,7 @@ def test_i8_requests_within_tls_are_decided_one_by_one_in_the_sandbox(enforcer_h
     assert (status, err) == (0, "")
 
     assert json.loads(out) == {
-        "granted": "GET /v1/a ", "other": "grant-missing", "method": "grant-missing", "dots": "malformed", "own roots": 60, "around": 7,
+        "granted": "GET /v1/a 2", "other": "grant-missing", "method": "grant-missing", "dots": "malformed", "own roots": 60, "around": 7,
         "ca": True, "write": "PermissionError",
     }  # fmt: skip
     assert records(host, host.instance("a")) == [

@@ -136,6 +136,8 @@ class _Site:
         elif path == "/v1/unended":
             self.h2.send_headers(number, [(":status", "200"), ("content-length", "3")])
             self.h2.send_data(number, b"abc")
+        elif path == "/v1/nothing":
+            self.h2.send_headers(number, [(":status", "200"), ("content-length", "9")], end_stream=True)
         elif path == "/v1/304":
             self.h2.send_headers(number, [(":status", "304"), ("content-length", "9")], end_stream=True)
         elif path == "/status":

@@ -293,7 +293,7 @@ class Http2Stream:
     def over(self) -> bool:
         """As a Side."""
         with self._changed:
-            return self._ended and not self._came and not self._trailers
+            return self._ended and not (self._came or self._trailers or self._left)
 
     def next(self) -> h11.Event:
         """As a Side. What was taken before counts as handed on."""

@@ -214,10 +214,11 @@ def test_host_that_breaks_off_is_a_failure_of_that_request(sites: Callable[..., 
     assert agent.answer(agent.ask("/v1/a")).status == 200
 
 
-def test_answer_that_is_cut_short_is_not_made_whole(sites: Callable[..., Web]) -> None:
+@pytest.mark.parametrize("path", ["/short", "/v1/nothing"])
+def test_answer_that_is_cut_short_is_not_made_whole(sites: Callable[..., Web], path: str) -> None:
     one = sites()
     agent = one.agent()
-    said = agent.answer(agent.ask("/short"))
+    said = agent.answer(agent.ask(path))
     assert (said.ended, said.reset) == (False, ErrorCodes.INTERNAL_ERROR)
     assert one.out.results()[0]["ended"] == "malformed"
 
