@@ -17,6 +17,8 @@ from enforcer.gates.egress.tunnel import Ended, Limits, Traffic, join
 from writ.formats.errors import FormatError
 
 _PART: Final = 64 << 10
+_MOST_INTERIM: Final = 32
+"""Answers with a status of 1xx before the answer, which pass nothing on and so cost the sender nothing."""
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 """RFC 6455 1.3."""
 
@@ -51,8 +53,8 @@ class Exchange:
                 return False
         except TimeoutError:
             raise Ended("idle") from None
-        except h11.ProtocolError as error:
-            raise FormatError("http", "a request and an answer of HTTP/1.1", str(error)[:80]) from None
+        except h11.ProtocolError:  # its text quotes lines of the answer, and a host may say a secret in one that it was sent
+            raise FormatError("http", "a request and an answer of HTTP/1.1", "another") from None
         return (self._writer.our_state, self._writer.their_state) == (h11.DONE, h11.DONE) and not self._writer.trailing_data[0]
 
     def _request(self, onward: h11.Request) -> None:
@@ -68,12 +70,16 @@ class Exchange:
 
     def _answer(self, onward: h11.Request, *, keep: bool) -> bool:
         """True where both sides have switched to a WebSocket."""
+        interim = 0
         while True:
             event = _next(self._writer, self._far)
             if isinstance(event, h11.InformationalResponse):
                 if event.status_code == 101:
                     self._switch(onward, event)
                     return True
+                interim += 1
+                if interim > _MOST_INTERIM:
+                    raise Ended("limit")
             elif isinstance(event, h11.Response):
                 headers = [*end_to_end(list(event.headers.raw_items())), *([] if keep else [(b"Connection", b"close")])]
                 self._near.sendall(_spelt(self._reader, h11.Response(status_code=event.status_code, headers=headers, reason=event.reason)))
