@@ -13,6 +13,8 @@ from typing import Final
 
 _PART: Final = 64 << 10
 _RECORD: Final = 16 << 10
+_MOST_UNSENT: Final = 64 << 10
+"""Bytes that TLS itself has to say to somebody who does not take them."""
 
 
 class Stream:
@@ -114,6 +116,7 @@ class TlsStream(Stream):
             except ssl.SSLZeroReturnError:
                 return b""
             except ssl.SSLWantReadError:
+                self._reply()
                 self._fill()
         return super().recv(size)
 
@@ -146,6 +149,13 @@ class TlsStream(Stream):
             self._tls.unwrap()
         self.flush()
         super().end()
+
+    def _reply(self) -> None:
+        """What TLS answered by itself has left (RFC 8446 4.6.3: each KeyUpdate may ask for another): it must not pile up in memory."""
+        with contextlib.suppress(BlockingIOError):
+            self.flush()
+        if len(self._unsent) > _MOST_UNSENT:
+            raise ConnectionAbortedError
 
     def _fill(self) -> None:
         if part := self._raw.recv(_PART):
