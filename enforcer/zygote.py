@@ -16,6 +16,7 @@ daemon -> zygote   the bytes of a Run, with five descriptors: client, link, and 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import gc
 import json
@@ -39,6 +40,8 @@ from writ.service import observe
 DESCRIPTORS: Final = 5
 RECEIVE_WITHIN: Final = 5.0
 """Seconds for the rest of a request whose first byte is there."""
+_SET_DUMPABLE: Final = 4
+"""linux/prctl.h"""
 HOLDER_NAME: Final = "writ-holder"
 """What /proc/PID/comm calls a holder."""
 
@@ -156,6 +159,7 @@ def _become(live: Any, config: EnforcerConfig, run: bytes, descriptors: tuple[in
     status = 1
     try:
         os.setsid()
+        ctypes.CDLL(None).prctl(_SET_DUMPABLE, 0, 0, 0, 0)  # session keys and secrets are in no core file, whoever would take it
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         with contextlib.suppress(OSError):
             Path("/proc/self/comm").write_text(HOLDER_NAME)
@@ -168,7 +172,7 @@ def _become(live: Any, config: EnforcerConfig, run: bytes, descriptors: tuple[in
 
 
 def _config(values: dict[str, Any]) -> EnforcerConfig:
-    paths = ("run_dir", "state_dir", "attestor_socket", "trust_file", "service_ca_file", "egress_ca_file")
+    paths = ("run_dir", "state_dir", "attestor_socket", "trust_file", "service_ca_file", "egress_ca_file", "secrets_ca_file")
     read: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     for name in paths:
         read[name] = None if read[name] is None else Path(read[name])
