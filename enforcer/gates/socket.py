@@ -64,6 +64,7 @@ class SocketGate:
         self._room = threading.BoundedSemaphore(MAX_CONNECTIONS)
         self._live: set[socket.socket] = set()
         self._lock = threading.Lock()
+        self._told = observe.Seldom()
         self._server = frames.listen(path, uid=uid, gid=gid, mode=0o600)
         threading.Thread(target=self._accept, name="gate", daemon=True).start()
 
@@ -71,7 +72,8 @@ class SocketGate:
         for connection in frames.connections(self._server):
             peer = frames.peer_of(connection)
             if peer.uid != self._uid or not self._is_agent(peer.pid) or not self._room.acquire(blocking=False):
-                _LOG.warning("gate-peer-refused", uid=peer.uid, pid=peer.pid)
+                if self._told.now():
+                    _LOG.warning("gate-peer-refused", uid=peer.uid, pid=peer.pid)
                 connection.close()
                 continue
             with self._lock:

@@ -40,6 +40,7 @@ class ListeningLine:
         self._open, self._closed, self._era = True, False, 0
         self._live: set[socket.socket] = set()
         self._attending: set[threading.Thread] = set()
+        self._told = observe.Seldom()
         self._acceptor = threading.Thread(target=self._accept, name="egress", daemon=True)
 
     def begin(self) -> None:
@@ -115,7 +116,8 @@ class ListeningLine:
                 time.sleep(0.001)  # cut, or no descriptor left
                 continue
             if not self._room.acquire(blocking=False):
-                _LOG.warning("egress-full")
+                if self._told.now():
+                    _LOG.warning("egress-full")
                 near.close()
                 continue
             thread = threading.Thread(target=self._attend, args=(near, era), name="egress-connection", daemon=True)
