@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +23,6 @@ from writ.formats.trust import MAX_TRUST, Trust, parse_trust
 
 PREFIX: Final = "ENFORCER"
 MAX_TOOLS: Final = 32
-_PATHS: Final = frozenset({"run_dir", "state_dir", "attestor_socket", "trust_file", "service_ca_file", "egress_ca_file"})
 CHILDREN: Final = "instance"
 """The tool that every agent with a grant for it has: child instances."""
 _SOURCES: Final = {"sealed": (1, 1), "vault": (2, 2), "exchange": (2, 32)}
@@ -233,6 +232,9 @@ class EnforcerConfig:
                 folder.chmod(mode)
         except OSError as error:
             raise Unavailable("directories", f"{error.filename}: {error.strerror}") from None
+
+
+_PATHS: Final = frozenset(one.name for one in fields(EnforcerConfig) if "Path" in str(one.type))
 
 
 def _of_json(name: str, value: Any) -> Any:

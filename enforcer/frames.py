@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -15,6 +16,8 @@ from writ.formats.errors import FormatError, Unavailable
 MAX_DESCRIPTORS: Final = 3
 SEND_WITHIN: Final = 5
 """Seconds."""
+_PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED})
+"""Errors of accept(2) that say nothing about the listener."""
 _SO_PEERGROUPS: Final = 59
 """asm-generic/socket.h; Python has no name for it."""
 
@@ -60,12 +63,15 @@ def listen(path: str, *, uid: int, gid: int, mode: int, backlog: int = 64) -> so
 
 
 def connections(server: socket.socket) -> Iterator[socket.socket]:
-    """Each connection that comes, until the server is closed."""
+    """Each connection that comes, until the server is closed. Where no descriptor or memory is left for one, it waits."""
     while True:
         try:
             connection, _ = server.accept()
-        except OSError:
-            return
+        except OSError as error:
+            if error.errno not in _PASSING:
+                return
+            time.sleep(0.01)
+            continue
         yield connection
 
 

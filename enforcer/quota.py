@@ -26,10 +26,10 @@ RECORD_BYTES: Final = 1_024
 class Quota:
     """The quota of one instance. Thread-safe."""
 
-    def __init__(self, clock: Clock, *, in_all: int = BYTES_IN_ALL) -> None:
-        """Both buckets are full. `in_all` is the sum of bytes for the life of the instance."""
-        self._clock, self._left = clock, in_all
-        self._records, self._bytes = float(RECORDS_AT_ONCE), float(BYTES_AT_ONCE)
+    def __init__(self, clock: Clock, *, in_all: int = BYTES_IN_ALL, share: int = 1) -> None:
+        """Both buckets are full. `in_all` is the sum of bytes for the life of the instance. One `share`-th of all that may be taken."""
+        self._clock, self._left, self._share = clock, in_all // share, share
+        self._records, self._bytes = RECORDS_AT_ONCE / share, BYTES_AT_ONCE / share
         self._spent: Reason | None = None
         self._at = clock.boot()
         self._lock = threading.Lock()
@@ -45,8 +45,9 @@ class Quota:
         cost = size + RECORD_BYTES
         with self._lock:
             now = self._clock.boot()
-            self._records = min(RECORDS_AT_ONCE, self._records + (now - self._at) * RECORDS_PER_SECOND)
-            self._bytes = min(BYTES_AT_ONCE, self._bytes + (now - self._at) * BYTES_PER_SECOND)
+            since = (now - self._at) / self._share
+            self._records = min(RECORDS_AT_ONCE / self._share, self._records + since * RECORDS_PER_SECOND)
+            self._bytes = min(BYTES_AT_ONCE / self._share, self._bytes + since * BYTES_PER_SECOND)
             self._at = now
             if cost > self._left:
                 self._spent = Reason("too-many-requests", "log.bytes", f"{cost} of the instance's bytes left", str(self._left))

@@ -24,7 +24,7 @@ from enforcer.launch.process import Inherited, Running, Watchdog
 from enforcer.launch.slot import Slot
 from enforcer.record import Checkpoint
 from enforcer.tools import StdioTool
-from enforcer.zygote import HOLDER_NAME
+from enforcer.zygote import HOLDER_NAME, keep_from_cores
 from writ.formats.errors import FormatError, Unavailable
 from writ.formats.local import LOCAL, Launched
 from writ.formats.measurement import parse_measurement
@@ -132,6 +132,7 @@ def _close_others(estate: Estate) -> None:
 if __name__ == "__main__":
     status = 1
     try:
+        keep_from_cores()
         with contextlib.suppress(OSError):
             Path("/proc/self/comm").write_text(HOLDER_NAME)
         observe.configure(sys.stderr)

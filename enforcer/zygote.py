@@ -16,6 +16,7 @@ daemon -> zygote   the bytes of a Run, with five descriptors: client, link, and 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import os
 import select
@@ -37,6 +38,8 @@ from writ.service import observe
 DESCRIPTORS: Final = 5
 RECEIVE_WITHIN: Final = 5.0
 """Seconds for the rest of a request whose first byte is there."""
+_SET_DUMPABLE: Final = 4
+"""linux/prctl.h"""
 HOLDER_NAME: Final = "writ-holder"
 """What /proc/PID/comm calls a holder."""
 
@@ -153,11 +156,17 @@ def main(number: int, config: EnforcerConfig) -> int:
             os.close(descriptor)
 
 
+def keep_from_cores() -> None:
+    """Session keys and secrets are in no core file of this process, whoever would take one. An execve undoes it."""
+    ctypes.CDLL(None).prctl(_SET_DUMPABLE, 0, 0, 0, 0)
+
+
 def _become(live: Any, config: EnforcerConfig, run: bytes, descriptors: tuple[int, ...]) -> NoReturn:
     """This process is a holder, and ends as one."""
     status = 1
     try:
         os.setsid()
+        keep_from_cores()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         with contextlib.suppress(OSError):
             Path("/proc/self/comm").write_text(HOLDER_NAME)

@@ -79,6 +79,7 @@ class Children:
         self._children: dict[str, _Child] = {}
         self._numbers = count()
         self._lock = threading.Lock()
+        self._starting = 0
         self._held = self._closed = False
 
     # --- the tool ------------------------------------------------------------------------------------------------------
@@ -124,12 +125,20 @@ class Children:
     # --- start -----------------------------------------------------------------------------------------------------------
 
     def _start(self, agent: str) -> Reply:
-        """1. There is room. 2. The daemon launches it. 3. It is ready, and cut if this instance is by now."""
-        # 1
+        """There is room, also for those that are being started."""
         with self._lock:
-            if self._closed or len(self._children) >= MAX_CHILDREN:
+            if self._closed or len(self._children) + self._starting >= MAX_CHILDREN:
                 raise Refused(Reason("too-many-requests", "instance", f"at most {MAX_CHILDREN} children at a time", "another"))
-        # 2
+            self._starting += 1
+        try:
+            return self._launch(agent)
+        finally:
+            with self._lock:
+                self._starting -= 1
+
+    def _launch(self, agent: str) -> Reply:
+        """1. The daemon launches it. 2. It is ready, and cut if this instance is by now."""
+        # 1
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
@@ -149,7 +158,7 @@ class Children:
             ours.close()
             client.close()
             raise
-        # 3
+        # 2
         frames.bound_sends(ours, 1)
         with self._lock:
             self._children[instance.hex()] = child

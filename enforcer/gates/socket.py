@@ -72,6 +72,7 @@ class SocketGate:
         self._live: dict[socket.socket, threading.Thread] = {}
         self._left: dict[socket.socket, bytes] = {}
         self._lock = threading.Lock()
+        self._told = observe.Seldom()
         self._still, self._closed = Standstill(), False
         self._server, connections = taken or (frames.listen(path, uid=uid, gid=gid, mode=0o600), ())
         for connection, rest in connections:
@@ -87,7 +88,8 @@ class SocketGate:
                 return
             peer = frames.peer_of(connection)
             if peer.uid != self._uid or not self._is_agent(peer.pid) or not self._room.acquire(blocking=False):
-                _LOG.warning("gate-peer-refused", uid=peer.uid, pid=peer.pid)
+                if self._told.now():
+                    _LOG.warning("gate-peer-refused", uid=peer.uid, pid=peer.pid)
                 connection.close()
                 continue
             self._begin(connection, b"")

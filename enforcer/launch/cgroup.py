@@ -16,6 +16,7 @@ Source: Linux Documentation/admin-guide/cgroup-v2.rst, "Core Interface Files".
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import time
@@ -156,12 +157,12 @@ class Cgroup:
         return pid > 0 and pid in self.processes()
 
     def populated(self) -> bool:
-        """Whether any process is left, zombies not counted; False when the cgroup is gone."""
-        return self._event("populated")
+        """Whether any process is left, zombies not counted, or it cannot be known; False when the cgroup is gone."""
+        return self._event("populated", unknown=True)
 
     def frozen(self) -> bool:
         """Whether every process is stopped."""
-        return self._event("frozen")
+        return self._event("frozen", unknown=False)
 
     def freeze(self, deadline: float = 2.0) -> bool:
         """Stop every process; True once the kernel says all are stopped, False if it does not within `deadline` seconds."""
@@ -176,7 +177,9 @@ class Cgroup:
 
         The freeze is lifted afterwards: in a cgroup left frozen the next child hangs before its exec (facts/launcher.md section 5).
         """
-        self._write("cgroup.kill", "1")
+        end = time.monotonic() + deadline
+        while not self._write("cgroup.kill", "1") and self.exists() and time.monotonic() < end:
+            time.sleep(_POLL)  # no descriptor was left: it is asked again
         empty = self._wait(lambda: not self.populated(), deadline)
         self._write("cgroup.freeze", "0")
         return empty
@@ -200,11 +203,12 @@ class Cgroup:
         """All that is below, the deepest first."""
         return _folders(self.path)[::-1]
 
-    def _event(self, name: str) -> bool:
+    def _event(self, name: str, *, unknown: bool) -> bool:
+        """`unknown` where it is there and cannot be read: no descriptor may be left."""
         try:
             return f"{name} 1" in (self.path / "cgroup.events").read_text().splitlines()
-        except OSError:
-            return False
+        except OSError as error:
+            return unknown and error.errno not in (errno.ENOENT, errno.ENODEV)
 
     def _write(self, file: str, text: str) -> bool:
         try:

@@ -147,18 +147,25 @@ def start(program: Program, cgroup: Cgroup, stdio: tuple[int, int, int], enter: 
     Raises Unavailable where any of it fails; nothing of it runs then.
     """
     given = specification(program.profile, program.image, {**LIMITS, "RLIMIT_NPROC": program.processes}, program.devices)
-    gate, report, info, options, shim = (os.pipe() for _ in range(5))
-    inner = [info[1], options[0], shim[0], report[1]]
+    gate, report, info, shim = (os.pipe() for _ in range(4))
+    options = os.memfd_create("options", os.MFD_CLOEXEC)  # whole before anybody reads it, whatever its length
+    inner = [info[1], options, shim[0], report[1]]
     command = [
         str(SHIM_PROGRAM), "join", str(cgroup.path / "cgroup.procs"), str(gate[0]), str(report[1]), ",".join(map(str, sorted(inner))),
         str(program.uid), str(program.processes),
-        BWRAP, "--args", str(options[0]), "--",
+        BWRAP, "--args", str(options), "--",
         f"/{SHIM}", "become", str(shim[0]), str(report[1]),
         *program.argv,
     ]  # fmt: skip
-    ours = {gate[1], report[0], info[0], options[1], shim[1]}
+    ours = {gate[1], report[0], info[0], shim[1]}
     try:
         # 1
+        inside = arguments(
+            program.image, program.room, program.environment, info[1], program.inside_uid, devices=program.devices, folder=program.folder
+        )
+        with open(os.dup(options), "wb") as file:
+            file.write(inside)
+        os.lseek(options, 0, os.SEEK_SET)
         child = subprocess.Popen(
             command, stdin=stdio[0], stdout=stdio[1], stderr=stdio[2], pass_fds=(gate[0], *inner), env={}, cwd="/",
         )  # fmt: skip
@@ -174,11 +181,6 @@ def start(program: Program, cgroup: Cgroup, stdio: tuple[int, int, int], enter: 
         # 2
         if said != b"joined\n" or not cgroup.holds(child.pid):
             raise Unavailable("launch", f"the child did not join its cgroup: {_shown(said)}")
-        inside = arguments(
-            program.image, program.room, program.environment, info[1], program.inside_uid, devices=program.devices, folder=program.folder
-        )
-        os.write(options[1], inside)
-        _close(ours, options[1])
         os.write(gate[1], b"G")
         # 3
         init = _init(info[0], report[0])

@@ -53,13 +53,20 @@ class Secrets:
                     raise Unavailable(f"secret {name}", "cut off")
                 if lease is not None and time.monotonic() < until:
                     return lease.value
-            lease = self._sources[name].fetch(held)
-            with self._lock:
-                if self._era == era:
-                    self._leases[name] = lease, time.monotonic() + lease.seconds
-                    return lease.value
-        self._forget([self._sources[name]])
+            try:
+                lease = self._sources[name].fetch(held)
+                with self._lock:
+                    if self._era == era:
+                        self._leases[name] = lease, time.monotonic() + lease.seconds
+                        return lease.value
+            finally:
+                if self._is_cut_since(era):  # also where it failed half-way: a session may have begun
+                    self._forget([self._sources[name]])
         raise Unavailable(f"secret {name}", "cut off")
+
+    def _is_cut_since(self, era: int) -> bool:
+        with self._lock:
+            return self._era != era
 
     def cut(self) -> None:
         """None is known any more, and none is fetched, until `mend`. What was leased is given back, by threads of its own."""

@@ -15,6 +15,7 @@ import json
 import logging
 import re
 import threading
+import time
 import traceback
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -127,6 +128,21 @@ class Log:
 def get_logger(name: str) -> Log:
     """The log `name`, usually the module's own name. Writes nowhere until `configure`."""
     return Log(logging.getLogger(name))
+
+
+class Seldom:
+    """Whether to log now something that others can bring about as often as they like. For one thread."""
+
+    def __init__(self, seconds: float = 10.0) -> None:
+        self._seconds, self._next = seconds, 0.0
+
+    def now(self) -> bool:
+        """True once in so many seconds."""
+        at = time.monotonic()
+        if at < self._next:
+            return False
+        self._next = at + self._seconds
+        return True
 
 
 @contextlib.contextmanager

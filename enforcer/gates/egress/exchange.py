@@ -21,6 +21,8 @@ from enforcer.gates.egress.side import Side
 from enforcer.gates.egress.tunnel import Ended, Limits, Traffic, join
 from writ.formats.errors import FormatError
 
+_MOST_INTERIM: Final = 32
+"""Answers with a status of 1xx before the answer, which pass nothing on and so cost the sender nothing."""
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 """RFC 6455 1.3."""
 
@@ -119,11 +121,15 @@ class Exchange:
 
     def _down(self, onward: h11.Request) -> None:
         """The answer."""
+        interim = 0
         while not isinstance(event := self._next(self._far), h11.EndOfMessage):
             if isinstance(event, h11.InformationalResponse):
                 if event.status_code == 101:
                     self._switch(onward, event)
                     return
+                interim += 1
+                if interim > _MOST_INTERIM:
+                    raise Ended("limit")
             elif isinstance(event, h11.Response):
                 headers = end_to_end(list(event.headers.raw_items()))
                 head = h11.Response(status_code=event.status_code, headers=headers, reason=event.reason)

@@ -17,12 +17,14 @@ from enforcer.gates.egress.request import Headers
 from enforcer.secrets.held import Secrets
 from writ.formats.errors import Refused, Unavailable
 from writ.formats.strict import encode_json
+from writ.service import observe
 
 SEND: Final = "secret.send"
 _BASIC: Final = re.compile(rb"(?i:basic) +([A-Za-z0-9+/]+={0,2})\Z")
 """RFC 7617 2."""
 _FIT: Final = re.compile(rb"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?\Z")
 """What can stand in a header and end no line of it."""
+_LOG = observe.get_logger(__name__)
 Ask = Callable[[str, str, bytes], Ruling]
 
 
@@ -46,7 +48,11 @@ def injected(headers: Headers, url: str, secrets: Secrets, ask: Ask, rulings: li
         if not rulings[-1].permit:
             raise Refused(*rulings[-1].reasons)
         # 3
-        values[placeholders[name]] = _fit(name, secrets.value(name, rulings[-1].held))
+        try:
+            values[placeholders[name]] = _fit(name, secrets.value(name, rulings[-1].held))
+        except Unavailable as error:  # what it says of vaults, files and roles is for people of the host
+            _LOG.warning("secret-missing", name=name, what=error.what, detail=error.detail)
+            raise Unavailable(f"secret {name}", "it cannot be had now") from None
     return [(header, _replaced(value, values)) for header, value in headers] if values else headers
 
 

@@ -45,6 +45,7 @@ class ListeningLine:
         self._live: dict[socket.socket, float] = {}
         self._looked = time.monotonic()
         self._attending: set[threading.Thread] = set()
+        self._told = observe.Seldom()
         self._acceptor = threading.Thread(target=self._accept, name="egress", daemon=True)
 
     def begin(self) -> None:
@@ -126,7 +127,8 @@ class ListeningLine:
                 time.sleep(0.001)  # cut, or no descriptor left
                 continue
             if not self._room.acquire(blocking=False):
-                _LOG.warning("egress-full")
+                if self._told.now():
+                    _LOG.warning("egress-full")
                 near.close()
                 continue
             thread = threading.Thread(target=self._attend, args=(near, era), name="egress-connection", daemon=True)

@@ -25,13 +25,14 @@ from enforcer.gates.egress.destination import Destination, parse_authority
 from enforcer.gates.egress.gate import EgressGate
 from enforcer.gates.egress.instance_ca import InstanceCa, upstream_contexts
 from enforcer.gates.egress.line import ListeningLine
-from enforcer.gates.egress.passage import ACCEPT, Forwarded, Inbound, Local, MakeWay, Served
+from enforcer.gates.egress.passage import ACCEPT, INBOUND_SHARE, Forwarded, Inbound, Local, MakeWay, Served
 from enforcer.gates.egress.session import Opened
 from enforcer.gates.egress.tunnel import Limits
 from enforcer.gates.egress.way import CONNECT, Way
 from enforcer.launch.image import within
 from enforcer.launch.netns import ADDRESS, Namespace
 from enforcer.launch.sandbox import GATE
+from enforcer.quota import Quota
 from enforcer.secrets.held import Secrets
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.forward import PROXY_PORT, Forward
@@ -67,6 +68,7 @@ class Outlet:
         those that are granted are opened. `ca` is what a CA of this instance left. Raises Unavailable, Refused, FormatError.
         """
         hosts = opened_by(grants)
+        self._clock = clock
         self.leads = always or bool(hosts) or any(grant.action == CONNECT for grant in grants)
         self._opened: Opened | None = None
         if hosts:
@@ -125,8 +127,9 @@ class Outlet:
             for port, place in self._forwards:
                 serves = partial(Forwarded, port, place) if isinstance(place, Destination) else partial(Local, port, place)
                 ways.add(namespace.listen(port), serves)
+            others = Quota(self._clock, share=INBOUND_SHARE)
             for port, at in self._inbound:
-                ways.add(_outside(at), partial(Inbound, port, namespace.unconnected, ADDRESS))
+                ways.add(_outside(at), partial(Inbound, port, namespace.unconnected, ADDRESS, others))
             return made.pop_all().close
 
 

@@ -17,10 +17,15 @@ from enforcer.gates.egress.destination import Destination
 from enforcer.gates.egress.dial import connect
 from enforcer.gates.egress.stream import Stream
 from enforcer.gates.egress.way import CONNECT, Passage, Way
+from enforcer.quota import Quota
 from writ.formats.errors import Unavailable
 from writ.formats.strict import encode_json
 
 ACCEPT: Final = "net.accept"
+INBOUND_SHARE: Final = 4
+"""Of what an instance may write into its log, connections of others take one part of so many."""
+_RECORDS: Final = 1_024
+"""What a connection costs beside its first record: an outcome, and what both say."""
 MakeWay = Callable[[int], Way]
 
 
@@ -72,11 +77,14 @@ class Local:
 class Inbound:
     """Serves connections of others, each connected with a port inside; `inside` makes sockets of there."""
 
-    def __init__(self, port: int, inside: Callable[[], socket.socket], address: str, way: MakeWay) -> None:
-        self._port, self._inside, self._address, self._way = port, inside, address, way
+    def __init__(self, port: int, inside: Callable[[], socket.socket], address: str, quota: Quota, way: MakeWay) -> None:
+        """`quota` is what others may use up of the instance's log, of which its own actions need the rest."""
+        self._port, self._inside, self._address, self._quota, self._way = port, inside, address, quota, way
 
     def serve(self, raw: socket.socket, era: int) -> None:
         """Bytes, as they are: to the agent they come from its own loopback."""
+        if self._quota.take(_RECORDS) is not None:
+            return
         way, peer = self._way(era), raw.getpeername()
         arguments = encode_json({"peer": f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"})
         ruling = way.ask(ACCEPT, f"tcp:{self._port}", arguments)

@@ -37,7 +37,12 @@ Headers = list[tuple[bytes, bytes]]
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 """Each is an action of its own, `http.` and itself in small letters."""
 WEBSOCKET: Final = "http.websocket"
-_OVERRIDES: Final = frozenset({b"x-http-method", b"x-http-method-override", b"x-method-override", b"x-original-url", b"x-rewrite-url"})
+_OVERRIDES: Final = frozenset(
+    {
+        b"x-http-method", b"x-http-method-override", b"x-method-override", b"x-original-method", b"x-forwarded-method",
+        b"x-original-url", b"x-rewrite-url", b"x-original-uri", b"x-forwarded-uri",
+    }
+)  # fmt: skip
 """By which some servers take another method or path than those of the request line."""
 _PSEUDO: Final = (b":authority", b":method", b":path", b":scheme")
 _NAME: Final = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+\Z")
@@ -54,6 +59,8 @@ _HEAD_ONLY: Final = frozenset(
     }
 )  # fmt: skip
 """What nobody may say after the content: it says whom a message is for, by whom, or how it is read (RFC 9110 6.5.1)."""
+_ALIKE: Final = _FRAMING | {b"host"}
+"""What CGI, and whatever descends from it, takes for these where a header says `_` for `-`."""
 _KEY: Final = re.compile(rb"[A-Za-z0-9+/]{21}[AQgw]==\Z")
 """16 bytes in base64 (RFC 6455 4.1)."""
 
@@ -269,11 +276,16 @@ def _asked(destination: Destination, onward: h11.Request, *, secure: bool, actio
     path = path_of(path)
     if "#" in query:
         raise FormatError("request.target", "no fragment", repr(query)[:80])
-    if override := _OVERRIDES & {name for name, _ in onward.headers}:
-        raise FormatError("request", "no other method or path in a header", ", ".join(sorted(k.decode() for k in override)))
+    if override := {name for name, _ in onward.headers if _is_override(name)}:
+        raise FormatError("request", "no other method, path, host or length in a header", ", ".join(sorted(k.decode() for k in override)))
     sent = h11.Request(method=onward.method, target=path + mark + query, headers=list(onward.headers.raw_items()))
     resource = f"{'https' if secure else 'http'}://{destination.authority}{path}"
     return Asked(destination, secure, action, resource, sent)
+
+
+def _is_override(name: bytes) -> bool:
+    spelt = name.replace(b"_", b"-")
+    return spelt in _OVERRIDES or (spelt != name and spelt in _ALIKE)
 
 
 def _onward(

@@ -18,6 +18,8 @@ LINGER: Final = 1.0
 """Seconds in which somebody who is told the end may hear it."""
 _PART: Final = 64 << 10
 _RECORD: Final = 16 << 10
+_MOST_UNSENT: Final = 64 << 10
+"""Bytes that TLS itself has to say to somebody who does not take them."""
 
 
 class Stream:
@@ -144,6 +146,7 @@ class TlsStream(Stream):
     def recv(self, size: int) -> bytes:
         """An end that TLS was not told of is none: raises ssl.SSLEOFError."""
         while (part := self._read(size)) is None:
+            self._reply()
             self._fill()
         return part
 
@@ -151,6 +154,7 @@ class TlsStream(Stream):
         """Records may hold what is for TLS alone."""
         part = self._read(size)
         if part is None and self._arrived(0):
+            self._reply()
             self._fill()
             part = self._read(size)
         return part
@@ -198,6 +202,13 @@ class TlsStream(Stream):
             return b""
         except ssl.SSLWantReadError:
             return None
+
+    def _reply(self) -> None:
+        """What TLS answered by itself has left (RFC 8446 4.6.3: each KeyUpdate may ask for another): it must not pile up in memory."""
+        with contextlib.suppress(BlockingIOError):
+            self.flush()
+        if len(self._unsent) > _MOST_UNSENT:
+            raise ConnectionAbortedError
 
     def _fill(self) -> None:
         part = self._raw.recv(_PART)

@@ -18,6 +18,7 @@ from enforcer.gates.egress.outlet import Outlet
 from enforcer.gates.egress.passage import Forwarded, Inbound, Local, MakeWay, Served
 from enforcer.gates.egress.tunnel import Limits
 from enforcer.gates.egress.way import Way
+from enforcer.quota import Quota
 from tests.enforcer.gates.proxied import NO_SECRETS, Proxied, listener
 from tests.enforcer.gates.test_egress import hello
 from tests.enforcer.host import wait_for
@@ -170,7 +171,7 @@ def test_unix_socket_that_is_not_granted_is_not_reached(ports: Ports, tmp_path: 
 
 
 def inbound(port: int) -> Callable[[MakeWay], Served]:
-    return lambda way: Inbound(port, lambda: socket.socket(socket.AF_INET), "127.0.0.1", way)
+    return lambda way: Inbound(port, lambda: socket.socket(socket.AF_INET), "127.0.0.1", Quota(SystemClock()), way)
 
 
 def test_others_reach_a_port_inside_by_a_grant_of_it(ports: Ports, served: Callable[..., Server]) -> None:

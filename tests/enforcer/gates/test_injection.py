@@ -184,7 +184,7 @@ def test_source_that_fails_is_a_failure_and_nothing_is_sent(tmp_path: Path) -> N
     try:
         status, body = web.curl("/v1/a", "--header", f"X-Key: {web.placeholder}")
         assert (status, web.server.heard) == ("502", b"")
-        assert "its source is away" in body
+        assert "it cannot be had now" in body
         assert [one["ended"] for one in web.out.results()] == ["unavailable", "unavailable"]
     finally:
         web.close()

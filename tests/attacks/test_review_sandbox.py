@@ -1,0 +1,422 @@
+"""A review of the sandbox, its ways out and its secrets, as agent, server and neighbour attack them: each hole, and its end."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import errno
+import json
+import logging
+import os
+import resource
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from enforcer import frames, zygote
+from enforcer.child.children import MAX_CHILDREN, Children
+from enforcer.config import EnforcerConfig
+from enforcer.gates.egress.destination import parse_authority
+from enforcer.gates.egress.passage import Inbound
+from enforcer.gates.egress.request import parse_asked
+from enforcer.gates.egress.stream import TlsStream
+from enforcer.gates.egress.url import path_of
+from enforcer.launch.cgroup import Cgroup
+from enforcer.launch.sandbox import environment_of
+from enforcer.quota import RECORDS_AT_ONCE, Quota
+from enforcer.secrets.held import Secrets
+from tests.conftest import missing
+from tests.enforcer.gates.proxied import Proxied
+from tests.enforcer.gates.test_egress_passages import Ports, dial, ended
+from tests.enforcer.gates.test_injection import HOST, KEY, Known
+from tests.enforcer.host import wait_for
+from tests.enforcer.inside import Inside, fresh_cgroup, inside
+from tests.enforcer.scene import Scene
+from tests.enforcer.secrets.test_sources import Safe
+from tests.world.clock import HandClock
+from tests.world.network import Names, Server, certified, echo
+from tests.world.root_fs import PYTHON
+from writ.formats.errors import FormatError, Unavailable
+from writ.formats.secret import Secret
+from writ.formats.strict import encode_json
+from writ.service import observe
+from writ.service.clock import SystemClock
+
+# --- what is decided, and what a server makes of it --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path", ["/a/..%3B/b", "/a/..%3b", "/.%3Bx/b", "/a%C0%AFb", "/%C0%AE%C0%AE/b", "/x%E0%80%AFy", "/%F4%90%80%80", "/caf%E9", "/%ED%A0%80"]
+)
+def test_i8_path_that_a_careless_server_reads_as_another_is_refused(path: str) -> None:
+    """`..;` in an escape, and overlong UTF-8: what was granted as one path would be served as another."""
+    with pytest.raises(FormatError):
+        path_of(path)
+
+
+@pytest.mark.parametrize("path", ["/caf%C3%A9", "/a%3Bb", "/a/b;x=..", "/...%3B"])
+def test_path_with_one_reading_passes(path: str) -> None:
+    assert path_of(path) == path
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "X_HTTP_Method_Override: DELETE", "x-http_method-override: DELETE", "X_Original_URL: /admin", "X-Original-URI: /admin",
+        "X-Forwarded-Uri: /admin", "X-Forwarded-Method: DELETE", "Content_Length: 5", "Transfer_Encoding: chunked", "H_ost: x\r\nHost_: x",
+    ],
+)  # fmt: skip
+def test_i8_header_that_cgi_reads_as_another_is_refused(header: str) -> None:
+    """CGI, WSGI and PHP name headers by their letters with `_` for `-`, so two spellings are one there, and were two here."""
+    head = f"GET /a HTTP/1.1\r\nHost: api.test\r\n{header}\r\n\r\n".encode()
+    if header.startswith("H_ost"):
+        assert parse_asked(head, parse_authority("api.test:443"), secure=True)[0].action == "http.get"
+        return
+    with pytest.raises(FormatError, match="no other method"):
+        parse_asked(head, parse_authority("api.test:443"), secure=True)
+
+
+# --- a server that a granted request reaches ---------------------------------------------------------------------------------
+
+
+def heads(connection: socket.socket) -> bytes:
+    data = b""
+    while b"\r\n\r\n" not in data:
+        if not (part := connection.recv(65536)):
+            break
+        data += part
+    return data
+
+
+def echoes_badly(connection: socket.socket, _: Server) -> None:
+    """A line that is no header, with what it was sent in one."""
+    key = heads(connection).partition(b"X-Key: ")[2].partition(b"\r\n")[0]
+    connection.sendall(b"HTTP/1.1 200 OK\r\n" + key + b" : x\r\n\r\n")
+
+
+def promises(connection: socket.socket, server: Server) -> None:
+    """Interim answers without end."""
+    heads(connection)
+    for _ in range(100_000):
+        connection.sendall(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n")
+        server.heard += b"."
+
+
+class Reached:
+    """A host called `api.test`, a gate whose agent may ask it for anything and send it its key."""
+
+    def __init__(self, folder: Path, serve: Callable[[socket.socket, Server], None]) -> None:
+        certificate = certified(folder, HOST)
+        self.server = Server(serve, certificate=certificate)
+        self.url = f"https://{HOST}:{self.server.port}"
+        self.source = Known(KEY)
+        self.secrets = Secrets((Secret("key", "API_KEY"),), {"key": self.source})
+        names = Names()
+        names.name(HOST, "127.0.0.1")
+        more = (
+            ("http.get", f"{self.url}/*"), ("secret.send", f"secret:key@{self.url}/*"), ("net.reach", f"tcp:127.0.0.1:{self.server.port}"),
+        )  # fmt: skip
+        self.out = Proxied(folder, names=names, more=more, roots=certificate[0], secrets=self.secrets)
+
+    def get(self) -> str:
+        header = f"X-Key: {self.secrets.environment['API_KEY']}"
+        return self.out.curl("--cacert", str(self.out.ca_file), "--header", header, f"{self.url}/a").stdout
+
+    def close(self) -> None:
+        self.out.close()
+        self.server.close()
+
+
+@pytest.fixture
+def reached(tmp_path: Path) -> Iterator[Callable[..., Reached]]:
+    made: list[Reached] = []
+
+    def make(serve: Callable[[socket.socket, Server], None]) -> Reached:
+        made.append(Reached(tmp_path, serve))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def test_i10_answer_that_is_no_http_is_quoted_nowhere(reached: Callable[..., Reached], caplog: pytest.LogCaptureFixture) -> None:
+    """The HTTP reader's errors quote the line; the line can hold the secret that the host was sent."""
+    with caplog.at_level(logging.INFO):
+        said = reached(echoes_badly).get()
+    assert '"what":"http"' in said
+    assert KEY.decode() not in said
+    assert any(record.message == "egress-malformed" for record in caplog.records)
+    assert KEY.decode() not in repr([vars(record) for record in caplog.records])
+
+
+def test_i11_interim_answers_without_end_are_an_end(reached: Callable[..., Reached]) -> None:
+    made = reached(promises)
+    assert '"detail":"limit"' in made.get()
+    assert len(made.server.heard) < 100_000
+    assert {one["ended"] for one in made.out.results()} == {"limit"}
+
+
+def test_i11_key_updates_without_end_take_no_memory(tmp_path: Path) -> None:
+    """Each TLS 1.3 KeyUpdate that asks for another is answered; the answers piled up while nobody wrote, and both sides may send them."""
+    if shutil.which("openssl") is None:
+        missing("openssl, which sends key updates")
+    roots, key = certified(tmp_path, HOST)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(roots, key)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        command = ["openssl", "s_client", "-connect", f"127.0.0.1:{server.getsockname()[1]}", "-tls1_3", "-msg"]
+        client = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        assert client.stdin is not None
+        assert client.stdout is not None
+        raw, _ = server.accept()
+        with raw, client:
+            stream = TlsStream(raw, context, name=None)
+            stream.handshake(10)
+            stream.settimeout(0.2)
+            for _ in range(8):
+                client.stdin.write(b"K\n")
+                client.stdin.flush()
+                with contextlib.suppress(TimeoutError):
+                    stream.recv(100)
+            client.terminate()
+            heard = [line for line in client.stdout.read().splitlines() if line.startswith(b"<<<") and b"KeyUpdate" in line]
+    assert len(heard) >= 6, "all but perhaps the last have left"
+
+
+# --- a host that has no descriptor left --------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def no_descriptor() -> Iterator[None]:
+    """Not one more file can be opened."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+        yield
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.cgroup
+def test_i8_kill_without_a_descriptor_does_not_say_that_it_killed(cgroup_mount: Path) -> None:
+    """The file that says so could not be opened, and that was taken for a cgroup that is gone."""
+    with fresh_cgroup(cgroup_mount) as cgroup:
+        victim = subprocess.Popen(["sleep", "60"])
+        (cgroup.child("agent").path / "cgroup.procs").write_text(str(victim.pid))
+        with no_descriptor():
+            assert cgroup.populated(), "it cannot be known"
+            assert not cgroup.frozen()
+            assert not cgroup.kill(0.2)
+        assert victim.poll() is None
+        assert cgroup.kill()
+        assert victim.wait(5) != 0
+        assert not cgroup.populated()
+    assert not Cgroup(cgroup.path).populated(), "what is gone has nobody"
+
+
+@pytest.mark.cgroup
+def test_i8_kill_is_asked_again_once_there_is_a_descriptor(cgroup_mount: Path) -> None:
+    with fresh_cgroup(cgroup_mount) as cgroup:
+        victim = subprocess.Popen(["sleep", "60"])
+        (cgroup.child("agent").path / "cgroup.procs").write_text(str(victim.pid))
+        done: list[bool] = []
+        with no_descriptor():
+            killer = threading.Thread(target=lambda: done.append(cgroup.kill()))
+            killer.start()
+            time.sleep(0.2)
+        killer.join(10)
+        assert done == [True]
+        assert victim.wait(5) != 0
+
+
+class _Full:
+    """A listener that has no descriptor for the first connection."""
+
+    def __init__(self, *errors: int) -> None:
+        self._errors = list(errors)
+
+    def accept(self) -> tuple[socket.socket, None]:
+        if self._errors:
+            raise OSError(self._errors.pop(0), "no")
+        ours, theirs = socket.socketpair()
+        theirs.close()
+        return ours, None
+
+
+def test_listener_outlives_a_moment_without_descriptors() -> None:
+    """The gate's, the holder's and the daemon's listeners ended for good."""
+    found = frames.connections(_Full(errno.EMFILE, errno.ENFILE))  # type: ignore[arg-type]  # what it is asked for
+    next(found).close()
+    assert not list(frames.connections(_Full(errno.EINVAL)))  # type: ignore[arg-type]  # as above
+
+
+# --- a child instance ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def box() -> Iterator[Inside]:
+    with inside() as made:
+        yield made
+
+
+@pytest.mark.cgroup
+def test_i11_environment_longer_than_a_pipe_starts_nothing_that_hangs(box: Inside, cgroup_mount: Path) -> None:
+    """A command's environment may have 96 KiB. It was written into a pipe that nobody read yet: its time never began, nor ended."""
+    said: list[tuple[int, bytes]] = []
+    with fresh_cgroup(cgroup_mount) as cgroup:
+        environment = environment_of(A="a" * 60_000, B="b" * 36_000)
+        program = box.program(PYTHON, "-I", "-S", "-c", "import os; print(len(os.environ['A'] + os.environ['B']))", environment=environment)
+        thread = threading.Thread(target=lambda: said.append(box.run(program, cgroup.child("agent"))), daemon=True)
+        thread.start()
+        thread.join(20)
+    assert said == [(0, b"96000\n")]
+
+
+def test_i11_starting_children_count_as_children(tmp_path: Path) -> None:
+    """Those that were being started were not counted: an agent that asks for many at once had as many."""
+    path = tmp_path / "control.sock"
+    scene = Scene(tmp_path)
+    held = scene.renew()
+    asked: list[socket.socket] = []
+    with frames.listen(str(path), uid=os.getuid(), gid=os.getgid(), mode=0o600) as server:
+
+        def accept() -> None:
+            asked.extend(frames.connections(server))
+
+        threading.Thread(target=accept, daemon=True).start()
+        children = Children(path, scene.instance)
+        arguments = encode_json({"agent": "coder"})
+        refused: list[str] = []
+
+        def start() -> None:
+            try:
+                answer = children.call(children.action("start", arguments), "start", arguments, held)
+                refused.append(json.loads(answer.body)["refusal"]["reasons"][0]["code"])
+            except Unavailable:
+                pass
+
+        tasks = [threading.Thread(target=start) for _ in range(3 * MAX_CHILDREN)]
+        for task in tasks:
+            task.start()
+        wait_for(lambda: len(refused) == 2 * MAX_CHILDREN)
+        wait_for(lambda: len(asked) == MAX_CHILDREN)
+        time.sleep(0.1)
+        assert len(asked) == MAX_CHILDREN
+        assert set(refused) == {"too-many-requests"}
+        for one in asked:
+            one.close()
+        for task in tasks:
+            task.join(10)
+        server.shutdown(socket.SHUT_RDWR)
+    again = threading.Thread(target=start)
+    again.start()
+    again.join(10)
+    assert len(refused) == 2 * MAX_CHILDREN, "there is room again"
+
+
+# --- secrets and their keepers ---------------------------------------------------------------------------------------------------
+
+
+def test_i8_session_that_began_after_a_cut_is_given_back_also_where_the_secret_was_not_had(tmp_path: Path) -> None:
+    """The login came through, the read did not; the vault's token stayed alive, and the instance was gone."""
+    safe = Safe(tmp_path)
+    try:
+        safe.vault.answers.clear()
+        safe.vault.kept.clear()
+        failed: list[str] = []
+
+        def fetch() -> None:
+            try:
+                safe.secrets.value("mail", safe.held)
+            except Unavailable as error:
+                failed.append(error.what)
+
+        thread = threading.Thread(target=fetch)
+        thread.start()
+        wait_for(lambda: safe.vault.asked)
+        safe.secrets.cut()
+        safe.vault.answers.set()
+        thread.join(10)
+        assert failed
+        wait_for(lambda: "POST /v1/auth/token/revoke-self" in safe.vault.asked)
+        wait_for(lambda: not safe.vault.tokens)
+    finally:
+        safe.vault.close()
+
+
+def test_i10_failure_of_a_secret_tells_the_agent_nothing_of_the_host(reached: Callable[..., Reached]) -> None:
+    """Paths of vaults and of files of the host, and roles, stood in the answer to the agent."""
+
+    class Away(Known):
+        def fetch(self, held: object) -> object:  # type: ignore[override]  # it never returns
+            raise Unavailable("vault", "secret/data/payroll: refused (403) to role writ")
+
+    made = reached(echo)
+    made.source.__class__ = Away
+    said = made.get()
+    assert '"what":"secret key"' in said
+    assert "payroll" not in said
+
+
+def test_i8_holder_leaves_no_core_file() -> None:
+    """Session key, token and secrets are in its memory."""
+
+    def live(*_: object) -> int:
+        return int(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))  # PR_GET_DUMPABLE
+
+    pid = os.fork()
+    if pid == 0:
+        zygote._become(live, EnforcerConfig(), b"", (0, 0, 0, 0, 0))  # noqa: SLF001 - what a holder does first
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_holder_has_the_daemons_configuration() -> None:
+    """Every path of it, and as a path."""
+    absolute = {one.name: Path(f"/x/{one.name}") for one in dataclasses.fields(EnforcerConfig) if "Path" in str(one.type)}
+    config = EnforcerConfig(**absolute)  # type: ignore[arg-type]  # each is a path
+    assert EnforcerConfig.from_json(config.to_json()) == config
+
+
+# --- somebody who reaches an inbound port ----------------------------------------------------------------------------------------
+
+
+def test_i11_others_cannot_use_up_the_log_of_an_agent(tmp_path: Path) -> None:
+    """Each connection is two records, and the sum of an instance's bytes never grows again: whoever reached the port ended the agent."""
+    clock = HandClock(int(time.time()))
+    quota = Quota(clock, share=4)
+    most = sum(quota.take(0) is None for _ in range(2 * RECORDS_AT_ONCE))
+    assert most == RECORDS_AT_ONCE // 4
+
+    ports, server = Ports(tmp_path), Server(echo)
+    try:
+        made = lambda way: Inbound(server.port, socket.socket, "127.0.0.1", quota, way)  # noqa: E731
+        with dial(ports.open(made, ("net.accept", f"tcp:{server.port}"))) as near:
+            assert ended(near)
+        assert ports.out is not None
+        assert ports.out.log.checkpoint().size == 0
+        assert server.connections == 0
+    finally:
+        ports.close()
+        server.close()
+
+
+def test_i11_what_an_agent_repeats_is_logged_seldom() -> None:
+    seldom = observe.Seldom(60)
+    assert [seldom.now() for _ in range(1000)] == [True, *[False] * 999]
+    assert observe.Seldom(0).now()
+    assert SystemClock().boot() > 0
