@@ -26,7 +26,9 @@ class Stream:
     """A socket as it is. With a timeout of 0 a call that would wait raises BlockingIOError, else TimeoutError once it waited so long."""
 
     def __init__(self, raw: socket.socket) -> None:
-        """It closes with `raw`, which whoever made it closes."""
+        """It closes with `raw`, which whoever made it closes. What is sent leaves at once, small or not."""
+        with contextlib.suppress(OSError):  # a unix socket has no such delay
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._raw, self._unread = raw, b""
         self.settimeout, self.fileno = raw.settimeout, raw.fileno
 
