@@ -123,7 +123,13 @@ class ListeningLine:
             thread = threading.Thread(target=self._attend, args=(near, era), name="egress-connection", daemon=True)
             with self._changed:
                 self._attending.add(thread)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:  # no thread is left for it
+                with self._changed:
+                    self._attending.discard(thread)
+                near.close()
+                self._room.release()
 
     def _attend(self, near: socket.socket, era: int) -> None:
         try:
