@@ -40,6 +40,8 @@ from writ.service import observe
 DESCRIPTORS: Final = 5
 RECEIVE_WITHIN: Final = 5.0
 """Seconds for the rest of a request whose first byte is there."""
+_CONFIG: Final = "WRIT_ENFORCER"
+"""The variable with the configuration: every user of the host reads command lines, and it says where secrets lie."""
 _SET_DUMPABLE: Final = 4
 """linux/prctl.h"""
 HOLDER_NAME: Final = "writ-holder"
@@ -88,9 +90,9 @@ class Zygote:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "enforcer.zygote", str(theirs.fileno()), self._config],
+                [sys.executable, "-P", "-m", "enforcer.zygote", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=(theirs.fileno(),),
-                env=_environment(), cwd="/", start_new_session=True,
+                env={**_environment(), _CONFIG: self._config}, cwd="/", start_new_session=True,
             )  # fmt: skip
         except OSError as error:
             ours.close()
@@ -180,4 +182,4 @@ def _config(values: dict[str, Any]) -> EnforcerConfig:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), _config(json.loads(sys.argv[2]))))
+    sys.exit(main(int(sys.argv[1]), _config(json.loads(os.environ.pop(_CONFIG)))))
