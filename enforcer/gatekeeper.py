@@ -97,7 +97,7 @@ class Gatekeeper:
             raise Misuse("cut needs a reason")
         with self._lock:
             self._cut = tuple(sorted(set(reasons)))
-            for line in self._lines:
+            for line in reversed(self._lines):  # bytes stop before children are told, who may be slow to listen
                 line.cut()
 
     def mend(self) -> None:

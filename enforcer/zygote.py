@@ -38,6 +38,8 @@ from writ.service import observe
 DESCRIPTORS: Final = 5
 RECEIVE_WITHIN: Final = 5.0
 """Seconds for the rest of a request whose first byte is there."""
+_CONFIG: Final = "WRIT_ENFORCER"
+"""The variable with the configuration: every user of the host reads command lines, and it says where secrets lie."""
 _SET_DUMPABLE: Final = 4
 """linux/prctl.h"""
 HOLDER_NAME: Final = "writ-holder"
@@ -85,9 +87,9 @@ class Zygote:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "enforcer.zygote", str(theirs.fileno()), self._config],
+                [sys.executable, "-P", "-m", "enforcer.zygote", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=(theirs.fileno(),),
-                env=environment(), cwd="/", start_new_session=True,
+                env={**environment(), _CONFIG: self._config}, cwd="/", start_new_session=True,
             )  # fmt: skip
         except OSError as error:
             ours.close()
@@ -179,4 +181,4 @@ def _become(live: Any, config: EnforcerConfig, run: bytes, descriptors: tuple[in
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), EnforcerConfig.from_json(sys.argv[2].encode())))
+    sys.exit(main(int(sys.argv[1]), EnforcerConfig.from_json(os.environ.pop(_CONFIG).encode())))

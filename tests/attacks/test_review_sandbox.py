@@ -18,26 +18,32 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from enforcer import frames, zygote
 from enforcer.child.children import MAX_CHILDREN, Children
 from enforcer.config import EnforcerConfig
+from enforcer.credential import Held
+from enforcer.gates.egress import gate, outlet
 from enforcer.gates.egress.destination import parse_authority
-from enforcer.gates.egress.passage import Inbound
+from enforcer.gates.egress.line import ListeningLine
+from enforcer.gates.egress.passage import Forwarded, Inbound
 from enforcer.gates.egress.request import parse_asked
 from enforcer.gates.egress.stream import TlsStream
 from enforcer.gates.egress.url import path_of
+from enforcer.gates.secret_files import SecretFiles
 from enforcer.launch.cgroup import Cgroup
 from enforcer.launch.sandbox import environment_of
 from enforcer.quota import RECORDS_AT_ONCE, Quota
+from enforcer.record import ActionLog
 from enforcer.secrets.held import Secrets
 from tests.conftest import missing
-from tests.enforcer.gates.proxied import Proxied
-from tests.enforcer.gates.test_egress_passages import Ports, dial, ended
+from tests.enforcer.gates.proxied import NO_SECRETS, Proxied, listener
+from tests.enforcer.gates.test_egress_passages import CUT, Ports, dial, ended
 from tests.enforcer.gates.test_injection import HOST, KEY, Known
-from tests.enforcer.host import wait_for
+from tests.enforcer.host import Host, wait_for
 from tests.enforcer.inside import Inside, fresh_cgroup, inside
 from tests.enforcer.scene import Scene
 from tests.enforcer.secrets.test_sources import Safe
@@ -45,6 +51,8 @@ from tests.world.clock import HandClock
 from tests.world.network import Names, Server, certified, echo
 from tests.world.root_fs import PYTHON
 from writ.formats.errors import FormatError, Unavailable
+from writ.formats.forward import Forward
+from writ.formats.grants import grant_set
 from writ.formats.secret import Secret
 from writ.formats.strict import encode_json
 from writ.service import observe
@@ -166,7 +174,7 @@ def test_i11_interim_answers_without_end_are_an_end(reached: Callable[..., Reach
 
 
 def test_i11_key_updates_without_end_take_no_memory(tmp_path: Path) -> None:
-    """Each TLS 1.3 KeyUpdate that asks for another is answered; the answers piled up while nobody wrote, and both sides may send them."""
+    """Each TLS 1.3 KeyUpdate that asks for another is answered; they piled up while nobody wrote, and agent and host may send them."""
     if shutil.which("openssl") is None:
         missing("openssl, which sends key updates")
     roots, key = certified(tmp_path, HOST)
@@ -359,6 +367,24 @@ def test_i8_session_that_began_after_a_cut_is_given_back_also_where_the_secret_w
         safe.vault.close()
 
 
+def test_i8_file_of_a_secret_that_was_had_before_a_cut_is_not_laid_after_it(tmp_path: Path) -> None:
+    class Late(Secrets):
+        def value(self, name: str, held: Held | None) -> bytes:
+            found = super().value(name, held)
+            made.cut()
+            return found
+
+    scene = Scene(tmp_path, more=(("secret.read", "secret:key"),))
+    scene.renew()
+    with contextlib.closing(ActionLog(tmp_path, scene.instance)) as log:
+        made = SecretFiles(tmp_path, os.getuid(), scene.gatekeeper(log), Late((Secret("key", "file"),), {"key": Known(KEY)}))
+        made.fill()
+        assert not list(tmp_path.rglob("key"))
+        made.mend()
+        wait_for(lambda: log.checkpoint().size == 4)
+        assert not list(tmp_path.rglob("key"))
+
+
 def test_i10_failure_of_a_secret_tells_the_agent_nothing_of_the_host(reached: Callable[..., Reached]) -> None:
     """Paths of vaults and of files of the host, and roles, stood in the answer to the agent."""
 
@@ -392,6 +418,68 @@ def test_holder_has_the_daemons_configuration() -> None:
     assert EnforcerConfig.from_json(config.to_json()) == config
 
 
+@pytest.mark.cgroup
+def test_i8_where_secrets_lie_is_not_for_every_user_to_read(enforcer_host: Host) -> None:
+    """The whole configuration was on the zygote's command line."""
+    host = enforcer_host
+    host.write_config(secrets=("a mail vault secret/data/payroll data.key",), vault_url="http://127.0.0.1:1", vault_role="writ")
+    host.kill_daemon()
+    host.serve()
+    assert (daemon := host.daemon) is not None
+    pids = [daemon.pid, *wait_for(lambda: host.children(daemon.pid))]
+    assert not any(b"payroll" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids)
+
+
+# --- a cut -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_i8_cut_stops_bytes_before_it_tells_whoever_may_be_slow(tmp_path: Path) -> None:
+    """A child's holder that does not read holds up who tells it; the ways out of its parent were cut after that."""
+    scene, said = Scene(tmp_path), list[str]()
+
+    class Way:
+        def __init__(self, name: str) -> None:
+            self._name = name
+
+        def cut(self) -> None:
+            said.append(self._name)
+
+        mend = cut
+
+    with contextlib.closing(ActionLog(tmp_path, scene.instance)) as log:
+        gatekeeper = scene.gatekeeper(log)
+        for name in ("children", "egress"):
+            gatekeeper.hold(Way(name))
+        gatekeeper.cut(CUT)
+    assert said == ["egress", "children"]
+
+
+def test_i11_gate_outlives_a_moment_without_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody's fork bomb: the acceptor ended for good, and closing raised for a thread that was never started."""
+    server, none_left = Server(echo), threading.Event()
+    start = threading.Thread.start
+
+    def full(self: threading.Thread) -> None:
+        if self.name == "egress-connection" and not none_left.is_set():
+            none_left.set()
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", full)
+    ports = Ports(tmp_path)
+    try:
+        place = parse_authority(f"127.0.0.1:{server.port}")
+        port = ports.open(lambda way: Forwarded(1, place, way), ("net.connect", place.resource), room=1)
+        with dial(port) as near:
+            assert ended(near)
+        with dial(port) as near:
+            near.sendall(b"hello")
+            assert near.recv(100) == b"hello"
+    finally:
+        ports.close()
+        server.close()
+
+
 # --- somebody who reaches an inbound port ----------------------------------------------------------------------------------------
 
 
@@ -413,6 +501,41 @@ def test_i11_others_cannot_use_up_the_log_of_an_agent(tmp_path: Path) -> None:
     finally:
         ports.close()
         server.close()
+
+
+def test_i11_others_cannot_take_the_connections_of_an_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 callers that say nothing had all that its own requests go by."""
+    rooms: list[threading.BoundedSemaphore] = []
+
+    class Elsewhere:
+        def __init__(self, _: int) -> None:
+            self.close = lambda: None
+
+        def listen(self, _: int) -> socket.socket:
+            return listener()
+
+        unconnected = socket.socket
+
+    class Seen(ListeningLine):
+        def __init__(self, server: socket.socket, serve: Any, room: threading.BoundedSemaphore, backlog: int) -> None:
+            rooms.append(room)
+            super().__init__(server, serve, room, backlog)
+
+    for module in (outlet, gate):
+        monkeypatch.setattr(module, "ListeningLine", Seen)
+    monkeypatch.setattr(outlet, "Namespace", Elsewhere)
+    with listener() as free:
+        at = free.getsockname()
+    grants = grant_set([("net.connect", "tcp:a.test:1"), ("net.accept", "tcp:8080")])
+    scene = Scene(tmp_path)
+    with contextlib.closing(ActionLog(tmp_path, scene.instance)) as log:
+        made = outlet.Outlet(
+            grants, SystemClock(), NO_SECRETS, roots=None, always=False, forwards=[Forward(1, "tcp:a.test:1")], inbound=[(8080, at)]
+        )
+        made.open(1, scene.gatekeeper(log), "x")()
+    proxy, forward, inbound = rooms
+    assert proxy is forward
+    assert inbound is not proxy
 
 
 def test_i11_what_an_agent_repeats_is_logged_seldom() -> None:

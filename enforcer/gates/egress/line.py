@@ -134,7 +134,13 @@ class ListeningLine:
             thread = threading.Thread(target=self._attend, args=(near, era), name="egress-connection", daemon=True)
             with self._changed:
                 self._attending.add(thread)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:  # no thread is left for it
+                with self._changed:
+                    self._attending.discard(thread)
+                near.close()
+                self._room.release()
 
     def _end_the_old(self) -> None:
         now = time.monotonic()

@@ -127,9 +127,9 @@ class Outlet:
             for port, place in self._forwards:
                 serves = partial(Forwarded, port, place) if isinstance(place, Destination) else partial(Local, port, place)
                 ways.add(namespace.listen(port), serves)
-            others = Quota(self._clock, share=INBOUND_SHARE)
+            others, callers = Quota(self._clock, share=INBOUND_SHARE), threading.BoundedSemaphore(ways.limits.connections)
             for port, at in self._inbound:
-                ways.add(_outside(at), partial(Inbound, port, namespace.unconnected, ADDRESS, others))
+                ways.add(_outside(at), partial(Inbound, port, namespace.unconnected, ADDRESS, others), callers)
             return made.pop_all().close
 
 
@@ -140,13 +140,13 @@ class _Ways:
         self.limits, self.resolver, self._gatekeeper, self._short, self._made = Limits(), SystemResolver(), gatekeeper, short, made
         self.room = threading.BoundedSemaphore(self.limits.connections)
 
-    def add(self, server: socket.socket, made: Callable[[MakeWay], Served]) -> None:
-        """A line of its own, cut with all others."""
+    def add(self, server: socket.socket, made: Callable[[MakeWay], Served], room: threading.BoundedSemaphore | None = None) -> None:
+        """A line of its own, cut with all others. With `room` its connections take none from the agent's."""
 
         def way(era: int) -> Way:
             return Way(self._gatekeeper, self.resolver, self.limits, line, era, self._short)
 
-        line = ListeningLine(server, made(way).serve, self.room, self.limits)
+        line = ListeningLine(server, made(way).serve, room or self.room, self.limits)
         line.begin()
         self._gatekeeper.hold(line)
         self._made.callback(self._gatekeeper.release, line)
