@@ -68,7 +68,7 @@ def _of_secrets(manifest: Manifest) -> Iterator[str]:
     for secret in manifest.secrets:
         action = "secret.read" if secret.is_file else "secret.send"
         if not any(one.action == action and one.resource.partition("@")[0] == f"secret:{secret.name}" for one in manifest.grants):
-            what = "the agent is not launched without one" if secret.is_file else "without one its placeholder stays a placeholder"
+            what = "the agent is not launched without one" if secret.is_file else "without one it is put into no request"
             yield f"secret {secret.name}: expected a grant of {action} on it; {what}"
 
 

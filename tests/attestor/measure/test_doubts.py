@@ -69,7 +69,7 @@ def test_secret_without_a_grant_and_forward_without_one_are_named() -> None:
     assert of(BOTH, SECRETS) == ()
     assert of("", SECRETS) == (
         "secret db: expected a grant of secret.read on it; the agent is not launched without one",
-        "secret mail: expected a grant of secret.send on it; without one its placeholder stays a placeholder",
+        "secret mail: expected a grant of secret.send on it; without one it is put into no request",
     )
     forward = 'forwards = [{ listen = 1, to = "unix:/run/m" }]'
     assert of("", forward) == ("forward of port 1: expected a grant of net.connect on unix:/run/m",)
