@@ -141,6 +141,9 @@ def public_key(path: Path) -> PublicKey:
     """The key in a file: PEM as `openssl pkey -pubout` writes it, or a JWK. Raises FormatError, Unavailable."""
     data = read(path)
     if not data.startswith(PEM_HEAD):
+        if not data.lstrip().startswith(b"{"):
+            got = "a private one: `openssl pkey -pubout` makes the public one of it" if b"PRIVATE KEY-----" in data else "another file"
+            raise FormatError(str(path), "a public key, in PEM or as a JWK", got)
         return parse_jwk(decode_json(data, str(path)))
     body, _, rest = data.removeprefix(PEM_HEAD).partition(b"-----END PUBLIC KEY-----")
     try:

@@ -358,6 +358,9 @@ def test_key_file_that_is_none_is_refused(desk: Desk) -> None:
     for data in (b"", b"{}", b"-----BEGIN PUBLIC KEY-----\n!\n-----END PUBLIC KEY-----\n", b"-----BEGIN PUBLIC KEY-----\nAAAA\n"):
         (desk.folder / "key").write_bytes(data)
         assert desk.run("reference", "delegate", desk.folder / "roles.toml", code=2)["error"] == "malformed"
+    (desk.folder / "key").write_bytes(b"-----BEGIN PRIVATE KEY-----\n")
+    shown = desk.run("reference", "delegate", desk.folder / "roles.toml", code=2)
+    assert (shown["expected"], shown["got"].partition(":")[0]) == ("a public key, in PEM or as a JWK", "a private one")
 
 
 def test_captured_measurement_is_given_its_end(desk: Desk) -> None:
