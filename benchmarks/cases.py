@@ -159,6 +159,9 @@ class Echo:
         """Its arguments."""
         return Reply(True, arguments)
 
+    def leave(self, within: float) -> None:
+        """Nothing goes over."""
+
     def close(self) -> None:
         """Nothing to end."""
 

@@ -9,11 +9,13 @@ services = ["reports https://reports.example/v1"]
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import shlex
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from writ.formats.errors import FormatError, Unavailable
 from writ.formats.strict import name
@@ -21,6 +23,7 @@ from writ.formats.trust import MAX_TRUST, Trust, parse_trust
 
 PREFIX: Final = "ENFORCER"
 MAX_TOOLS: Final = 32
+_PATHS: Final = frozenset({"run_dir", "state_dir", "attestor_socket", "trust_file", "service_ca_file", "egress_ca_file"})
 CHILDREN: Final = "instance"
 """The tool that every agent with a grant for it has: child instances."""
 _SOURCES: Final = {"sealed": (1, 1), "vault": (2, 2), "exchange": (2, 32)}
@@ -36,15 +39,16 @@ class EnforcerConfig:
     nobody). `store_uids` may own the measured store. An instance and its tools have at most `pids_max` processes, `memory_max` bytes of
     memory and `cpu_max` hundredths of a CPU (0: no limit); where the kernel has no controller for the latter two, nothing is launched
     under such a limit. `room_bytes` and `room_files` bound what an agent may write, and as much again its tools, `work_bytes` and
-    `work_files` the tree in which a child instance works beside that; it is memory. An image that no instance uses stays in memory for
-    `image_keep` seconds. `tools` are `NAME PROGRAM ARGUMENT…`, run in a sandbox beside the agent's, so PROGRAM is one of the agent's
-    image or `{store}`, which is `/store` inside. `services` are `NAME URL`; `service_ca_file` holds the roots for the services'
-    certificates, `egress_ca_file` those for the hosts that agents' requests go to (none: the system's). `unix_sockets` are those that
-    agents' forwards may name. `secrets` are `AGENT NAME sealed PATH`, `AGENT NAME vault PATH FIELD` or `AGENT NAME exchange URL
-    AUDIENCE SCOPE…`: where a secret of the agent's manifest comes from. `vault_url`, `vault_mount` and `vault_role` say which vault,
-    and as what the instance's execution token logs in to it; `secrets_ca_file` holds the roots for it and for exchanges (none: the
-    system's). `inbound` are `AGENT PORT ADDRESS:PORT`: a port inside, and where on this host it is. `cdi_dirs` say what devices are;
-    the later counts. Without `observe` no agent is launched that its manifest lets be watched only.
+    `work_files` the tree in which a child instance works beside that; it is memory. An instance records at most `log_bytes` in its
+    life, then it is killed. An image that no instance uses stays in memory for `image_keep` seconds. `tools` are `NAME PROGRAM
+    ARGUMENT…`, run in a sandbox beside the agent's, so PROGRAM is one of the agent's image or `{store}`, which is `/store` inside.
+    `services` are `NAME URL`; `service_ca_file` holds the roots for the services' certificates, `egress_ca_file` those for the hosts
+    that agents' requests go to (none: the system's). `unix_sockets` are those that agents' forwards may name. `secrets` are `AGENT NAME
+    sealed PATH`, `AGENT NAME vault PATH FIELD` or `AGENT NAME exchange URL AUDIENCE SCOPE…`: where a secret of the agent's manifest
+    comes from. `vault_url`, `vault_mount` and `vault_role` say which vault, and as what the instance's execution token logs in to it;
+    `secrets_ca_file` holds the roots for it and for exchanges (none: the system's). `inbound` are `AGENT PORT ADDRESS:PORT`: a port
+    inside, and where on this host it is. `cdi_dirs` say what devices are; the later counts. Without `observe` no agent is launched that
+    its manifest lets be watched only.
     """
 
     run_dir: Path = Path("/run/writ/enforcer")
@@ -62,6 +66,7 @@ class EnforcerConfig:
     room_files: int = 100_000
     work_bytes: int = 1 << 30
     work_files: int = 200_000
+    log_bytes: int = 1 << 30
     image_keep: int = 600
     store_uids: tuple[str, ...] = ("0",)
     tools: tuple[str, ...] = ()
@@ -89,6 +94,8 @@ class EnforcerConfig:
             raise FormatError("cpu_max", "0 to 100000 hundredths of a CPU", str(self.cpu_max))
         if not 1 << 20 <= self.work_bytes <= 1 << 40 or not 16 <= self.work_files <= 10_000_000:
             raise FormatError("work_bytes, work_files", "1 MiB to 1 TiB, and 16 to 10000000", f"{self.work_bytes}, {self.work_files}")
+        if not 1 << 16 <= self.log_bytes <= 1 << 40:
+            raise FormatError("log_bytes", "64 KiB to 1 TiB", str(self.log_bytes))
         if not 0 <= self.image_keep <= 86_400:
             raise FormatError("image_keep", "0 to 86400 seconds", str(self.image_keep))
         if not 1000 <= self.uid_first <= (1 << 31) - 2 * self.instances:
@@ -115,6 +122,19 @@ class EnforcerConfig:
             raise FormatError("tools and services", f"names other than {CHILDREN}, which starts child instances", CHILDREN)
         if len(names) > MAX_TOOLS or len(names) != len(self.tools) + len(self.services) or set(self.tool_commands) & set(self.service_urls):
             raise FormatError("tools and services", f"at most {MAX_TOOLS} names, each once", ", ".join(names)[:120])
+
+    def to_json(self) -> bytes:
+        """For a process that is to have the same."""
+        return json.dumps({k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(self).items()}).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> EnforcerConfig:
+        """What `to_json` gave. Raises FormatError, also for what this version has no name for."""
+        try:
+            values = {name: _of_json(name, value) for name, value in json.loads(data).items()}
+            return cls(**values)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise FormatError("configuration", "one of this version", str(error)[:200]) from None
 
     @property
     def store_owners(self) -> frozenset[int]:
@@ -213,6 +233,12 @@ class EnforcerConfig:
                 folder.chmod(mode)
         except OSError as error:
             raise Unavailable("directories", f"{error.filename}: {error.strerror}") from None
+
+
+def _of_json(name: str, value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    return Path(value) if isinstance(value, str) and name in _PATHS else value
 
 
 def _words(line: str, what: str, least: int, most: int = 1024) -> list[str]:

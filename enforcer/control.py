@@ -71,15 +71,23 @@ class Deliver:
 
 @dataclass(frozen=True, slots=True)
 class Attach:
-    """From now on this connection is the holder's link to the daemon."""
+    """From now on this connection is the holder's link to the daemon, which runs `code`.
+
+    A holder of other code comes over: it becomes `command` with this `environment` (`NAME=VALUE`), before it says Attached.
+    """
+
+    code: bytes
+    command: tuple[str, ...]
+    environment: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """The holder accepts the link."""
+    """The holder accepts the link, and runs `code`."""
 
     instance: bytes
     state: str
+    code: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +116,8 @@ CONTROL: Final[Family[Control]] = Family(
         "refused": (RefusedRun, (m.text("reference", most=64), m.reasons("reasons"), m.flag("started"))),
         "could-not": (CouldNot, (m.text("what"), m.text("detail"))),
         "deliver": (Deliver, (m.uint("signal", most=64),)),
-        "attach": (Attach, ()),
-        "attached": (Attached, (m.raw("instance", size=16), m.text("state", most=16))),
+        "attach": (Attach, (m.raw("code", size=32), m.texts("command", most=16), m.texts("environment", most=16))),
+        "attached": (Attached, (m.raw("instance", size=16), m.text("state", most=16), m.raw("code", size=32))),
         "contain": (Contain, (m.raw("instance", size=16), m.reasons("reasons"))),
         "did": (Did, (m.flag("found"),)),
     },

@@ -134,10 +134,11 @@ def _is_for(verified: VerifiedToken, entry: AttestDecision, subject: Subject) ->
 class Credential:
     """The token in force, for whoever asks at a moment. Thread-safe; it never returns one that is dead."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, seen: Sequence[str] = ()) -> None:
+        """`seen` are the ids of tokens held before."""
         self._clock = clock
         self._held: Held | None = None
-        self._seen: set[str] = set()
+        self._seen = dict.fromkeys(seen)
         self._lock = threading.Lock()
 
     def take(self, held: Held) -> None:
@@ -145,8 +146,14 @@ class Credential:
         with self._lock:
             if held.token.claims.token_id in self._seen:
                 raise Refused(Reason("conflict", "token.jti", "a token not held before", held.token.claims.token_id))
-            self._seen.add(held.token.claims.token_id)
+            self._seen[held.token.claims.token_id] = None
             self._held = held
+
+    @property
+    def seen(self) -> tuple[str, ...]:
+        """The ids of the tokens held so far, the latest last."""
+        with self._lock:
+            return tuple(self._seen)
 
     def drop(self) -> None:
         """Nothing is in force: after a hold or a kill only a new token helps."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import shutil
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from enforcer.code_id import installed_code
 from enforcer.config import EnforcerConfig
 from enforcer.launch.cgroup import Cgroup, Limits, parent_of
 from enforcer.launch.image import BWRAP, MKFS, build, host_tools, last_words
@@ -60,6 +62,11 @@ def examine(config: EnforcerConfig) -> list[dict[str, Any]]:
         ("images", _images, "Load the modules loop and erofs: modprobe --all loop erofs. A container has to be given loop devices."),
         ("secrets", lambda: _secrets(config), "Make each with systemd-creds encrypt --name=NAME, on this host."),
         ("attestor", lambda: _attestor(config), "Start the attestor, and set attestor_socket."),
+        (
+            "holders",
+            lambda: _holders(config),
+            "systemctl restart writ-enforcer: instances come over to the installed code, on hold.",
+        ),
         ("engine", lambda: f"engine {installed_engine().number}, {installed_engine().tree}", "Install writ again."),
     )
     findings: list[dict[str, Any]] = []
@@ -105,6 +112,22 @@ def _secrets(config: EnforcerConfig) -> str:
     if sealed and shutil.which("systemd-creds") is None:
         raise Unavailable("secrets", "no systemd-creds, which decrypts them (systemd 250 or later)")
     return f"{len(config.secrets)} sources"
+
+
+def _holders(config: EnforcerConfig) -> str:
+    """How many instances there are, all of whose holders run the code that is installed. Raises Unavailable."""
+    found = [path.stem for path in (config.run_dir / "holders").glob("*.sock")]
+    other = []
+    for name in found:
+        try:
+            shown = json.loads((config.instance_dir(bytes.fromhex(name)) / "state.json").read_text())
+        except (OSError, ValueError):
+            continue
+        if shown.get("code") != installed_code().hex():
+            other.append(name[:8])
+    if other:
+        raise Unavailable("holders", f"{len(other)} of {len(found)} run other code than is installed: {', '.join(sorted(other))[:120]}")
+    return f"{len(found)}, all of code {installed_code().hex()[:16]}"
 
 
 def _limits(config: EnforcerConfig) -> str:

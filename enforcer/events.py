@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass
 
-from enforcer.control import Deliver
+from enforcer.control import Attach, Deliver
 from enforcer.renewal import Verdict
 from writ.formats.reason import Reason
 
@@ -31,6 +31,14 @@ class LinkUp:
     """A daemon is there."""
 
     link: socket.socket
+
+
+@dataclass(frozen=True, slots=True)
+class ComeOver:
+    """A daemon of other code is there, and says how to come over to it."""
+
+    link: socket.socket
+    attach: Attach
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,4 +75,4 @@ class ParentRuns:
     """The parent of this child instance runs again."""
 
 
-Event = Heard | LinkLost | LinkUp | Killed | AgentEnded | FromClient | ParentHeld | ParentRuns
+Event = Heard | LinkLost | LinkUp | ComeOver | Killed | AgentEnded | FromClient | ParentHeld | ParentRuns

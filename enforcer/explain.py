@@ -64,9 +64,17 @@ def standing(config: EnforcerConfig, instance: bytes) -> dict[str, Any]:
     except OSError as error:
         raise Unavailable("instance", f"{path}: {error.strerror}") from None
     cgroup = Cgroup(find_mount(MOUNTINFO.read_text()) / config.cgroup.lstrip("/") / instance.hex())
-    if shown["state"] in LIVE and not Path(f"/proc/{shown.get('holder')}").exists():
+    if shown["state"] in LIVE and not _lives(shown.get("holder")):
         shown["state"] = "lost"
     return shown | {"processes": len(cgroup.processes()), "frozen": cgroup.frozen()}
+
+
+def _lives(pid: object) -> bool:
+    """Whether there is such a process; one that ended, and that nobody has reaped, has no command line any more."""
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except OSError:
+        return False
 
 
 def why(config: EnforcerConfig, reference: str) -> dict[str, Any]:

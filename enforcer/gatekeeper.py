@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from enforcer.credential import Credential, Held
-from enforcer.quota import Quota
+from enforcer.quota import BYTES_IN_ALL, Quota
 from enforcer.record import ActionLog
 from writ.formats.action import Action, ActionRecord, OutcomeRecord, encode_context
 from writ.formats.digest import Digest
@@ -66,17 +66,30 @@ class Gatekeeper:
 
     def __init__(
         self, *, instance: bytes, agent: AgentId, credential: Credential, log: ActionLog, engine: EngineId, clock: Clock,
-        observes: tuple[Grant, ...] | None = None,
+        observes: tuple[Grant, ...] | None = None, last: bytes | None = None, left: int = BYTES_IN_ALL,
     ) -> None:  # fmt: skip
-        """`observes`, where it is not None, are the grants of an agent that is only watched: nothing it does is decided by a token."""
+        """`observes`, where it is not None, are the grants of an agent that is only watched: nothing it does is decided by a token.
+
+        `last` is the leaf hash of the last action's record, of one that has acted before, and `left` what the instance may still write.
+        """
         self._observes = observes
         self._instance, self._agent, self._engine = instance, agent, engine
         self._credential, self._log, self._clock = credential, log, clock
-        self._quota = Quota(clock)
+        self._quota = Quota(clock, in_all=left)
         self._cut: tuple[Reason, ...] = ()
         self._lines: list[Line] = []
-        self._last: bytes | None = None
+        self._last = last
         self._lock = threading.Lock()
+
+    @property
+    def spent(self) -> Reason | None:
+        """Why nothing of this instance will ever pass again: its quota is used up."""
+        return self._quota.spent
+
+    def stood(self) -> tuple[bytes | None, int]:
+        """The leaf hash of the last action's record, and the bytes that may still be written."""
+        with self._lock:
+            return self._last, self._quota.left
 
     def cut(self, *reasons: Reason) -> None:
         """From now on nothing passes, for these reasons, until `mend`: nor what was decided and has not been answered, nor on any line."""

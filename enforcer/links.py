@@ -12,11 +12,17 @@ import threading
 import time
 from collections.abc import Callable
 from queue import SimpleQueue
+from typing import Final
 
 from enforcer import frames
+from enforcer.code_id import installed_code
 from enforcer.control import CONTROL, MAX_CONTROL, Attach, Attached, Contain, Control, Deliver
-from enforcer.events import Event, FromClient, Killed, LinkLost, LinkUp
+from enforcer.events import ComeOver, Event, FromClient, Killed, LinkLost, LinkUp
+from enforcer.standstill import Standstill
 from writ.formats.errors import FormatError, Misuse, Unavailable
+
+LEAVE_WITHIN: Final = 2.0
+"""Seconds for what the client is just saying."""
 
 
 class Links:
@@ -25,16 +31,28 @@ class Links:
     def __init__(self, client: socket.socket, link: socket.socket, events: SimpleQueue[Event]) -> None:
         self._client, self._events = client, events
         self.link: socket.socket | None = link
+        self._client_heard: threading.Thread | None = None
         self._link_lost = threading.Event()
+        self._still = Standstill()
         for connection in (client, link):
             frames.bound_sends(connection)
 
-    def open(self, path: str, instance: bytes, state: Callable[[], str]) -> None:
-        """The daemon is heard, and one that comes later too, at `path`; each is told the `state` of `instance`. Raises Unavailable."""
+    def open(self, path: str, instance: bytes, state: Callable[[], str], taken: socket.socket | None = None) -> None:
+        """The daemon is heard, and one that comes later too, at `path`; each is told the `state` of `instance`. Raises Unavailable.
+
+        `taken` is a listener that is there already.
+        """
         self._instance, self._state = instance, state
         threading.Thread(target=self._hear_link, args=(self.link,), name="link", daemon=True).start()
-        self._server = frames.listen(path, uid=os.getuid(), gid=os.getgid(), mode=0o600)
+        self._server = taken or frames.listen(path, uid=os.getuid(), gid=os.getgid(), mode=0o600)
         threading.Thread(target=self._accept, name="holder-socket", daemon=True).start()
+
+    def leave(self) -> tuple[int, int]:
+        """The client is heard no more. Its connection, and the listener, at which nobody is accepted since a daemon of other code came."""
+        self._still.call()
+        if self._client_heard is not None:
+            self._client_heard.join(LEAVE_WITHIN)
+        return self._client.fileno(), self._server.fileno()
 
     def close(self) -> None:
         """No other daemon comes."""
@@ -48,7 +66,8 @@ class Links:
 
     def hear_client(self) -> None:
         """What the client says is an event, and its end the last of them."""
-        threading.Thread(target=self._hear_client, name="client", daemon=True).start()
+        self._client_heard = threading.Thread(target=self._hear_client, name="client", daemon=True)
+        self._client_heard.start()
 
     def tell(self, message: Control) -> None:
         """Client and daemon hear it, as far as they are there."""
@@ -71,7 +90,7 @@ class Links:
 
     def _hear_client(self) -> None:
         message: Deliver | None = None
-        while True:
+        while self._still.readable(self._client):
             try:
                 data = frames.receive(self._client, MAX_CONTROL, None)
                 parsed: Control | None = None if data is None else CONTROL.parse(data)
@@ -87,7 +106,7 @@ class Links:
         if link is None:
             raise Misuse("no link")
         try:
-            frames.send(link, CONTROL.encode(Attached(self._instance, self._state())))
+            frames.send(link, CONTROL.encode(Attached(self._instance, self._state(), installed_code())))
             while (data := frames.receive(link, MAX_CONTROL, None)) is not None:
                 message = CONTROL.parse(data)
                 if isinstance(message, Contain) and message.instance == self._instance and message.reasons:
@@ -98,15 +117,19 @@ class Links:
         self._events.put(LinkLost(link, time.monotonic_ns()))
 
     def _accept(self) -> None:
+        """Daemons come one after another. After one of other code nobody is accepted: who comes then waits for the code that takes over."""
         for connection in frames.connections(self._server):
             try:
                 data = None if frames.peer_of(connection).uid != os.getuid() else frames.receive(connection, MAX_CONTROL, 5.0)
-                wanted = data is not None and isinstance(CONTROL.parse(data), Attach)
+                wanted = None if data is None else CONTROL.parse(data)
             except (Unavailable, FormatError):
-                wanted = False
-            if not wanted:
+                wanted = None
+            if not isinstance(wanted, Attach):
                 connection.close()
                 continue
             frames.bound_sends(connection)
+            if wanted.code != installed_code():
+                self._events.put(ComeOver(connection, wanted))
+                return
             self._events.put(LinkUp(connection))
             threading.Thread(target=self._hear_link, args=(connection,), name="link", daemon=True).start()

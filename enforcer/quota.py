@@ -2,7 +2,8 @@
 
 Two buckets that refill with time, one of records and one of bytes, and a sum
 that never does. What is beyond is refused without a record: a record is the
-very thing that is used up, and nothing passes without one (I4).
+very thing that is used up, and nothing passes without one (I4). Where the sum
+is used up, nothing will ever pass again, and the instance is killed.
 """
 
 from __future__ import annotations
@@ -29,8 +30,15 @@ class Quota:
         """Both buckets are full. `in_all` is the sum of bytes for the life of the instance."""
         self._clock, self._left = clock, in_all
         self._records, self._bytes = float(RECORDS_AT_ONCE), float(BYTES_AT_ONCE)
+        self._spent: Reason | None = None
         self._at = clock.boot()
         self._lock = threading.Lock()
+
+    @property
+    def left(self) -> int:
+        """Bytes of the sum that are left."""
+        with self._lock:
+            return self._left
 
     def take(self, size: int) -> Reason | None:
         """One record with `size` bytes of content is taken, or why it is not."""
@@ -41,7 +49,8 @@ class Quota:
             self._bytes = min(BYTES_AT_ONCE, self._bytes + (now - self._at) * BYTES_PER_SECOND)
             self._at = now
             if cost > self._left:
-                return Reason("too-many-requests", "log.bytes", f"{cost} of the instance's bytes left", str(self._left))
+                self._spent = Reason("too-many-requests", "log.bytes", f"{cost} of the instance's bytes left", str(self._left))
+                return self._spent
             if self._records < 1 or self._bytes < cost:
                 allowed = f"{RECORDS_PER_SECOND} records and {BYTES_PER_SECOND} bytes a second"
                 return Reason("too-many-requests", "log.rate", allowed, "more")
@@ -49,6 +58,12 @@ class Quota:
             self._bytes -= cost
             self._left -= cost
             return None
+
+    @property
+    def spent(self) -> Reason | None:
+        """What was refused because the sum was used up: the instance is at its end."""
+        with self._lock:
+            return self._spent
 
     def spend(self, size: int) -> None:
         """One record that is written in any case, an outcome, is counted."""

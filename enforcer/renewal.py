@@ -75,11 +75,13 @@ class Renewal:
     """Asks for one instance, one question at a time, and knows which checkpoint the verifier has seen."""
 
     def __init__(
-        self, subject: Subject, relay: Relay, log: ActionLog, trust: Trust, bundles: HeldBundles, folder: Path, clock: Clock
-    ) -> None:
+        self, subject: Subject, relay: Relay, log: ActionLog, trust: Trust, bundles: HeldBundles, folder: Path, clock: Clock,
+        carried: int = 0,
+    ) -> None:  # fmt: skip
+        """`carried` is how many records the verifier has been given a checkpoint of already."""
         self._subject, self._relay, self._log, self._trust = subject, relay, log, trust
         self._bundles, self._folder, self._clock = bundles, folder, clock
-        self._carried = 0
+        self._carried = carried
         self._due = clock.boot()
         self._failures = 0
         self._lock = threading.Lock()

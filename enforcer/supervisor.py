@@ -2,7 +2,8 @@
 
 It holds no key, no token and no log: its death costs no agent its life. Each
 holder has a link to it; when that breaks, the holder holds, and a new daemon
-finds the living holders by their sockets and attaches to them.
+finds the living holders by their sockets and attaches to them; those of other
+code come over to its own.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from pathlib import Path
 from typing import Final
 
 from enforcer import frames
+from enforcer.code_id import installed_code
 from enforcer.config import EnforcerConfig
 from enforcer.control import CONTROL, MAX_CONTROL, Attach, Attached, Contain, Control, CouldNot, Did, Exited, RefusedRun, Run
 from enforcer.launch.cgroup import Cgroup, instances_below, parent_of
 from enforcer.launch.image import sweep
 from enforcer.launch.rooms import clear_rooms
 from enforcer.relay import Relay, next_drift
-from enforcer.zygote import Zygote
+from enforcer.zygote import Zygote, environment, takeover
 from writ.formats.errors import FormatError, Unavailable
 from writ.formats.local import Drift, Stop, Unreachable
 from writ.formats.reason import Reason
@@ -34,6 +36,8 @@ MAX_CLIENTS: Final = 64
 REQUEST_WITHIN: Final = 5.0
 WATCH_AGAIN: Final = 0.5
 SWEEP_AGAIN: Final = 30.0
+COME_OVER_WITHIN: Final = 300.0
+"""Seconds for a holder of other code to come over to ours, frozen, among hundreds that do so at once."""
 
 
 class Supervisor:
@@ -44,6 +48,7 @@ class Supervisor:
         self._config = config
         config.make_folders()
         config.trust()
+        installed_code()
         self._parent = parent_of(config.cgroup)
         self._sole = _only_daemon(config.run_dir / "daemon.lock")
         self._relay = Relay(str(config.attestor_socket))
@@ -123,14 +128,19 @@ class Supervisor:
 
     # --- holders -------------------------------------------------------------------------------------------------------
 
-    def _follow(self, link: socket.socket) -> None:
-        """Know the holder by its link until the link ends; one that ends without saying so has died, and is swept up after."""
-        instance, ended = None, False
+    def _follow(self, link: socket.socket, instance: bytes | None = None) -> None:
+        """Know the holder by its link until the link ends; one that ends without saying so has died, and is swept up after.
+
+        `instance` is known of one that was there before us: it has `COME_OVER_WITHIN` to run our code, or is swept up as if it had died.
+        """
+        ended, within = False, None if instance is None else COME_OVER_WITHIN
         with contextlib.suppress(Unavailable, FormatError):
-            while (data := frames.receive(link, MAX_CONTROL, None)) is not None:
+            while (data := frames.receive(link, MAX_CONTROL, within)) is not None:
                 message = CONTROL.parse(data)
                 if isinstance(message, Attached):
-                    instance = message.instance
+                    if within is not None and message.code != installed_code():
+                        raise FormatError("attached", "a holder that came over to our code", message.code.hex()[:16])
+                    instance, within = message.instance, None
                     with self._lock:
                         self._links[instance] = link
                 ended = ended or isinstance(message, Exited | RefusedRun | CouldNot)
@@ -170,13 +180,14 @@ class Supervisor:
             _LOG.warning("home-left", path=str(self._config.agent_dir(instance)))
 
     def _find_holders(self) -> None:
-        """Attach to every holder that lives; sweep up after every one that does not."""
+        """Attach to every holder that lives, so that it comes over to our code; sweep up after every one that does not."""
         living: set[str] = set()
+        attach = CONTROL.encode(Attach(installed_code(), takeover(), tuple(f"{name}={value}" for name, value in environment().items())))
         for path in sorted((self._config.run_dir / "holders").glob("*.sock")):
             instance = bytes.fromhex(path.stem)
             try:
                 link = frames.connect(str(path))
-                frames.send(link, CONTROL.encode(Attach()))
+                frames.send(link, attach)
             except Unavailable:
                 self._sweep(instance)
                 continue
@@ -184,7 +195,7 @@ class Supervisor:
             living.add(path.stem)
             with self._lock:
                 self._links[instance] = link
-            threading.Thread(target=self._follow, args=(link,), name="holder", daemon=True).start()
+            threading.Thread(target=self._follow, args=(link, instance), name="holder", daemon=True).start()
         for instance in instances_below(self._parent):
             if instance.hex() not in living:
                 self._sweep(instance)

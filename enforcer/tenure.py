@@ -32,6 +32,16 @@ class Tenure:
         self._containment.run(held)
         self._renewed(held)
 
+    def resume(self, held_since: float, hold_max: int, reasons: tuple[Reason, ...]) -> tuple[Reason, ...]:
+        """An instance that has been on hold since this boot time goes on being so. As `hold`."""
+        self._held_since, self._hold_max = held_since, hold_max
+        return self.hold(reasons, time.monotonic_ns())
+
+    @property
+    def since(self) -> tuple[float | None, int]:
+        """The boot time since which it is on hold, and for how many seconds at most."""
+        return self._held_since, self._hold_max
+
     def heard(self, verdict: Verdict) -> tuple[Reason, ...]:
         """What the answer means is done; the reasons for which the instance must be killed, or none."""
         if isinstance(verdict, Never):

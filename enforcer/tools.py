@@ -30,8 +30,10 @@ from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 from enforcer.credential import Held
+from enforcer.estate import HeldTool
 from enforcer.launch.cgroup import Cgroup
-from enforcer.launch.process import Program, start
+from enforcer.launch.process import Program, Running, start
+from enforcer.standstill import Standstill
 from writ.formats.action import Action
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Unavailable
@@ -69,6 +71,9 @@ class Tool(Protocol):
     def call(self, action: Action, method: str, arguments: bytes, held: Held | None, record: bytes = b"") -> Reply:
         """Forward an action that passes, whose record has this leaf hash; an observed one has no token. Raises Unavailable, FormatError."""
 
+    def leave(self, within: float) -> HeldTool | None:
+        """No call is made any more, and one in flight fails. What goes over to other code, which is only what runs by itself."""
+
     def close(self) -> None:
         """End it, and whatever call is in flight."""
 
@@ -76,22 +81,37 @@ class Tool(Protocol):
 class StdioTool:
     """A local MCP server. One call at a time; one that breaks the protocol is out of use, a late answer is passed over."""
 
-    def __init__(self, name: str, program: Program, cgroup: Cgroup, errors: int) -> None:
+    def __init__(self, name: str, running: Running, pipes: tuple[int, ...], asked: int = 0, rest: bytes = b"") -> None:
+        """`running` takes requests and answers on `pipes`; with none it is out of use. It was `asked` so often; `rest` was read."""
+        self._name, self._running, self._next, self._rest = name, running, asked, rest
+        self._in, self._out = pipes or (-1, -1)
+        self._lock, self._still = threading.Lock(), Standstill()
+
+    @classmethod
+    def started(cls, name: str, program: Program, cgroup: Cgroup, errors: int) -> StdioTool:
         """Start it, its standard error going to `errors`. Raises Unavailable."""
-        self._name, self._next, self._rest = name, 0, b""
-        self._lock = threading.Lock()
-        server_in, self._in = os.pipe()
-        self._out, server_out = os.pipe()
+        server_in, into = os.pipe()
+        out, server_out = os.pipe()
         try:
-            self._running = start(program, cgroup, (server_in, server_out, errors))
+            running = start(program, cgroup, (server_in, server_out, errors))
         except Unavailable:
-            os.close(self._in)
-            os.close(self._out)
+            os.close(into)
+            os.close(out)
             raise
         finally:
             os.close(server_in)
             os.close(server_out)
-        os.set_blocking(self._in, False)
+        os.set_blocking(into, False)
+        return cls(name, running, (into, out))
+
+    def leave(self, within: float) -> HeldTool:
+        """No call is made any more, and one in flight fails: an answer to it that comes late is passed over."""
+        self._still.call()
+        if not self._lock.acquire(timeout=within):
+            raise Unavailable(f"tool {self._name}", "its call does not end")
+        self._lock.release()
+        pipes = () if self._in < 0 else (self._in, self._out)
+        return HeldTool(self._name, self._running.outer.pid, self._running.init, pipes, self._next, self._rest)
 
     @property
     def pid(self) -> int:
@@ -105,7 +125,7 @@ class StdioTool:
     def call(self, action: Action, method: str, arguments: bytes, held: Held | None, record: bytes = b"") -> Reply:
         """One tools/call and its answer."""
         with self._lock:
-            if self._in < 0:
+            if self._in < 0 or self._still.called:
                 raise Unavailable(f"tool {self._name}", "it is not running")
             self._next += 1
             request = b'{"id":%d,"jsonrpc":"2.0","method":"tools/call","params":{"arguments":%s,"name":%s}}\n' % (
@@ -127,7 +147,7 @@ class StdioTool:
     def _write(self, data: bytes, end: float) -> None:
         view = memoryview(data)
         while view:
-            if not select.select([], [self._in], [], max(0.0, end - time.monotonic()))[1]:
+            if not select.select([self._still.descriptor], [self._in], [], max(0.0, end - time.monotonic()))[1]:
                 self._drop()  # half a request may be in the pipe
                 raise Unavailable(f"tool {self._name}", f"it took no request within {CALL_WITHIN:.0f} s")
             try:
@@ -140,7 +160,10 @@ class StdioTool:
         while b"\n" not in self._rest:
             if len(self._rest) > MAX_REPLY:
                 raise FormatError(f"tool {self._name}", f"a line of at most {MAX_REPLY} bytes", "more")
-            if not select.select([self._out], [], [], max(0.0, end - time.monotonic()))[0]:
+            ready = select.select([self._out, self._still.descriptor], [], [], max(0.0, end - time.monotonic()))[0]
+            if self._still.called:
+                raise Unavailable(f"tool {self._name}", "the enforcer comes over to other code")
+            if not ready:
                 raise Unavailable(f"tool {self._name}", f"no answer within {CALL_WITHIN:.0f} s")
             part = os.read(self._out, 65536)
             if not part:
@@ -245,6 +268,10 @@ class RelyingService:
             return spelt(body.decode("utf-8"))
         except UnicodeDecodeError:
             raise FormatError(f"service {self._name}", "UTF-8", "other bytes") from None
+
+    def leave(self, within: float) -> None:
+        """It is made anew from the configuration."""
+        self.close()
 
     def close(self) -> None:
         """No call is made any more, and those in flight are cut off."""

@@ -16,9 +16,7 @@ daemon -> zygote   the bytes of a Run, with five descriptors: client, link, and 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import gc
-import json
 import os
 import select
 import signal
@@ -54,8 +52,7 @@ class Zygote:
 
     def __init__(self, config: EnforcerConfig) -> None:
         """It runs. Raises Unavailable."""
-        values = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items()}
-        self._config = json.dumps(values)
+        self._config = config.to_json()
         self._lock = threading.Lock()
         self._line, self._process = self._start()
 
@@ -88,7 +85,7 @@ class Zygote:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "enforcer.zygote", str(theirs.fileno()), self._config],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=(theirs.fileno(),),
-                env=_environment(), cwd="/", start_new_session=True,
+                env=environment(), cwd="/", start_new_session=True,
             )  # fmt: skip
         except OSError as error:
             ours.close()
@@ -98,7 +95,12 @@ class Zygote:
         return ours, process
 
 
-def _environment() -> dict[str, str]:
+def takeover() -> tuple[str, ...]:
+    """How a holder of other code becomes one of ours: the number of its estate follows."""
+    return (sys.executable, "-P", "-m", "enforcer.takeover")
+
+
+def environment() -> dict[str, str]:
     """A holder finds our code, its bytecode where the daemon's is (not beside the measured code), the place of the machine's own key, and
     nothing else of ours."""
     caches = {} if sys.pycache_prefix is None else {"PYTHONPYCACHEPREFIX": sys.pycache_prefix}
@@ -112,20 +114,20 @@ def _environment() -> dict[str, str]:
 def main(number: int, config: EnforcerConfig) -> int:
     """Fork a holder for each run that comes, until the daemon is gone.
 
-    1. Import, read the engine's digest, compile the filters: what every holder runs is what was read here.
+    1. Import, read the digests of engine and code, compile the filters: what every holder runs is what was read here.
     2. Wait for a run. The end of the line is the end of the zygote, and of it alone.
     3. Fork: the child becomes the holder, the parent closes its copies.
     """
     # 1
     from enforcer import holder
+    from enforcer.code_id import installed_code
     from enforcer.launch.seccomp import compiled
-    from writ.service.engine_id import installed_engine
 
     observe.configure(sys.stderr)
     for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)  # the daemon's and the terminal's signals are not ours
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries our children
-    installed_engine()
+    installed_code()
     with contextlib.suppress(Unavailable):  # a holder that needs one makes it again, and says why it cannot
         for new_code in (False, True):
             compiled(new_code=new_code)
@@ -170,13 +172,5 @@ def _become(live: Any, config: EnforcerConfig, run: bytes, descriptors: tuple[in
         os._exit(status)
 
 
-def _config(values: dict[str, Any]) -> EnforcerConfig:
-    paths = ("run_dir", "state_dir", "attestor_socket", "trust_file", "service_ca_file", "egress_ca_file")
-    read: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    for name in paths:
-        read[name] = None if read[name] is None else Path(read[name])
-    return EnforcerConfig(**read)
-
-
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), _config(json.loads(sys.argv[2]))))
+    sys.exit(main(int(sys.argv[1]), EnforcerConfig.from_json(sys.argv[2].encode())))

@@ -32,8 +32,8 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[1]
 FOLDER: Final = ROOT / ".fuzz"
 LIBRARY: Final = FOLDER / "atheris"
-INSTRUMENTED: Final = ("writ", "verifier")
-"""Packages; of verifier no target imports anything but verifier.packages."""
+INSTRUMENTED: Final = ("writ", "verifier", "enforcer", "h2", "hpack")
+"""Packages; of verifier no target imports anything but verifier.packages, of enforcer anything but its way out."""
 SECONDS: Final = 600
 TIMEOUT: Final = 10
 """Seconds for one input, instrumented; the slowest seed takes a hundredth of one."""

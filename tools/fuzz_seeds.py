@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import io
 import lzma
+import ssl
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
 from cryptography import x509
+from h2.config import H2Configuration
+from h2.connection import H2Connection
 
+from enforcer.control import CONTROL, Attached, Did, Exited, RefusedRun, Run
 from tests.world.authority import Ca
 from tests.world.ima_logs import Kernel, certificate, module_signed, signed
 from tests.world.machine import FILES, SHELL, content, part_reference
@@ -29,6 +34,14 @@ from writ.formats.eventlog.cel_json import UserspaceEvent, encode_systemd_log
 from writ.formats.eventlog.runtime import AnchorEvent, DriftEvent, KeyEvent, RuntimeEvent, StopEvent, UpdateEvent, encode_event
 from writ.formats.eventlog.uefi import BANKS, LogKind, UefiEvent, UefiLog
 from writ.formats.evidence import ImaLog, encode_evidence
+from writ.formats.forward import forward_set
+from writ.formats.grants import grant_set
+from writ.formats.local import LOCAL, Launch, Refusal, Status, Stop
+from writ.formats.manifest import ComponentSpec, Manifest, encode_manifest
+from writ.formats.measurement import ComponentRoot, Measurement, encode_measurement
+from writ.formats.reason import Reason
+from writ.formats.secret import Secret
+from writ.formats.spiffe import AgentId
 from writ.formats.strict import encode_cbor, encode_json
 from writ.formats.tpm.pcr import PcrSelection, encode_pcr_selection
 from writ.formats.x509 import parse_certificate, to_pem
@@ -224,6 +237,68 @@ def cdi_specs() -> Iterator[bytes]:
         yield encode_json({"cdiVersion": "0.8.0", "kind": "v.com/c", "devices": [device], "containerEdits": {}})
 
 
+def requests() -> Iterator[bytes]:
+    """Lines to the proxy and to a host, fields, and the beginning of TLS."""
+    yield b"CONNECT api.test:443 HTTP/1.1\r\nHost: api.test:443\r\n\r\n"
+    yield b"POST http://api.test/v1/a?b HTTP/1.1\r\nHost: api.test\r\nContent-Length: 3\r\n\r\nabc"
+    yield b"GET /v1/caf%c3%a9 HTTP/1.1\r\nHost: api.test\r\nX: y\r\n\r\n"
+    for more in (b"", b"\ncontent-length=3", b"\nte=trailers\nhost=api.test\nx-y=z"):
+        yield b":method=POST\n:scheme=https\n:authority=api.test\n:path=/v1/a?b" + more
+    yield b"grpc-status=0\ngrpc-message=none"
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        ssl.create_default_context().wrap_bio(incoming, outgoing, server_hostname="api.test").do_handshake()
+    yield outgoing.read()
+
+
+def http2_connections() -> Iterator[bytes]:
+    """A client's beginning and requests, a server's beginning and answers after as many bytes."""
+    client = H2Connection()
+    client.initiate_connection()
+    head = [(":method", "POST"), (":scheme", "https"), (":authority", "api.test"), (":path", "/v1/a"), ("x-long", "y" * 100)]
+    client.send_headers(1, head)
+    client.send_data(1, b"abc", pad_length=3)
+    client.send_headers(1, [("x", "y")], end_stream=True)
+    client.send_headers(3, head, end_stream=True, priority_weight=3)
+    client.ping(b"12345678")
+    client.reset_stream(3)
+    said = client.data_to_send()
+    yield said
+    server = H2Connection(H2Configuration(client_side=False))
+    server.initiate_connection()
+    server.receive_data(said[:-13])
+    for number, fields in ((1, [(":status", "200"), ("content-length", "3")]), (3, [(":status", "204")])):
+        server.send_headers(number, fields)
+        server.send_data(number, b"abc"[: 3 if number == 1 else 0], end_stream=True)
+    server.close_connection()
+    yield bytes(24) + server.data_to_send()
+
+
+def messages() -> Iterator[bytes]:
+    """A message of each kind between programs of one host, a command, a manifest and a measurement."""
+    reasons = (Reason("hold", "a", "b", "c"),)
+    for said in (
+        Run("a", ("b",), bytes(16), False),
+        Attached(bytes(16), "held", bytes(32)),
+        RefusedRun("r0", reasons, True),
+        Did(True),
+        Exited(0),
+    ):
+        yield CONTROL.encode(said)
+    for told in (Launch("a", ("b",), signer("a").public, None), Stop(bytes(16), "exited"), Refusal(reasons, True), Status()):
+        yield LOCAL.encode(told)
+    limits = {"output": 8, "seconds": 5}
+    yield encode_json({"argv": ["/a"], "cwd": "/work", "env": {"A": "b"}, "instance": "0" * 32, "limits": limits, "stdin": "YQ=="})
+    yield encode_json({"instance": "0" * 32, "script": "c"})
+    secrets = {"key": Secret("key", "KEY"), "file": Secret("file", "file")}
+    parts = (ComponentSpec("main", "code", "src", ("*.pyc",)), ComponentSpec("system", "image", "/", (), include=("usr/bin/a",)))
+    grants, forwards = grant_set([("http.get", "https://a.example:443/*")]), forward_set([(5432, "tcp:db:5432")], "forwards")
+    named = tuple(secrets[name] for name in sorted(secrets))
+    yield encode_manifest(Manifest("a", "b", "c", ("/d",), parts, named, grants, forwards=forwards))
+    roots = tuple(ComponentRoot(part.name, part.kind, Digest.of(b"")) for part in parts)
+    yield encode_measurement(Measurement(AgentId("d.example", "b", "a"), ("/d",), roots, named, "c", grants, forwards=forwards))
+
+
 SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
     "uefi-log": uefi_logs,
     "systemd-log": systemd_logs,
@@ -237,5 +312,8 @@ SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
     "packages": packages,
     "oci": oci_images,
     "cdi": cdi_specs,
+    "requests": requests,
+    "http2": http2_connections,
+    "local": messages,
 }
 """By target, as in `tools.fuzz_targets`."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import socket
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -19,6 +20,15 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from attestor.measure.layers import Layers
+from enforcer.child.command import parse_command
+from enforcer.control import CONTROL
+from enforcer.gates.egress.client_hello import read_client_hello
+from enforcer.gates.egress.destination import parse_authority
+from enforcer.gates.egress.http2 import Http2, Http2Stream
+from enforcer.gates.egress.request import parse_asked, parse_fields, parse_head, parse_trailers
+from enforcer.gates.egress.stream import Stream
+from enforcer.gates.egress.tunnel import Limits
+from enforcer.gates.egress.url import path_of
 from tests.world.authority import Ca
 from tests.world.ima_logs import BOOT, certificate
 from tests.world.machine import SHELL, part_reference
@@ -48,6 +58,9 @@ from writ.formats.eventlog.uefi_data import (
 from writ.formats.evidence import Evidence, ImaLog, encode_evidence, parse_evidence
 from writ.formats.ima_rules import ImaRules
 from writ.formats.ima_signature import keys_of, parse_file_signature
+from writ.formats.local import LOCAL
+from writ.formats.manifest import parse_manifest
+from writ.formats.measurement import parse_measurement
 from writ.formats.module_signature import parse_module_signature
 from writ.formats.oci import check_layout, parse_image_config, parse_image_manifest, parse_index
 from writ.formats.ocsp import parse_ocsp
@@ -404,6 +417,54 @@ def cdi(data: bytes) -> None:
     _read(parse_spec, data)
 
 
+def local(data: bytes) -> None:
+    """What programs of one host say to each other, and what an agent commands in a child instance."""
+    for parse in (CONTROL.parse, LOCAL.parse, parse_command, parse_manifest, parse_measurement):
+        _read(parse, data)
+
+
+_THERE: Final = parse_authority("api.test:443")
+
+
+def _egress_fields(data: bytes) -> list[tuple[bytes, bytes]]:
+    return [(name, value) for name, _, value in (line.partition(b"=") for line in data.split(b"\n"))]
+
+
+def requests(data: bytes) -> None:
+    """What an agent asks the egress gate for: of the proxy, in lines, in fields, and by TLS. What is decided has one spelling."""
+    _read(parse_head, data)
+    _read(read_client_hello, data)
+    fields = _egress_fields(data)
+    _read(lambda _: parse_trailers(fields), data)
+    for one in (
+        _read(lambda raw: parse_asked(raw, _THERE, secure=True)[0], data),
+        _read(lambda _: parse_fields(fields, _THERE, ended=True), data),
+        _read(lambda _: parse_fields(fields, _THERE, ended=False), data),
+    ):
+        if one is not None:
+            path = one.onward.target.decode("ascii").partition("?")[0]
+            _hold(one.resource == f"https://api.test:443{path}" and path_of(path) == path, "what is decided is not what is sent")
+            _hold(not any(b"\n" in name + value or b"\r" in name + value for name, value in one.onward.headers), "a line within a field")
+
+
+def http2(data: bytes) -> None:
+    """What an agent, and a host, say in HTTP/2 once it was agreed upon."""
+    with socket.socket() as nobody:
+        agent = Http2(Stream(nobody), Limits(), client=False)
+        for at in range(0, len(data), 100):
+            if (asked := _read(agent.hear, data[at : at + 100])) is None:
+                break
+            for _, fields, ended in asked:
+                with suppress(FormatError):
+                    parse_fields(fields, _THERE, ended=ended)
+        host = Http2(Stream(nobody), Limits(), client=True)
+        host.h2.initiate_connection()
+        for number in (1, 3):
+            host.h2.send_headers(number, [(":method", "GET"), (":scheme", "https"), (":authority", "x"), (":path", "/")], end_stream=True)
+            host.sides[number] = Http2Stream(host, number)
+        _read(host.hear, data[24:])
+
+
 TARGETS: Final = {
     "uefi-log": Target(uefi_log, 16384),
     "systemd-log": Target(systemd_log, 4096),
@@ -417,4 +478,7 @@ TARGETS: Final = {
     "packages": Target(packages, 8192),
     "oci": Target(oci, 8192),
     "cdi": Target(cdi, 4096),
+    "local": Target(local, 4096),
+    "requests": Target(requests, 1024),
+    "http2": Target(http2, 2048),
 }

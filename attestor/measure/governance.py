@@ -22,7 +22,9 @@ from writ.formats.eventlog.runtime import ComponentEvent
 from writ.formats.tree import Component, component_root
 
 ROOMS: Final = ("attestor", "enforcer", "writ")
-LIBRARIES: Final = ("cbor2", "cedarpy", "cffi", "cryptography", "h11", "tpm2_pytss", "uvicorn", "watchfiles")
+LIBRARIES: Final = (
+    "cbor2", "cedarpy", "cffi", "cryptography", "h11", "h2", "hpack", "hyperframe", "tpm2_pytss", "uvicorn", "watchfiles",
+)  # fmt: skip
 """Third-party packages of attestor and enforcer; those that are installed are measured."""
 
 

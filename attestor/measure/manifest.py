@@ -13,7 +13,7 @@ from typing import Protocol
 
 from attestor.measure.packages import measure_packages
 from attestor.measure.tree import Identity, Reader, hash_file, measure_tree
-from attestor.measure.verity import Artefacts, NotHeld, refused
+from attestor.measure.verity import Artefacts, refused
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.manifest import MAX_MANIFEST, ComponentSpec, Manifest, parse_manifest
@@ -21,6 +21,7 @@ from writ.formats.measurement import ComponentRoot, Measurement
 from writ.formats.reason import Reason
 from writ.formats.strict import name
 from writ.formats.tree import Component, Entry, component_root
+from writ.service.verity import NotHeld
 
 
 class Held(Protocol):

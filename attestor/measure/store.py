@@ -47,12 +47,12 @@ from typing import Final
 
 from attestor.config import read_private, write_private
 from attestor.measure.tree import Identity, hash_file, identity_of, measure_tree
-from attestor.measure.verity import Kernel, NotHeld, Verity
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.measurement import Measurement, encode_measurement, parse_measurement
 from writ.formats.reason import Reason
 from writ.formats.tree import Component, Entry, check_path, component_root, diff, encode_tree, entry_digest, parse_tree, spell, unspell
+from writ.service.verity import Kernel, NotHeld, Verity
 
 _FICLONE: Final = 0x40049409
 _CHUNK: Final = 1 << 20

@@ -28,11 +28,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
-from attestor.measure.verity import NotHeld, refused
+from attestor.measure.verity import refused
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused
 from writ.formats.reason import Reason
 from writ.formats.tree import MAX_ENTRIES, Component, ComponentKind, Entry, component, spell
+from writ.service.verity import NotHeld
 
 MAX_DEPTH: Final = 64
 MAX_FILE: Final = 1 << 40

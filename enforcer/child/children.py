@@ -17,6 +17,7 @@ import contextlib
 import os
 import socket
 import threading
+import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import count
@@ -228,6 +229,13 @@ class Children:
                 return []
             self._held = held
             return list(self._children.values())
+
+    def leave(self, within: float) -> None:
+        """Every child ends, and with it what it was asked for."""
+        self.close()
+        end = time.monotonic() + within
+        while self._children and time.monotonic() < end:
+            time.sleep(0.01)
 
     def close(self) -> None:
         """Every child ends."""

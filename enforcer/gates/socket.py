@@ -29,11 +29,13 @@ import contextlib
 import re
 import socket
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from enforcer import frames
 from enforcer.gatekeeper import Gatekeeper, Ruling
+from enforcer.standstill import Standstill
 from enforcer.tools import Reply, Tool, spelt
 from writ.formats.action import Action
 from writ.formats.digest import Digest
@@ -45,8 +47,11 @@ from writ.service import cli, observe
 GATE: Final = "socket"
 MAX_LINE: Final = 1 << 20
 MAX_CONNECTIONS: Final = 16
+_PART: Final = 65536
 _METHOD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}(?:/[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}){0,7}\Z", re.ASCII)
 _LOG = observe.get_logger(__name__)
+Taken = tuple[socket.socket, Sequence[tuple[socket.socket, bytes]]]
+"""A listener, and connections with what was read of each ahead."""
 
 
 class SocketGate:
@@ -55,42 +60,77 @@ class SocketGate:
     def __init__(
         self, path: str, *, uid: int, gid: int, is_agent: Callable[[int], bool],
         gatekeeper: Gatekeeper, tools: Mapping[str, Tool], short: str,
+        taken: Taken | None = None,
     ) -> None:  # fmt: skip
         """Listen at `path`, for processes of `uid` whose pid `is_agent`. `short` is the instance's short name in references.
 
+        `taken` are a listener that is there already, and connections, of each of which somebody has read so much already.
         Raises Unavailable.
         """
         self._uid, self._is_agent, self._gatekeeper, self._tools, self._short = uid, is_agent, gatekeeper, tools, short
         self._room = threading.BoundedSemaphore(MAX_CONNECTIONS)
-        self._live: set[socket.socket] = set()
+        self._live: dict[socket.socket, threading.Thread] = {}
+        self._left: dict[socket.socket, bytes] = {}
         self._lock = threading.Lock()
-        self._server = frames.listen(path, uid=uid, gid=gid, mode=0o600)
+        self._still, self._closed = Standstill(), False
+        self._server, connections = taken or (frames.listen(path, uid=uid, gid=gid, mode=0o600), ())
+        for connection, rest in connections:
+            if self._room.acquire(blocking=False):
+                self._begin(connection, rest)
         threading.Thread(target=self._accept, name="gate", daemon=True).start()
 
     def _accept(self) -> None:
-        for connection in frames.connections(self._server):
+        while self._still.readable(self._server):
+            try:
+                connection, _ = self._server.accept()
+            except OSError:
+                return
             peer = frames.peer_of(connection)
             if peer.uid != self._uid or not self._is_agent(peer.pid) or not self._room.acquire(blocking=False):
                 _LOG.warning("gate-peer-refused", uid=peer.uid, pid=peer.pid)
                 connection.close()
                 continue
-            with self._lock:
-                self._live.add(connection)
-            threading.Thread(target=self._attend, args=(connection,), name="gate-connection", daemon=True).start()
+            self._begin(connection, b"")
 
-    def _attend(self, connection: socket.socket) -> None:
+    def _begin(self, connection: socket.socket, rest: bytes) -> None:
+        thread = threading.Thread(target=self._attend, args=(connection, rest), name="gate-connection", daemon=True)
+        with self._lock:
+            self._live[connection] = thread
+        thread.start()
+
+    def _attend(self, connection: socket.socket, rest: bytes) -> None:
+        ahead, stays = bytearray(rest), False
         try:
-            with contextlib.suppress(OSError), connection.makefile("rwb") as stream:
-                while line := stream.readline(MAX_LINE + 1):
-                    stream.write(self.answer(line) + b"\n")
-                    stream.flush()
+            with contextlib.suppress(OSError):
+                while line := self._line(connection, ahead):
+                    connection.sendall(self.answer(line) + b"\n")
                     if len(line) > MAX_LINE:
                         return
+                stays = line is None
         finally:
             with self._lock:
-                self._live.discard(connection)
-            connection.close()
+                if stays and not self._closed:
+                    self._left[connection] = bytes(ahead)
+                else:
+                    del self._live[connection]
+                    connection.close()
             self._room.release()
+
+    def _line(self, connection: socket.socket, ahead: bytearray) -> bytes | None:
+        """The next line, or what there is at the end of them or beyond the bound; None at a standstill. `ahead` is what was read beyond."""
+        while b"\n" not in ahead and len(ahead) <= MAX_LINE:
+            if not self._still.readable(connection):
+                return None
+            part = connection.recv(_PART)
+            if not part:
+                break
+            ahead += part
+        if self._still.called:
+            return None
+        end = ahead.find(b"\n") + 1 or len(ahead)
+        line = bytes(ahead[: min(end, MAX_LINE + 1)])
+        del ahead[: len(line)]
+        return line
 
     def answer(self, line: bytes) -> bytes:
         """The answer to one line, whatever is in it."""
@@ -134,8 +174,27 @@ class SocketGate:
         if not self._gatekeeper.outcome(ruling, done=reply.done, result=reply.body):
             _LOG.error("outcome-not-durable", sequence=ruling.sequence)
 
+    def leave(self, within: float) -> tuple[int, list[tuple[int, bytes]]]:
+        """Nobody is attended to any more: the listener, and each connection on which no answer is owed with what was read of it ahead.
+
+        One whose answer nobody takes within `within` seconds is cut.
+        """
+        self._still.call()
+        end = time.monotonic() + within
+        with self._lock:
+            live = dict(self._live)
+        for thread in live.values():
+            thread.join(max(0.0, end - time.monotonic()))
+        with self._lock:
+            for connection in self._live.keys() - self._left.keys():
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+            return self._server.fileno(), [(connection.fileno(), rest) for connection, rest in self._left.items()]
+
     def close(self) -> None:
         """Nobody can connect any more, and every connection is cut."""
+        self._closed = True
+        self._still.call()
         self._server.close()
         with self._lock:
             for connection in self._live:

@@ -9,7 +9,7 @@ after it was sealed, and compared with the measurement: a store that was changed
 does not matter. One image serves all instances of a manifest root whose holders share a mount namespace, and lives in memory while
 one of them does; a service that systemd restarts has another namespace, and makes its own.
 
-What fs-verity or dm-verity holds is too large for memory and needs no copy: it is mounted from the store, read-only, by the sandbox.
+What fs-verity or dm-verity holds is too large for memory and needs no copy: `held` binds it, and the sandbox has it at its place.
 """
 
 from __future__ import annotations
@@ -21,19 +21,22 @@ import os
 import stat
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, cast
 
+from enforcer.launch.held import hold
 from enforcer.launch.mounts import unmount
 from enforcer.launch.store_root import INSIDE, StoreRoot
+from enforcer.launch.walk import walk
 from writ.formats.digest import Digest
 from writ.formats.errors import Refused, Unavailable
 from writ.formats.measurement import ComponentRoot, Measurement
 from writ.formats.reason import Reason
-from writ.formats.tree import ComponentKind, Entry, component, component_root, spell
+from writ.formats.tree import ComponentKind, Entry, component, component_root
+from writ.service.verity import Kernel, Verity
 
 STORE: Final = INSIDE.removeprefix("/")
 MOUNT_POINTS: Final = ("proc", "dev", "tmp", "agent", "work", "run", "run/writ")
@@ -47,14 +50,14 @@ _UUID: Final = "00000000-0000-0000-0000-000000000000"
 _WITHIN: Final = 300.0
 """Seconds for one tool to make or mount an image."""
 _VERIFIED: Final = "verified"
+_HELD: Final = "held"
 _HASHERS: Final = 4
-_NOT_HASHED: Final = Digest("sha256", bytes(32))
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A mounted image that is what was measured, held while `lock` is open. `held` are directories of the store, by component name,
-    that the kernel itself keeps from changing."""
+    """A mounted image that is what was measured, held while `lock` is open. `held` are components that the kernel itself keeps from
+    changing, by name, with where they are mounted."""
 
     path: Path
     lock: int
@@ -65,13 +68,13 @@ class Image:
         os.close(self.lock)
 
 
-def image_of(folder: Path, root: StoreRoot, measurement: Measurement) -> Image:
+def image_of(folder: Path, root: StoreRoot, measurement: Measurement, kernel: Verity | None = None) -> Image:
     """The image of `measurement`, whose trees lie at `root`: the one that is mounted, or a new one.
 
     1. Who has the lock shared, holds it: no sweep takes it away. One at a time makes it, under a lock of its own, since who holds the
        first may hold it for as long as an agent lives; who comes later finds it.
-    2. Made, sealed, mounted read-only.
-    3. Hashed: every component is what was measured.
+    2. What `kernel` (this one where None) holds is bound; the rest is made an image, sealed, mounted read-only.
+    3. Asked and hashed: every component is what was measured.
 
     Raises Refused where it is not, or where there is no root for an agent; Unavailable.
     """
@@ -79,7 +82,6 @@ def image_of(folder: Path, root: StoreRoot, measurement: Measurement) -> Image:
     base = next((part.name for part in measurement.components if part.kind == "image"), None)
     if base is None:
         raise Refused(Reason("component-missing", "measurement.components", "one of kind image, the root of the sandbox", "none"))
-    held = tuple((part.name, root.path / part.name) for part in measurement.components if _is_held(root.path / part.name))
     try:
         place.mkdir(mode=0o711, exist_ok=True)
         lock = os.open(place / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -95,12 +97,12 @@ def image_of(folder: Path, root: StoreRoot, measurement: Measurement) -> Image:
                     fcntl.flock(making, fcntl.LOCK_EX)
                     if not _is_ready(place):
                         # 2, 3
-                        _make(place, root.path, base, [part for part in measurement.components if part.name not in dict(held)])
+                        _make(place, root.path, base, measurement.components, kernel or Kernel())
             os.utime(lock)
         except OSError as error:
             raise Unavailable("image", f"{error.filename or place}: {error.strerror}") from None
         undone.pop_all()
-    return Image(place / "root", lock, held)
+    return Image(place / "root", lock, tuple((path.name, path) for path in sorted((place / _HELD).iterdir())))
 
 
 def within(root: Path, inside: str) -> Path | None:
@@ -127,15 +129,18 @@ def sweep(folder: Path, keep: int) -> None:
         os.close(lock)
 
 
-def _make(place: Path, trees: Path, base: str, parts: list[ComponentRoot]) -> None:
+def _make(place: Path, trees: Path, base: str, parts: Iterable[ComponentRoot], kernel: Verity) -> None:
     """What is mounted below `place` is these parts, and was compared with what was measured; else nothing is mounted there."""
     _clear(place)
     mounted = place / "root"
     mounted.mkdir(mode=0o755, exist_ok=True)
+    (place / _HELD).mkdir(mode=0o711, exist_ok=True)
     with contextlib.ExitStack() as undone:
         undone.callback(_clear, place)
-        build(trees, base, [part.name for part in parts], mounted)
-        _verify(mounted, trees, base, parts)
+        held = {part.name for part in parts if part.name != base and hold(part, trees / part.name, place / _HELD / part.name, kernel)}
+        copied = [part for part in parts if part.name not in held]
+        build(trees, base, [part.name for part in copied], mounted, held)
+        _verify(mounted, trees, base, copied)
         (place / _VERIFIED).touch(mode=0o600)
         undone.pop_all()
 
@@ -147,18 +152,18 @@ def _is_ready(place: Path) -> bool:
 def _clear(place: Path) -> None:
     (place / _VERIFIED).unlink(missing_ok=True)
     unmount(place / "root")
-
-
-def _is_held(tree: Path) -> bool:
-    """Whether the store keeps this component as a link to a device's mount: what dm-verity holds."""
-    return tree.is_symlink()
+    for path in (place / _HELD).iterdir() if (place / _HELD).is_dir() else ():
+        unmount(path)
+        path.rmdir()
 
 
 # --- made ----------------------------------------------------------------------------------------------------------------------
 
 
-def build(trees: Path, base: str, names: Iterable[str], mounted: Path) -> None:
-    """The image of the tree `base`, with the other trees of these names, is mounted. Raises Unavailable, Refused.
+def build(trees: Path, base: str, names: Iterable[str], mounted: Path, held: Iterable[str] = ()) -> None:
+    """The image of the tree `base`, with the other trees of these names and a place for each that is held, is mounted.
+
+    Raises Unavailable, Refused.
 
     bubblewrap lays the components side by side in a mount namespace that ends with mkfs; nothing is copied but into the image.
     """
@@ -171,6 +176,8 @@ def build(trees: Path, base: str, names: Iterable[str], mounted: Path) -> None:
             arguments += ["--ro-bind", str(source), inner]
     for point in (*MOUNT_POINTS, STORE):
         arguments += ["--dir", f"/image/{point}"]
+    for name in sorted(held):
+        arguments += ["--dir", f"/image/{STORE}/{name}"]
     for name in sorted(names):
         if name != base:
             arguments += ["--ro-bind", str(trees / name), f"/image/{STORE}/{name}"]
@@ -238,30 +245,13 @@ def _verify(mounted: Path, trees: Path, base: str, parts: Iterable[ComponentRoot
     with ThreadPoolExecutor(min(os.cpu_count() or 1, _HASHERS)) as pool:
         for part in parts:
             if part.name == base:
-                found = [*_walk(mounted, "", _OURS), *((Path(), Entry.dir(name)) for name in sorted(_OURS & _view(trees / base).keys()))]
+                found = [*walk(mounted, without=_OURS), *((Path(), Entry.dir(name)) for name in sorted(_OURS & _view(trees / base).keys()))]
             else:
-                found = list(_walk(mounted / STORE / part.name, "", frozenset()))
+                found = list(walk(mounted / STORE / part.name))
             entries = tuple(pool.map(_hashed, found))
             got = component_root(component(part.name, cast(ComponentKind, part.kind), entries))
             if got != part.root:
                 raise Refused(Reason("component-mismatch", f"measurement.{part.name}", str(part.root), str(got)))
-
-
-def _walk(folder: Path, inner: str, without: frozenset[str]) -> Iterator[tuple[Path, Entry]]:
-    """What is below `folder`, as it is measured but for the digests of files: `attestor/measure/tree.py` says how. Nothing can change
-    under this walk."""
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.name not in without)
-    if inner and not names:
-        yield folder, Entry.dir(inner)
-    for name in names:
-        path, spelt = folder / name, spell(os.fsencode(name))
-        at, info = f"{inner}/{spelt}" if inner else spelt, path.lstat()
-        if stat.S_ISDIR(info.st_mode):
-            yield from _walk(path, at, frozenset())
-        elif stat.S_ISLNK(info.st_mode):
-            yield path, Entry.link(at, spell(os.fsencode(os.readlink(path))))
-        else:
-            yield path, Entry(at, "file", bool(info.st_mode & stat.S_IXUSR), info.st_size, _NOT_HASHED, None)
 
 
 def _hashed(found: tuple[Path, Entry]) -> Entry:

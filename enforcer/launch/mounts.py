@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-_NOSUID, _NODEV, _NOEXEC, _DETACH = 2, 4, 8, 2
+_RDONLY, _NOSUID, _NODEV, _NOEXEC, _REMOUNT, _BIND, _DETACH = 1, 2, 4, 8, 32, 4096, 2
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 
@@ -19,11 +19,28 @@ def mount_tmpfs(path: Path, *, size: int, files: int, executable: bool = False) 
         raise _error(path)
 
 
+def bind(source: Path, path: Path) -> None:
+    """`source`, a file or a directory without what is mounted beneath it, is at `path` too, read-only. Raises OSError."""
+    _mount(path, _BIND, source)
+    _mount(path, _REMOUNT | _BIND | _RDONLY | _NOSUID | _NODEV)
+
+
+def seal(path: Path) -> None:
+    """Nobody writes to the filesystem in memory at `path` any more. Raises OSError."""
+    _mount(path, _REMOUNT | _RDONLY | _NOSUID | _NODEV)
+
+
 def unmount(path: Path) -> None:
     """Nothing is mounted at `path`; what is still open of it goes when that is closed. Raises OSError."""
     while os.path.ismount(path):
         if _LIBC.umount2(os.fsencode(path), _DETACH) != 0:
             raise _error(path)
+
+
+def _mount(path: Path, flags: int, source: Path | None = None) -> None:
+    given = None if source is None else os.fsencode(source)
+    if _LIBC.mount(given, os.fsencode(path), None, ctypes.c_ulong(flags), None) != 0:
+        raise _error(path)
 
 
 def _error(path: Path) -> OSError:

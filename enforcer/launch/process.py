@@ -6,24 +6,27 @@ import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from enforcer.launch.cgroup import Cgroup
 from enforcer.launch.devices import NONE, Devices
 from enforcer.launch.image import BWRAP, SHIM, Image
 from enforcer.launch.sandbox import HOME, INSIDE_UID, LIMITS, SHIM_PROGRAM, Room, arguments, specification
-from writ.formats.errors import Unavailable
+from writ.formats.errors import Misuse, Unavailable
 from writ.formats.measurement import Profile
 
 _WATCHDOG: Final = Path(__file__).with_name("watchdog.py")
 _DEADLINE: Final = 15.0
 """Seconds for each word of a launch on a loaded host; a healthy launch takes 50 ms."""
+_LOOK_AGAIN: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +49,82 @@ class Program:
     folder: str = HOME
 
 
+class Child(Protocol):
+    """As much of `subprocess.Popen` as is used of one."""
+
+    pid: int
+    returncode: int | None
+
+    def poll(self) -> int | None:
+        """Its status, once it has ended; it is reaped then."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its status, once it has ended. Raises subprocess.TimeoutExpired."""
+
+    def kill(self) -> None:
+        """SIGKILL, where it has not been reaped."""
+
+
+class Inherited:
+    """A child of this process, started by the code that ran in it before `execve`."""
+
+    def __init__(self, pid: int) -> None:
+        """Raises Unavailable where it is no child of ours."""
+        self.pid = pid
+        self.returncode: int | None = None
+        self._lock = threading.Lock()
+        try:
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+        except OSError as error:
+            raise Unavailable("process", f"{pid}: {error.strerror}") from None
+
+    def poll(self) -> int | None:
+        """Its status, once it has ended; it is reaped then."""
+        with self._lock:
+            if self.returncode is None:
+                done, status = os.waitpid(self.pid, os.WNOHANG)
+                self.returncode = os.waitstatus_to_exitcode(status) if done else None
+            return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its status, once it has ended. Raises subprocess.TimeoutExpired."""
+        end = None if timeout is None else time.monotonic() + timeout
+        while (returned := self.poll()) is None:
+            if end is not None and time.monotonic() > end:
+                raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
+            time.sleep(_LOOK_AGAIN)
+        return returned
+
+    def kill(self) -> None:
+        """SIGKILL, where it has not been reaped."""
+        with self._lock, contextlib.suppress(OSError):
+            if self.returncode is None:
+                os.kill(self.pid, signal.SIGKILL)
+
+
 @dataclass(frozen=True, slots=True)
 class Running:
     """A program in its sandbox: `outer` ends when it ends, with its status; `init` is the first pid of its namespaces, as we see it."""
 
-    outer: subprocess.Popen[bytes]
+    outer: Child
     init: int
+
+    def ended(self) -> int:
+        """As `wait`, but it stays to be reaped, so that its status is not lost with the code that waits."""
+        found = os.waitid(os.P_PID, self.outer.pid, os.WEXITED | os.WNOWAIT)
+        if found is None:
+            raise Misuse("waitid without WNOHANG returned nothing")
+        return found.si_status if found.si_code == os.CLD_EXITED else 128 + found.si_status
 
     def wait(self, timeout: float | None = None) -> int:
         """A shell's exit status, once it has ended: its own, or 128 and the signal. Raises subprocess.TimeoutExpired."""
         returned = self.outer.wait(timeout)
         return returned if returned >= 0 else 128 - returned
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended yet."""
+        return os.waitid(os.P_PID, self.outer.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None
 
     @property
     def program(self) -> int | None:
@@ -175,11 +243,17 @@ def _read(descriptor: int, until: bytes | None) -> bytes:
 class Watchdog:
     """A process that kills `cgroup` when this one dies, by the end of a pipe that only we hold."""
 
-    def __init__(self, cgroup: Cgroup) -> None:
+    def __init__(self, cgroup: Cgroup, inherited: tuple[int, int] | None = None) -> None:
+        """`inherited` are pid and pipe of one that the code before us started: another takes its place. Raises Unavailable."""
         self._cgroup = cgroup
+        former = None if inherited is None else (Inherited(inherited[0]), inherited[1])
         self._child, self._hold = self._start()
+        if former is not None:
+            former[0].kill()
+            former[0].wait()
+            os.close(former[1])
 
-    def _start(self) -> tuple[subprocess.Popen[bytes], int]:
+    def _start(self) -> tuple[Child, int]:
         read, write = os.pipe()
         try:
             child = subprocess.Popen(
@@ -197,6 +271,11 @@ class Watchdog:
     def pid(self) -> int:
         """Its pid."""
         return self._child.pid
+
+    @property
+    def pipe(self) -> int:
+        """The descriptor that only we hold."""
+        return self._hold
 
     def keep(self) -> bool:
         """Whether a watchdog runs: one that died is replaced. False where none could be started, and then nothing may run."""

@@ -25,12 +25,12 @@ GIVEN_BACK_WITHIN: Final = 5.0
 class Secrets:
     """It can be cut and mended with everything else. Thread-safe; one secret is fetched at a time."""
 
-    def __init__(self, named: Sequence[Secret], sources: Mapping[str, Source]) -> None:
-        """`sources` has one for each of `named`."""
+    def __init__(self, named: Sequence[Secret], sources: Mapping[str, Source], placeholders: Sequence[str] = ()) -> None:
+        """`sources` has one for each of `named`; `placeholders` are one for each that has one, where an agent has them already."""
         self.named = tuple(named)
-        self.placeholders: Mapping[str, str] = {
-            one.name: f"writ-secret-{one.name}-{secrets.token_hex(16)}" for one in named if not one.is_file
-        }
+        held = [one.name for one in named if not one.is_file]
+        made = placeholders or [f"writ-secret-{name}-{secrets.token_hex(16)}" for name in held]
+        self.placeholders: Mapping[str, str] = dict(zip(held, made, strict=True))
         self._sources = dict(sources)
         self._leases: dict[str, tuple[Lease, float]] = {}
         self._era, self._open = 0, True

@@ -16,8 +16,8 @@ from writ.formats.secret import Secret
 from writ.service.clock import Clock
 
 
-def secrets_of(config: EnforcerConfig, agent: str, named: Sequence[Secret], clock: Clock) -> Secrets:
-    """What an instance of `agent` whose manifest names these has; nothing is fetched yet.
+def secrets_of(config: EnforcerConfig, agent: str, named: Sequence[Secret], clock: Clock, placeholders: Sequence[str] = ()) -> Secrets:
+    """What an instance of `agent` whose manifest names these has; nothing is fetched yet. `placeholders` are those that it has already.
 
     Raises Unavailable for a secret that this host has no source of, FormatError for a URL or CA file that is none.
     """
@@ -36,4 +36,4 @@ def secrets_of(config: EnforcerConfig, agent: str, named: Sequence[Secret], cloc
             found[one.name] = Exchanged(one.name, words[0], words[1], " ".join(words[2:]), ca_file=config.secrets_ca_file, clock=clock)
         else:
             raise Unavailable("secrets", f"{one.name}: enforcer.toml has no source of it for {agent}")
-    return Secrets(named, found)
+    return Secrets(named, found, placeholders)

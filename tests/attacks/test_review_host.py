@@ -81,7 +81,7 @@ def test_tool_that_floods_old_answers_is_given_up_in_time(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(tools, "start", start)
     monkeypatch.setattr(tools, "CALL_WITHIN", 0.5)
-    tool = StdioTool("slow", None, None, 2)  # type: ignore[arg-type]  # nothing is started
+    tool = StdioTool.started("slow", None, None, 2)  # type: ignore[arg-type]  # nothing is started
     gave_up: list[float] = []
 
     def call() -> None:

@@ -19,6 +19,7 @@ from tests.enforcer.conftest import cgroup_mount
 from tests.enforcer.host import Host, wait_for
 from tests.world.network import Server, certified
 from tests.world.web import go_on, site
+from tests.world.web2 import newest
 
 __all__ = ["cgroup_mount"]
 
@@ -50,6 +51,16 @@ def web(certificate: tuple[Path, Path]) -> Iterator[Server]:
     """Pages, events and WebSockets, over TLS."""
     go_on.set()
     made = Server(site, certificate=certificate)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def newer(certificate: tuple[Path, Path]) -> Iterator[Server]:
+    """Pages and streams of HTTP/2, over TLS."""
+    made = Server(newest, certificate=certificate)
+    assert made.tls is not None
+    made.tls.set_alpn_protocols(["h2"])
     yield made
     made.close()
 

@@ -117,6 +117,68 @@ def test_curl_httpx_events_and_websockets(host: Host, web: Server) -> None:
     assert b"/v2/" not in web.heard
 
 
+HTTPX2 = """
+import httpx2, sys
+with httpx2.Client(http2=True) as client:
+    for url in sys.argv[1:]:
+        answer = client.get(url)
+        print(answer.http_version, answer.status_code, answer.text[:20])
+"""
+GRPC = """
+import grpc, sys, threading
+def said(call):
+    try:
+        return [*call]
+    except grpc.RpcError as error:
+        return error.code().name
+with grpc.secure_channel(sys.argv[1], grpc.ssl_channel_credentials()) as channel:
+    echo, heard = channel.stream_stream("/grpc/echo"), threading.Semaphore(1)
+    def words():
+        for word in (b"a", b"b", b"c"):
+            heard.acquire()
+            yield word
+    call, found = echo(words(), timeout=30), []
+    for word in call:
+        found.append(word)
+        heard.release()
+    print(found, call.code().name)
+    print(said(channel.unary_stream("/grpc/none")(b"x", timeout=30)))
+    print(said(channel.unary_stream("/other/method")(b"x", timeout=30)))
+"""
+
+
+def test_clients_of_http_2(host: Host, newer: Server, web: Server) -> None:
+    here, older = f"{NAME}:{newer.port}", f"{NAME}:{web.port}"
+    found = ran(
+        host,
+        images.tools(),
+        f"""
+        said = ("-sS", "-w", "%{{http_version}}")
+        found["curl"] = run("curl", *said, "https://{here}/v1/a")
+        found["curl no"] = run("curl", *said, "-f", "https://{here}/v2/a")
+        found["curl to an older host"] = run("curl", *said, "https://{older}/v1/a")
+        found["curl of HTTP/1.1"] = run("curl", *said, "--http1.1", "https://{older}/v1/a")
+        found["httpx2"] = python({HTTPX2!r}, "https://{here}/v1/b", "https://{here}/v2/b", "https://{here}/v1/c")
+        found["grpc"] = python({GRPC!r}, "{here}")
+        """,
+        [
+            ("http.get", f"https://{here}/v1/*"), ("http.get", f"https://{older}/v1/*"), ("http.post", f"https://{here}/grpc/*"),
+            reach(newer.port), reach(web.port),
+        ],
+    )  # fmt: skip
+    assert found["curl"][:2] == (0, "GET /v1/a 2"), found["curl"]
+    assert found["curl no"][0] == 22
+    assert found["curl to an older host"][:2] == (0, "GET /v1/a 2")
+    assert found["curl of HTTP/1.1"][:2] == (0, "GET /v1/a 1.1")
+    lines = found["httpx2"][1].splitlines()
+    assert (lines[0], lines[1][:12], lines[2]) == ("HTTP/2 200 GET /v1/b ", "HTTP/2 403 {", "HTTP/2 200 GET /v1/c "), found["httpx2"]
+    assert found["grpc"][:2] == (0, "[b'a', b'b', b'c'] OK\nUNIMPLEMENTED\nPERMISSION_DENIED\n"), found["grpc"]
+    assert {("http.get", f"https://{here}/v2/a"), ("http.get", f"https://{here}/v2/b")} <= refused(host)
+    assert ("http.post", f"https://{here}/other/method") in refused(host)
+    assert b"/v2/" not in newer.heard
+    assert b"/other" not in newer.heard
+
+
 def test_git_and_pip(host: Host, registries: Registries) -> None:
     here = f"{NAME}:{registries.port}"
     found = ran(
@@ -151,8 +213,28 @@ fetch(process.argv[1]).then(async answer => console.log(answer.status, await ans
 """
 
 
-def test_npm_and_nodes_fetch(host: Host, web: Server, registries: Registries) -> None:
-    here, there = f"{NAME}:{web.port}", f"{NAME}:{registries.port}"
+HTTP2 = """
+const http = require("http"), http2 = require("http2"), tls = require("tls"), fs = require("fs");
+const [host, port] = process.argv[1].split(":"), proxy = new URL(process.env.https_proxy);
+const there = {method: "CONNECT", path: process.argv[1], headers: {host: process.argv[1]}};
+const tunnel = http.request({host: proxy.hostname, port: proxy.port, ...there});
+tunnel.on("connect", (_, socket) => {
+    const secure = tls.connect({socket, servername: host, ALPNProtocols: ["h2"], ca: fs.readFileSync(process.env.SSL_CERT_FILE)});
+    const session = http2.connect("https://" + process.argv[1], {createConnection: () => secure});
+    let left = 2;
+    for (const path of process.argv.slice(2)) {
+        const stream = session.request({":path": path});
+        let status, body = "";
+        stream.on("response", headers => status = headers[":status"]);
+        stream.on("data", part => body += part);
+        stream.on("end", () => { console.log(status, body.slice(0, 10)); if (--left === 0) session.close(); });
+    }
+}).end();
+"""
+
+
+def test_npm_nodes_fetch_and_nodes_http2(host: Host, web: Server, newer: Server, registries: Registries) -> None:
+    streams, here, there = f"{NAME}:{newer.port}", f"{NAME}:{web.port}", f"{NAME}:{registries.port}"
     npm = f'"{images.NODE}", "{images.NPM}", "install", "--no-audit", "--no-fund", "--fetch-retries=0", "--prefix", "/agent/p"'
     found = ran(
         host,
@@ -160,15 +242,24 @@ def test_npm_and_nodes_fetch(host: Host, web: Server, registries: Registries) ->
         f"""
         found["fetch"] = run("{images.NODE}", "-e", {FETCH!r}, "https://{here}/v1/a")
         found["fetch no"] = run("{images.NODE}", "-e", {FETCH!r}, "https://{here}/v2/a")
+        found["http2"] = run("{images.NODE}", "-e", {HTTP2!r}, "{streams}", "/v1/b", "/v2/b", NODE_USE_ENV_PROXY="0")
         found["npm"] = run({npm}, "--registry", "https://{there}/npm/", "notes")
         found["require"] = run("{images.NODE}", "-p", "require('/agent/p/node_modules/notes')")
         found["npm no"] = run({npm}, "--registry", "https://{there}/other/", "notes2")
         """,
-        [("http.get", f"https://{here}/v1/*"), ("http.get", f"https://{there}/npm/*"), reach(web.port), reach(registries.port)],
+        [
+            ("http.get", f"https://{here}/v1/*"),
+            ("http.get", f"https://{streams}/v1/*"),
+            ("http.get", f"https://{there}/npm/*"),
+            reach(web.port),
+            reach(newer.port),
+            reach(registries.port),
+        ],
         profile="jit",
     )
     assert found["fetch"][:2] == (0, "200 GET /v1/a \n"), found["fetch"]
     assert found["fetch no"][1].startswith("403 "), found["fetch no"]
+    assert sorted(found["http2"][1].splitlines()) == ["200 GET /v1/b ", '403 {"ok":fals'], found["http2"]
     assert found["npm"][0] == 0, found["npm"]
     assert found["require"][1] == "notes\n"
     assert found["npm no"][0] != 0

@@ -67,6 +67,8 @@ class Host:
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="writ-", dir="/var/tmp")))
     runs: list[subprocess.Popen[bytes]] = field(default_factory=list)
     daemon: subprocess.Popen[bytes] | None = None
+    code: Path = ROOT
+    """Where the code of the next daemon lies."""
 
     def __post_init__(self) -> None:
         self.folder.chmod(0o755)
@@ -105,7 +107,7 @@ class Host:
 
     def agent(
         self, name: str, body: str, *, prelude: str = AGENT, connects: Sequence[str] = (), more: Sequence[tuple[str, str]] = (),
-        programs: Sequence[str] = (), profile: Profile = "strict", forwards: Sequence[Forward] = (),
+        programs: Sequence[str] = (), profile: Profile = "strict", forwards: Sequence[Forward] = (), tool: str = TOOL,
         secrets: Sequence[Secret] = (),
     ) -> None:  # fmt: skip
         """An agent `name` in the store, whose program is `body` after the client's few lines; it may connect to these resources.
@@ -115,7 +117,7 @@ class Host:
         root = self.store / name
         shutil.rmtree(root, ignore_errors=True)
         code = (prelude + textwrap.dedent(body)).encode()
-        components = lay_out(root, {"code": ("code", {f"{name}.py": code}), "tools": ("tools", {"tool.py": TOOL.encode()})}, *programs)
+        components = lay_out(root, {"code": ("code", {f"{name}.py": code}), "tools": ("tools", {"tool.py": tool.encode()})}, *programs)
         known = KnownAgent(root, (PYTHON, "-I", f"{{store}}/code/{name}.py"), components, profile=profile, forwards=tuple(forwards))
         known = replace(known, secrets=tuple(secrets))
         grants = grant_set([*known.grants, *more, *(("net.connect", resource) for resource in connects)])
@@ -124,8 +126,24 @@ class Host:
     def serve(self, *under: str) -> None:
         """A daemon, ready; its command line is what `under` execs."""
         with (self.folder / "daemon.log").open("ab") as log:
-            self.daemon = subprocess.Popen([*under, *self.command("serve")], cwd=ROOT, stderr=log)
+            self.daemon = subprocess.Popen([*under, *self.command("serve")], cwd=self.code, stderr=log)
         wait_for(self.answers)
+
+    def install(self, version: str, *changes: tuple[str, str, str]) -> None:
+        """Another version of Writ is installed, whose engine differs, with `changes`: in a file, one text for another."""
+        self.code = self.folder / version
+        for room in ("enforcer", "writ"):
+            shutil.copytree(ROOT / room, self.code / room, ignore=shutil.ignore_patterns("__pycache__"))
+        changed = self.code / "writ" / "verdict" / "decide.py"
+        changed.write_text(changed.read_text() + f"# {version}\n")
+        for name, old, new in changes:
+            text = (self.code / name).read_text()
+            assert old in text
+            (self.code / name).write_text(text.replace(old, new))
+
+    def log_lines(self) -> list[str]:
+        """What daemons and holders have logged."""
+        return (self.folder / "daemon.log").read_text().splitlines()
 
     def kill_daemon(self) -> None:
         """The daemon is dead."""
@@ -222,7 +240,12 @@ class Host:
         self.attestor.stop()
         for mounted in sorted(self.mounts(), reverse=True):
             subprocess.run(["umount", "--lazy", mounted], check=True)
-        shutil.rmtree(self.folder)
+        wait_for(self._removed)
+
+    def _removed(self) -> bool:
+        """A zygote that has not yet seen its daemon's end may still be writing bytecode beside installed code."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return not self.folder.exists()
 
     def mounts(self) -> list[str]:
         """What is mounted below this host's folder."""

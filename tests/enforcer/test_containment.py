@@ -97,6 +97,20 @@ def test_what_a_drifted_agent_did_last_is_carried_although_it_is_refused(host: H
     assert len(host.attestor.given) == given, "the ask that carried them got no token"
 
 
+def test_quota_that_is_used_up_kills(host: Host) -> None:
+    host.write_config(log_bytes=1 << 16)
+    host.kill_daemon()
+    host.serve()
+    host.agent("a", BUSY)
+    status, out, err = host.finish(host.run("a"), 60)
+
+    assert status == 137
+    assert "too-many-requests" in err
+    acted = out.count("True")
+    assert 10 < acted <= 64, "64 KiB are not 64 records of a KiB"
+    assert host.attestor.instances[host.instance("a")].stopped == "killed"
+
+
 def test_operator_kills_by_a_short_name(host: Host) -> None:
     instance = running(host)
 

@@ -138,8 +138,9 @@ def test_nobody_listening_is_unavailable() -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        Run("a", ("x", "y"), bytes(16)), Run("a", (), None), Started(bytes(16)), Exited(255), CouldNot("a", "b"), Deliver(15), Attach(),
-        RefusedRun("r00000000", (Reason("hold", "a", "b", "c"),), True), Attached(bytes(16), "held"), Did(False),
+        Run("a", ("x", "y"), bytes(16)), Run("a", (), None), Started(bytes(16)), Exited(255), CouldNot("a", "b"), Deliver(15),
+        Attach(bytes(32), ("python3", "-m"), ("A=b",)),
+        RefusedRun("r00000000", (Reason("hold", "a", "b", "c"),), True), Attached(bytes(16), "held", bytes(32)), Did(False),
         Contain(bytes(16), (Reason("hold", "a", "b", "c"),)),
     ],
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -193,3 +194,33 @@ def test_child_has_the_secrets_of_its_own_manifest_and_grants_and_none_of_its_pa
     started, told = json.loads(out)
     mail, _, db = told.strip().partition(" ")
     assert (started, mail, db.startswith("writ-secret-db-")) == (True, "s3cret-mail", True)
+
+
+def test_placeholders_outlive_an_upgrade_and_leases_do_not(placed: Placed) -> None:
+    host, again = placed.host, BODY.replace("PORT", str(placed.site.port)).replace("STAY", "0.2")
+    host.agent(
+        "a",
+        f"while not os.path.exists('/agent/enough'):{textwrap.indent(again, '    ')}",
+        more=[("http.get", placed.url), *placed.grants],
+        secrets=NAMED,
+    )
+    run = host.run("a")
+    instance = host.instance("a")
+    wait_for(lambda: placed.vault.leases)
+    (first,) = placed.vault.leases
+    host.install("next")
+    host.kill_daemon()
+    host.serve()
+    wait_for(lambda: (shown := host.standing(instance))["moves"] == 1 and shown["state"] == "running", 30)
+    heard = len(placed.site.heard)
+    wait_for(lambda: len(placed.site.heard) > heard + 200 and set(placed.vault.leases) - {first})
+    (host.config.agent_dir(instance) / "agent/home/enough").touch()
+    status, out, err = host.finish(run)
+
+    assert (status, err) == (0, "")
+    assert {json.loads(line)["variable"] for line in out.splitlines()} == {json.loads(out.splitlines()[0])["variable"]}
+    assert json.loads(out.splitlines()[-1])["file"] == "s3cret-mail"
+    passwords = {line.split(b": ")[1] for line in placed.site.heard.split(b"\r\n") if line.startswith(b"X-Password: ")}
+    assert len(passwords) >= 2
+    assert not any(one.startswith(b"writ-secret-") for one in passwords)
+    assert not placed.vault.leases

@@ -11,7 +11,7 @@ from writ.formats.verity import fsverity_digest
 FS_VERITY = """
 import json, os
 from pathlib import Path
-from attestor.measure.verity import Kernel
+from writ.service.verity import Kernel
 kernel, path = Kernel(), Path("/var/held-file")
 path.write_bytes(b"weights" * 100_000)
 with path.open("rb") as file:
@@ -28,9 +28,57 @@ print(json.dumps({"before": before and str(before), "after": after.hex(), "writt
 DM_VERITY = """
 import json
 from pathlib import Path
-from attestor.measure.verity import Kernel
+from writ.service.verity import Kernel
 table = Kernel().device(Path("/tmp/held"))
 print(json.dumps({"root": table.root.hex(), "size": table.size, "text": Path("/tmp/held/prompt.txt").read_text()}))
+"""
+
+BOUND = """
+import json, os, sys
+from pathlib import Path
+from dataclasses import replace
+from enforcer.launch.image import image_of
+from enforcer.launch.store_root import StoreRoot
+from writ.formats.digest import Digest
+from writ.formats.errors import Refused
+from writ.formats.measurement import ComponentRoot, Measurement
+from writ.formats.spiffe import AgentId
+from writ.formats.tree import Component, Entry, component_root, file_entry
+from writ.service.verity import Kernel
+kernel, folder = Kernel(), Path("/var/tmp/bound")
+for made in (folder / "trees/system/etc", folder / "trees/model", folder / "images"):
+    made.mkdir(parents=True)
+(folder / "trees/system/etc/name").write_text("base")
+weights = folder / "trees/model/weights.bin"
+weights.write_bytes(b"w" * 10_000)
+weights.chmod(0o444)
+with weights.open("rb") as file:
+    kernel.enable(file.fileno())
+    digest = kernel.measure(file.fileno())
+(folder / "trees/device").symlink_to("/tmp/held")
+table = kernel.device(Path("/tmp/held"))
+trees = (
+    Component("device", "prompts", (Entry.dm_verity(table.root, table.size),)),
+    Component("model", "weights", (Entry.fs_verity("weights.bin", digest, 10_000),)),
+    Component("system", "image", (file_entry("etc/name", b"base"),)),
+)
+parts = tuple(ComponentRoot(tree.name, tree.kind, component_root(tree)) for tree in trees)
+measured = Measurement(AgentId("example.org", "test", "a"), ("/bin/true",), parts, (), "tools", ())
+image = image_of(folder / "images", StoreRoot(folder / "trees"), measured)
+held = dict(image.held)
+weights.unlink()
+told = {"weights": len((held["model"] / "weights.bin").read_bytes()), "prompt": (held["device"] / "prompt.txt").read_text()}
+weights.write_bytes(b"w" * 10_000)
+os.chmod(weights, 0o444)
+for at in (0, 1):
+    wrong = list(parts)
+    wrong[at] = replace(parts[at], root=Digest("sha256", bytes(32)))
+    try:
+        image_of(folder / "images", StoreRoot(folder / "trees"), replace(measured, components=tuple(wrong)))
+        told[parts[at].name] = "made"
+    except Refused as refused:
+        told[parts[at].name] = refused.reasons[0].claim
+print(json.dumps(told))
 """
 
 
@@ -51,6 +99,13 @@ def test_dm_verity_table_names_the_root_hash_of_the_build(guest: Guest, held: Ve
     told = json.loads(guest.python(DM_VERITY).output)
 
     assert told == {"root": held.root, "size": held.blocks * 4096, "text": "be good"}
+
+
+def test_sandbox_is_given_what_this_kernel_holds_and_nothing_else(guest: Guest) -> None:
+    """After the device of the test before was mounted."""
+    told = json.loads(guest.python(BOUND).output)
+
+    assert told == {"weights": 10_000, "prompt": "be good", "device": "measurement.device", "model": "measurement.model"}
 
 
 def test_a_changed_block_under_dm_verity_is_an_error_never_other_content(guest: Guest, held: Verity) -> None:

@@ -19,7 +19,7 @@ ALLOWED = {  # third party, by room. A new name here is an ADR.
     "writ.service": {"cryptography"},
     "attestor": {"cryptography", "tpm2_pytss", "watchfiles"},
     "verifier": {"cryptography", "fastapi", "starlette", "pydantic", "uvicorn"},
-    "enforcer": {"cryptography", "h11", "uvicorn"},
+    "enforcer": {"cryptography", "h11", "h2", "uvicorn"},
     "auditor": {"cryptography"},
 }
 TYPES_ONLY = {"_typeshed"}  # exists for type checkers only

@@ -17,7 +17,7 @@ from typing import Final
 import pytest
 
 from enforcer.launch.image import image_of
-from enforcer.launch.process import Program, start
+from enforcer.launch.process import Child, Program, start
 from enforcer.launch.sandbox import environment_of
 from enforcer.launch.store_root import StoreRoot
 from tests.enforcer.gates.proxied import Proxied
@@ -154,7 +154,7 @@ def test_busy_agent_is_cut_and_frozen_every_time(tmp_path: Path, cgroup_mount: P
         print(f"\n{ROUNDS} rounds, {BUSY} busy processes, {BUSY} flows", figures("cut", cuts), figures("frozen", frozen), sep="\n  ")
 
 
-def first_byte(begin: Callable[[int], subprocess.Popen[bytes]]) -> float:
+def first_byte(begin: Callable[[int], Child]) -> float:
     """Milliseconds from `begin`, which gets what to write to, until its program says something."""
     read, write = os.pipe()
     began = time.monotonic_ns()
@@ -184,7 +184,7 @@ def test_large_environment_starts(cgroup_mount: Path, capsys: pytest.CaptureFixt
         null = os.open(os.devnull, os.O_RDWR)
         root = StoreRoot(trees)
 
-        def sandboxed(out: int) -> subprocess.Popen[bytes]:
+        def sandboxed(out: int) -> Child:
             image = image_of(box.folder / "images", root, measurement)
             program = Program((PYTHON, *SAY), "strict", image, box.room, UID, environment_of(), 512)
             try:
@@ -192,7 +192,7 @@ def test_large_environment_starts(cgroup_mount: Path, capsys: pytest.CaptureFixt
             finally:
                 image.free()
 
-        def plain(out: int) -> subprocess.Popen[bytes]:
+        def plain(out: int) -> Child:
             return subprocess.Popen([PYTHON, *SAY], stdin=null, stdout=out, stderr=null)
 
         new = first_byte(sandboxed)

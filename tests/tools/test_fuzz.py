@@ -90,6 +90,7 @@ def test_target_holds_on_seeds_and_on_spoilt_ones(name: str) -> None:
         ("corim", "parse_foreign_corim"),
         ("tpm", "parse_attest"),
         ("packages", "read_rpm"),
+        ("local", "parse_command"),
     ],
 )
 def test_target_passes_on_what_is_no_format_error(name: str, parser: str, monkeypatch: pytest.MonkeyPatch) -> None:

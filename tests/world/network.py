@@ -45,13 +45,13 @@ class Server:
     """A TCP server on loopback, TLS where it has a certificate; each connection in a thread of its own."""
 
     def __init__(self, serve: Serve, *, address: str = "127.0.0.1", port: int = 0, certificate: tuple[Path, Path] | None = None) -> None:
-        self._serve = serve
+        self.serve = serve
         self.tls: ssl.SSLContext | None = None
         if certificate is not None:
             self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             self.tls.load_cert_chain(*certificate)
-        self._server = socket.create_server((address, port))
-        self.address, self.port = self._server.getsockname()
+        self.server = socket.create_server((address, port))
+        self.address, self.port = self.server.getsockname()
         self.connections = 0
         self.heard = b""
         self.errors: list[str] = []
@@ -59,7 +59,7 @@ class Server:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
-        for connection in frames.connections(self._server):
+        for connection in frames.connections(self.server):
             self.connections += 1
             self._live.append(connection)
             threading.Thread(target=self._attend, args=(connection,), daemon=True).start()
@@ -68,7 +68,7 @@ class Server:
         try:
             connection.settimeout(30)
             with self.tls.wrap_socket(connection, server_side=True) if self.tls is not None else connection as spoken:
-                self._serve(spoken, self)
+                self.serve(spoken, self)
         except OSError as error:
             self.errors.append(type(error).__name__)
         finally:
@@ -77,8 +77,8 @@ class Server:
     def close(self) -> None:
         """Nobody is served any more."""
         with contextlib.suppress(OSError):
-            self._server.shutdown(socket.SHUT_RDWR)
-        self._server.close()
+            self.server.shutdown(socket.SHUT_RDWR)
+        self.server.close()
         for connection in self._live:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)

@@ -60,7 +60,7 @@ def site(connection: socket.socket, server: Server) -> None:
 def _body(read, line, named) -> bytes:  # type: ignore[no-untyped-def]  # of a stream
     if named.get(b"transfer-encoding") == b"chunked":
         found = b""
-        while size := int(line(), 16):
+        while size := int(line() or b"0", 16):
             found += read(size)
             line()
         line()

@@ -16,7 +16,7 @@ both.
 '3d248ca542a24fc6'
 
 A digest says what content the kernel would insist on, not that it does: that
-is `attestor/measure/verity.py`'s to ask.
+is `writ/service/verity.py`'s to ask.
 
 Source: Linux, Documentation/filesystems/fsverity.rst, "Merkle tree" and "fs-verity descriptor";
 Documentation/admin-guide/device-mapper/verity.rst; cryptsetup, "DMVerity", on-disk format version 1.

@@ -6,7 +6,8 @@ its owner alone:
     -----BEGIN PRIVATE KEY-----
     MC4CAQAwBQYDK2VwBCIEI…
 
-No object here gives its private half away: no attribute, no pickle, no repr.
+No object here gives its private half away: no attribute, no pickle, no repr. But a key in memory goes over, by `left`, to the program that
+its process becomes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,14 @@ from typing import Final, NoReturn
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, utils
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_der_private_key,
+    load_pem_private_key,
+)
 
 from writ.formats.errors import FormatError, Misuse, Unavailable
 from writ.formats.keys import ED25519, ES256, PublicKey, key_id
@@ -65,6 +73,21 @@ class MemorySigner(_KeySigner):
     def generate(cls, algorithm: str = ED25519) -> MemorySigner:
         """A signer with a new key. Raises Misuse for an algorithm that is not ours."""
         return cls(_generate(algorithm))
+
+    @classmethod
+    def taken(cls, key: bytes) -> MemorySigner:
+        """The key that `left` gave, in the same process. Raises FormatError."""
+        try:
+            found = load_der_private_key(key, password=None)
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            raise FormatError("session key", "PKCS#8", "bytes that are not") from None
+        if not isinstance(found, ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey):
+            raise FormatError("session key", "a key of Ed25519 or P-256", "a key of another kind")
+        return cls(found)
+
+    def left(self) -> bytes:
+        """The private key in PKCS#8, for the program that takes this one's place in its process: not for a file, nor for anybody else."""
+        return self._private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
 
 
 class FileSigner(_KeySigner):

@@ -14,7 +14,11 @@
 | `request`      | the head of a request, strictly |
 | `client_hello` | what a TLS client says first, strictly |
 | `exchange`     | one request and its answer |
-| `stream`       | one side of it, in TLS or not |
+| `side`         | one side of it, whatever the version; HTTP/1.1 |
+| `http2`        | a connection of HTTP/2, and its streams as sides |
+| `frames`       | what may be asked for with its frames |
+| `upstream`     | the connections with a host, for one connection of the agent |
+| `stream`       | bytes to and from somebody, in TLS or not |
 | `instance_ca`  | who vouches for us to the agent |
 | `answer`       | what we say to it |
 """

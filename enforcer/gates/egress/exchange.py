@@ -1,90 +1,152 @@
-"""One HTTP request and its answer, on two streams.
+"""One HTTP request and its answer, between two sides.
 
-h11 reads each side and spells it anew for the other, so both sides see the same framing: there is nothing to smuggle in between.
+Each side is read, and spelt anew for the other, so both see the same framing: there is nothing to smuggle in between.
+
+What is sent to the destination is `onward` and what the agent says after it. Where the near side has streams, an answer may come, and end,
+while its request goes on; else it is read once the request has ended.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import threading
+import time
 from typing import Final
 
 import h11
 
 from enforcer.gates.egress.request import end_to_end
-from enforcer.gates.egress.stream import Stream
+from enforcer.gates.egress.side import Side
 from enforcer.gates.egress.tunnel import Ended, Limits, Traffic, join
 from writ.formats.errors import FormatError
 
-_PART: Final = 64 << 10
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 """RFC 6455 1.3."""
 
 
+class Spent:
+    """What has passed on one connection of the agent, of all its exchanges. Thread-safe."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits, self._traffic, self._lock = limits, Traffic(), threading.Lock()
+
+    def add(self, *, sent: int = 0, received: int = 0) -> None:
+        """So many bytes more. Raises Ended above a bound."""
+        with self._lock:
+            self._traffic.sent += sent
+            self._traffic.received += received
+            if self._traffic.sent > self._limits.sent or self._traffic.received > self._limits.received:
+                raise Ended("limit")
+
+
 class Exchange:
-    """One request that may pass, between the agent's stream and that of the destination."""
+    """One request that may pass, from the near side, of which its head is read and nothing answered, to the far one."""
 
-    def __init__(self, near: Stream, reader: h11.Connection, far: Stream, limits: Limits, traffic: Traffic) -> None:
-        """`reader` has read the head of the request, to which nothing was said yet. `switched` says that it is a WebSocket now."""
-        self._near, self._reader, self._far, self._limits, self._traffic = near, reader, far, limits, traffic
-        self._writer = h11.Connection(h11.CLIENT)
-        self.switched = False
+    def __init__(self, near: Side, far: Side, limits: Limits, traffic: Traffic, spent: Spent) -> None:
+        """`switched` says that it is a WebSocket now."""
+        self._near, self._far, self._limits, self._traffic, self._spent = near, far, limits, traffic, spent
+        self._moved = time.monotonic()
+        self._failed: Exception | None = None
+        self._left: int | None = None
+        self._sent = self.switched = False
 
-    def run(self, onward: h11.Request, *, keep: bool) -> bool:
-        """`onward` goes to the destination, and its answer back, each as far as its bounds. True where the destination may take another.
+    def run(self, onward: h11.Request) -> None:
+        """`onward` goes to the destination, and its answer back, each as far as its bounds. An agent that has all of the length that was
+        announced may go, also before it was told of the end.
 
-        Where `keep` is False, the agent is told that this was the only one. Where a WebSocket is asked for and agreed to, what follows
-        passes both ways until one side ends.
+        Where a WebSocket is asked for and agreed to, what follows passes both ways until one side ends.
 
         Raises Ended, OSError, FormatError for an answer (or the rest of the request) that is no HTTP; nothing of it was passed on then,
         or the connection breaks off before the length that was announced.
         """
-        self._near.settimeout(self._limits.idle)
-        self._far.settimeout(self._limits.idle)
         try:
-            self._request(onward)
-            if self._answer(onward, keep=keep):
-                self._near.unread(self._reader.trailing_data[0])
-                self._far.unread(self._writer.trailing_data[0])
-                self.switched = True
-                join(self._near, self._far, self._limits, self._traffic, halves=False)
-                return False
+            self._far.send(onward, last=self._near.over)
+            if self._near.streams and not self._near.over:
+                self._both(onward)
+                return
+            self._up()
+            self._near.on_stop(self._far.stop)
+            self._down(onward)
         except TimeoutError:
             raise Ended("idle") from None
-        except h11.ProtocolError as error:
-            raise FormatError("http", "a request and an answer of HTTP/1.1", str(error)[:80]) from None
-        return (self._writer.our_state, self._writer.their_state) == (h11.DONE, h11.DONE) and not self._writer.trailing_data[0]
+        except (Ended, OSError):
+            if self._left != 0:
+                raise
+        finally:
+            self._near.on_stop(None)
 
-    def _request(self, onward: h11.Request) -> None:
-        self._far.sendall(_spelt(self._writer, onward))
-        if self._reader.they_are_waiting_for_100_continue:
-            self._near.sendall(_spelt(self._reader, h11.InformationalResponse(status_code=100, headers=[], reason="Continue")))
-        while isinstance(event := _next(self._reader, self._near), h11.Data):
-            self._traffic.sent += len(event.data)
-            if self._traffic.sent > self._limits.sent:
-                raise Ended("limit")
-            self._far.sendall(_spelt(self._writer, event))
-        self._far.sendall(_spelt(self._writer, h11.EndOfMessage()))
+    def _both(self, onward: h11.Request) -> None:
+        """Once the answer is whole, or there will be none, the request goes no further either."""
+        thread = threading.Thread(target=self._aside, name="egress-request", daemon=True)
+        self._near.on_stop(self._far.stop)
+        thread.start()
+        try:
+            self._down(onward)
+        except (Ended, OSError, FormatError):
+            if self._failed is not None:
+                raise self._failed from None
+            raise
+        finally:
+            self._near.on_stop(None)
+            if not self._sent:
+                self._near.ignore()
+                self._far.stop()
+            thread.join()
 
-    def _answer(self, onward: h11.Request, *, keep: bool) -> bool:
-        """True where both sides have switched to a WebSocket."""
-        while True:
-            event = _next(self._writer, self._far)
+    def _aside(self) -> None:
+        try:
+            self._up()
+        except (Ended, OSError, FormatError) as error:
+            self._failed = Ended("idle") if isinstance(error, TimeoutError) else error
+            self._far.stop()
+
+    def _up(self) -> None:
+        """The rest of the request. Where the answer is read beside it, what the destination does not take may be answered all the same."""
+        self._near.proceed()
+        while not self._sent:
+            event = self._next(self._near)
+            if isinstance(event, h11.Data):
+                self._traffic.sent += len(event.data)
+                self._spent.add(sent=len(event.data))
+            try:
+                self._far.send(event, last=isinstance(event, h11.Data) and self._near.over)
+            except (Ended, OSError):
+                if self._near.streams:
+                    return
+                raise
+            self._sent = isinstance(event, h11.EndOfMessage)
+
+    def _down(self, onward: h11.Request) -> None:
+        """The answer."""
+        while not isinstance(event := self._next(self._far), h11.EndOfMessage):
             if isinstance(event, h11.InformationalResponse):
                 if event.status_code == 101:
                     self._switch(onward, event)
-                    return True
+                    return
             elif isinstance(event, h11.Response):
-                headers = [*end_to_end(list(event.headers.raw_items())), *([] if keep else [(b"Connection", b"close")])]
-                self._near.sendall(_spelt(self._reader, h11.Response(status_code=event.status_code, headers=headers, reason=event.reason)))
+                headers = end_to_end(list(event.headers.raw_items()))
+                head = h11.Response(status_code=event.status_code, headers=headers, reason=event.reason)
+                self._near.send(head, last=self._far.over)
+                self._left = _length(onward, event)
             elif isinstance(event, h11.Data):
                 self._traffic.received += len(event.data)
-                if self._traffic.received > self._limits.received:
-                    raise Ended("limit")
-                self._near.sendall(_spelt(self._reader, event))
-            else:
-                self._near.sendall(_spelt(self._reader, h11.EndOfMessage()))
-                return False
+                self._spent.add(received=len(event.data))
+                self._near.send(event, last=self._far.over)
+                self._left = None if self._left is None else self._left - len(event.data)
+        self._near.send(event)
+
+    def _next(self, side: Side) -> h11.Event:
+        """Raises TimeoutError where nothing moved in either direction for too long."""
+        while True:
+            try:
+                event = side.next()
+            except TimeoutError:
+                if time.monotonic() - self._moved >= self._limits.idle:
+                    raise
+                continue
+            self._moved = time.monotonic()
+            return event
 
     def _switch(self, onward: h11.Request, event: h11.InformationalResponse) -> None:
         """The server's opening handshake answers this very request (RFC 6455 4.2.2). Raises FormatError."""
@@ -93,17 +155,14 @@ class Exchange:
         if named.get(b"upgrade", b"").lower() != b"websocket" or named.get(b"sec-websocket-accept") != accept:
             raise FormatError("http", "the answer to a WebSocket's handshake", "another")
         headers = [*end_to_end(list(event.headers.raw_items())), (b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
-        self._near.sendall(_spelt(self._reader, h11.InformationalResponse(status_code=101, headers=headers, reason=event.reason)))
+        self._near.send(h11.InformationalResponse(status_code=101, headers=headers, reason=event.reason))
+        self.switched = True
+        join(self._near.opened(), self._far.opened(), self._limits, self._traffic, halves=False)
 
 
-def _spelt(connection: h11.Connection, event: h11.Event) -> bytes:
-    return connection.send(event) or b""
-
-
-def _next(connection: h11.Connection, source: Stream) -> h11.Event:
-    """The next event. Raises Ended where the other side ended before its time, h11.RemoteProtocolError."""
-    while (event := connection.next_event()) is h11.NEED_DATA:
-        connection.receive_data(source.recv(_PART))
-    if not isinstance(event, h11.Event) or isinstance(event, h11.ConnectionClosed):
-        raise Ended("unanswered")
-    return event
+def _length(onward: h11.Request, answer: h11.Response) -> int | None:
+    """Bytes of content that are to come (RFC 9110 6.4.1), None where nobody said."""
+    if onward.method == b"HEAD" or answer.status_code in (204, 304):
+        return 0
+    said = dict(answer.headers).get(b"content-length")
+    return None if said is None else int(said)

@@ -23,16 +23,15 @@ from __future__ import annotations
 import socket
 import threading
 
-import h11
-
 from enforcer.gatekeeper import Gatekeeper
 from enforcer.gates.egress import tunnel
 from enforcer.gates.egress.addresses import Resolver
-from enforcer.gates.egress.answer import Answer
-from enforcer.gates.egress.exchange import Exchange
+from enforcer.gates.egress.answer import Answer, saying
+from enforcer.gates.egress.exchange import Exchange, Spent
 from enforcer.gates.egress.line import ListeningLine
 from enforcer.gates.egress.request import Wanted, asked_of_proxy, parse_head
 from enforcer.gates.egress.session import Opened, Session, head_of
+from enforcer.gates.egress.side import Http1
 from enforcer.gates.egress.stream import Stream
 from enforcer.gates.egress.tunnel import Limits
 from enforcer.gates.egress.way import CONNECT, Way
@@ -74,12 +73,12 @@ class EgressGate:
             opened = self._opened if self._opened is not None and wanted.destination.authority in self._opened.authorities else None
             asked = None if opened is None or wanted.onward is None else asked_of_proxy(wanted)
         except FormatError as error:
-            Answer(near, self._short).malformed(error)
+            Answer(saying(near), self._short).malformed(error)
             return
         if opened is None:
             self._opaque(near, wanted, way)
         elif asked is not None:
-            Session(way, opened, wanted.destination).once(near, asked)
+            Session(way, opened, wanted.destination).once(near, asked, wanted.reader)
         else:
             _establish(near)
             Session(way, opened, wanted.destination).run(raw, wanted.reader.trailing_data[0], wanted.arguments)
@@ -88,8 +87,8 @@ class EgressGate:
         """1. the ruling on the destination, 2. the address and the connection, 3. the forwarding, 4. the outcome."""
         # 1
         ruling = way.ask(CONNECT, wanted.destination.resource, wanted.arguments)
-        reader, onward = wanted.reader, wanted.onward
-        answer = Answer(near, self._short, lambda: reader.our_state in (h11.IDLE, h11.SEND_RESPONSE))
+        onward, side = wanted.onward, Http1(near, wanted.reader, keep=False)
+        answer = Answer(saying(near), self._short, side.may_speak)
         if not ruling.permit:
             answer.refused(ruling.reasons, ruling.sequence)
             return
@@ -100,14 +99,15 @@ class EgressGate:
         ):
             # 3
             if onward is not None:
-                Exchange(near, reader, Stream(raw), self._limits, passage.traffic).run(onward, keep=False)
+                near.settimeout(self._limits.idle)
+                raw.settimeout(self._limits.idle)
+                Exchange(side, Http1(Stream(raw)), self._limits, passage.traffic, Spent(self._limits)).run(onward)
                 return
             passage.loose = True
             answer.silence()
             near.settimeout(self._limits.idle)
             _establish(near)
-            near.unread(reader.trailing_data[0])
-            tunnel.run(near, Stream(raw), wanted.destination, self._limits, passage.traffic)
+            tunnel.run(side.opened(), Stream(raw), wanted.destination, self._limits, passage.traffic)
 
 
 def _establish(near: Stream) -> None:

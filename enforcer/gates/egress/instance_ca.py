@@ -18,14 +18,16 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from enforcer.gates.egress.destination import Destination
-from writ.formats.errors import Misuse
+from writ.formats.errors import FormatError, Misuse
 from writ.service.clock import Clock
 
-ALPN: Final = ["http/1.1"]
+H1: Final = "http/1.1"
+H2: Final = "h2"
+"""As ALPN calls them (RFC 7301 6, RFC 9113 3.1); the agent is offered both."""
 _CA_LIFE: Final = dt.timedelta(days=366)
 _LEAF_LIFE: Final = dt.timedelta(hours=24)
 _EARLIER: Final = dt.timedelta(minutes=5)
@@ -39,23 +41,32 @@ _USES: Final = (
 class InstanceCa:
     """Makes a server's side of TLS for each of `hosts`. Thread-safe."""
 
-    def __init__(self, hosts: Iterable[Destination], clock: Clock) -> None:
+    def __init__(self, hosts: Iterable[Destination], clock: Clock, taken: bytes | None = None) -> None:
+        """`taken` is what `left` gave, of one in the same process: whoever trusts that one, trusts this. Raises FormatError."""
         self._hosts, self._clock = frozenset((one.host, one.literal) for one in hosts), clock
-        self._key, self._leaf_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+        self._leaf_key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Writ egress of one instance")])
         self._lock = threading.Lock()
         self._made: dict[str, tuple[dt.datetime, ssl.SSLContext]] = {}
-        now = self._now()
-        self._certificate = (
-            x509.CertificateBuilder(self._name, self._name, self._key.public_key(), x509.random_serial_number())
+        self._key, self._certificate = self._made_now() if taken is None else _parsed(taken)
+
+    def _made_now(self) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+        now, key = self._now(), ec.generate_private_key(ec.SECP256R1())
+        certificate = (
+            x509.CertificateBuilder(self._name, self._name, key.public_key(), x509.random_serial_number())
             .not_valid_before(now - _EARLIER)
             .not_valid_after(now + _CA_LIFE)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(_use("key_cert_sign"), critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .add_extension(self._constraints(), critical=True)
-            .sign(self._key, hashes.SHA256())
+            .sign(key, hashes.SHA256())
         )
+        return key, certificate
+
+    def left(self) -> bytes:
+        """Key and certificate as PEM, for the program that takes this one's place in its process, and for nobody else."""
+        return self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + self.certificate
 
     @property
     def certificate(self) -> bytes:
@@ -80,7 +91,7 @@ class InstanceCa:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
         context.num_tickets = 0
-        context.set_alpn_protocols(ALPN)
+        context.set_alpn_protocols([H2, H1])
         key = self._leaf_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         with contextlib.closing(os.fdopen(os.memfd_create("leaf", os.MFD_CLOEXEC), "wb")) as memory:  # OpenSSL's API takes files
             memory.write(key + self._leaf(destination, now).public_bytes(Encoding.PEM))
@@ -114,12 +125,29 @@ class InstanceCa:
         return dt.datetime.fromtimestamp(self._clock.now(), dt.UTC)
 
 
-def upstream_context(roots: str | None) -> ssl.SSLContext:
-    """The client's side of TLS, to hosts that agents name: verified against `roots`, a file, or else the system's. Raises OSError."""
+def _parsed(taken: bytes) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+    try:
+        key, certificate = load_pem_private_key(taken, password=None), x509.load_pem_x509_certificate(taken)
+    except (ValueError, TypeError):
+        raise FormatError("certificate authority", "a key and its certificate in PEM", "other bytes") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+        raise FormatError("certificate authority", "the certificate of its key", "another")
+    return key, certificate
+
+
+def upstream_contexts(roots: str | None) -> dict[str, ssl.SSLContext]:
+    """The client's side of TLS, to hosts that agents name: verified against `roots`, a file, or else the system's. Raises OSError.
+
+    By the newest version of HTTP that it offers.
+    """
+    return {H1: _upstream(roots, H1), H2: _upstream(roots, H2, H1)}
+
+
+def _upstream(roots: str | None, *offered: str) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=roots)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION
-    context.set_alpn_protocols(ALPN)
+    context.set_alpn_protocols(list(offered))
     return context
 
 

@@ -23,7 +23,7 @@ from enforcer.gatekeeper import Gatekeeper
 from enforcer.gates.egress.addresses import SystemResolver
 from enforcer.gates.egress.destination import Destination, parse_authority
 from enforcer.gates.egress.gate import EgressGate
-from enforcer.gates.egress.instance_ca import InstanceCa, upstream_context
+from enforcer.gates.egress.instance_ca import InstanceCa, upstream_contexts
 from enforcer.gates.egress.line import ListeningLine
 from enforcer.gates.egress.passage import ACCEPT, Forwarded, Inbound, Local, MakeWay, Served
 from enforcer.gates.egress.session import Opened
@@ -45,6 +45,7 @@ _PROXIED: Final = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
 """Programs differ in the spelling that they read, curl reads the small one only for http, and Node (from 24 on) wants to be told to."""
 _TRUSTING: Final = (
     "SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO", "NODE_EXTRA_CA_CERTS", "PIP_CERT", "NPM_CONFIG_CAFILE",
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
 )  # fmt: skip
 _ROOTS: Final = "/etc/ssl/certs/ca-certificates.crt"
 """Where an image of Debian's kind keeps the roots it trusts."""
@@ -57,24 +58,30 @@ class Outlet:
     def __init__(
         self, grants: Sequence[Grant], clock: Clock, secrets: Secrets, *, roots: Path | None, always: bool,
         forwards: Sequence[Forward] = (), sockets: Collection[str] = (), inbound: Sequence[tuple[int, tuple[str, int]]] = (),
+        ca: bytes | None = None,
     ) -> None:  # fmt: skip
         """`secrets` go where TLS ends here. `roots` are whom hosts are verified by, the system's where None; with `always` there is a
         proxy whatever is granted.
 
         `sockets` are the unix sockets that a forward may name, `inbound` the ports inside with the address of this host for each, of which
-        those that are granted are opened. Raises Unavailable, Refused, FormatError.
+        those that are granted are opened. `ca` is what a CA of this instance left. Raises Unavailable, Refused, FormatError.
         """
         hosts = opened_by(grants)
         self.leads = always or bool(hosts) or any(grant.action == CONNECT for grant in grants)
         self._opened: Opened | None = None
         if hosts:
             try:
-                upstream = upstream_context(None if roots is None else str(roots))
+                upstream = upstream_contexts(None if roots is None else str(roots))
             except OSError as error:
                 raise Unavailable("egress_ca_file", f"{roots}: {error.strerror or 'no certificates'}") from None
-            self._opened = Opened(frozenset(host.authority for host in hosts), InstanceCa(hosts, clock), upstream, secrets)
+            self._opened = Opened(frozenset(host.authority for host in hosts), InstanceCa(hosts, clock, ca), upstream, secrets)
         self._forwards = [(one.listen, _place(one, sockets, {host.authority for host in hosts})) for one in forwards]
         self._inbound = [(port, at) for port, at in inbound if any(covers(grant, ACCEPT, f"tcp:{port}") for grant in grants)]
+
+    @property
+    def ca(self) -> bytes | None:
+        """What the instance's CA leaves to the program that takes this one's place in its process."""
+        return None if self._opened is None else self._opened.ca.left()
 
     @property
     def environment(self) -> dict[str, str]:

@@ -1,12 +1,13 @@
 """The head of one request, strictly: to the proxy, `CONNECT HOST:PORT` or a method on an absolute `http://` URL; within a tunnel, a path.
 
-h11 reads it; what h11 would mend (bare line feeds, folded lines, other characters) is refused before, and what it would choose
-between (a length and chunks) after.
+h11 reads lines of HTTP/1.1; what it would mend (bare line feeds, folded lines, other characters) is refused before, and what it would
+choose between (a length and chunks) after. Fields of HTTP/2 become the request that those lines would have been, and are judged as that.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -38,6 +39,21 @@ METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OP
 WEBSOCKET: Final = "http.websocket"
 _OVERRIDES: Final = frozenset({b"x-http-method", b"x-http-method-override", b"x-method-override", b"x-original-url", b"x-rewrite-url"})
 """By which some servers take another method or path than those of the request line."""
+_PSEUDO: Final = (b":authority", b":method", b":path", b":scheme")
+_NAME: Final = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+\Z")
+_VALUE: Final = re.compile(rb"(?:[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?)?\Z")
+_LENGTH: Final = re.compile(rb"(?:0|[1-9][0-9]{0,17})\Z")
+_OF_ONE_CONNECTION: Final = frozenset(
+    {b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade", b"http2-settings"}
+)
+"""RFC 9113 8.2.2."""
+_HEAD_ONLY: Final = frozenset(
+    {
+        b"host", b"authorization", b"cookie", b"set-cookie", b"cache-control", b"content-encoding", b"content-range", b"content-type",
+        b"max-forwards", b"range",
+    }
+)  # fmt: skip
+"""What nobody may say after the content: it says whom a message is for, by whom, or how it is read (RFC 9110 6.5.1)."""
 _KEY: Final = re.compile(rb"[A-Za-z0-9+/]{21}[AQgw]==\Z")
 """16 bytes in base64 (RFC 6455 4.1)."""
 
@@ -67,7 +83,6 @@ class Asked:
     action: str
     resource: str
     onward: h11.Request
-    reader: h11.Connection
 
     @property
     def arguments(self) -> bytes:
@@ -107,11 +122,11 @@ def asked_of_proxy(wanted: Wanted) -> Asked:
     """The same as a request on a URL, where what is wanted is no tunnel. Raises FormatError."""
     if wanted.onward is None:
         raise FormatError("request", "a request on a URL", wanted.method)
-    return _asked(wanted.destination, wanted.onward, wanted.reader, secure=False, action=_action(wanted.method))
+    return _asked(wanted.destination, wanted.onward, secure=False, action=_action(wanted.method))
 
 
-def parse_asked(data: bytes, destination: Destination, *, secure: bool) -> Asked:
-    """Read one request that was sent to `destination` itself, with what follows it. Raises FormatError.
+def parse_asked(data: bytes, destination: Destination, *, secure: bool) -> tuple[Asked, h11.Connection]:
+    """Read one request that was sent to `destination` itself, and who reads what follows it. Raises FormatError.
 
     1. One request, strictly, with a method of the list, on a path.
     2. The Host header names the destination.
@@ -132,7 +147,66 @@ def parse_asked(data: bytes, destination: Destination, *, secure: bool) -> Asked
         _check_websocket(request, named)
         action = WEBSOCKET
     onward = _onward(request, destination, target, default, keep=True, websocket=websocket)
-    return _asked(destination, onward, reader, secure=secure, action=action)
+    return _asked(destination, onward, secure=secure, action=action), reader
+
+
+def parse_fields(fields: Headers, destination: Destination, *, ended: bool) -> Asked:
+    """Read the fields of one request of HTTP/2 to `destination` itself; `ended` where no content follows. Raises FormatError.
+
+    1. :method, :scheme, :authority and :path, each once and before all else; the scheme is https.
+    2. Names in small letters and values of printable ASCII, as a line of HTTP/1.1 could hold them.
+    3. Nothing is said of this connection alone.
+    4. One length at most, and none where nothing follows. Without one, chunks take its place further on.
+    5. As a request of HTTP/1.1: its method, its path, and its authority, which names the destination.
+    """
+    # 1
+    pseudo, rest = dict(fields[: len(_PSEUDO)]), fields[len(_PSEUDO) :]
+    if tuple(sorted(pseudo)) != _PSEUDO or pseudo[b":scheme"] != b"https":
+        raise FormatError("request", ":method, :scheme https, :authority and :path, each once and first", repr(sorted(pseudo))[:80])
+    # 2
+    _check_fields([(name[1:], value) for name, value in pseudo.items()] + rest)
+    # 3
+    if said := _OF_ONE_CONNECTION & {name for name, _ in rest}:
+        raise FormatError("request", "nothing of one connection alone", ", ".join(sorted(name.decode() for name in said)))
+    trailers = [field for field in rest if field[0] == b"te"]
+    if trailers not in ([], [(b"te", b"trailers")]):
+        raise FormatError("request.te", "trailers", repr(trailers)[:80])
+    # 4
+    lengths = [value for name, value in rest if name == b"content-length"]
+    if len(lengths) > 1 or not all(map(_LENGTH.match, lengths)) or (ended and lengths not in ([], [b"0"])):
+        raise FormatError("request", "at most one length, which agrees with the content", repr(lengths)[:80])
+    # 5
+    target = pseudo[b":path"].decode("ascii")
+    if not target.startswith("/"):
+        raise FormatError("request.target", "a path", repr(target)[:80])
+    action = _action(pseudo[b":method"].decode("ascii"))
+    headers = [(b"host", pseudo[b":authority"]), *rest]
+    for name, value in headers:
+        _check_host({name: value}, destination, HTTPS)
+    if not ended and not lengths:
+        headers.append((b"Transfer-Encoding", b"chunked"))
+    try:
+        request = h11.Request(
+            method=pseudo[b":method"], target=target, headers=[headers[0], *(one for one in headers[1:] if one[0] != b"host")]
+        )
+        onward = _onward(request, destination, target, HTTPS, keep=True, more=trailers)
+    except h11.LocalProtocolError as error:
+        raise FormatError("request", "a request of HTTP", str(error)[:80]) from None
+    return _asked(destination, onward, secure=True, action=action)
+
+
+def parse_trailers(fields: Headers) -> Headers:
+    """Read what follows a content of HTTP/2. Raises FormatError for what belongs into a head, or is no field."""
+    _check_fields(fields)
+    if said := (_HOP | _FRAMING | _OVERRIDES | _HEAD_ONLY | _OF_ONE_CONNECTION) & {name for name, _ in fields}:
+        raise FormatError("trailers", "nothing that belongs into a head", ", ".join(sorted(name.decode() for name in said)))
+    return fields
+
+
+def _check_fields(fields: Headers) -> None:
+    for name, value in fields:
+        if not _NAME.match(name) or not _VALUE.match(value):
+            raise FormatError("request", "names in small letters, and values of printable ASCII", repr((name, value))[:80])
 
 
 def _read(data: bytes) -> tuple[h11.Request, h11.Connection, dict[bytes, bytes]]:
@@ -189,7 +263,7 @@ def _action(method: str) -> str:
     return f"http.{method.lower()}"
 
 
-def _asked(destination: Destination, onward: h11.Request, reader: h11.Connection, *, secure: bool, action: str) -> Asked:
+def _asked(destination: Destination, onward: h11.Request, *, secure: bool, action: str) -> Asked:
     """The path in its one spelling, in what is decided and in what is sent on. Raises FormatError."""
     path, mark, query = onward.target.decode("ascii").partition("?")
     path = path_of(path)
@@ -199,13 +273,16 @@ def _asked(destination: Destination, onward: h11.Request, reader: h11.Connection
         raise FormatError("request", "no other method or path in a header", ", ".join(sorted(k.decode() for k in override)))
     sent = h11.Request(method=onward.method, target=path + mark + query, headers=list(onward.headers.raw_items()))
     resource = f"{'https' if secure else 'http'}://{destination.authority}{path}"
-    return Asked(destination, secure, action, resource, sent, reader)
+    return Asked(destination, secure, action, resource, sent)
 
 
-def _onward(request: h11.Request, destination: Destination, path: str, default: int, *, keep: bool, websocket: bool = False) -> h11.Request:
+def _onward(
+    request: h11.Request, destination: Destination, path: str, default: int, *,
+    keep: bool, websocket: bool = False, more: Iterable[tuple[bytes, bytes]] = (),
+) -> h11.Request:  # fmt: skip
     """The request in origin form, as it goes on."""
     host = destination.authority.removesuffix(f":{default}")
-    headers = [(b"Host", host.encode()), *end_to_end(list(request.headers.raw_items()), b"host")]
+    headers = [(b"Host", host.encode()), *end_to_end(list(request.headers.raw_items()), b"host"), *more]
     if websocket:
         headers += [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
     elif not keep:

@@ -1,40 +1,45 @@
 """HTTP that ends here: each request on a connection is an action on its URL, decided and recorded before any of it passes.
 
-    agent ── TLS, as the host, by the CA of this instance ── requests, one after another ── TLS, as any client, verified ── the host
+    agent ── TLS, as the host, by the CA of this instance ── requests ── TLS, as any client, verified ── the host
 
-The connection with the destination serves this connection of the agent only, and is used again where nothing of an answer is left in it.
+In HTTP/2 they come at once, each on a stream of its own. What is refused is refused alone there.
 """
 
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import h11
 
-from enforcer.gates.egress.answer import Answer, malformed
+from enforcer.gates.egress.answer import Answer, malformed, saying
 from enforcer.gates.egress.client_hello import HANDSHAKE
 from enforcer.gates.egress.destination import Destination
-from enforcer.gates.egress.exchange import Exchange
+from enforcer.gates.egress.exchange import Exchange, Spent
+from enforcer.gates.egress.http2 import Http2, Http2Stream
 from enforcer.gates.egress.injection import injected
-from enforcer.gates.egress.instance_ca import InstanceCa
-from enforcer.gates.egress.request import END, MAX_HEAD, Asked, parse_asked
+from enforcer.gates.egress.instance_ca import H1, H2, InstanceCa
+from enforcer.gates.egress.request import END, MAX_HEAD, Asked, Headers, parse_asked, parse_fields
+from enforcer.gates.egress.side import Http1, Side
 from enforcer.gates.egress.stream import Stream, TlsStream
 from enforcer.gates.egress.tunnel import Ended, may_begin
+from enforcer.gates.egress.upstream import Upstream
 from enforcer.gates.egress.way import CONNECT, Passage, Way
 from enforcer.secrets.held import Secrets
-from writ.formats.errors import FormatError, Unavailable
+from writ.formats.errors import FormatError
 from writ.formats.reason import Reason
+from writ.service import observe
 
-REACH: Final = "net.reach"
-"""The action on an address that is not public and that a name leads to: unlike `net.connect` it opens no tunnel to it."""
+STREAMS: Final = 128
+"""Each has a thread, another while its content is sent, and windows (`http2.WINDOW`) of what may wait."""
 _PART: Final = 64 << 10
+_LOG = observe.get_logger(__name__)
 _ALERTS: Final[Mapping[str, str]] = {
     "TLSV1_ALERT_UNKNOWN_CA": "unknown_ca",
     "SSLV3_ALERT_BAD_CERTIFICATE": "bad_certificate",
@@ -47,15 +52,14 @@ _ALERTS: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """Where TLS ends here: at `authorities`, each a `HOST:PORT` that a grant names; the CA for the agent, and the roots for the hosts.
-
-    `secrets` are the instance's, for what goes there.
-    """
+    """Where TLS ends here: at `authorities`, each a `HOST:PORT` that a grant names; the CA for the agent, and the roots for the hosts."""
 
     authorities: frozenset[str]
     ca: InstanceCa
-    upstream: ssl.SSLContext
+    upstream: Mapping[str, ssl.SSLContext]
     secrets: Secrets
+    room: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(STREAMS))
+    """For requests of HTTP/2, on all connections of the instance at once."""
 
 
 def head_of(near: Stream, within: float, idle: float) -> bytes:
@@ -89,28 +93,26 @@ class Session:
 
     def __init__(self, way: Way, opened: Opened, destination: Destination) -> None:
         self._way, self._opened, self._destination = way, opened, destination
-        self._kept = contextlib.ExitStack()
-        self._far: Stream | None = None
-        self._address: str | None = None
+        self._spent = Spent(way.limits)
 
     def run(self, raw: socket.socket, said: bytes, arguments: bytes) -> None:
-        """One request after another, until one side ends. `said` came on the tunnel that `arguments` asked for."""
+        """One request after another, or many at once, until one side ends. `said` came on the tunnel that `arguments` asked for."""
         near, secure = self._begin(raw, said, arguments)
-        with self._kept:
-            while True:
-                try:
-                    data = head_of(near, self._way.limits.head_within, self._way.limits.idle)
-                    asked = parse_asked(data, self._destination, secure=secure) if data else None
-                except FormatError as error:
-                    Answer(near, self._way.short).malformed(error)
-                    return
-                if asked is None or not self._one(near, asked, keep=True):
-                    return
+        with contextlib.closing(self._upstream(near.protocol == H2)) as upstream:
+            if near.protocol == H2:
+                self._streams(near, upstream)
+            else:
+                self._one_by_one(near, upstream, secure=secure)
 
-    def once(self, near: Stream, asked: Asked) -> None:
+    def once(self, near: Stream, asked: Asked, reader: h11.Connection) -> None:
         """One request, and the end."""
-        with self._kept:
-            self._one(near, asked, keep=False)
+        with contextlib.closing(self._upstream(False)) as upstream:
+            near.settimeout(self._way.limits.idle)
+            side = Http1(near, reader, keep=False)
+            self._pass(asked, side, Answer(saying(near), self._way.short, side.may_speak), upstream)
+
+    def _upstream(self, newer: bool) -> Upstream:
+        return Upstream(self._way, self._opened.upstream, H2 if newer else H1)
 
     def _begin(self, raw: socket.socket, said: bytes, arguments: bytes) -> tuple[Stream, bool]:
         """The stream of requests, and whether it is within TLS.
@@ -143,53 +145,82 @@ class Session:
             self._way.ask(CONNECT, self._destination.resource, arguments, against)
         raise Ended("unbegun")
 
-    def _one(self, near: Stream, asked: Asked, *, keep: bool) -> bool:
-        """Whether another request may follow."""
-        way, reader = self._way, asked.reader
-        ruling = way.ask(asked.action, asked.resource, asked.arguments)
-        answer = Answer(near, way.short, lambda: reader.our_state in (h11.IDLE, h11.SEND_RESPONSE))
+    def _one_by_one(self, near: Stream, upstream: Upstream, *, secure: bool) -> None:
+        """HTTP/1.1: the next once the one before has its whole answer, and nothing after a refusal."""
+        way = self._way
+        while True:
+            try:
+                data = head_of(near, way.limits.head_within, way.limits.idle)
+                if not data:
+                    return
+                asked, reader = parse_asked(data, self._destination, secure=secure)
+            except FormatError as error:
+                Answer(saying(near), way.short).malformed(error)
+                return
+            side = Http1(near, reader)
+            near.settimeout(way.limits.idle)
+            if not self._pass(asked, side, Answer(saying(near), way.short, side.may_speak), upstream) or not side.done:
+                return
+            side.opened()
+
+    def _streams(self, near: Stream, upstream: Upstream) -> None:
+        """HTTP/2: each in a thread of its own, as far as there is room."""
+        near.settimeout(self._way.limits.idle)
+        http2, threads = Http2(near, self._way.limits, client=False), set[threading.Thread]()
+        try:
+            http2.begin()
+            while True:
+                for stream, fields, ended in http2.read():
+                    if not stream.may_speak() or not self._opened.room.acquire(blocking=False):
+                        stream.leave(refused=True)
+                        continue
+                    thread = threading.Thread(
+                        target=self._attend, args=(stream, fields, ended, upstream), name="egress-stream", daemon=True
+                    )  # fmt: skip
+                    threads.add(thread)
+                    thread.start()
+                threads = {thread for thread in threads if thread.is_alive()}
+        except FormatError as error:
+            _LOG.warning("egress-malformed", what=error.what, expected=error.expected, got=error.got)
+        finally:
+            http2.fail(Ended("reset"))
+            for thread in threads:
+                thread.join()
+
+    def _attend(self, stream: Http2Stream, fields: Headers, ended: bool, upstream: Upstream) -> None:
+        answer = Answer(stream.say, self._way.short, stream.may_speak)
+        try:
+            self._pass(parse_fields(fields, self._destination, ended=ended), stream, answer, upstream)
+        except FormatError as error:
+            answer.malformed(error)
+        except Exception as error:  # noqa: BLE001 - a bug refuses, and its text does not leave
+            _LOG.error("egress-failed", exception=error)
+        finally:
+            with contextlib.suppress(OSError):
+                stream.leave()
+            self._opened.room.release()
+
+    def _pass(self, asked: Asked, near: Side, answer: Answer, upstream: Upstream) -> bool:
+        """1. the ruling on the URL, 2. secrets, and the way to the destination, 3. the exchange, 4. the outcome. Whether all passed."""
+        # 1
+        ruling = self._way.ask(asked.action, asked.resource, asked.arguments)
         if not ruling.permit:
             answer.refused(ruling.reasons, ruling.sequence)
             return False
-        again = False
-        with way.passing(ruling, answer, opaque=False) as passage:
-            headers = injected(list(asked.onward.headers.raw_items()), asked.resource, self._opened.secrets, way.ask, passage.rulings)
-            onward = h11.Request(method=asked.onward.method, target=asked.onward.target, headers=headers)
-            far = self._reach(asked, passage)
-            exchange = Exchange(near, reader, far, way.limits, passage.traffic)
-            try:
-                again = exchange.run(onward, keep=keep)
-            finally:
-                passage.loose = exchange.switched
-        if not again:
-            self._drop()
-        near.unread(reader.trailing_data[0])
-        return passage.ended == "closed" and (reader.our_state, reader.their_state) == (h11.DONE, h11.DONE)
+        # 4, 2
+        with self._way.passing(ruling, answer, opaque=False) as passage:
+            onward = self._injected(asked, passage)
+            with upstream.reached(asked, passage) as far:
+                # 3
+                exchange = Exchange(near, far, self._way.limits, passage.traffic, self._spent)
+                try:
+                    exchange.run(onward)
+                finally:
+                    passage.loose = exchange.switched
+        return passage.ended == "closed"
 
-    def _reach(self, asked: Asked, passage: Passage) -> Stream:
-        """The stream to the destination: the one that is there, if it has nothing to say unasked, or a new one.
-
-        Raises Refused, Unavailable, Ended.
-        """
-        if self._far is not None and (self._far.waiting or select.select([self._far], [], [], 0)[0]):
-            self._drop()
-        if self._far is None:
-            raw = self._kept.enter_context(self._way.reached(asked.destination, passage, REACH, asked.arguments))
-            self._address, self._far = passage.address, self._secured(raw) if asked.secure else Stream(raw)
-        passage.address = self._address
-        return self._far
-
-    def _secured(self, raw: socket.socket) -> TlsStream:
-        """TLS with the destination, which has shown that it is the host. Raises Unavailable."""
-        tls = TlsStream(raw, self._opened.upstream, name=self._destination.host)
-        try:
-            tls.handshake(self._way.limits.dial_within)
-        except ssl.SSLCertVerificationError as error:
-            raise Unavailable("certificate", f"{self._destination.host}: {error.verify_message}") from None
-        except OSError:
-            raise Unavailable("TLS", f"{self._destination.host}: no handshake") from None
-        return tls
-
-    def _drop(self) -> None:
-        self._kept.close()
-        self._far = None
+    def _injected(self, asked: Asked, passage: Passage) -> h11.Request:
+        """The request with secrets in the place of their placeholders. Raises Refused, Unavailable."""
+        asks, onward = self._way.ask, asked.onward
+        headers = injected(list(onward.headers.raw_items()), asked.resource, self._opened.secrets, asks, passage.rulings)
+        return h11.Request(method=onward.method, target=onward.target, headers=headers)

@@ -1,16 +1,21 @@
 """Bytes to and from one side: as they are, or within TLS that ends here.
 
 TLS runs over memory, so the socket beneath stays the one that a cut reaches, and what was read from it before TLS began is not lost.
+One thread may read while another writes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import ssl
+import threading
 import time
 from typing import Final
 
+LINGER: Final = 1.0
+"""Seconds in which somebody who is told the end may hear it."""
 _PART: Final = 64 << 10
 _RECORD: Final = 16 << 10
 
@@ -22,6 +27,11 @@ class Stream:
         """It closes with `raw`, which whoever made it closes."""
         self._raw, self._unread = raw, b""
         self.settimeout, self.fileno = raw.settimeout, raw.fileno
+
+    @property
+    def protocol(self) -> str | None:
+        """What both sides agreed to speak (RFC 7301), None where they did not."""
+        return None
 
     @property
     def waiting(self) -> bool:
@@ -44,6 +54,14 @@ class Stream:
         part, self._unread = self._unread[:size], self._unread[size:]
         return part
 
+    def readable(self, within: float) -> bool:
+        """Whether within so many seconds something is there to be read, or the end."""
+        return self.waiting or self._arrived(within)
+
+    def come(self, size: int) -> bytes | None:
+        """As `recv`, of what is there already: None where that is nothing. Raises OSError."""
+        return self.recv(size) if self.readable(0) else None
+
     def send(self, data: memoryview) -> int:
         """How many of them were taken."""
         return self._raw.send(data)
@@ -59,12 +77,22 @@ class Stream:
         """The other side is told that there is no more."""
         self._raw.shutdown(socket.SHUT_WR)
 
+    def shut(self) -> None:
+        """Who reads or writes here is told that it has ended. From any thread; does not wait."""
+        with contextlib.suppress(OSError):
+            self._raw.shutdown(socket.SHUT_RDWR)
+
     def linger(self, seconds: float) -> None:
         """What still comes is read away, as far as it comes soon: a close before would reset, and take what was sent last with it."""
         self._raw.settimeout(seconds)
         for _ in range(64):
             if not self._raw.recv(_PART):
                 return
+
+    def _arrived(self, within: float) -> bool:
+        poll = select.poll()
+        poll.register(self._raw, select.POLLIN)
+        return bool(poll.poll(1000 * max(0.0, within)))
 
 
 class TlsStream(Stream):
@@ -76,11 +104,18 @@ class TlsStream(Stream):
         self._in, self._out, self._unsent = ssl.MemoryBIO(), ssl.MemoryBIO(), bytearray()
         self._in.write(said)
         self._tls = context.wrap_bio(self._in, self._out, server_side=name is None, server_hostname=name)
+        self._lock, self._sending = threading.Lock(), threading.Lock()
+
+    @property
+    def protocol(self) -> str | None:
+        """By ALPN."""
+        return self._tls.selected_alpn_protocol()
 
     @property
     def waiting(self) -> bool:
         """Bytes in memory, decrypted or not: OpenSSL takes even a part of a record from there."""
-        return super().waiting or self._tls.pending() > 0 or self._in.pending > 0
+        with self._lock:
+            return super().waiting or self._tls.pending() > 0 or self._in.pending > 0
 
     @property
     def behind(self) -> bool:
@@ -108,19 +143,23 @@ class TlsStream(Stream):
 
     def recv(self, size: int) -> bytes:
         """An end that TLS was not told of is none: raises ssl.SSLEOFError."""
-        while not self._unread:
-            try:
-                return self._tls.read(size)
-            except ssl.SSLZeroReturnError:
-                return b""
-            except ssl.SSLWantReadError:
-                self._fill()
-        return super().recv(size)
+        while (part := self._read(size)) is None:
+            self._fill()
+        return part
+
+    def come(self, size: int) -> bytes | None:
+        """Records may hold what is for TLS alone."""
+        part = self._read(size)
+        if part is None and self._arrived(0):
+            self._fill()
+            part = self._read(size)
+        return part
 
     def send(self, data: memoryview) -> int:
         """At most a record."""
         self.flush()
-        sent = self._tls.write(data[:_RECORD])
+        with self._lock:
+            sent = self._tls.write(data[:_RECORD])
         with contextlib.suppress(BlockingIOError):
             self.flush()
         return sent
@@ -134,21 +173,36 @@ class TlsStream(Stream):
 
     def flush(self) -> None:
         """As far as the socket takes it."""
-        self._unsent += self._out.read()
-        while self._unsent:
-            with memoryview(self._unsent) as view:
-                sent = self._raw.send(view)
-            del self._unsent[:sent]
+        with self._sending:
+            with self._lock:
+                self._unsent += self._out.read()
+            while self._unsent:
+                with memoryview(self._unsent) as view:
+                    sent = self._raw.send(view)
+                del self._unsent[:sent]
 
     def end(self) -> None:
         """With a close_notify."""
-        with contextlib.suppress(ssl.SSLError):
+        with contextlib.suppress(ssl.SSLError), self._lock:
             self._tls.unwrap()
         self.flush()
         super().end()
 
+    def _read(self, size: int) -> bytes | None:
+        if self._unread:
+            return super().recv(size)
+        try:
+            with self._lock:
+                return self._tls.read(size)
+        except ssl.SSLZeroReturnError:
+            return b""
+        except ssl.SSLWantReadError:
+            return None
+
     def _fill(self) -> None:
-        if part := self._raw.recv(_PART):
-            self._in.write(part)
-        else:
-            self._in.write_eof()
+        part = self._raw.recv(_PART)
+        with self._lock:
+            if part:
+                self._in.write(part)
+            else:
+                self._in.write_eof()

@@ -22,9 +22,13 @@ _LATER: Final = (BlockingIOError, ssl.SSLWantReadError)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of one instance: connections at once. Of a connection: bytes each way, and seconds for its head, to dial, and without a byte."""
+    """Of one instance: connections at once.
+
+    Of a connection: streams of HTTP/2 at once, bytes each way, and seconds for a head, to dial, and without a byte.
+    """
 
     connections: int = 64
+    streams: int = 100
     sent: int = 1 << 30
     received: int = 1 << 30
     head_within: float = 10.0

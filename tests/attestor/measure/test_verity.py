@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 
 from attestor.measure import store as store_module
-from attestor.measure import verity
 from attestor.measure.manifest import Measured, measure_manifest, read_manifest
 from attestor.measure.store import Store
-from attestor.measure.verity import Artefacts, Kernel, NotHeld, encode_question, read_answer
+from attestor.measure.verity import Artefacts
 from tests.world.verity import FakeKernel
 from writ.formats.digest import Digest
 from writ.formats.errors import Refused
 from writ.formats.tree import Component, Entry, component_root, encode_tree, parse_tree
 from writ.formats.verity import fsverity_digest
+from writ.service import verity
+from writ.service.verity import Kernel, NotHeld, encode_question, read_answer
 
 HEAD = 'version = 1\nagent = "a"\nnamespace = "n"\naudience = "x"\ncommand = ["run"]\n[components.model]\nkind = "weights"\n'
 ROOT = "ab" * 32

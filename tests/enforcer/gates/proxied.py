@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from enforcer.gates.egress.gate import EgressGate
-from enforcer.gates.egress.instance_ca import InstanceCa, upstream_context
+from enforcer.gates.egress.instance_ca import InstanceCa, upstream_contexts
 from enforcer.gates.egress.outlet import opened_by
 from enforcer.gates.egress.session import Opened
 from enforcer.gates.egress.tunnel import Limits
@@ -50,7 +50,7 @@ class Proxied:
         self.opened = Opened(
             frozenset(one.authority for one in hosts),
             InstanceCa(hosts, SystemClock()),
-            upstream_context(None if roots is None else str(roots)),
+            upstream_contexts(None if roots is None else str(roots)),
             secrets,
         )
         self.ca_file = folder / "ca.pem"

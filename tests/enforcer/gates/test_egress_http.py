@@ -300,6 +300,16 @@ def test_plain_http_is_decided_by_url_whether_through_a_tunnel_or_not(web: Calla
     assert b"/v2" not in one.server.heard
 
 
+def test_content_to_the_proxy_itself_may_take_longer_than_a_head(web: Callable[..., Web]) -> None:
+    one = web(secure=False, limits=Limits(head_within=0.3))
+    out = one.gate(("post", "/v1/*"))
+    with out.connect() as near:
+        near.sendall(f"POST {one.url}/v1/a HTTP/1.1\r\nHost: {one.authority}\r\nContent-Length: 3\r\n\r\n".encode())
+        time.sleep(0.8)
+        near.sendall(b"abc")
+        assert answers(near) == [(200, b"POST /v1/a abc")]
+
+
 def test_grant_over_tls_is_none_without(web: Callable[..., Web]) -> None:
     one = web()
     out = one.gate(("get", "/v1/*"))
@@ -468,13 +478,15 @@ def test_bytes_before_the_tunnel_is_open_are_not_lost_and_not_more_trusted(web: 
         assert tls.read(65536).startswith(b"HTTP/1.1 403 ")
 
 
-def test_client_of_http_2_alone_is_malformed(web: Callable[..., Web]) -> None:
+@pytest.mark.parametrize("offered", [["http/1.1"], []])
+def test_http_2_that_was_not_agreed_upon_is_malformed(web: Callable[..., Web], offered: list[str]) -> None:
     one = web()
     out = one.gate(("get", "/v1/*"))
     context = trusting(out)
-    context.set_alpn_protocols(["h2", "http/1.1"])
+    if offered:
+        context.set_alpn_protocols(offered)
     with secured(out, one.authority, context=context) as near:
-        assert near.selected_alpn_protocol() == "http/1.1"
+        assert near.selected_alpn_protocol() != "h2"
         near.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
         assert answers(near)[0][0] == 400
 

@@ -40,6 +40,9 @@ class Echo:
             raise Unavailable("tool notes", "it ended")
         return Reply(True, arguments)
 
+    def leave(self, within: float) -> None:
+        """Nothing goes over."""
+
     def close(self) -> None:
         """Nothing to end."""
 
