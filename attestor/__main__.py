@@ -200,6 +200,7 @@ def _measure_governance(args: argparse.Namespace) -> int:
 
 
 def _measure_agent(args: argparse.Namespace) -> int:
+    from attestor.measure.doubts import doubts
     from attestor.measure.manifest import measure_manifest, read_manifest
     from attestor.measure.tree import hash_file
     from attestor.measure.verity import Artefacts
@@ -226,7 +227,8 @@ def _measure_agent(args: argparse.Namespace) -> int:
         "command": list(m.command),
         "command_digest": str(command_digest(m.command)),
         "secrets": [list(one) for one in m.secrets],
-        "components": [_tree(tree) for tree in measured.trees],
+        "components": [_tree(tree) if args.json else _summary(tree) for tree in measured.trees],
+        "doubts": list(doubts(manifest)),
     }
     if not args.offline:
         enrolment = read_enrolment(_config(args).state)
@@ -249,6 +251,14 @@ def _tree(part: Component) -> dict[str, object]:
             row["target"] = entry.target
         rows.append(row)
     return {"name": part.name, "kind": part.kind, "root": str(component_root(part)), "entries": rows}
+
+
+def _summary(part: Component) -> dict[str, object]:
+    """What a person looks at; each entry is in --json."""
+    from writ.formats.tree import component_root
+
+    size = sum(entry.size or 0 for entry in part.entries)
+    return {"name": part.name, "kind": part.kind, "root": str(component_root(part)), "entries": f"{len(part.entries)}, {size} bytes"}
 
 
 def _write_out(path: Path, data: bytes) -> None:

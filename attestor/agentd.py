@@ -97,8 +97,8 @@ class AgentDaemon:
 
         1. Log and register agree; a clean log begins with what governs the host.
         2. Instances of this boot that still run are followed again; what drifted meanwhile is found in the first turn.
-        3. Trees that no instance uses are gone.
-        4. Listen, attest, watch. The end of one of these is the end of all: then nothing is answered.
+        3. Listen, attest, watch. The end of one of these is the end of all: then nothing is answered. Trees that no instance uses go
+           meanwhile, before the first launch: a token waits for none of them.
         """
         # 1, 2
         async with self._logging:
@@ -106,8 +106,6 @@ class AgentDaemon:
             await self._begin()
         await self._look_at_ak()
         # 3
-        await asyncio.to_thread(self._store.collect, self._instances.roots())
-        # 4
         server: PeerServer = await serve(
             socket, self._attend, allowed_uids=uids, max_frame=MAX_FRAME, mode=0o666 if len(uids) > 2 else 0o600
         )
@@ -158,13 +156,13 @@ class AgentDaemon:
         await self._append(DriftEvent(start.instance, "store", start.manifest_root.hex(), start.manifest_root, None))
 
     async def _collect(self) -> None:
-        """Unused trees go, while nothing is being launched."""
+        """Unused trees go, at once and then each hour, while nothing is being launched."""
         while True:
-            await asyncio.sleep(_COLLECT_SECONDS)
             async with self._gate:
                 if self._launching == 0:
                     gone = await asyncio.to_thread(self._store.collect, self._instances.roots())
                     _LOG.info("store-collected", trees=gone)
+            await asyncio.sleep(_COLLECT_SECONDS)
 
     # --- the socket --------------------------------------------------------------------------------------------------
 

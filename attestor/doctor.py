@@ -84,9 +84,10 @@ def _ak(config: AttestorConfig, tpm: Tpm) -> list[Finding]:
 
 def _host(config: AttestorConfig) -> list[Finding]:
     manifests, room = config.manifests_dir, config.socket.parent
+    made = f"Make the directory {room}, or let systemd do so (RuntimeDirectory=)."
     caches = "Set PYTHONPYCACHEPREFIX outside the code: bytecode caches beside it are not measured."
     return [
         Finding("manifests", manifests.is_dir(), str(manifests), f"Make the directory {manifests} and put manifests there."),
-        Finding("socket", room.is_dir(), str(config.socket), f"Make the directory {room}, or let systemd do so (RuntimeDirectory=)."),
+        Finding("socket", room.is_dir(), f"{room}, for {config.socket.name}", made),
         Finding("bytecode", sys.pycache_prefix is not None, f"pycache_prefix {sys.pycache_prefix}", caches),
     ]

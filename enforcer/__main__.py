@@ -110,6 +110,8 @@ def _check(args: argparse.Namespace) -> int:
 
 def _serve(config: EnforcerConfig) -> int:
     observe.configure(sys.stderr)
+    if os.geteuid() != 0:
+        raise Unavailable("enforcer", f"expected root, which mounts images and gives agents their uids; got uid {os.geteuid()}")
     daemon = compose.supervisor(config)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(0))  # holders see the link end, and hold
@@ -120,7 +122,8 @@ def _serve(config: EnforcerConfig) -> int:
 def _show(config: EnforcerConfig, args: argparse.Namespace) -> int:
     if args.verb == "status":
         wanted = explain.instances(config) if args.instance is None else [explain.find_instance(config, args.instance)]
-        cli.emit({"instances": [explain.standing(config, instance) for instance in wanted]}, args.json)
+        shown = [explain.standing(config, instance) for instance in wanted]
+        cli.emit({"instances": sorted(shown, key=_latest_first)}, args.json)
         return cli.ACCEPTED
     if args.verb == "why":
         answer = explain.why(config, args.reference)
@@ -138,6 +141,12 @@ def _show(config: EnforcerConfig, args: argparse.Namespace) -> int:
         cli.emit({"findings": findings, "ready": all(f["ok"] for f in findings)}, args.json)
         return cli.ACCEPTED if all(f["ok"] for f in findings) else cli.COULD_NOT
     return _log(config, args)
+
+
+def _latest_first(standing: dict[str, Any]) -> tuple[bool, int]:
+    """What may still act before what has ended, each from the latest on."""
+    since = standing.get("since")
+    return standing["state"] not in explain.LIVE, -since if isinstance(since, int) else 0
 
 
 def _why(answer: dict[str, Any]) -> None:
@@ -174,10 +183,18 @@ def _log(config: EnforcerConfig, args: argparse.Namespace) -> int:
     return cli.ACCEPTED
 
 
+def _daemon(config: EnforcerConfig) -> socket.socket:
+    """A connection to the daemon of this host. Raises Unavailable."""
+    try:
+        return frames.connect(str(config.control_socket))
+    except Unavailable as error:
+        raise Unavailable("enforcer", f"{error.detail}; is `enforcer serve` running, with the same --config?") from None
+
+
 def _kill(config: EnforcerConfig, args: argparse.Namespace) -> int:
     instance = explain.find_instance(config, args.instance)
     reason = Reason("instance-tainted", "instance", "a running instance", f"killed by uid {os.getuid()}")
-    with frames.connect(str(config.control_socket)) as connection:
+    with _daemon(config) as connection:
         frames.send(connection, CONTROL.encode(Contain(instance, (reason,))), (0,))
         data = frames.receive(connection, MAX_CONTROL, 15.0)
     answer = None if data is None else CONTROL.parse(data)
@@ -193,7 +210,7 @@ def _kill(config: EnforcerConfig, args: argparse.Namespace) -> int:
 def _run(config: EnforcerConfig, args: argparse.Namespace, command: tuple[str, ...]) -> int:
     """Hand our descriptors to the daemon, forward signals, and end as the agent ends."""
     parent = None if args.parent is None else explain.find_instance(config, args.parent)
-    connection = frames.connect(str(config.control_socket))
+    connection = _daemon(config)
     for number in FORWARDED:
         signal.signal(number, lambda got, _frame: _deliver(connection, got))
     frames.send(connection, CONTROL.encode(Run(args.agent, command, parent)), (0, 1, 2))

@@ -100,7 +100,7 @@ def _folders(config: EnforcerConfig) -> str:
 def _attestor(config: EnforcerConfig) -> str:
     answer = Relay(str(config.attestor_socket)).ask(Status())
     if not isinstance(answer, StatusAnswer):
-        raise Unavailable("attestor", getattr(answer, "detail", type(answer).__name__))
+        raise Unavailable("attestor", str(getattr(answer, "detail", type(answer).__name__)).removeprefix("attestor: "))
     return f"host {answer.host}, {'enrolled' if answer.enrolled else 'not enrolled'}"
 
 

@@ -34,6 +34,10 @@ def find_instance(config: EnforcerConfig, prefix: str) -> bytes:
     return found[0]
 
 
+LIVE: Final = ("starting", "running", "observed", "held")
+"""How an instance stands whose holder lives."""
+
+
 def instances(config: EnforcerConfig) -> list[bytes]:
     """Every instance this host remembers, sorted; none where there has never been one. Raises Unavailable for what cannot be listed."""
     folder = config.state_dir / "instances"
@@ -60,7 +64,7 @@ def standing(config: EnforcerConfig, instance: bytes) -> dict[str, Any]:
     except OSError as error:
         raise Unavailable("instance", f"{path}: {error.strerror}") from None
     cgroup = Cgroup(find_mount(MOUNTINFO.read_text()) / config.cgroup.lstrip("/") / instance.hex())
-    if shown["state"] in ("starting", "running", "observed", "held") and not _lives(shown.get("holder")):
+    if shown["state"] in LIVE and not _lives(shown.get("holder")):
         shown["state"] = "lost"
     return shown | {"processes": len(cgroup.processes()), "frozen": cgroup.frozen()}
 

@@ -82,7 +82,7 @@ class Holder(Instance):
         if isinstance(answer, Refusal):
             raise Refused(*(answer.reasons or (Reason("policy-refused", "launch", "a launch", "a refusal without a reason"),)))
         if isinstance(answer, Unreachable):
-            raise Unavailable("attestor", answer.detail)
+            raise Unavailable("attestor", answer.detail.removeprefix("attestor: "))
         raise FormatError("launch answer", "launched, a refusal or none", type(answer).__name__)
 
     def _prepare(self, launched: Launched, trust: Trust) -> None:

@@ -32,6 +32,7 @@ import enforcer
 from enforcer import frames
 from enforcer.config import EnforcerConfig
 from enforcer.control import MAX_CONTROL
+from enforcer.secrets.sealed import KEY_PLACE
 from writ.formats.errors import FormatError, Unavailable
 from writ.service import observe
 
@@ -105,9 +106,11 @@ def takeover() -> tuple[str, ...]:
 
 
 def environment() -> dict[str, str]:
-    """A holder finds our code and nothing else of ours; its bytecode lies where the daemon's does, not beside the measured code."""
+    """A holder finds our code, its bytecode where the daemon's is (not beside the measured code), the place of the machine's own key, and
+    nothing else of ours."""
     caches = {} if sys.pycache_prefix is None else {"PYTHONPYCACHEPREFIX": sys.pycache_prefix}
-    return {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONPATH": str(Path(enforcer.__path__[0]).parent), **caches}
+    key = {KEY_PLACE: os.environ[KEY_PLACE]} if KEY_PLACE in os.environ else {}
+    return {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONPATH": str(Path(enforcer.__path__[0]).parent), **caches, **key}
 
 
 # --- in the zygote -------------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from verifier.commands import write_secret as _write_secret
 from verifier.config import PREFIX, VerifierConfig
 from verifier.operate import segment
 from writ.formats.cose import parse_sign1
-from writ.formats.errors import FormatError, Refused
+from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.ima_rules import MAX_EXCLUDE, MAX_KEYRINGS, ImaRules
 from writ.formats.policy_bundle import PolicyBundle, PolicySettings, parse_bundle
 from writ.formats.reason import Reason
@@ -222,13 +222,21 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _host_admit(args: argparse.Namespace) -> int:
+    _place_for_ticket(args.ticket_file)
     body = {"host": args.host, "ek": args.ek, "unendorsed": args.unendorsed, "life": args.life}
     return _ticket(args, _client(args).post("/v1/hosts", body))
 
 
 def _host_replace(args: argparse.Namespace) -> int:
+    _place_for_ticket(args.ticket_file)
     body = {"ek": args.ek, "unendorsed": args.unendorsed, "life": args.life}
     return _ticket(args, _client(args).post(f"/v1/hosts/{segment(args.host)}/replace", body))
+
+
+def _place_for_ticket(path: Path | None) -> None:
+    """Return if a ticket may be written there: one that is lost takes another admission. Raises Unavailable."""
+    if path is not None and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+        raise Unavailable(f"file {path}", "expected a folder that may be written to, got none")
 
 
 def _ticket(args: argparse.Namespace, answer: dict[str, Any]) -> int:
@@ -299,7 +307,10 @@ def _ima_rules(path: Path) -> ImaRules:
     """The rules of a JSON file, which says all four. Raises FormatError, Unavailable."""
     from verifier.http.wire import from_base64
 
-    f = Fields(decode_json(_read(path), path.name), path.name)
+    data = _read(path)
+    if not data.strip():
+        raise FormatError(str(path), "a JSON object with exclude, violations, keyrings and learn_keys", "an empty file")
+    f = Fields(decode_json(data, path.name), path.name)
 
     def texts(key: str, most: int) -> list[str]:
         items = dict(enumerate(f.items(key, most=most)))
@@ -321,7 +332,25 @@ def _policy_publish(args: argparse.Namespace) -> int:
             raise
     new = _policy(args, held)
     body = {"settings": new.settings.to_json(), "schema": new.schema, "policies": new.policies, "version": new.version}
-    return _show(args, {**client.post("/v1/policies", body), "settings": body["settings"]})
+    try:
+        published = client.post("/v1/policies", body)
+    except Refused as refused:
+        if all(reason.code == "malformed" for reason in refused.reasons):
+            _loaded(new)
+        raise
+    return _show(args, {**published, "settings": body["settings"]})
+
+
+def _loaded(bundle: PolicyBundle) -> tuple[str, ...]:
+    """The names of its policies. Raises FormatError, in Cedar's own words where it is Cedar that found the fault."""
+    from writ.verdict import cedar
+
+    try:
+        return tuple(name for _, name in cedar.load(bundle).ids)
+    except FormatError as error:
+        if error.expected in cedar.JUDGED:
+            raise FormatError(error.what, error.expected, cedar.faults(bundle) or error.got) from None
+        raise
 
 
 def _policy_show(args: argparse.Namespace) -> int:
@@ -332,10 +361,7 @@ def _policy_show(args: argparse.Namespace) -> int:
 
 
 def _policy_check(args: argparse.Namespace) -> int:
-    from writ.verdict.cedar import load
-
-    ids = load(_policy(args, None)).ids
-    return _show(args, {"verdict": "accepted", "policies": [name for _, name in ids]})
+    return _show(args, {"verdict": "accepted", "policies": list(_loaded(_policy(args, None)))})
 
 
 def _trust_fetch(args: argparse.Namespace) -> int:
@@ -362,6 +388,9 @@ def _trust_import(args: argparse.Namespace) -> int:
     paths = [one for path in args.path for one in (sorted(path.iterdir()) if path.is_dir() else [path])]
     named = [one for one in paths if one in args.path or (one.suffix.lower() in OFFERED and one.is_file())]
     files = [Offered(one.name, read_file(one, 2 * MAX_CRL)) for one in named]
+    chosen = {"crl_required": args.require_crl, "crl_max_age": args.crl_max_age, "sha1": args.accept_sha1}
+    if not files and all(value is None for value in chosen.values()):
+        raise FormatError("FILE|DIR", f"a file, a folder with files of {', '.join(sorted(OFFERED))}, or a rule", "none")
     # 2
     pem, rest = vouched(files) if args.tpm_class else ("", files)
     client = _client(args)
@@ -369,7 +398,6 @@ def _trust_import(args: argparse.Namespace) -> int:
     if pem:
         body |= {"pem": pem, "tpm_class": args.tpm_class}
     # 3
-    chosen = {"crl_required": args.require_crl, "crl_max_age": args.crl_max_age, "sha1": args.accept_sha1}
     if any(value is not None for value in chosen.values()):
         body["rules"] = {**client.get("/v1/trust")["rules"], **{key: value for key, value in chosen.items() if value is not None}}
     answer = client.post("/v1/trust", body)

@@ -89,7 +89,8 @@ class Approvals:
                 return None, known
             case = proposals.new_case(tables, operator, proposal, expires_at=now + life)
             consent = proposals.consent(tables, case, (proposals.approval(case, operator, now),), settled_at=None)
-            entry = self._log.entry(operator, "reference-propose", case.row.digest, namespace=namespace, at=now, detail=proposal.digest)
+            named = case.proposal.digest
+            entry = self._log.entry(operator, "reference-propose", case.row.digest, namespace=namespace, at=now, detail=named)
             return Consented(entry, consent, (), (case.row.data,)), case
 
         return decide_on_set(self._ledger, namespace, proposed)

@@ -15,8 +15,10 @@ from typing import Any, Final
 from verifier.check.finding import read_file
 from verifier.config import PREFIX, VerifierConfig
 from verifier.operate import Client, Server
+from writ.formats.corim import read_corim
 from writ.formats.errors import FormatError, Unavailable
 from writ.formats.keys import PublicKey, parse_jwk, parse_spki
+from writ.formats.measurement import parse_measured
 from writ.formats.strict import decode_json
 from writ.service import cli, config
 
@@ -58,7 +60,10 @@ def connected(args: argparse.Namespace) -> Client:
         if args.config is None:
             raise FormatError("--url and --api-key-file", "both, or --config of a verifier on this machine", "neither")
         loaded = config_of(args)
-        url, key = url or loaded.issuer, key or loaded.state_dir / OPERATOR_KEY
+        first = loaded.state_dir / OPERATOR_KEY
+        if key is None and not os.path.lexists(first):
+            raise Unavailable("API key file", f"no file {first}: run `verifier init`, or name one by --api-key-file")
+        url, key = url or loaded.issuer, key or first
     client = Client(Server(url, key, args.ca_file, args.namespace))
     args.closing.callback(client.close)
     return client
@@ -76,6 +81,25 @@ def show(args: argparse.Namespace, value: object) -> int:
 def read(path: Path) -> bytes:
     """The bytes of a file of at most `MAX_FILE`. Raises Unavailable, FormatError."""
     return read_file(path, MAX_FILE)
+
+
+def corim_file(path: Path) -> bytes:
+    """The bytes of a file that holds reference values as one CoRIM of ours. Raises Unavailable, and FormatError that names the file."""
+    data = read(path)
+    try:
+        read_corim(data)
+    except FormatError as error:
+        raise FormatError(str(path), "reference values (a CoRIM)", _other(data) or f"another file ({error})"[:200]) from None
+    return data
+
+
+def _other(data: bytes) -> str | None:
+    """What the bytes are, where they are a measurement."""
+    try:
+        parse_measured(data)
+    except FormatError:
+        return None
+    return "a measurement: `reference capture --measurement` makes reference values of it"
 
 
 def text(path: Path) -> str:
@@ -117,6 +141,9 @@ def public_key(path: Path) -> PublicKey:
     """The key in a file: PEM as `openssl pkey -pubout` writes it, or a JWK. Raises FormatError, Unavailable."""
     data = read(path)
     if not data.startswith(PEM_HEAD):
+        if not data.lstrip().startswith(b"{"):
+            got = "a private one: `openssl pkey -pubout` makes the public one of it" if b"PRIVATE KEY-----" in data else "another file"
+            raise FormatError(str(path), "a public key, in PEM or as a JWK", got)
         return parse_jwk(decode_json(data, str(path)))
     body, _, rest = data.removeprefix(PEM_HEAD).partition(b"-----END PUBLIC KEY-----")
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from writ.formats.errors import FormatError
+from writ.formats.spiffe import AgentId
 
 PREFIX = "VERIFIER"
 
@@ -31,6 +32,10 @@ class VerifierConfig:
     log_level: str = "info"
 
     def __post_init__(self) -> None:
+        try:
+            AgentId(self.domain, "any", "any")
+        except FormatError as error:
+            raise FormatError("configuration.domain", error.expected, error.got) from None
         parts = urlsplit(self.issuer)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or self.issuer.endswith("/"):
             raise FormatError("configuration.issuer", "https://host[:port] without a slash at the end", repr(self.issuer[:80]))

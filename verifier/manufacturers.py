@@ -229,4 +229,9 @@ def _is_ocsp(file: Offered) -> bool:
 
 
 def _certificates(file: Offered) -> tuple[Certificate, ...]:
-    return parse_pem_certificates(file.data, file.name) if b"-----BEGIN" in file.data else (parse_stored_certificate(file.data),)
+    if b"-----BEGIN" in file.data:
+        return parse_pem_certificates(file.data, file.name)
+    try:
+        return (parse_stored_certificate(file.data),)
+    except FormatError as error:
+        raise FormatError(file.name, "a certificate, in PEM or DER", f"none ({error})"[:200]) from None

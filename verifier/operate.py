@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from writ.service.uplink import Answer, Uplink
 
 MAX_ANSWER: Final = 64 << 20
 MAX_KEY_FILE: Final = 256
+_PLACE: Final = re.compile(r"\A(?:body|path|query)\.")
+"""Where in a request a value stood, which says nothing to who typed a command."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,5 +110,6 @@ def _reasons(value: object) -> tuple[Reason, ...]:
         if isinstance(item, dict) and item.get("code") in REMEDIES:
             texts = [item.get(key) for key in ("claim", "expected", "got")]
             if all(isinstance(text, str) for text in texts):
-                reasons.append(Reason(str(item["code"]), *map(str, texts)))
+                claim, expected, got = map(str, texts)
+                reasons.append(Reason(str(item["code"]), _PLACE.sub("", claim), expected, got))
     return tuple(reasons)

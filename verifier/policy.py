@@ -85,7 +85,8 @@ class Policies:
             wanted = Proposal(namespace, "policy", now, (name,))
             case = proposals.new_case(tables, operator, wanted, expires_at=now + PROPOSAL_LIFE)
             consent = proposals.consent(tables, case, (proposals.approval(case, operator, now),), settled_at=None)
-            entry = self._log.entry(operator, "reference-propose", case.row.digest, namespace=namespace, at=now, detail=wanted.digest)
+            named = case.proposal.digest
+            entry = self._log.entry(operator, "reference-propose", case.row.digest, namespace=namespace, at=now, detail=named)
             proposed = Consented(entry, consent, (), (encoded, case.row.data))
             return proposed, (bundle, Outcome((), case.row.digest, verdict.missing))
 

@@ -41,15 +41,18 @@ class Case:
 
 
 def new_case(tables: Tables, operator: Operator, proposal: Proposal, *, expires_at: int) -> Case:
-    """A proposal that nobody approved yet. Raises Refused: `too-large` with too many open, `conflict` where it was made and settled."""
+    """A proposal that nobody approved yet. Raises Refused `too-large` with too many open.
+
+    Where the same was made and settled in this second, it is made as of the next: by its name it is another.
+    """
     opened = [row for row in _open(tables, proposal.namespace, proposal.proposed_at) if _room(row.kind) == _room(proposal.kind)]
     if len(opened) >= MOST_OPEN:
         whose = f"at most {MOST_OPEN} open ones of {_room(proposal.kind)}"
         raise Refused(Reason("too-large", "proposals", whose, str(len(opened))))
+    while tables.get(ProposalRow, str(proposal.digest)) is not None:
+        proposal = replace(proposal, proposed_at=proposal.proposed_at + 1)
     data = encode_proposal(proposal)
     row = ProposalRow(str(Digest.of(data)), proposal.namespace, proposal.kind, data, operator.id, expires_at, None)
-    if tables.get(ProposalRow, row.digest) is not None:
-        raise Refused(Reason("conflict", "proposal", "one made in another second than a settled one", str(proposal.proposed_at)))
     return Case(row, proposal, (), stored=False)
 
 

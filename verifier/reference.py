@@ -182,7 +182,8 @@ class References:
             )
         case = proposals.new_case(tables, operator, wanted, expires_at=now + PROPOSAL_LIFE)
         consent = proposals.consent(tables, case, (proposals.approval(case, operator, now),), settled_at=None)
-        entry = self._log.entry(operator, "reference-propose", case.row.digest, namespace=namespace, at=now, detail=wanted.digest)
+        proposed = case.proposal.digest
+        entry = self._log.entry(operator, "reference-propose", case.row.digest, namespace=namespace, at=now, detail=proposed)
         change = Consented(entry, consent, _inactive(new, named), (*blobs, case.row.data))
         return change, Outcome(_inactive(shown, {row.digest for row in new}), case.row.digest, verdict.missing)
 

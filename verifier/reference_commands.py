@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -11,7 +12,21 @@ from pathlib import Path
 from typing import Any, Final
 
 from verifier.check.finding import read_file
-from verifier.commands import connected, duration, group, make_directory, moment, public_key, read, seconds, show, text, verb, write
+from verifier.commands import (
+    connected,
+    corim_file,
+    duration,
+    group,
+    make_directory,
+    moment,
+    public_key,
+    read,
+    seconds,
+    show,
+    text,
+    verb,
+    write,
+)
 from verifier.operate import Client, segment
 from writ.formats.corim import Corim, encode_corim, is_signed, parse_corim, parse_signed_corim, read_corim, sign_corim
 from writ.formats.cose import verify_sign1
@@ -228,8 +243,9 @@ def _named(namespace: str, environment: str, known: Mapping[str, str]) -> Corim:
 
 def _reference_dry_run(args: argparse.Namespace) -> int:
     """Exit 0 only if every host that attested would pass; 3 where none did, since then nothing is foreseen."""
-    corims = [base64.b64encode(read(path)).decode("ascii") for path in args.files]
-    answer = connected(args).post("/v1/dry-runs", {"corims": corims, "retire": args.retire, "replace": args.replace})
+    corims = [base64.b64encode(corim_file(path)).decode("ascii") for path in args.files]
+    retire = _digests(args.retire)
+    answer = connected(args).post("/v1/dry-runs", {"corims": corims, "retire": retire, "replace": args.replace})
     if not answer["hosts"]:
         raise Unavailable(
             "dry run", f"no host of the namespace ever attested, so nothing is foreseen; {len(answer['never_attested'])} wait"
@@ -253,7 +269,7 @@ def _reference_import(args: argparse.Namespace) -> int:
         return _reference_import_packages(args)
     if not args.files or args.out is not None:
         raise FormatError("arguments", "FILE…, or --deb, --rpm or --repo, the latter perhaps with --out", "neither")
-    items = [_until(read(path), args.valid_until, path) for path in args.files]
+    items = [_until(corim_file(path), args.valid_until, path) for path in args.files]
     if args.delegated:
         if args.publisher is not None or args.replace:
             raise FormatError("--delegated", "neither --publisher nor --replace, which are an operator's", "one of them")
@@ -401,12 +417,12 @@ def _reference_list(args: argparse.Namespace) -> int:
 
 
 def _reference_show(args: argparse.Namespace) -> int:
-    return show(args, connected(args).get(f"/v1/references/{args.digest}"))
+    return show(args, connected(args).get(f"/v1/references/{_digests([args.digest])[0]}"))
 
 
 def _reference_diff(args: argparse.Namespace) -> int:
     """Exit 0 where it is one of the versions it is compared with, 1 where it differs from each."""
-    corim = read_corim(read(args.file))
+    corim = read_corim(corim_file(args.file))
     mine = _values(corim.to_json())
     compared = []
     for name, digest, theirs in _others(args, corim):
@@ -420,7 +436,7 @@ def _reference_diff(args: argparse.Namespace) -> int:
 def _others(args: argparse.Namespace, corim: Corim) -> Iterator[tuple[str, str, dict[str, str]]]:
     """Id, digest and values of what a file is compared with."""
     if args.other is not None:
-        other = read_corim(read(args.other))
+        other = read_corim(corim_file(args.other))
         if other.environment != corim.environment:
             raise FormatError(str(args.other), f"reference values of {corim.environment}", other.environment)
         yield other.id, str(Digest.of(encode_corim(other))), _values(other.to_json())
@@ -441,7 +457,15 @@ def _values(shown: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _reference_retire(args: argparse.Namespace) -> int:
-    return show(args, connected(args).post("/v1/retirements", {"digests": args.digests}))
+    return show(args, connected(args).post("/v1/retirements", {"digests": _digests(args.digests)}))
+
+
+def _digests(named: list[str]) -> list[str]:
+    """The same, each spelt as `reference list` shows it. Raises FormatError."""
+    for one in named:
+        if re.fullmatch(r"sha256:[0-9a-f]{64}", one, re.ASCII) is None:
+            raise FormatError("DIGEST", "sha256: and 64 lower-case hex digits, as `reference list` shows it", repr(one)[:80])
+    return named
 
 
 def _reference_except(args: argparse.Namespace) -> int:

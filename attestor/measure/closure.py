@@ -1,7 +1,8 @@
 """What programs need of this host to start: the files themselves, their loader and libraries, and every link on the way to them.
 
-For an image made of the host's own files. The loader is asked, as ldd does, so a library that a program opens by itself while it
-runs is not seen: name such a one as another program, or the directory that it lies in as a tree.
+For an image made of the host's own files. The loader is asked, as ldd does, of each program named and of each program and library in
+a tree. A library that a program opens by itself while it runs is not seen: name such a one as another program, or the directory that it
+lies in as a tree.
 
 Source: ld.so(8), LD_TRACE_LOADED_OBJECTS.
 """
@@ -34,15 +35,20 @@ def image_of(programs: Iterable[Path], trees: Iterable[Path] = (), *, name: str 
     Raises Unavailable.
     """
     named = [path.resolve() for path in trees]
-    libraries = [library for tree in named for library in sorted(tree.rglob("*.so"))]
+    within = [file for tree in named for file in sorted(tree.rglob("*")) if _is_code(file)]
     found: set[str] = set()
-    for program in (*programs, *libraries):
+    for program in (*programs, *within):
         for path in (program, *_loaded(program)):
             found.update(_way(path))
     found.update(way for tree in trees for way in _way(tree))
     whole = tuple(str(tree)[1:] for tree in named)
     include = {path for path in found if not any(path.startswith(f"{tree}/") for tree in whole)}
     return ComponentSpec(name, "image", "/", CACHES, include=tuple(sorted(include)))
+
+
+def _is_code(file: Path) -> bool:
+    """Whether a file of a tree may be a program or a library."""
+    return file.is_file() and (file.suffix == ".so" or os.access(file, os.X_OK))
 
 
 def _loaded(program: Path) -> tuple[Path, ...]:

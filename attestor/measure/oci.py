@@ -73,7 +73,10 @@ class Layout:
             try:
                 if not path.is_dir():
                     self._tar = _open(path)
-                    self._places = _places(self._tar)
+                    try:
+                        self._places = _places(self._tar)
+                    except FormatError as error:
+                        raise FormatError(str(path), "an OCI layout, as a directory or a tar", f"another file ({error})"[:200]) from None
             except OSError as error:
                 raise Unavailable("layout", f"{path}: {error.strerror}") from None
             check_layout(self._document("oci-layout", 1024))

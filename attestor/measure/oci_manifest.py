@@ -70,7 +70,7 @@ def propose(image: OciImage, place: Path, command: tuple[str, ...], *, agent: st
     for what, value, why in (
         ("User", wanted.user, "an agent is uid 1000 inside, and a uid of its own outside"),
         ("Volumes", ", ".join(wanted.volumes), "an agent writes below /agent, /tmp and /dev/shm"),
-        ("ExposedPorts", ", ".join(wanted.ports), "nobody can connect to an agent"),
+        ("ExposedPorts", ", ".join(wanted.ports), "a port is opened by `inbound` in enforcer.toml"),
     ):
         if value:
             said.append(f"{what} {ascii(value)[:200]}: {why}")

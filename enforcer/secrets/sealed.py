@@ -17,8 +17,9 @@ from enforcer.secrets.source import MAX_SECRET, GiveBack, Lease
 from writ.formats.errors import Unavailable
 
 WITHIN: Final = 10.0
-_PASSED: Final = ("PATH", "SYSTEMD_CREDENTIAL_SECRET")
-"""The latter says where the machine's own key is, where it is not at its usual place."""
+KEY_PLACE: Final = "SYSTEMD_CREDENTIAL_SECRET"
+"""Where the machine's own key is, where it is not at its usual place."""
+_PASSED: Final = ("PATH", KEY_PLACE)
 
 
 class Sealed:
@@ -40,7 +41,7 @@ class Sealed:
         except (OSError, subprocess.TimeoutExpired):
             raise Unavailable(f"secret {self._name}", f"systemd-creds did not end within {WITHIN:.0f} s") from None
         if done.returncode != 0:
-            raise Unavailable(f"secret {self._name}", f"{self._path}: systemd-creds could not decrypt it (exit {done.returncode})")
+            raise Unavailable(f"secret {self._name}", f"{self._path}: systemd-creds could not decrypt it: {_last_words(done)}")
         if not 1 <= len(done.stdout) <= MAX_SECRET:
             raise Unavailable(f"secret {self._name}", f"{self._path}: expected 1 to {MAX_SECRET} bytes, got {len(done.stdout)}")
         return Lease(done.stdout)
@@ -48,3 +49,9 @@ class Sealed:
     def forget(self) -> GiveBack | None:
         """Nothing is kept."""
         return None
+
+
+def _last_words(done: subprocess.CompletedProcess[bytes]) -> str:
+    """What systemd-creds said last, which is why; nothing of the secret is in it."""
+    said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+    return said[-1][:200] if said else f"exit {done.returncode}"

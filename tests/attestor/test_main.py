@@ -170,7 +170,9 @@ def test_measure_offline_needs_no_tpm_and_writes_the_measurement(host: Host, tmp
     assert shown["manifest_root"] == str(measurement.root())
     assert [entry["path"] for part in shown["components"] for entry in part["entries"]] == ["main.py", "prompt.txt"]
     assert main(["measure", manifest, "--offline", "--domain", "example.org"]) == 0
-    assert "prompt.txt" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "entries  1, 7 bytes" in said, "each by its path is in --json"
+    assert 'grant ["tool.call", "files/*"]: expected mcp:TOOL/METHOD' in said
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import importlib
 import os
 import re
 import shlex
@@ -22,6 +23,7 @@ from verifier.reference_commands import roles_of
 from writ.formats.errors import Unavailable
 from writ.formats.manifest import parse_manifest
 from writ.formats.policy_bundle import PolicyBundle, PolicySettings
+from writ.formats.reason import REMEDIES
 from writ.service import config
 from writ.verdict import cedar
 
@@ -141,3 +143,18 @@ def test_a_cedar_block_is_a_policy_that_would_be_published(block: Block) -> None
 @of("cddl")
 def test_a_cddl_block_stands_on_the_page_that_is_checked(block: Block) -> None:
     assert block.page == "docs/formats.md"
+
+
+def commands_of_remedies() -> set[tuple[str, ...]]:
+    quoted = [text for remedy in REMEDIES.values() for text in re.findall(r"`([^`]+)`", remedy)]
+    words = [text.split() for text in quoted]
+    return {(role, *(word for word in rest if word.startswith("--") or word.islower())) for role, *rest in words if role in ROLES}
+
+
+@pytest.mark.parametrize("named", sorted(commands_of_remedies()), ids=" ".join)
+def test_a_command_that_a_remedy_names_exists(named: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    role, *words = named
+    main = importlib.import_module(f"{role}.__main__").main
+    assert main([*(word for word in words if not word.startswith("--")), "--help"]) == 0, capsys.readouterr().err
+    shown = capsys.readouterr().out
+    assert [word for word in words if word.startswith("--") and word not in shown] == []

@@ -97,7 +97,7 @@ def test_without_a_daemon_run_could_not(tmp_path: Path, capsys: pytest.CaptureFi
     path.write_text(f'state_dir = "{tmp_path}/state"\nrun_dir = "{tmp_path}/run"\n')
 
     assert cli.run(main, ["--config", str(path), "run", "--agent", "a"]) == 3
-    assert "control.sock" in capsys.readouterr().err
+    assert "control.sock: No such file or directory; is `enforcer serve` running, with the same --config?" in capsys.readouterr().err
 
 
 def test_doctor_finds_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

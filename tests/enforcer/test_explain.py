@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import pytest
 
 from enforcer import explain
-from enforcer.__main__ import main
+from enforcer.__main__ import _latest_first, main
 from enforcer.config import EnforcerConfig
 from writ.formats.errors import Unavailable
 
@@ -48,3 +50,14 @@ def test_log_that_cannot_be_read_counts_no_actions_and_says_not_zero(tmp_path: P
     config.instance_dir(bytes(16)).mkdir(parents=True)
 
     assert explain.why(config, "0" * 32)["agent_did"] is None
+
+
+def test_what_may_still_act_is_shown_before_what_has_ended(tmp_path: Path) -> None:
+    config = EnforcerConfig(state_dir=tmp_path)
+    stood = {"aa": ("ended", 9), "bb": ("running", 3), "cc": ("ended", 11), "dd": ("held", 4)}
+    for name, (state, since) in stood.items():
+        folder = config.instance_dir(bytes.fromhex(name * 16))
+        folder.mkdir(parents=True)
+        (folder / "state.json").write_text(json.dumps({"state": state, "since": since, "holder": os.getpid()}))
+    shown = sorted((explain.standing(config, one) for one in explain.instances(config)), key=_latest_first)
+    assert [one["instance"][:2] for one in shown] == ["dd", "bb", "cc", "aa"]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from enforcer.zygote import environment
 from tests.enforcer.host import Host, wait_for
 
 pytestmark = pytest.mark.cgroup
@@ -43,6 +44,13 @@ def test_zygote_has_one_thread_and_one_socket_also_after_runs(host: Host) -> Non
 
     assert len(list(Path(f"/proc/{zygote}/task").iterdir())) == 1
     wait_for(lambda: len(sockets(zygote)) == 1)
+
+
+def test_zygote_knows_where_the_machines_own_key_is_and_nothing_else_of_the_daemonsenvironment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYSTEMD_CREDENTIAL_SECRET", "/var/lib/systemd/other.secret")
+    monkeypatch.setenv("SOMETHING_ELSE", "x")
+    assert set(environment()) <= {"PATH", "LANG", "PYTHONPATH", "PYTHONPYCACHEPREFIX", "SYSTEMD_CREDENTIAL_SECRET"}
+    assert environment()["SYSTEMD_CREDENTIAL_SECRET"] == "/var/lib/systemd/other.secret"
 
 
 def test_holders_of_one_zygote_have_keys_and_sessions_of_their_own(host: Host) -> None:

@@ -27,6 +27,7 @@ from verifier.http.wire import to_base64
 from verifier.operate import Client
 from writ.formats.corim import Corim, encode_corim, parse_corim, parse_signed_corim
 from writ.formats.digest import Digest
+from writ.formats.measurement import Governance, encode_governance
 from writ.formats.tlog.merkle import leaf_hash
 from writ.formats.x509 import parse_certificate, to_pem
 from writ.service.signers import load_signer
@@ -137,6 +138,43 @@ def test_what_is_not_understood_is_a_misuse_whoever_says_so(desk: Desk, argv: tu
     shown = desk.run(*(desk.folder / word if word == "FILE" else word for word in argv), code=2)
     said = shown.get("refused", shown.get("reasons", [{"code": shown.get("error")}]))
     assert [one["code"] for one in said] == ["malformed"]
+
+
+@pytest.mark.parametrize(
+    "argv, said",
+    [
+        (("reference", "retire", "sha256:zz"), "as `reference list` shows it, got 'sha256:zz'"),
+        (("reference", "show", "zz"), "as `reference list` shows it"),
+        (("reference", "dry-run", "--retire", "zz"), "as `reference list` shows it"),
+        (("reference", "diff", "MEASUREMENT"), "MEASUREMENT: expected reference values (a CoRIM), got a measurement"),
+        (("reference", "import", "EMPTY"), "EMPTY: expected reference values (a CoRIM), got another file"),
+        (("reference", "except", "zz", "--for", "4h", "--reason", "r"), "claim     reference\n  expected  12 to 64 lower-case hex digits"),
+        (("host", "admit", "H"), "claim     host\n  expected  1 to 63 of a-z"),
+        (("trust", "import", "FOLDER"), "expected a file, a folder with files of .cer"),
+        (("trust", "import", "TEXT", "--tpm-class", "software"), "TEXT: expected a certificate, in PEM or DER, got none"),
+        (("policy", "publish", "--ima", "EMPTY"), "EMPTY: expected a JSON object with exclude, violations,"),
+        (("policy", "publish", "--policies", "TEXT"), "unexpected end of input"),
+        (("policy", "publish", "--policies", "UNKNOWN"), 'unrecognized action `Writ::Action::"tool.cal"`'),
+    ],
+)  # fmt: skip
+def test_mistake_is_told_in_the_words_of_who_made_it(
+    desk: Desk, argv: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {
+        "EMPTY": b"", "TEXT": b"rubbish", "MEASUREMENT": encode_governance(Governance((("attestor", Digest.of(b"a")),))),
+        "UNKNOWN": b'permit(principal, action == Writ::Action::"tool.cal", resource);',
+    }  # fmt: skip
+    for name, data in files.items():
+        (desk.folder / name).write_bytes(data)
+    (desk.folder / "FOLDER").mkdir()
+    words = [str(desk.folder / word) if word in files or word == "FOLDER" else word for word in argv]
+    assert main([*words, "--url", desk.verifier.url, "--api-key-file", str(desk.keys["root"])]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_ticket_that_could_not_be_written_is_not_asked_for(desk: Desk) -> None:
+    desk.run("host", "admit", "late", "--ticket-file", desk.folder / "nowhere" / "ticket", code=3)
+    assert "late" not in {one["host"] for one in desk.run("host", "list")["hosts"]}
 
 
 def test_import_of_trust_shows_what_came_of_it(desk: Desk) -> None:
@@ -320,6 +358,9 @@ def test_key_file_that_is_none_is_refused(desk: Desk) -> None:
     for data in (b"", b"{}", b"-----BEGIN PUBLIC KEY-----\n!\n-----END PUBLIC KEY-----\n", b"-----BEGIN PUBLIC KEY-----\nAAAA\n"):
         (desk.folder / "key").write_bytes(data)
         assert desk.run("reference", "delegate", desk.folder / "roles.toml", code=2)["error"] == "malformed"
+    (desk.folder / "key").write_bytes(b"-----BEGIN PRIVATE KEY-----\n")
+    shown = desk.run("reference", "delegate", desk.folder / "roles.toml", code=2)
+    assert (shown["expected"], shown["got"].partition(":")[0]) == ("a public key, in PEM or as a JWK", "a private one")
 
 
 def test_captured_measurement_is_given_its_end(desk: Desk) -> None:

@@ -16,6 +16,8 @@ from verifier.http.limits import Limits, Rate, RouteLimit
 from verifier.http.operator import FORM
 from verifier.http.problems import CBOR, answer, problem, reasons_of
 from verifier.http.route import SMALL, Parts, Route, documented, guard
+from verifier.http.wire import NAME, SHA256
+from verifier.http.wire_reference import REFERENCE
 from verifier.ledger import Void
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.reason import Reason
@@ -126,24 +128,33 @@ def _errors(app: FastAPI, limits: _Finder, counters: Counters) -> None:
 EXPECTED: Final = {
     "missing": "a value", "extra_forbidden": "no such member", "json_invalid": "JSON", "string_type": "text", "int_type": "a whole number",
     "int_parsing": "a whole number", "bool_type": "true or false", "list_type": "an array", "dict_type": "an object",
-    "model_attributes_type": "an object", "string_pattern_mismatch": "text that matches {pattern}",
+    "model_attributes_type": "an object", "string_pattern_mismatch": "{spelt}",
     "string_too_short": "at least {min_length} characters", "string_too_long": "at most {max_length} characters",
     "too_short": "at least {min_length} items", "too_long": "at most {max_length} items", "greater_than_equal": "at least {ge}",
     "less_than_equal": "at most {le}", "less_than": "below {lt}", "literal_error": "{expected}",
 }  # fmt: skip
 """What the models complain about, by pydantic's name for it, in our words."""
+SPELT: Final = {
+    NAME: "1 to 63 of a-z 0-9 . _ -, letter or digit first and last", SHA256: "sha256: and 64 lower-case hex digits",
+    REFERENCE: "12 to 64 lower-case hex digits",
+}  # fmt: skip
+"""What a pattern of the models lets pass, for people; others are shown as they are."""
 
 
 def _fault(fault: Any) -> Reason:
-    """One complaint of the model: where, what was expected, and what kind of value came. The value itself is never repeated."""
+    """One complaint of the model: where, what was expected, and what kind of value came. No value but a number is repeated."""
     where = ".".join(str(part) for part in fault.get("loc", ()))[:200]
     clean = "".join(c if c.isascii() and c.isprintable() else "?" for c in where)
     kind = str(fault.get("type"))
-    expected = EXPECTED.get(kind, "a valid value").format(**fault.get("ctx", {}))
+    bounds = fault.get("ctx", {})
+    pattern = str(bounds.get("pattern"))
+    expected = EXPECTED.get(kind, "a valid value").format(**bounds, spelt=SPELT.get(pattern, f"text that matches {pattern}"))
     return Reason("malformed", clean or "request", expected[:200], "none" if kind == "missing" else _kind(fault.get("input")))
 
 
 def _kind(value: object) -> str:
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 64:
+        return str(value)
     if isinstance(value, str | list | tuple):
         return f"{len(value)} {'characters' if isinstance(value, str) else 'items'}"
     kinds = ((type(None), "null"), (bool, "true or false"), (int, "a whole number"), (dict, "an object"))

@@ -77,7 +77,7 @@ REMEDIES: Final[dict[str, str]] = {
     # policy and token
     "policy-unknown": "Publish a policy: `verifier policy publish`.",
     "policy-refused": "No policy permits this; see `verifier policy show`.",
-    "policy-error": "A policy erred on this request; an error never permits. `enforcer policy test` shows it.",
+    "policy-error": "A policy erred on this request; an error never permits. Correct it: `verifier policy check`, `policy publish`.",
     "policy-digest-mismatch": "The bundle is not the one that the token names; fetch the current one.",
     "policy-rollback": "The bundle is older than one already held.",
     "grant-missing": "The token does not grant this action on this resource.",
@@ -110,8 +110,8 @@ REMEDIES: Final[dict[str, str]] = {
     # the surfaces
     "malformed": "Send what the documentation of this route or command describes.",
     "unauthenticated": "Send a valid credential.",
-    "forbidden": "The credential does not permit this.",
-    "not-found": "No such object in this namespace.",
+    "forbidden": "The credential does not permit this. Where it is the namespace, name another by --namespace.",
+    "not-found": "No such object in this namespace; --namespace names another, `list` or `status` shows what there is.",
     "conflict": "The object changed meanwhile or exists already; read it and try again.",
     "too-large": "Send less; the limit is in expected.",
     "too-many-requests": "Slow down and try again.",
@@ -134,7 +134,7 @@ REMEDIES: Final[dict[str, str]] = {
     # manufacturers' certificates
     "ek-certificate-revoked": "The manufacturer revoked this certificate or a CA above it: `verifier host retire`.",
     "revocation-unknown": "Import a fresh CRL of the issuer, or an OCSP response: `verifier trust import`.",
-    "fingerprint-mismatch": "The certificate is not the one that is pinned: look for who altered it.",
+    "fingerprint-mismatch": "The certificate is not one that is pinned: look for who altered it. You vouch for another by --tpm-class.",
     # the measurement list of IMA
     "ima-log-mismatch": "The IMA list does not replay to the quoted PCR 10. Send it in full; if that fails, reboot the host.",
     "ima-log-malformed": "The IMA list breaks the kernel's format; see got.",

@@ -27,6 +27,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Final, TextIO
@@ -40,6 +41,10 @@ MISUSE: Final = 2
 COULD_NOT: Final = 3
 INTERRUPTED: Final = 130
 PIPE_CLOSED: Final = 141
+
+_FIRST_MOMENT: Final = 10**9
+_LAST_MOMENT: Final = 253_402_300_799
+"""From 2001 to the end of 9999: what is shown as a time."""
 
 _BOLD_RED: Final = "\x1b[1;31m"
 _DIM: Final = "\x1b[2m"
@@ -250,7 +255,7 @@ def _lines(value: object, indent: int) -> list[str]:
                 rows.append(f"{pad}{name}")
                 rows.extend(_lines(item, indent + 2))
             else:
-                rows.append(f"{pad}{name:<{width}}  {_word(item)}".rstrip())
+                rows.append(f"{pad}{name:<{width}}  {_moment(name, item) or _word(item)}".rstrip())
         return rows
     if isinstance(value, list | tuple):
         rows = []
@@ -261,6 +266,15 @@ def _lines(value: object, indent: int) -> list[str]:
             rows.extend(inner if isinstance(item, Mapping | list | tuple) else [f"{pad}- {_word(item)}"])
         return rows
     return [pad + line for line in (value.split("\n") if isinstance(value, str) else [_word(value)])]
+
+
+def _moment(key: str, value: object) -> str | None:
+    """Seconds since the epoch as a time in UTC, where the key says that they are one; with --json they stay seconds."""
+    if not (key in ("at", "since", "not_before", "not_after", "valid_until") or key.endswith("_at")):
+        return None
+    if not isinstance(value, int) or not _FIRST_MOMENT <= value <= _LAST_MOMENT:
+        return None
+    return f"{datetime.fromtimestamp(value, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _word(value: object) -> str:

@@ -24,6 +24,8 @@ from writ.formats.errors import FormatError
 from writ.formats.policy_bundle import PolicyBundle
 
 _ARITHMETIC: Final = frozenset({"+", "-", "*", "neg"})
+JUDGED: Final = ("a Cedar schema", "Cedar policies", "policies that validate against the schema")
+"""What is expected where Cedar itself finds a fault. Its words change with its version, so they are in no error of ours."""
 MAX_POLICIES: Final = 2000
 MAX_NESTING: Final = 32
 """Brackets within each other."""
@@ -68,12 +70,12 @@ def load(bundle: PolicyBundle) -> CedarPolicies:
     try:
         schema = cedarpy.Schema.from_str(bundle.schema)
     except ValueError:
-        raise FormatError("policy.schema", "a Cedar schema", "text that is not one; `cedar validate` shows where") from None
+        raise FormatError("policy.schema", JUDGED[0], "text that is not one; `cedar validate` shows where") from None
     try:
         policies = cedarpy.PolicySet.from_str(bundle.policies)
         document = json.loads(cedarpy.policies_to_json_str(bundle.policies))
     except (ValueError, RecursionError):
-        raise FormatError("policy.policies", "Cedar policies", "text that is not; `cedar validate` shows where") from None
+        raise FormatError("policy.policies", JUDGED[1], "text that is not; `cedar validate` shows where") from None
     static = document.get("staticPolicies", {})
     if document.get("templates") or len(static) > MAX_POLICIES:
         raise FormatError("policy.policies", f"at most {MAX_POLICIES} policies and no templates", f"{len(static)}")
@@ -81,7 +83,7 @@ def load(bundle: PolicyBundle) -> CedarPolicies:
     result = cedarpy.validate_policies(bundle.policies, schema)
     if not result.validation_passed:
         where = ", ".join(sorted({error.policy_id or "(parse)" for error in result.errors}))
-        raise FormatError("policy.policies", "policies that validate against the schema", f"faults in {where}")
+        raise FormatError("policy.policies", JUDGED[2], f"faults in {where}")
     names = {policy_id: str(policy.get("annotations", {}).get("id") or policy_id) for policy_id, policy in sorted(static.items())}
     for policy_id, named in names.items():
         policy = static[policy_id]
@@ -94,6 +96,15 @@ def load(bundle: PolicyBundle) -> CedarPolicies:
         if _blanket(policy):
             raise FormatError("policy.policies", "no unconditional permit of everything", named)
     return CedarPolicies(schema, policies, tuple(names.items()))
+
+
+def faults(bundle: PolicyBundle) -> str:
+    """What Cedar itself says against a bundle that `load` refused as one of `JUDGED`. For people: it is recorded nowhere."""
+    try:
+        found = cedarpy.validate_policies(bundle.policies, cedarpy.Schema.from_str(bundle.schema)).errors
+    except ValueError as error:
+        return str(error)
+    return "; ".join(sorted({str(one.error) for one in found}))
 
 
 def evaluate(loaded: CedarPolicies, *, agent: str, action: str, resource: tuple[str, str], context: Mapping[str, Any]) -> CedarAnswer:

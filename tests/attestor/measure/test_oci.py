@@ -92,6 +92,13 @@ def test_layout_becomes_a_tree_and_a_manifest(run: Callable[..., Said], tmp_path
     assert f"# Its tree is the component system: {component_root(measured.trees[0])}.\n" in said.out
 
 
+def test_file_that_is_no_layout_is_named(run: Callable[..., Said], tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("not a tar" * 100)
+    said = run(tmp_path / "notes")
+    assert said.status == 2
+    assert f"{tmp_path}/notes: expected an OCI layout, as a directory or a tar, got another file" in said.out
+
+
 def test_same_image_is_the_same_component_each_time(run: Callable[..., Said], tmp_path: Path) -> None:
     roots = set()
     for packing in ("", "+gzip"):

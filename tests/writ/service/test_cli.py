@@ -179,6 +179,17 @@ def test_emit_prints_one_json_object_or_aligned_lines(capsys: pytest.CaptureFixt
     )
 
 
+def test_moment_is_a_time_for_people_and_seconds_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    value = {"since": 1767225600, "enrolled_at": 1767225601, "life": 1767225600, "ended_at": 5, "retired_at": None}
+    cli.emit(value, True)
+    assert json.loads(capsys.readouterr().out) == value
+    cli.emit(value, False)
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["since", "2026-01-01T00:00:00Z"], ["enrolled_at", "2026-01-01T00:00:01Z"], ["life", "1767225600"], ["ended_at", "5"],
+        ["retired_at", "-"],
+    ]  # fmt: skip
+
+
 def test_output_that_the_terminal_cannot_spell_is_escaped() -> None:
     code = "import sys; from writ.service.cli import emit; emit('\\u00e9\\ud800', False)"
     environment = {**os.environ, "PYTHONIOENCODING": "ascii:strict"}
