@@ -90,7 +90,7 @@ class Zygote:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "enforcer.zygote", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=(theirs.fileno(),),
-                env={**environment(), _CONFIG: self._config}, cwd="/", start_new_session=True,
+                env={**environment(), _CONFIG: self._config.decode()}, cwd="/", start_new_session=True,
             )  # fmt: skip
         except OSError as error:
             ours.close()

@@ -32,6 +32,7 @@ from enforcer.gates.egress.line import ListeningLine
 from enforcer.gates.egress.passage import Forwarded, Inbound
 from enforcer.gates.egress.request import parse_asked
 from enforcer.gates.egress.stream import TlsStream
+from enforcer.gates.egress.tunnel import Limits
 from enforcer.gates.egress.url import path_of
 from enforcer.gates.secret_files import SecretFiles
 from enforcer.launch.cgroup import Cgroup
@@ -425,7 +426,8 @@ def test_i8_where_secrets_lie_is_not_for_every_user_to_read(enforcer_host: Host)
     host.write_config(secrets=("a mail vault secret/data/payroll data.key",), vault_url="http://127.0.0.1:1", vault_role="writ")
     host.kill_daemon()
     host.serve()
-    assert (daemon := host.daemon) is not None
+    daemon = host.daemon
+    assert daemon is not None
     pids = [daemon.pid, *wait_for(lambda: host.children(daemon.pid))]
     assert not any(b"payroll" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids)
 
@@ -517,9 +519,9 @@ def test_i11_others_cannot_take_the_connections_of_an_agent(tmp_path: Path, monk
         unconnected = socket.socket
 
     class Seen(ListeningLine):
-        def __init__(self, server: socket.socket, serve: Any, room: threading.BoundedSemaphore, backlog: int) -> None:
+        def __init__(self, server: socket.socket, serve: Any, room: threading.BoundedSemaphore, limits: Limits) -> None:
             rooms.append(room)
-            super().__init__(server, serve, room, backlog)
+            super().__init__(server, serve, room, limits)
 
     for module in (outlet, gate):
         monkeypatch.setattr(module, "ListeningLine", Seen)
