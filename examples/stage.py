@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from attestor.measure.closure import image_of
 from enforcer.launch.cgroup import MOUNTINFO, Cgroup, find_mount
+from enforcer.launch.mounts import unmount
 from writ.formats.errors import Unavailable
 from writ.formats.manifest import component_lines
 
@@ -84,7 +85,16 @@ class Stage:
         for program in reversed(self._programs):
             program.stop()
         self._clear_cgroup()
+        self._clear_mounts()
         shutil.rmtree(self.place, ignore_errors=True)
+
+    def _clear_mounts(self) -> None:
+        """Nothing is mounted below the place: images outlive their agents for a while, and each has a loop device."""
+        points = [line.split(" ")[4] for line in MOUNTINFO.read_text().splitlines()]
+        for point in reversed(points):
+            if point.startswith(f"{self.place}/"):
+                with contextlib.suppress(OSError):
+                    unmount(Path(point))
 
     def _clear_cgroup(self) -> None:
         """The cgroup of this stage, and no other, is gone with whatever was left in it."""
