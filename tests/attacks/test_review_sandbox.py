@@ -455,6 +455,32 @@ def test_i8_cut_stops_bytes_before_it_tells_whoever_may_be_slow(tmp_path: Path) 
     assert said == ["egress", "children"]
 
 
+def test_i8_port_is_nobody_elses_while_it_is_cut(tmp_path: Path) -> None:
+    """Both set SO_REUSEADDR and neither listened: any user of the host had an agent's inbound port from a hold on, and spoke in its name."""
+    ports, server = Ports(tmp_path), Server(echo)
+    place = parse_authority(f"127.0.0.1:{server.port}")
+    try:
+        port = ports.open(lambda way: Forwarded(1, place, way), ("net.connect", place.resource))
+        for _ in range(3):
+            with dial(port) as near:
+                near.sendall(b"hello")
+                assert near.recv(100) == b"hello"
+        assert ports.out is not None
+        for _ in range(3):
+            ports.out.gatekeeper.cut(CUT)
+            with socket.socket() as thief:
+                thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                with pytest.raises(OSError, match="in use"):
+                    thief.bind(("127.0.0.1", port))
+            ports.out.gatekeeper.mend()
+            with dial(port) as near:
+                near.sendall(b"hello")
+                assert near.recv(100) == b"hello"
+    finally:
+        ports.close()
+        server.close()
+
+
 def test_i11_gate_outlives_a_moment_without_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody's fork bomb: the acceptor ended for good, and closing raised for a thread that was never started."""
     server, none_left = Server(echo), threading.Event()
