@@ -426,7 +426,8 @@ def test_i8_where_secrets_lie_is_not_for_every_user_to_read(enforcer_host: Host)
     host.write_config(secrets=("a mail vault secret/data/payroll data.key",), vault_url="http://127.0.0.1:1", vault_role="writ")
     host.kill_daemon()
     host.serve()
-    assert (daemon := host.daemon) is not None
+    daemon = host.daemon
+    assert daemon is not None
     pids = [daemon.pid, *wait_for(lambda: host.children(daemon.pid))]
     assert not any(b"payroll" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids)
 
@@ -456,7 +457,7 @@ def test_i8_cut_stops_bytes_before_it_tells_whoever_may_be_slow(tmp_path: Path) 
 
 
 def test_i8_port_is_nobody_elses_while_it_is_cut(tmp_path: Path) -> None:
-    """Both set SO_REUSEADDR and neither listened: any user of the host had an agent's inbound port from a hold on, and spoke in its name."""
+    """Both set SO_REUSEADDR and neither listened: any user of the host had an inbound port from a hold on, and spoke for it."""
     ports, server = Ports(tmp_path), Server(echo)
     place = parse_authority(f"127.0.0.1:{server.port}")
     try:
