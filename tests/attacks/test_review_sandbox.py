@@ -24,7 +24,9 @@ import pytest
 
 from enforcer import frames, zygote
 from enforcer.child.children import MAX_CHILDREN, Children
+from enforcer.child.line import LINE, MAX_FRAME, Hold
 from enforcer.config import EnforcerConfig
+from enforcer.control import CONTROL, MAX_CONTROL, Started
 from enforcer.credential import Held
 from enforcer.gates.egress import gate, outlet
 from enforcer.gates.egress.destination import parse_authority
@@ -337,6 +339,32 @@ def test_i11_starting_children_count_as_children(tmp_path: Path) -> None:
     assert len(refused) == 2 * MAX_CHILDREN, "there is room again"
 
 
+def test_i8_child_that_becomes_ready_while_its_parent_is_held_is_held(tmp_path: Path) -> None:
+    """No test missed it: the child was started before the hold, and is told of it after its start."""
+    path, scene, instance = tmp_path / "control.sock", Scene(tmp_path), bytes(16)
+    held = scene.renew()
+    with frames.listen(str(path), uid=os.getuid(), gid=os.getgid(), mode=0o600) as server:
+        children = Children(path, scene.instance)
+        arguments = encode_json({"agent": "coder"})
+        action = children.action("start", arguments)
+        task = threading.Thread(target=lambda: children.call(action, "start", arguments, held))
+        task.start()
+        client, _ = server.accept()
+        with client:
+            got = frames.receive_with_descriptors(client, MAX_CONTROL, 10)
+            assert got is not None
+            for other in got[1][1:]:
+                os.close(other)
+            with socket.socket(fileno=got[1][0]) as line:
+                children.cut()
+                frames.send(client, CONTROL.encode(Started(instance)))
+                task.join(10)
+                said = frames.receive(line, MAX_FRAME, 10)
+                assert said is not None
+                assert isinstance(LINE.parse(said), Hold)
+                children.close()
+
+
 # --- secrets and their keepers ---------------------------------------------------------------------------------------------------
 
 
@@ -454,6 +482,38 @@ def test_i8_cut_stops_bytes_before_it_tells_whoever_may_be_slow(tmp_path: Path) 
             gatekeeper.hold(Way(name))
         gatekeeper.cut(CUT)
     assert said == ["egress", "children"]
+
+
+def test_i8_bytes_that_were_under_way_at_a_cut_do_not_arrive_after_it(tmp_path: Path) -> None:
+    """No test missed it: what the kernel still holds for a host that is slow to read is thrown away, and the host hears of a reset."""
+    read, heard = threading.Event(), list[bytes | str]()
+
+    def slow(connection: socket.socket, _: Server) -> None:
+        read.wait(20)
+        try:
+            while part := connection.recv(1 << 16):
+                heard.append(part)
+            heard.append("end")
+        except ConnectionResetError:
+            heard.append("reset")
+
+    ports, server = Ports(tmp_path), Server(slow)
+    place = parse_authority(f"127.0.0.1:{server.port}")
+    try:
+        with dial(ports.open(lambda way: Forwarded(1, place, way), ("net.connect", place.resource))) as near:
+            near.settimeout(0.5)
+            with contextlib.suppress(TimeoutError):
+                while True:
+                    near.send(b"x" * 65536)
+            assert ports.out is not None
+            ports.out.gatekeeper.cut(CUT)
+            ports.out.records()
+            read.set()
+            wait_for(lambda: heard and isinstance(heard[-1], str))
+        assert heard[-1] == "reset"
+    finally:
+        ports.close()
+        server.close()
 
 
 def test_i8_port_is_nobody_elses_while_it_is_cut(tmp_path: Path) -> None:
