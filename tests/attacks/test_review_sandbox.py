@@ -17,6 +17,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from enforcer.config import EnforcerConfig
 from enforcer.control import CONTROL, MAX_CONTROL, Started
 from enforcer.credential import Held
 from enforcer.gates.egress import gate, outlet
+from enforcer.gates.egress.addresses import is_public
 from enforcer.gates.egress.destination import parse_authority
 from enforcer.gates.egress.line import ListeningLine
 from enforcer.gates.egress.passage import Forwarded, Inbound
@@ -36,6 +38,7 @@ from enforcer.gates.egress.request import parse_asked
 from enforcer.gates.egress.stream import TlsStream
 from enforcer.gates.egress.url import path_of
 from enforcer.gates.secret_files import SecretFiles
+from enforcer.launch import process
 from enforcer.launch.cgroup import Cgroup
 from enforcer.launch.sandbox import environment_of
 from enforcer.quota import RECORDS_AT_ONCE, Quota
@@ -52,7 +55,7 @@ from tests.enforcer.secrets.test_sources import Safe
 from tests.world.clock import HandClock
 from tests.world.network import Names, Server, certified, echo
 from tests.world.root_fs import PYTHON
-from writ.formats.errors import FormatError, Unavailable
+from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.forward import Forward
 from writ.formats.grants import grant_set
 from writ.formats.secret import Secret
@@ -70,6 +73,12 @@ def test_i8_path_that_a_careless_server_reads_as_another_is_refused(path: str) -
     """`..;` in an escape, and overlong UTF-8: what was granted as one path would be served as another."""
     with pytest.raises(FormatError):
         path_of(path)
+
+
+def test_i8_host_of_a_machine_in_azure_is_not_public() -> None:
+    """A granted name of the agent's choosing may lead there, as it may to 169.254.169.254."""
+    assert not is_public(ip_address("168.63.129.16"))
+    assert is_public(ip_address("168.63.129.17"))
 
 
 @pytest.mark.parametrize("path", ["/caf%C3%A9", "/a%3Bb", "/a/b;x=..", "/...%3B"])
@@ -297,6 +306,19 @@ def test_i11_environment_longer_than_a_pipe_starts_nothing_that_hangs(box: Insid
     assert said == [(0, b"96000\n")]
 
 
+@pytest.mark.cgroup
+def test_i8_sandbox_that_is_said_to_be_elsewhere_is_not_entered(box: Inside, cgroup_mount: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test missed it: listeners are made in the namespace of the pid that bubblewrap tells, which has to be in the cgroup."""
+    entered: list[int] = []
+    monkeypatch.setattr(process, "_init", lambda *_: os.getpid())
+    with fresh_cgroup(cgroup_mount) as cgroup, open(os.devnull, "r+b") as null:
+        program = box.program(PYTHON, "-c", "pass")
+        with pytest.raises(Unavailable, match="not in its cgroup"):
+            process.start(program, cgroup.child("agent"), (null.fileno(),) * 3, entered.append)
+        wait_for(lambda: not cgroup.populated())
+    assert not entered
+
+
 def test_i11_starting_children_count_as_children(tmp_path: Path) -> None:
     """Those that were being started were not counted: an agent that asks for many at once had as many."""
     path = tmp_path / "control.sock"
@@ -458,6 +480,15 @@ def test_i8_where_secrets_lie_is_not_for_every_user_to_read(enforcer_host: Host)
     assert daemon is not None
     pids = [daemon.pid, *wait_for(lambda: host.children(daemon.pid))]
     assert not any(b"payroll" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids)
+
+
+def test_policy_of_another_namespace_is_no_policy_of_this_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test missed it, with everything else about the answer in order."""
+    scene = Scene(tmp_path)
+    bundle = scene.attestor.bundle()
+    monkeypatch.setattr(scene.attestor, "bundle", lambda: dataclasses.replace(bundle, namespace="other"))
+    with pytest.raises(Refused, match="policy-unknown"):
+        scene.renew()
 
 
 # --- a cut -----------------------------------------------------------------------------------------------------------------------
