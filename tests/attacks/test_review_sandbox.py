@@ -17,6 +17,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,12 @@ import pytest
 
 from enforcer import frames, zygote
 from enforcer.child.children import MAX_CHILDREN, Children
+from enforcer.child.line import LINE, MAX_FRAME, Hold
 from enforcer.config import EnforcerConfig
+from enforcer.control import CONTROL, MAX_CONTROL, Started
 from enforcer.credential import Held
 from enforcer.gates.egress import gate, outlet
+from enforcer.gates.egress.addresses import is_public
 from enforcer.gates.egress.destination import parse_authority
 from enforcer.gates.egress.line import ListeningLine
 from enforcer.gates.egress.passage import Forwarded, Inbound
@@ -35,6 +39,7 @@ from enforcer.gates.egress.stream import TlsStream
 from enforcer.gates.egress.tunnel import Limits
 from enforcer.gates.egress.url import path_of
 from enforcer.gates.secret_files import SecretFiles
+from enforcer.launch import process
 from enforcer.launch.cgroup import Cgroup
 from enforcer.launch.sandbox import environment_of
 from enforcer.quota import RECORDS_AT_ONCE, Quota
@@ -51,7 +56,7 @@ from tests.enforcer.secrets.test_sources import Safe
 from tests.world.clock import HandClock
 from tests.world.network import Names, Server, certified, echo
 from tests.world.root_fs import PYTHON
-from writ.formats.errors import FormatError, Unavailable
+from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.forward import Forward
 from writ.formats.grants import grant_set
 from writ.formats.secret import Secret
@@ -69,6 +74,12 @@ def test_i8_path_that_a_careless_server_reads_as_another_is_refused(path: str) -
     """`..;` in an escape, and overlong UTF-8: what was granted as one path would be served as another."""
     with pytest.raises(FormatError):
         path_of(path)
+
+
+def test_i8_host_of_a_machine_in_azure_is_not_public() -> None:
+    """A granted name of the agent's choosing may lead there, as it may to 169.254.169.254."""
+    assert not is_public(ip_address("168.63.129.16"))
+    assert is_public(ip_address("168.63.129.17"))
 
 
 @pytest.mark.parametrize("path", ["/caf%C3%A9", "/a%3Bb", "/a/b;x=..", "/...%3B"])
@@ -296,6 +307,19 @@ def test_i11_environment_longer_than_a_pipe_starts_nothing_that_hangs(box: Insid
     assert said == [(0, b"96000\n")]
 
 
+@pytest.mark.cgroup
+def test_i8_sandbox_that_is_said_to_be_elsewhere_is_not_entered(box: Inside, cgroup_mount: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test missed it: listeners are made in the namespace of the pid that bubblewrap tells, which has to be in the cgroup."""
+    entered: list[int] = []
+    monkeypatch.setattr(process, "_init", lambda *_: os.getpid())
+    with fresh_cgroup(cgroup_mount) as cgroup, open(os.devnull, "r+b") as null:
+        program = box.program(PYTHON, "-c", "pass")
+        with pytest.raises(Unavailable, match="not in its cgroup"):
+            process.start(program, cgroup.child("agent"), (null.fileno(),) * 3, entered.append)
+        wait_for(lambda: not cgroup.populated())
+    assert not entered
+
+
 def test_i11_starting_children_count_as_children(tmp_path: Path) -> None:
     """Those that were being started were not counted: an agent that asks for many at once had as many."""
     path = tmp_path / "control.sock"
@@ -336,6 +360,32 @@ def test_i11_starting_children_count_as_children(tmp_path: Path) -> None:
     again.start()
     again.join(10)
     assert len(refused) == 2 * MAX_CHILDREN, "there is room again"
+
+
+def test_i8_child_that_becomes_ready_while_its_parent_is_held_is_held(tmp_path: Path) -> None:
+    """No test missed it: the child was started before the hold, and is told of it after its start."""
+    path, scene, instance = tmp_path / "control.sock", Scene(tmp_path), bytes(16)
+    held = scene.renew()
+    with frames.listen(str(path), uid=os.getuid(), gid=os.getgid(), mode=0o600) as server:
+        children = Children(path, scene.instance)
+        arguments = encode_json({"agent": "coder"})
+        action = children.action("start", arguments)
+        task = threading.Thread(target=lambda: children.call(action, "start", arguments, held))
+        task.start()
+        client, _ = server.accept()
+        with client:
+            got = frames.receive_with_descriptors(client, MAX_CONTROL, 10)
+            assert got is not None
+            for other in got[1][1:]:
+                os.close(other)
+            with socket.socket(fileno=got[1][0]) as line:
+                children.cut()
+                frames.send(client, CONTROL.encode(Started(instance)))
+                task.join(10)
+                said = frames.receive(line, MAX_FRAME, 10)
+                assert said is not None
+                assert isinstance(LINE.parse(said), Hold)
+                children.close()
 
 
 # --- secrets and their keepers ---------------------------------------------------------------------------------------------------
@@ -432,6 +482,15 @@ def test_i8_where_secrets_lie_is_not_for_every_user_to_read(enforcer_host: Host)
     assert not any(b"payroll" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids)
 
 
+def test_policy_of_another_namespace_is_no_policy_of_this_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test missed it, with everything else about the answer in order."""
+    scene = Scene(tmp_path)
+    bundle = scene.attestor.bundle()
+    monkeypatch.setattr(scene.attestor, "bundle", lambda: dataclasses.replace(bundle, namespace="other"))
+    with pytest.raises(Refused, match="policy-unknown"):
+        scene.renew()
+
+
 # --- a cut -----------------------------------------------------------------------------------------------------------------------
 
 
@@ -454,6 +513,64 @@ def test_i8_cut_stops_bytes_before_it_tells_whoever_may_be_slow(tmp_path: Path) 
             gatekeeper.hold(Way(name))
         gatekeeper.cut(CUT)
     assert said == ["egress", "children"]
+
+
+def test_i8_bytes_that_were_under_way_at_a_cut_do_not_arrive_after_it(tmp_path: Path) -> None:
+    """No test missed it: what the kernel still holds for a host that is slow to read is thrown away, and the host hears of a reset."""
+    read, heard = threading.Event(), list[bytes | str]()
+
+    def slow(connection: socket.socket, _: Server) -> None:
+        read.wait(20)
+        try:
+            while part := connection.recv(1 << 16):
+                heard.append(part)
+            heard.append("end")
+        except ConnectionResetError:
+            heard.append("reset")
+
+    ports, server = Ports(tmp_path), Server(slow)
+    place = parse_authority(f"127.0.0.1:{server.port}")
+    try:
+        with dial(ports.open(lambda way: Forwarded(1, place, way), ("net.connect", place.resource))) as near:
+            near.settimeout(0.5)
+            with contextlib.suppress(TimeoutError):
+                while True:
+                    near.send(b"x" * 65536)
+            assert ports.out is not None
+            ports.out.gatekeeper.cut(CUT)
+            ports.out.records()
+            read.set()
+            wait_for(lambda: heard and isinstance(heard[-1], str))
+        assert heard[-1] == "reset"
+    finally:
+        ports.close()
+        server.close()
+
+
+def test_i8_port_is_nobody_elses_while_it_is_cut(tmp_path: Path) -> None:
+    """Both set SO_REUSEADDR and neither listened: any user of the host had an inbound port from a hold on, and spoke for it."""
+    ports, server = Ports(tmp_path), Server(echo)
+    place = parse_authority(f"127.0.0.1:{server.port}")
+    try:
+        port = ports.open(lambda way: Forwarded(1, place, way), ("net.connect", place.resource))
+        for _ in range(3):
+            with dial(port) as near:
+                near.sendall(b"hello")
+                assert near.recv(100) == b"hello"
+        assert ports.out is not None
+        for _ in range(3):
+            ports.out.gatekeeper.cut(CUT)
+            with socket.socket() as thief:
+                thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                with pytest.raises(OSError, match="in use"):
+                    thief.bind(("127.0.0.1", port))
+            ports.out.gatekeeper.mend()
+            with dial(port) as near:
+                near.sendall(b"hello")
+                assert near.recv(100) == b"hello"
+    finally:
+        ports.close()
+        server.close()
 
 
 def test_i11_gate_outlives_a_moment_without_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,6 +58,7 @@ class ListeningLine:
             self._era += 1
             self._open = False
             with contextlib.suppress(OSError):
+                self._server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)  # else whoever asks for it has the port meanwhile
                 self._server.shutdown(socket.SHUT_RDWR)
             self._abort(self._live)
 
@@ -73,12 +74,20 @@ class ListeningLine:
             if self._open or self._closed:
                 return
             try:
-                self._server.listen(self._limits.connections)
-            except OSError as error:  # the agent took its own port before it was frozen: it has no way out any more
+                self._listen()
+            except OSError as error:
                 _LOG.warning("egress-port-taken", error=error.strerror)
                 return
             self._open = True
             self._changed.notify_all()
+
+    def _listen(self) -> None:
+        """Again, on the same port; where old connections linger on it, only as one that may be taken over while it does not listen."""
+        try:
+            self._server.listen(self._limits.connections)
+        except OSError:
+            self._server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._server.listen(self._limits.connections)
 
     def close(self) -> None:
         """Cut for good. What was in flight has its outcome, as far as it ends within `CLOSE_WITHIN`."""

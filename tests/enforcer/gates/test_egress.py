@@ -25,6 +25,7 @@ from enforcer.gates.egress.addresses import is_public
 from enforcer.gates.egress.client_hello import MAX_HELLO, MAX_RECORDS, ClientHello, read_client_hello
 from enforcer.gates.egress.destination import Address, parse_authority
 from enforcer.gates.egress.gate import EgressGate
+from enforcer.gates.egress.line import ListeningLine
 from enforcer.gates.egress.request import MAX_HEAD, parse_head
 from enforcer.gates.egress.tunnel import Limits, may_begin
 from tests.enforcer.gates.proxied import Proxied, listener
@@ -754,10 +755,22 @@ def test_cut_ends_every_connection_under_load_records_each_and_mends(proxied: Ma
         tunnel.close()
 
 
-def test_agent_that_takes_its_own_port_while_it_is_cut_stays_without_a_way_out(proxied: Make) -> None:
+def test_agent_cannot_take_its_own_port_while_it_is_cut(proxied: Make) -> None:
     out = proxied("a.test:80")
     out.gatekeeper.cut(CUT)
-    with socket.create_server(("127.0.0.1", out.port)):
+    with pytest.raises(OSError, match="in use"):
+        socket.create_server(("127.0.0.1", out.port))
+    with pytest.raises(ConnectionError):
+        out.connect()
+    out.gatekeeper.mend()
+    out.connect().close()
+
+
+def test_port_that_cannot_be_listened_on_again_stays_cut_until_it_can(proxied: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = proxied("a.test:80")
+    out.gatekeeper.cut(CUT)
+    with monkeypatch.context() as taken:
+        taken.setattr(ListeningLine, "_listen", lambda _: socket.create_server(("127.0.0.1", out.port)))
         out.gatekeeper.mend()
     with pytest.raises(ConnectionError):
         out.connect()
