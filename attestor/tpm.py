@@ -241,7 +241,9 @@ class EsapiTpm:
                     self._esapi.flush_context(self._esapi.tr_from_tpmpublic(handle))
         except (TSS2_Exception, RuntimeError, ValueError) as error:
             self._disconnect()
-            code = getattr(error, "rc", None)
+            code, device = getattr(error, "rc", None), self._tcti.removeprefix("device:")
+            if device != self._tcti and not os.path.exists(device):
+                raise Unavailable("TPM", f"no device {device}; `tcti` names it") from None
             raise Unavailable("TPM", f"no answer at {self._tcti}" + ("" if code is None else f": response code 0x{code:x}")) from None
         return True
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from auditor.export import Chains, Wanted
 from auditor.verify import read, report, verify
@@ -88,7 +89,7 @@ def _export(sources: Sequence[Path], out: Path, wanted: Wanted, *, as_json: bool
     except OSError as error:
         raise Unavailable("--out", f"expected a directory, or a place for one, at {out}: {error.strerror}") from None
     written: list[str] = []
-    missing: list[dict[str, object]] = []
+    missing: list[dict[str, Any]] = []
     for record, bundle in _archive(sources).bundles(wanted):
         name = f"{record.instance.hex()}-{record.sequence}.writ-proof"
         if isinstance(bundle, ProofBundle):
@@ -102,7 +103,8 @@ def _export(sources: Sequence[Path], out: Path, wanted: Wanted, *, as_json: bool
         for name in written:
             print(out / name)
         for item in missing:
-            print(f"no bundle for {item['record']}: {item['reasons']}", file=sys.stderr)
+            lacks = "; ".join(f"{one['claim']}: expected {one['expected']}, got {one['got']}" for one in item["reasons"])
+            print(cli.printable(f"no bundle for {item['record']}: {lacks}"), file=sys.stderr)
     return 1 if missing or not written else 0
 
 

@@ -163,7 +163,10 @@ def _log(config: EnforcerConfig, args: argparse.Namespace) -> int:
         data = encode_archive(explain.export(config, wanted))
         if args.output is None:
             raise FormatError("log export", "--output FILE", "none")
-        args.output.write_bytes(data)
+        try:
+            args.output.write_bytes(data)
+        except OSError as error:
+            raise Unavailable(f"file {args.output}", error.strerror or "cannot be written") from None
         cli.emit({"exported": str(args.output), "instances": len(wanted), "bytes": len(data)}, args.json)
         return cli.ACCEPTED
     if len(args.instance) != 1:

@@ -222,19 +222,19 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _host_admit(args: argparse.Namespace) -> int:
-    _place_for_ticket(args.ticket_file)
+    _place_for(args.ticket_file)
     body = {"host": args.host, "ek": args.ek, "unendorsed": args.unendorsed, "life": args.life}
     return _ticket(args, _client(args).post("/v1/hosts", body))
 
 
 def _host_replace(args: argparse.Namespace) -> int:
-    _place_for_ticket(args.ticket_file)
+    _place_for(args.ticket_file)
     body = {"ek": args.ek, "unendorsed": args.unendorsed, "life": args.life}
     return _ticket(args, _client(args).post(f"/v1/hosts/{segment(args.host)}/replace", body))
 
 
-def _place_for_ticket(path: Path | None) -> None:
-    """Return if a ticket may be written there: one that is lost takes another admission. Raises Unavailable."""
+def _place_for(path: Path | None) -> None:
+    """Return if a ticket or key may be written there: asked for and then lost, it would take another. Raises Unavailable."""
     if path is not None and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
         raise Unavailable(f"file {path}", "expected a folder that may be written to, got none")
 
@@ -429,6 +429,7 @@ def _key_rotate(args: argparse.Namespace) -> int:
 
 
 def _key_create(args: argparse.Namespace) -> int:
+    _place_for(args.out)
     answer = _client(args).post("/v1/api-keys", {"namespace": args.for_namespace, "role": args.role, "label": args.label})
     _write_secret(args.out, f"{answer.pop('key')}\n".encode("ascii"))
     return _show(args, {**answer, "file": str(args.out)})

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 import pytest
 
 from attestor.collect.runtime_log import RuntimeLog
 from attestor.config import read_enrolment
+from attestor.measure.store import Store
 from attestor.tpm import EsapiTpm, Quoted
 from swtpm import SoftTpm
 from tests.attestor.site import Host, VerifierSite, exchange, launch, receive, token_ask
@@ -453,6 +455,29 @@ class FailingTpm(EsapiTpm):
         if self.away:
             raise Unavailable("TPM", "away")
         super().extend(pcr, digests)
+
+
+def test_unused_trees_go_at_the_start_and_hold_up_a_launch_only(enrolled: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    unused, allowed, collect = enrolled.store / "trees" / "ab", threading.Event(), Store.collect
+
+    def slowly(store: Store, used: Iterable[Digest]) -> int:
+        assert allowed.wait(10)
+        return collect(store, used)
+
+    async def story() -> None:
+        monkeypatch.setattr(Store, "collect", slowly)
+        daemon = enrolled.daemon()
+        unused.mkdir()
+        async with enrolled.running(daemon):
+            assert (await enrolled.ask(Status(), StatusAnswer)).instances == 0, "answered while the store is collected"
+            launched = asyncio.create_task(start(enrolled))
+            await asyncio.sleep(0.2)
+            assert not launched.done()
+            allowed.set()
+            await launched
+            assert not unused.exists()
+
+    told(story)
 
 
 def test_second_attestor_of_a_host_does_not_start(enrolled: Host) -> None:

@@ -209,3 +209,8 @@ def test_restart_clears_the_registers_and_counts_no_reset(soft_tpm: SoftTpm, tmp
         assert tpm.read("sha256").get(13) == bytes(32)
     finally:
         tpm.close()
+
+
+def test_device_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match=rf"no device {tmp_path}/tpmrm7; `tcti` names it"):
+        EsapiTpm(f"device:{tmp_path}/tpmrm7", tmp_path / "ak.cbor").banks()

@@ -230,6 +230,13 @@ def test_a_file_that_is_not_there_exits_3(place: Path, capsys: pytest.CaptureFix
     assert "none" in capsys.readouterr().out
 
 
+def test_what_a_bundle_lacks_is_said_in_words(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(place / "enforcer"), "--out", str(place / "proofs")]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines
+    assert all("none in the archives" in line and "{" not in line for line in lines)
+
+
 def test_a_time_that_is_none_is_misuse(place: Path) -> None:
     arguments = ["export", str(place / "verifier"), "--out", str(place / "proofs")]
     assert main([*arguments, "--from", "yesterday"]) == 2

@@ -92,6 +92,14 @@ def test_reference_that_is_none_is_misuse_or_refused(tmp_path: Path, words: list
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_export_to_where_nothing_can_be_written_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "enforcer.toml"
+    path.write_text(f'state_dir = "{tmp_path}/state"\nrun_dir = "{tmp_path}/run"\n')
+
+    assert cli.run(main, ["--config", str(path), "log", "export", "--output", f"{tmp_path}/nowhere/x"]) == 3
+    assert f"could not: file {tmp_path}/nowhere/x: No such file or directory" in capsys.readouterr().err
+
+
 def test_without_a_daemon_run_could_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "enforcer.toml"
     path.write_text(f'state_dir = "{tmp_path}/state"\nrun_dir = "{tmp_path}/run"\n')

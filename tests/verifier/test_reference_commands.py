@@ -172,7 +172,11 @@ def test_mistake_is_told_in_the_words_of_who_made_it(
     assert said in capsys.readouterr().err
 
 
-def test_ticket_that_could_not_be_written_is_not_asked_for(desk: Desk) -> None:
+def test_ticket_or_key_that_could_not_be_written_is_not_asked_for(desk: Desk) -> None:
+    known = desk.run("key", "list")
+    made = ("--role", "reader", "--for-namespace", "default", "--out", desk.folder / "nowhere" / "key")
+    desk.run("key", "create", *made, code=3)
+    assert desk.run("key", "list") == known
     desk.run("host", "admit", "late", "--ticket-file", desk.folder / "nowhere" / "ticket", code=3)
     assert "late" not in {one["host"] for one in desk.run("host", "list")["hosts"]}
 

@@ -98,7 +98,7 @@ REMEDIES: Final[dict[str, str]] = {
     "proof-stale": "The proof is older than allowed; check the clock.",
     "hold": "The instance is on hold: no valid token. It thaws after a fresh appraisal.",
     "record-not-durable": "The record could not be made durable, so the action did not pass.",
-    "unknown-tool": "No tool or relying service is configured under this name.",
+    "unknown-tool": "No tool or relying service of enforcer.toml has this name; `instance` is there for an agent whose grants name it.",
     # proof
     "proof-bundle-incomplete": "The bundle lacks a part; export it again.",
     "inclusion-invalid": "The inclusion proof does not lead to the root that was carried.",
