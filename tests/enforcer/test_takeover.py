@@ -194,7 +194,7 @@ import json, sys, time
 for line in sys.stdin:
     request = json.loads(line)
     if request["params"]["name"] == "slow":
-        time.sleep(1.5)
+        time.sleep(5)
     print(json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": {"asked": request["params"]["arguments"]["n"]}}), flush=True)
 """
 
