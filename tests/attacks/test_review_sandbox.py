@@ -27,6 +27,7 @@ from enforcer import frames, zygote
 from enforcer.child.children import MAX_CHILDREN, Children
 from enforcer.child.line import LINE, MAX_FRAME, Hold
 from enforcer.config import EnforcerConfig
+from enforcer.contain import Containment
 from enforcer.control import CONTROL, MAX_CONTROL, Started
 from enforcer.credential import Held
 from enforcer.gates.egress import gate, outlet
@@ -480,6 +481,26 @@ def test_i8_where_secrets_lie_is_not_for_every_user_to_read(enforcer_host: Host)
     assert daemon is not None
     pids = [daemon.pid, *wait_for(lambda: host.children(daemon.pid))]
     assert not any(b"payroll" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids)
+
+
+@pytest.mark.parametrize("how", ["hold", "kill", "end"])
+def test_i6_nothing_that_contains_leaves_a_token_in_force(tmp_path: Path, how: str) -> None:
+    """No test missed it: the cut hid it."""
+    scene = Scene(tmp_path)
+    held = scene.renew()
+    with contextlib.closing(ActionLog(tmp_path, scene.instance)) as log:
+        gone = Cgroup(tmp_path / "gone")
+        made = Containment(gone, scene.gatekeeper(log), scene.credential, tmp_path, clock=scene.clock, changed=lambda _: None)
+        assert scene.credential.current() is held
+        if how == "hold":
+            made.hold((CUT,), time.monotonic_ns())
+        elif how == "kill":
+            made.kill((CUT,), time.monotonic_ns(), records=list)
+        else:
+            made.end()
+        assert scene.credential.current() is None
+        with pytest.raises(Refused):
+            scene.credential.take(held)
 
 
 def test_policy_of_another_namespace_is_no_policy_of_this_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
