@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import dataclasses
 import errno
+import fcntl
 import json
 import logging
 import os
@@ -18,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,7 @@ from enforcer.gates.egress.url import path_of
 from enforcer.gates.secret_files import SecretFiles
 from enforcer.launch import process
 from enforcer.launch.cgroup import Cgroup
-from enforcer.launch.sandbox import environment_of
+from enforcer.launch.sandbox import arguments, environment_of
 from enforcer.quota import RECORDS_AT_ONCE, Quota
 from enforcer.record import ActionLog
 from enforcer.secrets.held import Secrets
@@ -318,6 +320,40 @@ def test_i8_sandbox_that_is_said_to_be_elsewhere_is_not_entered(box: Inside, cgr
             process.start(program, cgroup.child("agent"), (null.fileno(),) * 3, entered.append)
         wait_for(lambda: not cgroup.populated())
     assert not entered
+
+
+@pytest.mark.cgroup
+def test_i8_second_walls_stand(box: Inside) -> None:
+    """Each can be taken away and no attempt in the sandbox works, for the first still stands; so no other test missed any of them."""
+    said = arguments(box.image, box.room, environment_of(), 9).split(b"\0")
+    options = [*pairwise(said)]
+    assert {(b"--remount-ro", b"/dev"), (b"--cap-drop", b"ALL")} <= set(options)
+    for wall in (b"--disable-userns", b"--assert-userns-disabled", b"--new-session", b"--die-with-parent", b"--clearenv"):
+        assert wall in said
+    mounted = [line.split(" ") for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    (flags,) = [words[5].split(",") for words in mounted if words[4] == str(box.image.path)]
+    assert {"ro", "nosuid", "nodev"} <= set(flags)
+
+
+@pytest.mark.cgroup
+@pytest.mark.usefixtures("cgroup_mount")
+def test_i8_image_is_sealed_against_root_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test missed it: without seals whoever opens the memory behind the loop device changes what was measured."""
+    kept: list[int] = []
+    make = os.memfd_create
+
+    def seen(name: str, flags: int) -> int:
+        made = make(name, flags)
+        if name == "writ-image":
+            kept.append(os.dup(made))
+        return made
+
+    monkeypatch.setattr(os, "memfd_create", seen)
+    with inside():
+        (image,) = kept
+        seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+        assert fcntl.fcntl(image, fcntl.F_GET_SEALS) & seals == seals
+        os.close(image)
 
 
 def test_i11_starting_children_count_as_children(tmp_path: Path) -> None:
