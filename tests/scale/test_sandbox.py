@@ -144,6 +144,8 @@ def test_busy_agent_is_cut_and_frozen_every_time(tmp_path: Path, cgroup_mount: P
             still = ask()
             time.sleep(0.05)
             assert (drain(), ask()) == (0, still), f"round {round_}: something ran or flowed"
+            proxied.scene.clock.advance(1)  # by which the quota of records fills up again
+            proxied.scene.renew()
             proxied.gatekeeper.mend()
             cgroup.thaw()
         cgroup.kill()
