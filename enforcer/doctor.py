@@ -179,7 +179,7 @@ def _images() -> str:
         for folder in (trees / "base", mounted):
             folder.mkdir(parents=True)
         try:
-            build(trees, "base", (), mounted)
+            build(trees / "base", mounted, is_root=True)
             unmount(mounted)
         except OSError as error:
             raise Unavailable("image", f"{error.filename}: {error.strerror}") from None

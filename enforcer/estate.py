@@ -26,6 +26,7 @@ from typing import Final, NoReturn
 from enforcer.quota import BYTES_IN_ALL
 from writ.formats import message as m
 from writ.formats.errors import FormatError
+from writ.formats.measurement import MAX_COMPONENTS
 from writ.formats.message import Family, Field
 from writ.formats.reason import Reason
 from writ.formats.secret import MAX_SECRETS
@@ -114,7 +115,7 @@ class Estate:
     watchdog: int
     watchdog_pipe: int
     slot: int
-    image_lock: int
+    image_locks: tuple[int, ...]
 
     @property
     def since(self) -> Since:
@@ -123,8 +124,8 @@ class Estate:
 
     def descriptors(self) -> tuple[int, ...]:
         """Every descriptor that is named here."""
-        own = (self.link, self.client, self.server, self.gate, self.watchdog_pipe, self.slot, self.image_lock)
-        return (*own, *(fd for tool in self.tools for fd in tool.pipes), *(one.descriptor for one in self.connections))
+        own = (self.link, self.client, self.server, self.gate, self.watchdog_pipe, self.slot)
+        return (*own, *self.image_locks, *(fd for tool in self.tools for fd in tool.pipes), *(one.descriptor for one in self.connections))
 
 
 def _descriptor(name: str) -> Field:
@@ -136,6 +137,16 @@ def _pipes(name: str) -> Field:
         found = f.items(key, most=2)
         if len(found) == 1 or not all(type(one) is int and 0 <= one <= _MAX_DESCRIPTOR for one in found):
             raise FormatError(key, "two descriptors or none", repr(found)[:40])
+        return tuple(found)
+
+    return Field(name, read, list)
+
+
+def _locks(name: str) -> Field:
+    def read(f: Fields, key: str) -> tuple[int, ...]:
+        found = f.items(key, most=MAX_COMPONENTS)
+        if not all(type(one) is int and 0 <= one <= _MAX_DESCRIPTOR for one in found):
+            raise FormatError(key, "descriptors", repr(found)[:40])
         return tuple(found)
 
     return Field(name, read, list)
@@ -177,7 +188,7 @@ _ESTATE: Final[Family[Estate]] = Family(
                 m.uint("agent"), m.uint("init"), m.text("cgroup", most=4096), m.text("image", most=4096), m.uint("uid"),
                 _held("tools", HeldTool, 32), _held("connections", HeldConnection, 64),
                 *map(_descriptor, ("link", "client", "server", "gate")), m.uint("watchdog"),
-                *map(_descriptor, ("watchdog_pipe", "slot", "image_lock")),
+                *map(_descriptor, ("watchdog_pipe", "slot")), _locks("image_locks"),
             ),
         )
     },

@@ -337,7 +337,7 @@ class Instance:
             agent=agent.outer.pid, init=agent.init, cgroup=str(self._cgroup.path), image=str(self._image.path), uid=self._slot.agent_uid,
             tools=tools, connections=tuple(HeldConnection(*one) for one in connections), link=link.fileno(), client=client,
             server=server, gate=listener, watchdog=self._watchdog.pid, watchdog_pipe=self._watchdog.pipe,
-            slot=self._slot.descriptor, image_lock=self._image.lock,
+            slot=self._slot.descriptor, image_locks=self._image.locks,
         ), fatal  # fmt: skip
 
     def _said_meanwhile(self) -> tuple[Reason, ...]:

@@ -73,7 +73,7 @@ class Successor(Instance):
             raise Unavailable("cgroup.freeze", "still running")
         # 4
         self._slot = Slot(estate.slot, estate.uid)
-        self._image = Image(Path(estate.image), estate.image_lock, ())
+        self._image = Image(Path(estate.image), estate.image_locks, ())
         self._take(estate)
 
     def _take(self, estate: Estate) -> None:

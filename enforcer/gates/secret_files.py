@@ -58,12 +58,13 @@ class SecretFiles:
             if self._era != era:
                 return False
             self._folder.mkdir(mode=0o711, exist_ok=True)
-            path = self._folder / name
-            path.unlink(missing_ok=True)
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
+            fresh = self._folder / f".{name}"
+            fresh.unlink(missing_ok=True)
+            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
             with open(descriptor, "wb") as file:
                 os.fchown(descriptor, self._uid, self._uid)
                 file.write(value)
+            fresh.rename(self._folder / name)
             return True
 
     def cut(self) -> None:

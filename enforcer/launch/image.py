@@ -1,13 +1,14 @@
-"""What an agent finds under `/`: its measured components in an image that nobody can write any more, host root among them.
+"""What an agent finds under `/`: its measured components in images that nobody can write any more, host root among them.
 
     /               the component of kind `image`
     /store/NAME     every other component
     /proc /dev /tmp /agent /work /run/writ /run/shim       where the sandbox mounts what is not measured; empty in the image
 
-The image is an erofs in a sealed memfd: neither it nor the loop device over it can be written, also by root. What it holds is hashed
-after it was sealed, and compared with the measurement: a store that was changed meanwhile is refused, and one that is changed later
-does not matter. One image serves all instances of a manifest root whose holders share a mount namespace, and lives in memory while
-one of them does; a service that systemd restarts has another namespace, and makes its own.
+Each component has an image of its own, an erofs in a sealed memfd: neither it nor the loop device over it can be written, also by root.
+What it holds is hashed after it was sealed, and compared with the measurement: a store that was changed meanwhile is refused, and one that
+is changed later does not matter. One image serves all agents that have the component and whose holders share a mount namespace, and lives
+in memory while one of them does: another prompt is another small image, and not the root's again. A service that systemd restarts has
+another namespace, and makes its own.
 
 What fs-verity or dm-verity holds is too large for memory and needs no copy: `held` binds it, and the sandbox has it at its place.
 """
@@ -21,7 +22,6 @@ import os
 import stat
 import subprocess
 import time
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,59 +50,62 @@ _UUID: Final = "00000000-0000-0000-0000-000000000000"
 _WITHIN: Final = 300.0
 """Seconds for one tool to make or mount an image."""
 _VERIFIED: Final = "verified"
-_HELD: Final = "held"
+_MOUNTED: Final = "root"
 _HASHERS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A mounted image that is what was measured, held while `lock` is open. `held` are components that the kernel itself keeps from
-    changing, by name, with where they are mounted."""
+    """The mounted images of one agent, which are what was measured, while `locks` are open: that of its root, and those of its other
+    components by name."""
 
     path: Path
-    lock: int
-    held: tuple[tuple[str, Path], ...]
+    locks: tuple[int, ...]
+    parts: tuple[tuple[str, Path], ...]
 
     def free(self) -> None:
         """This process needs it no longer."""
-        os.close(self.lock)
+        for lock in self.locks:
+            os.close(lock)
 
 
 def image_of(folder: Path, root: StoreRoot, measurement: Measurement, kernel: Verity | None = None) -> Image:
-    """The image of `measurement`, whose trees lie at `root`: the one that is mounted, or a new one.
+    """The images of `measurement`, whose trees lie at `root`: those that are mounted, and new ones for what is not.
 
-    1. Who has the lock shared, holds it: no sweep takes it away. One at a time makes it, under a lock of its own, since who holds the
+    1. Who has a lock shared, holds its image: no sweep takes it away. One at a time makes it, under a lock of its own, since who holds the
        first may hold it for as long as an agent lives; who comes later finds it.
-    2. What `kernel` (this one where None) holds is bound; the rest is made an image, sealed, mounted read-only.
-    3. Asked and hashed: every component is what was measured.
+    2. What `kernel` (this one where None) holds is bound; else it is made an image, sealed, mounted read-only.
+    3. Asked or hashed: the component is what was measured.
 
     Raises Refused where it is not, or where there is no root for an agent; Unavailable.
     """
-    place = folder / f"{measurement.root().hex()}.{os.stat('/proc/self/ns/mnt').st_ino}"
-    base = next((part.name for part in measurement.components if part.kind == "image"), None)
-    if base is None:
+    if not any(part.kind == "image" for part in measurement.components):
         raise Refused(Reason("component-missing", "measurement.components", "one of kind image, the root of the sandbox", "none"))
-    try:
-        place.mkdir(mode=0o711, exist_ok=True)
-        lock = os.open(place / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise Unavailable("image", f"{place}: {error.strerror}") from None
+    namespace, found = os.stat("/proc/self/ns/mnt").st_ino, dict[str, Path]()
     with contextlib.ExitStack() as undone:
-        undone.callback(os.close, lock)
-        try:
-            # 1
-            fcntl.flock(lock, fcntl.LOCK_SH)
-            if not _is_ready(place):
-                with open(place / "making", "wb") as making:
-                    fcntl.flock(making, fcntl.LOCK_EX)
-                    if not _is_ready(place):
-                        # 2, 3
-                        _make(place, root.path, base, measurement.components, kernel or Kernel())
-            os.utime(lock)
-        except OSError as error:
-            raise Unavailable("image", f"{error.filename or place}: {error.strerror}") from None
+        locks = []
+        for part in measurement.components:
+            is_root = part.kind == "image"
+            place = folder / f"{part.root.hex()}{'.root' if is_root else ''}.{namespace}"
+            try:
+                place.mkdir(mode=0o711, exist_ok=True)
+                lock = os.open(place / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                undone.callback(os.close, lock)
+                locks.append(lock)
+                # 1
+                fcntl.flock(lock, fcntl.LOCK_SH)
+                if not _is_ready(place):
+                    with open(place / "making", "wb") as making:
+                        fcntl.flock(making, fcntl.LOCK_EX)
+                        if not _is_ready(place):
+                            # 2, 3
+                            _make(place, root.path / part.name, part, kernel or Kernel(), is_root=is_root)
+                os.utime(lock)
+            except OSError as error:
+                raise Unavailable("image", f"{error.filename or place}: {error.strerror}") from None
+            found["" if is_root else part.name] = place / _MOUNTED
         undone.pop_all()
-    return Image(place / "root", lock, tuple((path.name, path) for path in sorted((place / _HELD).iterdir())))
+    return Image(found.pop(""), tuple(locks), tuple(sorted(found.items())))
 
 
 def within(root: Path, inside: str) -> Path | None:
@@ -129,62 +132,55 @@ def sweep(folder: Path, keep: int) -> None:
         os.close(lock)
 
 
-def _make(place: Path, trees: Path, base: str, parts: Iterable[ComponentRoot], kernel: Verity) -> None:
-    """What is mounted below `place` is these parts, and was compared with what was measured; else nothing is mounted there."""
+def _make(place: Path, tree: Path, part: ComponentRoot, kernel: Verity, *, is_root: bool) -> None:
+    """What is mounted in `place` is `part`, and was compared with what was measured; else nothing is mounted there."""
     _clear(place)
-    mounted = place / "root"
-    mounted.mkdir(mode=0o755, exist_ok=True)
-    (place / _HELD).mkdir(mode=0o711, exist_ok=True)
+    mounted = place / _MOUNTED
     with contextlib.ExitStack() as undone:
         undone.callback(_clear, place)
-        held = {part.name for part in parts if part.name != base and hold(part, trees / part.name, place / _HELD / part.name, kernel)}
-        copied = [part for part in parts if part.name not in held]
-        build(trees, base, [part.name for part in copied], mounted, held)
-        _verify(mounted, trees, base, copied)
+        if is_root or not hold(part, tree, mounted, kernel):
+            mounted.mkdir(mode=0o755, exist_ok=True)
+            build(tree, mounted, is_root=is_root)
+            _verify(mounted, tree, part, is_root=is_root)
         (place / _VERIFIED).touch(mode=0o600)
         undone.pop_all()
 
 
 def _is_ready(place: Path) -> bool:
-    return (place / _VERIFIED).exists() and os.path.ismount(place / "root")
+    return (place / _VERIFIED).exists() and os.path.ismount(place / _MOUNTED)
 
 
 def _clear(place: Path) -> None:
     (place / _VERIFIED).unlink(missing_ok=True)
-    unmount(place / "root")
-    for path in (place / _HELD).iterdir() if (place / _HELD).is_dir() else ():
-        unmount(path)
-        path.rmdir()
+    unmount(place / _MOUNTED)
 
 
 # --- made ----------------------------------------------------------------------------------------------------------------------
 
 
-def build(trees: Path, base: str, names: Iterable[str], mounted: Path, held: Iterable[str] = ()) -> None:
-    """The image of the tree `base`, with the other trees of these names and a place for each that is held, is mounted.
+def build(tree: Path, mounted: Path, *, is_root: bool) -> None:
+    """The image of `tree` is mounted; the root of a sandbox has our places, empty. Raises Unavailable, Refused.
 
-    Raises Unavailable, Refused.
-
-    bubblewrap lays the components side by side in a mount namespace that ends with mkfs; nothing is copied but into the image.
+    bubblewrap lays it out in a mount namespace that ends with mkfs; nothing is copied but into the image.
     """
-    arguments = ["--unshare-all", "--die-with-parent", *host_tools(), "--proc", "/proc", "--dir", "/image"]
-    for name, info in sorted(_view(trees / base).items()):
-        source, inner = trees / base / name, f"/image/{name}"
-        if stat.S_ISLNK(info.st_mode):
-            arguments += ["--symlink", os.readlink(source), inner]
-        elif name not in _OURS:
-            arguments += ["--ro-bind", str(source), inner]
-    for point in (*MOUNT_POINTS, STORE):
-        arguments += ["--dir", f"/image/{point}"]
-    for name in sorted(held):
-        arguments += ["--dir", f"/image/{STORE}/{name}"]
-    for name in sorted(names):
-        if name != base:
-            arguments += ["--ro-bind", str(trees / name), f"/image/{STORE}/{name}"]
+    arguments = ["--unshare-all", "--die-with-parent", *host_tools(), "--proc", "/proc"]
+    if is_root:
+        arguments += ["--dir", "/image"]
+        for name, info in sorted(_view(tree).items()):
+            source, inner = tree / name, f"/image/{name}"
+            if stat.S_ISLNK(info.st_mode):
+                arguments += ["--symlink", os.readlink(source), inner]
+            elif name not in _OURS:
+                arguments += ["--ro-bind", str(source), inner]
+        for point in (*MOUNT_POINTS, STORE):
+            arguments += ["--dir", f"/image/{point}"]
+    else:
+        arguments += ["--ro-bind", str(tree), "/image"]
     image, empty = (os.memfd_create(f"writ-{name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING) for name in ("image", "empty"))
     made = f"/proc/self/fd/{image}"
     try:
-        arguments += ["--perms", "0555", "--file", str(empty), f"/image/{SHIM}"]
+        if is_root:
+            arguments += ["--perms", "0555", "--file", str(empty), f"/image/{SHIM}"]
         _run([BWRAP, *arguments, "--", MKFS, "-T0", "-U", _UUID, "--all-root", made, "/image"], keep=(image, empty))
         fcntl.fcntl(image, fcntl.F_ADD_SEALS, _SEALS)
         _run([_MOUNT, "-t", "erofs", "-o", "ro,loop,nosuid,nodev", made, str(mounted)], keep=(image,))
@@ -237,21 +233,19 @@ def last_words(said: bytes) -> str:
 # --- compared ------------------------------------------------------------------------------------------------------------------
 
 
-def _verify(mounted: Path, trees: Path, base: str, parts: Iterable[ComponentRoot]) -> None:
-    """Every component in the image is the one measured. Raises Refused.
+def _verify(mounted: Path, tree: Path, part: ComponentRoot, *, is_root: bool) -> None:
+    """What is mounted is the component that was measured. Raises Refused.
 
-    Of our own places the image component may have had some, as empty directories: its root tells which.
+    Of our own places the root may have had some, as empty directories: its measured root tells which.
     """
+    found = list(walk(mounted, without=_OURS if is_root else ()))
+    if is_root:
+        found += [(Path(), Entry.dir(name)) for name in sorted(_OURS & _view(tree).keys())]
     with ThreadPoolExecutor(min(os.cpu_count() or 1, _HASHERS)) as pool:
-        for part in parts:
-            if part.name == base:
-                found = [*walk(mounted, without=_OURS), *((Path(), Entry.dir(name)) for name in sorted(_OURS & _view(trees / base).keys()))]
-            else:
-                found = list(walk(mounted / STORE / part.name))
-            entries = tuple(pool.map(_hashed, found))
-            got = component_root(component(part.name, cast(ComponentKind, part.kind), entries))
-            if got != part.root:
-                raise Refused(Reason("component-mismatch", f"measurement.{part.name}", str(part.root), str(got)))
+        entries = tuple(pool.map(_hashed, found))
+    got = component_root(component(part.name, cast(ComponentKind, part.kind), entries))
+    if got != part.root:
+        raise Refused(Reason("component-mismatch", f"measurement.{part.name}", str(part.root), str(got)))
 
 
 def _hashed(found: tuple[Path, Entry]) -> Entry:

@@ -40,6 +40,8 @@ NO_FURTHER: Final = ("--disable-userns", "--assert-userns-disabled")
 """No user namespace inside."""
 OWN: Final = {"home": HOME, "tmp": "/tmp", "shm": "/dev/shm"}
 _DEVICES: Final = ("full", "null", "random", "urandom", "zero")
+_STORE_SIZE: Final = 1 << 20
+"""Bytes for the places of components, before nobody can write there any more."""
 _MAGIC: Final = 0x54495257
 _NO_NEW_CODE: Final = 1
 
@@ -81,8 +83,10 @@ def arguments(
     for outer, inner in devices.nodes:
         found += ["--dev-bind", outer, inner]
     found += ["--remount-ro", "/dev"]
-    for name, held in image.held:
-        found += ["--ro-bind", str(held), f"/{STORE}/{name}"]
+    found += ["--perms", "0755", "--size", str(_STORE_SIZE), "--tmpfs", f"/{STORE}"]
+    for name, part in image.parts:
+        found += ["--ro-bind", str(part), f"/{STORE}/{name}"]
+    found += ["--remount-ro", f"/{STORE}"]
     if room.gate is not None:
         found += ["--ro-bind", str(room.gate), GATE]
     found += ["--ro-bind", str(SHIM_PROGRAM), f"/{SHIM}", "--clearenv"]

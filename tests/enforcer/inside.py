@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from enforcer.launch.cgroup import Cgroup, parent_of
 from enforcer.launch.image import Image, image_of
+from enforcer.launch.mounts import unmount
 from enforcer.launch.process import Program, Running, start
 from enforcer.launch.removal import remove_tree
 from enforcer.launch.rooms import clear_rooms, make_room, with_work
@@ -80,7 +80,8 @@ def inside(*programs: str) -> Iterator[Inside]:
     finally:
         image.free()
         assert clear_rooms(folder / "rooms")
-        subprocess.run(["umount", "--lazy", str(image.path)], check=True)
+        for path in (image.path, *(part for _, part in image.parts)):
+            unmount(path)
         assert remove_tree(folder)
 
 

@@ -65,7 +65,7 @@ trees = (
 parts = tuple(ComponentRoot(tree.name, tree.kind, component_root(tree)) for tree in trees)
 measured = Measurement(AgentId("example.org", "test", "a"), ("/bin/true",), parts, (), "tools", ())
 image = image_of(folder / "images", StoreRoot(folder / "trees"), measured)
-held = dict(image.held)
+held = dict(image.parts)
 weights.unlink()
 told = {"weights": len((held["model"] / "weights.bin").read_bytes()), "prompt": (held["device"] / "prompt.txt").read_text()}
 weights.write_bytes(b"w" * 10_000)

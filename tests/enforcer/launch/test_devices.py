@@ -33,7 +33,7 @@ def image(tmp_path: Path) -> Image:
     (root / "usr/lib").mkdir(parents=True)
     (root / "usr/lib/libdriver.so.1").write_bytes(b"driver 1")
     (root / "lib").symlink_to("usr/lib")
-    return Image(root, -1, ())
+    return Image(root, (), ())
 
 
 @pytest.fixture
