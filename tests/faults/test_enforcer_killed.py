@@ -102,9 +102,11 @@ class Round:
         return self.host.cgroup_of(self.instance() or bytes(16))
 
     def agents(self) -> list[int]:
-        """Processes that are to be, or are, an agent of this host, by their command line."""
-        wanted = f"{self.host.store}/a.py".encode()
-        return [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and wanted in cmdline(int(p.name))]
+        """Processes that are, or are to be, the agent of this launch: in its cgroup, or about to join it."""
+        cgroup = self.cgroup().child("agent")
+        joins = f"{cgroup.path}/cgroup.procs".encode()
+        joining = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and joins in cmdline(int(p.name))]
+        return sorted({*cgroup.processes(), *joining})
 
     def size(self) -> int:
         """Actions in its log that were let pass: permitted, and not held back after that.
@@ -147,8 +149,7 @@ class Round:
         return killed
 
     def _children(self) -> list[int]:
-        wanted = f"{self.host.store}/a.py".encode()
-        return [c for c in children(self.holder) if b"watchdog.py" in (line := cmdline(c)) or wanted in line]
+        return [c for c in children(self.holder) if b"watchdog.py" in (line := cmdline(c)) or AGENT in line]
 
     # --- what must hold afterwards -----------------------------------------------------------------------------------------
 
@@ -216,6 +217,7 @@ def cmdline(pid: int) -> bytes:
         return b""
 
 
+AGENT = b"/store/code/a.py"
 POINTS = (Round.asked, Round.held, Round.launched, Round.prepared, Round.started, Round.running)
 
 
