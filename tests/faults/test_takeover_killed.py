@@ -114,7 +114,7 @@ def no_survivor_acts(host: Host, step: Step, victims: tuple[str, ...]) -> None:
     assert not any(record.permit for record in records(host, instance)[acted:]), step.name
 
 
-PLAN = [(step, VICTIMS[number % len(VICTIMS)]) for number, step in enumerate((*OLD, *NEW))]
+PLAN = [(step, VICTIMS[number % len(VICTIMS)]) for number, step in enumerate((*OLD, *NEW)) if number % 5 == 0]
 REST = [(step, victims) for step in (*OLD, *NEW) for victims in VICTIMS if (step, victims) not in PLAN]
 
 
@@ -133,6 +133,7 @@ def test_no_agent_acts_after_any_other_death_at(host: Host, step: Step, victims:
     no_survivor_acts(host, step, victims)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("step", [OLD[2], NEW[0], NEW[11]], ids=lambda step: step.name)
 def test_daemon_that_dies_in_between_is_waited_for(host: Host, step: Step) -> None:
     instance = stopped_at(host, step)

@@ -104,8 +104,9 @@ class Upstream:
                 if not self._free:
                     return None
                 far = self._free.pop()
-            if not far.stream.readable(0):
-                return far, Http1(far.stream)
+            with contextlib.suppress(OSError):
+                if far.stream.come(1) is None:  # what TLS alone was told, as new tickets, is nothing
+                    return far, Http1(far.stream)
             self._drop(far)
 
     def _dialled(self, asked: Asked, passage: Passage) -> tuple[_Far, Http1 | Http2Stream]:

@@ -114,12 +114,17 @@ def test_request_that_is_let_go_before_it_was_looked_at_is_none(sites: Callable[
     assert one.asked() == [(f"{one.url}/v1/b", True)]
 
 
-def test_connection_with_a_host_of_http_1_is_used_again_also_after_a_content(sites: Callable[..., Web]) -> None:
+def test_connection_with_a_host_of_http_1_is_used_again(sites: Callable[..., Web]) -> None:
+    """After a content it is where the agent's end of it came before the answer, and given up where it came after."""
     one = sites(speaks=("http/1.1",))
     agent = one.agent()
+    for number in range(3):
+        assert agent.answer(agent.ask("/v1/a")).data == b"GET /v1/a "
+        assert len(one.asked()) == number + 1, "with its outcome, and so given back"
+    assert one.server.connections == 1
     for _ in range(3):
         assert agent.answer(agent.ask("/v1/a", method="POST", data=b"abc")).data == b"POST /v1/a abc"
-    assert one.server.connections == 1
+    assert one.server.connections <= 4
 
 
 def test_events_of_a_host_of_http_1_pass_one_by_one(sites: Callable[..., Web]) -> None:
