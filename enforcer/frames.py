@@ -7,7 +7,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -62,9 +62,12 @@ def listen(path: str, *, uid: int, gid: int, mode: int, backlog: int = 64) -> so
     return server
 
 
-def connections(server: socket.socket) -> Iterator[socket.socket]:
-    """Each connection that comes, until the server is closed. Where no descriptor or memory is left for one, it waits."""
-    while True:
+def connections(server: socket.socket, may: Callable[[socket.socket], bool] = lambda _: True) -> Iterator[socket.socket]:
+    """Each connection that comes, until the server is closed, or `may`, asked before each, says no.
+
+    Where no descriptor or memory is left for one, it waits.
+    """
+    while may(server):
         try:
             connection, _ = server.accept()
         except OSError as error:

@@ -81,11 +81,7 @@ class SocketGate:
         threading.Thread(target=self._accept, name="gate", daemon=True).start()
 
     def _accept(self) -> None:
-        while self._still.readable(self._server):
-            try:
-                connection, _ = self._server.accept()
-            except OSError:
-                return
+        for connection in frames.connections(self._server, self._still.readable):
             peer = frames.peer_of(connection)
             if peer.uid != self._uid or not self._is_agent(peer.pid) or not self._room.acquire(blocking=False):
                 if self._told.now():
@@ -98,7 +94,13 @@ class SocketGate:
         thread = threading.Thread(target=self._attend, args=(connection, rest), name="gate-connection", daemon=True)
         with self._lock:
             self._live[connection] = thread
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:  # no thread is left for it
+            with self._lock:
+                del self._live[connection]
+            connection.close()
+            self._room.release()
 
     def _attend(self, connection: socket.socket, rest: bytes) -> None:
         ahead, stays = bytearray(rest), False

@@ -42,6 +42,7 @@ from enforcer.gates.egress.stream import TlsStream
 from enforcer.gates.egress.tunnel import Limits
 from enforcer.gates.egress.url import path_of
 from enforcer.gates.secret_files import SecretFiles
+from enforcer.gates.socket import SocketGate
 from enforcer.launch import process
 from enforcer.launch.cgroup import Cgroup
 from enforcer.launch.sandbox import arguments, environment_of
@@ -286,6 +287,55 @@ def test_listener_outlives_a_moment_without_descriptors() -> None:
     found = frames.connections(_Full(errno.EMFILE, errno.ENFILE))  # type: ignore[arg-type]  # what it is asked for
     next(found).close()
     assert not list(frames.connections(_Full(errno.EINVAL)))  # type: ignore[arg-type]  # as above
+
+
+class _FullListener(socket.socket):
+    """The first connection finds no descriptor."""
+
+    full = True
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        if self.full:
+            self.full = False
+            raise OSError(errno.EMFILE, "no")
+        return super().accept()
+
+
+@pytest.mark.parametrize("lacking", ["descriptor", "thread"])
+def test_i11_agents_gate_outlives_a_moment_without(lacking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It had an accept loop of its own, which ended at the first error; and a thread that could not be started ended it, too."""
+    scene, path = Scene(tmp_path), str(tmp_path / "gate.sock")
+    listener = _FullListener(socket.AF_UNIX)
+    listener.full = lacking == "descriptor"
+    listener.bind(path)
+    listener.listen()
+    start, none_left = threading.Thread.start, threading.Event()
+    if lacking == "descriptor":
+        none_left.set()
+
+    def started(self: threading.Thread) -> None:
+        if self.name == "gate-connection" and not none_left.is_set():
+            none_left.set()
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", started)
+    with contextlib.closing(ActionLog(tmp_path, scene.instance)) as log:
+        made = SocketGate(
+            path, uid=os.getuid(), gid=os.getgid(), is_agent=lambda _: True, gatekeeper=scene.gatekeeper(log), tools={}, short="5f1c09ab",
+            taken=(listener, ()),
+        )  # fmt: skip
+        if lacking == "thread":
+            with socket.socket(socket.AF_UNIX) as near:
+                near.connect(path)
+                near.settimeout(10)
+                assert near.recv(1) == b""
+        with socket.socket(socket.AF_UNIX) as near:
+            near.connect(path)
+            near.settimeout(10)
+            near.sendall(b"{}\n")
+            assert b"refusal" in near.recv(65536)
+        made.close()
 
 
 # --- a child instance ------------------------------------------------------------------------------------------------------------
