@@ -177,8 +177,13 @@ class Session:
                     thread = threading.Thread(
                         target=self._attend, args=(stream, fields, ended, upstream), name="egress-stream", daemon=True
                     )  # fmt: skip
+                    try:
+                        thread.start()
+                    except RuntimeError:  # no thread is left for it
+                        stream.leave(refused=True)
+                        self._opened.room.release()
+                        continue
                     threads.add(thread)
-                    thread.start()
                 threads = {thread for thread in threads if thread.is_alive()}
         except FormatError as error:
             _LOG.warning("egress-malformed", what=error.what, expected=error.expected, got=error.got)

@@ -147,9 +147,9 @@ class Upstream:
         except (Ended, OSError, FormatError):
             raise Unavailable("HTTP/2", f"{destination.host}: no settings") from None
         thread = threading.Thread(target=_read, args=(http2,), name="egress-upstream", daemon=True)
+        thread.start()
         kept.callback(thread.join)
         kept.callback(http2.fail, Ended("unanswered"))
-        thread.start()
         return http2
 
     def _give_back(self, far: _Far, side: Http1) -> None:
