@@ -9,7 +9,10 @@ from dataclasses import replace
 
 import pytest
 
+from enforcer.gates.egress.outlet import Outlet
+from enforcer.launch.sandbox import environment_of
 from enforcer.record import LogReader
+from enforcer.secrets.held import Secrets
 from tests.enforcer.child.test_children import GRANTS, PRELUDE
 from tests.enforcer.host import Host, wait_for
 from tests.enforcer.test_containment import short_life
@@ -18,10 +21,12 @@ from tests.world.network import Server
 from tests.world.vault import Vault
 from tests.world.web import site
 from writ.formats.action import ActionRecord
+from writ.formats.errors import FormatError
 from writ.formats.grants import grant_set
 from writ.formats.local import Refusal
 from writ.formats.reason import Reason
-from writ.formats.secret import Secret
+from writ.formats.secret import OURS, Secret, secret_set
+from writ.service.clock import SystemClock
 
 pytestmark = pytest.mark.cgroup
 
@@ -224,3 +229,13 @@ def test_placeholders_outlive_an_upgrade_and_leases_do_not(placed: Placed) -> No
     assert len(passwords) >= 2
     assert not any(one.startswith(b"writ-secret-") for one in passwords)
     assert not placed.vault.leases
+
+
+@pytest.mark.parametrize("ways", [(), (("http.get", "https://a.test:443/*"),), (("net.connect", "tcp:a.test:443"),)], ids=len)
+def test_no_variable_of_the_enforcers_can_be_a_secrets(ways: tuple[tuple[str, str], ...]) -> None:
+    outlet = Outlet(grant_set(ways), SystemClock(), Secrets((), {}), roots=None, always=False)
+    given = environment_of(WRIT_SOCKET="x", **outlet.environment)
+    assert given.keys() <= OURS
+    for variable in given:
+        with pytest.raises(FormatError, match="the agent's own"):
+            secret_set([("key", variable)], "secrets")

@@ -22,13 +22,16 @@ from writ.formats.strict import name
 MAX_SECRETS: Final = 64
 FILE: Final = "file"
 """`expose` of one that the agent reads."""
-OURS: Final = frozenset(
-    {
-        "PATH", "HOME", "LANG", "TMPDIR", "WRIT_SOCKET", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
-        "NODE_USE_ENV_PROXY", "SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO", "NODE_EXTRA_CA_CERTS", "PIP_CERT",
-        "NPM_CONFIG_CAFILE",
-    }
+PROXIED: Final = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
+"""Variables that name the proxy. Programs differ in the spelling that they read, and curl reads the small one only for http."""
+PROXY_RULES: Final = ("NO_PROXY", "no_proxy", "NODE_USE_ENV_PROXY")
+"""What goes past the proxy; and Node (from 24 on) wants to be told that there is one."""
+TRUSTING: Final = (
+    "SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO", "NODE_EXTRA_CA_CERTS", "PIP_CERT", "NPM_CONFIG_CAFILE",
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
 )  # fmt: skip
+"""Variables that name the file of whom to trust."""
+OURS: Final = frozenset({"PATH", "HOME", "LANG", "TMPDIR", "WRIT_SOCKET", *PROXIED, *PROXY_RULES, *TRUSTING})
 """Variables that the enforcer sets itself."""
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z", re.ASCII)
 

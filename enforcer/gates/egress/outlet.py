@@ -38,16 +38,11 @@ from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.forward import PROXY_PORT, Forward
 from writ.formats.grants import Grant, covers
 from writ.formats.reason import Reason
+from writ.formats.secret import PROXIED, PROXY_RULES, TRUSTING
 from writ.service.clock import Clock
 
 CA_FILE: Final = "ca.pem"
 _PROXY: Final = f"http://{ADDRESS}:{PROXY_PORT}"
-_PROXIED: Final = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
-"""Programs differ in the spelling that they read, curl reads the small one only for http, and Node (from 24 on) wants to be told to."""
-_TRUSTING: Final = (
-    "SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO", "NODE_EXTRA_CA_CERTS", "PIP_CERT", "NPM_CONFIG_CAFILE",
-    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
-)  # fmt: skip
 _ROOTS: Final = "/etc/ssl/certs/ca-certificates.crt"
 """Where an image of Debian's kind keeps the roots it trusts."""
 _MAX_ROOTS: Final = 4 << 20
@@ -88,8 +83,8 @@ class Outlet:
     @property
     def environment(self) -> dict[str, str]:
         """What the instance's programs find in theirs."""
-        trusted = dict.fromkeys(_TRUSTING, f"{GATE}/{CA_FILE}") if self._opened is not None else {}
-        proxied = {**dict.fromkeys(_PROXIED, _PROXY), "NO_PROXY": "", "no_proxy": "", "NODE_USE_ENV_PROXY": "1"}
+        trusted = dict.fromkeys(TRUSTING, f"{GATE}/{CA_FILE}") if self._opened is not None else {}
+        proxied = {**dict.fromkeys(PROXIED, _PROXY), **dict(zip(PROXY_RULES, ("", "", "1"), strict=True))}
         return {**proxied, **trusted} if self.leads else {}
 
     def lay(self, folder: Path, image: Path) -> bool:
