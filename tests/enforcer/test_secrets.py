@@ -51,12 +51,14 @@ class Placed:
     def __init__(self, host: Host) -> None:
         self.host, self.site = host, Server(site)
         self.vault = Vault(host.attestor.tokens.public, AUDIENCE)
-        host.write_config(
-            secrets=("a db vault database/creds/reader password", "a mail vault secret/data/mail data.key"),
-            vault_url=self.vault.url, vault_role="writ",
-        )  # fmt: skip
-        host.kill_daemon()
-        host.serve()
+        self.serve()
+
+    def serve(self, agent: str = "a", **more: object) -> None:
+        """A daemon whose configuration says `more`, and where the secrets of `agent` come from."""
+        lines = (f"{agent} db vault database/creds/reader password", f"{agent} mail vault secret/data/mail data.key")
+        self.host.write_config(secrets=lines, vault_url=self.vault.url, vault_role="writ", **more)
+        self.host.kill_daemon()
+        self.host.serve()
 
     def agent(self, *more: tuple[str, str], stay: int = 0, named: Sequence[Secret] = NAMED) -> None:
         """The agent may ask for the site's pages, and `more`."""
@@ -155,12 +157,7 @@ def test_secret_that_the_host_has_no_source_of_is_no_launch(placed: Placed) -> N
 
 def test_observed_agent_has_placeholders_and_no_secret(placed: Placed) -> None:
     placed.agent(*placed.grants)
-    placed.host.write_config(
-        observe=True, secrets=("a db vault database/creds/reader password", "a mail vault secret/data/mail data.key"),
-        vault_url=placed.vault.url, vault_role="writ",
-    )  # fmt: skip
-    placed.host.kill_daemon()
-    placed.host.serve()
+    placed.serve(observe=True)
     known = placed.host.attestor.agents["a"]
     placed.host.attestor.agents["a"] = replace(known, mode="observe", grants=grant_set([("http.get", placed.url)]))
     status, out, _ = placed.host.finish(placed.host.run("a"))
@@ -175,12 +172,7 @@ def test_observed_agent_has_placeholders_and_no_secret(placed: Placed) -> None:
 def test_child_has_the_secrets_of_its_own_manifest_and_grants_and_none_of_its_parents(placed: Placed, granted: bool) -> None:
     host, script = placed.host, 'read line < /run/writ/secrets/mail || :; echo "$line $DB"'
     reads = (("secret.read", "secret:mail"),)
-    host.write_config(
-        secrets=("coder mail vault secret/data/mail data.key", "coder db vault database/creds/reader password"),
-        vault_url=placed.vault.url, vault_role="writ",
-    )  # fmt: skip
-    host.kill_daemon()
-    host.serve()
+    placed.serve("coder")
     host.child("coder", more=reads if granted else ())
     known = host.attestor.agents["coder"]
     host.attestor.agents["coder"] = replace(known, secrets=(Secret("db", "DB"), Secret("mail", "file")))

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from enforcer.record import LogReader
+from tests.enforcer.child.test_children import PRELUDE
 from tests.enforcer.host import Host, wait_for
 from writ.formats.action import ActionRecord, OutcomeRecord
 from writ.formats.eat import parse_token
@@ -350,18 +351,6 @@ class Hello(BaseHTTPRequestHandler):
         """Nothing."""
 
 
-PARENT = """
-import json, os, socket, time
-def ask(tool, method, **arguments):
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(os.environ["WRIT_SOCKET"])
-        stream = connection.makefile("rwb")
-        stream.write(json.dumps({"id": 1, "tool": tool, "method": method, "arguments": arguments}).encode() + b"\\n")
-        stream.flush()
-        return json.loads(stream.readline())
-"""
-
-
 def test_child_instance_ends_and_its_parent_may_start_another(host: Host) -> None:
     host.child("coder", "/usr/bin/sleep")
     body = """
@@ -375,7 +364,7 @@ def test_child_instance_ends_and_its_parent_may_start_another(host: Host) -> Non
     print(json.dumps(ask("instance", "run", instance=start(), script="echo again")), flush=True)
     """
     grants = [(f"instance.{act}", "agent:coder") for act in ("start", "run", "end")]
-    host.agent("a", body, prelude=PARENT, more=grants)
+    host.agent("a", body, prelude=PRELUDE, more=grants)
     run = host.run("a")
     parent, child = host.instance("a"), host.instance("coder")
     host.wait_state(child, "running")

@@ -4,22 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import pytest
 
 from tests.enforcer.gates.newer import Web
 
+S = TypeVar("S", bound="Site")
 
-@pytest.fixture
-def sites(tmp_path: Path) -> Iterator[Callable[..., Web]]:
-    """Makes a site of HTTP/2, and a gate before it."""
-    made: list[Web] = []
 
-    def make(**more: Any) -> Web:
-        made.append(Web(tmp_path, **more))
+class Site(Protocol):
+    """Something that is closed afterwards."""
+
+    def close(self) -> None:
+        """The end."""
+
+
+def makes(kind: Callable[..., S], folder: Path) -> Iterator[Callable[..., S]]:
+    """What makes sites of a kind, each closed afterwards."""
+    made: list[S] = []
+
+    def make(**more: Any) -> S:
+        made.append(kind(folder, **more))
         return made[-1]
 
     yield make
     for one in made:
         one.close()
+
+
+@pytest.fixture
+def sites(tmp_path: Path) -> Iterator[Callable[..., Web]]:
+    """Makes a site of HTTP/2, and a gate before it."""
+    yield from makes(Web, tmp_path)

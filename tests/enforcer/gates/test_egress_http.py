@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography import x509
@@ -27,6 +26,7 @@ from enforcer.gates.egress.request import MAX_HEAD, parse_asked
 from enforcer.gates.egress.tunnel import Limits
 from enforcer.gates.egress.url import MAX_PATH, path_of
 from enforcer.record import LogReader
+from tests.enforcer.gates.conftest import makes
 from tests.enforcer.gates.proxied import NO_SECRETS, Proxied
 from tests.enforcer.host import wait_for
 from tests.parsers import assert_parser_is_total
@@ -72,15 +72,7 @@ class Web:
 
 @pytest.fixture
 def web(tmp_path: Path) -> Iterator[Callable[..., Web]]:
-    made: list[Web] = []
-
-    def make(**more: Any) -> Web:
-        made.append(Web(tmp_path, **more))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
+    yield from makes(Web, tmp_path)
 
 
 def trusting(out: Proxied) -> ssl.SSLContext:
