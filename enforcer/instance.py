@@ -1,6 +1,6 @@
 """An instance as its holder holds it, however it came to be: watched over, held, thawed, killed, told of, and left to other code.
 
-`holder` makes one by a launch, `takeover.successor` of what another left.
+`holder` makes one by a launch, `takeover.Successor` of what another left.
 """
 
 from __future__ import annotations

@@ -10,10 +10,11 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+from writ.formats.action import METHODS, WEBSOCKET
 from writ.formats.grants import Grant
 from writ.formats.manifest import Manifest
 
-_HTTP: Final = ("http.get", "http.head", "http.post", "http.put", "http.patch", "http.delete", "http.options", "http.websocket")
+_HTTP: Final = (*(f"http.{method.lower()}" for method in METHODS), WEBSOCKET)
 _KNOWN: Final = (
     "tool.call", "net.connect", "net.reach", "net.accept", *_HTTP, "secret.send", "secret.read",
     "instance.start", "instance.run", "instance.end",

@@ -61,12 +61,13 @@ def _device(tree: Path, place: Path, kernel: Verity) -> tuple[Entry, ...]:
 
 def _files(tree: Path, place: Path, kernel: Verity) -> tuple[Entry, ...] | None:
     """Each file bound by itself, in folders and links of our own making; None where the first file has no fs-verity."""
-    found = list(walk(tree))
-    files = [(path, entry) for path, entry in found if entry.kind == "file"]
-    if not files or _measured(files[0][0], kernel) is None:
+    first = next((path for path, entry in walk(tree) if entry.kind == "file"), None)
+    if first is None or _measured(first, kernel) is None:
         return None
-    if len(files) > MOST_FILES:
-        raise NotHeld(f"{len(files)} files, of at most {MOST_FILES}")
+    found = list(walk(tree))
+    files = sum(entry.kind == "file" for _, entry in found)
+    if files > MOST_FILES:
+        raise NotHeld(f"{files} files, of at most {MOST_FILES}")
     mount_tmpfs(place, size=_ROOM, files=4 * len(found) + 64, executable=True)
     place.chmod(0o755)
     for path, entry in found:

@@ -15,16 +15,11 @@ class Slot:
 
     def __init__(self, descriptor: int, agent_uid: int) -> None:
         """`descriptor` is locked."""
-        self._descriptor, self.agent_uid, self.tool_uid = descriptor, agent_uid, agent_uid + 1
-
-    @property
-    def descriptor(self) -> int:
-        """The lock."""
-        return self._descriptor
+        self.descriptor, self.agent_uid, self.tool_uid = descriptor, agent_uid, agent_uid + 1
 
     def free(self) -> None:
         """Another instance may have it."""
-        os.close(self._descriptor)
+        os.close(self.descriptor)
 
 
 def free_slot(folder: Path, count: int, uid_first: int, cgroup: Path) -> Slot:

@@ -10,15 +10,13 @@ from typing import Final
 from urllib.parse import urlencode, urlsplit
 
 from enforcer.credential import Held
-from enforcer.secrets.source import FRESH_FOR, MAX_SECRET, GiveBack, Lease
+from enforcer.secrets.source import DUE, FRESH_FOR, MAX_SECRET, WITHIN, GiveBack, Lease
 from writ.formats.errors import FormatError, Unavailable
 from writ.formats.strict import Fields, decode_json
 from writ.service.clock import Clock
 from writ.service.uplink import Uplink
 
-WITHIN: Final = 10.0
 _MAX_ANSWER: Final = 64 << 10
-_DUE: Final = 0.8
 _OF: Final = "urn:ietf:params:oauth"
 _JWT: Final = f"{_OF}:token-type:jwt"
 _ACCESS: Final = f"{_OF}:token-type:access_token"
@@ -47,7 +45,7 @@ class Exchanged:
         try:
             given = Fields(decode_json(answer.body, "token exchange", max_size=_MAX_ANSWER), "token exchange")
             token = given.text("access_token", least=1, most=MAX_SECRET).encode()
-            seconds = given.uint("expires_in") * _DUE if given.has("expires_in") else FRESH_FOR
+            seconds = given.uint("expires_in") * DUE if given.has("expires_in") else FRESH_FOR
         except FormatError as error:
             raise Unavailable(f"secret {self._name}", f"expected {error.expected} in {error.what}") from None
         return Lease(token, seconds)

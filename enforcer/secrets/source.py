@@ -10,6 +10,10 @@ from enforcer.credential import Held
 
 FRESH_FOR: Final = 300.0
 """Seconds after which what came is fetched anew: one that was changed at its source is in use that much longer, at most."""
+DUE: Final = 0.8
+"""The part of a lease's life that it is used for."""
+WITHIN: Final = 10.0
+"""Seconds for a source to answer."""
 MAX_SECRET: Final = 8 << 10
 """Bytes of one."""
 GiveBack = Callable[[], None]

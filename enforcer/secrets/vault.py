@@ -20,17 +20,14 @@ from typing import Final
 from urllib.parse import quote
 
 from enforcer.credential import Held
-from enforcer.secrets.source import FRESH_FOR, MAX_SECRET, GiveBack, Lease
+from enforcer.secrets.source import DUE, FRESH_FOR, MAX_SECRET, WITHIN, GiveBack, Lease
 from writ.formats.errors import FormatError, Unavailable
 from writ.formats.strict import Fields, decode_json, encode_json
 from writ.service import observe
 from writ.service.clock import Clock
 from writ.service.uplink import Answer, Uplink
 
-WITHIN: Final = 10.0
 _MAX_ANSWER: Final = 256 << 10
-_DUE: Final = 0.8
-"""The part of a lease's life that it is used for."""
 _LOG = observe.get_logger(__name__)
 
 
@@ -66,7 +63,7 @@ class Session:
         auth = answer.fields("auth")
         token, seconds = auth.text("client_token", least=1, most=4096), auth.uint("lease_duration")
         with self._lock:
-            self._token, self._until = token, time.monotonic() + seconds * _DUE
+            self._token, self._until = token, time.monotonic() + seconds * DUE
         yield token
 
     def _drop(self, token: str) -> None:
@@ -112,10 +109,10 @@ class VaultSecret:
                 value = value.fields(step)
             secret = value.text(last, least=1, most=MAX_SECRET).encode()
             leased = answer.optional_text("lease_id") if answer.has("lease_id") else None
-            seconds = answer.uint("lease_duration") * _DUE if leased else FRESH_FOR
+            seconds = answer.uint("lease_duration") * DUE if leased else FRESH_FOR
         except FormatError as error:
             raise Unavailable(f"secret {self._name}", f"{self._path}: expected {error.expected} in {error.what}") from None
-        return Lease(secret, min(seconds, FRESH_FOR) if not leased else seconds)
+        return Lease(secret, seconds)
 
     def forget(self) -> GiveBack | None:
         """As `Source`; the session is the instance's, so this ends all of its secrets."""

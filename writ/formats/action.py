@@ -24,6 +24,10 @@ from writ.formats.strict import Fields, decode_cbor, encode_cbor
 MAX_RECORD: Final = 60_000
 """Below the 64 KiB an entry bundle of tlog-tiles can hold (C2SP tlog-tiles)."""
 
+METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+"""Of HTTP: each is an action of its own, `http.` and itself in small letters."""
+WEBSOCKET: Final = "http.websocket"
+
 _ACTION = re.compile(r"[a-z][a-z0-9]*(?:\.[a-z][a-z0-9]*){0,3}\Z", re.ASCII)
 
 

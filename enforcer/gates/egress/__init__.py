@@ -13,6 +13,7 @@
 | `url`          | a path, in the same |
 | `request`      | the head of a request, strictly |
 | `client_hello` | what a TLS client says first, strictly |
+| `injection`    | secrets in the place of their placeholders |
 | `exchange`     | one request and its answer |
 | `side`         | one side of it, whatever the version; HTTP/1.1 |
 | `http2`        | a connection of HTTP/2, and its streams as sides |

@@ -38,18 +38,19 @@ def injected(headers: Headers, url: str, secrets: Secrets, ask: Ask, rulings: li
     Raises Refused where one of them was refused, Unavailable where there is no such secret now; nothing is sent then.
     """
     # 1
-    placeholders = {name: text.encode() for name, text in secrets.placeholders.items()}
-    names = sorted(one for one, text in placeholders.items() if any(text in value or text in _within(value) for _, value in headers))
+    looked = [(header.lower().decode(), value + b" " + _within(value)) for header, value in headers] if secrets.placeholders else []
     values: dict[bytes, bytes] = {}
-    for name in names:
+    for name in sorted(secrets.placeholders):
+        placeholder = secrets.placeholders[name].encode()
+        if not (where := sorted({header for header, text in looked if placeholder in text})):
+            continue
         # 2
-        where = sorted({header.lower().decode() for header, value in headers if placeholders[name] in value + b" " + _within(value)})
         rulings.append(ask(SEND, f"secret:{name}@{url}", encode_json({"headers": where, "secret": name})))
         if not rulings[-1].permit:
             raise Refused(*rulings[-1].reasons)
         # 3
         try:
-            values[placeholders[name]] = _fit(name, secrets.value(name, rulings[-1].held))
+            values[placeholder] = _fit(name, secrets.value(name, rulings[-1].held))
         except Unavailable as error:  # what it says of vaults, files and roles is for people of the host
             _LOG.warning("secret-missing", name=name, what=error.what, detail=error.detail)
             raise Unavailable(f"secret {name}", "it cannot be had now") from None

@@ -15,6 +15,7 @@ import h11
 
 from enforcer.gates.egress.destination import HTTP, HTTPS, Destination, parse_authority
 from enforcer.gates.egress.url import path_of
+from writ.formats.action import METHODS, WEBSOCKET
 from writ.formats.errors import FormatError
 from writ.formats.strict import encode_json
 
@@ -34,9 +35,6 @@ _HOP: Final = frozenset(
 Headers = list[tuple[bytes, bytes]]
 
 
-METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-"""Each is an action of its own, `http.` and itself in small letters."""
-WEBSOCKET: Final = "http.websocket"
 _OVERRIDES: Final = frozenset(
     {
         b"x-http-method", b"x-http-method-override", b"x-method-override", b"x-original-method", b"x-forwarded-method",
