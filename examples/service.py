@@ -12,6 +12,7 @@ import uvicorn
 
 from enforcer.relying.client import Sources, VerifierFeed
 from enforcer.relying.middleware import Message, Middleware, Receive, Scope, Send
+from enforcer.relying.party import RelyingParty
 from enforcer.relying.sink import FileSink
 from writ.formats.trust import parse_trust
 from writ.service.clock import SystemClock
@@ -36,10 +37,10 @@ def main(port: str, issuer: str, trust: str, directory: str) -> None:
     feed = VerifierFeed(Sources(f"{issuer}/.well-known/jwks.json", f"{issuer}/v1/status/0", place / "policy.cose", keys), SystemClock())
     feed.refresh()
     feed.start()
-    guarded = Middleware(
-        reports, origin=f"http://127.0.0.1:{port}", audience=AUDIENCE, issuer=issuer, feed=feed, sink=FileSink(place / "service.jsonl"),
-        clock=SystemClock(), engine=installed_engine(),
-    )  # fmt: skip
+    party = RelyingParty(
+        audience=AUDIENCE, issuer=issuer, feed=feed, sink=FileSink(place / "service.jsonl"), clock=SystemClock(), engine=installed_engine()
+    )
+    guarded = Middleware(reports, origin=f"http://127.0.0.1:{port}", party=party)
     uvicorn.run(guarded, host="127.0.0.1", port=int(port), log_level="warning", lifespan="off")
 
 

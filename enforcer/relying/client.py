@@ -125,7 +125,7 @@ class Sources:
 
 
 class VerifierFeed:
-    """Fetches in the background and answers from what it holds. A `Feed` of `relying.middleware`."""
+    """Fetches in the background and answers from what it holds. A `Feed` of `relying.party`."""
 
     def __init__(self, sources: Sources, clock: Clock, interval: float = 10.0) -> None:
         """Nothing is known until the first `refresh`."""

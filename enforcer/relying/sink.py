@@ -6,7 +6,7 @@ import os
 import threading
 from pathlib import Path
 
-from enforcer.relying.middleware import Access
+from enforcer.relying.party import Access
 from writ.formats.errors import Unavailable
 from writ.formats.strict import encode_json
 

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from enforcer.credential import Held
-from enforcer.relying.middleware import Access, Message, Middleware, Receive, Scope, Send
+from enforcer.relying.middleware import Message, Middleware, Receive, Scope, Send
+from enforcer.relying.party import Access, RelyingParty
 from enforcer.relying.sink import FileSink
 from enforcer.replay_cache import ReplayCache
 from tests.enforcer.scene import Scene
@@ -78,17 +79,14 @@ class Service:
         self.sink, self.reached, self.replay = MemorySink(), 0, ReplayCache()
         self.app = self.wrap()
 
-    def wrap(self, **changed: Any) -> Middleware:
+    def party(self, **changed: Any) -> RelyingParty:
+        """Who decides, with something else in it."""
+        parts: dict[str, Any] = {"audience": AUDIENCE, "issuer": ISSUER, "feed": self.feed, "sink": self.sink, "replay": self.replay}
+        return RelyingParty(clock=self.scene.clock, engine=ENGINE, **(parts | changed))
+
+    def wrap(self, origin: str = ORIGIN, **changed: Any) -> Middleware:
         """The middleware with something else in it."""
-        parts: dict[str, Any] = {
-            "origin": ORIGIN,
-            "audience": AUDIENCE,
-            "issuer": ISSUER,
-            "feed": self.feed,
-            "sink": self.sink,
-            "replay": self.replay,
-        }
-        return Middleware(self.inner, clock=self.scene.clock, engine=ENGINE, **(parts | changed))
+        return Middleware(self.inner, origin=origin, party=self.party(**changed))
 
     async def inner(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The service: says who came, and what the body was."""
