@@ -25,6 +25,8 @@ PREFIX: Final = "ENFORCER"
 MAX_TOOLS: Final = 32
 CHILDREN: Final = "instance"
 """The tool that every agent with a grant for it has: child instances."""
+ADVISORY: Final = "advisory"
+"""The tool that every agent has: it is asked, and does nothing."""
 _SOURCES: Final = {"sealed": (1, 1), "vault": (2, 2), "exchange": (2, 32)}
 """Kinds of sources of secrets, and how many words each takes."""
 
@@ -117,8 +119,9 @@ class EnforcerConfig:
             raise FormatError("inbound", "an address of this host once", ", ".join(self.inbound)[:120])
         self._check_secrets()
         names = [*self.tool_commands, *self.service_urls]
-        if CHILDREN in names:
-            raise FormatError("tools and services", f"names other than {CHILDREN}, which starts child instances", CHILDREN)
+        for ours, does in ((CHILDREN, "starts child instances"), (ADVISORY, "hooks of frameworks ask")):
+            if ours in names:
+                raise FormatError("tools and services", f"names other than {ours}, which {does}", ours)
         if len(names) > MAX_TOOLS or len(names) != len(self.tools) + len(self.services) or set(self.tool_commands) & set(self.service_urls):
             raise FormatError("tools and services", f"at most {MAX_TOOLS} names, each once", ", ".join(names)[:120])
 
