@@ -413,9 +413,9 @@ class AgentDaemon:
     def _measurements(self, requests: tuple[InstanceRequest, ...]) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}
         for request in requests:
-            known = self._store.recall(self._instances.get(request.instance).start.manifest_root)
+            known = self._store.recall_measurement(self._instances.get(request.instance).start.manifest_root)
             if known is not None:
-                found[request.instance] = encode_measurement(known[0])
+                found[request.instance] = encode_measurement(known)
         return found
 
     def _told(self, ask: TokenAsk, attested: Attested) -> Local:
