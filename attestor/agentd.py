@@ -214,7 +214,7 @@ class AgentDaemon:
             measured = await self._hashed(lambda: self._measure(launch))
             root = measured.measurement.root()
             # 2
-            for drift in await self._hashed(lambda: self._watch.scan(only=root)):
+            for drift in await self._hashed(lambda: self._watch.scan(only=frozenset((root,)))):
                 await self._notice(drift)
             # 3
             place = await self._hashed(lambda: self._store.assemble(measured.measurement, measured.trees))
