@@ -89,6 +89,7 @@ class AgentDaemon:
         self._watchers: set[Connection] = set()
         self._verdict = "none"
         self._hashing = ThreadPoolExecutor(_HASHING_THREADS, thread_name_prefix="hash")
+        self._hashers = asyncio.Semaphore(_HASHING_THREADS)  # who came first is done first: its event goes to the TPM while others hash
 
     # --- life --------------------------------------------------------------------------------------------------------
 
@@ -210,14 +211,15 @@ class AgentDaemon:
         async with self._gate:
             self._launching += 1
         try:
-            # 1
-            measured = await self._hashed(lambda: self._measure(launch))
-            root = measured.measurement.root()
-            # 2
-            for drift in await self._hashed(lambda: self._watch.scan(only=frozenset((root,)))):
-                await self._notice(drift)
-            # 3
-            place = await self._hashed(lambda: self._store.assemble(measured.measurement, measured.trees))
+            async with self._hashers:
+                # 1
+                measured = await self._hashed(lambda: self._measure(launch))
+                root = measured.measurement.root()
+                # 2
+                for drift in await self._hashed(lambda: self._watch.scan(only=frozenset((root,)))):
+                    await self._notice(drift)
+                # 3
+                place = await self._hashed(lambda: self._store.assemble(measured.measurement, measured.trees))
             # 4
             instance = os.urandom(16)
             self._watch.follow(instance, root, measured.trees)

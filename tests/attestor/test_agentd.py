@@ -7,11 +7,14 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from attestor import agentd
 from attestor.collect.runtime_log import RuntimeLog
 from attestor.config import read_enrolment
+from attestor.measure.manifest import Measured, measure_manifest
 from attestor.measure.store import Store
 from attestor.tpm import EsapiTpm, Quoted
 from swtpm import SoftTpm
@@ -168,6 +171,36 @@ def test_requests_that_arrive_during_a_quote_share_the_next(site: VerifierSite, 
             assert [len(parse_evidence(one.evidence).requests) for one in given] == [1, 5, 5, 5, 5, 5]
 
     told(story)
+
+
+def test_launch_that_came_first_is_assembled_before_the_last_is_measured(enrolled: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the TPM extends for some while others are hashed."""
+    ahead: list[int] = []
+    under_way = 0
+    assemble = Store.assemble
+
+    def measured(*given: Any, **more: Any) -> Measured:
+        nonlocal under_way
+        under_way += 1
+        ahead.append(under_way)
+        return measure_manifest(*given, **more)
+
+    def assembled(store: Store, *given: Any) -> Path:
+        nonlocal under_way
+        place = assemble(store, *given)
+        under_way -= 1
+        return place
+
+    monkeypatch.setattr(agentd, "measure_manifest", measured)
+    monkeypatch.setattr(Store, "assemble", assembled)
+
+    async def story() -> None:
+        async with enrolled.running():
+            await asyncio.gather(*(start(enrolled) for _ in range(8)))
+
+    told(story)
+    assert len(ahead) == 8
+    assert max(ahead) <= 2
 
 
 def test_log_travels_once(site: VerifierSite, enrolled: Host) -> None:
