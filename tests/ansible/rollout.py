@@ -1,10 +1,11 @@
-"""`./run rollout`: ansible/site.yml against a Debian that boots, twice; then an agent acts on it.
+"""`./run rollout`: ansible/site.yml against a Debian that boots, twice; then agents act on it, and outlive an upgrade.
 
 1. A Debian root is made by debootstrap (once; kept in .rollout/), copied, and booted with `systemd-nspawn --boot` in a cgroup of its own.
 2. The playbook runs against it over ssh on the loopback address: verifier with TLS, attestor on a software TPM, enforcer, all on one host.
 3. It runs again, and changes nothing.
 4. The three units are active, the attestor is enrolled, `doctor` of each role finds nothing but what a fresh host has.
 5. An operator approves what the host measures, `enforcer run` starts an agent, it acts once, and ends.
+6. Another release is rolled out while an agent acts: it comes over, is held until the release is approved, and acts on.
 
 The root has the network of this machine, so apt and pip work in it as they do here: their settings are copied from this machine. It has
 its loop devices, by which agents' images are mounted, and no part of its file system. Needs root. Everything started is ended and every
@@ -27,10 +28,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -51,6 +52,9 @@ STOP_WITHIN: Final = 30.0
 BIN: Final = "/usr/local/bin"
 ROLES: Final = ("verifier", "attestor", "enforcer")
 AGENT: Final = "notes"
+STAYS: Final = "scribe"
+"""An agent that acts on and on, while the enforcer is upgraded."""
+ENFORCER: Final = "/usr/local/bin/enforcer --config /etc/writ/enforcer.toml"
 NAMESPACE: Final = "demo"
 CALLS: Final = "bpf landlock_create_ruleset landlock_add_rule landlock_restrict_self"
 """System calls that the filter of systemd-nspawn 252 denies: by bpf systemd holds a unit to its devices."""
@@ -241,25 +245,37 @@ def certify(place: Path) -> None:
 
 
 def manifests(place: Path, root: Path) -> Path:
-    """A directory with the manifest of the examples' agent, for the playbook; what the manifest names is on the host by other means.
+    """A directory with the manifests of the examples' agents, for the playbook; what they name is on the host by other means.
 
-    Its prompt asks for one action and ends.
+    The prompt of one asks for one action and ends, that of the other asks again and again.
     """
     there = root / "etc/writ/manifests"
     there.mkdir(parents=True)
     shutil.copytree(ROOT / "examples/agents" / AGENT, there / AGENT)
     (there / AGENT / "prompts" / f"{AGENT}.txt").write_text('notes read {"number": 0}\n')
+    shutil.copytree(ROOT / "examples/agents" / STAYS, there / STAYS)
+    (there / STAYS / "prompts" / f"{STAYS}.txt").write_text('notes read {"number": 0}\npause 0.2\nrepeat\n')
     folder = place / "manifests"
     folder.mkdir()
-    shutil.copy(ROOT / "examples/agents" / f"{AGENT}.toml", folder)
+    for agent in (AGENT, STAYS):
+        shutil.copy(ROOT / "examples/agents" / f"{agent}.toml", folder)
     add_python(folder)  # the machine is of the same distribution
     return folder
 
 
-def wheel(place: Path) -> Path:
-    """This tree as a wheel."""
-    must(["hatchling", "build", "-t", "wheel", "-d", str(place / "dist")], cwd=ROOT)
-    return next((place / "dist").glob("writ-*.whl"))
+def wheel(dist: Path, tree: Path = ROOT) -> Path:
+    """A tree as a wheel."""
+    must(["hatchling", "build", "-t", "wheel", "-d", str(dist)], cwd=tree)
+    return next(dist.glob("writ-*.whl"))
+
+
+def next_wheel(place: Path) -> Path:
+    """This tree but for one comment in what decides, as a wheel: another engine."""
+    tree = place / "next"
+    shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "__pycache__", "shim", "dist"))
+    with (tree / "writ/verdict/decide.py").open("a") as file:
+        file.write("# the next one\n")
+    return wheel(place / "next-dist", tree)
 
 
 def inventory(place: Path, machine: Machine) -> Path:
@@ -270,7 +286,7 @@ def inventory(place: Path, machine: Machine) -> Path:
         "ansible_ssh_common_args": " ".join(machine.ssh_options),
     }  # fmt: skip
     settings = {
-        "writ_wheel": str(wheel(place)), "writ_domain": "rollout.test", "writ_namespace": NAMESPACE,
+        "writ_wheel": str(wheel(place / "dist")), "writ_domain": "rollout.test", "writ_namespace": NAMESPACE,
         "writ_verifier_url": f"https://127.0.0.1:{port}", "writ_verifier_listen": f"127.0.0.1:{port}",
         "writ_verifier_tls_cert": str(place / "verifier.crt"), "writ_verifier_tls_key": str(place / "verifier.key"),
         "writ_verifier_ca": str(place / "ca.crt"), "writ_host": "host-1",
@@ -358,8 +374,9 @@ def approve(machine: Machine) -> None:
     script = (
         f"cd /tmp && {attestor} --governance --out governance.measurement"
         f" && {attestor} /etc/writ/manifests/{AGENT}.toml --out {AGENT}.measurement"
+        f" && {attestor} /etc/writ/manifests/{STAYS}.toml --out {STAYS}.measurement"
         f" && {verifier} reference capture --namespace {NAMESPACE} --ca-file /etc/writ/verifier-ca.pem"
-        f" --measurement governance.measurement --measurement {AGENT}.measurement --approve"
+        f" --measurement governance.measurement --measurement {AGENT}.measurement --measurement {STAYS}.measurement --approve"
     )
     done = machine.ssh("sh", "-c", f"'{script}'")
     if done.returncode != 0:
@@ -374,6 +391,48 @@ def act(machine: Machine, tally: Tally, which: str) -> None:
     told = f"{which}: an agent acts once under enforcer run, and ends with 0 (after {time.monotonic() - began:.1f} s): {' '.join(acted)}"
     journal = machine.ssh("journalctl", "--no-pager", "-n60", "-u", "writ-enforcer", "-u", "writ-attestor", "-u", "writ-verifier").stdout
     tally.expect(done.returncode == 0 and len(acted) == 1, told, f"{journal}\nexit {done.returncode}\n{done.stdout}{done.stderr}")
+
+
+def upgrade(place: Path, machine: Machine, given: Path, tally: Tally) -> None:
+    """Another release is rolled out while an agent acts: it comes over, stays on hold until the release is approved, and acts on."""
+    machine.ssh("systemd-run", "--unit=stays", "--service-type=exec", *ENFORCER.split(), "run", "--agent", STAYS)
+    began = standing(machine, lambda s: s["state"] == "running")
+    time.sleep(1)
+    acted = records(machine, began["instance"])
+    play(place, given, "upgrade", "--extra-vars", json.dumps({"writ_wheel": str(next_wheel(place))}))
+    over = standing(machine, lambda s: s["state"] == "held" and s["moves"] == 1)
+    same = over["holder"] == began["holder"] and over["came_from"] == began["code"] != over["code"]
+    held = over["frozen"] and {reason["code"] for reason in over["reasons"]} == {"governance-mismatch"}
+    journal = machine.ssh("journalctl", "--no-pager", "-n60", "-u", "writ-enforcer", "-u", "writ-attestor").stdout
+    tally.expect(same and held, f"upgrade: an agent that acted {acted} times came over, and is held: {over['reasons']}", journal)
+    before = records(machine, began["instance"])
+    approve(machine)
+    over = standing(machine, lambda s: s["state"] == "running")
+    time.sleep(2)
+    after = records(machine, began["instance"])
+    active = machine.ssh("systemctl", "is-active", "stays").stdout.strip()
+    told = f"upgrade: approved, it acts on ({before} records, then {after}), and its client is still there ({active})"
+    tally.expect(over["moves"] == 1 and after > before and active == "active", told, journal)
+    machine.ssh(*ENFORCER.split(), "kill", began["instance"])
+
+
+def standing(machine: Machine, wanted: Callable[[dict[str, Any]], bool], seconds: float = 90.0) -> dict[str, Any]:
+    """How the agent that stays stands, once it is so within `seconds`. Raises RolloutError."""
+    end = time.monotonic() + seconds
+    while True:
+        answer: dict[str, list[dict[str, Any]]] = json.loads(machine.ssh(*ENFORCER.split(), "status", "--json").stdout or "{}")
+        stays = [one for one in answer.get("instances", []) if one.get("agent", "").endswith(f"/{STAYS}")]
+        if stays and wanted(stays[-1]):
+            return stays[-1]
+        if time.monotonic() > end:
+            raise RolloutError(f"upgrade: {STAYS} stands as {stays}")
+        time.sleep(0.5)
+
+
+def records(machine: Machine, instance: str) -> int:
+    """How many there are in its log."""
+    shown: dict[str, Any] = json.loads(machine.ssh(*ENFORCER.split(), "log", "show", instance, "--json").stdout)
+    return int(shown["size"])
 
 
 @contextlib.contextmanager
@@ -419,6 +478,7 @@ def main() -> int:
             examine(machine, tally)
             approve(machine)
             act(machine, tally, "as rolled out")
+            upgrade(place, machine, given, tally)
             unknown = run_refused(place, given)
             tally.expect(unknown, "an unknown key in a role's configuration is refused, and the file on the host stays")
     except (RolloutError, WritError, OSError) as error:
