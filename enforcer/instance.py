@@ -31,7 +31,7 @@ from enforcer.gates.egress.outlet import Outlet
 from enforcer.gates.secret_files import SecretFiles
 from enforcer.gates.socket import SocketGate, Taken
 from enforcer.launch.cgroup import Cgroup
-from enforcer.launch.image import Image
+from enforcer.launch.image import Image, sweep
 from enforcer.launch.process import Running, Watchdog
 from enforcer.launch.rooms import clear_rooms
 from enforcer.launch.slot import Slot
@@ -409,10 +409,14 @@ class Instance:
         self._watchdog.release()
 
     def _tidy(self) -> None:
-        """Socket and home are gone; log, papers and evidence stay."""
+        """Socket and home are gone, and images that nobody holds; log, papers and evidence stay."""
         self._log.close()
         self._links.close()
         self._config.holder_socket(self._instance).unlink(missing_ok=True)
         self._image.free()
+        try:
+            sweep(self._config.images_dir, self._config.image_keep)  # a daemon that came later may not see what is mounted here
+        except (Unavailable, OSError) as error:
+            _LOG.warning("images-left", detail=str(error)[:200])
         if not clear_rooms(self._config.agent_dir(self._instance)):
             _LOG.warning("home-left", path=str(self._config.agent_dir(self._instance)))
