@@ -166,7 +166,9 @@ class Host:
             )
         return self.enrolment
 
-    def daemon(self, tpm: Tpm | None = None, *, interval: int = 1, rehash_interval: int = 60) -> AgentDaemon:
+    def daemon(
+        self, tpm: Tpm | None = None, *, interval: int = 1, rehash_interval: int = 60, governance: tuple[ComponentEvent, ...] = GOVERNANCE
+    ) -> AgentDaemon:
         """An attestor of this host, not yet running."""
         assert self.enrolment is not None
         e, used = self.enrolment, tpm or self.tpm
@@ -175,7 +177,7 @@ class Host:
         store = Store(self.store)
         return AgentDaemon(
             enrolment=e, log=log, attestation=Attestation(used, log, KernelLogs(LogPaths(), e.bank), uplink, e, SystemClock()), store=store,
-            watch=Watch(store, interval=interval, rehash_interval=rehash_interval), manifests=self.manifests, governance=lambda: GOVERNANCE,
+            watch=Watch(store, interval=interval, rehash_interval=rehash_interval), manifests=self.manifests, governance=lambda: governance,
         )  # fmt: skip
 
     @contextlib.asynccontextmanager
