@@ -28,6 +28,7 @@ from attestor.measure.watch import Watch
 from attestor.tpm import EsapiTpm, Tpm
 from swtpm import SoftTpm
 from tests.signers import new_signer
+from tests.world.applications import application, closed
 from verifier.access import Operator
 from verifier.config import VerifierConfig
 from verifier.reference import captured, captured_governance
@@ -68,7 +69,7 @@ class VerifierSite:
 
     def start(self) -> None:
         """It answers."""
-        self.built = verifier_compose.verifier(self.config)
+        self.built = verifier_compose.verifier(self.config, None, application)
         self.server = uvicorn.Server(verifier_compose.server_config(self.built.app, self.config))
         self.thread = threading.Thread(target=self.server.run, daemon=True)
         self.thread.start()
@@ -82,6 +83,7 @@ class VerifierSite:
         self.server.should_exit = self.server.force_exit = True
         self.thread.join()
         self.built.close()
+        closed(self.built.app)
 
     def trust(self, tpm: SoftTpm) -> None:
         """The TPM's manufacturer is believed, as one of software TPMs."""
