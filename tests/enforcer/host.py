@@ -52,7 +52,10 @@ for line in sys.stdin:
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 15.0) -> Any:
-    """What `what` returns once it is true; fails after `seconds`. Looking takes a third of the time at most: what is awaited needs the rest."""
+    """What `what` returns once it is true; fails after `seconds`.
+
+    Looking takes a third of the time at most: what is awaited needs the rest.
+    """
     began = time.monotonic()
     end = began + seconds
     while not (value := what()):
