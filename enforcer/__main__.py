@@ -6,6 +6,7 @@ status [INSTANCE]           how the instances stand
 why REF                     explain a refusal or a containment
 kill INSTANCE               kill an instance; it is tainted for ever
 log show|export|prove|erase INSTANCE
+relying                     decide for proxies and enforcement points of others
 doctor, config check
 """
 
@@ -24,11 +25,12 @@ from typing import Any, Final
 from enforcer import compose, explain, frames
 from enforcer.config import PREFIX, EnforcerConfig
 from enforcer.control import CONTROL, MAX_CONTROL, Contain, Control, CouldNot, Deliver, Did, Exited, RefusedRun, Run, Started
+from enforcer.relying import config as relying_config
 from writ.formats.archive import encode_archive
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.reason import Reason
 from writ.service import cli, observe
-from writ.service.config import check
+from writ.service.config import check, load
 
 FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
 KILLED: Final = 137
@@ -42,13 +44,15 @@ def main(argv: Sequence[str]) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
     for name, text in _VERBS.items():
         made = verbs.add_parser(name, help=text, allow_abbrev=False)
-        if name not in {"serve", "run"}:
+        if name not in {"serve", "run", "relying"}:
             cli.add_json_flag(made)
         _arguments(name, made)
     before, _, command = _split(argv)
     args = parser.parse_args(before)
     if args.verb == "config":
         return _check(args)
+    if args.verb == "relying":
+        return _relying(args)
     config = compose.configuration(args.config or _default(), os.environ)
     if args.verb == "serve":
         return _serve(config)
@@ -64,6 +68,7 @@ _VERBS: Final = {
     "why": "explain a refusal or a containment",
     "kill": "kill an instance, for ever",
     "log": "show, export, prove or erase an action log",
+    "relying": "decide for proxies and enforcement points of others (docs/relying.md)",
     "doctor": "look for what would keep an agent from running",
     "config": "check the configuration",
 }
@@ -86,6 +91,7 @@ def _arguments(name: str, made: argparse.ArgumentParser) -> None:
         made.add_argument("--output", type=Path, metavar="FILE", help="where an export goes")
     elif name == "config":
         made.add_argument("act", choices=("check",))
+        made.add_argument("--relying", action="store_true", help="the file is one for `enforcer relying`")
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], str, list[str]]:
@@ -97,14 +103,19 @@ def _split(argv: Sequence[str]) -> tuple[list[str], str, list[str]]:
     return words[:at], "--", words[at + 1 :]
 
 
-def _default() -> Path | None:
-    path = Path("/etc/writ/enforcer.toml")
+def _default(role: str = "enforcer") -> Path | None:
+    path = Path(f"/etc/writ/{role}.toml")
     return path if path.exists() else None
 
 
 def _check(args: argparse.Namespace) -> int:
-    faults = check(EnforcerConfig, args.config or _default(), os.environ, PREFIX)
-    cli.emit({"configuration": str(args.config or _default() or "defaults"), "faults": faults}, args.json)
+    if args.relying:
+        path = args.config or _default("relying")
+        faults = check(relying_config.RelyingConfig, path, os.environ, relying_config.PREFIX)
+    else:
+        path = args.config or _default()
+        faults = check(EnforcerConfig, path, os.environ, PREFIX)
+    cli.emit({"configuration": str(path or "defaults"), "faults": faults}, args.json)
     return cli.MISUSE if faults else cli.ACCEPTED
 
 
@@ -116,6 +127,15 @@ def _serve(config: EnforcerConfig) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(0))  # holders see the link end, and hold
     daemon.serve()
+    return cli.ACCEPTED
+
+
+def _relying(args: argparse.Namespace) -> int:
+    from enforcer.relying.serve import Relying
+
+    config = load(relying_config.RelyingConfig, args.config or _default("relying"), os.environ, relying_config.PREFIX)
+    observe.configure(sys.stderr, config.log_level)
+    Relying(config).serve()
     return cli.ACCEPTED
 
 

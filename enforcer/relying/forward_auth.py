@@ -2,9 +2,9 @@
 
     app = ForwardAuth(proxy="nginx", origins=("https://reports.example",), party=party)
 
-Every path of this application is the one endpoint, so that no answer of 200 can come from anything but a decision. It answers 200, 401 or 403
-and nothing else: what could not be decided is 403 with the reason. What the original request was is read from one convention, that of
-the proxy that is configured, and never from whichever header is there, since the others may be the client's own:
+Every path of this application is the one endpoint, so that no answer of 200 can come from anything but a decision. It answers 200, 401
+or 403 and nothing else: what could not be decided is 403 with the reason. What the original request was is read from one convention, that
+of the proxy that is configured, and never from whichever header is there, since the others may be the client's own:
 
     envoy            the request line and Host of what it sends us        (ext_authz HTTP, without path_prefix)
     nginx            X-Original-Method, X-Original-URI and Host           (auth_request, all three set by proxy_set_header)

@@ -165,7 +165,7 @@ class RelyingParty:
             raise Refused(Reason("token-malformed", error.what[:100], error.expected, error.got)) from None
         token = verify_token(signed, keys=self._feed.keys(), issuer=self._issuer, audience=self._audience, now=now, revocation=revocation)
         if request.agent is not None and request.agent != str(token.claims.agent):
-            raise Refused(Reason("unauthenticated", "subject.id", str(token.claims.agent), request.agent[:200]))
+            raise Refused(Reason("unauthenticated", "subject.id", str(token.claims.agent), repr(request.agent)[:200]))
         # 3
         try:
             proof = parse_dpop(request.proof)
