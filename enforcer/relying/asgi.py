@@ -43,6 +43,14 @@ def checked_origin(origin: str) -> str:
     return origin
 
 
+async def is_http(scope: Scope, send: Send) -> bool:
+    """Whether `scope` is a request; what is none has been refused."""
+    if scope["type"] == "http":
+        return True
+    await send({"type": "websocket.close", "code": 1008, "reason": "not supported"})
+    return False
+
+
 def http_action(method: str, origin: str, target: bytes, arguments: Digest) -> Action:
     """The action `http.<method>` on the URL that `origin` and `target`, the path as it stood on the wire, make.
 

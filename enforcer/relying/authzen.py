@@ -30,6 +30,7 @@ from enforcer.relying.asgi import (
     Scope,
     Send,
     answer,
+    is_http,
     new_reference,
     read_body,
     reasons_of,
@@ -92,8 +93,7 @@ class AuthZen:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One ASGI scope: a request is answered; what is none is refused."""
-        if scope["type"] != "http":
-            await send({"type": "websocket.close", "code": 1008, "reason": "not supported"})
+        if not await is_http(scope, send):
             return
         reference = new_reference()
         echoed: Headers = ()

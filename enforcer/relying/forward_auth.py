@@ -37,6 +37,7 @@ from enforcer.relying.asgi import (
     answer,
     checked_origin,
     http_action,
+    is_http,
     new_reference,
     read_body,
     reasons_of,
@@ -88,8 +89,7 @@ class ForwardAuth:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One ASGI scope: a request is decided; what is none is refused."""
-        if scope["type"] != "http":
-            await send({"type": "websocket.close", "code": 1008, "reason": "not supported"})
+        if not await is_http(scope, send):
             return
         reference = new_reference()
         self._waiting += 1
@@ -98,7 +98,8 @@ class ForwardAuth:
             token = await asyncio.to_thread(self._party.admit, request, gate=GATE, reference=reference)
         except Exception as error:  # noqa: BLE001 - whatever fails before a decision refuses (I3)
             reasons = reasons_of(error, "forward-auth", reference)
-            await refuse(send, reasons, reference, status=401 if status_of(reasons) == 401 else 403)
+            said = [(b"x-writ-refusal", f"{reasons[0].code}; reference={reference}".encode("ascii"))]  # nginx hands on no body
+            await refuse(send, reasons, reference, status=401 if status_of(reasons) == 401 else 403, headers=said)
             return
         finally:
             self._waiting -= 1
@@ -108,7 +109,7 @@ class ForwardAuth:
         """What the proxy asks for.
 
         1. There is room for it.
-        2. Its body, if any, has one length.
+        2. It asks for no other protocol, of which the rest would not be decided, and its body, if any, has one length.
         3. Method, origin and target are those of the one convention, each said once; the origin is one of ours.
         4. Token and proof, each once.
         5. The body's digest is known, or is the one that the proof claims where that is configured.
@@ -119,6 +120,8 @@ class ForwardAuth:
         if self._waiting > MAX_WAITING:
             raise Refused(Reason("too-many-requests", "requests", f"at most {MAX_WAITING} at once", "more"))
         # 2
+        if any(bytes(name).lower() == b"upgrade" for name, _ in scope["headers"]):
+            raise FormatError("header upgrade", "none", "another protocol")
         if single(scope, b"content-length") is not None and single(scope, b"transfer-encoding") is not None:
             raise FormatError("body", "Content-Length or Transfer-Encoding", "both")
         # 3
@@ -153,15 +156,12 @@ class ForwardAuth:
         return FormatError("origin", f"one of {len(self._origins)} that are configured", repr(got)[:80])
 
     def _digest(self, scope: Scope, body: bytes, proof: str) -> Digest:
-        partial = single(scope, _PARTIAL)
-        if partial not in (None, "false"):
+        if self._proxy == "envoy" and single(scope, _PARTIAL) not in (None, "false"):
             raise FormatError("body", "the whole of it", "a part")
         if self._body == "claimed":
             if body:
                 raise FormatError("body", "none here, since the service compares its digest", f"{len(body)} bytes")
             return _claimed(proof)
-        if self._proxy == "envoy" and partial is None:
-            raise FormatError("body", "sent along (with_request_body)", "not known to be")
         if body and self._body == "none":
             raise FormatError("body", "none", f"{len(body)} bytes")
         return Digest.of(body)

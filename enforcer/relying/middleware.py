@@ -27,6 +27,7 @@ from enforcer.relying.asgi import (
     Send,
     checked_origin,
     http_action,
+    is_http,
     new_reference,
     read_body,
     reasons_of,
@@ -54,8 +55,7 @@ class Middleware:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        if scope["type"] != "http":
-            await send({"type": "websocket.close", "code": 1008, "reason": "not supported"})
+        if not await is_http(scope, send):
             return
         reference = new_reference()
         try:

@@ -22,7 +22,7 @@ from typing import Final, cast
 
 import uvicorn
 
-from enforcer.relying.asgi import App, Receive, Scope, Send, answer
+from enforcer.relying.asgi import App, Receive, Scope, Send, answer, is_http
 from enforcer.relying.authzen import AuthZen
 from enforcer.relying.client import Sources, VerifierFeed
 from enforcer.relying.config import RelyingConfig, listen_at
@@ -109,8 +109,7 @@ class Health:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One ASGI scope."""
-        if scope["type"] != "http":
-            await send({"type": "websocket.close", "code": 1008, "reason": "not supported"})
+        if not await is_http(scope, send):
             return
         if scope["method"] != "GET" or scope["path"] not in ("/healthz", "/readyz"):
             await answer(send, 404, b"no such page\n", content_type=b"text/plain")
