@@ -152,7 +152,7 @@ class AuthZen:
             got = f"{len(items)}" if isinstance(items, list) else type(items).__name__
             raise FormatError("evaluations", f"an array of at most {MAX_EVALUATIONS}", got)
         options = body.get("options", {})
-        semantic = options.get("evaluations_semantic", "execute_all") if isinstance(options, dict) else options
+        semantic = options.get("evaluations_semantic", "execute_all") if isinstance(options, dict) else None
         if semantic not in list(SEMANTICS):
             raise FormatError("options.evaluations_semantic", ", ".join(SEMANTICS), repr(semantic)[:80])
         if not items:

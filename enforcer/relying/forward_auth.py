@@ -122,7 +122,7 @@ class ForwardAuth:
         # 2
         if any(bytes(name).lower() == b"upgrade" for name, _ in scope["headers"]):
             raise FormatError("header upgrade", "none", "another protocol")
-        if single(scope, b"content-length") is not None and single(scope, b"transfer-encoding") is not None:
+        if None not in [single(scope, name) for name in (b"content-length", b"transfer-encoding")]:
             raise FormatError("body", "Content-Length or Transfer-Encoding", "both")
         # 3
         method, origin, target = self._asked(scope)

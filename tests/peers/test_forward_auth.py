@@ -224,6 +224,105 @@ def test_refused_without_token_and_without_grant(peer: Peer) -> None:
     assert len(peer.upstream.reached) == before
 
 
+def lines(method: str, target: str, shown: dict[str, str], *more: str, host: str = HOST, body: bytes = b"") -> bytes:
+    """A request as it stands on the wire, which ends the connection."""
+    head = [f"{method} {target} HTTP/1.1", f"Host: {host}", *(f"{name}: {value}" for name, value in shown.items()), *more]
+    return "\r\n".join([*head, "Connection: close", "", ""]).encode("latin-1") + body
+
+
+CHUNKED: Final = b"5\r\nsteal\r\n0\r\n\r\n"
+SMUGGLED: Final[dict[str, Callable[[dict[str, str]], bytes]]] = {
+    "body by length": lambda shown: lines("GET", "/v1/report", shown, "Content-Length: 5", body=b"steal"),
+    "body by chunks": lambda shown: lines("GET", "/v1/report", shown, "Transfer-Encoding: chunked", body=CHUNKED),
+    "length and chunks": lambda shown: lines(
+        "GET", "/v1/report", shown, "Content-Length: 5", "Transfer-Encoding: chunked", body=CHUNKED
+    ),
+    "two lengths": lambda shown: lines("GET", "/v1/report", shown, "Content-Length: 0", "Content-Length: 5", body=b"steal"),
+    "another coding": lambda shown: lines("GET", "/v1/report", shown, "Transfer-Encoding: xchunked", "Content-Length: 5", body=b"steal"),
+    "second request behind a body": lambda shown: lines(
+        "GET", "/v1/report", shown, "Content-Length: 0", body=lines("GET", "/v1/secret", {})
+    ),
+    "X-Original-URI": lambda shown: lines("GET", "/v1/secret", shown, "X-Original-URI: /v1/report"),
+    "X-Original-Method": lambda shown: lines("POST", "/v1/report", shown, "X-Original-Method: GET", "Content-Length: 0"),
+    "X-Forwarded-Uri": lambda shown: lines("GET", "/v1/secret", shown, "X-Forwarded-Uri: /v1/report"),
+    "X-Forwarded-Method": lambda shown: lines("POST", "/v1/report", shown, "X-Forwarded-Method: GET", "Content-Length: 0"),
+    "X-Forwarded-Host": lambda shown: lines("GET", "/v1/report", shown, f"X-Forwarded-Host: {HOST}", host="other.example.org"),
+    "all conventions": lambda shown: lines(
+        "GET", "/v1/secret", shown, "X-Original-URI: /v1/report", "X-Forwarded-Uri: /v1/report", "X-Rewrite-URL: /v1/report",
+        "X-Envoy-Original-Path: /v1/report", "X-Original-URL: /v1/report",
+    ),
+    "whole body, says the client": lambda shown: lines(
+        "POST", "/v1/report", shown, "X-Envoy-Auth-Partial-Body: false", "Content-Length: 5", body=b"steal"
+    ),
+    "escaped letter": lambda shown: lines("GET", "/v1/%72eport", shown),
+    "escaped slash": lambda shown: lines("GET", "/v1%2freport", shown),
+    "escaped dots": lambda shown: lines("GET", "/v1/%2e%2e/v1/report", shown),
+    "escaped twice": lambda shown: lines("GET", "/v1/%252e%252e/v1/report", shown),
+    "dot segments": lambda shown: lines("GET", "/v1/x/../report", shown),
+    "dot segment with a parameter": lambda shown: lines("GET", "/v1/x/..;/report", shown),
+    "empty segment": lambda shown: lines("GET", "/v1//report", shown),
+    "backslash": lambda shown: lines("GET", "/v1\\report", shown),
+    "query": lambda shown: lines("GET", "/v1/report?as=admin", shown),
+    "fragment": lambda shown: lines("GET", "/v1/report#/../secret", shown),
+    "absolute form of another host": lambda shown: lines("GET", "http://other.example.org/v1/report", shown),
+    "absolute form against Host": lambda shown: lines("GET", f"http://{HOST}/v1/secret", shown, host="other.example.org"),
+    "two Hosts": lambda shown: lines("GET", "/v1/report", shown, "Host: other.example.org"),
+    "another Host": lambda shown: lines("GET", "/v1/report", shown, host="other.example.org"),
+    "Host with a port": lambda shown: lines("GET", "/v1/report", shown, host=f"{HOST}:9999"),
+    "small method": lambda shown: lines("get", "/v1/report", shown),
+    "method with a blank": lambda shown: lines("GET ", "/v1/report", shown),
+    "two proofs": lambda shown: lines("GET", "/v1/report", shown, f"DPoP: {shown['dpop']}"),
+    "two tokens": lambda shown: lines("GET", "/v1/report", shown, "Authorization: DPoP x.y.z"),
+    "token in the query": lambda shown: lines("GET", f"/v1/report?access_token={shown['authorization'][5:]}", {"dpop": shown["dpop"]}),
+    "bearer": lambda shown: lines("GET", "/v1/report", shown | {"authorization": shown["authorization"].replace("DPoP", "Bearer")}),
+    "folded header": lambda shown: lines("GET", "/v1/report", shown, "X-A: b", " X-Original-URI: /v1/report"),
+    "upgrade": lambda shown: lines(
+        "GET", "/v1/report", shown, "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+    ),
+    "our endpoint": lambda shown: lines("GET", "/forward-auth", shown),
+    "our health": lambda shown: lines("GET", "/readyz", shown),
+    "long target": lambda shown: lines("GET", "/v1/" + "a" * 4000, shown),
+}  # fmt: skip
+"""Each with a proof for `GET /v1/report` without a body, and a grant for all of /v1/."""
+
+
+@pytest.mark.parametrize("name", SMUGGLED)
+def test_whatever_reaches_the_service_is_what_was_proven(peer: Peer, name: str) -> None:
+    before = len(peer.upstream.reached)
+    said = peer.raw(SMUGGLED[name](proven(peer)))
+    for method, path, headers, body in peer.upstream.reached[before:]:
+        assert (method, path, body) == ("GET", "/v1/report", b""), (name, said)
+        assert headers["host"] == HOST
+        assert headers["x-writ-reference"] in peer.process.sink()
+        assert "upgrade" not in headers
+    assert len(peer.upstream.reached) <= before + 1
+
+
+@pytest.mark.parametrize("spelling", ["X-Writ-Agent", "x-writ-agent", "X_Writ_Agent", "X-Writ_Agent", "X-Writ-Agent ", "Content_Digest"])
+def test_an_identity_of_the_clients_own_never_arrives(peer: Peer, spelling: str) -> None:
+    """A CGI upstream reads `-` and `_` alike."""
+    before = len(peer.upstream.reached)
+    peer.raw(lines("GET", "/v1/report", proven(peer), f"{spelling}: spiffe://example.org/test/agent/admin"))
+    came = peer.upstream.reached[before:]
+    for _, _, headers, _ in came:
+        names = [plain for name in headers if (plain := name.replace("_", "-")).startswith(("x-writ-", "content-digest"))]
+        assert sorted(names) == ["content-digest", "x-writ-agent", "x-writ-instance", "x-writ-reference"]
+        assert "admin" not in headers["x-writ-agent"]
+    assert len(came) == 1 or spelling.lower() != "x-writ-agent"
+
+
+def test_a_body_that_the_proxy_sends_along_is_the_one_proven(peer: Peer) -> None:
+    if peer.name != "envoy":
+        return
+    before = len(peer.upstream.reached)
+    assert peer.ask(proven(peer, "POST", body=b"{}"), "POST", body=b"{}")[0] == 200
+    assert peer.upstream.reached[-1][3] == b"{}"
+    assert peer.code(proven(peer, "POST", body=b"{}"), "POST", body=b"[]") == (401, "proof-mismatch")
+    too_long = b"x" * ((1 << 20) + 1)
+    assert peer.ask(proven(peer, "POST", body=too_long), "POST", body=too_long)[0] == 413
+    assert len(peer.upstream.reached) == before + 1
+
+
 def test_with_our_process_gone_nothing_passes(peer: Peer) -> None:
     """The last: it stays gone."""
     shown = proven(peer)

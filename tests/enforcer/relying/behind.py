@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,11 @@ class Gate(Service):
         path, _, query = target.partition("?") if self.proxy == "envoy" else ("/forward-auth", "", "")
         method = method if self.proxy == "envoy" else "GET"
         return exchange(self.gate, [*headers, *more], method=method, path=path, query=query.encode(), body=sent)
+
+    @staticmethod
+    def digest(body: bytes) -> str:
+        """`Content-Digest` of a body."""
+        return f"sha-256=:{base64.b64encode(sha256(body).digest()).decode()}:"
 
 
 def reason(answer: Answer) -> tuple[int, str]:
