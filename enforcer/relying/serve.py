@@ -140,6 +140,9 @@ def listen(place: str, gid: int) -> socket.socket:
     except OSError as error:
         made.close()
         raise Unavailable("listen", f"{place}: {error.strerror}") from None
+    except Unavailable:
+        made.close()
+        raise
     return made
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 
-from tests.enforcer.relying.behind import Gate
 from tests.enforcer.relying.site import Site, status_list
+from tests.enforcer.relying.test_middleware import Service
 from tests.world.attestor import AUDIENCE, ISSUER
 from writ.formats.keys import key_id
 from writ.formats.policy_bundle import CONTENT_TYPE, encode_bundle
@@ -26,7 +26,7 @@ READY_WITHIN = 30.0
 class Process:
     """Runs while entered. The tokens of `gate` are good there."""
 
-    def __init__(self, gate: Gate, folder: Path, **settings: str | list[str]) -> None:
+    def __init__(self, gate: Service, folder: Path, **settings: str | list[str]) -> None:
         self._gate, self._folder, self._site = gate, folder, Site()
         self._health = folder / "health.sock"
         attestor = gate.scene.attestor
@@ -53,9 +53,7 @@ class Process:
 
     def __enter__(self) -> Self:
         """Run, until something can pass."""
-        with self.output.open("wb") as log:
-            command = [str(Path(sys.executable).with_name("enforcer")), "--config", str(self._config), "relying"]
-            self.running = subprocess.Popen(command, stdout=log, stderr=log)
+        self.start()
         deadline = time.monotonic() + READY_WITHIN
         while self.page("/readyz")[0] != 200:
             assert self.running.poll() is None, self.log()
@@ -63,8 +61,18 @@ class Process:
             time.sleep(0.1)
         return self
 
+    def start(self) -> None:
+        """Run."""
+        with self.output.open("wb") as log:
+            command = [str(Path(sys.executable).with_name("enforcer")), "--config", str(self._config), "relying"]
+            self.running = subprocess.Popen(command, stdout=log, stderr=log)
+
     def __exit__(self, *_: object) -> None:
         self.stop()
+        self.close()
+
+    def close(self) -> None:
+        """The verifier's pages are gone."""
         self._site.close()
 
     def stop(self) -> int:
