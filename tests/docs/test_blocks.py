@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,9 @@ import pytest
 
 from attestor.config import AttestorConfig
 from enforcer.config import EnforcerConfig
+from enforcer.relying import config as relying_config
+from enforcer.relying.config import RelyingConfig
+from enforcer.relying.forward_auth import ENDPOINT
 from tests.docs.blocks import ROOT, Block, all_blocks, blocks_of, commands, pages
 from verifier.config import VerifierConfig
 from verifier.reference_commands import roles_of
@@ -32,6 +36,10 @@ LANGUAGES: Final = {
     "sh host": "needs root, cgroup v2 and a TPM: the commands are held against the roles' own parsers; ./run demo runs the like",
     "python": "a doctest",
     "toml": "read by the loader of its role, or as a manifest",
+    "toml traefik": "read as TOML; no Traefik is at hand to run it",
+    "nginx": "run by nginx in tests/peers/test_forward_auth.py",
+    "yaml": "run by Envoy there",
+    "caddyfile": "run by Caddy there",
     "cddl": "test_formats.py",
     "cedar": "loaded under the default schema",
     "text": "output and drawings, not run",
@@ -42,6 +50,7 @@ ROLES: Final[dict[str, tuple[Any, str]]] = {
     "verifier": (VerifierConfig, "VERIFIER"),
     "attestor": (AttestorConfig, "ATTESTOR"),
     "enforcer": (EnforcerConfig, "ENFORCER"),
+    "relying": (RelyingConfig, relying_config.PREFIX),
 }
 STORY: Final = "docs/operations.md"
 BLOCKS: Final = all_blocks()
@@ -132,6 +141,14 @@ def test_a_toml_block_is_accepted_by_its_loader(block: Block, tmp_path: Path) ->
         return
     kind, prefix = ROLES[named[1]]
     assert config.check(kind, path, {"CREDENTIALS_DIRECTORY": str(tmp_path)}, prefix) == []
+
+
+@of("toml traefik")
+def test_a_block_for_traefik_hands_on_what_we_answer(block: Block) -> None:
+    asked = tomllib.loads(block.text)["http"]["middlewares"]["writ"]["forwardAuth"]
+    assert asked["address"].endswith(ENDPOINT.decode())
+    assert asked["trustForwardHeader"] is False
+    assert asked["authResponseHeaders"] == ["X-Writ-Agent", "X-Writ-Instance", "X-Writ-Reference", "Content-Digest"]
 
 
 def test_each_role_has_its_configuration_shown() -> None:
