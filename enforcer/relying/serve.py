@@ -18,9 +18,7 @@ import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, cast
-
-import uvicorn
+from typing import Any, Final, cast
 
 from enforcer.relying.asgi import App, Receive, Scope, Send, answer, is_http
 from enforcer.relying.authzen import AuthZen
@@ -39,6 +37,11 @@ from writ.service.engine_id import installed_engine
 SOCKET_MODE: Final = 0o660
 BACKLOG: Final = 512
 _ANY: Final = Digest.of(b"")
+_HTTP: Final[dict[str, Any]] = {
+    "http": "h11", "ws": "none", "lifespan": "off", "interface": "asgi3", "access_log": False, "server_header": False, "log_config": None,
+    "proxy_headers": False, "timeout_keep_alive": 30, "timeout_graceful_shutdown": 10,
+}  # fmt: skip
+"""How uvicorn serves: HTTP/1.1 by h11, which answers 400 to what is none; no header of a proxy's is believed."""
 _LOG = observe.get_logger(__name__)
 
 
@@ -79,13 +82,15 @@ class Relying:
 
     def serve(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises Unavailable where a place cannot be listened at."""
+        from uvicorn import Config, Server
+
         stopped = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stopped.set())
         with contextlib.ExitStack() as opened:
             sockets = [(opened.enter_context(contextlib.closing(listen(place, gid))), app) for place, app, gid in self._places]
             self._feed.start()
-            servers = [uvicorn.Server(_server_config(app)) for _, app in sockets]
+            servers = [Server(Config(app, **_HTTP)) for _, app in sockets]
             threads = []
             for server, (listener, _) in zip(servers, sockets, strict=True):
                 threads.append(threading.Thread(target=server.run, args=([listener],), daemon=True))
@@ -160,14 +165,6 @@ def _clear(path: Path) -> None:
             path.unlink()
             return
     raise Unavailable("listen", f"{path}: another process listens there")
-
-
-def _server_config(app: App) -> uvicorn.Config:
-    """How uvicorn serves: HTTP/1.1 by h11, which refuses what is none; no header of a proxy's is believed."""
-    return uvicorn.Config(
-        app, http="h11", ws="none", lifespan="off", interface="asgi3", access_log=False, server_header=False, log_config=None,
-        proxy_headers=False, timeout_keep_alive=30, timeout_graceful_shutdown=10,
-    )  # fmt: skip
 
 
 def _text(path: Path | None) -> str | None:
