@@ -10,6 +10,7 @@ import contextlib
 import http.client
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -321,6 +322,17 @@ def test_a_body_that_the_proxy_sends_along_is_the_one_proven(peer: Peer) -> None
     too_long = b"x" * ((1 << 20) + 1)
     assert peer.ask(proven(peer, "POST", body=too_long), "POST", body=too_long)[0] == 413
     assert len(peer.upstream.reached) == before + 1
+
+
+def test_with_our_process_hung_nothing_passes(peer: Peer) -> None:
+    shown = proven(peer)
+    before = len(peer.upstream.reached)
+    peer.process.running.send_signal(signal.SIGSTOP)
+    try:
+        assert peer.ask(shown)[0] == {"nginx": 500, "envoy": 403, "caddy": 504}[peer.name]
+    finally:
+        peer.process.running.send_signal(signal.SIGCONT)
+    assert len(peer.upstream.reached) == before
 
 
 def test_with_our_process_gone_nothing_passes(peer: Peer) -> None:
