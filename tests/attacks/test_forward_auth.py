@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any, Final, get_args
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from enforcer.relying.authzen import EVALUATION, EVALUATIONS
 from enforcer.relying.forward_auth import Proxy
 from tests.enforcer.relying.asking import Answer, Header, exchange
 from tests.enforcer.relying.behind import SITE, Gate, claim, reason
@@ -273,6 +276,30 @@ def test_a_proof_for_the_decision_point_is_none_for_the_gate(tmp_path: Path) -> 
     assert evaluation(point, asked)["context"]["reasons"][0]["claim"] == "proof.htu"
 
 
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    headers=st.lists(
+        st.tuples(
+            st.sampled_from(
+                [b"authorization", b"dpop", *OWN["nginx"], *OWN["caddy"], b"content-length", b"upgrade", b"x-envoy-auth-partial-body"]
+            ),
+            st.binary(max_size=40),
+        ),
+        max_size=8,
+    ),
+    method=st.text(max_size=8),
+    path=st.one_of(st.just("/forward-auth"), st.text(max_size=20)),
+    query=st.binary(max_size=8),
+    body=st.binary(max_size=20),
+)
+def test_whatever_comes_is_401_or_403(gate: Gate, headers: list[Header], method: str, path: str, query: bytes, body: bytes) -> None:
+    """Nobody without token and proof gets 200, and nothing that comes is a fault of ours."""
+    raw = path.encode("utf-8", "surrogatepass")
+    refused = exchange(gate.gate, headers, method=method, path=path, raw=raw, query=query, body=body)
+    assert refused.status in (401, 403)
+    assert json.loads(refused.body)["reasons"][0]["code"] != "internal"
+
+
 # --- AuthZEN ------------------------------------------------------------------------------------------------------------
 
 
@@ -399,3 +426,31 @@ def test_a_thief_of_a_whole_request_has_nothing(point: Point) -> None:
     stolen = point.request()
     stolen["subject"]["properties"]["proof"] = point.proof_for(stolen, ath=b64url(bytes(32)))
     assert evaluation(point, stolen)["context"]["reasons"][0]["claim"] == "proof.ath"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(1 << 63), (1 << 64) - 1) | st.text(max_size=12) | st.sampled_from(["agent", "document"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["subject", "action", "resource", "context", "type", "id", "name", "properties", "token", "proof", "evaluations", "options"]
+            ),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    body=st.one_of(st.binary(max_size=60), JSON.map(lambda value: json.dumps(value).encode())),
+    path=st.sampled_from([EVALUATION, EVALUATIONS]),
+)
+def test_whatever_is_asked_is_denied_or_no_request(point: Point, body: bytes, path: str) -> None:
+    answer = point.post(body, path)
+    assert answer.status in (200, 400)
+    assert b'"decision":true' not in answer.body
+    assert b'"internal"' not in answer.body
