@@ -55,14 +55,14 @@ def http_action(method: str, origin: str, target: bytes, arguments: Digest) -> A
     """The action `http.<method>` on the URL that `origin` and `target`, the path as it stood on the wire, make.
 
     A query, an escape, an empty or a dot segment, also before parameters (`..;`), a backslash and a fragment are refused: two readers
-    could take them for two resources. Raises FormatError.
+    could take them for two resources; empty segments by `Action`. Raises FormatError.
     """
     if not method.isascii() or not method.isalpha() or not method.isupper():
         raise FormatError("method", "capital letters", repr(method)[:40])
     path, mark, query = target.partition(b"?")
     if mark:
         raise FormatError("query", "none", f"{len(query)} bytes")
-    if not path.startswith(b"/") or not path.isascii() or b"//" in path or any(sign in path for sign in b"%\\#"):
+    if not path.startswith(b"/") or not path.isascii() or any(sign in path for sign in b"%\\#"):
         raise FormatError("path", "a normalised path without percent-encodings", repr(path)[:80])
     if any(segment.partition(b";")[0] in (b".", b"..") for segment in path.split(b"/")):
         raise FormatError("path", "a normalised path without percent-encodings", repr(path)[:80])

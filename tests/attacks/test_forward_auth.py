@@ -156,6 +156,7 @@ def test_a_target_with_two_readings_is_refused(tmp_path: Path, proxy: Proxy, tar
 @pytest.mark.parametrize(
     "path, raw, query",
     [
+        ("/v1/secret", b"/v1/report", b""),
         ("/v1/report", b"/v1/%72eport", b""),
         ("/v1/report", b"/v1/x/../report", b""),
         ("/v1//report", b"/v1//report", b""),
