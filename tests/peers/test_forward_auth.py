@@ -173,28 +173,44 @@ def open_port(port: int, proxy: subprocess.Popen[bytes], log: Path) -> None:
         time.sleep(0.05)
 
 
-@pytest.fixture(scope="module", params=list(KINDS))
-def peer(request: pytest.FixtureRequest) -> Iterator[Peer]:
-    kind = request.param
+@contextlib.contextmanager
+def standing(kind: Any, body: Any) -> Iterator[Peer]:
+    """A proxy of this kind, its service and our process."""
     with tempfile.TemporaryDirectory(prefix="wfa") as place, contextlib.ExitStack() as stack:
         folder = Path(place)
-        body: Any = "sent" if kind == "envoy" else "none"
         origin = SITE if kind in ("envoy", "nginx") else f"http://{HOST}"
         gate = Gate(folder, kind, body=body, origins=(origin,))
         at, upstream, port = folder / "fa.sock", Upstream(), free_port()
         process = stack.enter_context(Process(gate, folder, forward_auth=f"unix:{at}", proxy=kind, origins=[origin], body=body))
-        log = folder / "proxy.log"
+        log, text = folder / "proxy.log", exchanged(kind, port, upstream.port, at)
+        for line in LEFT_OUT[kind] if body == "claimed" else ():
+            text, before = text.replace(line, "", 1), text
+            assert text != before, line
         with log.open("wb") as output:
-            command = KINDS[kind][1](folder, exchanged(kind, port, upstream.port, at))
+            command = KINDS[kind][1](folder, text)
             proxy = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, "HOME": place, "XDG_DATA_HOME": place})
         try:
             open_port(port, proxy, log)
             yield Peer(kind, port, gate, upstream, process)
+        except BaseException:
+            sys.stderr.write(f"--- {kind}\n{log.read_text()[-3000:]}\n{process.log()[-3000:]}\n")
+            raise
         finally:
             proxy.terminate()
             proxy.wait(15)
-            if request.session.testsfailed:
-                sys.stderr.write(f"--- {kind}\n{log.read_text()[-3000:]}\n{process.log()[-3000:]}\n")
+
+
+LEFT_OUT: Final = {
+    "nginx": ("        proxy_pass_request_body off;\n", '        proxy_set_header Content-Length "";\n'),
+    "caddy": ('        @body expression {http.request.body} != ""\n', '        respond @body "no body here" 403\n'),
+}
+"""The two lines that the page says to leave out for `claimed`."""
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
+def peer(request: pytest.FixtureRequest) -> Iterator[Peer]:
+    with standing(request.param, "sent" if request.param == "envoy" else "none") as made:
+        yield made
 
 
 def proven(peer: Peer, method: str = "GET", path: str = "/v1/report", body: bytes = b"", **changed: Any) -> dict[str, str]:
@@ -342,3 +358,15 @@ def test_with_our_process_gone_nothing_passes(peer: Peer) -> None:
     assert peer.process.stop() == 0
     assert peer.ask(shown)[0] == {"nginx": 500, "envoy": 403, "caddy": 502}[peer.name]
     assert len(peer.upstream.reached) == before
+
+
+@pytest.mark.parametrize("kind", ["nginx", "caddy"])
+def test_a_claimed_digest_comes_to_the_service_with_the_body(kind: str) -> None:
+    """The service compares: what differs is there to be seen, whatever the client says itself."""
+    with standing(kind, "claimed") as peer:
+        for sent in (b"proven", b"another"):
+            shown = proven(peer, "POST", body=b"proven") | {"Content-Digest": Gate.digest(sent)}
+            assert peer.ask(shown, "POST", body=sent)[0] == 200
+            method, path, headers, body = peer.upstream.reached[-1]
+            assert (method, path, body, headers["content-digest"]) == ("POST", "/v1/report", sent, Gate.digest(b"proven"))
+        assert peer.code(proven(peer, arg=None), "POST", body=b"proven") == (401, "proof-mismatch")

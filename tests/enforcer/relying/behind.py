@@ -16,7 +16,8 @@ from writ.formats.action import Action
 from writ.formats.digest import Digest
 
 SITE = "https://reports.example.org"
-GRANTS = (("http.get", f"{SITE}/v1/*"), ("http.post", f"{SITE}/v1/*"), ("http.get", "http://reports.example.org/v1/*"))
+PLAIN = "http://reports.example.org"
+GRANTS = tuple((action, f"{origin}/v1/*") for origin in (SITE, PLAIN) for action in ("http.get", "http.post"))
 
 
 class Gate(Service):
