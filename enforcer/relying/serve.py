@@ -25,11 +25,11 @@ from enforcer.relying.authzen import AuthZen
 from enforcer.relying.client import Sources, VerifierFeed
 from enforcer.relying.config import RelyingConfig, listen_at
 from enforcer.relying.forward_auth import Body, ForwardAuth, Proxy
-from enforcer.relying.party import RelyingParty
+from enforcer.relying.party import Feed, RelyingParty
 from enforcer.relying.sink import FileSink
 from writ.formats.digest import Digest
 from writ.formats.errors import Unavailable
-from writ.formats.policy_bundle import CLOCK_SKEW
+from writ.formats.policy_bundle import CLOCK_SKEW, TOKEN_LIFE_CEILING
 from writ.service import observe
 from writ.service.clock import SystemClock
 from writ.service.engine_id import installed_engine
@@ -70,15 +70,10 @@ class Relying:
 
     def wanting(self) -> str | None:
         """What is still missing before anything can pass; None when nothing is."""
-        if not self._feed.keys():
-            return "token keys"
-        if self._feed.revocation() is None:
-            return "status list"
-        if self._feed.bundle(_ANY) is None:
-            return "policy"
-        if self._sink.broken:
-            return "sink"
-        return "time since the start" if self._clock.now() < self._ready_at else None
+        now = self._clock.now()
+        if now < self._ready_at:
+            return "time since the start"
+        return "sink" if self._sink.broken else wanting(self._feed, now)
 
     def serve(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises Unavailable where a place cannot be listened at."""
@@ -104,6 +99,16 @@ class Relying:
                 thread.join(15)
         if not stopped.is_set():
             raise Unavailable("server", "one of the places stopped by itself")
+
+
+def wanting(feed: Feed, now: int) -> str | None:
+    """What the verifier published and we do not hold, or not fresh enough for any token; None where nothing is missing."""
+    if not feed.keys():
+        return "token keys"
+    revocation = feed.revocation()
+    if revocation is None or revocation.issued_at < now - TOKEN_LIFE_CEILING:
+        return "a fresh status list"
+    return "policy" if feed.bundle(_ANY) is None else None
 
 
 class Health:

@@ -19,13 +19,16 @@ import pytest
 
 from enforcer.__main__ import main
 from enforcer.relying.config import PREFIX, RelyingConfig, listen_at
-from enforcer.relying.serve import listen
+from enforcer.relying.serve import listen, wanting
 from tests.enforcer.relying.behind import SITE, Gate
 from tests.enforcer.relying.process import Process, asked
 from tests.enforcer.relying.test_authzen import PDP, Point
+from tests.enforcer.relying.test_middleware import KnownFeed
+from tests.world.attestor import STATUS
 from writ.formats.errors import FormatError, Unavailable
 from writ.service import config
 from writ.service.cli import COULD_NOT, MISUSE
+from writ.verdict.token import Revocation
 
 LEAST = {
     "audience": "reports", "issuer": "https://verifier.example.org", "policy_file": "/p", "forward_auth": "unix:/run/x.sock",
@@ -193,6 +196,15 @@ def test_it_is_not_ready_before_anything_can_pass(place: Path) -> None:
         assert process.page("/readyz")[0] == 503
     finally:
         process.__exit__()
+
+
+def test_ready_is_what_could_be_permitted(place: Path) -> None:
+    gate = Gate(place, "nginx")
+    assert wanting(gate.feed, gate.now) is None
+    stale = [KnownFeed(gate.feed.held_keys, given, gate.feed.policy) for given in (None, Revocation(STATUS, gate.now - 301, frozenset()))]
+    assert [wanting(feed, gate.now) for feed in stale] == ["a fresh status list"] * 2
+    assert wanting(KnownFeed({}, gate.feed.list, gate.feed.policy), gate.now) == "token keys"
+    assert wanting(KnownFeed(gate.feed.held_keys, gate.feed.list, None), gate.now) == "policy"
 
 
 def test_one_interrupt_ends_it_and_the_socket_can_be_taken_again(place: Path) -> None:
