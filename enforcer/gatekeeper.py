@@ -18,6 +18,7 @@ from writ.formats.reason import Reason
 from writ.formats.spiffe import AgentId
 from writ.service.clock import Clock
 from writ.verdict.decide import decide, would_refuse
+from writ.verdict.memo import Memo
 
 _NO_CONTEXT: Final = encode_context({})
 
@@ -76,6 +77,7 @@ class Gatekeeper:
         self._instance, self._agent, self._engine = instance, agent, engine
         self._credential, self._log, self._clock = credential, log, clock
         self._quota = Quota(clock, in_all=left)
+        self._memo = Memo()
         self._cut: tuple[Reason, ...] = ()
         self._lines: list[Line] = []
         self._last = last
@@ -184,7 +186,7 @@ class Gatekeeper:
         if self._observes is not None:
             return _Judged(False, would_refuse(action, self._observes), _NO_CONTEXT, None)
         token, bundle = (None, None) if held is None else (held.token, held.bundle)
-        decision = decide(action, token=token, bundle=bundle, gate=gate, now=now)
+        decision = decide(action, token=token, bundle=bundle, gate=gate, now=now, memo=self._memo)
         return _Judged(decision.permit, decision.reasons, decision.context, held)
 
     def _record(

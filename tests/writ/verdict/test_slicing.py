@@ -12,6 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 
 from tests.world.scene import SCHEMA, policy
+from writ.formats.errors import FormatError
 from writ.formats.policy_bundle import PolicyBundle
 from writ.verdict import cedar
 from writ.verdict.cedar import CedarAnswer, CedarPolicies, Slice, evaluate, load
@@ -120,10 +121,10 @@ def test_policy_whose_scope_is_not_understood_is_in_every_slice() -> None:
 
 def test_scope_names_actions_of_ours_and_a_group_may_hold_any() -> None:
     ours, other = {"type": "Writ::Action", "id": "a"}, {"type": "Other::Action", "id": "b"}
-    assert scope({"action": {"op": "==", "entity": ours}}, groups=True) == {"a"}
+    assert scope({"action": {"op": "==", "entity": ours}}, groups=True) == frozenset("a")
     assert scope({"action": {"op": "==", "entity": other}}, groups=False) == frozenset()
-    assert scope({"action": {"op": "in", "entities": [ours, other]}}, groups=False) == {"a"}
-    assert scope({"action": {"op": "in", "entity": ours}}, groups=False) == {"a"}
+    assert scope({"action": {"op": "in", "entities": [ours, other]}}, groups=False) == frozenset("a")
+    assert scope({"action": {"op": "in", "entity": ours}}, groups=False) == frozenset("a")
     assert scope({"action": {"op": "in", "entity": ours}}, groups=True) is None
     assert scope({"action": {"op": "in", "entities": [ours]}}, groups=True) is None
 
@@ -141,7 +142,7 @@ def test_statements_end_where_cedar_ends_them() -> None:
     assert "".join(statements(text)) == text.rpartition(" //")[0]
 
 
-@example(text="\r permit(principal == Writ::Agent::\"b\", action, resource); //")
+@example(text='\r permit(principal == Writ::Agent::"b", action, resource); //')
 @given(text=st.text(alphabet=';"\\/\r\n a\x0b\x85'))
 def test_text_that_parts_otherwise_than_cedar_is_not_sliced_wrongly(text: str) -> None:
     """Wherever Cedar can read it, a comment of odd characters changes no answer."""
@@ -167,7 +168,7 @@ def test_bundle_with_too_much_in_its_slices_is_evaluated_whole(monkeypatch: pyte
 
 def test_carriage_return_ends_a_comment_so_nothing_hides_behind_it() -> None:
     """Cedar reads on there, and its parser recurses: brackets that we took for a comment would have ended the process."""
-    with pytest.raises(cedar.FormatError, match="32 brackets"):
+    with pytest.raises(FormatError, match="32 brackets"):
         load(policy(policies=f"// hidden\rpermit(principal, action, resource) when {{ {'(' * 99}true{')' * 99} }};", schema=SCHEMA))
 
 
