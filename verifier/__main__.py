@@ -336,17 +336,21 @@ def _policy_publish(args: argparse.Namespace) -> int:
         published = client.post("/v1/policies", body)
     except Refused as refused:
         if all(reason.code == "malformed" for reason in refused.reasons):
-            _loaded(new)
+            _validated(new)
         raise
-    return _show(args, {**published, "settings": body["settings"]})
+    return _show(args, {**published, "settings": body["settings"], **_validated(new)[1]})
 
 
-def _loaded(bundle: PolicyBundle) -> tuple[str, ...]:
-    """The names of its policies. Raises FormatError, in Cedar's own words where it is Cedar that found the fault."""
-    from writ.verdict import cedar
+def _validated(bundle: PolicyBundle) -> tuple[list[str], dict[str, object]]:
+    """The names of its policies, and `findings` where there are any.
+
+    Raises FormatError, in Cedar's own words where it is Cedar that found the fault.
+    """
+    from writ.verdict import cedar, lint
 
     try:
-        return tuple(name for _, name in cedar.load(bundle).ids)
+        findings = [one.to_json() for one in lint.validate(bundle)]
+        return [name for _, name in cedar.load(bundle).ids], {"findings": findings} if findings else {}
     except FormatError as error:
         if error.expected in cedar.JUDGED:
             raise FormatError(error.what, error.expected, cedar.faults(bundle) or error.got) from None
@@ -361,7 +365,8 @@ def _policy_show(args: argparse.Namespace) -> int:
 
 
 def _policy_check(args: argparse.Namespace) -> int:
-    return _show(args, {"verdict": "accepted", "policies": list(_loaded(_policy(args, None)))})
+    names, findings = _validated(_policy(args, None))
+    return _show(args, {"verdict": "accepted", "policies": names, **findings})
 
 
 def _trust_fetch(args: argparse.Namespace) -> int:

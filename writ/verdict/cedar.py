@@ -128,6 +128,13 @@ def faults(bundle: PolicyBundle) -> str:
     return "; ".join(sorted({str(one.error) for one in found}))
 
 
+def parts(bundle: PolicyBundle) -> tuple[tuple[str, dict[str, Any]], ...]:
+    """Name and Cedar's JSON view of each policy of a bundle that `load` takes, in the order of the text."""
+    names = dict(load(bundle).ids)
+    static = json.loads(cedarpy.policies_to_json_str(bundle.policies))["staticPolicies"]
+    return tuple((names[f"policy{at}"], static[f"policy{at}"]) for at in range(len(static)))
+
+
 def evaluate(loaded: CedarPolicies, *, agent: str, action: str, resource: tuple[str, str], context: Mapping[str, Any]) -> CedarAnswer:
     """Whether the policies permit `action` by `agent` on `resource` (type, id) in `context`.
 
@@ -193,7 +200,7 @@ def _bounded(what: str, text: str, opening: str, closing: str, longest: int) -> 
     raise FormatError(what, f"statements of at most {longest} characters", "a longer one")
 
 
-def _keys(conditions: object) -> Iterator[str]:
+def keys(conditions: object) -> Iterator[str]:
     """Every key of a Cedar JSON expression, at any depth; not recursive, since the text says how deep it goes."""
     open_nodes = [conditions]
     while open_nodes:
@@ -207,7 +214,7 @@ def _keys(conditions: object) -> Iterator[str]:
 
 def _computes(conditions: object) -> bool:
     """Whether there is an arithmetic operator in the conditions."""
-    return any(key in _ARITHMETIC for key in _keys(conditions))
+    return any(key in _ARITHMETIC for key in keys(conditions))
 
 
 def _blanket(policy: Mapping[str, Any]) -> bool:
@@ -215,4 +222,4 @@ def _blanket(policy: Mapping[str, Any]) -> bool:
     scopes = [policy.get(part, {}) for part in ("principal", "action", "resource")]
     if any(scope.get("op") != "All" and (scope.get("op") != "is" or "in" in scope) for scope in scopes):
         return False
-    return policy.get("effect") == "permit" and "Var" not in _keys(policy.get("conditions", []))
+    return policy.get("effect") == "permit" and "Var" not in keys(policy.get("conditions", []))
