@@ -7,6 +7,7 @@ why REF                     explain a refusal or a containment
 kill INSTANCE               kill an instance; it is tainted for ever
 log show|export|prove|erase INSTANCE
 relying                     decide for proxies and enforcement points of others
+policy schema|test|what-if  try policies before they decide
 doctor, config check
 """
 
@@ -44,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
     for name, text in _VERBS.items():
         made = verbs.add_parser(name, help=text, allow_abbrev=False)
-        if name not in {"serve", "run", "relying"}:
+        if name not in {"serve", "run", "relying", "policy"}:
             cli.add_json_flag(made)
         _arguments(name, made)
     before, _, command = _split(argv)
@@ -53,6 +54,8 @@ def main(argv: Sequence[str]) -> int:
         return _check(args)
     if args.verb == "relying":
         return _relying(args)
+    if args.verb == "policy":
+        return _policy(args)
     config = compose.configuration(args.config or _default(), os.environ)
     if args.verb == "serve":
         return _serve(config)
@@ -69,6 +72,7 @@ _VERBS: Final = {
     "kill": "kill an instance, for ever",
     "log": "show, export, prove or erase an action log",
     "relying": "decide for proxies and enforcement points of others (docs/relying.md)",
+    "policy": "try policies before they decide",
     "doctor": "look for what would keep an agent from running",
     "config": "check the configuration",
 }
@@ -89,9 +93,27 @@ def _arguments(name: str, made: argparse.ArgumentParser) -> None:
         made.add_argument("act", choices=("show", "export", "prove", "erase"))
         made.add_argument("instance", nargs="*", help="export takes several, or none for all; prove takes REF")
         made.add_argument("--output", type=Path, metavar="FILE", help="where an export goes")
+    elif name == "policy":
+        _policy_arguments(made)
     elif name == "config":
         made.add_argument("act", choices=("check",))
         made.add_argument("--relying", action="store_true", help="the file is one for `enforcer relying`")
+
+
+def _policy_arguments(made: argparse.ArgumentParser) -> None:
+    acts = made.add_subparsers(dest="act", required=True, metavar="WHAT")
+    schema = acts.add_parser("schema", help="print the Cedar schema of the action kinds", allow_abbrev=False)
+    schema.add_argument("--action", action="append", default=[], metavar="KIND", help="an action kind of a service of your own; repeatable")
+    test = acts.add_parser("test", help="run cases against policies", allow_abbrev=False)
+    test.add_argument("cases", nargs="*", type=Path, metavar="FILE", help="cases, TOML or JSON; none: the policies are only validated")
+    test.add_argument("--every-policy", action="store_true", help="refused where no case exercises some policy")
+    what_if = acts.add_parser("what-if", help="decide recorded actions again, and show what is decided otherwise", allow_abbrev=False)
+    what_if.add_argument("reference", nargs="*", metavar="REF", help="instances or records; none: all of this host")
+    for one in (test, what_if):
+        one.add_argument("--policies", type=Path, required=True, metavar="FILE", help="Cedar text, or a signed policy")
+        one.add_argument("--schema", type=Path, metavar="FILE", help="the schema of Cedar text; by default that of the action kinds")
+    for one in (schema, test, what_if):
+        cli.add_json_flag(one)
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], str, list[str]]:
@@ -204,6 +226,33 @@ def _log(config: EnforcerConfig, args: argparse.Namespace) -> int:
 
         cli.emit({"instance": instance.hex(), "erased": erase(config.instance_dir(instance))}, args.json)
     return cli.ACCEPTED
+
+
+def _policy(args: argparse.Namespace) -> int:
+    """Offline: 0 where all is as expected and nothing is decided otherwise, else 1; 3 where nothing was decided that could be."""
+    from enforcer import policies
+    from writ.verdict.schema import cedar_schema
+
+    if args.act == "schema":
+        text = cedar_schema(args.action)
+        if args.json:
+            cli.emit({"schema": text}, as_json=True)
+        else:
+            sys.stdout.write(text)
+        return cli.ACCEPTED
+    bundle = policies.candidate(args.policies, args.schema)
+    if args.act == "test":
+        told = policies.tried(bundle, policies.cases(args.cases))
+        if args.every_policy and told["unexercised"]:
+            told["verdict"] = "refused"
+        cli.emit(told, args.json)
+        return cli.ACCEPTED if told["verdict"] == "accepted" else cli.REFUSED
+    config = compose.configuration(args.config or _default(), os.environ)
+    told = policies.what_if(config, bundle, args.reference)
+    cli.emit(told, args.json)
+    if told["differences"]:
+        return cli.REFUSED
+    return cli.ACCEPTED if told["decided"] else cli.COULD_NOT
 
 
 def _daemon(config: EnforcerConfig) -> socket.socket:

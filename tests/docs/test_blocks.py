@@ -17,6 +17,7 @@ from typing import Any, Final
 import pytest
 
 from attestor.config import AttestorConfig
+from enforcer import policies
 from enforcer.config import EnforcerConfig
 from enforcer.relying import config as relying_config
 from enforcer.relying.config import RelyingConfig
@@ -139,6 +140,9 @@ def test_a_toml_block_is_accepted_by_its_loader(block: Block, tmp_path: Path) ->
         with pytest.raises(Unavailable, match=r"prompts\.pub"):  # all of it is read but the key, which is made further down the page
             roles_of(path)
         return
+    if named[1] == "cases":
+        assert policies.cases([path])
+        return
     kind, prefix = ROLES[named[1]]
     assert config.check(kind, path, {"CREDENTIALS_DIRECTORY": str(tmp_path)}, prefix) == []
 
@@ -153,7 +157,7 @@ def test_a_block_for_traefik_hands_on_what_we_answer(block: Block) -> None:
 
 def test_each_role_has_its_configuration_shown() -> None:
     shown = {found[1] for block in BLOCKS if (found := re.match(r"# /etc/writ/([a-z]+)\.toml\n", block.text))}
-    assert shown == {*ROLES, "roles"}
+    assert shown == {*ROLES, "roles", "cases"}
 
 
 @of("cedar")

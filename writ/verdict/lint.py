@@ -39,7 +39,7 @@ SPECIMEN: Final = {
     "depth": 0,
 }  # fmt: skip
 """A context as every action is decided in."""
-_ISSUED: Final = {"host": "host", "tpm_class": "discrete", "runtime": "affirming", "endorsed": True}
+ISSUED: Final = {"host": "host", "tpm_class": "discrete", "runtime": "affirming", "endorsed": True}
 _NOBODY: Final = "spiffe://example.org/test/agent/nobody"
 
 
@@ -164,7 +164,7 @@ def _misfits(loaded: CedarPolicies) -> Iterator[Finding]:
     """The actions whose requests, as Writ makes them, the schema does not allow: each is refused."""
 
     def fits(action: str) -> bool:
-        resource, context = (("Audience", "any"), _ISSUED) if action == ISSUE else (("Resource", "any"), SPECIMEN)
+        resource, context = (("Audience", "any"), ISSUED) if action == ISSUE else (("Resource", "any"), SPECIMEN)
         return not evaluate(loaded, agent=_NOBODY, action=action, resource=resource, context=context).erred
 
     for action in sorted(loaded.slices):
