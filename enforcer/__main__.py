@@ -7,7 +7,7 @@ why REF                     explain a refusal or a containment
 kill INSTANCE               kill an instance; it is tainted for ever
 log show|export|prove|erase INSTANCE
 relying                     decide for proxies and enforcement points of others
-policy schema|test|what-if  try policies before they decide
+policy schema|test|what-if|shadow  try policies before they decide
 doctor, config check
 """
 
@@ -109,10 +109,12 @@ def _policy_arguments(made: argparse.ArgumentParser) -> None:
     test.add_argument("--every-policy", action="store_true", help="refused where no case exercises some policy")
     what_if = acts.add_parser("what-if", help="decide recorded actions again, and show what is decided otherwise", allow_abbrev=False)
     what_if.add_argument("reference", nargs="*", metavar="REF", help="instances or records; none: all of this host")
+    shadow = acts.add_parser("shadow", help="show what the candidate of shadow_policy would decide otherwise", allow_abbrev=False)
+    shadow.add_argument("reference", nargs="*", metavar="INSTANCE", help="none: all of this host")
     for one in (test, what_if):
         one.add_argument("--policies", type=Path, required=True, metavar="FILE", help="Cedar text, or a signed policy")
         one.add_argument("--schema", type=Path, metavar="FILE", help="the schema of Cedar text; by default that of the action kinds")
-    for one in (schema, test, what_if):
+    for one in (schema, test, what_if, shadow):
         cli.add_json_flag(one)
 
 
@@ -229,7 +231,7 @@ def _log(config: EnforcerConfig, args: argparse.Namespace) -> int:
 
 
 def _policy(args: argparse.Namespace) -> int:
-    """Offline: 0 where all is as expected and nothing is decided otherwise, else 1; 3 where nothing was decided that could be."""
+    """Offline: 0 where all is as expected and nothing is decided otherwise, else 1; 3 where nothing was compared."""
     from enforcer import policies
     from writ.verdict.schema import cedar_schema
 
@@ -240,6 +242,12 @@ def _policy(args: argparse.Namespace) -> int:
         else:
             sys.stdout.write(text)
         return cli.ACCEPTED
+    if args.act == "shadow":
+        told = policies.shadowed(compose.configuration(args.config or _default(), os.environ), args.reference)
+        cli.emit(told, args.json)
+        if any(one["differences"] for one in told["instances"]):
+            return cli.REFUSED
+        return cli.ACCEPTED if any(one["compared"] for one in told["instances"]) else cli.COULD_NOT
     bundle = policies.candidate(args.policies, args.schema)
     if args.act == "test":
         told = policies.tried(bundle, policies.cases(args.cases))

@@ -27,6 +27,7 @@ from enforcer.config import EnforcerConfig
 from enforcer.explain import find_instance, instances
 from enforcer.papers import kept
 from enforcer.record import LogReader
+from enforcer.shadow import differences
 from writ.formats.action import Action, ActionRecord
 from writ.formats.cose import parse_sign1
 from writ.formats.digest import Digest
@@ -128,6 +129,16 @@ def _context(value: object, what: str) -> dict[str, Any]:
     if not isinstance(value, dict) or not all(isinstance(one, str | int) for one in value.values()):
         raise FormatError(what, "names with text, integers, true or false", "something else")
     return value
+
+
+def shadowed(config: EnforcerConfig, wanted: Sequence[str]) -> dict[str, Any]:
+    """What the candidate beside each instance's policy would have decided otherwise; of all instances where none is named.
+
+    Raises FormatError, Refused, Unavailable.
+    """
+    named = [find_instance(config, name) for name in wanted] or instances(config)
+    told = [(instance, differences(config.instance_dir(instance))) for instance in named]
+    return {"instances": [{"instance": instance.hex(), **one} for instance, one in told if one is not None]}
 
 
 @dataclass(frozen=True, slots=True)
