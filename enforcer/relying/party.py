@@ -27,6 +27,7 @@ from writ.formats.reason import Reason
 from writ.service import observe
 from writ.service.clock import Clock
 from writ.verdict.decide import decide
+from writ.verdict.memo import Memo
 from writ.verdict.token import Revocation, VerifiedToken, verify_proof, verify_token
 
 _LOG = observe.get_logger(__name__)
@@ -124,6 +125,7 @@ class RelyingParty:
             raise Misuse("a relying party needs a durable sink")
         self._audience, self._issuer = audience, issuer
         self._feed, self._sink, self._clock, self._engine = feed, sink, clock, engine
+        self._memo = Memo()
         self._replay = replay if replay is not None else ReplayCache(refuse_made_before=clock.now() + CLOCK_SKEW + 1)
 
     def admit(self, request: Presented, *, gate: str, reference: str) -> VerifiedToken:
@@ -147,7 +149,7 @@ class RelyingParty:
             raise
         # 5
         bundle = self._feed.bundle(token.claims.policy)
-        decision = decide(request.action, token=token, bundle=bundle, gate=gate, now=now)
+        decision = decide(request.action, token=token, bundle=bundle, gate=gate, now=now, memo=self._memo)
         # 6
         self._record(request, token, bundle, proof, decision.reasons, decision.context, now, reference)
         if not decision.permit:

@@ -32,6 +32,8 @@ MAX_NESTING: Final = 32
 MAX_STATEMENT: Final = 8192
 MAX_SCHEMA: Final = 65_536
 """Characters up to a semicolon: a bound on chains of operators, which nest without brackets."""
+_PANIC: Final = "PanicException"
+"""What PyO3 raises where Rust panics: it derives from BaseException, and cannot be imported."""
 MAX_SLICED: Final = 4 * MAX_POLICIES
 """Policies in all slices together: a bundle whose slices would have more is evaluated whole."""
 
@@ -138,7 +140,7 @@ def parts(bundle: PolicyBundle) -> tuple[tuple[str, dict[str, Any]], ...]:
 def evaluate(loaded: CedarPolicies, *, agent: str, action: str, resource: tuple[str, str], context: Mapping[str, Any]) -> CedarAnswer:
     """Whether the policies permit `action` by `agent` on `resource` (type, id) in `context`.
 
-    Entities are only their ids: attributes enter as context, which is recorded.
+    Entities are only their ids: attributes enter as context, which is recorded. An engine that raises, or panics, has erred.
     """
     request = {
         "principal": {"type": "Writ::Agent", "id": agent},
@@ -147,7 +149,12 @@ def evaluate(loaded: CedarPolicies, *, agent: str, action: str, resource: tuple[
         "context": json.dumps(dict(context)),
     }
     held = loaded.slice_of(action)
-    answer = cedarpy.is_authorized(request, held.policies, [], loaded.schema)
+    try:
+        answer = cedarpy.is_authorized(request, held.policies, [], loaded.schema)
+    except BaseException as error:  # a panic of the engine is no Exception; whatever else is none, is not the engine's
+        if isinstance(error, Exception) or type(error).__name__ == _PANIC:
+            return CedarAnswer(False, (), True)
+        raise
     erred = bool(answer.diagnostics.errors) or answer.decision is cedarpy.Decision.NoDecision
     determining = tuple(sorted(held.names.get(policy, policy) for policy in answer.diagnostics.reasons))
     return CedarAnswer(answer.decision is cedarpy.Decision.Allow and not erred, determining, erred)
