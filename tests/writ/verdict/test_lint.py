@@ -296,11 +296,6 @@ def test_validated_bundles_never_err_on_requests_of_their_schema() -> None:
     assert 100 < permitted < 1_900, "both answers are seen"
 
 
-@pytest.mark.scale
-def test_validated_bundles_never_err_on_100_000_requests_of_their_schema() -> None:
-    ask_at_random(6, 100_000)
-
-
 def test_what_is_not_validated_does_err() -> None:
     """Else the tests above would show nothing."""
     loaded = load(policy(policies=on(OVERFLOWS)))
