@@ -36,7 +36,7 @@ from writ.formats.errors import FormatError, Unavailable
 from writ.formats.policy_bundle import MAX_BUNDLE, PolicyBundle, PolicySettings, parse_bundle
 from writ.formats.spiffe import AgentId
 from writ.formats.strict import Fields, decode_json
-from writ.verdict.lint import ISSUED, SPECIMEN, validate
+from writ.verdict.lint import ISSUED, SPECIMEN, explained
 from writ.verdict.rehearsal import Case, Tried, again, by_policy, rehearse, unexercised
 from writ.verdict.schema import ISSUE, cedar_schema
 
@@ -65,8 +65,8 @@ def cases(paths: Sequence[Path]) -> tuple[Case, ...]:
 
 
 def tried(bundle: PolicyBundle, of: Sequence[Case]) -> dict[str, Any]:
-    """What the policies say in each case, which fail, which policies no case exercised, and what `validate` finds. Raises FormatError."""
-    findings = validate(bundle)
+    """What the policies say in each case, which fail, which policies no case exercised, and the findings. Raises FormatError."""
+    findings = explained(bundle)
     results = rehearse(bundle, of)
     failed = [_failure(one) for one in results if not one.passed]
     return {
@@ -154,7 +154,7 @@ def what_if(config: EnforcerConfig, bundle: PolicyBundle, references: Sequence[s
     An action that grants and policy were not asked about is left out and counted: under a hold, without a token, observed.
     Raises FormatError, Refused, Unavailable; FormatError too for a bundle that could not be published.
     """
-    validate(bundle)
+    explained(bundle)
     differences, determining, decided, aside = [], [], 0, 0
     for one in _actions(config, references):
         if one is None:

@@ -348,13 +348,8 @@ def _validated(bundle: PolicyBundle) -> tuple[list[str], dict[str, object]]:
     """
     from writ.verdict import cedar, lint
 
-    try:
-        findings = [one.to_json() for one in lint.validate(bundle)]
-        return [name for _, name in cedar.load(bundle).ids], {"findings": findings} if findings else {}
-    except FormatError as error:
-        if error.expected in cedar.JUDGED:
-            raise FormatError(error.what, error.expected, cedar.faults(bundle) or error.got) from None
-        raise
+    findings = [one.to_json() for one in lint.explained(bundle)]
+    return [name for _, name in cedar.load(bundle).ids], {"findings": findings} if findings else {}
 
 
 def _policy_show(args: argparse.Namespace) -> int:

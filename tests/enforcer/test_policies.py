@@ -122,6 +122,8 @@ def test_file_that_is_no_cases_is_a_misuse(run: Run, fault: tuple[str, str]) -> 
 
 def test_policies_that_could_not_be_published_are_a_misuse_and_files_that_are_not_there_could_not(run: Run) -> None:
     assert run("test", "--policies", "p.cedar", p_cedar="permit(principal, action, resource);")[0] == 2
+    unguarded = TOOLS.replace("context.attest_age", "context.attest_aeg")
+    assert "attest_aeg" in run("test", "--policies", "p.cedar", p_cedar=unguarded)[1]["got"], "in Cedar's own words"
     assert run("test", "--policies", "nowhere")[0] == 3
     assert run("test", "nowhere", "--policies", "p.cedar", p_cedar=TOOLS)[0] == 3
 

@@ -26,7 +26,7 @@ from writ.formats.errors import FormatError
 from writ.formats.policy_bundle import PolicyBundle
 from writ.formats.spiffe import AgentId
 from writ.formats.state import TPM_CLASSES
-from writ.verdict.cedar import CedarPolicies, evaluate, keys, load, parts
+from writ.verdict.cedar import JUDGED, CedarPolicies, evaluate, faults, keys, load, parts
 from writ.verdict.schema import ISSUE, KINDS
 from writ.verdict.slicing import LEXEME
 
@@ -82,6 +82,16 @@ def validate(bundle: PolicyBundle) -> tuple[Finding, ...]:
             raise FormatError("policy.policies", "no attribute of an entity, since nothing gives any", name)
     findings = {finding for name, policy in policies for finding in _findings(name, policy)}
     return tuple(sorted(findings | set(_misfits(loaded))))
+
+
+def explained(bundle: PolicyBundle) -> tuple[Finding, ...]:
+    """As `validate`, for people: a fault that Cedar found is told in its words, which are recorded nowhere. Raises FormatError."""
+    try:
+        return validate(bundle)
+    except FormatError as error:
+        if error.expected in JUDGED:
+            raise FormatError(error.what, error.expected, faults(bundle) or error.got) from None
+        raise
 
 
 def _entity_with_attributes(schema: str) -> bool:
