@@ -152,8 +152,9 @@ def _others(verbs: Any) -> None:
     _verb(key, "list", "token keys and API keys", _key_list)
     _verb(key, "rotate", "sign tokens with a new key", _key_rotate)
     made = _verb(key, "create", "make an API key", _key_create)
-    made.add_argument("--role", required=True, choices=("operator", "publisher", "reader"))
+    made.add_argument("--role", required=True, choices=("operator", "publisher", "reader", "relying"))
     made.add_argument("--for-namespace", required=True, metavar="NAME")
+    made.add_argument("--audience", default="", help="whose tokens a relying service may ask about, with --role relying")
     made.add_argument("--label", default="")
     made.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the key is written (0600)")
     _verb(key, "revoke", "make an API key useless", _key_revoke).add_argument("key")
@@ -430,7 +431,8 @@ def _key_rotate(args: argparse.Namespace) -> int:
 
 def _key_create(args: argparse.Namespace) -> int:
     _place_for(args.out)
-    answer = _client(args).post("/v1/api-keys", {"namespace": args.for_namespace, "role": args.role, "label": args.label})
+    asked = {"namespace": args.for_namespace, "role": args.role, "label": args.label, "audience": args.audience}
+    answer = _client(args).post("/v1/api-keys", asked)
     _write_secret(args.out, f"{answer.pop('key')}\n".encode("ascii"))
     return _show(args, {**answer, "file": str(args.out)})
 

@@ -35,6 +35,7 @@ from writ.verdict import cedar
 LANGUAGES: Final = {
     "sh": "run here, or one of the long verbs of ./run; those of docs/operations.md by test_operations.py",
     "sh host": "needs root, cgroup v2 and a TPM: the commands are held against the roles' own parsers; ./run demo runs the like",
+    "sh peers": "needs Go and Node: tests/peers/test_relying.py runs it",
     "python": "a doctest",
     "toml": "read by the loader of its role, or as a manifest",
     "toml traefik": "read as TOML; no Traefik is at hand to run it",

@@ -12,9 +12,9 @@ from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
-from verifier.http import attest, log, operator, reference
+from verifier.http import attest, introspection, log, operator, reference
+from verifier.http.introspection import FORM
 from verifier.http.limits import Limits, Rate, RouteLimit
-from verifier.http.operator import FORM
 from verifier.http.problems import CBOR, answer, problem, reasons_of
 from verifier.http.route import SMALL, Parts, Route, documented, guard
 from verifier.http.wire import NAME, SHA256
@@ -32,7 +32,7 @@ BODIES: Final[dict[str, Any]] = {
 
 def table(parts: Parts) -> tuple[Route, ...]:
     """Every route there is."""
-    return (*log.routes(parts), *attest.routes(parts), *operator.routes(parts), *reference.routes(parts))
+    return (*log.routes(parts), *attest.routes(parts), *operator.routes(parts), *introspection.routes(parts), *reference.routes(parts))
 
 
 def build(parts: Parts, like: FastAPI | None = None) -> FastAPI:

@@ -57,7 +57,7 @@ func newFeed(verifier, ca, introspection string) *feed {
 	}
 	client := &http.Client{
 		Timeout:       answerWithin,
-		Transport:     &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}, // and no proxy of the environment
+		Transport:     &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, DisableKeepAlives: true}, // and no proxy of the environment
 		CheckRedirect: func(*http.Request, []*http.Request) error { return errors.New("a redirect") },
 	}
 	return &feed{client: client, verifier: verifier, introspection: introspection}
@@ -117,11 +117,14 @@ func (f *feed) list() *statusList {
 	return f.newest
 }
 
-func (f *feed) active(token string) bool {
+func (f *feed) active(token string) (bool, error) {
 	header := http.Header{"Authorization": {"Bearer " + f.introspection}, "Content-Type": {"application/x-www-form-urlencoded"}}
 	said, err := f.ask("POST", "/v1/introspect", header, url.Values{"token": {token}}.Encode())
 	answer, fault := reading(func() any { return object(parseJSON(said))["active"] })
-	return err == nil && fault == "" && answer == true
+	if fault != "" {
+		err = errors.Join(err, errors.New(fault))
+	}
+	return answer == true, err
 }
 
 // newRecord appends lines that are on disk when it returns. After a failed write there is no other: the file's end is not known.
@@ -173,6 +176,7 @@ var remedies = map[string]string{
 	"policy-unknown":         "Publish a policy: `verifier policy publish`.",
 	"policy-digest-mismatch": "The bundle is not the one that the token names; fetch the current one.",
 	"grant-missing":          "The token does not grant this action on this resource.",
+	"unavailable":            "Try again; if it persists, run `doctor` on the role.",
 	"record-not-durable":     "The record could not be made durable, so the action did not pass.",
 }
 

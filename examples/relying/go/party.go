@@ -46,10 +46,10 @@ type decision struct {
 
 type party struct {
 	issuer, audience, origin string
-	pinned                   []string                    // digests of the policies under which grants are enough here: see docs/adr/0030
-	keys                     func() map[string]publicKey // none once they are too old
-	list                     func() *statusList          // nil where there is none
-	active                   func(token string) bool     // asks the verifier's introspection; nil where the service does not
+	pinned                   []string                         // digests of the policies under which grants are enough here: see docs/adr/0030
+	keys                     func() map[string]publicKey      // none once they are too old
+	list                     func() *statusList               // nil where there is none
+	active                   func(token string) (bool, error) // asks the verifier's introspection; nil where the service does not
 	record                   func(decision) error
 	seen                     *replayCache
 }
@@ -124,8 +124,14 @@ func (p *party) judge(q request, shown, proof string, now int64, made *decision)
 	made.Agent, made.Instance, made.Policy = t.agent, t.instance, t.policy
 	made.Token, made.Proof = "sha256:"+hex.EncodeToString(t.digest), "sha256:"+hex.EncodeToString(hash(proof))
 	// 15, again: what was revoked since the list was signed
-	if p.active != nil && !p.active(shown) {
-		return refuse(15, 401, "token-revoked", "token", "one that the verifier calls active", "another")
+	if p.active != nil {
+		active, err := p.active(shown)
+		if err != nil {
+			return refuse(15, 503, "unavailable", "introspection", "an answer of the verifier", "none")
+		}
+		if !active {
+			return refuse(15, 401, "token-revoked", "token", "one that the verifier calls active", "another")
+		}
 	}
 	// 24
 	if len(p.pinned) == 0 {

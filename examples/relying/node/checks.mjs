@@ -397,6 +397,7 @@ async function judge(party, request, made, line) {
   Object.assign(line, { agent: token.agent, instance: token.instance, policy: token.policy, token: digest(made.token), proof: digest(made.proof) });
   // 15, again: what was revoked since the list was signed
   const active = party.active === null || (await party.active(made.token));
+  check(active !== null, 15, 503, "unavailable", "introspection", "an answer of the verifier", "none");
   check(active, 15, 401, "token-revoked", "token", "one that the verifier calls active", "another");
   // 24
   check(party.pinned.length > 0, 24, 503, "policy-unknown", "policy", token.policy, "none pinned");

@@ -67,14 +67,14 @@ class Feed {
     return performance.now() - this.fetched <= KEYS_LIVE ? this.held : new Map();
   }
 
-  /** Whether the verifier calls the token active, now. An answer that is none is a no. */
+  /** Whether the verifier calls the token active, now; null where it cannot be asked. */
   async active(token) {
     const headers = { Authorization: `Bearer ${this.introspectionKey}`, "Content-Type": "application/x-www-form-urlencoded" };
     try {
       const said = await this.ask("POST", "/v1/introspect", headers, new URLSearchParams({ token }).toString());
       return new Fields(parseJSON(said)).take("active") === true;
     } catch {
-      return false;
+      return null;
     }
   }
 }
@@ -118,6 +118,7 @@ const REMEDIES = {
   "policy-digest-mismatch": "The bundle is not the one that the token names; fetch the current one.",
   "grant-missing": "The token does not grant this action on this resource.",
   "record-not-durable": "The record could not be made durable, so the action did not pass.",
+  unavailable: "Try again; if it persists, run `doctor` on the role.",
   internal: "A bug of ours: report it with the reference.",
 };
 
