@@ -82,7 +82,7 @@ func (p *party) read(q request) (resource, shown, proof string, no *refusal) {
 	// 1
 	resource = p.origin + q.target
 	segments := strings.Split(q.target, "/")
-	plain := regexp.MustCompile(`^[A-Z]{1,59} /[!-~]*$`).MatchString(q.method+" "+q.target) && !strings.ContainsAny(q.target, "?%")
+	plain := requestLine.MatchString(q.method+" "+q.target) && !strings.ContainsAny(q.target, "?%")
 	if !plain || len(resource) > 512 || strings.Contains(q.target, "//") || slices.Contains(segments, ".") || slices.Contains(segments, "..") {
 		return "", "", "", refuse(1, 400, "malformed", "request", "a method and a path with one reading", q.method+" "+q.target)
 	}
@@ -242,16 +242,17 @@ func text(number int64) string { return strconv.FormatInt(number, 10) }
 const nameLike = `[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?`
 
 var (
-	agentID    = regexp.MustCompile(`^spiffe://[a-z0-9]([a-z0-9._-]{0,253}[a-z0-9])?/` + nameLike + `/agent/` + nameLike + `$`)
-	hostName   = regexp.MustCompile(`^` + nameLike + `$`)
-	digestText = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
-	hex16      = regexp.MustCompile(`^[0-9a-f]{32}$`)
-	thumbprint = regexp.MustCompile(`^[A-Za-z0-9_-]{43}$`)
-	tpmClass   = regexp.MustCompile(`^(discrete|firmware|virtual|software)$`)
-	tier       = regexp.MustCompile(`^(affirming|runtime-only|sandboxed)$`)
-	profile    = regexp.MustCompile(`^urn:writ:execution-token:1$`)
-	actionName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.:/-]{0,127}$`)
-	ambiguous  = regexp.MustCompile(`[\x00-\x20\x7f-\x{9f}*\\]`)
+	requestLine = regexp.MustCompile(`^[A-Z]{1,59} /[!-~]*$`)
+	agentID     = regexp.MustCompile(`^spiffe://[a-z0-9]([a-z0-9._-]{0,253}[a-z0-9])?/` + nameLike + `/agent/` + nameLike + `$`)
+	hostName    = regexp.MustCompile(`^` + nameLike + `$`)
+	digestText  = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
+	hex16       = regexp.MustCompile(`^[0-9a-f]{32}$`)
+	thumbprint  = regexp.MustCompile(`^[A-Za-z0-9_-]{43}$`)
+	tpmClass    = regexp.MustCompile(`^(discrete|firmware|virtual|software)$`)
+	tier        = regexp.MustCompile(`^(affirming|runtime-only|sandboxed)$`)
+	profile     = regexp.MustCompile(`^urn:writ:execution-token:1$`)
+	actionName  = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.:/-]{0,127}$`)
+	ambiguous   = regexp.MustCompile(`[\x00-\x20\x7f-\x{9f}*\\]`)
 )
 
 func parseClaims(payload []byte) *token {

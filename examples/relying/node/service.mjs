@@ -184,6 +184,7 @@ async function runVectors(path) {
       }
       requests += 1;
       const want = without_cedar ?? expect;
+      if (!("check" in want)) delete got.check;
       if (["pass", "check", "code", "status"].some((one) => want[one] !== got[one]))
         failed.push(`${name}: expected ${JSON.stringify(want)}, got ${JSON.stringify(got)}`);
     }
@@ -213,4 +214,4 @@ setInterval(() => feed.refresh(), REFRESH);
 const port = values.listen.lastIndexOf(":");
 const limits = { maxHeaderSize: 64 << 10, headersTimeout: 10_000, requestTimeout: 20_000 };
 const server = http.createServer(limits, guard(party, (response, agent) => response.end(`the report, for ${agent}\n`)));
-server.listen(Number(values.listen.slice(port + 1)), values.listen.slice(0, port));
+server.listen(Number(values.listen.slice(port + 1)), values.listen.slice(0, port).replace(/[[\]]/g, ""));
