@@ -7,6 +7,8 @@ import http.client
 import json
 import os
 import secrets
+import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -19,18 +21,20 @@ import pytest
 from tests.docs.blocks import all_blocks
 from tests.docs.blocks import commands as commands_of
 from tests.enforcer.relying import mutations, vectors
+from tests.enforcer.relying.test_client import Site, status_list
 from tests.enforcer.relying.test_vectors import decided
 from tests.peers.conftest import ROOT, go, node
 from tests.signers import new_signer
 from tests.world.chip import Maker
 from tests.world.clock import HandClock
 from tests.world.host import SimulatedHost
+from tests.world.tls import self_signed
 from tests.world.verifier import RunningVerifier, free_socket, running_verifier
 from writ.formats.digest import Digest
 from writ.formats.eat import parse_token
 from writ.formats.errors import Unavailable
 from writ.formats.jose import encode_dpop_payload, sign_dpop
-from writ.formats.keys import ED25519, ES256, Signer
+from writ.formats.keys import ED25519, ES256, Signer, key_id
 from writ.formats.reason import REMEDIES
 from writ.formats.strict import b64url
 
@@ -122,6 +126,89 @@ def test_a_command_of_the_pages_runs(go_env: dict[str, str], line: str) -> None:
     path = f"{go().parent}:{node().parent}:{os.environ['PATH']}"
     done = subprocess.run(["sh", "-euc", line], cwd=ROOT, env={**go_env, "PATH": path}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, (line, done.stdout, done.stderr)
+
+
+# --- what a verifier publishes ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    made = Site()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+def first_answer(commands: dict[str, list[str]], peer: str, place: Path, verifier: str, *more: str) -> tuple[int, str]:
+    """What a service that relies on `verifier` says to a token that is none."""
+    with free_socket() as bound:
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
+    arguments = ["--listen", address, "--origin", f"http://{address}", "--audience", "reports", "--verifier", verifier]
+    with (place / "log").open("wb") as log:
+        process = subprocess.Popen([*commands[peer], *arguments, *more], cwd=place, stdout=log, stderr=log)
+    try:
+        service = Served(f"http://{address}", place / "decisions.jsonl", process)
+        until(lambda: _listens(service), 60)
+        return service.ask([("Authorization", "DPoP x.y.z"), ("DPoP", "x.y.z")])[:2]
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _listens(service: Served) -> bool:
+    assert service.process.poll() is None
+    try:
+        return service.ask([])[0] == 401
+    except OSError:
+        return False
+
+
+def publish(site: Site, url: str) -> None:
+    signer, now = new_signer(), int(time.time())
+    site.pages["/.well-known/jwks.json"] = json.dumps({"keys": [{**signer.public.to_jwk(), "kid": key_id(signer.public)}]}).encode()
+    site.pages["/v1/status/0"] = status_list(signer, sub=f"{url}/v1/status/0", iat=now, exp=now + 300).encode()
+
+
+HELD, NOT_HELD = (401, "token-malformed"), (503, "status-stale")
+"""The first check after that of the list, or the list's."""
+
+
+@pytest.mark.parametrize("peer", PEERS)
+@pytest.mark.parametrize("fault", ["none", "redirect", "error", "slow", "large"])
+def test_answer_that_is_late_large_or_elsewhere_is_none(
+    commands: dict[str, list[str]], peer: str, fault: str, site: Site, tmp_path: Path
+) -> None:
+    publish(site, site.url)
+    site.status = {"redirect": 302, "error": 500}.get(fault, 200)
+    site.wait = 0.05 if fault == "slow" else 0.0
+    if fault == "large":
+        site.pages["/.well-known/jwks.json"] += b" " * (2 << 20)
+    assert first_answer(commands, peer, tmp_path, site.url) == (HELD if fault == "none" else NOT_HELD)
+    assert set(site.asked) == {"/.well-known/jwks.json", "/v1/status/0"}, "a redirect is not followed"
+
+
+@pytest.mark.parametrize("peer", PEERS)
+def test_verifier_is_who_its_certificate_says(commands: dict[str, list[str]], peer: str, site: Site, tmp_path: Path) -> None:
+    for name in ("verifier", "stranger"):
+        self_signed(tmp_path / f"{name}.pem", tmp_path / f"{name}.key", "127.0.0.1")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "verifier.pem", tmp_path / "verifier.key")
+    site.server.socket = context.wrap_socket(site.server.socket, server_side=True)
+    url = site.url.replace("http:", "https:")
+    publish(site, url)
+    assert first_answer(commands, peer, tmp_path, url, "--ca", str(tmp_path / "verifier.pem")) == HELD
+    site.asked.clear()
+    assert first_answer(commands, peer, tmp_path, url, "--ca", str(tmp_path / "stranger.pem")) == NOT_HELD
+    assert first_answer(commands, peer, tmp_path, url) == NOT_HELD
+    assert site.asked == []
+
+
+@pytest.mark.parametrize("peer", PEERS)
+@pytest.mark.parametrize("url", ["http://verifier.example.org", "ftp://127.0.0.1", "https://127.0.0.1/path"])
+def test_verifier_of_another_url_is_misuse(commands: dict[str, list[str]], peer: str, url: str, tmp_path: Path) -> None:
+    done = subprocess.run([*commands[peer], "--verifier", url], cwd=tmp_path, capture_output=True, timeout=60, check=False)
+    assert done.returncode not in (0, None)
+    assert b"--verifier" in done.stderr or b"-verifier" in done.stderr
 
 
 # --- for real -----------------------------------------------------------------------------------------------------------
@@ -295,6 +382,34 @@ def test_request_with_two_readings_is_refused_and_nobody_is_redirected(world: Wo
         assert service.ask(twice)[:2] == (400, "malformed")
     assert service.ask(headers, body=b"x" * ((1 << 20) + 1))[:2] == (413, "too-large")
     assert service.ask(headers)[0] == 200, "nothing of that used the proof up"
+
+
+@pytest.mark.parametrize("peer", PEERS)
+@pytest.mark.parametrize(
+    "framing, sent",
+    [
+        ("Content-Length: 2\r\nTransfer-Encoding: chunked", b"0\r\n\r\n"), ("Content-Length: 0\r\nContent-Length: 2", b"{}"),
+        ("Transfer-Encoding: chunked", b"ZZ\r\n"), ("Transfer-Encoding: chunked", b"2\r\n{"), ("Content-Length: 2", b"{"),
+        ("Transfer-Encoding: gzip, chunked\r\nTransfer-Encoding: identity", b"0\r\n\r\n"), ("Transfer-Encoding : chunked", b"0\r\n\r\n"),
+        ("Content-Length: 0\r\n DPoP: x.y.z", b""), ("Content-Length: +2", b"{}"), ("Content-Length: 0\r\nX-A: a\0b", b""),
+    ],
+)  # fmt: skip
+def test_request_whose_end_two_readers_find_elsewhere_does_not_pass(world: World, peer: str, framing: str, sent: bytes) -> None:
+    """Each with a good proof of an empty body: whoever takes what came for the whole would let it pass."""
+    service = world.services[peer, False]
+    lines = [f"{name}: {value}" for name, value in world.headers(service, body=b"")]
+    host = service.origin.removeprefix("http://")
+    head = "\r\n".join(["POST /v1/report HTTP/1.1", f"Host: {host}", *lines, framing, "", ""]).encode()
+    name, _, port = host.rpartition(":")
+    with socket.create_connection((name, int(port)), timeout=30) as connection:
+        connection.sendall(head + sent)
+        connection.shutdown(socket.SHUT_WR)
+        said = b""
+        with contextlib.suppress(ConnectionResetError):
+            while part := connection.recv(65536):
+                said += part
+    assert b"the report" not in said
+    assert said.partition(b"\r\n")[0].split(b" ")[1:2] in ([], [b"400"], [b"501"])
 
 
 @pytest.mark.parametrize("peer", PEERS)

@@ -8,7 +8,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -200,7 +199,7 @@ func (r *refusal) answer(w http.ResponseWriter, reference string) {
 }
 
 // guard is around the service itself. No router comes before it: http.ServeMux would redirect what check 1 has to refuse.
-func guard(p *party, inner func(w http.ResponseWriter, agent string)) http.Handler {
+func guard(p *party, inner func(w http.ResponseWriter, body []byte, agent string)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var reference [6]byte
 		rand.Read(reference[:])
@@ -211,8 +210,9 @@ func guard(p *party, inner func(w http.ResponseWriter, agent string)) http.Handl
 			}
 		}
 		var err error
-		if q.body, err = io.ReadAll(io.LimitReader(r.Body, maxBody+1)); err != nil {
-			return // the client left before its request was whole
+		if q.body, err = io.ReadAll(io.LimitReader(r.Body, maxBody+1)); err != nil { // returning alone would answer 200
+			refuse(2, 400, "malformed", "body", "a whole body", "a part of one").answer(w, hex.EncodeToString(reference[:]))
+			return
 		}
 		agent, no := p.admit(q, time.Now().Unix(), hex.EncodeToString(reference[:]))
 		if no != nil {
@@ -220,8 +220,7 @@ func guard(p *party, inner func(w http.ResponseWriter, agent string)) http.Handl
 			no.answer(w, hex.EncodeToString(reference[:]))
 			return
 		}
-		r.Body = io.NopCloser(bytes.NewReader(q.body))
-		inner(w, agent)
+		inner(w, q.body, agent)
 	})
 }
 
@@ -264,7 +263,7 @@ func main() {
 	server := &http.Server{
 		Addr: *listen, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 20 * time.Second, WriteTimeout: 20 * time.Second,
 		MaxHeaderBytes: 64 << 10, DisableGeneralOptionsHandler: true,
-		Handler: guard(p, func(w http.ResponseWriter, agent string) { fmt.Fprintf(w, "the report, for %s\n", agent) }),
+		Handler: guard(p, func(w http.ResponseWriter, _ []byte, agent string) { fmt.Fprintf(w, "the report, for %s\n", agent) }),
 	}
 	log.Fatal(server.ListenAndServe())
 }

@@ -150,7 +150,8 @@ function guard(party, inner) {
     for (let at = 0; at < raw.length; at += 2) headers.push([raw[at], raw[at + 1]]);
     try {
       const body = await bodyOf(request);
-      inner(response, await admit(party, { method: request.method, target: request.url, headers, body }, seconds(), reference));
+      const agent = await admit(party, { method: request.method, target: request.url, headers, body }, seconds(), reference);
+      inner(response, body, agent);
     } catch (error) {
       const ours = new Refusal(0, 503, "internal", "service", "a decision", "a fault of ours");
       answer(response, error instanceof Refusal ? error : ours, reference);
@@ -213,5 +214,5 @@ await feed.refresh();
 setInterval(() => feed.refresh(), REFRESH);
 const port = values.listen.lastIndexOf(":");
 const limits = { maxHeaderSize: 64 << 10, headersTimeout: 10_000, requestTimeout: 20_000 };
-const server = http.createServer(limits, guard(party, (response, agent) => response.end(`the report, for ${agent}\n`)));
+const server = http.createServer(limits, guard(party, (response, _body, agent) => response.end(`the report, for ${agent}\n`)));
 server.listen(Number(values.listen.slice(port + 1)), values.listen.slice(0, port).replace(/[[\]]/g, ""));

@@ -30,11 +30,13 @@ class Site:
 
     def __init__(self) -> None:
         self.pages: dict[str, bytes] = {}
+        self.asked: list[str] = []
         self.status, self.wait = 200, 0.0
         site = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                site.asked.append(self.path)
                 body = site.pages.get(self.path, b"")
                 with contextlib.suppress(OSError):
                     self.send_response(site.status)
