@@ -210,8 +210,10 @@ func guard(p *party, inner func(w http.ResponseWriter, body []byte, agent string
 			}
 		}
 		var err error
-		if q.body, err = io.ReadAll(io.LimitReader(r.Body, maxBody+1)); err != nil { // returning alone would answer 200
-			refuse(2, 400, "malformed", "body", "a whole body", "a part of one").answer(w, hex.EncodeToString(reference[:]))
+		// net/http hides a Content-Length beside chunks, and returning without an answer is a 200
+		if q.body, err = io.ReadAll(io.LimitReader(r.Body, maxBody+1)); err != nil || len(r.TransferEncoding) > 0 {
+			w.Header().Set("Connection", "close")
+			refuse(2, 400, "malformed", "body", "a whole body, its length said", "another").answer(w, hex.EncodeToString(reference[:]))
 			return
 		}
 		agent, no := p.admit(q, time.Now().Unix(), hex.EncodeToString(reference[:]))
