@@ -21,7 +21,7 @@ import pytest
 from tests.docs.blocks import all_blocks
 from tests.docs.blocks import commands as commands_of
 from tests.enforcer.relying import mutations, vectors
-from tests.enforcer.relying.test_client import Site, status_list
+from tests.enforcer.relying.site import Site, status_list
 from tests.enforcer.relying.test_vectors import decided
 from tests.peers.conftest import ROOT, go, node
 from tests.signers import new_signer
