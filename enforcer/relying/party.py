@@ -27,7 +27,7 @@ from writ.formats.reason import Reason
 from writ.service import observe
 from writ.service.clock import Clock
 from writ.verdict.decide import decide
-from writ.verdict.memo import Memo
+from writ.verdict.memo import Memo, SignatureMemo
 from writ.verdict.token import Revocation, VerifiedToken, verify_proof, verify_token
 
 _LOG = observe.get_logger(__name__)
@@ -125,7 +125,7 @@ class RelyingParty:
             raise Misuse("a relying party needs a durable sink")
         self._audience, self._issuer = audience, issuer
         self._feed, self._sink, self._clock, self._engine = feed, sink, clock, engine
-        self._memo = Memo()
+        self._memo, self._signatures = Memo(), SignatureMemo()
         self._replay = replay if replay is not None else ReplayCache(refuse_made_before=clock.now() + CLOCK_SKEW + 1)
 
     def admit(self, request: Presented, *, gate: str, reference: str) -> VerifiedToken:
@@ -162,10 +162,13 @@ class RelyingParty:
             raise Refused(Reason("status-stale", "status_list", "a fresh list", "none"))
         # 2
         try:
-            signed = parse_token(request.token)
+            signed = self._signatures.token(request.token) or parse_token(request.token)
         except FormatError as error:
             raise Refused(Reason("token-malformed", error.what[:100], error.expected, error.got)) from None
-        token = verify_token(signed, keys=self._feed.keys(), issuer=self._issuer, audience=self._audience, now=now, revocation=revocation)
+        token = verify_token(
+            signed, keys=self._feed.keys(), issuer=self._issuer, audience=self._audience, now=now, revocation=revocation,
+            memo=self._signatures,
+        )  # fmt: skip
         if request.agent is not None and request.agent != str(token.claims.agent):
             raise Refused(Reason("unauthenticated", "subject.id", str(token.claims.agent), repr(request.agent)[:200]))
         # 3

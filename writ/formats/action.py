@@ -13,13 +13,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import lru_cache
+from typing import Any, Final, Self
 
 from writ.formats.digest import Digest
 from writ.formats.engine import EngineId
-from writ.formats.errors import FormatError
+from writ.formats.errors import FormatError, Misuse
 from writ.formats.reason import Reason
-from writ.formats.strict import Fields, decode_cbor, encode_cbor
+from writ.formats.strict import Fields, decode_cbor, encode_cbor, encode_written
 
 MAX_RECORD: Final = 60_000
 """Below the 64 KiB an entry bundle of tlog-tiles can hold (C2SP tlog-tiles)."""
@@ -98,7 +99,13 @@ def commit(salt: bytes, content: bytes) -> bytes:
     """A hiding commitment to `content`: SHA-256 over CBOR of tag, 32-byte salt and content digest."""
     if len(salt) != 32:
         raise FormatError("salt", "32 bytes", f"{len(salt)} bytes")
-    return Digest.of(encode_cbor(["writ/commit/v1", salt, Digest.of(content).value])).value
+    return Digest.of(_COMMITMENT + salt + _BYTES_32 + Digest.of(content).value).value
+
+
+_BYTES_32: Final = b"\x58\x20"
+"""The head of a CBOR byte string of 32 bytes."""
+_COMMITMENT: Final = b"\x83" + encode_cbor("writ/commit/v1") + _BYTES_32
+"""The head of an array of three, the tag, and the head of the salt."""
 
 
 def encode_context(context: Mapping[str, Any]) -> bytes:
@@ -106,42 +113,82 @@ def encode_context(context: Mapping[str, Any]) -> bytes:
     return encode_cbor(dict(context))
 
 
+@dataclass(frozen=True, slots=True)
+class OpenContext:
+    """An encoded decision context in which some integers are still to be filled in: the bytes before, between and behind them."""
+
+    names: tuple[str, ...]
+    parts: tuple[bytes, ...]
+
+    @classmethod
+    def of(cls, context: Mapping[str, Any], *names: str) -> Self:
+        """`context` with the values of `names` open, of at most 23 attributes. Raises Misuse for more, and for a name that is not there."""
+        if len(context) > 23 or not context.keys() >= set(names):
+            raise Misuse("an open context of at most 23 attributes, each open one among them")
+        parts, ordered = [bytes([0xA0 | len(context)])], []
+        for encoded, name in sorted((encode_cbor(name), name) for name in context):
+            parts[-1] += encoded
+            if name in names:
+                ordered.append(name)
+                parts.append(b"")
+            else:
+                parts[-1] += encode_cbor(context[name])
+        return cls(tuple(ordered), tuple(parts))
+
+    def filled(self, values: Mapping[str, int]) -> bytes:
+        """What `encode_context` makes of the whole."""
+        text = self.parts[0]
+        for name, part in zip(self.names, self.parts[1:], strict=True):
+            text += encode_cbor(values[name]) + part
+        return text
+
+
 def encode_record(record: Record) -> bytes:
     """The leaf: its RFC 9162 hash is `merkle.leaf_hash` of these bytes."""
     if isinstance(record, OutcomeRecord):
-        return encode_cbor(
+        return encode_written(
             {
                 "v": 1,
+                "of": record.of,
                 "kind": "outcome",
+                "result": record.result,
+                "outcome": record.outcome,
+                "instance": record.instance,
                 "sequence": record.sequence,
                 "finished_at": record.finished_at,
-                "instance": record.instance,
-                "of": record.of,
-                "outcome": record.outcome,
-                "result": record.result,
             }
         )
-    return encode_cbor(
+    return encode_written(
         {
             "v": 1,
-            "kind": "action",
-            "sequence": record.sequence,
-            "decided_at": record.decided_at,
-            "engine": record.engine.to_cbor(),
-            "instance": record.instance,
-            "agent": record.agent,
-            "action": record.action,
-            "resource": record.resource,
-            "arguments": record.arguments,
-            "token": None if record.token is None else record.token.value,
-            "bundle": None if record.bundle is None else record.bundle.value,
-            "context": record.context,
-            "permit": record.permit,
-            "reasons": [r.to_cbor() for r in record.reasons],
-            "parent": record.parent,
             "gate": record.gate,
+            "kind": "action",
+            "agent": record.agent,
+            "token": None if record.token is None else record.token.value,
+            "action": record.action,
+            "bundle": None if record.bundle is None else record.bundle.value,
+            "engine": _written(record.engine),
+            "parent": record.parent,
+            "permit": record.permit,
+            "context": record.context,
+            "reasons": [r.to_cbor() for r in record.reasons],
+            "instance": record.instance,
+            "resource": record.resource,
+            "sequence": record.sequence,
+            "arguments": record.arguments,
+            "decided_at": record.decided_at,
         }
     )
+
+
+@lru_cache(maxsize=8)
+def _written(engine: EngineId) -> dict[str, object]:
+    """The map of an engine in the order of its keys' encodings; not to be changed."""
+    return {
+        "tree": engine.tree.value,
+        "number": engine.number,
+        "libraries": {name: version for _, name, version in sorted((encode_cbor(name), name, text) for name, text in engine.libraries)},
+    }
 
 
 def parse_record(data: bytes) -> Record:

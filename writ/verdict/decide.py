@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Final
 
-from writ.formats.action import Action, encode_context
+from writ.formats.action import Action, OpenContext, encode_context
 from writ.formats.eat import TokenClaims
 from writ.formats.errors import FormatError
 from writ.formats.grants import Grant, covers
@@ -17,6 +17,9 @@ from writ.verdict.decision import Decision
 from writ.verdict.memo import Judged, Memo
 from writ.verdict.token import VerifiedToken
 
+_NO_CONTEXT: Final = encode_context({})
+_MOMENT: Final = ("now", "attest_age")
+"""What of a decision's context differs between two moments of one token at one gate."""
 _SECONDS: Final = 1 << 63
 """Cedar's integers end below it: a clock that shows more is refused by Cedar, every time."""
 
@@ -35,7 +38,7 @@ def decide(
 
     Later steps run only where the earlier ones passed. Every refusal has a Reason.
     """
-    context = encode_context({})
+    context = _NO_CONTEXT
     reasons: tuple[Reason, ...] = ()
     determining: tuple[str, ...] = ()
     if token is None:
@@ -85,7 +88,14 @@ def _key(action: Action, token: VerifiedToken, bundle: PolicyBundle, gate: str, 
 
 def _remembered_context(memo: Memo, token: VerifiedToken, gate: str, now: int) -> bytes:
     key = (token.digest.value, gate, now)
-    return memo.context(key) or memo.keep_context(key, encode_context(decision_context(token.claims, gate=gate, now=now)))
+    held = memo.context(key)
+    if held is not None:
+        return held
+    claims, around = token.claims, (token.digest.value, gate)
+    opened = memo.open_context(around)
+    if opened is None:
+        opened = memo.keep_open_context(around, OpenContext.of(decision_context(claims, gate=gate, now=now), *_MOMENT))
+    return memo.keep_context(key, opened.filled({"now": now, "attest_age": _attest_age(claims, now)}))
 
 
 def would_refuse(action: Action, grants: tuple[Grant, ...]) -> tuple[Reason, ...]:

@@ -14,6 +14,7 @@ from writ.formats.jose import DpopProof, b64url, verify_jws
 from writ.formats.keys import PublicKey
 from writ.formats.policy_bundle import CLOCK_SKEW, TOKEN_LIFE_CEILING
 from writ.formats.reason import Reason
+from writ.verdict.memo import SignatureMemo
 
 PROOF_LIFE: Final = 30
 """Seconds for which a proof of possession may be used after it was made; a replay cache must remember for as long."""
@@ -49,11 +50,12 @@ class Revocation:
 
 def verify_token(
     token: SignedToken, *, keys: Mapping[str, PublicKey], issuer: str, audience: str, now: int,
-    revocation: Revocation | None, skew: int = CLOCK_SKEW,
+    revocation: Revocation | None, skew: int = CLOCK_SKEW, memo: SignatureMemo | None = None,
 ) -> VerifiedToken:  # fmt: skip
     """The token was issued by `issuer` for `audience` and is alive at `now`.
 
-    Does not say who presents it (`verify_proof`) nor what it permits (`decide`).
+    Does not say who presents it (`verify_proof`) nor what it permits (`decide`). `memo` changes no answer, and is added to: a signature
+    that was verified is not verified again, everything else is.
 
     1. Its key id is one of the issuer's keys, and that key signed it.
     2. Issuer and audience are exactly those expected.
@@ -69,7 +71,7 @@ def verify_token(
     key = None if token.jws.kid is None else keys.get(token.jws.kid)
     if key is None:
         raise Refused(Reason("token-key-unknown", "token.kid", f"one of {len(keys)} keys", str(token.jws.kid)[:64]))
-    if not verify_jws(token.jws, key):
+    if not (verify_jws(token.jws, key) if memo is None else memo.signed(token, key)):
         raise Refused(Reason("signature-invalid", "token", "a signature by the issuer", "another"))
     # 2
     if claims.issuer != issuer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,9 +13,10 @@ from tests.world.scene import AUDIENCE, ISSUER, NOW, STATUS_URI, Scene, permitte
 from tests.writ.verdict.refusal import refused
 from writ.formats.action import Action
 from writ.formats.digest import Digest
-from writ.formats.eat import TokenClaims, parse_token
+from writ.formats.eat import SignedToken, TokenClaims, parse_token
 from writ.formats.jose import b64url, encode_dpop_payload, parse_dpop, sign_dpop
 from writ.formats.keys import ES256
+from writ.verdict.memo import SignatureMemo
 from writ.verdict.token import PROOF_LIFE, Revocation, VerifiedProof, VerifiedToken, verify_proof, verify_token
 
 SCENE = Scene()
@@ -159,3 +161,30 @@ def test_proof_lives_thirty_seconds(made: int, good: bool) -> None:
         assert check(proof(iat=NOW + made)).single_use
     else:
         assert refused(lambda: check(proof(iat=NOW + made))).code == "proof-stale"
+
+
+def test_memo_of_signatures_saves_the_signature_and_nothing_else() -> None:
+    """One that was verified is known by its object and key; a token parsed anew, another key, and every other check are looked at."""
+    memo, token = SignatureMemo(most=1), parse_token(sign_token(CLAIMS))
+    other = new_signer().public
+
+    def ask(asked: SignedToken = token, **changed: Any) -> VerifiedToken:
+        given: dict[str, Any] = {"keys": KEYS, "issuer": ISSUER, "audience": AUDIENCE, "now": NOW, "revocation": None, "memo": memo}
+        return verify_token(asked, **(given | changed))
+
+    assert memo.token(token.jws.compact) is None
+    assert ask() == ask(memo=None)
+    assert memo.token(token.jws.compact) is token
+    forged = replace(token, claims=replace(CLAIMS, audience="other"), jws=replace(token.jws, signature=bytes(64)))
+    amiss: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"asked": forged}, "signature-invalid"),
+        ({"keys": {"token-1": other}}, "signature-invalid"),
+        ({"keys": {}}, "token-key-unknown"),
+        ({"audience": "other"}, "token-audience"),
+        ({"now": CLAIMS.expires_at}, "token-expired"),
+        ({"revocation": Revocation(CLAIMS.status_uri, NOW, frozenset({CLAIMS.status_index}))}, "token-revoked"),
+    )
+    for changed, code in amiss:
+        assert refused(partial(ask, **changed)).code == code
+    ask(parse_token(sign_token(replace(CLAIMS, token_id="b" * 32))))
+    assert (len(memo), memo.token(token.jws.compact)) == (1, None)
