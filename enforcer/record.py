@@ -2,7 +2,8 @@
 
 One SQLite file, written by one thread: whatever is waiting is appended in one
 transaction and one fsync (WAL, synchronous=FULL), and only then do the waiting
-callers hear of it. Each transaction also writes the tree's new size and root,
+callers hear of it. Where several waited for the last one, the writer gives as
+many the time to come again, a fraction of what that one took. Each transaction also writes the tree's new size and root,
 so a log that was altered, cut or only half written is noticed when it is
 opened: a torn tail was never acknowledged and is rolled back by SQLite, and
 everything else is refused.
@@ -26,10 +27,9 @@ import os
 import secrets
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Final
@@ -52,9 +52,15 @@ LOG_FILE: Final = "action-log.sqlite"
 KEY_FILE: Final = "content.key"
 LOCK_FILE: Final = "action-log.lock"
 MAX_BATCH: Final = 256
+_SALT, _NONCE = 32, 12
+"""Bytes of the commitment's salt and of the seal's nonce."""
 DURABLE_WITHIN: Final = 10.0
 """Seconds a caller waits for its record; after that the action is refused, even if the record comes to be."""
 MAX_CONTENT: Final = 4 << 20
+GATHERS: Final = 0.25
+"""The part of the last commit's time for which the writer waits for as many records as were in it, where that was more than one."""
+GATHERS_AT_MOST: Final = 0.005
+"""Seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +93,21 @@ Make = Callable[[int, bytes], Record]
 """From a sequence number and a commitment, the record to be."""
 
 
-@dataclass(frozen=True, slots=True)
+def _held_lock() -> threading.Lock:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
+@dataclass(slots=True, eq=False)
 class _Waiting:
+    """One caller. `told` is released once, when there is a record or a fault: a future does as much, and takes four times as long."""
+
     make: Make
     content: bytes
-    done: Future[Recorded]
+    recorded: Recorded | None = None
+    fault: str = ""
+    told: threading.Lock = field(default_factory=_held_lock)
 
 
 class ActionLog:
@@ -108,7 +124,7 @@ class ActionLog:
             try:
                 self._sole = _only_writer(folder / LOCK_FILE)
                 opened.callback(os.close, self._sole)
-                self._key = _content_key(folder / KEY_FILE)
+                self._cipher = ChaCha20Poly1305(_content_key(folder / KEY_FILE))
                 self._db = sqlite3.connect(folder / LOG_FILE, isolation_level=None, check_same_thread=False)
                 opened.callback(self._db.close)
                 self._db.execute("PRAGMA journal_mode=WAL")
@@ -125,6 +141,7 @@ class ActionLog:
         for value in self._leaves:
             self._frontier = merkle.append(self._frontier, value)
         self._committed = len(self._leaves)
+        self._last_batch, self._last_took = 1, 0.0
         self._thread = threading.Thread(target=self._write, name="action-log", daemon=True)
         self._thread.start()
 
@@ -137,33 +154,39 @@ class ActionLog:
         with self._lock:
             if self._broken is not None or self._closed:
                 raise Unavailable("action log", self._broken or "closed")
-            done: Future[Recorded] = Future()
-            self._queue.put(_Waiting(make, content, done))
-        try:
-            return done.result(timeout=DURABLE_WITHIN)
-        except FutureTimeout:
-            raise Unavailable("action log", f"not durable within {DURABLE_WITHIN:.0f} s") from None
+            waiting = _Waiting(make, content)
+            self._queue.put(waiting)
+        if not waiting.told.acquire(timeout=DURABLE_WITHIN):
+            raise Unavailable("action log", f"not durable within {DURABLE_WITHIN:.0f} s")
+        if waiting.recorded is None:
+            raise Unavailable("action log", waiting.fault)
+        return waiting.recorded
 
     def _write(self) -> None:
         while True:
             batch = self._batch()
             if not batch:
                 return
+            began = time.monotonic()
             try:
                 done = self._commit(batch)
             except Exception as error:  # noqa: BLE001 - a writer that dies silently would leave every caller waiting; all are told
                 self._break(f"a write failed ({type(error).__name__})", batch)
                 return
+            self._last_batch, self._last_took = len(batch), time.monotonic() - began
             for waiting, recorded in zip(batch, done, strict=True):
-                waiting.done.set_result(recorded)
+                waiting.recorded = recorded
+                waiting.told.release()
 
     def _batch(self) -> list[_Waiting]:
         """Whatever waits, at least one; empty at the end."""
         first = self._queue.get()
         batch = [] if first is None else [first]
+        until = time.monotonic() + min(GATHERS_AT_MOST, GATHERS * self._last_took)
         while batch and len(batch) < MAX_BATCH:
+            wait = until - time.monotonic() if len(batch) < self._last_batch else 0.0
             try:
-                more = self._queue.get_nowait()
+                more = self._queue.get(timeout=wait) if wait > 0 else self._queue.get_nowait()
             except Empty:
                 break
             if more is None:
@@ -176,8 +199,10 @@ class ActionLog:
         """One transaction: leaves, contents, size and root. Nothing in memory moves before it is durable."""
         frontier, done = self._frontier, []
         rows, sealed = [], []
-        for waiting in batch:
-            sequence, salt = frontier.size, secrets.token_bytes(32)
+        random = os.urandom(len(batch) * (_SALT + _NONCE))
+        for at, waiting in enumerate(batch):
+            own = random[at * (_SALT + _NONCE) : (at + 1) * (_SALT + _NONCE)]
+            sequence, salt = frontier.size, own[:_SALT]
             record = waiting.make(sequence, commit(salt, waiting.content))
             if record.sequence != sequence or record.instance != self._instance:
                 raise Misuse("a record of another sequence or instance")
@@ -185,7 +210,7 @@ class ActionLog:
             value = merkle.leaf_hash(leaf)
             frontier = merkle.append(frontier, value)
             rows.append((sequence, leaf))
-            sealed.append((sequence, _seal(self._key, self._instance, sequence, salt + waiting.content)))
+            sealed.append((sequence, self._sealed(own[_SALT:], sequence, salt + waiting.content)))
             done.append(Recorded(record, value))
         self._db.execute("BEGIN IMMEDIATE")
         self._db.executemany("INSERT INTO records VALUES (?, ?)", rows)
@@ -198,13 +223,17 @@ class ActionLog:
             self._committed = frontier.size
         return done
 
+    def _sealed(self, nonce: bytes, sequence: int, content: bytes) -> bytes:
+        return nonce + self._cipher.encrypt(nonce, content, _aad(self._instance, sequence))
+
     def _break(self, why: str, batch: list[_Waiting]) -> None:
         """After a failed write nothing is known about the file: no record is accepted any more."""
         with self._lock:
             self._broken = why
         while True:
             for waiting in batch:
-                waiting.done.set_exception(Unavailable("action log", why))
+                waiting.fault = why
+                waiting.told.release()
             try:
                 more = self._queue.get_nowait()
             except Empty:
@@ -372,11 +401,6 @@ def _held_key(path: Path) -> bytes | None:
 
 def _aad(instance: bytes, sequence: int) -> bytes:
     return b"writ/content/v1" + instance + sequence.to_bytes(8, "big")
-
-
-def _seal(key: bytes, instance: bytes, sequence: int, content: bytes) -> bytes:
-    nonce = secrets.token_bytes(12)
-    return nonce + ChaCha20Poly1305(key).encrypt(nonce, content, _aad(instance, sequence))
 
 
 def _open_sealed(key: bytes | None, instance: bytes, sequence: int, sealed: bytes | None) -> bytes | None:
