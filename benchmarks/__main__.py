@@ -1,6 +1,6 @@
 """`./run bench`: every case, a table for people, JSON for machines.
 
-./run bench                  all cases, about half a minute
+./run bench                  all cases, about a minute
 ./run bench --json FILE      the same, and the figures in FILE ("-": on standard output instead of the table)
 ./run bench --quick          two rounds, and the large cases a tenth as large: does it run at all
 """
@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import cases, fleet, ima, uefi
+from benchmarks import cases, fleet, gates, ima, uefi
 from benchmarks.measure import Case, Result, measure
 from writ.service import observe
 from writ.service.engine_id import installed_engine
@@ -32,7 +32,7 @@ def all_cases(folder: Path, *, part: int = 1) -> Iterator[Case]:
     yield from ima.ima_log(ima.ENTRIES // part)
     yield from uefi.uefi_log()
     yield from fleet.dry_run(fleet.HOSTS // part)
-    for name, made in (("action", cases.action), ("gate", cases.gate)):
+    for name, made in (("action", cases.action), ("gate", cases.gate), ("gates", gates.gates)):
         place = folder / name
         place.mkdir()
         yield from made(place)

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 import cbor2
 from cryptography.hazmat.primitives import hashes
@@ -191,8 +192,8 @@ def gate(folder: Path) -> Iterator[Case]:
     with contextlib.ExitStack() as closing:
         closing.callback(log.close)
         closing.callback(served.close)
-        ours = closing.enter_context(_Line(path))
-        bare = closing.enter_context(_Line(_echo(str(folder / "echo.sock"), closing)))
+        ours = closing.enter_context(Line(path))
+        bare = closing.enter_context(Line(echo_at(str(folder / "echo.sock"), closing)))
         disk = os.open(folder / "disk", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         closing.callback(os.close, disk)
 
@@ -207,7 +208,7 @@ def gate(folder: Path) -> Iterator[Case]:
         yield Case("an action through the gate", "a socket's echo and two durable appends", lambda: ours.ask(line), durable, 1, "action")
 
 
-class _Line:
+class Line:
     """One connection, a line at a time."""
 
     def __init__(self, path: str) -> None:
@@ -221,7 +222,7 @@ class _Line:
         self._stream.flush()
         return self._stream.readline()
 
-    def __enter__(self) -> _Line:  # noqa: PYI034 - private, and never subclassed
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -229,7 +230,8 @@ class _Line:
         self._connection.close()
 
 
-def _echo(path: str, closing: contextlib.ExitStack) -> str:
+def echo_at(path: str, closing: contextlib.ExitStack) -> str:
+    """`path`, at which one connection gets each line back."""
     server = socket.socket(socket.AF_UNIX)
     server.bind(path)
     server.listen()

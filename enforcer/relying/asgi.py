@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
-from typing import Any, Final
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, TypeVar
 
 from enforcer.relying.party import challenge_of, status_of
 from writ.formats.action import Action
@@ -28,7 +29,13 @@ Headers = Iterable[tuple[bytes, bytes]]
 MAX_BODY: Final = 1 << 20
 BODY_WITHIN: Final = 10.0
 """Seconds for the whole body."""
+DECIDED_WITHIN: Final = 4.0
+"""Seconds for a decision and its record; below what a proxy waits for us."""
+DECIDED_AT_ONCE: Final = 64
+"""Threads in which a process decides: as many records can be made durable together."""
 _LOG = observe.get_logger(__name__)
+_DECIDERS = ThreadPoolExecutor(DECIDED_AT_ONCE, "relying")
+_T = TypeVar("_T")
 
 
 def new_reference() -> str:
@@ -126,6 +133,18 @@ async def _read(receive: Receive, most: int) -> bytes:
             raise Refused(Reason("too-large", "body", f"at most {most} bytes", "more"))
         if not message.get("more_body", False):
             return bytes(body)
+
+
+async def decided(work: Callable[[], _T], within: float = DECIDED_WITHIN) -> _T:
+    """What `work` returns, done beside the loop. Raises what it raises, and Refused where it takes longer: a sink or a feed hangs.
+
+    What was begun goes on all the same, to its record, but nothing passes by it; what was not never begins.
+    """
+    begun = _DECIDERS.submit(work)
+    try:
+        return await asyncio.wait_for(asyncio.wrap_future(begun), within)
+    except TimeoutError:
+        raise Refused(Reason("record-not-durable", "decision", f"one on record within {within:g} s", "none")) from None
 
 
 def reasons_of(error: Exception, where: str, reference: str) -> tuple[Reason, ...]:

@@ -19,17 +19,19 @@ Source: OpenID AuthZEN Authorization API 1.0, sections 5 to 7 and 9 to 11.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from enforcer.relying.asgi import (
+    DECIDED_WITHIN,
     Headers,
     Receive,
     Scope,
     Send,
     answer,
+    decided,
     is_http,
     new_reference,
     read_body,
@@ -127,7 +129,9 @@ class AuthZen:
         if kind != "application/json":
             raise FormatError("header content-type", "application/json", repr(kind)[:80])
         body = decode_json(await read_body(receive), "request")
-        return await asyncio.to_thread(self._evaluations if path == EVALUATIONS else self._evaluation, body, reference)
+        several = path == EVALUATIONS
+        within = DECIDED_WITHIN * (MAX_EVALUATIONS if several else 1)
+        return await decided(partial(self._evaluations if several else self._evaluation, body, reference), within)
 
     def configuration(self) -> dict[str, Any]:
         """The metadata of the decision point. Source: AuthZEN 1.0 section 9."""

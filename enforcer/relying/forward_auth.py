@@ -25,9 +25,9 @@ Source: envoy.extensions.filters.http.ext_authz.v3 HttpService; ngx_http_auth_re
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Final, Literal, get_args
 
 from enforcer.relying.asgi import (
@@ -36,6 +36,7 @@ from enforcer.relying.asgi import (
     Send,
     answer,
     checked_origin,
+    decided,
     http_action,
     is_http,
     new_reference,
@@ -95,7 +96,7 @@ class ForwardAuth:
         self._waiting += 1
         try:
             request = await self._request(scope, receive)
-            token = await asyncio.to_thread(self._party.admit, request, gate=GATE, reference=reference)
+            token = await decided(partial(self._party.admit, request, gate=GATE, reference=reference))
         except Exception as error:  # noqa: BLE001 - whatever fails before a decision refuses (I3)
             reasons = reasons_of(error, "forward-auth", reference)
             said = [(b"x-writ-refusal", f"{reasons[0].code}; reference={reference}".encode("ascii"))]  # nginx hands on no body

@@ -38,10 +38,11 @@ SOCKET_MODE: Final = 0o660
 BACKLOG: Final = 512
 _ANY: Final = Digest.of(b"")
 _HTTP: Final[dict[str, Any]] = {
-    "http": "h11", "ws": "none", "lifespan": "off", "interface": "asgi3", "access_log": False, "server_header": False, "log_config": None,
-    "proxy_headers": False, "timeout_keep_alive": 30, "timeout_graceful_shutdown": 10,
+    "http": "h11", "loop": "asyncio", "ws": "none", "lifespan": "off", "interface": "asgi3", "access_log": False, "server_header": False,
+    "log_config": None, "proxy_headers": False, "timeout_keep_alive": 30, "timeout_graceful_shutdown": 10,
 }  # fmt: skip
-"""How uvicorn serves: HTTP/1.1 by h11, which answers 400 to what is none; no header of a proxy's is believed."""
+"""How uvicorn serves, whatever else is installed: on asyncio's own loop, HTTP/1.1 by h11, which answers 400 to what is none. No header of a
+proxy's is believed."""
 _LOG = observe.get_logger(__name__)
 
 

@@ -1,57 +1,139 @@
-"""A durable sink for a relying service: one JSON line a decision, written and synced before the request passes."""
+"""A durable sink for a relying service: one JSON line a decision, written and synced before the request passes.
+
+One thread writes: whatever is waiting is written at once and synced once, and only then do the waiting callers hear of it.
+"""
 
 from __future__ import annotations
 
 import os
 import threading
+import time
+import weakref
+from dataclasses import dataclass, field
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Final
 
 from enforcer.relying.party import Access
 from writ.formats.errors import Unavailable
 from writ.formats.strict import encode_json
 
+DURABLE_WITHIN: Final = 3.0
+"""Seconds a caller waits for its line; after that the request is refused, even if the line comes to be. Below what a proxy waits for us."""
+MAX_BATCH: Final = 256
+_Queue = SimpleQueue["_Waiting | None"]
+
+
+def _held_lock() -> threading.Lock:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    line: bytes
+    fault: str | None = "not written"
+    withdrawn: bool = False
+    told: threading.Lock = field(default_factory=_held_lock)
+
 
 class FileSink:
-    """Appends to one file. After a failed write nothing is accepted any more: the file's end is not known."""
+    """Appends to one file. After a failed write nothing is accepted any more, since the file's end is not known; nor while one hangs."""
 
     def __init__(self, path: Path) -> None:
         """Open `path` for appending, mode 0600; a torn last line of an earlier process is closed off. Raises Unavailable."""
         try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            size = os.fstat(self._file).st_size
-            if size and os.pread(self._file, 1, size - 1) != b"\n":
-                os.write(self._file, b"\n")
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            size = os.fstat(file).st_size
+            if size and os.pread(file, 1, size - 1) != b"\n":
+                os.write(file, b"\n")
         except OSError as error:
             raise Unavailable("sink", f"{path}: {error.strerror}") from None
-        self._lock = threading.Lock()
-        self._broken = False
+        self._queue: _Queue = SimpleQueue()
+        self._writer = _Writer(file, self._queue)
+        threading.Thread(target=self._writer.run, name="sink", daemon=True).start()
+        weakref.finalize(self, self._queue.put, None)
 
     @property
     def broken(self) -> bool:
-        """Whether a write has failed."""
-        return self._broken
+        """Whether a write has failed, or hangs."""
+        return self._writer.broken is not None or self._writer.hangs
 
     def write(self, access: Access) -> None:
         """The line is on disk. Raises Unavailable."""
-        line = encode_json(
-            {
-                "at": access.decided_at, "reference": access.reference, "agent": access.agent, "action": access.action,
-                "instance": None if access.instance is None else access.instance.hex(), "resource": access.resource,
-                "token": None if access.token is None else str(access.token),
-                "policy": None if access.bundle is None else str(access.bundle),
-                "proof": None if access.proof is None else str(access.proof), "context": access.context.hex(), "permit": access.permit,
-                "reasons": [reason.to_json() for reason in access.reasons], "engine": str(access.engine.tree),
-            }
-        ) + b"\n"  # fmt: skip
-        with self._lock:
-            if self._broken:
-                raise Unavailable("sink", "an earlier write failed")
+        if self._writer.broken is not None:
+            raise Unavailable("sink", "an earlier write failed")
+        if self._writer.hangs:
+            raise Unavailable("sink", "an earlier write hangs")
+        waiting = _Waiting(_line(access))
+        self._queue.put(waiting)
+        if not waiting.told.acquire(timeout=DURABLE_WITHIN):
+            waiting.withdrawn = True
+            raise Unavailable("sink", f"not durable within {DURABLE_WITHIN:g} s")
+        if waiting.fault is not None:
+            raise Unavailable("sink", waiting.fault)
+
+
+class _Writer:
+    """The one thread that writes, until it is told to end or a write fails."""
+
+    def __init__(self, file: int, queue: _Queue) -> None:
+        self._file, self._queue = file, queue
+        self.broken: str | None = None
+        self._began: float | None = None
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the write that is being made takes longer than anybody waits for it."""
+        began = self._began
+        return began is not None and time.monotonic() - began > DURABLE_WITHIN
+
+    def run(self) -> None:
+        """Write whatever waits, tell whoever waits; close the file at the end."""
+        ending = False
+        while not ending:
+            batch, ending = self._batch()
+            if batch and self.broken is None:
+                self._began = time.monotonic()
+                self.broken = self._append(b"".join(one.line for one in batch if not one.withdrawn))
+                self._began = None
+            for one in batch:
+                one.fault = self.broken
+                one.told.release()
+        os.close(self._file)
+
+    def _batch(self) -> tuple[list[_Waiting], bool]:
+        batch: list[_Waiting] = []
+        first = self._queue.get()
+        while first is not None:
+            batch.append(first)
+            if len(batch) == MAX_BATCH:
+                return batch, False
             try:
-                written = os.write(self._file, line)
-                os.fsync(self._file)
-            except OSError as error:
-                self._broken = True
-                raise Unavailable("sink", f"{error.strerror}") from None
-            if written != len(line):
-                self._broken = True
-                raise Unavailable("sink", f"expected {len(line)} bytes written, got {written}")
+                first = self._queue.get_nowait()
+            except Empty:
+                return batch, False
+        return batch, True
+
+    def _append(self, lines: bytes) -> str | None:
+        """Why `lines` may not all be on disk, or None."""
+        try:
+            written = os.write(self._file, lines)
+            os.fsync(self._file)
+        except Exception as error:  # noqa: BLE001 - a writer that dies silently would leave every caller waiting; all are told
+            return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
+        return None if written == len(lines) else f"expected {len(lines)} bytes written, got {written}"
+
+
+def _line(access: Access) -> bytes:
+    return encode_json(
+        {
+            "at": access.decided_at, "reference": access.reference, "agent": access.agent, "action": access.action,
+            "instance": None if access.instance is None else access.instance.hex(), "resource": access.resource,
+            "token": None if access.token is None else str(access.token),
+            "policy": None if access.bundle is None else str(access.bundle),
+            "proof": None if access.proof is None else str(access.proof), "context": access.context.hex(), "permit": access.permit,
+            "reasons": [reason.to_json() for reason in access.reasons], "engine": str(access.engine.tree),
+        }
+    ) + b"\n"  # fmt: skip
