@@ -23,15 +23,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from enforcer import compose, explain, frames
-from enforcer.config import PREFIX, EnforcerConfig
-from enforcer.control import CONTROL, MAX_CONTROL, Contain, Control, CouldNot, Deliver, Did, Exited, RefusedRun, Run, Started
-from enforcer.relying import config as relying_config
-from writ.formats.archive import encode_archive
-from writ.formats.errors import FormatError, Refused, Unavailable
-from writ.formats.reason import Reason
-from writ.service import cli, observe
-from writ.service.config import check, load
+try:
+    from enforcer import compose, explain, frames
+    from enforcer.config import PREFIX, EnforcerConfig
+    from enforcer.control import CONTROL, MAX_CONTROL, Contain, Control, CouldNot, Deliver, Did, Exited, RefusedRun, Run, Started
+    from enforcer.relying import config as relying_config
+    from writ.formats.archive import encode_archive
+    from writ.formats.errors import FormatError, Refused, Unavailable
+    from writ.formats.reason import Reason
+    from writ.service import cli, observe
+    from writ.service.config import check, load
+except ImportError as missing:  # nothing is read or made before all of it is there
+    sys.stderr.write(f"enforcer: could not start: {missing}\n")
+    sys.exit(3)
 
 FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
 KILLED: Final = 137

@@ -137,7 +137,15 @@ class Gatekeeper:
         4. Nothing was cut and no token died meanwhile; else the record gets a failed outcome and the action does not pass.
 
         Of an observed agent the record is a refusal, and the action passes unless the gate cannot, or everything is cut.
+        Where a clock cannot be read, nothing passes.
         """
+        try:
+            return self._ask(action, arguments, gate, against, led_by)
+        except OSError as error:
+            fault = Reason("unavailable", "clock", "a clock that can be read", str(error.strerror)[:200])
+            return Ruling(action, (fault,), None, None)
+
+    def _ask(self, action: Action, arguments: bytes, gate: str, against: Reason | None, led_by: bytes | None) -> Ruling:
         # 0
         excess = self._quota.take(len(arguments))
         if excess is not None:

@@ -135,12 +135,12 @@ async def _read(receive: Receive, most: int) -> bytes:
             return bytes(body)
 
 
-async def decided(work: Callable[[], _T], within: float = DECIDED_WITHIN) -> _T:
-    """What `work` returns, done beside the loop. Raises what it raises, and Refused where it takes longer: a sink or a feed hangs.
+async def decided(work: Callable[[], _T], decisions: int = 1) -> _T:
+    """What `work` returns, done beside the loop. Raises what it raises, and Refused where it takes too long: a sink or a feed hangs.
 
     What was begun goes on all the same, to its record, but nothing passes by it; what was not never begins.
     """
-    begun = _DECIDERS.submit(work)
+    begun, within = _DECIDERS.submit(work), DECIDED_WITHIN * decisions
     try:
         return await asyncio.wait_for(asyncio.wrap_future(begun), within)
     except TimeoutError:

@@ -25,7 +25,6 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from enforcer.relying.asgi import (
-    DECIDED_WITHIN,
     Headers,
     Receive,
     Scope,
@@ -130,8 +129,8 @@ class AuthZen:
             raise FormatError("header content-type", "application/json", repr(kind)[:80])
         body = decode_json(await read_body(receive), "request")
         several = path == EVALUATIONS
-        within = DECIDED_WITHIN * (MAX_EVALUATIONS if several else 1)
-        return await decided(partial(self._evaluations if several else self._evaluation, body, reference), within)
+        work = partial(self._evaluations if several else self._evaluation, body, reference)
+        return await decided(work, MAX_EVALUATIONS if several else 1)
 
     def configuration(self) -> dict[str, Any]:
         """The metadata of the decision point. Source: AuthZEN 1.0 section 9."""

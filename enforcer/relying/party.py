@@ -141,7 +141,10 @@ class RelyingParty:
         Raises Refused.
         """
         # 1
-        now = self._clock.now()
+        try:
+            now = self._clock.now()
+        except OSError as error:
+            raise Refused(Reason("unavailable", "clock", "a clock that can be read", str(error.strerror)[:200])) from None
         try:
             token, proof = self._authenticate(request, now)
         except Refused as refused:

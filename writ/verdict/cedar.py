@@ -17,7 +17,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
-import cedarpy
+try:
+    import cedarpy
+except ImportError as error:
+    raise ImportError(f"cedarpy, without which nothing is decided, cannot be loaded: {error}", name="cedarpy") from error
 
 from writ.formats.errors import FormatError
 from writ.formats.policy_bundle import PolicyBundle
