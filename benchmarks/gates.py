@@ -1,7 +1,7 @@
 """The gates under 20 policies: a decision alone, on record, through the agent's socket, for a service, and through nginx if there.
 
-What the disk takes for a commit is stated apart: gates are timed once with their record on the disk of the temporary directory, and once
-with it in memory (`/dev/shm`), where a commit costs no disk.
+What a commit takes is stated apart: gates are timed with their record on the disk of the temporary directory, with it in memory
+(`/dev/shm`), where a commit costs no disk, and the agent's gate without any.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from benchmarks.measure import Case
 from enforcer.credential import Held
 from enforcer.gatekeeper import Gatekeeper
 from enforcer.gates.socket import SocketGate
-from enforcer.record import ActionLog
+from enforcer.record import ActionLog, Make, Recorded
 from enforcer.relying.authzen import AuthZen
 from enforcer.relying.forward_auth import ForwardAuth
 from enforcer.relying.party import Presented
@@ -36,7 +36,7 @@ from tests.enforcer.relying.behind import SITE, Gate
 from tests.enforcer.relying.process import Process, UnixConnection
 from tests.enforcer.scene import Scene
 from tests.world.attestor import ENGINE
-from writ.formats.action import Action
+from writ.formats.action import Action, OutcomeRecord
 from writ.formats.digest import Digest
 from writ.formats.jose import parse_dpop
 from writ.verdict.decide import decide
@@ -76,14 +76,22 @@ class Leaping:
         return self._boot
 
 
+class Apart(ActionLog):
+    """A log that appends nothing: with it, a gate costs what it costs beside its commits."""
+
+    def append(self, make: Make, content: bytes) -> Recorded:
+        """The record is made, and is nowhere."""
+        return Recorded(make(0, bytes(32)), bytes(32))
+
+
 class Spot:
     """One agent under 20 policies, its log in `folder`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, log: type[ActionLog] = ActionLog) -> None:
         folder.mkdir()
         self.folder, self.scene = folder, Scene(folder)
         self.held = twenty(self.scene, READ.name)
-        self.log = ActionLog(folder, self.scene.instance)
+        self.log = log(folder, self.scene.instance)
         self.gatekeeper = Gatekeeper(
             instance=self.scene.instance, agent=self.scene.agent, credential=self.scene.credential, log=self.log, engine=ENGINE,
             clock=Leaping(self.scene), left=1 << 50,
@@ -110,12 +118,14 @@ def gates(folder: Path) -> Iterator[Case]:
             memory = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="writ-bench-", dir=memory)))
         places = {"on disk": folder, **({} if memory is None else {"in memory": memory})}
         spots = {where: Spot(place / "agent") for where, place in places.items()}
-        for spot in spots.values():
+        apart = Spot(folder / "apart", Apart)
+        for spot in (*spots.values(), apart):
             closing.callback(spot.log.close)
         commit = Commit(folder / "commit", closing)
         yield from decisions(spots["on disk"])
         for where, spot in spots.items():
             yield from recorded(spot, where, commit)
+        yield from through_the_socket(apart, "apart", commit, closing)
         for where, spot in spots.items():
             yield from through_the_socket(spot, where, commit, closing)
         services = {where: service(place / "service") for where, place in places.items()}
@@ -190,6 +200,12 @@ def recorded(spot: Spot, where: str, commit: Callable[[], None]) -> Iterator[Cas
         for _ in range(EACH):
             ask()
 
+    instance = spot.scene.instance
+
+    def append() -> None:
+        spot.log.append(lambda number, content: OutcomeRecord(number, 1, instance, 0, "done", content), b"{}")
+
+    yield Case(f"a record appended to the action log {where}", "one commit", append, commit)
     yield Case(f"decision and record {where}", "one commit", ask, commit)
     with ThreadPoolExecutor(CALLERS) as pool:
 
@@ -333,7 +349,7 @@ def through_nginx(folder: Path, where: str, commit: Callable[[], None]) -> Itera
         def ask(path: str, shown: dict[str, str]) -> None:
             connection.request("GET", path, headers=shown)
             answer = connection.getresponse()
-            assert (answer.status, answer.read()) == (200, b"ok"), answer.getheader("X-Writ-Refusal")
+            assert (answer.status, answer.read()) == (200, b"ok"), (answer.status, (folder / "error.log").read_text()[-500:])
 
         def asked() -> None:
             ask("/v1/report", {"Authorization": f"DPoP {gate.held.compact}", "DPoP": fresh(), **host})
