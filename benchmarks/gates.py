@@ -304,7 +304,10 @@ daemon off; worker_processes 1; error_log {folder}/error.log; pid {folder}/nginx
     server {{
         listen unix:{folder}/nginx.sock; server_name reports.example.org;
         location /plain/ {{ proxy_pass http://unix:{folder}/served.sock; }}
-        location / {{ auth_request /forward-auth; proxy_pass http://unix:{folder}/served.sock; }}
+        location / {{
+            auth_request /forward-auth; auth_request_set $said $upstream_http_x_writ_refusal; add_header Said $said always;
+            proxy_pass http://unix:{folder}/served.sock;
+        }}
         location = /forward-auth {{
             internal; proxy_pass http://writ/forward-auth; proxy_http_version 1.1; proxy_set_header Connection "";
             proxy_pass_request_body off; proxy_set_header Content-Length ""; proxy_set_header Host $http_host;
@@ -349,7 +352,7 @@ def through_nginx(folder: Path, where: str, commit: Callable[[], None]) -> Itera
         def ask(path: str, shown: dict[str, str]) -> None:
             connection.request("GET", path, headers=shown)
             answer = connection.getresponse()
-            assert (answer.status, answer.read()) == (200, b"ok"), (answer.status, (folder / "error.log").read_text()[-500:])
+            assert (answer.status, answer.read()) == (200, b"ok"), (answer.status, answer.getheader("Said"))
 
         def asked() -> None:
             ask("/v1/report", {"Authorization": f"DPoP {gate.held.compact}", "DPoP": fresh(), **host})

@@ -52,13 +52,14 @@ class Relying:
     def __init__(self, config: RelyingConfig) -> None:
         """Raises Unavailable, FormatError."""
         clock = SystemClock()
-        self._clock, self._ready_at = clock, clock.now() + CLOCK_SKEW + 1
+        self._clock = clock
         sources = Sources(config.keys_from, config.status_from, config.policy_file, config.decision_keys(), _text(config.ca_file))
         self._feed = VerifierFeed(sources, clock)
         self._sink = FileSink(config.sink_file)
         party = RelyingParty(
             audience=config.audience, issuer=config.issuer, feed=self._feed, sink=self._sink, clock=clock, engine=installed_engine()
         )
+        self._ready_at = clock.now() + CLOCK_SKEW + 1  # read after the party's own, so never before it takes a proof
         apps: list[tuple[str, App]] = []
         if config.forward_auth:
             proxy, body = cast(Proxy, config.proxy), cast(Body, config.body)
