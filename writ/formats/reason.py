@@ -182,6 +182,9 @@ REMEDIES: Final[dict[str, str]] = {
     # child instances
     "executables-unmeasured": "A child instance runs what its parent writes, so its executables are at warning: expected of its profile.",
     "child-refused": "A child instance is started by an agent's `instance.start` and by nothing else; its profile is `sandboxed`.",
+    # servers of the Model Context Protocol
+    "tool-changed": "Not the approved definition: compare it by `enforcer tools`, and approve the component with a new file.",
+    "tool-unapproved": "Nobody approved this definition: `enforcer tools` proposes the file that does, which is measured.",
 }
 """Code -> remedy. Codes are appended and never removed or renamed: old decisions name them."""
 

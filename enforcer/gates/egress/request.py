@@ -104,7 +104,7 @@ def parse_head(data: bytes) -> Wanted:
     4. The Host header, where there is one, names the same.
     """
     # 1
-    request, reader, named = _read(data)
+    request, reader, named = read_request(data)
     # 2
     if request.method == b"CONNECT" and (framing := _FRAMING & named.keys()):
         raise FormatError("request", "for CONNECT no length and no chunks", " and ".join(sorted(k.decode() for k in framing)))
@@ -138,7 +138,7 @@ def parse_asked(data: bytes, destination: Destination, *, secure: bool) -> tuple
     3. A WebSocket's handshake is one, whole; to anything else it is not upgraded (RFC 9110 7.8 lets a server pass over it).
     """
     # 1
-    request, reader, named = _read(data)
+    request, reader, named = read_request(data)
     action, target = _action(request.method.decode("ascii")), request.target.decode("ascii")
     if not target.startswith("/"):
         raise FormatError("request.target", "a path", repr(target)[:80])
@@ -214,7 +214,7 @@ def _check_fields(fields: Headers) -> None:
             raise FormatError("request", "names in small letters, and values of printable ASCII", repr((name, value))[:80])
 
 
-def _read(data: bytes) -> tuple[h11.Request, h11.Connection, dict[bytes, bytes]]:
+def read_request(data: bytes) -> tuple[h11.Request, h11.Connection, dict[bytes, bytes]]:
     """The request that `data` begins with, who reads on, and its headers by name. Raises FormatError.
 
     1. Lines of printable ASCII, none folded, each ending CR LF.
