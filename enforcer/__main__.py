@@ -6,6 +6,7 @@ status [INSTANCE]           how the instances stand
 why REF                     explain a refusal or a containment
 kill INSTANCE               kill an instance; it is tainted for ever
 log show|export|prove|erase INSTANCE
+tools -- PROGRAM ARG…       propose what to approve of a server of the Model Context Protocol
 doctor, config check
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -24,8 +26,10 @@ from typing import Any, Final
 from enforcer import compose, explain, frames
 from enforcer.config import PREFIX, EnforcerConfig
 from enforcer.control import CONTROL, MAX_CONTROL, Contain, Control, CouldNot, Deliver, Did, Exited, RefusedRun, Run, Started
+from enforcer.mcp_server import proposal
 from writ.formats.archive import encode_archive
 from writ.formats.errors import FormatError, Refused, Unavailable
+from writ.formats.mcp import VERSIONS, encode_approved
 from writ.formats.reason import Reason
 from writ.service import cli, observe
 from writ.service.config import check
@@ -49,6 +53,8 @@ def main(argv: Sequence[str]) -> int:
     args = parser.parse_args(before)
     if args.verb == "config":
         return _check(args)
+    if args.verb == "tools":
+        return _tools(args, command)
     config = compose.configuration(args.config or _default(), os.environ)
     if args.verb == "serve":
         return _serve(config)
@@ -65,6 +71,7 @@ _VERBS: Final = {
     "kill": "kill an instance, for ever",
     "log": "show, export, prove or erase an action log",
     "doctor": "look for what would keep an agent from running",
+    "tools": "propose what to approve of an MCP server",
     "config": "check the configuration",
 }
 
@@ -86,6 +93,9 @@ def _arguments(name: str, made: argparse.ArgumentParser) -> None:
         made.add_argument("--output", type=Path, metavar="FILE", help="where an export goes")
     elif name == "config":
         made.add_argument("act", choices=("check",))
+    elif name == "tools":
+        made.add_argument("--protocol", choices=VERSIONS, help="what the server speaks; tried out where it is not given")
+        made.usage = "enforcer tools [--protocol VERSION] -- PROGRAM ARG…"
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], str, list[str]]:
@@ -106,6 +116,20 @@ def _check(args: argparse.Namespace) -> int:
     faults = check(EnforcerConfig, args.config or _default(), os.environ, PREFIX)
     cli.emit({"configuration": str(args.config or _default() or "defaults"), "faults": faults}, args.json)
     return cli.MISUSE if faults else cli.ACCEPTED
+
+
+def _tools(args: argparse.Namespace, command: Sequence[str]) -> int:
+    """What would be approved goes to standard output, as the file that does; what it says to standard error, to be read by a person."""
+    if not command:
+        raise FormatError("tools", "-- PROGRAM ARG…", "no program")
+    approved, definitions = proposal(command, args.protocol)
+    if args.json:
+        cli.emit({"approved": json.loads(encode_approved(approved)), "definitions": definitions}, as_json=True)
+        return cli.ACCEPTED
+    for one in definitions:
+        sys.stderr.write(json.dumps(one, indent=2, sort_keys=True) + "\n")
+    sys.stdout.write(encode_approved(approved).decode() + "\n")
+    return cli.ACCEPTED
 
 
 def _serve(config: EnforcerConfig) -> int:

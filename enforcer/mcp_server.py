@@ -6,6 +6,8 @@ plain one (`tools.StdioTool`). Its own requests to us are declined and its notif
 
 from __future__ import annotations
 
+import os
+import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +21,8 @@ from enforcer.launch.process import Program, Running
 from enforcer.tools import CALL_WITHIN, MAX_REPLY, Reply, StdioTool, piped
 from writ.formats import mcp
 from writ.formats.action import Action
-from writ.formats.errors import FormatError, Unavailable
-from writ.formats.mcp import MODERN, Approved, Said
+from writ.formats.errors import FormatError, Misuse, Unavailable
+from writ.formats.mcp import LEGACY, MODERN, Approved, Said
 from writ.formats.measurement import Measurement
 from writ.formats.reason import Reason
 from writ.formats.strict import decode_json, encode_json
@@ -72,6 +74,7 @@ class McpServer(StdioTool):
         super().__init__(name, running, pipes, asked, rest)
         self.approved, self._greeted = approved, asked > 0
         self._instructions: str | None = None
+        self._capabilities: Mapping[str, Any] = {}
 
     @classmethod
     def launched(cls, name: str, program: Program, cgroup: Cgroup, errors: int, approved: Approved) -> McpServer:
@@ -120,10 +123,36 @@ class McpServer(StdioTool):
         modern = self.approved.protocol == MODERN
         with self._lock:
             answered = self._greet_and_ask("server/discover" if modern else "ping", {})
-        if modern:
-            self._instructions = None if isinstance(answered, Fault) else _text(answered.get("instructions"))
+        if modern and not isinstance(answered, Fault):
+            self._take(answered)
         said = self._instructions
-        return said if said is not None and mcp.definition_digest({"instructions": said}) == self.approved.instructions else None
+        return said if said is not None and mcp.instructions_digest(said) == self.approved.instructions else None
+
+    def propose(self) -> tuple[Approved, list[dict[str, Any]]]:
+        """What would have to be approved for all that it offers to be served, and the definitions as it says them.
+
+        Raises Unavailable, FormatError, also for a server of the other generation.
+        """
+        modern = self.approved.protocol == MODERN
+        with self._lock:
+            answered = self._greet_and_ask("server/discover" if modern else "ping", {})
+        if modern and isinstance(answered, Fault):
+            raise FormatError(f"tool {self._name}", f"protocol {MODERN}", f"error {answered.code}")
+        if modern and not isinstance(answered, Fault):
+            self._take(answered)
+        offered, definitions = self._capabilities, dict[str, list[dict[str, Any]]]()
+        for kind in ("tools", "prompts"):
+            definitions[kind] = self.list_all(f"{kind}/list") if kind in offered else []
+        tools, prompts = ({str(one["name"]): mcp.definition_digest(one) for one in definitions[kind]} for kind in ("tools", "prompts"))
+        said = None if self._instructions is None else mcp.instructions_digest(self._instructions)
+        found = Approved(self.approved.protocol, tools, prompts, "resources" in offered, "completions" in offered, said)
+        return mcp.parse_approved(mcp.encode_approved(found)), [*definitions["tools"], *definitions["prompts"]]
+
+    def _take(self, about: Mapping[str, Any]) -> None:
+        """What it says of itself."""
+        capabilities, instructions = about.get("capabilities"), about.get("instructions")
+        self._capabilities = capabilities if isinstance(capabilities, Mapping) else {}
+        self._instructions = instructions if isinstance(instructions, str) else None
 
     # --- as a tool of the socket gate ----------------------------------------------------------------------------------------
 
@@ -160,7 +189,7 @@ class McpServer(StdioTool):
         got = result.message if isinstance(result, Fault) else result.get("protocolVersion")
         if isinstance(result, Fault) or got != wanted:
             raise FormatError(f"tool {self._name}", f"protocol {wanted}", repr(got)[:80])
-        self._instructions = _text(result.get("instructions"))
+        self._take(result)
         self._write(b'{"jsonrpc":"2.0","method":"notifications/initialized"}\n', end)
         self._greeted = True
 
@@ -198,5 +227,28 @@ def spelt(value: object) -> bytes:
         raise FormatError("JSON text", "Unicode", "a lone surrogate") from None
 
 
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
+def proposal(command: Sequence[str], protocol: str | None = None) -> tuple[Approved, list[dict[str, Any]]]:
+    """As `McpServer.propose`, of a program that is started here, as whoever asks, in no sandbox, and ended. It is tried as one of the newer
+    generation first where no `protocol` is given.
+
+    Raises Unavailable, FormatError.
+    """
+    for tried in (MODERN, LEGACY[0]) if protocol is None else (protocol,):
+        try:
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        except OSError as error:
+            raise Unavailable(command[0], f"{error.strerror}") from None
+        with process:
+            if process.stdin is None or process.stdout is None:
+                raise Misuse("pipes were asked for")
+            pipes = (os.dup(process.stdin.fileno()), os.dup(process.stdout.fileno()))
+            os.set_blocking(pipes[0], False)
+            server = McpServer("server", Running(process, process.pid), pipes, approved=Approved(tried, {}, {}))
+            try:
+                return server.propose()
+            except (FormatError, Unavailable):
+                if tried != MODERN or protocol is not None:
+                    raise
+            finally:
+                server.close()
+    raise Misuse("a protocol at least is tried")

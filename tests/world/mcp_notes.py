@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 OBJECT = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+OFFERED: dict[str, Any] = {"tools": {}, "prompts": {}, "resources": {}, "completions": {}}
 STATE: dict[str, Any] = {
     "tools": [
         {"name": "read", "description": "Read a note.", "inputSchema": OBJECT},
@@ -51,11 +52,11 @@ def result(method: str, params: dict[str, Any], state: dict[str, Any]) -> dict[s
     if method == "initialize":
         version = "2024-11-05" if state["mode"] == "old" else params["protocolVersion"]
         info = {"name": "notes", "version": "1"}
-        return {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": info, "instructions": state["instructions"]}
+        return {"protocolVersion": version, "capabilities": OFFERED, "serverInfo": info, "instructions": state["instructions"]}
     if method == "server/discover":
         return {
             "supportedVersions": ["2026-07-28"],
-            "capabilities": {"tools": {}},
+            "capabilities": OFFERED,
             "instructions": state["instructions"],
             "resultType": "complete",
         }

@@ -558,6 +558,11 @@ def definition_digest(definition: Mapping[str, Any]) -> Digest:
         raise FormatError("definition", "Unicode", "a lone surrogate") from None
 
 
+def instructions_digest(text: str) -> Digest:
+    """The same of what a server says that a model should know. Raises FormatError."""
+    return definition_digest({"instructions": text})
+
+
 @dataclass(frozen=True, slots=True)
 class Approved:
     """What was approved of a server: the generation it speaks, and its definitions by digest.

@@ -42,7 +42,6 @@ from writ.formats.mcp import BadMessage, Call, Note
 
 PATH: Final = "/mcp/"
 URL: Final = f"http://{ADDRESS}:{MCP_PORT}/mcp"
-HOSTS: Final = (f"{ADDRESS}:{MCP_PORT}", f"localhost:{MCP_PORT}")
 CONNECTIONS: Final = 16
 _PART: Final = 65536
 _STATUS: Final = {
@@ -72,6 +71,7 @@ class McpHttpGate:
     def __init__(self, server: socket.socket, desks: Mapping[str, Desk], gatekeeper: Gatekeeper, limits: Limits | None = None) -> None:
         """`server` listens on a port that it was told, and is ours from now on."""
         self._desks, self._gatekeeper, self._limits = desks, gatekeeper, limits or Limits(connections=CONNECTIONS)
+        self._hosts = tuple(f"{host}:{server.getsockname()[1]}" for host in (ADDRESS, "localhost"))
         self._line = ListeningLine(server, self._serve, threading.BoundedSemaphore(self._limits.connections), self._limits)
         self._line.begin()
         gatekeeper.hold(self._line)
@@ -118,11 +118,11 @@ class McpHttpGate:
         return keep
 
     def _addressed(self, request: h11.Request, headers: Mapping[str, str]) -> Desk:
-        if headers.get("host") not in HOSTS:
-            raise _Wrong(403, FormatError("header Host", " or ".join(HOSTS), repr(headers.get("host"))[:80]))
+        if headers.get("host") not in self._hosts:
+            raise _Wrong(403, FormatError("header Host", " or ".join(self._hosts), repr(headers.get("host"))[:80]))
         origin = headers.get("origin")
-        if origin is not None and origin not in [f"http://{host}" for host in HOSTS]:
-            raise _Wrong(403, FormatError("header Origin", f"none, or http://{HOSTS[0]}", repr(origin)[:80]))
+        if origin is not None and origin not in [f"http://{host}" for host in self._hosts]:
+            raise _Wrong(403, FormatError("header Origin", f"none, or http://{self._hosts[0]}", repr(origin)[:80]))
         target = request.target.decode("ascii")
         desk = self._desks.get(target.removeprefix(PATH)) if target.startswith(PATH) else None
         if desk is None:

@@ -104,7 +104,7 @@ class Rig:
         """Status and decoded body of one request, as it is."""
         named = {name.lower() for name, _ in headers}
         usual = [
-            ("Host", "127.0.0.1:3129"), ("Content-Type", "application/json"), ("Accept", "application/json, text/event-stream"),
+            ("Host", f"127.0.0.1:{self.port}"), ("Content-Type", "application/json"), ("Accept", "application/json, text/event-stream"),
             ("Content-Length", str(len(body))),
         ]  # fmt: skip
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)) as connection:

@@ -165,7 +165,7 @@ def test_a_connection_carries_one_request_after_another(rig: Rig) -> None:
     for number in range(3):
         body = json.dumps({"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": {**READ, "_meta": META}})
         headers = {
-            "Host": "127.0.0.1:3129", "Content-Type": "application/json", "MCP-Protocol-Version": MODERN, "Mcp-Method": "tools/call",
+            "Content-Type": "application/json", "MCP-Protocol-Version": MODERN, "Mcp-Method": "tools/call",
             "Mcp-Name": "read",
         }  # fmt: skip
         connection.request("POST", "/mcp/notes", body, headers)
