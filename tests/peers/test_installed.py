@@ -14,7 +14,7 @@ pytestmark = pytest.mark.peers
 
 
 @pytest.mark.parametrize(
-    ("find", "arguments"), [(envoy, ["--version"]), (nginx, ["-v"]), (caddy, ["version"]), (go, ["version"]), (node, ["--version"])]
+    "find, arguments", [(envoy, ["--version"]), (nginx, ["-v"]), (caddy, ["version"]), (go, ["version"]), (node, ["--version"])]
 )
 def test_a_peer_says_its_version(find: Callable[[], Path], arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     done = subprocess.run([find(), *arguments], capture_output=True, text=True, timeout=30, check=True)
