@@ -28,7 +28,6 @@ from enforcer.estate import MAX_SEEN, Estate, HeldConnection, Since, leave
 from enforcer.events import AgentEnded, ComeOver, Event, FromClient, Heard, Killed, LinkLost, LinkUp, ParentHeld, ParentRuns
 from enforcer.gatekeeper import Gatekeeper
 from enforcer.gates.egress.outlet import Outlet
-from enforcer.gates.lines import LineGate, Taken
 from enforcer.gates.mcp.desk import Desk
 from enforcer.gates.mcp.http import URL, McpHttpGate
 from enforcer.gates.mcp.stdio import McpStdioGate, socket_name
@@ -48,6 +47,7 @@ from enforcer.renewal import Granted, Renewal, Verdict
 from enforcer.secrets.sources import secrets_of
 from enforcer.tenure import Tenure
 from enforcer.tools import RelyingService, Tool
+from enforcer.wire.lines import LineGate, Taken
 from writ.formats.errors import Misuse, Unavailable, WritError
 from writ.formats.forward import MCP_PORT, Forward
 from writ.formats.local import LOCAL, Launched, Stop, Unreachable

@@ -26,9 +26,9 @@ from enforcer.gates.egress.client_hello import read_client_hello
 from enforcer.gates.egress.destination import parse_authority
 from enforcer.gates.egress.http2 import Http2, Http2Stream
 from enforcer.gates.egress.request import parse_asked, parse_fields, parse_head, parse_trailers
-from enforcer.gates.egress.stream import Stream
-from enforcer.gates.egress.tunnel import Limits
 from enforcer.gates.egress.url import path_of
+from enforcer.wire.limits import Limits
+from enforcer.wire.stream import Stream
 from tests.world.authority import Ca
 from tests.world.ima_logs import BOOT, certificate
 from tests.world.machine import SHELL, part_reference

@@ -29,8 +29,8 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from enforcer.gatekeeper import Gatekeeper, Ruling
-from enforcer.gates.lines import MAX_LINE, LineGate, Taken
 from enforcer.tools import Reply, Tool, spelt
+from enforcer.wire.lines import MAX_LINE, LineGate, Taken
 from writ.formats.action import Action
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Unavailable

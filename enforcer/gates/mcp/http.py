@@ -28,13 +28,12 @@ from typing import Final
 import h11
 
 from enforcer.gatekeeper import Gatekeeper
-from enforcer.gates.egress.line import ListeningLine
-from enforcer.gates.egress.request import read_request
-from enforcer.gates.egress.session import head_of
-from enforcer.gates.egress.stream import Stream
-from enforcer.gates.egress.tunnel import Ended, Limits
 from enforcer.gates.mcp.desk import Desk, bad
 from enforcer.launch.netns import ADDRESS
+from enforcer.wire.head import head_of, read_request
+from enforcer.wire.limits import Ended, Limits
+from enforcer.wire.line import ListeningLine
+from enforcer.wire.stream import Stream
 from writ.formats import mcp
 from writ.formats.errors import FormatError
 from writ.formats.forward import MCP_PORT

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from enforcer.gates.lines import LineGate
 from enforcer.gates.mcp.desk import Desk, bad
+from enforcer.wire.lines import LineGate
 from writ.formats.mcp import BadMessage, Note, parse_message
 
 
