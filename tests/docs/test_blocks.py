@@ -97,10 +97,11 @@ def test_a_shell_block_runs(block: Block, tmp_path: Path) -> None:
 def test_a_block_for_a_host_names_verbs_and_options_that_exist(block: Block) -> None:
     for line in commands(block):
         role, *words = shlex.split(line)
+        words = words[: words.index("--")] if "--" in words else words  # what stands behind is another program's
         installed = Path(sys.executable).parent / role
         done = subprocess.run([installed, *words, "--help"], capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, (line, done.stderr)
-        assert [word for word in words if word.startswith("--") and word not in ("--config", "--") and word not in done.stdout] == [], line
+        assert [word for word in words if word.startswith("--") and word != "--config" and word not in done.stdout] == [], line
 
 
 @of("python")

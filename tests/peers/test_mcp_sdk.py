@@ -15,7 +15,7 @@ import pytest
 from enforcer.mcp_server import proposal
 from tests.enforcer.gates.conftest import makes
 from tests.enforcer.gates.mcp_rig import OLD, Rig
-from tests.peers.conftest import LIB
+from tests.peers.conftest import LIB, ROOT
 from writ.formats.mcp import FAILED, MODERN, REFUSED, Approved
 from writ.formats.reason import Reason
 
@@ -144,6 +144,10 @@ def client(target: str, mode: str, folder: Path) -> Any:
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, check=False, timeout=100, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
+
+
+def test_the_bridge_is_the_one_of_the_page() -> None:
+    assert BRIDGE.lstrip("\n") in (ROOT / "docs/operations.md").read_text()
 
 
 def expect(found: Any, rig: Rig) -> None:
