@@ -96,6 +96,12 @@ def test_a_version_that_is_not_spoken_is_refused_and_those_that_are_named(rig: R
     nothing_passed(rig)
 
 
+def test_a_version_in_the_header_that_the_body_does_not_say_is_a_mismatch_first(rig: Rig) -> None:
+    assert code(rig.modern("tools/call", READ, headers=[("MCP-Protocol-Version", "1999-01-01")])) == (400, -32020)
+    assert code(rig.modern("tools/call", {**READ, "_meta": {**META, VERSION: "1999-01-01"}})) == (400, -32020)
+    nothing_passed(rig)
+
+
 @pytest.mark.parametrize("body", [CALL, OLD_CALL])
 def test_a_request_without_a_version_is_no_way_around_the_headers(rig: Rig, body: dict[str, Any]) -> None:
     assert code(rig.post(json.dumps(body).encode(), [("Mcp-Name", "read"), ("Mcp-Method", "tools/call")])) == (400, -32020)
@@ -103,7 +109,10 @@ def test_a_request_without_a_version_is_no_way_around_the_headers(rig: Rig, body
 
 
 def test_the_newer_header_before_a_body_of_the_older_is_refused(rig: Rig) -> None:
-    assert code(rig.post(json.dumps(OLD_CALL).encode(), HEADERS)) == (400, -32020)
+    assert code(rig.post(json.dumps(OLD_CALL).encode(), HEADERS)) == (400, -32602)
+    discover = {"jsonrpc": "2.0", "id": 1, "method": "server/discover", "params": {}}
+    headers = [("MCP-Protocol-Version", MODERN), ("Mcp-Method", "server/discover")]
+    assert code(rig.post(json.dumps(discover).encode(), headers)) == (400, -32602)
     nothing_passed(rig)
 
 

@@ -252,12 +252,14 @@ _NOTES: Final = frozenset(f"notifications/{word}" for word in ("initialized", "c
 # --- a message -----------------------------------------------------------------------------------------------------------
 
 
-def parse_message(data: bytes) -> Message:
-    """Read what a client sends, whole. Raises BadMessage, and nothing else, on any bytes.
+def parse_message(data: bytes, *, said: str | None = None) -> Message:
+    """Read what a client sends, whole; `said` is the version in a header, where there was one. Raises BadMessage, and nothing else, on any
+    bytes.
 
     1. One JSON object: no batch, bounded, no key twice.
     2. Of JSON-RPC 2.0, a request or a notification, with nothing beside; an id is a text or an integer.
-    3. Its generation is what its `_meta` says: a version says the newer, which is one that we speak.
+    3. Its generation is what its `_meta` says: a version says the newer, which is the header's and one that we speak. None says the older,
+       where no header says the newer.
     4. The method is one of that generation, and its parameters are known, whole.
 
     Says nothing of headers: `check_headers`.
@@ -290,8 +292,13 @@ def parse_message(data: bytes) -> Message:
         # 3
         meta = _object(params.get("_meta", {}), "params._meta")
         modern = _META + "protocolVersion" in meta
+        if said == MODERN and not modern and identifier is not None:
+            raise FormatError(f"params._meta.{_META}protocolVersion", MODERN, "none")
         version = _version(meta, "id" in value) if modern else None
-        if version is not None and version not in VERSIONS[:1]:
+        if version is not None and said is not None and version != said:
+            code = HEADER_MISMATCH
+            raise FormatError("header MCP-Protocol-Version", version, repr(said)[:40])
+        if version is not None and version != MODERN:
             code = UNSUPPORTED_VERSION
             raise FormatError(f"params._meta.{_META}protocolVersion", ", ".join(VERSIONS), repr(version)[:40])
         # 4
@@ -356,7 +363,8 @@ def header_text(value: str, what: str) -> str:
 def check_headers(headers: Mapping[str, str], message: Message) -> None:
     """The headers of a request (names in small letters, each once) say what its body says. Raises BadMessage.
 
-    1. A version that we speak, which is the body's. Only `initialize` may come without one: a request that says none could be anything.
+    1. A version that we speak (`parse_message` has held it against the body's). Only `initialize` may come without one: a request that says
+       none could be anything.
     2. Mcp-Method and Mcp-Name are there in the newer generation; in either, they say nothing else than the body.
     """
     identifier = message.identifier if isinstance(message, Call) else None
@@ -371,10 +379,6 @@ def check_headers(headers: Mapping[str, str], message: Message) -> None:
         raise bad("MCP-Protocol-Version", " or ".join(VERSIONS), "none")
     if version is not None and version not in VERSIONS:
         raise bad("MCP-Protocol-Version", ", ".join(VERSIONS), version, UNSUPPORTED_VERSION)
-    if version == MODERN and not modern and isinstance(message, Call):
-        raise bad("MCP-Protocol-Version", f"the version in params._meta of a request of {MODERN}", version)
-    if modern and version != message.version:
-        raise bad("MCP-Protocol-Version", str(message.version), str(version))
     # 2
     try:
         method = headers.get("mcp-method")

@@ -143,7 +143,7 @@ def _answer(desk: Desk, body: bytes, headers: Mapping[str, str]) -> tuple[int, b
     """Status and body."""
     try:
         # 4
-        message = mcp.parse_message(body)
+        message = mcp.parse_message(body, said=headers.get("mcp-protocol-version"))
         mcp.check_headers(headers, message)
         if isinstance(message, Note):
             return 202, b""
