@@ -627,6 +627,14 @@ def test_events_within_a_text_stay_a_text(rig: Rig) -> None:
     assert json.loads(after)["result"]["content"][0]["text"].startswith("a\n\ndata: {}")
 
 
+def test_text_without_a_spelling_is_a_failure_and_not_an_answer(rig: Rig) -> None:
+    rig.says(resources=[{"uri": "note://today", "name": "\ud800"}])
+    assert code(rig.modern("resources/list")) == (200, FAILED)
+    assert rig.line({"jsonrpc": "2.0", "id": 3, "method": "resources/list"})[0]["error"]["code"] == FAILED
+    rig.says(tools=[{**STATE["tools"][0], "description": "\ud800"}])
+    assert rule(rig.modern("tools/call", READ)) == "unavailable"
+
+
 def test_a_server_of_another_version_than_was_approved_is_not_spoken_to(rigs: Make) -> None:
     rig = rigs(protocol=OLD)
     rig.says(mode="old")

@@ -60,7 +60,11 @@ class Desk:
         except Exception as error:  # noqa: BLE001 - a bug refuses, and its text does not leave
             _LOG.error("gate-failed", exception=error)
             said = self._refusal((_INTERNAL,), None)
-        return spelt({"id": call.identifier, "jsonrpc": "2.0", **said})
+        envelope = {"id": call.identifier, "jsonrpc": "2.0"}
+        try:
+            return spelt({**envelope, **said})
+        except FormatError as error:  # what the server said has no spelling
+            return spelt({**envelope, **self._failure(None, error)})
 
     def _answer(self, call: Call, checked: Checked) -> dict[str, Any]:
         if call.method in ("initialize", "server/discover", "ping", "logging/setLevel"):
@@ -77,7 +81,7 @@ class Desk:
             return {"result": {}}
         about: dict[str, Any] = {"capabilities": self._server.approved.capabilities}
         try:
-            instructions = self._server.instructions
+            instructions = None if self._gatekeeper.reaches() is None else self._server.instructions
         except (Unavailable, FormatError) as error:
             return self._failure(None, error)
         if instructions is not None:
@@ -134,10 +138,10 @@ class Desk:
             kind, wanted = _KINDS[call.method], str(call.params["name"])
             try:
                 listed = self._server.definitions(kind)
+                against = self._server.judge(kind, wanted, listed)
             except (Unavailable, FormatError) as error:
                 unasked = error
             else:
-                against = self._server.judge(kind, wanted, listed)
                 if against is None:
                     checked(next(one for one in listed if one.get("name") == wanted))
         # 3

@@ -111,6 +111,7 @@ def test_a_tool_that_nobody_approved_is_not_listed(rig: Rig) -> None:
 def test_on_hold_nothing_is_listed_and_nothing_passes(rig: Rig) -> None:
     rig.scene.credential.drop()
     assert rule(rig.modern("tools/list")) == rule(rig.modern("tools/call", READ)) == "hold"
+    assert "instructions" not in rig.modern("server/discover")[1]["result"]
     assert rig.heard("tools/call") == rig.heard("tools/list") == []
     assert rig.records() == [("tool.call", "mcp:notes/read", False)]
 
