@@ -174,6 +174,12 @@ def test_a_connection_carries_one_request_after_another(rig: Rig) -> None:
     connection.close()
 
 
+def test_a_tool_that_says_it_failed_is_a_failed_outcome_and_its_words_are_passed_on(rig: Rig) -> None:
+    rig.says(mode="errs")
+    assert rig.modern("tools/call", READ)[1]["result"]["isError"] is True
+    assert rig.records() == [("tool.call", "mcp:notes/read", True), "failed"]
+
+
 def test_a_tool_that_ends_is_a_failed_outcome_and_then_out_of_use(rig: Rig) -> None:
     rig.says(mode="dies")
     assert rig.modern("tools/call", READ)[1]["error"]["code"] == FAILED

@@ -129,6 +129,28 @@ def test_a_uri_in_its_one_spelling_is_taken_as_it_is(good: str) -> None:
     assert uri(good, "uri") == good
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "x://h//a",
+        "x://h/a?b//c",
+        "x://h/../a",
+        "x://h/a?/../b",
+        "x://H/a",
+        "X://h/a",
+        "x:/a",
+        "x:",
+        "x://h/%2E",
+        "x://h/%61",
+        "x://h/%e4",
+        "x://h/a#b",
+    ],
+)
+def test_a_uri_in_another_spelling_is_refused(bad: str) -> None:
+    with pytest.raises(FormatError):
+        uri(bad, "uri")
+
+
 def test_a_template_stands_for_what_is_beneath_it() -> None:
     assert template("note://{name}/{+rest}", "t") == "note://-/-"
     with pytest.raises(FormatError):
