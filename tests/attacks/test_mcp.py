@@ -669,8 +669,9 @@ def test_whatever_changes_in_a_definition_it_is_another(rig: Rig, change: dict[s
 def test_a_page_that_never_ends_and_a_list_too_long_are_failures(rig: Rig) -> None:
     rig.says(page=0)
     assert code(rig.modern("tools/list")) == (200, FAILED)
-    rig.says(page=2000, tools=[{**STATE["tools"][0], "name": f"t{n}"} for n in range(1025)])
-    assert code(rig.modern("tools/list")) == (200, FAILED)
+    for page in (600, 2000):
+        rig.says(page=page, tools=[{**STATE["tools"][0], "name": f"t{n}"} for n in range(1025)])
+        assert code(rig.modern("tools/list")) == (200, FAILED)
     assert rule(rig.modern("tools/call", READ)) == "unavailable"
 
 
