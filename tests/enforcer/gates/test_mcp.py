@@ -131,6 +131,18 @@ def test_a_cut_ends_the_endpoint_and_mending_brings_it_back(rig: Rig) -> None:
     wait_for(answered)
 
 
+def test_what_is_cut_is_cut_on_the_socket_too_and_its_server_is_not_asked(rig: Rig) -> None:
+    rig.gatekeeper.cut(Reason("instance-drifted", "instance", "as measured", "changed"))
+    asked = [
+        {"jsonrpc": "2.0", "id": n, "method": method, "params": READ if n else {}} for n, method in enumerate(("tools/list", "tools/call"))
+    ]
+    answers = rig.line(*asked)
+
+    rules = [one["error"]["data"]["refusal"]["reasons"][0]["code"] for one in answers]
+    assert rules == ["hold", "instance-drifted"]
+    assert rig.heard("tools/list") == rig.heard("tools/call") == []
+
+
 def test_floats_pass_both_ways_in_one_spelling(rig: Rig) -> None:
     assert rig.modern("tools/call", {"name": "scale", "arguments": {"by": 1.25}})[1]["result"]["structuredContent"] == {"doubled": 2.5}
     assert rig.heard("tools/call")[0]["params"]["arguments"] == {"by": 1.25}
