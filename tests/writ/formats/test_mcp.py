@@ -27,6 +27,7 @@ from writ.formats.mcp import (
     header_text,
     parse_approved,
     parse_message,
+    parse_result,
     parse_said,
     template,
     uri,
@@ -59,6 +60,25 @@ def test_any_bytes_are_a_message_or_refused() -> None:
 _LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
 _KEYS = st.sampled_from(["jsonrpc", "id", "method", "params", "_meta", "x"])
 _JSON = st.recursive(_LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_KEYS, inner, max_size=5), max_leaves=12)
+
+
+@pytest.mark.parametrize(
+    "method, result",
+    [
+        ("tools/call", {"content": [{"type": "text", "text": "x"}], "isError": False}),
+        ("resources/read", {"contents": [{"uri": "note://today", "text": "x"}]}),
+        ("tools/list", {"tools": [{"name": "read"}], "nextCursor": "x"}),
+        ("completion/complete", {"completion": {"values": []}}),
+    ],
+)
+def test_any_result_is_what_was_asked_for_or_refused(method: str, result: dict[str, Any]) -> None:
+    def parse(data: bytes) -> object:
+        value = decode_json(data, "result", floats=True)
+        if not isinstance(value, dict):
+            raise FormatError("result", "an object", "another")
+        return parse_result(method, {"uri": "note://today"}, value)
+
+    assert_parser_is_total(parse, spelt(result))
 
 
 @given(_JSON)
