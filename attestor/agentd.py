@@ -24,6 +24,7 @@ from attestor.collect.instances import Instance, Instances
 from attestor.collect.runtime_log import RuntimeLog
 from attestor.config import Enrolment
 from attestor.evidence import Attestation, Attested, reasons_for
+from attestor.measure.governance import not_said
 from attestor.measure.manifest import Measured, find_manifest, measure_manifest
 from attestor.measure.store import Store
 from attestor.measure.watch import Watch
@@ -89,13 +90,14 @@ class AgentDaemon:
         self._watchers: set[Connection] = set()
         self._verdict = "none"
         self._hashing = ThreadPoolExecutor(_HASHING_THREADS, thread_name_prefix="hash")
+        self._hashers = asyncio.Semaphore(_HASHING_THREADS)  # who came first is done first: its event goes to the TPM while others hash
 
     # --- life --------------------------------------------------------------------------------------------------------
 
     async def run(self, socket: Path, uids: frozenset[int], ready: Callable[[], None] = lambda: None) -> None:
         """Serve on `socket` until cancelled; `ready` is called once it listens.
 
-        1. Log and register agree; a clean log begins with what governs the host.
+        1. Log and register agree; a clean log begins with what governs the host, and one of other code goes on with it.
         2. Instances of this boot that still run are followed again; what drifted meanwhile is found in the first turn.
         3. Listen, attest, watch. The end of one of these is the end of all: then nothing is answered. Trees that no instance uses go
            meanwhile, before the first launch: a token waits for none of them.
@@ -134,10 +136,9 @@ class AgentDaemon:
             _LOG.warning("unreachable", detail=str(error))
 
     async def _begin(self) -> None:
-        """The log of this boot is governed, and its running instances are followed. Holds `_logging`."""
-        if len(self._log) == 0:
-            for event in await asyncio.to_thread(self._governance):
-                await asyncio.to_thread(self._log.append, event)
+        """The log of this boot says what governs it now, and its running instances are followed. Holds `_logging`."""
+        for event in not_said(await asyncio.to_thread(self._governance), self._log.events):
+            await asyncio.to_thread(self._log.append, event)
         self._boots = self._log.boots
         for gone in self._instances.in_phase("running", "drifted"):
             self._watch.leave(gone.start.instance)
@@ -210,14 +211,15 @@ class AgentDaemon:
         async with self._gate:
             self._launching += 1
         try:
-            # 1
-            measured = await self._hashed(lambda: self._measure(launch))
-            root = measured.measurement.root()
-            # 2
-            for drift in await self._hashed(lambda: self._watch.scan(only=root)):
-                await self._notice(drift)
-            # 3
-            place = await self._hashed(lambda: self._store.assemble(measured.measurement, measured.trees))
+            async with self._hashers:
+                # 1
+                measured = await self._hashed(lambda: self._measure(launch))
+                root = measured.measurement.root()
+                # 2
+                for drift in await self._hashed(lambda: self._watch.scan(only=frozenset((root,)))):
+                    await self._notice(drift)
+                # 3
+                place = await self._hashed(lambda: self._store.assemble(measured.measurement, measured.trees))
             # 4
             instance = os.urandom(16)
             self._watch.follow(instance, root, measured.trees)
@@ -413,9 +415,9 @@ class AgentDaemon:
     def _measurements(self, requests: tuple[InstanceRequest, ...]) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}
         for request in requests:
-            known = self._store.recall(self._instances.get(request.instance).start.manifest_root)
+            known = self._store.recall_measurement(self._instances.get(request.instance).start.manifest_root)
             if known is not None:
-                found[request.instance] = encode_measurement(known[0])
+                found[request.instance] = encode_measurement(known)
         return found
 
     def _told(self, ask: TokenAsk, attested: Attested) -> Local:

@@ -25,6 +25,8 @@ PREFIX: Final = "ENFORCER"
 MAX_TOOLS: Final = 32
 CHILDREN: Final = "instance"
 """The tool that every agent with a grant for it has: child instances."""
+ADVISORY: Final = "advisory"
+"""The tool that every agent has: it is asked, and does nothing."""
 _SOURCES: Final = {"sealed": (1, 1), "vault": (2, 2), "exchange": (2, 32)}
 """Kinds of sources of secrets, and how many words each takes."""
 
@@ -47,7 +49,8 @@ class EnforcerConfig:
     comes from. `vault_url`, `vault_mount` and `vault_role` say which vault, and as what the instance's execution token logs in to it;
     `secrets_ca_file` holds the roots for it and for exchanges (none: the system's). `inbound` are `AGENT PORT ADDRESS:PORT`: a port
     inside, and where on this host it is. `cdi_dirs` say what devices are; the later counts. Without `observe` no agent is launched that
-    its manifest lets be watched only.
+    its manifest lets be watched only. `shadow_policy` is a signed policy that stands beside the one in force of instances started from
+    now on: it decides nothing, and what it would decide otherwise is kept.
     """
 
     run_dir: Path = Path("/run/writ/enforcer")
@@ -81,6 +84,7 @@ class EnforcerConfig:
     inbound: tuple[str, ...] = ()
     observe: bool = False
     cdi_dirs: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")
+    shadow_policy: Path | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.instances <= 10_000:
@@ -110,6 +114,7 @@ class EnforcerConfig:
             self.trust_file,
             *map(Path, self.cdi_dirs),
             *map(Path, self.unix_sockets),
+            *([] if self.shadow_policy is None else [self.shadow_policy]),
         ):
             if not path.is_absolute():
                 raise FormatError("configuration", "absolute paths", str(path)[:120])
@@ -117,8 +122,9 @@ class EnforcerConfig:
             raise FormatError("inbound", "an address of this host once", ", ".join(self.inbound)[:120])
         self._check_secrets()
         names = [*self.tool_commands, *self.service_urls]
-        if CHILDREN in names:
-            raise FormatError("tools and services", f"names other than {CHILDREN}, which starts child instances", CHILDREN)
+        for ours, does in ((CHILDREN, "starts child instances"), (ADVISORY, "hooks of frameworks ask")):
+            if ours in names:
+                raise FormatError("tools and services", f"names other than {ours}, which {does}", ours)
         if len(names) > MAX_TOOLS or len(names) != len(self.tools) + len(self.services) or set(self.tool_commands) & set(self.service_urls):
             raise FormatError("tools and services", f"at most {MAX_TOOLS} names, each once", ", ".join(names)[:120])
 

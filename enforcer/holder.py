@@ -133,7 +133,7 @@ class Holder(Instance):
 
     def _start(self, launched: Launched) -> None:
         """Tools, gate, agent, in this order, each in a sandbox; the agent's environment says where its gate is."""
-        agent_uid, tool_uid, config = self._slot.agent_uid, self._slot.tool_uid, self._config
+        agent_uid, config = self._slot.agent_uid, self._config
         visible = config.agent_dir(launched.instance)
         self._outlet = self._outlet_of(launched)
         if self._line is not None:
@@ -141,15 +141,8 @@ class Holder(Instance):
             return
         gate = self._make_visible(visible, agent_uid)
         room = make_room(visible / "agent", agent_uid, size=config.room_bytes, files=config.room_files, gate=gate)
-        workshop = make_room(visible / "tools", tool_uid, size=config.room_bytes, files=config.room_files)
-        errors = os.open(self._folder / "tools.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            for name, command in sorted(self._config.tool_commands.items()):
-                argv = self._root.argv(command)
-                program = Program(argv, self._profile, self._image, workshop, tool_uid, environment_of(), config.pids_max)
-                self._tools[name] = self._tool(name, program, errors)
-        finally:
-            os.close(errors)
+        if config.tool_commands:
+            self._start_tools(visible)
         self._open_gate(gate, launched)
         self._open_desks(gate)
         self._outlet.lay(gate, self._image.path)
@@ -169,6 +162,18 @@ class Holder(Instance):
         if approved is None:
             return StdioTool.started(name, program, cgroup, errors)
         return McpServer.launched(name, program, cgroup, errors, approved)
+
+    def _start_tools(self, visible: Path) -> None:
+        """Each in a sandbox of its own, on a room that all of them share."""
+        config, uid = self._config, self._slot.tool_uid
+        room = make_room(visible / "tools", uid, size=config.room_bytes, files=config.room_files)
+        errors = os.open(self._folder / "tools.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            for name, command in sorted(config.tool_commands.items()):
+                program = Program(self._root.argv(command), self._profile, self._image, room, uid, environment_of(), config.pids_max)
+                self._tools[name] = self._tool(name, program, errors)
+        finally:
+            os.close(errors)
 
     def _make_visible(self, visible: Path, uid: int) -> Path:
         """What the sandboxes see of us is there, and in it the folder of the gate with the secrets to be read, which is returned.

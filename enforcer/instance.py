@@ -34,7 +34,7 @@ from enforcer.gates.mcp.stdio import McpStdioGate, socket_name
 from enforcer.gates.secret_files import SecretFiles
 from enforcer.gates.socket import SocketGate
 from enforcer.launch.cgroup import Cgroup
-from enforcer.launch.image import Image
+from enforcer.launch.image import Image, sweep
 from enforcer.launch.netns import ADDRESS, Namespace
 from enforcer.launch.process import Running, Watchdog
 from enforcer.launch.rooms import clear_rooms
@@ -45,6 +45,7 @@ from enforcer.record import ActionLog
 from enforcer.relay import Relay
 from enforcer.renewal import Granted, Renewal, Verdict
 from enforcer.secrets.sources import secrets_of
+from enforcer.shadow import Shadow, shadow_of
 from enforcer.tenure import Tenure
 from enforcer.tools import RelyingService, Tool
 from enforcer.wire.lines import LineGate, Taken
@@ -105,6 +106,7 @@ class Instance:
         self._close_ways: Callable[[], None] = lambda: None
         self._agent: Running | None = None
         self._workshop: Workshop | None = None
+        self._shadow: Shadow | None = None
         self._parent_held = False
         self._short = ""
         self._end_by: float | None = None
@@ -118,9 +120,10 @@ class Instance:
         config, clock = self._config, self._clock
         self._log = ActionLog(self._folder, launched.instance)
         self._credential = Credential(clock, since.seen)
+        self._shadow = shadow_of(config, trust, self._folder, clock.now())
         self._gatekeeper = Gatekeeper(
             instance=launched.instance, agent=self._agent_id, credential=self._credential, log=self._log, engine=installed_engine(),
-            clock=clock, observes=launched.grants if self._observed else None, last=since.last, left=since.left,
+            clock=clock, observes=launched.grants if self._observed else None, last=since.last, left=since.left, shadow=self._shadow,
         )  # fmt: skip
         self._secrets = secrets_of(config, self._run.agent, self._named, clock, since.placeholders)
         self._gatekeeper.hold(self._secrets)
@@ -362,6 +365,7 @@ class Instance:
         client, server = self._links.leave()
         fatal = self._said_meanwhile()
         # 3
+        self._end_shadow()
         self._log.close()
         if self._log.broken is not None:
             raise Unavailable("action log", self._log.broken)
@@ -448,11 +452,20 @@ class Instance:
             _LOG.warning("cgroup-left", path=str(self._cgroup.path))
         self._watchdog.release()
 
+    def _end_shadow(self) -> None:
+        if self._shadow is not None:
+            self._shadow.close()
+
     def _tidy(self) -> None:
-        """Socket and home are gone; log, papers and evidence stay."""
+        """Socket and home are gone, and images that nobody holds; log, papers and evidence stay."""
+        self._end_shadow()
         self._log.close()
         self._links.close()
         self._config.holder_socket(self._instance).unlink(missing_ok=True)
         self._image.free()
+        try:
+            sweep(self._config.images_dir, self._config.image_keep)  # a daemon that came later may not see what is mounted here
+        except (Unavailable, OSError) as error:
+            _LOG.warning("images-left", detail=str(error)[:200])
         if not clear_rooms(self._config.agent_dir(self._instance)):
             _LOG.warning("home-left", path=str(self._config.agent_dir(self._instance)))

@@ -42,9 +42,11 @@ from writ.formats.errors import FormatError, Misuse, Unavailable
 from writ.formats.tlog import merkle
 
 _SCHEMA: Final = """
+BEGIN;
 CREATE TABLE IF NOT EXISTS records(sequence INTEGER PRIMARY KEY, leaf BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS contents(sequence INTEGER PRIMARY KEY, sealed BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS commits(size INTEGER PRIMARY KEY, root BLOB NOT NULL) STRICT;
+COMMIT;
 """
 LOG_FILE: Final = "action-log.sqlite"
 KEY_FILE: Final = "content.key"

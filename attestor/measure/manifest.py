@@ -102,6 +102,7 @@ def _measure(spec: ComponentSpec, directory: Path, read: Reader, held: Held) -> 
             raise refused(spec.name, spec.source, "dm-verity", absent.got) from None
         return Component(spec.name, spec.kind, (Entry.dm_verity(root, size),))
     if spec.hold == "fs-verity":
-        return measure_tree(spec.name, spec.kind, source, excludes=spec.leaves_out, read=held.file, leaf="fs-verity")
-    measure = measure_packages if spec.kind == "packages" else measure_tree
-    return measure(spec.name, spec.kind, source, excludes=spec.leaves_out, read=read)
+        return measure_tree(spec.name, spec.kind, source, excludes=spec.leaves_out, names=spec.names, read=held.file, leaf="fs-verity")
+    if spec.kind == "packages":
+        return measure_packages(spec.name, spec.kind, source, excludes=spec.leaves_out, read=read)
+    return measure_tree(spec.name, spec.kind, source, excludes=spec.leaves_out, names=spec.names, read=read)

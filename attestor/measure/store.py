@@ -216,7 +216,8 @@ class Store:
         return hash_file(copy, identity, executable)
 
     def _object(self, digest: Digest, executable: bool, *, verity: bool = False) -> Path:
-        return self.root / "objects" / digest.hex()[:2] / (digest.hex() + (".v" if verity else "") + (".x" if executable else ""))
+        name = digest.hex() + (".v" if verity else "") + (".x" if executable else "")
+        return self.root / f"objects/{name[:2]}/{name}"
 
     def _place(self, fresh: Path, place: Path, digest: Digest) -> None:
         """`place` holds the content of `fresh`. An object there already is kept if it is sound, else moved aside: it is never used."""
@@ -235,19 +236,19 @@ class Store:
             return
 
     def _is_sound(self, place: Path, digest: Digest) -> bool:
-        """Whether the file at `place` is a regular file, unwritable, with this content."""
+        """Whether the file at `place` is a regular file, unwritable, with this content. One that is as it was when it was hashed is not
+        opened."""
+        wanted = stat.S_IFREG | (0o555 if place.suffix == ".x" else 0o444)
         try:
+            info = os.lstat(place)
+            if info.st_mode == wanted and self._known.get((info.st_dev, info.st_ino)) == (identity_of(info), digest):
+                return True
             fd = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
             return False
         try:
             info = os.fstat(fd)
-            wanted = 0o555 if place.suffix == ".x" else 0o444
-            return (
-                stat.S_ISREG(info.st_mode)
-                and stat.S_IMODE(info.st_mode) == wanted
-                and self._verified(fd, identity_of(info), False)[0] == digest
-            )
+            return info.st_mode == wanted and self._verified(fd, identity_of(info), False)[0] == digest
         except OSError:
             return False
         finally:
@@ -457,13 +458,20 @@ class Store:
                 write_private(tree, encode_tree(listed), durable=False)
         write_private(path, encode_measurement(measurement), durable=False)
 
+    def recall_measurement(self, root: Digest) -> Measurement | None:
+        """The measurement behind a manifest root, or None where it is gone or not what the root names. Says nothing of its trees."""
+        data = read_private(self.root / "measured" / root.hex())
+        try:
+            return None if data is None or Digest.of(data) != root else parse_measurement(data)
+        except FormatError:
+            return None
+
     def recall(self, root: Digest) -> tuple[Measurement, tuple[Component, ...]] | None:
         """The measurement behind a manifest root and its trees, or None where they are gone or not what the root names."""
-        data = read_private(self.root / "measured" / root.hex())
-        if data is None or Digest.of(data) != root:
+        measurement = self.recall_measurement(root)
+        if measurement is None:
             return None
         try:
-            measurement = parse_measurement(data)
             trees = tuple(parse_tree((self.root / "measured" / part.root.hex()).read_bytes()) for part in measurement.components)
         except (FormatError, OSError):
             return None

@@ -25,6 +25,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
@@ -32,7 +33,7 @@ from attestor.measure.verity import refused
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused
 from writ.formats.reason import Reason
-from writ.formats.tree import MAX_ENTRIES, Component, ComponentKind, Entry, component, spell
+from writ.formats.tree import MAX_ENTRIES, Component, ComponentKind, Entry, component, spell, unspell
 from writ.service.verity import NotHeld
 
 MAX_DEPTH: Final = 64
@@ -83,10 +84,13 @@ def measure_tree(
     source: Path,
     *,
     excludes: Callable[[str], bool] = lambda _: False,
+    names: Callable[[str], frozenset[str] | None] = lambda _: None,
     read: Reader = hash_file,
     leaf: Leaf = "file",
 ) -> Component:
     """The component that `source` is now. `excludes` answers for a spelled path relative to it.
+
+    `names` may say, of a directory's path, "" for the source, which spelled names alone `excludes` need be asked about.
 
     With `leaf` fs-verity the digests that `read` returns are of that kind, and
     a NotHeld that it raises is Refused `verity-unavailable`.
@@ -96,7 +100,7 @@ def measure_tree(
     path = "."
     for _ in range(_ATTEMPTS):
         try:
-            return component(name, kind, _Walk(name, kind, excludes, read, leaf).source(source))
+            return component(name, kind, _Walk(name, kind, excludes, names, read, leaf).source(source))
         except _Changed as changed:
             path = str(changed)
         except FormatError as error:
@@ -111,8 +115,11 @@ def _refused(code: str, name: str, path: str, expected: str, got: str) -> Refuse
 class _Walk:
     """One walk over one source; collects entries in any order."""
 
-    def __init__(self, name: str, kind: ComponentKind, excludes: Callable[[str], bool], read: Reader, leaf: Leaf) -> None:
-        self._name, self._kind, self._excludes, self._read, self._leaf = name, kind, excludes, read, leaf
+    def __init__(
+        self, name: str, kind: ComponentKind, excludes: Callable[[str], bool], names: Callable[[str], frozenset[str] | None], read: Reader,
+        leaf: Leaf,
+    ) -> None:  # fmt: skip
+        self._name, self._kind, self._excludes, self._names, self._read, self._leaf = name, kind, excludes, names, read, leaf
         self._entries: list[Entry] = []
 
     def source(self, source: Path) -> list[Entry]:
@@ -139,11 +146,13 @@ class _Walk:
             raise _refused("source-too-large", self._name, path, f"at most {MAX_DEPTH} levels", "more")
         before, listed = identity_of(os.fstat(fd)), len(self._entries)
         try:
-            with os.scandir(fd) as found:
-                names = sorted(os.fsencode(item.name) for item in found)
+            found = os.listdir(fd)
         except OSError as error:
             raise self._unreadable(path or ".", error) from None
-        for name in names:
+        if (wanted := self._names(path)) is not None:
+            on_disk = _on_disk(wanted)
+            found = [name for name in found if name in on_disk]
+        for name in sorted(map(os.fsencode, found)):
             inner = f"{path}/{spell(name)}" if path else spell(name)
             if not self._excludes(inner):
                 self._item(fd, name, inner, depth)
@@ -217,6 +226,15 @@ class _Walk:
     def _unreadable(self, path: str, error: OSError | RuntimeError) -> Refused:
         got = errno.errorcode.get(error.errno or 0, "an error") if isinstance(error, OSError) else "ELOOP"
         return _refused("source-unreadable", self._name, path, "a readable file or directory", got)
+
+
+def _on_disk(names: frozenset[str]) -> set[str]:
+    """As `os.listdir` gives them. A text that is no spelling is the name of nothing."""
+    found: set[str] = set()
+    for name in names:
+        with suppress(FormatError):
+            found.add(os.fsdecode(unspell(name)))
+    return found
 
 
 def _kind_of(mode: int) -> str:

@@ -9,6 +9,10 @@ The agent finds the path in WRIT_SOCKET. One JSON object a line each way, at mos
                    "reasons": [{"code": …, "claim": …, "expected": …, "got": …, "remedy": …}]}}
     < {"id": 1, "ok": false, "reference": "5f1c09ab-14", "failure": {"what": …, "detail": …}}      permitted, but the tool failed
 
+The tool `advisory` is nobody: what it permits the agent's own process does or does not, so its records say gate `advisory`, its
+resource is `advisory:METHOD`, and no outcome follows. It is for the hooks of frameworks (`enforcer.adapters`), which whoever has the
+process can leave out.
+
 `id` is an integer or a text of at most 64 characters, `arguments` an object without floating point numbers. `ok` is true where
 the action passed and the tool says it was done; a tool's own error is `ok` false with a `result`. A line that is no request is
 answered with rule `malformed` and a null id, and is not an action: no record is made of it.
@@ -28,6 +32,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from enforcer.config import ADVISORY
 from enforcer.gatekeeper import Gatekeeper, Ruling
 from enforcer.tools import Reply, Tool, spelt
 from enforcer.wire.lines import MAX_LINE, LineGate, Taken
@@ -71,21 +76,23 @@ class SocketGate(LineGate):
     def _act(self, name: str, method: str, arguments: bytes) -> dict[str, object]:
         """1. the action, 2. the ruling, 3. the forwarding, 4. the outcome."""
         # 1
-        tool = self._tools.get(name)
+        tool, advisory = self._tools.get(name), name == ADVISORY
         known = ", ".join(sorted(self._tools)) or "none"
-        against = None if tool is not None else Reason("unknown-tool", "tool", f"one of {known}"[:200], name)
+        against = None if tool is not None or advisory else Reason("unknown-tool", "tool", f"one of {known}"[:200], name)
         try:
-            unknown = Action("tool.call", f"mcp:{name}/{method}", Digest.of(arguments))
-            action = unknown if tool is None else tool.action(method, arguments)
+            none_of_ours = Action("tool.call", f"advisory:{method}" if advisory else f"mcp:{name}/{method}", Digest.of(arguments))
+            action = none_of_ours if tool is None else tool.action(method, arguments)
             if tool is not None and self._gatekeeper.reaches() is not None:
                 against = self._said_against(tool, method)
         except FormatError as error:
             return {"ok": False, "reference": None, "refusal": cli.refusal([_malformed(error)])}
         # 2
-        ruling = self._gatekeeper.ask(action, arguments, gate=GATE, against=against)
+        ruling = self._gatekeeper.ask(action, arguments, gate=ADVISORY if advisory else GATE, against=against)
         reference = None if ruling.sequence is None else f"{self._short}-{ruling.sequence}"
-        if tool is None or not ruling.permit or ruling.leaf is None:
+        if (tool is None and not advisory) or not ruling.permit or ruling.leaf is None:
             return {"ok": False, "reference": reference, "refusal": cli.refusal(ruling.reasons, reference)}
+        if tool is None:
+            return {"ok": True, "reference": reference, "result": None}
         # 3
         try:
             reply = tool.call(action, method, arguments, ruling.held, ruling.leaf)

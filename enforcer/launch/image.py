@@ -8,7 +8,7 @@ Each component has an image of its own, an erofs in a sealed memfd: neither it n
 What it holds is hashed after it was sealed, and compared with the measurement: a store that was changed meanwhile is refused, and one that
 is changed later does not matter. One image serves all agents that have the component and whose holders share a mount namespace, and lives
 in memory while one of them does: another prompt is another small image, and not the root's again. A service that systemd restarts has
-another namespace, and makes its own.
+another namespace, and makes its own; holders from before see theirs alone, so each that ends takes away what nobody there holds any more.
 
 What fs-verity or dm-verity holds is too large for memory and needs no copy: `held` binds it, and the sandbox has it at its place.
 """
@@ -109,7 +109,7 @@ def image_of(folder: Path, root: StoreRoot, measurement: Measurement, kernel: Ve
 
 
 def _place(folder: Path, part: ComponentRoot) -> Path:
-    return folder / f"{part.root.hex()}{'.root' if part.kind == 'image' else ''}.{os.stat('/proc/self/ns/mnt').st_ino}"
+    return folder / f"{part.root.hex()}{'.root' if part.kind == 'image' else ''}.{_namespace()}"
 
 
 def place_of(folder: Path, part: ComponentRoot) -> Path:
@@ -128,8 +128,8 @@ def within(root: Path, inside: str) -> Path | None:
 
 
 def sweep(folder: Path, keep: int) -> None:
-    """Images that no living process holds, nor took within `keep` seconds, are unmounted, and their memory is free."""
-    for place in sorted(folder.iterdir()) if folder.is_dir() else ():
+    """Images of this mount namespace that no living process holds, nor took within `keep` seconds, are unmounted: their memory is free."""
+    for place in sorted(folder.glob(f"*.{_namespace()}")):
         try:
             lock = os.open(place / "lock", os.O_RDWR | os.O_CLOEXEC)
         except OSError:
@@ -153,6 +153,11 @@ def _make(place: Path, tree: Path, part: ComponentRoot, kernel: Verity, *, is_ro
             _verify(mounted, tree, part, is_root=is_root)
         (place / _VERIFIED).touch(mode=0o600)
         undone.pop_all()
+
+
+def _namespace() -> int:
+    """The number of the mount namespace of this process."""
+    return os.stat("/proc/self/ns/mnt").st_ino
 
 
 def _is_ready(place: Path) -> bool:

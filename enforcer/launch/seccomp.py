@@ -103,7 +103,6 @@ class _Arg(ctypes.Structure):
     _fields_ = (("arg", ctypes.c_uint), ("op", ctypes.c_int), ("datum_a", ctypes.c_uint64), ("datum_b", ctypes.c_uint64))
 
 
-@lru_cache(maxsize=8)
 def compiled(*, new_code: bool, ioctls: tuple[tuple[int, int], ...] = ()) -> bytes:
     """The filter as the kernel takes it, 8 bytes an instruction; with `new_code` memory may become executable (jit).
 
@@ -111,6 +110,11 @@ def compiled(*, new_code: bool, ioctls: tuple[tuple[int, int], ...] = ()) -> byt
 
     Raises Unavailable where libseccomp is not there, or knows this machine's architecture not.
     """
+    return _compiled(new_code, ioctls)
+
+
+@lru_cache(maxsize=8)
+def _compiled(new_code: bool, ioctls: tuple[tuple[int, int], ...]) -> bytes:
     library = _library()
     context = library.seccomp_init(_ERRNO | errno.ENOSYS)
     if not context:

@@ -7,19 +7,23 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from attestor import agentd
 from attestor.collect.runtime_log import RuntimeLog
 from attestor.config import read_enrolment
+from attestor.measure.governance import not_said
+from attestor.measure.manifest import Measured, measure_manifest
 from attestor.measure.store import Store
 from attestor.tpm import EsapiTpm, Quoted
 from swtpm import SoftTpm
-from tests.attestor.site import Host, VerifierSite, exchange, launch, receive, token_ask
+from tests.attestor.site import GOVERNANCE, Host, VerifierSite, exchange, launch, receive, token_ask
 from tests.signers import new_signer
 from writ.formats.digest import Digest
 from writ.formats.errors import Refused, Unavailable
-from writ.formats.eventlog.runtime import DriftEvent, StartEvent, StopEvent
+from writ.formats.eventlog.runtime import ComponentEvent, DriftEvent, StartEvent, StopEvent
 from writ.formats.evidence import parse_evidence
 from writ.formats.keys import PublicKey
 from writ.formats.local import (
@@ -168,6 +172,36 @@ def test_requests_that_arrive_during_a_quote_share_the_next(site: VerifierSite, 
             assert [len(parse_evidence(one.evidence).requests) for one in given] == [1, 5, 5, 5, 5, 5]
 
     told(story)
+
+
+def test_launch_that_came_first_is_assembled_before_the_last_is_measured(enrolled: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the TPM extends for some while others are hashed."""
+    ahead: list[int] = []
+    under_way = 0
+    assemble = Store.assemble
+
+    def measured(*given: Any, **more: Any) -> Measured:
+        nonlocal under_way
+        under_way += 1
+        ahead.append(under_way)
+        return measure_manifest(*given, **more)
+
+    def assembled(store: Store, *given: Any) -> Path:
+        nonlocal under_way
+        place = assemble(store, *given)
+        under_way -= 1
+        return place
+
+    monkeypatch.setattr(agentd, "measure_manifest", measured)
+    monkeypatch.setattr(Store, "assemble", assembled)
+
+    async def story() -> None:
+        async with enrolled.running():
+            await asyncio.gather(*(start(enrolled) for _ in range(8)))
+
+    told(story)
+    assert len(ahead) == 8
+    assert max(ahead) <= 2
 
 
 def test_log_travels_once(site: VerifierSite, enrolled: Host) -> None:
@@ -367,6 +401,39 @@ def test_drift_while_the_daemon_was_down_is_found_at_its_start(site: VerifierSit
             await enrolled.ask(token_ask(instance, key), Refusal)
 
     told(story)
+
+
+def test_daemon_of_other_code_says_so_and_no_token_follows_until_that_is_approved(site: VerifierSite, enrolled: Host) -> None:
+    newer = tuple(ComponentEvent("governance", event.name, Digest.of(b"newer")) for event in GOVERNANCE)
+
+    async def story() -> None:
+        async with enrolled.running():
+            instance, key = await start(enrolled)
+            site.approve(instance)
+            await enrolled.ask(token_ask(instance, key), TokenGiven)
+        async with enrolled.running(enrolled.daemon(governance=newer)):
+            refused = await enrolled.ask(token_ask(instance, key), Refusal)
+            assert {reason.code for reason in refused.reasons} == {"governance-mismatch"}
+        async with enrolled.running():  # the approved code again: what the other let happen is not undone by it
+            await enrolled.ask(token_ask(instance, key), Refusal)
+        site.approve_governance([(event.name, event.root) for event in newer])
+        async with enrolled.running(enrolled.daemon(governance=newer)):
+            await enrolled.ask(token_ask(instance, key), TokenGiven)
+        said = [event for event in events(enrolled) if isinstance(event, ComponentEvent)]
+        assert said == [*GOVERNANCE, *newer, *GOVERNANCE, *newer]
+
+    told(story)
+
+
+@pytest.mark.parametrize(
+    "log, left", [("", "abc"), ("abc", ""), ("ab", "c"), ("abd", "abc"), ("abcabd", "abc"), ("abdab", "c"), ("abdabc", "")]
+)
+def test_a_set_is_said_once_and_whole(log: str, left: str) -> None:
+    def said(letters: str) -> tuple[ComponentEvent, ...]:
+        names = {"d": "c"}  # of the same name as c, with other content
+        return tuple(ComponentEvent("governance", names.get(one, one), Digest.of(one.encode())) for one in letters)
+
+    assert not_said(said("abc"), said(log)) == said(left)
 
 
 def test_changed_source_is_no_drift_and_a_new_launch_measures_it(site: VerifierSite, enrolled: Host) -> None:

@@ -52,11 +52,17 @@ for line in sys.stdin:
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 15.0) -> Any:
-    """What `what` returns once it is true; fails after `seconds`."""
-    end = time.monotonic() + seconds
+    """What `what` returns once it is true; fails after `seconds`.
+
+    Looking takes a third of the time at most: what is awaited needs the rest.
+    """
+    began = time.monotonic()
+    end = began + seconds
     while not (value := what()):
-        assert time.monotonic() < end, f"nothing within {seconds} s: {what}"
-        time.sleep(0.02)
+        looked = time.monotonic()
+        assert looked < end, f"nothing within {seconds} s: {what}"
+        time.sleep(max(0.02, 2 * (looked - began)))
+        began = time.monotonic()
     return value
 
 
@@ -131,10 +137,13 @@ class Host:
         wait_for(self.answers)
 
     def install(self, version: str, *changes: tuple[str, str, str]) -> None:
-        """Another version of Writ is installed, whose engine differs, with `changes`: in a file, one text for another."""
+        """Another version of Writ is installed, whose engine differs, with `changes`: in a file, one text for another.
+
+        What is the same comes with its bytecode, as a package's does; only what another process is writing just now is left out.
+        """
         self.code = self.folder / version
         for room in ("enforcer", "writ"):
-            shutil.copytree(ROOT / room, self.code / room, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(ROOT / room, self.code / room, ignore=shutil.ignore_patterns("*.pyc.*"))
         changed = self.code / "writ" / "verdict" / "decide.py"
         changed.write_text(changed.read_text() + f"# {version}\n")
         for name, old, new in changes:

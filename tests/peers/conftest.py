@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+collect_ignore = ["frameworks"]  # programs, which need what LIB has
+
 ROOT = Path(__file__).parents[2]
 LIB = ROOT / ".peers/lib"
 """Wheels: Envoy, Go, Node, the MCP SDK."""

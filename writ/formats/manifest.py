@@ -117,11 +117,13 @@ _WHAT: Final = "manifest"
 class _Patterns:
     """Patterns, sorted so that one of plain text costs a look into a set: an image names a thousand paths, and every path is asked about.
 
-    `plain` are those without wildcards, `leading` they and every directory above them; `wild` are the others, in segments.
+    `plain` are those without wildcards, `leading` they and every directory above them, `steps` the names by which these go on from each
+    directory; `wild` are the others, in segments.
     """
 
     plain: frozenset[str]
     leading: frozenset[str]
+    steps: dict[str, frozenset[str]]
     wild: tuple[tuple[str, ...], ...]
 
     def meet(self, segments: list[str]) -> bool:
@@ -129,6 +131,15 @@ class _Patterns:
         if "/".join(segments) in self.leading or any("/".join(segments[:end]) in self.plain for end in range(1, len(segments))):
             return True
         return any(all(map(_matches, pattern, segments)) for pattern in self.wild)
+
+    def onwards(self, directory: str) -> frozenset[str] | None:
+        """The names in `directory` that `meet` is true of; None where only asking tells, for it may be any."""
+        segments = directory.split("/") if directory else []
+        if any("/".join(segments[:end]) in self.plain for end in range(1, len(segments) + 1)):
+            return None
+        if any(all(map(_matches, pattern, segments)) for pattern in self.wild):
+            return None
+        return self.steps.get(directory, frozenset())
 
     def cover(self, segments: list[str]) -> bool:
         """Whether one of them is any segment, or of several segments, the path or a directory above it."""
@@ -150,7 +161,11 @@ def _sorted_out(patterns: tuple[str, ...]) -> _Patterns:
     plain = frozenset(pattern for pattern in patterns if "*" not in pattern and "?" not in pattern)
     ways = (pattern.split("/") for pattern in plain)
     leading = frozenset("/".join(way[:end]) for way in ways for end in range(1, len(way) + 1))
-    return _Patterns(plain, leading, tuple(tuple(pattern.split("/")) for pattern in patterns if pattern not in plain))
+    steps: dict[str, set[str]] = {}
+    for directory, _, last in (way.rpartition("/") for way in leading):
+        steps.setdefault(directory, set()).add(last)
+    wild = tuple(tuple(pattern.split("/")) for pattern in patterns if pattern not in plain)
+    return _Patterns(plain, leading, {directory: frozenset(names) for directory, names in steps.items()}, wild)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +195,13 @@ class ComponentSpec:
         """
         segments = path.split("/")
         return bool(self.include and not _sorted_out(self.include).meet(segments)) or _sorted_out(self.exclude).cover(segments)
+
+    def names(self, directory: str) -> frozenset[str] | None:
+        """The only names in `directory`, "" for the source, that are not left out by `include`; None where each is to be asked about.
+
+        So a directory of thousands, of which an image has three, is not gone through name by name.
+        """
+        return _sorted_out(self.include).onwards(directory) if self.include else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,8 @@ REMEDIES: Final[dict[str, str]] = {
     "reference-expired": "All approved versions ran out. Approve another: `verifier reference capture` or `reference import`.",
     "reference-last": "Without it nothing would be refused. Import a version of what got names, or let the policy refuse runtime-only.",
     "agent-unknown": "No reference values for this agent: `verifier reference import`.",
-    "governance-mismatch": "Attestor, enforcer, policy or a PCR of the host is not what was approved. Compare: `verifier reference diff`.",
+    "governance-mismatch": "Attestor, enforcer, policy or a PCR of the host is not what was approved, or was not earlier in this boot. "
+    "Compare: `verifier reference diff`.",
     "instance-unknown": "The instance has no start event in the quoted log.",
     "instance-stopped": "The instance ended; launch a new one.",
     "instance-drifted": "A measured file changed while the agent ran. The instance is tainted; launch a new one from clean sources.",

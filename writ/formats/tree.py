@@ -63,7 +63,13 @@ _ESCAPE = re.compile(r"\\x([0-9a-f]{2})", re.ASCII)
 
 def spell(raw: bytes) -> str:
     r"""The one spelling of a name, path or link target on disk. Any bytes have one."""
-    return _ESCAPED.sub(_escape, raw.decode("utf-8", "surrogateescape"))
+    text = raw.decode("utf-8", "surrogateescape")
+    return text if _is_plain(text) else _ESCAPED.sub(_escape, text)
+
+
+def _is_plain(text: str) -> bool:
+    """Whether it is surely its own spelling, as nearly every name is."""
+    return text.isascii() and text.isprintable() and "\\" not in text
 
 
 def _escape(char: re.Match[str]) -> str:
@@ -73,6 +79,8 @@ def _escape(char: re.Match[str]) -> str:
 
 def unspell(text: str, what: str = "path") -> bytes:
     """The bytes on disk. Raises FormatError unless `text` is exactly what `spell` writes for them."""
+    if _is_plain(text):
+        return text.encode()
     try:
         parts = _ESCAPE.split(text)
         raw = b"".join(bytes.fromhex(part) if at % 2 else part.encode() for at, part in enumerate(parts))

@@ -257,8 +257,10 @@ def test_measurement_is_recalled_and_a_false_one_is_not(tmp_path: Path, source: 
     tree = tmp_path / "store/measured" / component_root(measured.trees[0]).hex()
     tree.write_bytes(tree.read_bytes().replace(b"main.py", b"main.pz"))
     assert store.recall(root) is None
+    assert store.recall_measurement(root) == measured.measurement
     (tmp_path / "store/measured" / root.hex()).write_bytes(b"x")
     assert store.recall(root) is None
+    assert store.recall_measurement(root) is None
 
 
 def test_collect_removes_what_no_instance_uses(tmp_path: Path, source: Path) -> None:

@@ -184,6 +184,16 @@ def test_excluded_is_not_read_at_all(tmp_path: Path) -> None:
     assert [entry.path for entry in part.entries] == ["a"]
 
 
+def test_name_that_is_not_asked_for_is_not_read_at_all_whatever_its_bytes(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "p")
+    (tmp_path / "d").mkdir()
+    for name in (b"a", b"\xff", b"b", b"d/a", b"d/p"):
+        (tmp_path / os.fsdecode(name)).write_bytes(b"x")
+    named = {"": frozenset({"a", "\\xff", "no\\spelling", "d", "absent"})}
+    part = measure_tree("part", "code", tmp_path, names=named.get)
+    assert [entry.path for entry in part.entries] == ["\\xff", "a", "d/a", "d/p"]
+
+
 @pytest.mark.parametrize("change", ["append", "replace", "touch"])
 def test_file_that_changes_once_while_read_is_read_again(change: str, tmp_path: Path) -> None:
     reads = Meddling(tmp_path / "a", change, times=1)

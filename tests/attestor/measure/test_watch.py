@@ -23,13 +23,13 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
-def followed(store: Store, watch: Watch, tmp_path: Path, prompt: str, *instances: bytes) -> Path:
-    """Instances that run from a tree with that prompt."""
-    source = tmp_path / f"source-{prompt}"
+def followed(store: Store, watch: Watch, tmp_path: Path, prompt: str, *instances: bytes, agent: str = "a") -> Path:
+    """Instances of `agent` that run from a tree with that prompt, whose file every agent's tree shares."""
+    source = tmp_path / f"source-{prompt}-{agent}"
     source.mkdir()
     (source / "prompt.txt").write_text(prompt)
     (source / "a.toml").write_text(
-        'version = 1\nagent = "a"\nnamespace = "n"\naudience = "x"\ncommand = ["run"]\n'
+        f'version = 1\nagent = "{agent}"\nnamespace = "n"\naudience = "x"\ncommand = ["run"]\n'
         '[components.prompt]\nkind = "prompts"\nsource = "prompt.txt"\n'
     )
     measured = measure_manifest(read_manifest(source / "a.toml"), source, domain="example.org", read=store.read)
@@ -97,6 +97,54 @@ async def first_drift(watch: Watch, change: Path) -> float:
 def test_kernel_s_hint_makes_it_fast(store: Store, tmp_path: Path) -> None:
     watch = Watch(store, interval=30, rehash_interval=60)
     assert asyncio.run(first_drift(watch, followed(store, watch, tmp_path, "good", ONE))) < 2
+
+
+def test_hint_of_one_tree_tells_of_all_that_share_its_file(store: Store, tmp_path: Path) -> None:
+    """Of the two trees only one is named by the kernel: they were built while it watched."""
+    watch = Watch(store, interval=30, rehash_interval=60)
+    noticed: set[bytes] = set()
+
+    async def story() -> None:
+        both = asyncio.Event()
+
+        async def notice(drift: DriftEvent) -> None:
+            noticed.add(drift.instance)
+            if noticed == {ONE, TWO}:
+                both.set()
+
+        task = asyncio.create_task(watch.run(notice))
+        await asyncio.sleep(0.3)
+        path = await asyncio.to_thread(followed, store, watch, tmp_path, "good", ONE)
+        await asyncio.to_thread(followed, store, watch, tmp_path, "good", TWO, agent="another")
+        assert len(watch.roots()) == 2
+        await asyncio.sleep(0.5)
+        spoil(path)
+        await asyncio.wait_for(both.wait(), 2)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(story())
+
+
+def test_hint_is_about_the_tree_it_names_and_building_one_is_none(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = Watch(store, interval=30, rehash_interval=60)
+    tree = followed(store, watch, tmp_path, "good", ONE).parents[1]
+    followed(store, watch, tmp_path, "kind", TWO)
+    scans: list[frozenset[Digest] | None] = []
+
+    def scan(*, only: frozenset[Digest] | None = None) -> tuple[DriftEvent, ...]:
+        scans.append(only)
+        return ()
+
+    monkeypatch.setattr(watch, "scan", scan)
+    built = [("added", f"{store.root}/staging/12/prompt"), ("added", f"{store.root}/objects/ab/abcd"), ("added", f"{tree.parent}/abcd")]
+    watch.look([*built, ("deleted", f"{store.root}/objects/ab/abcd"), ("added", f"{store.root}/measured/ab")])
+    assert scans == []
+    watch.look([*built, ("modified", f"{tree}/prompt/prompt.txt")])
+    assert [[root.hex() for root in only or ()] for only in scans] == [[tree.name]]
+    for other in ("objects/ab/abcd", "corrupt/abcd", "trees/abcd/prompt/prompt.txt", "trees", ""):
+        watch.look([*built, ("modified", f"{store.root}/{other}")])
+    assert scans[1:] == [None] * 5
 
 
 def test_timer_finds_what_no_hint_told(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -20,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enforcer.gates.egress.destination import parse_authority
-from enforcer.gates.egress.instance_ca import InstanceCa
+from enforcer.gates.egress.instance_ca import H1, H2, InstanceCa, upstream_contexts
 from enforcer.gates.egress.outlet import CA_FILE, Outlet, opened_by
 from enforcer.gates.egress.request import parse_asked
 from enforcer.gates.egress.url import MAX_PATH, path_of
@@ -34,7 +35,7 @@ from tests.parsers import assert_parser_is_total
 from tests.world import web as world_web
 from tests.world.network import Names, Server, certified
 from tests.world.web import site
-from writ.formats.errors import FormatError, Misuse
+from writ.formats.errors import FormatError, Misuse, Unavailable
 from writ.formats.grants import grant_set
 from writ.formats.reason import Reason
 from writ.service.clock import SystemClock
@@ -516,6 +517,30 @@ def test_roots_of_the_image_follow_the_ca_and_no_link_out_of_it(tmp_path: Path) 
     assert outlet.lay(folder, image)
     assert (folder / CA_FILE).read_bytes().endswith(b"-----END CERTIFICATE-----\n")
     assert outlet.environment["SSL_CERT_FILE"] == "/run/writ/ca.pem"
+
+
+def test_roots_of_the_system_are_read_at_first_use_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[ssl.SSLContext] = []
+
+    def context(**given: Any) -> ssl.SSLContext:
+        made.append(create(**given))
+        return made[-1]
+
+    create = ssl.create_default_context
+    monkeypatch.setattr(ssl, "create_default_context", context)
+    upstream = upstream_contexts(None)
+    assert (list(upstream), len(upstream), made) == ([H1, H2], 2, [])
+    assert [upstream[H2], upstream[H1], upstream[H2]] == [made[0], made[1], made[0]]
+    assert [one.verify_mode for one in made] == [ssl.CERT_REQUIRED] * 2
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no certificate"])
+def test_file_of_roots_that_is_none_refuses_the_launch(content: bytes | None, tmp_path: Path) -> None:
+    file = tmp_path / "roots.pem"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(Unavailable, match="egress_ca_file"):
+        Outlet(grant_set([("http.get", "https://a.test:443/*")]), SystemClock(), NO_SECRETS, roots=file, always=False)
 
 
 def test_instance_without_grants_has_no_way_out() -> None:

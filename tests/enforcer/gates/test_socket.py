@@ -53,10 +53,10 @@ class Echo:
 
 
 class Gate:
-    """A gate for our own uid, over one scene."""
+    """A gate for our own uid, over one scene, whose agent has the grants `more`."""
 
-    def __init__(self, folder: Path) -> None:
-        self.scene, self.tool = Scene(folder), Echo()
+    def __init__(self, folder: Path, *more: tuple[str, str]) -> None:
+        self.scene, self.tool = Scene(folder, more=more), Echo()
         self.log = ActionLog(folder, self.scene.instance)
         self.gatekeeper = self.scene.gatekeeper(self.log)
         self.path = str(folder / "gate.sock")

@@ -376,6 +376,22 @@ def test_path_is_left_out_as_the_patterns_say_whatever_their_spelling(include: l
     assert spec.leaves_out(path) == (out or (bool(include) and not named))
 
 
+@given(_PATTERNS, _PATTERNS, _PATH)
+def test_name_that_is_not_among_those_of_its_directory_is_left_out(include: list[str], exclude: list[str], path: str) -> None:
+    spec = ComponentSpec("c", "image", "/", tuple(exclude), include=tuple(include))
+    directory, _, last = path.rpartition("/")
+    names = spec.names(directory)
+    assert names is None or last in names or spec.leaves_out(path)
+
+
+def test_names_of_a_directory_are_the_ways_through_it_where_no_pattern_may_be_any() -> None:
+    spec = ComponentSpec("c", "image", "/", (), include=("usr/bin/python3", "usr/lib/lib*.so", "lib64"))
+    assert [spec.names(directory) for directory in ("usr/bin", "etc")] == [frozenset({"python3"}), frozenset()]
+    assert [spec.names(directory) for directory in ("usr/lib", "lib64", "usr/bin/python3/x")] == [None] * 3
+    assert ComponentSpec("c", "image", "/", (), include=("usr/bin/python3", "lib64")).names("") == frozenset({"usr", "lib64"})
+    assert ComponentSpec("c", "code", "src", ("*.pyc",)).names("") is None
+
+
 def test_many_stars_cost_no_more_than_the_product_of_the_lengths() -> None:
     assert not excluded("*a" * 500, "a" * 250 + "b")
     assert not excluded("a*" * 100 + "b", "a" * 4000)
