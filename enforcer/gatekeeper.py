@@ -141,7 +141,7 @@ class Gatekeeper:
             self._lines = [held for held in self._lines if held is not line]
 
     def ask(self, action: Action, arguments: bytes, *, gate: str, against: Reason | None = None, led_by: bytes | None = None) -> Ruling:
-        """Whether `action` may pass now; `against` is what the gate itself found (no such tool).
+        """Whether `action` may pass now; `against` is what the gate itself found (no such tool). Where everything is cut, that is why.
 
         `led_by` is the leaf hash of the record that led to this one, where that is in another instance's log.
 
@@ -163,7 +163,7 @@ class Gatekeeper:
         held, now = (None, self._clock.now()) if cut or against is not None else (self._credential.current(), self._clock.now())
         watched = self._observes is not None and against is None and not cut
         # 2
-        judged = self._judge(action, (against,) if against is not None else cut, held, gate, now)
+        judged = self._judge(action, cut or (() if against is None else (against,)), held, gate, now)
         # 3
         try:
             recorded = self._log.append(

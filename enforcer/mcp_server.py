@@ -10,11 +10,12 @@ import os
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from enforcer.credential import Held
+from enforcer.estate import HeldTool
 from enforcer.launch.cgroup import Cgroup
 from enforcer.launch.image import place_of, within
 from enforcer.launch.process import Program, Running
@@ -70,7 +71,7 @@ class McpServer(StdioTool):
     def __init__(
         self, name: str, running: Running, pipes: tuple[int, ...], asked: int = 0, rest: bytes = b"", *, approved: Approved
     ) -> None:  # fmt: skip
-        """As `StdioTool`. One that was `asked` before has had its handshake."""
+        """As `StdioTool`. One that was `asked` before has had its handshake: `leave` hands over no other."""
         super().__init__(name, running, pipes, asked, rest)
         self.approved, self._greeted = approved, asked > 0
         self._instructions: str | None = None
@@ -80,6 +81,12 @@ class McpServer(StdioTool):
     def launched(cls, name: str, program: Program, cgroup: Cgroup, errors: int, approved: Approved) -> McpServer:
         """Start it, its standard error going to `errors`. Raises Unavailable."""
         return cls(name, *piped(program, cgroup, errors), approved=approved)
+
+    def leave(self, within: float) -> HeldTool:
+        """As `StdioTool`; one that was asked for its handshake and has not answered is out of use, since nobody knows what it speaks."""
+        held = super().leave(within)
+        unknown = self.approved.protocol != MODERN and not self._greeted and held.asked > 0
+        return replace(held, pipes=()) if unknown else held
 
     # --- asking it ---------------------------------------------------------------------------------------------------------
 

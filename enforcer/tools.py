@@ -25,6 +25,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
@@ -69,6 +70,9 @@ class Tool(Protocol):
     def action(self, method: str, arguments: bytes) -> Action:
         """The action that this call is. Raises FormatError."""
 
+    def turn(self) -> AbstractContextManager[object]:
+        """The caller's turn: within it, nobody else's call comes between what is decided and what is forwarded."""
+
     def against(self, method: str) -> Reason | None:
         """What the tool itself has against this call, before anybody decides it. Raises Unavailable, FormatError."""
 
@@ -106,7 +110,7 @@ class StdioTool:
         """`running` takes requests and answers on `pipes`; with none it is out of use. It was `asked` so often; `rest` was read."""
         self._name, self._running, self._next, self._rest = name, running, asked, rest
         self._in, self._out = pipes or (-1, -1)
-        self._lock, self._still = threading.Lock(), Standstill()
+        self._lock, self._still = threading.RLock(), Standstill()
 
     @classmethod
     def started(cls, name: str, program: Program, cgroup: Cgroup, errors: int) -> StdioTool:
@@ -130,6 +134,10 @@ class StdioTool:
     def action(self, method: str, arguments: bytes) -> Action:
         """`tool.call` on `mcp:<tool>/<method>`."""
         return Action("tool.call", f"mcp:{self._name}/{method}", Digest.of(arguments))
+
+    def turn(self) -> AbstractContextManager[object]:
+        """It does one thing at a time: a call that waits for another is decided when it can be done, under the token of then."""
+        return self._lock
 
     def against(self, method: str) -> Reason | None:
         """Nothing: it says nothing of itself."""
@@ -234,6 +242,10 @@ class RelyingService:
     def action(self, method: str, arguments: bytes) -> Action:
         """`http.post` on the exact URL, as the service's middleware reads it from the request."""
         return Action("http.post", f"{self._url}/{method}", Digest.of(arguments))
+
+    def turn(self) -> AbstractContextManager[object]:
+        """At once: no call waits for another."""
+        return contextlib.nullcontext()
 
     def against(self, method: str) -> Reason | None:
         """Nothing: what it does is behind its URL."""

@@ -96,6 +96,10 @@ class Children:
             raise FormatError("method", "start, run or end", method[:80])
         return Action(f"instance.{method}", f"agent:{agent}", Digest.of(arguments))
 
+    def turn(self) -> contextlib.AbstractContextManager[object]:
+        """At once: each child has a line of its own, where its commands are decided again."""
+        return contextlib.nullcontext()
+
     def against(self, method: str) -> Reason | None:
         """Nothing."""
 

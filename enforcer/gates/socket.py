@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 from enforcer.config import ADVISORY
@@ -68,10 +69,16 @@ class SocketGate(LineGate):
         except FormatError as error:
             return encode_json({"id": None, "ok": False, "reference": None, "refusal": cli.refusal([_malformed(error)])})
         try:
-            return encode_json({"id": identifier, **self._act(tool, method, arguments)}, floats=True)
+            with self._turn(tool):
+                said = self._act(tool, method, arguments)
+            return encode_json({"id": identifier, **said}, floats=True)
         except Exception as error:  # noqa: BLE001 - a bug refuses, and its text does not leave
             _LOG.error("gate-failed", exception=error)
             return encode_json({"id": identifier, "ok": False, "reference": None, "refusal": cli.refusal([_INTERNAL])})
+
+    def _turn(self, name: str) -> AbstractContextManager[object]:
+        tool = self._tools.get(name)
+        return nullcontext() if tool is None else tool.turn()
 
     def _act(self, name: str, method: str, arguments: bytes) -> dict[str, object]:
         """1. the action, 2. the ruling, 3. the forwarding, 4. the outcome."""
@@ -82,8 +89,9 @@ class SocketGate(LineGate):
         try:
             none_of_ours = Action("tool.call", f"advisory:{method}" if advisory else f"mcp:{name}/{method}", Digest.of(arguments))
             action = none_of_ours if tool is None else tool.action(method, arguments)
-            if tool is not None and self._gatekeeper.reaches() is not None:
-                against = self._said_against(tool, method)
+            if tool is not None:
+                # without a token nobody looks, so one that comes in this moment is too late for this call
+                against = _HOLD if self._gatekeeper.reaches() is None else self._said_against(tool, method)
         except FormatError as error:
             return {"ok": False, "reference": None, "refusal": cli.refusal([_malformed(error)])}
         # 2
@@ -116,6 +124,7 @@ class SocketGate(LineGate):
             _LOG.error("outcome-not-durable", sequence=ruling.sequence)
 
 
+_HOLD: Final = Reason("hold", "token", "a valid execution token", "none")
 _INTERNAL: Final = Reason("internal", "gate", "an answer", "a fault of ours")
 
 

@@ -65,6 +65,8 @@ _URI: Final = re.compile(
 )
 """RFC 3986 without user and fragment: authority, path, query."""
 _ESCAPE: Final = re.compile(r"%(.{0,2})", re.DOTALL)
+_AGAIN: Final = re.compile(r"%25[0-9A-Fa-f]{2}")
+_PARAMETERS: Final = re.compile(r";|%3B")
 _NEEDS_NO_ESCAPE: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/\\")
 _EXPRESSION: Final = re.compile(r"\{[^{}]*\}")
 _SENTINEL: Final = re.compile(r"=\?base64\?(.*)\?=\Z", re.DOTALL)
@@ -129,8 +131,9 @@ def tool_name(value: object, what: str) -> str:
 def uri(value: object, what: str) -> str:
     """`value`, if it is a URI in its one spelling, which is also what is decided. Raises FormatError.
 
-    A scheme in small letters; printable ASCII; no user, fragment, `*`, backslash, empty or dot segment; escapes in capitals, only where
-    needed, and none of a slash. What is not so is refused and never mended: a server further on would read it its own way.
+    A scheme in small letters; printable ASCII; no user, fragment, `*`, backslash, empty or dot segment, also before parameters (`..;`);
+    escapes in capitals, only where needed, of UTF-8, and none of a slash or of a percent sign that would make another escape. What is not
+    so is refused and never mended: a server further on would read it its own way.
     """
     if not isinstance(value, str) or not 1 <= len(value) <= 440:
         raise FormatError(what, "a URI of 1 to 440 characters", repr(value)[:80] if not isinstance(value, str) else f"{len(value)}")
@@ -138,14 +141,20 @@ def uri(value: object, what: str) -> str:
         digits = escape[1]
         if not re.fullmatch(r"[0-9A-F]{2}", digits) or chr(int(digits, 16)) in _NEEDS_NO_ESCAPE or int(digits, 16) < 0x20:
             raise FormatError(what, "escapes in capitals, of what needs one, and no dot or slash", repr(escape[0])[:40])
+    if (again := _AGAIN.search(value)) is not None:
+        raise FormatError(what, "no escape of an escape", repr(again[0])[:40])
     found = _URI.match(value)
     if found is None:
         raise FormatError(what, "a URI: a scheme in small letters, no user, fragment, space or * in it", repr(value)[:80])
+    try:
+        _ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), value).encode("latin-1").decode("utf-8")
+    except UnicodeDecodeError:
+        raise FormatError(what, "UTF-8 in its escapes", repr(value)[:80]) from None
     authority, path, query = found[1], found[2], found[3] or ""
     if authority is not None and authority != authority.lower():
         raise FormatError(what, "a host in small letters", repr(authority)[:80])
     rooted = path.removeprefix("/") if authority is not None else path
-    if "//" in path or "//" in query or any(part in (".", "..") for part in f"{rooted}/{query}".split("/")):
+    if "//" in path or "//" in query or any(_PARAMETERS.split(part)[0] in (".", "..") for part in f"{rooted}/{query}".split("/")):
         raise FormatError(what, "no empty and no dot segment", repr(value)[:80])
     if (authority is None and path.startswith("/")) or not (authority or path):
         raise FormatError(what, "scheme:path or scheme://host/path", repr(value)[:80])

@@ -10,7 +10,8 @@
 | `server/discover`, `initialize`, `ping`, `logging/setLevel` | no action: answered here                                          |
 
 Each action is decided and recorded before anything reaches the server, and has its outcome. A definition is compared with the approved one
-before each call: what a client was shown is what it calls. A refusal is an error whose `data` is as on the socket gate:
+before each call, and no other call comes between: what a client was shown is what it calls. A refusal is an error whose `data` is as on the
+socket gate:
 
     {"id": 7, "jsonrpc": "2.0", "error": {"code": 1403, "message": "refused: grant-missing: …",
       "data": {"ok": false, "reference": "5f1c09ab-12", "refusal": {"verdict": "refused", "reasons": […], "reference": …}}}}
@@ -74,7 +75,8 @@ class Desk:
             raise BadMessage(fault, METHOD_NOT_FOUND, call.identifier, modern=call.modern)
         if call.method.endswith("/list"):
             return self._list(call)
-        return self._act(call, checked)
+        with self._server.turn():
+            return self._act(call, checked)
 
     def _of_ours(self, call: Call) -> dict[str, Any]:
         if call.method in ("ping", "logging/setLevel"):
@@ -134,7 +136,9 @@ class Desk:
         action = Action(name, f"mcp:{self.name}/{_of(call)}", Digest.of(body))
         # 2
         against, unasked = None, None
-        if call.method in _KINDS and self._gatekeeper.reaches() is not None:
+        if call.method in _KINDS and self._gatekeeper.reaches() is None:
+            against = _HOLD  # also where a token comes in this moment: nobody has looked at the definition
+        elif call.method in _KINDS:
             kind, wanted = _KINDS[call.method], str(call.params["name"])
             try:
                 listed = self._server.definitions(kind)

@@ -35,6 +35,10 @@ class Echo:
         """As a local tool's."""
         return Action("tool.call", f"mcp:notes/{method}", Digest.of(arguments))
 
+    def turn(self) -> contextlib.AbstractContextManager[object]:
+        """At once."""
+        return contextlib.nullcontext()
+
     def against(self, method: str) -> Reason | None:
         """Nothing."""
 
