@@ -16,13 +16,14 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Final
 
+from enforcer.approvals import Approvals
 from enforcer.bundles import HeldBundles
 from enforcer.child.children import START, Children
 from enforcer.child.workshop import Workshop
 from enforcer.code_id import installed_code
 from enforcer.config import CHILDREN, EnforcerConfig
 from enforcer.contain import Containment, Standing, last_records, write_evidence
-from enforcer.control import CONTROL, Attach, Control, Deliver, Exited, RefusedRun, Run
+from enforcer.control import CONTROL, Approved, Attach, Control, Deliver, Exited, RefusedRun, Run
 from enforcer.credential import Credential, Subject
 from enforcer.estate import MAX_SEEN, Estate, HeldConnection, Since, leave
 from enforcer.events import AgentEnded, ComeOver, Event, FromClient, Heard, Killed, LinkLost, LinkUp, ParentHeld, ParentRuns
@@ -36,6 +37,7 @@ from enforcer.launch.process import Running, Watchdog
 from enforcer.launch.rooms import clear_rooms
 from enforcer.launch.slot import Slot
 from enforcer.links import Links
+from enforcer.papers import keep_object
 from enforcer.record import ActionLog
 from enforcer.relay import Relay
 from enforcer.renewal import Granted, Renewal, Verdict
@@ -43,6 +45,7 @@ from enforcer.secrets.sources import secrets_of
 from enforcer.shadow import Shadow, shadow_of
 from enforcer.tenure import Tenure
 from enforcer.tools import RelyingService, Tool
+from writ.formats.digest import Digest
 from writ.formats.errors import Misuse, Unavailable, WritError
 from writ.formats.forward import Forward
 from writ.formats.local import LOCAL, Launched, Stop, Unreachable
@@ -111,9 +114,12 @@ class Instance:
         self._log = ActionLog(self._folder, launched.instance)
         self._credential = Credential(clock, since.seen)
         self._shadow = shadow_of(config, trust, self._folder, clock.now())
+        self._approvals = Approvals(launched.instance, clock, lambda signed: keep_object(self._folder, signed))
+        self._links.approve_by(self._approve)
         self._gatekeeper = Gatekeeper(
             instance=launched.instance, agent=self._agent_id, credential=self._credential, log=self._log, engine=installed_engine(),
             clock=clock, observes=launched.grants if self._observed else None, last=since.last, left=since.left, shadow=self._shadow,
+            approvals=self._approvals,
         )  # fmt: skip
         self._secrets = secrets_of(config, self._run.agent, self._named, clock, since.placeholders)
         self._gatekeeper.hold(self._secrets)
@@ -282,6 +288,12 @@ class Instance:
         # 4
         self._tidy()
         self._links.tell_client(end)
+
+    def _approve(self, signed: bytes) -> Approved:
+        """A person's approval is taken, to be used once, or why not. It lets nothing pass until its action is asked again."""
+        reasons = self._approvals.give(signed, self._credential.current())
+        _LOG.info("approval", instance=self._instance.hex(), rules=[reason.code for reason in reasons])
+        return Approved(Digest.of(signed).value, reasons)
 
     # --- to other code ---------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from typing import Final
 
 from enforcer import frames
 from enforcer.code_id import installed_code
-from enforcer.control import CONTROL, MAX_CONTROL, Attach, Attached, Contain, Control, Deliver
+from enforcer.control import CONTROL, MAX_CONTROL, Approve, Approved, Attach, Attached, Contain, Control, Deliver
 from enforcer.events import ComeOver, Event, FromClient, Killed, LinkLost, LinkUp
 from enforcer.standstill import Standstill
 from writ.formats.errors import FormatError, Misuse, Unavailable
@@ -34,6 +34,7 @@ class Links:
         self._client_heard: threading.Thread | None = None
         self._link_lost = threading.Event()
         self._still = Standstill()
+        self._approve: Callable[[bytes], Approved] | None = None
         for connection in (client, link):
             frames.bound_sends(connection)
 
@@ -46,6 +47,10 @@ class Links:
         threading.Thread(target=self._hear_link, args=(self.link,), name="link", daemon=True).start()
         self._server = taken or frames.listen(path, uid=os.getuid(), gid=os.getgid(), mode=0o600)
         threading.Thread(target=self._accept, name="holder-socket", daemon=True).start()
+
+    def approve_by(self, approve: Callable[[bytes], Approved]) -> None:
+        """Approvals that the daemon hands on are judged by `approve` from now on; before, none is taken."""
+        self._approve = approve
 
     def leave(self) -> tuple[int, int]:
         """The client is heard no more. Its connection, and the listener, at which nobody is accepted since a daemon of other code came."""
@@ -111,6 +116,8 @@ class Links:
                 message = CONTROL.parse(data)
                 if isinstance(message, Contain) and message.instance == self._instance and message.reasons:
                     self._events.put(Killed(message.reasons, time.monotonic_ns()))
+                elif isinstance(message, Approve) and message.instance == self._instance and self._approve is not None:
+                    frames.send(link, CONTROL.encode(self._approve(message.approval)))
         except (Unavailable, FormatError):
             pass
         self._link_lost.set()

@@ -110,6 +110,7 @@ class Attestor:
         default_factory=lambda: PolicySettings(accept_runtime_only=True, tpm_classes=("software",), token_life=60)
     )
     policies: str = POLICIES
+    schema: str = SCHEMA
     version: int = 1
     reachable: bool = True
     refusal: Refusal | None = None
@@ -245,7 +246,7 @@ class Attestor:
 
     def bundle(self) -> PolicyBundle:
         """The policy in force."""
-        return PolicyBundle("test", self.version, 1_700_000_000, self.settings, SCHEMA, self.policies)
+        return PolicyBundle("test", self.version, 1_700_000_000, self.settings, self.schema, self.policies)
 
     def trust(self) -> Trust:
         """The anchors that an operator would pin."""

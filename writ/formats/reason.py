@@ -183,6 +183,11 @@ REMEDIES: Final[dict[str, str]] = {
     # child instances
     "executables-unmeasured": "A child instance runs what its parent writes, so its executables are at warning: expected of its profile.",
     "child-refused": "A child instance is started by an agent's `instance.start` and by nothing else; its profile is `sandboxed`.",
+    # actions that take a person
+    "approval-required": "A person has to approve this very action: `enforcer approve REF`, and then ask again.",
+    "approval-unknown": "No refused action of this instance waits for it, or not any more: ask again, and approve that reference.",
+    "approval-refused": "An approval is for one action, its arguments, instance and policy, by a key that the policy names. Approve anew.",
+    "approval-expired": "An approval is good for 15 minutes at most, by the clocks of both ends. Approve anew.",
 }
 """Code -> remedy. Codes are appended and never removed or renamed: old decisions name them."""
 
