@@ -35,6 +35,7 @@ from tests.world.scene import (
     signer,
 )
 from writ.formats.action import Action, ActionRecord, commit, encode_record, parse_record
+from writ.formats.approval import Approval, encode_approval, parse_approval, parse_signed_approval, sign_approval
 from writ.formats.archive import Archive, InstanceLog, encode_archive, parse_archive
 from writ.formats.corim import Corim, encode_corim, parse_corim, parse_signed_corim, sign_corim
 from writ.formats.cose import encode_sign1, parse_sign1
@@ -151,6 +152,7 @@ PROPOSALS = (
         "billing", "exemption", NOW, (D,), (), Draft("file-unknown", "files./usr/bin/x", "sha256:00", ("h",), NOW, NOW + 60, "hotfix")
     ),
 )
+APPROVAL = Approval(SIXTEEN, "tool.call", "mcp:mail/send", D.value, D, D.value, NOW, NOW + 300, SIXTEEN)
 DELEGATION = Delegation("billing", 3, NOW, (Role("prompts", ("spiffe://a/*",), ("prompts",), (signer("a").public,), 1, NOW),))
 
 
@@ -204,6 +206,9 @@ def specimens() -> tuple[Specimen, ...]:
         *(Specimen("record", data, parse_record) for data in (bundle.action.record, bundle.outcome.record, encode_record(refused))),
         Specimen("policy", encode_bundle(policy()), parse_bundle),
         Specimen("policy", encode_bundle(policy(replace(DEMO, approvals=(("boot", 2), ("rooted/*", 3))))), parse_bundle),
+        Specimen("policy", encode_bundle(policy(replace(DEMO, approvers=(("alice", signer("a").public), ("bob", P256))))), parse_bundle),
+        Specimen("approval", encode_approval(APPROVAL), parse_approval),
+        Specimen("signed-approval", sign_approval(APPROVAL, signer("a")), parse_signed_approval),
         *(Specimen("proposal", encode_proposal(one), parse_proposal) for one in PROPOSALS),
         *(Specimen("delegation", encode_delegation(one), parse_delegation) for one in (DELEGATION, replace(DELEGATION, roles=()))),
         Specimen("signed-delegation", sign_document(encode_delegation(DELEGATION), DELEGATION_TYPE), parse_sign1),
@@ -213,6 +218,7 @@ def specimens() -> tuple[Specimen, ...]:
         Specimen("archive", encode_archive(archive), parse_archive),
         Specimen("proof-bundle", encode_proof_bundle(bundle), parse_proof_bundle),
         Specimen("proof-bundle", encode_proof_bundle(replace(bundle, outcome=None)), parse_proof_bundle),
+        Specimen("proof-bundle", encode_proof_bundle(replace(bundle, approval=sign_approval(APPROVAL, signer("a")))), parse_proof_bundle),
     )
 
 
