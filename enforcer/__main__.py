@@ -353,6 +353,8 @@ def _approve(config: EnforcerConfig, args: argparse.Namespace) -> int:
             told = {
                 "reference": args.reference,
                 "approved": True,
+                "action": wanted.action,
+                "resource": wanted.resource,
                 "approval": str(approval.digest),
                 "not_after": approval.approval.not_after,
             }

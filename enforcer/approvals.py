@@ -28,6 +28,15 @@ WAITS: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
+class _Waiting:
+    """`asked` waits since these moments of both clocks."""
+
+    asked: Asked
+    wall: int
+    boot: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Held:
     """`given` is dead by the clock since boot at `until`, and by the wall clock at its `not_after`."""
 
@@ -41,25 +50,26 @@ class Approvals:
     def __init__(self, instance: bytes, clock: Clock, keep: Callable[[bytes], None]) -> None:
         """`keep` makes a signed approval durable for those who prove the action later; it raises Unavailable."""
         self._instance, self._clock, self._keep = instance, clock, keep
-        self._waiting: dict[bytes, tuple[Asked, float]] = {}
+        self._waiting: dict[bytes, _Waiting] = {}
         self._given: list[_Held] = []
         self._lock = threading.Lock()
 
     def wait(self, asked: Asked) -> None:
         """`asked` can be approved for an hour; where too many wait already, it cannot."""
-        now = self._clock.boot()
+        now, boot = self._clock.now(), self._clock.boot()
         with self._lock:
             if len(self._waiting) >= MOST_WAITING:
-                self._waiting = {leaf: (one, until) for leaf, (one, until) in self._waiting.items() if now < until}
+                self._waiting = {leaf: one for leaf, one in self._waiting.items() if boot < one.boot + WAITS}
             if len(self._waiting) < MOST_WAITING:
-                self._waiting[asked.leaf] = asked, now + WAITS
+                self._waiting[asked.leaf] = _Waiting(asked, now, boot)
 
     def give(self, signed: bytes, held: Held | None) -> tuple[Reason, ...]:
         """Why this approval is not taken; none: the action that it is for passes once, if it is asked again in time.
 
         1. It is an approval, and a token is in force, whose bundle says who approves.
         2. The refused record waits here, and it is about that.
-        3. One whom the bundle names signed it, for this instance and bundle, and it is not dead.
+        3. One whom the bundle names signed it, for this instance and bundle, and it is not dead, whichever clock has gone on further since
+           the refusal.
         4. There is room, and it is durable.
         """
         now, boot = self._clock.now(), self._clock.boot()
@@ -73,13 +83,16 @@ class Approvals:
         approval = parsed.approval
         with self._lock:
             # 2
-            asked, until = self._waiting.get(approval.refused, (None, 0.0))
-            if asked is None or boot >= until:
+            waiting = self._waiting.get(approval.refused)
+            if waiting is None or boot >= waiting.boot + WAITS:
                 return (Reason("approval-unknown", "approval.refused", "a refused action that waits", approval.refused.hex()),)
+            asked, latest = waiting.asked, max(now, waiting.wall + int(boot - waiting.boot))
             try:
                 is_about(approval, asked)
                 # 3
-                verify_approval(parsed, action=asked.action, instance=self._instance, bundle=held.bundle, now=now)
+                verify_approval(
+                    parsed, action=asked.action, gate=asked.gate, instance=self._instance, bundle=held.bundle, now=latest
+                )  # fmt: skip
             except Refused as refused:
                 return refused.reasons
             # 4
@@ -91,15 +104,15 @@ class Approvals:
             except Unavailable as error:
                 return (Reason("record-not-durable", "approval", "a durable approval", error.detail[:200]),)
             del self._waiting[approval.refused]
-            self._given.append(_Held(Given(parsed, asked), boot + (approval.not_after - now)))
+            self._given.append(_Held(Given(parsed, asked), boot + (approval.not_after - latest)))
         return ()
 
-    def take(self, action: Action) -> Given | None:
-        """An approval that was given for exactly this action, and is dead by neither clock; nobody gets it again."""
+    def take(self, action: Action, gate: str) -> Given | None:
+        """An approval that was given for exactly this action at this gate, and is dead by neither clock; nobody gets it again."""
         now, boot = self._clock.now(), self._clock.boot()
         with self._lock:
             for at, one in enumerate(self._given):
-                if one.given.asked.action == action and self._alive(one, now, boot):
+                if (one.given.asked.action, one.given.asked.gate) == (action, gate) and self._alive(one, now, boot):
                     del self._given[at]
                     return one.given
         return None

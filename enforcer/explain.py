@@ -124,7 +124,7 @@ def approvable(config: EnforcerConfig, reference: str, *, made_at: int, within: 
         raise Unavailable("papers", f"the policy {record.bundle} of this record is not kept")
     leaf = leaf_hash(entry.leaf)
     approval = Approval(
-        instance, record.action, record.resource, record.arguments, record.bundle, leaf, made_at, made_at + within, number
+        instance, record.action, record.resource, record.arguments, record.bundle, record.gate, leaf, made_at, made_at + within, number
     )  # fmt: skip
     return approval, parse_bundle(policy)
 

@@ -205,19 +205,19 @@ class Gatekeeper:
             return _Judged(False, would_refuse(action, self._observes), _NO_CONTEXT, None)
         token, bundle = (None, None) if held is None else (held.token, held.bundle)
         decision = decide(action, token=token, bundle=bundle, gate=gate, now=now, memo=self._memo)
-        if (given := self._given(action, decision.reasons)) is not None:
+        if (given := self._given(action, gate, decision.reasons)) is not None:
             decision = decide(action, token=token, bundle=bundle, gate=gate, now=now, given=given)
         return _Judged(decision.permit, decision.reasons, decision.context, held)
 
-    def _given(self, action: Action, reasons: tuple[Reason, ...]) -> Given | None:
+    def _given(self, action: Action, gate: str, reasons: tuple[Reason, ...]) -> Given | None:
         """The approval that was given for this action, if that is all it lacks. Whatever comes of it, nobody gets it again."""
-        return self._approvals.take(action) if self._approvals is not None and _lacks_approval(reasons) else None
+        return self._approvals.take(action, gate) if self._approvals is not None and _lacks_approval(reasons) else None
 
     def _wait_for_approval(self, action: Action, judged: _Judged, recorded: Recorded) -> None:
         """A person can approve the action from now on, if that is all it lacks."""
         record = recorded.record
         if self._approvals is not None and _lacks_approval(judged.reasons) and isinstance(record, ActionRecord):
-            self._approvals.wait(Asked(action, recorded.leaf_hash, record.arguments))
+            self._approvals.wait(Asked(action, record.gate, recorded.leaf_hash, record.arguments))
 
     def _record(
         self, sequence: int, commitment: bytes, action: Action, judged: _Judged, parent: bytes | None, gate: str, now: int

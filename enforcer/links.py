@@ -19,8 +19,12 @@ from enforcer.code_id import installed_code
 from enforcer.control import CONTROL, MAX_CONTROL, Approve, Approved, Attach, Attached, Contain, Control, Deliver
 from enforcer.events import ComeOver, Event, FromClient, Killed, LinkLost, LinkUp
 from enforcer.standstill import Standstill
+from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Misuse, Unavailable
+from writ.formats.reason import Reason
+from writ.service import observe
 
+_LOG = observe.get_logger(__name__)
 LEAVE_WITHIN: Final = 2.0
 """Seconds for what the client is just saying."""
 
@@ -117,11 +121,20 @@ class Links:
                 if isinstance(message, Contain) and message.instance == self._instance and message.reasons:
                     self._events.put(Killed(message.reasons, time.monotonic_ns()))
                 elif isinstance(message, Approve) and message.instance == self._instance and self._approve is not None:
-                    frames.send(link, CONTROL.encode(self._approve(message.approval)))
+                    frames.send(link, CONTROL.encode(self._judged(self._approve, message.approval)))
         except (Unavailable, FormatError):
             pass
         self._link_lost.set()
         self._events.put(LinkLost(link, time.monotonic_ns()))
+
+    @staticmethod
+    def _judged(approve: Callable[[bytes], Approved], signed: bytes) -> Approved:
+        """What `approve` says; a fault of ours is a refusal, and no end of the link."""
+        try:
+            return approve(signed)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the daemon is heard on
+            _LOG.error("approval-failed", exception=error)
+            return Approved(Digest.of(signed).value, (Reason("internal", "approval", "an answer", "a fault of ours"),))
 
     def _accept(self) -> None:
         """Daemons come one after another. After one of other code nobody is accepted: who comes then waits for the code that takes over."""

@@ -66,7 +66,8 @@ class Place:
         assert record.bundle is not None
         assert ruling.leaf is not None
         return Approval(
-            record.instance, record.action, record.resource, record.arguments, record.bundle, ruling.leaf, now, now + 300, bytes(16)
+            record.instance, record.action, record.resource, record.arguments, record.bundle, record.gate, ruling.leaf, now, now + 300,
+            bytes(16),
         )  # fmt: skip
 
     def give(self, signed: bytes) -> list[str]:
@@ -137,7 +138,7 @@ def test_stolen_approval_is_useless_in_another_instance(place: Place, tmp_path: 
     "change",
     [
         {"action": "http.get"}, {"resource": "mcp:notes/send2"}, {"arguments": bytes(32)}, {"policy": Digest.of(b"another")},
-        {"instance": bytes(16)},
+        {"instance": bytes(16)}, {"gate": "egress"},
     ],
 )  # fmt: skip
 def test_approval_of_anything_else_is_not_taken(place: Place, change: dict[str, Any]) -> None:
@@ -157,6 +158,25 @@ def test_approval_is_for_these_arguments_to_the_byte_and_this_resource(place: Pl
     approved(place)
     assert codes(place.ask(action, arguments)) == ["approval-required"]
     assert place.ask().permit
+
+
+def test_approval_is_for_the_gate_at_which_it_was_asked(place: Place) -> None:
+    approved(place)
+    assert codes(place.gatekeeper.ask(SEND, ARGUMENTS, gate="egress")) == ["approval-required"]
+    assert place.ask().permit
+
+
+def test_wall_clock_that_stands_still_or_goes_back_keeps_no_approval_alive(place: Place) -> None:
+    wanted = place.wanted(place.ask())
+    short = sign_approval(replace(wanted, not_after=wanted.made_at + 60), ALICE)
+    place.scene.clock.since_boot += 60
+    assert place.give(short) == ["approval-expired"]
+    place.scene.clock.wall -= 3
+    assert place.give(short) == ["approval-expired"]
+    longer = sign_approval(replace(wanted, not_after=wanted.made_at + 90), ALICE)
+    assert place.give(longer) == []
+    place.scene.clock.since_boot += 30
+    assert codes(place.ask()) == ["approval-required"]
 
 
 def test_approval_dies_with_the_policy_that_it_names(place: Place) -> None:

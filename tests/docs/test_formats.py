@@ -152,7 +152,7 @@ PROPOSALS = (
         "billing", "exemption", NOW, (D,), (), Draft("file-unknown", "files./usr/bin/x", "sha256:00", ("h",), NOW, NOW + 60, "hotfix")
     ),
 )
-APPROVAL = Approval(SIXTEEN, "tool.call", "mcp:mail/send", D.value, D, D.value, NOW, NOW + 300, SIXTEEN)
+APPROVAL = Approval(SIXTEEN, "tool.call", "mcp:mail/send", D.value, D, "socket", D.value, NOW, NOW + 300, SIXTEEN)
 DELEGATION = Delegation("billing", 3, NOW, (Role("prompts", ("spiffe://a/*",), ("prompts",), (signer("a").public,), 1, NOW),))
 
 

@@ -29,5 +29,5 @@ def approval_of(asked: Asked, *, instance: bytes, policy: Digest, made_at: int) 
     """What a person signs of `asked`."""
     action = asked.action
     return Approval(
-        instance, action.name, action.resource, asked.commitment, policy, asked.leaf, made_at, made_at + 300, bytes(16)
+        instance, action.name, action.resource, asked.commitment, policy, asked.gate, asked.leaf, made_at, made_at + 300, bytes(16)
     )  # fmt: skip

@@ -1,12 +1,12 @@
 """An approval: a person says yes to one action that was refused, once, for a few minutes.
 
-What is signed names the refused record by its leaf hash, and with it everything that the record says: the instance, the action, the
-resource and the salted commitment to its arguments. They are said again, so that whoever signs reads what it is about; the commitment and
-not the arguments, so that an approval says nothing any more once the log's contents are erased.
+What is signed names the refused record by its leaf hash, and with it everything that the record says. Instance, action, resource, policy,
+gate and the salted commitment to the arguments are said again, so that whoever signs reads what it is about; the commitment and not the
+arguments, so that an approval says nothing any more once the log's contents are erased.
 
     18([ h'a3 01 32 03 78 … 04 58 20 …', {}, h'<payload>', h'<64 bytes>' ])     alg, content type and kid, the person's thumbprint
-    {"v": 1, "instance": h'…', "action": "tool.call", "resource": "mcp:mail/send", "arguments": h'…', "policy": h'…', "refused": h'…',
-     "made_at": 1790000000, "not_after": 1790000300, "id": h'…'}
+    {"v": 1, "instance": h'…', "action": "tool.call", "resource": "mcp:mail/send", "arguments": h'…', "policy": h'…', "gate": "socket",
+     "refused": h'…', "made_at": 1790000000, "not_after": 1790000300, "id": h'…'}
 
 Parsed is not yet approved: signer, policy and time are judged by `verdict.approval`.
 """
@@ -45,6 +45,7 @@ class Approval:
     resource: str
     arguments: bytes
     policy: Digest
+    gate: str
     refused: bytes
     made_at: int
     not_after: int
@@ -72,7 +73,7 @@ def encode_approval(approval: Approval) -> bytes:
     return encode_cbor(
         {
             "v": 1, "instance": a.instance, "action": a.action, "resource": a.resource, "arguments": a.arguments, "policy": a.policy.value,
-            "refused": a.refused, "made_at": a.made_at, "not_after": a.not_after, "id": a.id,
+            "gate": a.gate, "refused": a.refused, "made_at": a.made_at, "not_after": a.not_after, "id": a.id,
         }
     )  # fmt: skip
 
@@ -87,6 +88,7 @@ def parse_approval(data: bytes) -> Approval:
         resource=f.text("resource", most=512),
         arguments=f.raw("arguments", size=32),
         policy=f.digest("policy"),
+        gate=f.name("gate"),
         refused=f.raw("refused", size=32),
         made_at=f.uint("made_at"),
         not_after=f.uint("not_after"),

@@ -25,9 +25,10 @@ APPROVER: Final = "approver"
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """An action that was refused for want of an approval: the leaf hash of that record, and its commitment to the arguments."""
+    """An action that was refused at `gate` for want of an approval: the leaf hash of that record, and its commitment to the arguments."""
 
     action: Action
+    gate: str
     leaf: bytes
     commitment: bytes
 
@@ -65,13 +66,15 @@ def consent_of(context: bytes) -> Consent | None:
     raise FormatError("context", f"{APPROVER} and {APPROVAL}, or neither", "something else")
 
 
-def verify_approval(signed: SignedApproval, *, action: Action, instance: bytes, bundle: PolicyBundle, now: int) -> Consent:
-    """A person whom `bundle` names approved `action` of `instance`, under this very bundle, and it is good at `now`.
+def verify_approval(
+    signed: SignedApproval, *, action: Action, gate: str, instance: bytes, bundle: PolicyBundle, now: int
+) -> Consent:  # fmt: skip
+    """A person whom `bundle` names approved `action` of `instance` at `gate`, under this very bundle, and it is good at `now`.
 
     1. The key is one of the bundle's approvers, and signed it.
     2. It is about this bundle.
     3. It is about this instance.
-    4. It is about this action on this resource.
+    4. It is about this action on this resource, at this gate.
     5. It is not dead, nor made later than `now` and the skew that the bundle allows.
 
     Does not say that the arguments are those approved, of which an approval has a commitment only (`is_about`), nor that it is used for the
@@ -87,7 +90,7 @@ def verify_approval(signed: SignedApproval, *, action: Action, instance: bytes, 
     # 2, 3, 4
     about = (
         ("policy", str(bundle.digest), str(approval.policy)), ("instance", instance.hex(), approval.instance.hex()),
-        ("action", action.name, approval.action), ("resource", action.resource, approval.resource),
+        ("action", action.name, approval.action), ("resource", action.resource, approval.resource), ("gate", gate, approval.gate),
     )  # fmt: skip
     for claim, expected, got in about:
         if expected != got:

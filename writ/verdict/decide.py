@@ -73,7 +73,7 @@ def _approved(
         if given.asked.action != action:
             raise Refused(Reason("approval-refused", "approval.arguments", str(action.arguments), str(given.asked.action.arguments)))
         is_about(given.signed.approval, given.asked)
-        consent = verify_approval(given.signed, action=action, instance=claims.instance, bundle=bundle, now=now)
+        consent = verify_approval(given.signed, action=action, gate=gate, instance=claims.instance, bundle=bundle, now=now)
     except Refused as refused:
         return encode_context(decision_context(claims, gate=gate, now=now)), refused.reasons, ()
     answer = judge_recorded(action, claims, bundle, gate=gate, now=now, consent=consent)

@@ -229,7 +229,8 @@ def _consented(record: ActionRecord, action: Action, policy: PolicyBundle, appro
     if approval is None:
         return None
     consent = verify_approval(
-        parse_signed_approval(approval), action=action, instance=record.instance, bundle=policy, now=record.decided_at
+        parse_signed_approval(approval), action=action, gate=record.gate, instance=record.instance, bundle=policy,
+        now=record.decided_at,
     )  # fmt: skip
     if consent != named:
         raise _refused("digest-mismatch", "approval", str(named), str(consent))

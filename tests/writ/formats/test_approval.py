@@ -30,7 +30,7 @@ from writ.formats.policy_bundle import PolicyBundle, PolicySettings, encode_bund
 from writ.formats.strict import decode_cbor, encode_cbor
 
 APPROVAL = Approval(
-    bytes(16), "tool.call", "mcp:mail/send", bytes(32), Digest.of(b"policy"), bytes(range(32)), NOW, NOW + 300, bytes(range(16))
+    bytes(16), "tool.call", "mcp:mail/send", bytes(32), Digest.of(b"policy"), "socket", bytes(range(32)), NOW, NOW + 300, bytes(range(16))
 )  # fmt: skip
 KEY = signer("alice")
 
@@ -75,7 +75,7 @@ def test_life_is_of_minutes(life: int) -> None:
     "changed",
     [
         {"v": 2}, {"instance": bytes(15)}, {"action": "No"}, {"resource": "a b"}, {"arguments": bytes(31)}, {"policy": bytes(31)},
-        {"refused": bytes(33)}, {"made_at": -1}, {"not_after": NOW + 901}, {"id": bytes(15)}, {"more": 1},
+        {"refused": bytes(33)}, {"gate": "No"}, {"made_at": -1}, {"not_after": NOW + 901}, {"id": bytes(15)}, {"more": 1},
     ],
 )  # fmt: skip
 def test_what_is_no_approval_is_refused(changed: dict[str, Any]) -> None:

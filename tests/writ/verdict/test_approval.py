@@ -43,7 +43,7 @@ def about(resource: str) -> str:
 
 BUNDLE = replace(ASKS, policies=about("files/"))
 SEND, WIPE, NEVER, READ = (Action("tool.call", f"files/{what}", Digest.of(b"arguments")) for what in ("send", "wipe", "never", "read"))
-ASKED = Asked(SEND, bytes(range(32)), bytes(32))
+ASKED = Asked(SEND, "socket", bytes(range(32)), bytes(32))
 
 
 def token(bundle: PolicyBundle = BUNDLE) -> VerifiedToken:
@@ -137,7 +137,8 @@ def test_approval_by_one_whom_the_policy_does_not_ask_changes_nothing() -> None:
     "claim, changed",
     [
         ("instance", {"instance": bytes(range(16))}), ("action", {"action": "http.get"}), ("resource", {"resource": "files/send2"}),
-        ("policy", {"policy": Digest.of(b"another")}), ("refused", {"refused": bytes(32)}), ("arguments", {"arguments": bytes(range(32))}),
+        ("gate", {"gate": "egress"}), ("policy", {"policy": Digest.of(b"another")}),
+        ("refused", {"refused": bytes(32)}), ("arguments", {"arguments": bytes(range(32))}),
     ],
 )  # fmt: skip
 def test_approval_of_something_else_refuses_by_what_differs(claim: str, changed: dict[str, Any]) -> None:
@@ -193,7 +194,7 @@ class Approved(Scene):
         """Recorded as an enforcer would, with the approval."""
         if more:
             return super().act(name, token, claims, **more)
-        one, asked = self.running[name], Asked(SEND, bytes(32), bytes(32))
+        one, asked = self.running[name], Asked(SEND, "socket", bytes(32), bytes(32))
         made = approval_of(asked, instance=one.instance, policy=self.bundle.digest, made_at=self.now)
         self.approval = sign_approval(made, ALICE)
         consent = Consent("alice", str(Digest.of(self.approval)))
