@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import cbor2
 import pytest
@@ -17,6 +18,7 @@ from enforcer.approvals import Approvals
 from enforcer.gatekeeper import Gatekeeper, Ruling
 from enforcer.papers import PAPERS_FILE, keep_object, kept
 from enforcer.record import ActionLog, LogReader
+from enforcer.shadow import Decided, Shadow
 from tests.enforcer.scene import Scene
 from tests.signers import new_signer
 from tests.world.approvals import ALICE, BOB, PEOPLE, POLICIES, SCHEMA
@@ -117,6 +119,15 @@ def test_approval_is_left_alone_by_every_other_action(place: Place) -> None:
     approved(place)
     assert place.ask(replace(SEND, resource="mcp:notes/read")).permit
     assert place.ask().permit
+
+
+def test_shadow_is_told_of_the_approval(place: Place) -> None:
+    seen: list[Decided] = []
+    shadow = cast("Shadow", SimpleNamespace(saw=seen.append))
+    place.gatekeeper = place.scene.gatekeeper(place.log, shadow, place.approvals)
+    approved(place)
+    assert place.ask().permit
+    assert [one.consent and one.consent.approver for one in seen] == [None, "alice"]
 
 
 # --- stolen --------------------------------------------------------------------------------------------------------------

@@ -9,10 +9,10 @@ import cbor2
 import pytest
 
 from tests.signers import new_signer
-from tests.world.approvals import ALICE, BOB, PEOPLE, POLICIES, SCHEMA, approval_of
+from tests.world.approvals import ALICE, BOB, BUNDLE, NEVER, PEOPLE, READ, SCHEMA, SEND, WIPE, Approved, approval_of
 from tests.world.scene import AUDIENCE, DEMO, ISSUER, NOW, Scene, permitted, policy, sign_token, signer
 from tests.writ.verdict.refusal import refused
-from writ.formats.action import Action, encode_context, encode_record
+from writ.formats.action import Action, ActionRecord, encode_context, parse_record
 from writ.formats.approval import parse_signed_approval, sign_approval
 from writ.formats.digest import Digest
 from writ.formats.eat import parse_token
@@ -26,23 +26,14 @@ from writ.verdict.decision import Decision
 from writ.verdict.lint import validate
 from writ.verdict.memo import Memo
 from writ.verdict.proof import prove
+from writ.verdict.rehearsal import again, by_policy, otherwise
 from writ.verdict.token import VerifiedToken, verify_token
 
-ASKS = policy(replace(DEMO, approvers=PEOPLE), schema=SCHEMA, policies=POLICIES)
-SCENE = Scene(bundle=ASKS)
+SCENE = Scene(bundle=BUNDLE)
 SCENE.launch("one")
 CLAIMS = permitted(SCENE.attest("one"))
 
 
-def about(resource: str) -> str:
-    """The policies over what this scene grants."""
-    return POLICIES.replace("mcp:notes/send", f"{resource}send").replace("mcp:notes/wipe", f"{resource}wipe").replace(
-        "mcp:notes/never", f"{resource}never"
-    )  # fmt: skip
-
-
-BUNDLE = replace(ASKS, policies=about("files/"))
-SEND, WIPE, NEVER, READ = (Action("tool.call", f"files/{what}", Digest.of(b"arguments")) for what in ("send", "wipe", "never", "read"))
 ASKED = Asked(SEND, "socket", bytes(range(32)), bytes(32))
 
 
@@ -187,24 +178,6 @@ def test_context_with_half_an_approval_is_refused(spelt: dict[str, Any]) -> None
 # --- the proof -----------------------------------------------------------------------------------------------------------
 
 
-class Approved(Scene):
-    """A scene whose second action is one that alice approved."""
-
-    def act(self, name: str, token: str, claims: Any, **more: Any) -> Any:
-        """Recorded as an enforcer would, with the approval."""
-        if more:
-            return super().act(name, token, claims, **more)
-        one, asked = self.running[name], Asked(SEND, "socket", bytes(32), bytes(32))
-        made = approval_of(asked, instance=one.instance, policy=self.bundle.digest, made_at=self.now)
-        self.approval = sign_approval(made, ALICE)
-        consent = Consent("alice", str(Digest.of(self.approval)))
-        answer = judge_recorded(SEND, claims, self.bundle, gate="socket", now=self.now, consent=consent)
-        record = super().act(name, token, claims, resource="files/read")
-        record = replace(record, resource="files/send", context=answer.context)
-        one.leaves[-1] = encode_record(record)
-        return record
-
-
 def test_auditor_proves_an_approved_action_and_only_with_its_approval() -> None:
     scene = Approved(bundle=BUNDLE)
     whole = replace(scene.proof_bundle(), approval=None)
@@ -219,3 +192,22 @@ def test_auditor_proves_an_approved_action_and_only_with_its_approval() -> None:
     assert parse_proof_bundle(encode_proof_bundle(replace(whole, approval=scene.approval))).approval == scene.approval
     plain = Scene(bundle=BUNDLE)
     assert refused(lambda: prove(replace(plain.proof_bundle(), approval=scene.approval), plain.trust)).code == "proof-bundle-incomplete"
+
+
+# --- what another policy would say ---------------------------------------------------------------------------------------
+
+
+def test_another_policy_is_asked_about_an_approved_action_as_approved() -> None:
+    scene = Approved(bundle=BUNDLE)
+    record = parse_record(scene.proof_bundle().action.record)
+    assert isinstance(record, ActionRecord)
+    claims, consent = permitted(scene.attest("one")), consent_of(record.context)
+    claims = replace(claims, issued_at=record.decided_at, expires_at=record.decided_at + 60)
+    stricter = replace(
+        BUNDLE, version=2, policies=BUNDLE.policies.replace("context has approver }", 'context has approver && context.approver == "bob" }')
+    )
+    for candidate, permit in ((replace(BUNDLE, version=2), True), (stricter, False)):
+        assert again(record, claims, candidate).permit == permit
+        found = otherwise(SEND, claims, candidate, gate="socket", now=record.decided_at, reasons=(), consent=consent)
+        assert (found is None) == permit
+    assert by_policy(ask().reasons)
