@@ -25,6 +25,7 @@ from enforcer.relying.party import Presented, RelyingParty, challenge_of, status
 from writ.formats.action import Action
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Misuse, Refused, Unavailable
+from writ.formats.lease import LEASE_HEADER
 from writ.formats.reason import Reason
 from writ.formats.strict import encode_json
 from writ.service import cli, observe
@@ -37,6 +38,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 GATE: Final = "relying"
 MAX_BODY: Final = 1 << 20
+_LEASE: Final = LEASE_HEADER.lower().encode("ascii")
 _LOG = observe.get_logger(__name__)
 
 
@@ -88,7 +90,7 @@ def _request(scope: Scope, origin: str, body: bytes) -> Presented:
     if b"%" in raw or b"//" in raw or raw != str(scope["path"]).encode("ascii", "replace"):
         raise FormatError("path", "a normalised path without percent-encodings", repr(raw)[:80])
     action = Action(f"http.{method.lower()}", origin + raw.decode("ascii"), Digest.of(body))
-    values = {name: _single(scope, name) for name in (b"authorization", b"dpop")}
+    values = {name: _single(scope, name) for name in (b"authorization", b"dpop", _LEASE)}
     authorization, proof = values[b"authorization"], values[b"dpop"]
     if authorization is None:
         raise Refused(Reason("unauthenticated", "Authorization", "DPoP and a token", "none"))
@@ -97,7 +99,7 @@ def _request(scope: Scope, origin: str, body: bytes) -> Presented:
         raise Refused(Reason("unauthenticated", "Authorization", "DPoP and a token", repr(kind)[:20]))
     if proof is None:
         raise Refused(Reason("proof-missing", "DPoP", "one proof", "none"))
-    return Presented(action, method, token, proof)
+    return Presented(action, method, token, proof, values[_LEASE])
 
 
 def _single(scope: Scope, wanted: bytes) -> str | None:

@@ -22,12 +22,14 @@ from writ.formats.engine import EngineId
 from writ.formats.errors import FormatError, Misuse, Refused
 from writ.formats.jose import parse_dpop
 from writ.formats.keys import PublicKey
+from writ.formats.lease import parse_lease
 from writ.formats.policy_bundle import CLOCK_SKEW, PolicyBundle
 from writ.formats.reason import Reason
+from writ.formats.strict import parse_b64url
 from writ.service import observe
 from writ.service.clock import Clock
 from writ.verdict.decide import decide
-from writ.verdict.token import Revocation, VerifiedToken, verify_proof, verify_token
+from writ.verdict.token import Revocation, VerifiedToken, verify_lease, verify_proof, verify_token
 
 _LOG = observe.get_logger(__name__)
 
@@ -97,12 +99,13 @@ class Feed(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Presented:
-    """An action asked for over HTTP, and what was shown for it. The proof names `method` and, as its URI, the action's resource."""
+    """An action asked for over HTTP, and what was shown for it, perhaps a lease. The proof names `method`, and as URI the resource."""
 
     action: Action
     method: str
     token: str
     proof: str
+    lease: str | None = None
 
 
 class RelyingParty:
@@ -125,7 +128,7 @@ class RelyingParty:
         """The request may pass, and that is recorded under `reference`.
 
         1. The clock is read once; keys, status list and policy are taken once.
-        2. The token is the verifier's, for us, alive, not revoked by a fresh list.
+        2. The token is the verifier's, for us, alive, not revoked by a fresh list; and where it takes a lease, that is alive, too.
         3. The proof is by its holder, for this very request.
         4. It was never used before.
         5. Grant and policy permit it.
@@ -159,6 +162,11 @@ class RelyingParty:
         except FormatError as error:
             raise Refused(Reason("token-malformed", error.what[:100], error.expected, error.got)) from None
         token = verify_token(signed, keys=self._feed.keys(), issuer=self._issuer, audience=self._audience, now=now, revocation=revocation)
+        try:
+            lease = None if request.lease is None else parse_lease(parse_b64url(request.lease, "lease"))
+        except FormatError as error:
+            raise Refused(Reason("lease-invalid", error.what[:100], error.expected, error.got)) from None
+        verify_lease(lease, token, now=now)
         # 3
         try:
             proof = parse_dpop(request.proof)

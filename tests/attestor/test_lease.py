@@ -65,9 +65,9 @@ from writ.formats.tpm.policy import (
 )
 from writ.formats.tpm.public import RH_ENDORSEMENT, parse_public, primary_qualified_name, qualified_name
 from writ.service.signers import MemorySigner
-from writ.verdict.lease import VerifiedLeaseKey, approvable, judge_lease_keys, terms, verify_lease
+from writ.verdict.lease_key import VerifiedLeaseKey, approvable, judge_lease_keys, terms
 from writ.verdict.quote import verify_quote
-from writ.verdict.token import VerifiedToken
+from writ.verdict.token import VerifiedToken, verify_lease
 
 HOST, NONCE, VERIFIER = "alpha", b"n" * 32, b"v" * 32
 INSTANCE, OTHER = b"i" * 16, b"o" * 16
@@ -106,7 +106,7 @@ class Bench:
         found = judged.of(instance)
         assert isinstance(found, VerifiedLeaseKey), found
         assert judged.time is not None
-        what = approvable(found, quote, bank="sha256", life=life)
+        what = approvable(found, quote, life=life)
         signature = self.approver.sign(to_authorize(what.moment.policy, what.ref))
         approval = Approval(instance, what.ref, what.moment, self.approver.public, signature)
         assert parse_approval(encode_approval(approval)) == approval

@@ -8,7 +8,7 @@ The lease key's authPolicy is PolicyAuthorize of the verifier's approval key wit
 the TPM itself refuses a lease as soon as a register, its reset count or its clock is not what the verifier approved last. It signs no
 outside bytes, so a lease states when it was made, and none can be made for later.
 
-What is parsed here is not yet believed: `verdict.lease` does that.
+What is parsed here is not yet believed: `verdict.lease_key` and `verdict.token` do that.
 """
 
 from __future__ import annotations
@@ -50,6 +50,9 @@ LEASE_LIFE: Final = 10
 MOST_KEYS: Final = 256
 QUOTED_PCRS: Final = tuple(range(16))
 """What an approval is about: the registers that a quote covers."""
+
+LEASE_HEADER: Final = "Writ-Lease"
+"""Where a lease goes, in base64url, beside the token and the proof of a request."""
 
 LEASE_TAG: Final = "writ/lease/v1"
 LEASE_KEY_TAG: Final = "writ/lease-key/v1"

@@ -1,8 +1,8 @@
-"""Leases judged: is the key in the TPM the one we can approve, and does what it signed keep this token alive now?
+"""Lease keys judged: is the key in the TPM one that we can approve, and what is approved with a token?
 
 With a lease a token is worth something only while the TPM goes on signing for it, and the TPM stops by itself: after any extend of a
 register, a reset, or the clock's T, it takes a fresh appraisal. Nothing here vouches for the host's state: the appraisal did, and the
-approval lets the TPM hold it to that.
+approval lets the TPM hold it to that. Whether a lease keeps a token alive, `token.verify_lease` says.
 """
 
 from __future__ import annotations
@@ -18,11 +18,9 @@ from writ.formats.lease import (
     LEASE_KEY_ATTRIBUTES,
     LEASE_LIFE,
     HostMoment,
-    Lease,
     LeaseKey,
     LeaseKeys,
     LeaseTerms,
-    lease_binding,
     lease_policy,
     policy_ref,
     time_binding,
@@ -35,7 +33,6 @@ from writ.formats.tpm.public import Public, Scheme, parse_public, qualified_name
 from writ.formats.tpm.signature import ACCEPTED_HASHES, parse_signature, verify_signature
 from writ.formats.tpm.time import TimeInfo, parse_time
 from writ.verdict.quote import QUOTED_PCRS, VerifiedQuote
-from writ.verdict.token import VerifiedToken
 
 _SCHEME: Final = Scheme("ecdsa", "sha256")
 
@@ -47,13 +44,6 @@ class VerifiedLeaseKey:
     instance: bytes
     digest: bytes
     ref: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class VerifiedLease:
-    """Proof that `verify_lease` ran. Dead from `alive_until` on (seconds since the epoch), whoever holds it."""
-
-    alive_until: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +62,15 @@ class JudgedLeaseKeys:
     time: TimeInfo | None
     keys: Mapping[bytes, VerifiedLeaseKey | Reason]
     against: Reason | None
+    quote: VerifiedQuote
+
+    def approve(self, instance: bytes, life: int) -> tuple[LeaseTerms, Approvable] | Reason:
+        """What a token of `life` seconds says of its leases and what is approved with it; or why there is no key to approve."""
+        key = self.of(instance)
+        if isinstance(key, Reason) or self.time is None:
+            return key if isinstance(key, Reason) else Reason("lease-key-missing", "lease_keys.time", "the time of the TPM", "none")
+        approved = approvable(key, self.quote, life=life)
+        return terms(key, self.time, approved), approved
 
     def of(self, instance: bytes) -> VerifiedLeaseKey | Reason:
         """The key of the instance, or why there is none that can be approved."""
@@ -89,13 +88,13 @@ def judge_lease_keys(
     Nothing is raised: the TPM is known to speak, and a bad key costs its own instance alone (I11).
     """
     if came is None:
-        return JudgedLeaseKeys(None, {}, Reason("lease-key-missing", "lease_keys", "a key in the TPM for each instance", "none"))
+        return JudgedLeaseKeys(None, {}, Reason("lease-key-missing", "lease_keys", "a key in the TPM for each instance", "none"), quote)
     try:
         time = _time_beside(came, quote, ak=ak, ak_qualified_name=ak_qualified_name, bound=time_binding(verifier, host, nonce))
     except FormatError as error:
-        return JudgedLeaseKeys(None, {}, Reason("lease-key-refused", "lease_keys.time", error.expected, error.got))
+        return JudgedLeaseKeys(None, {}, Reason("lease-key-refused", "lease_keys.time", error.expected, error.got), quote)
     except Refused as refused:
-        return JudgedLeaseKeys(None, {}, refused.reasons[0])
+        return JudgedLeaseKeys(None, {}, refused.reasons[0], quote)
     judged: dict[bytes, VerifiedLeaseKey | Reason] = {}
     for key in came.keys:
         if key.instance not in session_keys:
@@ -107,16 +106,16 @@ def judge_lease_keys(
             judged[key.instance] = Reason("lease-key-refused", f"instance.{key.instance.hex()}.lease_key", error.expected, error.got)
         except Refused as refused:
             judged[key.instance] = refused.reasons[0]
-    return JudgedLeaseKeys(time, judged, None)
+    return JudgedLeaseKeys(time, judged, None, quote)
 
 
 def _time_beside(came: LeaseKeys, quote: VerifiedQuote, *, ak: Public, ak_qualified_name: bytes, bound: bytes) -> TimeInfo:
     """The TPM stated its time for this nonce, before the quote and in the same run of it."""
-    time = _stated(came.time_attest, came.time_signature, ak, "lease_keys.time", "lease-key-refused")
+    time = stated(came.time_attest, came.time_signature, ak, "lease_keys.time", "lease-key-refused")
     attest = parse_attest(came.time_attest)
-    _same("lease-key-refused", "lease_keys.time.qualified_signer", ak_qualified_name.hex(), attest.qualified_signer.hex())
-    _same("lease-key-refused", "lease_keys.time.extra_data", bound.hex(), attest.extra_data.hex())
-    _same("lease-key-refused", "lease_keys.time.resets", _run_of(quote), _run_of(time))
+    same("lease-key-refused", "lease_keys.time.qualified_signer", ak_qualified_name.hex(), attest.qualified_signer.hex())
+    same("lease-key-refused", "lease_keys.time.extra_data", bound.hex(), attest.extra_data.hex())
+    same("lease-key-refused", "lease_keys.time.resets", run_of(quote), run_of(time))
     if time.clock > quote.clock:
         raise Refused(Reason("lease-key-refused", "lease_keys.time.clock", f"at most {quote.clock}", str(time.clock)))
     return time
@@ -143,27 +142,28 @@ def verify_lease_key(key: LeaseKey, *, ref: bytes, ak: Public, ak_qualified_name
     info = attest.creation
     if info is None:
         raise Refused(Reason("lease-key-refused", f"{claim}.type", "creation", attest.type))
-    _same("lease-key-refused", f"{claim}.qualified_signer", ak_qualified_name.hex(), attest.qualified_signer.hex())
-    _same("lease-key-refused", f"{claim}.extra_data", ref.hex(), attest.extra_data.hex())
-    _same("lease-key-refused", f"{claim}.name", info.name.hex(), public.name().hex())
-    _same("lease-key-refused", f"{claim}.creation", info.creation_hash.hex(), hash_bytes("sha256", key.creation).hex())
+    same("lease-key-refused", f"{claim}.qualified_signer", ak_qualified_name.hex(), attest.qualified_signer.hex())
+    same("lease-key-refused", f"{claim}.extra_data", ref.hex(), attest.extra_data.hex())
+    same("lease-key-refused", f"{claim}.name", info.name.hex(), public.name().hex())
+    same("lease-key-refused", f"{claim}.creation", info.creation_hash.hex(), hash_bytes("sha256", key.creation).hex())
     # 3
     beside = qualified_name(creation.parent_qualified_name, ak.name())
-    _same("lease-key-refused", f"{claim}.parent", ak_qualified_name.hex(), beside.hex())
+    same("lease-key-refused", f"{claim}.parent", ak_qualified_name.hex(), beside.hex())
     # 4
-    _same("lease-key-refused", f"{claim}.attributes", f"{LEASE_KEY_ATTRIBUTES:08x}", f"{public.attributes:08x}")
+    same("lease-key-refused", f"{claim}.attributes", f"{LEASE_KEY_ATTRIBUTES:08x}", f"{public.attributes:08x}")
     # 5
     curve = "no curve" if public.ecc is None else public.ecc.curve
     if public.name_algorithm != "sha256" or public.scheme != _SCHEME or curve != "p256":
         raise Refused(Reason("lease-key-refused", f"{claim}.scheme", "ecdsa with sha256 on p256, named by sha256", curve))
     public.public_key()
     # 6
-    _same("lease-key-refused", f"{claim}.auth_policy", lease_policy(approver, ref).hex(), public.auth_policy.hex())
+    same("lease-key-refused", f"{claim}.auth_policy", lease_policy(approver, ref).hex(), public.auth_policy.hex())
     return VerifiedLeaseKey(key.instance, public.name()[2:], ref)
 
 
-def approvable(key: VerifiedLeaseKey, quote: VerifiedQuote, *, bank: str, life: int) -> Approvable:
+def approvable(key: VerifiedLeaseKey, quote: VerifiedQuote, *, life: int) -> Approvable:
     """What to approve after an affirming appraisal: the quoted registers, this run of the TPM, `life` seconds of its clock from then."""
+    bank = quote.pcrs.bank
     digest = quote.pcrs.digest(PcrSelection(((bank, QUOTED_PCRS),)), "sha256")
     moment = HostMoment(bank, digest, quote.reset_count, quote.restart_count, quote.clock + 1000 * life)
     return Approvable(key.instance, key.ref, moment)
@@ -174,52 +174,10 @@ def terms(key: VerifiedLeaseKey, time: TimeInfo, approved: Approvable) -> LeaseT
     return LeaseTerms(key.digest, time.time, time.reset_count, time.restart_count, LEASE_LIFE, approved.moment.policy)
 
 
-def verify_lease(lease: Lease | None, token: VerifiedToken, *, now: float) -> VerifiedLease | None:
-    """The TPM signed for this token a moment ago; None where the token asks for no lease.
-
-    The TPM's time is laid on the verifier's clock by what the token says: its `lease.time` was not after `iat`. So a lease counts as up to
-    as much later than it was made as the host took to answer the nonce, and never past the token's `exp`.
-
-    1. A lease came.
-    2. Its key is the very one that the token names, by the whole public area, and signed it, and the TPM made what was signed.
-    3. It states the TPM's time, in the same run of the TPM that was appraised: no reset since, nor a restart.
-    4. It is for this token and its session key.
-    5. It was made after the appraisal, and not longer than its life ago, with no skew in its favour.
-
-    Raises Refused at the first fault. Source: TPM 2.0 Library Part 3, TPM2_GetTime.
-    """
-    wanted, claims = token.claims.lease, token.claims
-    if wanted is None:
-        return None
-    # 1
-    if lease is None:
-        raise Refused(Reason("lease-missing", "lease", "a lease", "none"))
-    # 2
-    if hash_bytes("sha256", lease.public) != wanted.key:
-        raise Refused(Reason("lease-invalid", "lease.public", wanted.key.hex(), hash_bytes("sha256", lease.public).hex()))
-    try:
-        time = _stated(lease.attest, lease.signature, parse_public(lease.public), "lease", "lease-invalid")
-        attest = parse_attest(lease.attest)
-    except FormatError as error:
-        raise Refused(Reason("lease-invalid", error.what[:100], error.expected, error.got)) from None
-    # 3
-    _same("lease-mismatch", "lease.resets", _run_of(wanted), _run_of(time))
-    # 4
-    bound = lease_binding(claims.instance, claims.key, token.digest)
-    _same("lease-mismatch", "lease.extra_data", bound.hex(), attest.extra_data.hex())
-    # 5
-    if time.time < wanted.time:
-        raise Refused(Reason("lease-mismatch", "lease.time", f"at least {wanted.time}", str(time.time)))
-    alive_until = min(claims.issued_at + (time.time - wanted.time) / 1000 + wanted.life, claims.expires_at)
-    if now >= alive_until:
-        raise Refused(Reason("lease-expired", "lease.time", f"alive after {int(now)}", f"until {int(alive_until)}"))
-    return VerifiedLease(alive_until)
-
-
 # --- what a TPM signed -----------------------------------------------------------------------------------------------
 
 
-def _stated(attest: bytes, signature: bytes, key: Public, claim: str, code: str) -> TimeInfo:
+def stated(attest: bytes, signature: bytes, key: Public, claim: str, code: str) -> TimeInfo:
     """The time in a TPMS_ATTEST that the key signed and a TPM made. Raises FormatError, Refused."""
     parsed = parse_attest(attest)
     _signed(parsed, signature, key, attest, claim, code)
@@ -234,10 +192,12 @@ def _signed(attest: Attest, signature: bytes, key: Public, message: bytes, claim
         raise Refused(Reason(code, f"{claim}.magic", f"{TPM_GENERATED:08x}", f"{attest.magic:08x}"))
 
 
-def _run_of(one: VerifiedQuote | TimeInfo | LeaseTerms) -> str:
+def run_of(one: VerifiedQuote | TimeInfo | LeaseTerms) -> str:
+    """Which run of a TPM it is of, in words."""
     return f"reset {one.reset_count}, restart {one.restart_count}"
 
 
-def _same(code: str, claim: str, expected: str, got: str) -> None:
+def same(code: str, claim: str, expected: str, got: str) -> None:
+    """Raises Refused where they differ."""
     if expected != got:
         raise Refused(Reason(code, claim, expected, got))
