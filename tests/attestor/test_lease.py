@@ -7,7 +7,7 @@ the error is a response code of the TPM to commands that an attacker with root w
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,10 +19,13 @@ from tpm2_pytss.types import (  # type: ignore[import-untyped]
     TPM2B_DATA,
     TPM2B_PUBLIC,
     TPM2B_SENSITIVE_CREATE,
+    TPML_DIGEST_VALUES,
     TPML_PCR_SELECTION,
+    TPMT_HA,
     TPMT_SIG_SCHEME,
     TPMT_SYM_DEF,
     TPMT_TK_VERIFIED,
+    TPMU_HA,
 )
 
 from attestor.tpm import EsapiTpm, MadeLeaseKey
@@ -304,6 +307,22 @@ def test_no_lease_is_made_for_later(bench: Bench, soft_tpm: SoftTpm) -> None:
     assert refused(lambda: bench.lease(made, approval, token)).code == "lease-refused"
 
 
+def test_session_that_was_prepared_before_the_drift_signs_nothing_after_it(bench: Bench, soft_tpm: SoftTpm) -> None:
+    """The TPM counts every change of a register since a session looked. Its clock it compares when the session asks: what is prepared
+    before T signs once after it, for a token that is dead then."""
+    _, approval = bench.judged(bench.key())
+    kept = kept_key(soft_tpm, bench.approver, approval.policy_ref)
+
+    def one_byte(esapi: ESAPI) -> None:
+        esapi.pcr_extend(ESYS_TR.PCR13, TPML_DIGEST_VALUES([TPMT_HA(hashAlg=TPM2_ALG.SHA256, digest=TPMU_HA(sha256=bytes(32)))]))
+
+    assert tried(soft_tpm, kept, approval, lambda esapi: esapi.clock_set(approval.moment.clock_before)) == 0
+    assert tried(soft_tpm, kept, approval) & 0xFFF == 0x126
+    _, approval = bench.judged(bench.key())
+    assert tried(soft_tpm, kept, approval) == 0
+    assert tried(soft_tpm, kept, approval, one_byte) & 0xFFF == 0x128  # TPM_RC_PCR_CHANGED
+
+
 def test_the_empty_password_avoids_no_policy_and_outside_bytes_are_not_signed(bench: Bench, soft_tpm: SoftTpm) -> None:
     made = bench.key()
     scheme = TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL)
@@ -372,14 +391,26 @@ def kept_key(soft: SoftTpm, approver: MemorySigner, ref: bytes) -> Kept:
     return Kept(private, public)
 
 
-def tried(soft: SoftTpm, kept: Kept, approval: Approval) -> int:
+class Between:
+    """A connection to a TPM on which something happens when the policy is through, and before the signature."""
+
+    def __init__(self, esapi: ESAPI, happens: Callable[[ESAPI], object]) -> None:
+        self._esapi, self._happens = esapi, happens
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "get_time":
+            self._happens(self._esapi)
+        return getattr(self._esapi, name)
+
+
+def tried(soft: SoftTpm, kept: Kept, approval: Approval, happens: Callable[[ESAPI], object] = lambda _: None) -> int:
     """The TPM's response code to the attestor's own commands for a lease with that key; 0 where it signs."""
     bare = EsapiTpm(soft.tcti, Path("none"), allow_software=True)
     with ESAPI(soft.tcti) as esapi:
         primary = esapi.create_primary(TPM2B_SENSITIVE_CREATE(), "ecc")[0]
         key = esapi.load(primary, kept.private, kept.public)
         esapi.flush_context(primary)
-        bare._esapi = esapi  # noqa: SLF001 - the same commands, over the attacker's connection
+        bare._esapi = Between(esapi, happens)  # noqa: SLF001 - the same commands, over the attacker's connection
         made = MadeLeaseKey(b"", b"", b"", b"", esapi.context_save(key))
         esapi.flush_context(key)
         try:

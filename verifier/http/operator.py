@@ -167,6 +167,7 @@ def _introspection(parts: Parts, within: Scope, body: bytes) -> dict[str, object
     return {
         "active": True, "iss": claims.issuer, "sub": str(claims.agent), "aud": claims.audience, "iat": claims.issued_at,
         "exp": claims.expires_at, "jti": claims.token_id, "token_type": "DPoP",
+        **({} if claims.lease is None else {"lease": claims.lease.to_json()}),
     }  # fmt: skip
 
 
