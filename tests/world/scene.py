@@ -177,6 +177,8 @@ class Scene:
     crls: tuple[bytes, ...] = ()
     logs: Callable[[], dict[str, Any]] = dict
     """Logs that travel with the next evidence, where a host has any (`tests.world.machine`)."""
+    shows: Callable[[Nonce], LeaseKeys] | None = None
+    """Lease keys that travel with evidence for that nonce, where a host is in hardware mode."""
 
     def __post_init__(self) -> None:
         self.enrol()
@@ -253,14 +255,13 @@ class Scene:
     # --- attestation
 
     def evidence(
-        self, *names: str, requests: tuple[InstanceRequest, ...] | None = None, first: int | None = None, extra: bytes | None = None,
-        shown: Callable[[Nonce], LeaseKeys] | None = None,
-    ) -> Evidence:  # fmt: skip
-        """One attestation asking for the instances of `names`; by default only what is new of the log is sent, and no lease key."""
+        self, *names: str, requests: tuple[InstanceRequest, ...] | None = None, first: int | None = None, extra: bytes | None = None
+    ) -> Evidence:
+        """One attestation asking for the instances of `names`; by default only what is new of the log is sent."""
         self.nonces += 1
         nonce = Nonce(hashlib.sha256(f"nonce {self.nonces}".encode()).digest())
         asked = requests if requests is not None else tuple(self.running[name].request() for name in names)
-        keys = None if shown is None else shown(nonce)
+        keys = None if self.shows is None else self.shows(nonce)
         bound = binding(signer("decision").public.thumbprint(), self.host, nonce, asked, further(keys)) if extra is None else extra
         self.chip.tick()
         attest, signature = self.chip.quote(bound)
