@@ -137,8 +137,10 @@ class Bench:
 
 
 @pytest.fixture
-def bench(soft_tpm: SoftTpm, tmp_path: Path) -> Iterator[Bench]:
-    tpm = EsapiTpm(soft_tpm.tcti, tmp_path / "ak.cbor", allow_software=True)
+def bench(soft_tpm: SoftTpm, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
+    """With EK and AK of the default kinds, unless a test names others."""
+    ek, ak = getattr(request, "param", (None, "p256"))
+    tpm = EsapiTpm(soft_tpm.tcti, tmp_path / "ak.cbor", allow_software=True, ek=ek, ak=ak)
     tpm.create_ak()
     session = MemorySigner.generate()
     yield Bench(tpm, MemorySigner.generate(ES256), session, session.public.thumbprint())
@@ -180,6 +182,7 @@ def test_policy_digests_are_those_of_the_tpm_s_own_trial_sessions(soft_tpm: Soft
 # --- a lease, and what ends it ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("bench", [(None, "p256"), ("p384", "rsa2048")], indirect=True, ids=["default", "p384 EK, RSA AK"])
 def test_a_lease_keeps_the_token_alive_for_its_life_and_no_longer(bench: Bench) -> None:
     made = bench.key()
     said, approval = bench.judged(made)
