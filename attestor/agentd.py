@@ -25,6 +25,7 @@ from attestor.collect.instances import Instance, Instances
 from attestor.collect.runtime_log import RuntimeLog
 from attestor.config import Enrolment
 from attestor.evidence import Attestation, Attested, reasons_for
+from attestor.measure.governance import not_said
 from attestor.measure.manifest import Measured, find_manifest, measure_manifest
 from attestor.measure.store import Store
 from attestor.measure.watch import Watch
@@ -99,7 +100,7 @@ class AgentDaemon:
     async def run(self, socket: Path, uids: frozenset[int], ready: Callable[[], None] = lambda: None) -> None:
         """Serve on `socket` until cancelled; `ready` is called once it listens.
 
-        1. Log and register agree; a clean log begins with what governs the host.
+        1. Log and register agree; a clean log begins with what governs the host, and one of other code goes on with it.
         2. Instances of this boot that still run are followed again; what drifted meanwhile is found in the first turn.
         3. Listen, attest, watch. The end of one of these is the end of all: then nothing is answered. Trees that no instance uses go
            meanwhile, before the first launch: a token waits for none of them.
@@ -138,10 +139,9 @@ class AgentDaemon:
             _LOG.warning("unreachable", detail=str(error))
 
     async def _begin(self) -> None:
-        """The log of this boot is governed, and its running instances are followed. Holds `_logging`."""
-        if len(self._log) == 0:
-            for event in await asyncio.to_thread(self._governance):
-                await asyncio.to_thread(self._log.append, event)
+        """The log of this boot says what governs it now, and its running instances are followed. Holds `_logging`."""
+        for event in not_said(await asyncio.to_thread(self._governance), self._log.events):
+            await asyncio.to_thread(self._log.append, event)
         self._boots = self._log.boots
         for gone in self._instances.in_phase("running", "drifted"):
             self._watch.leave(gone.start.instance)

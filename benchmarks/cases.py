@@ -9,6 +9,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cbor2
@@ -30,11 +31,13 @@ from writ.formats.eventlog.cel import CelRecord, encode_cel, parse_cel
 from writ.formats.eventlog.runtime import StartEvent, StopEvent, command_digest, record_event
 from writ.formats.evidence import binding, encode_evidence, parse_evidence
 from writ.formats.keys import key_id
+from writ.formats.reason import Reason
 from writ.formats.state import RuntimeState
 from writ.formats.tpm.signature import parse_signature
 from writ.verdict.attestation import decide_attestation
 from writ.verdict.cedar import evaluate, load
 from writ.verdict.decide import decide
+from writ.verdict.memo import Memo
 from writ.verdict.quote import verify_quote
 from writ.verdict.reference import reference_set
 from writ.verdict.runtime_log import replay
@@ -146,6 +149,15 @@ def action(folder: Path) -> Iterator[Case]:
 
     yield Case("decide, policies loaded", "Cedar's evaluation alone", decided, bare)
     yield Case("decide, policies loaded anew", "decide, policies loaded", anew, decided)
+    text = "".join(f'permit(principal, action, resource == Writ::Resource::"mcp:notes/{at}");' for at in range(19))
+    twenty = replace(held.bundle, policies=text + 'permit(principal, action == Writ::Action::"tool.call", resource);')
+    token_of_twenty, memo = replace(held.token, claims=replace(held.token.claims, policy=twenty.digest)), Memo()
+
+    def again(memo: Memo | None = memo) -> object:
+        return decide(asked, token=token_of_twenty, bundle=twenty, gate="socket", now=scene.clock.wall, memo=memo)
+
+    assert again() == again(None)
+    yield Case("decide again, 20 policies", "decide, 20 policies, without a memo", again, lambda: again(None))
 
 
 class Echo:
@@ -154,6 +166,9 @@ class Echo:
     def action(self, method: str, arguments: bytes) -> Action:
         """As a local tool's."""
         return Action("tool.call", f"mcp:notes/{method}", Digest.of(arguments))
+
+    def against(self, method: str) -> Reason | None:
+        """Nothing."""
 
     def call(self, action: Action, method: str, arguments: bytes, held: Held | None, record: bytes = b"") -> Reply:
         """Its arguments."""

@@ -6,6 +6,9 @@ status [INSTANCE]           how the instances stand
 why REF                     explain a refusal or a containment
 kill INSTANCE               kill an instance; it is tainted for ever
 log show|export|prove|erase INSTANCE
+relying                     decide for proxies and enforcement points of others
+policy schema|test|what-if|shadow  try policies before they decide
+tools -- PROGRAM ARG…       propose what to approve of a server of the Model Context Protocol
 doctor, config check
 """
 
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -24,11 +28,14 @@ from typing import Any, Final
 from enforcer import compose, explain, frames
 from enforcer.config import PREFIX, EnforcerConfig
 from enforcer.control import CONTROL, MAX_CONTROL, Contain, Control, CouldNot, Deliver, Did, Exited, RefusedRun, Run, Started
+from enforcer.mcp_server import proposal
+from enforcer.relying import config as relying_config
 from writ.formats.archive import encode_archive
 from writ.formats.errors import FormatError, Refused, Unavailable
+from writ.formats.mcp import VERSIONS, encode_approved
 from writ.formats.reason import Reason
 from writ.service import cli, observe
-from writ.service.config import check
+from writ.service.config import check, load
 
 FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
 KILLED: Final = 137
@@ -42,13 +49,19 @@ def main(argv: Sequence[str]) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
     for name, text in _VERBS.items():
         made = verbs.add_parser(name, help=text, allow_abbrev=False)
-        if name not in {"serve", "run"}:
+        if name not in {"serve", "run", "relying", "policy"}:
             cli.add_json_flag(made)
         _arguments(name, made)
     before, _, command = _split(argv)
     args = parser.parse_args(before)
     if args.verb == "config":
         return _check(args)
+    if args.verb == "relying":
+        return _relying(args)
+    if args.verb == "policy":
+        return _policy(args)
+    if args.verb == "tools":
+        return _tools(args, command)
     config = compose.configuration(args.config or _default(), os.environ)
     if args.verb == "serve":
         return _serve(config)
@@ -64,7 +77,10 @@ _VERBS: Final = {
     "why": "explain a refusal or a containment",
     "kill": "kill an instance, for ever",
     "log": "show, export, prove or erase an action log",
+    "relying": "decide for proxies and enforcement points of others (docs/relying.md)",
+    "policy": "try policies before they decide",
     "doctor": "look for what would keep an agent from running",
+    "tools": "propose what to approve of an MCP server",
     "config": "check the configuration",
 }
 
@@ -84,8 +100,32 @@ def _arguments(name: str, made: argparse.ArgumentParser) -> None:
         made.add_argument("act", choices=("show", "export", "prove", "erase"))
         made.add_argument("instance", nargs="*", help="export takes several, or none for all; prove takes REF")
         made.add_argument("--output", type=Path, metavar="FILE", help="where an export goes")
+    elif name == "policy":
+        _policy_arguments(made)
     elif name == "config":
         made.add_argument("act", choices=("check",))
+        made.add_argument("--relying", action="store_true", help="the file is one for `enforcer relying`")
+    elif name == "tools":
+        made.add_argument("--protocol", choices=VERSIONS, help="what the server speaks; tried out where it is not given")
+        made.usage = "enforcer tools [--protocol VERSION] -- PROGRAM ARG…"
+
+
+def _policy_arguments(made: argparse.ArgumentParser) -> None:
+    acts = made.add_subparsers(dest="act", required=True, metavar="WHAT")
+    schema = acts.add_parser("schema", help="print the Cedar schema of the action kinds", allow_abbrev=False)
+    schema.add_argument("--action", action="append", default=[], metavar="KIND", help="an action kind of a service of your own; repeatable")
+    test = acts.add_parser("test", help="run cases against policies", allow_abbrev=False)
+    test.add_argument("cases", nargs="*", type=Path, metavar="FILE", help="cases, TOML or JSON; none: the policies are only validated")
+    test.add_argument("--every-policy", action="store_true", help="refused where no case exercises some policy")
+    what_if = acts.add_parser("what-if", help="decide recorded actions again, and show what is decided otherwise", allow_abbrev=False)
+    what_if.add_argument("reference", nargs="*", metavar="REF", help="instances or records; none: all of this host")
+    shadow = acts.add_parser("shadow", help="show what the candidate of shadow_policy would decide otherwise", allow_abbrev=False)
+    shadow.add_argument("reference", nargs="*", metavar="INSTANCE", help="none: all of this host")
+    for one in (test, what_if):
+        one.add_argument("--policies", type=Path, required=True, metavar="FILE", help="Cedar text, or a signed policy")
+        one.add_argument("--schema", type=Path, metavar="FILE", help="the schema of Cedar text; by default that of the action kinds")
+    for one in (schema, test, what_if, shadow):
+        cli.add_json_flag(one)
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], str, list[str]]:
@@ -97,15 +137,34 @@ def _split(argv: Sequence[str]) -> tuple[list[str], str, list[str]]:
     return words[:at], "--", words[at + 1 :]
 
 
-def _default() -> Path | None:
-    path = Path("/etc/writ/enforcer.toml")
+def _default(role: str = "enforcer") -> Path | None:
+    path = Path(f"/etc/writ/{role}.toml")
     return path if path.exists() else None
 
 
 def _check(args: argparse.Namespace) -> int:
-    faults = check(EnforcerConfig, args.config or _default(), os.environ, PREFIX)
-    cli.emit({"configuration": str(args.config or _default() or "defaults"), "faults": faults}, args.json)
+    if args.relying:
+        path = args.config or _default("relying")
+        faults = check(relying_config.RelyingConfig, path, os.environ, relying_config.PREFIX)
+    else:
+        path = args.config or _default()
+        faults = check(EnforcerConfig, path, os.environ, PREFIX)
+    cli.emit({"configuration": str(path or "defaults"), "faults": faults}, args.json)
     return cli.MISUSE if faults else cli.ACCEPTED
+
+
+def _tools(args: argparse.Namespace, command: Sequence[str]) -> int:
+    """What would be approved goes to standard output, as the file that does; what it says to standard error, to be read by a person."""
+    if not command:
+        raise FormatError("tools", "-- PROGRAM ARG…", "no program")
+    approved, definitions = proposal(command, args.protocol)
+    if args.json:
+        cli.emit({"approved": json.loads(encode_approved(approved)), "definitions": definitions}, as_json=True)
+        return cli.ACCEPTED
+    for one in definitions:
+        sys.stderr.write(json.dumps(one, indent=2, sort_keys=True) + "\n")
+    sys.stdout.write(encode_approved(approved).decode() + "\n")
+    return cli.ACCEPTED
 
 
 def _serve(config: EnforcerConfig) -> int:
@@ -116,6 +175,15 @@ def _serve(config: EnforcerConfig) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(0))  # holders see the link end, and hold
     daemon.serve()
+    return cli.ACCEPTED
+
+
+def _relying(args: argparse.Namespace) -> int:
+    from enforcer.relying.serve import Relying
+
+    config = load(relying_config.RelyingConfig, args.config or _default("relying"), os.environ, relying_config.PREFIX)
+    observe.configure(sys.stderr, config.log_level)
+    Relying(config).serve()
     return cli.ACCEPTED
 
 
@@ -184,6 +252,39 @@ def _log(config: EnforcerConfig, args: argparse.Namespace) -> int:
 
         cli.emit({"instance": instance.hex(), "erased": erase(config.instance_dir(instance))}, args.json)
     return cli.ACCEPTED
+
+
+def _policy(args: argparse.Namespace) -> int:
+    """Offline: 0 where all is as expected and nothing is decided otherwise, else 1; 3 where nothing was compared."""
+    from enforcer import policies
+    from writ.verdict.schema import cedar_schema
+
+    if args.act == "schema":
+        text = cedar_schema(args.action)
+        if args.json:
+            cli.emit({"schema": text}, as_json=True)
+        else:
+            sys.stdout.write(text)
+        return cli.ACCEPTED
+    if args.act == "shadow":
+        told = policies.shadowed(compose.configuration(args.config or _default(), os.environ), args.reference)
+        cli.emit(told, args.json)
+        if any(one["differences"] for one in told["instances"]):
+            return cli.REFUSED
+        return cli.ACCEPTED if any(one["compared"] for one in told["instances"]) else cli.COULD_NOT
+    bundle = policies.candidate(args.policies, args.schema)
+    if args.act == "test":
+        told = policies.tried(bundle, policies.cases(args.cases))
+        if args.every_policy and told["unexercised"]:
+            told["verdict"] = "refused"
+        cli.emit(told, args.json)
+        return cli.ACCEPTED if told["verdict"] == "accepted" else cli.REFUSED
+    config = compose.configuration(args.config or _default(), os.environ)
+    told = policies.what_if(config, bundle, args.reference)
+    cli.emit(told, args.json)
+    if told["differences"]:
+        return cli.REFUSED
+    return cli.ACCEPTED if told["decided"] else cli.COULD_NOT
 
 
 def _daemon(config: EnforcerConfig) -> socket.socket:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from enforcer.config import PREFIX, EnforcerConfig
-from enforcer.supervisor import Supervisor
 from writ.service.config import load
+
+if TYPE_CHECKING:
+    from enforcer.supervisor import Supervisor
 
 
 def configuration(path: Path | None, environment: Mapping[str, str]) -> EnforcerConfig:
@@ -17,4 +20,6 @@ def configuration(path: Path | None, environment: Mapping[str, str]) -> Enforcer
 
 def supervisor(config: EnforcerConfig) -> Supervisor:
     """The daemon, ready to serve. Raises Unavailable, FormatError."""
+    from enforcer.supervisor import Supervisor  # the commands that ask a daemon start without what one is made of
+
     return Supervisor(config)

@@ -49,7 +49,8 @@ class EnforcerConfig:
     comes from. `vault_url`, `vault_mount` and `vault_role` say which vault, and as what the instance's execution token logs in to it;
     `secrets_ca_file` holds the roots for it and for exchanges (none: the system's). `inbound` are `AGENT PORT ADDRESS:PORT`: a port
     inside, and where on this host it is. `cdi_dirs` say what devices are; the later counts. Without `observe` no agent is launched that
-    its manifest lets be watched only.
+    its manifest lets be watched only. `shadow_policy` is a signed policy that stands beside the one in force of instances started from
+    now on: it decides nothing, and what it would decide otherwise is kept.
     """
 
     run_dir: Path = Path("/run/writ/enforcer")
@@ -83,6 +84,7 @@ class EnforcerConfig:
     inbound: tuple[str, ...] = ()
     observe: bool = False
     cdi_dirs: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")
+    shadow_policy: Path | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.instances <= 10_000:
@@ -112,6 +114,7 @@ class EnforcerConfig:
             self.trust_file,
             *map(Path, self.cdi_dirs),
             *map(Path, self.unix_sockets),
+            *([] if self.shadow_policy is None else [self.shadow_policy]),
         ):
             if not path.is_absolute():
                 raise FormatError("configuration", "absolute paths", str(path)[:120])

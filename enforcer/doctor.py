@@ -21,6 +21,7 @@ from enforcer.launch.profile import SANDBOXES, landlock_abi
 from enforcer.launch.sandbox import NAMESPACES, NO_FURTHER, SHIM_PROGRAM
 from enforcer.launch.seccomp import compiled
 from enforcer.relay import Relay
+from enforcer.shadow import candidate_of
 from writ.formats.errors import Unavailable, WritError
 from writ.formats.local import Status, StatusAnswer
 from writ.service.engine_id import installed_engine
@@ -50,6 +51,7 @@ def examine(config: EnforcerConfig) -> list[dict[str, Any]]:
             "Boot a kernel whose cgroup2 has the controller, or take memory_max and cpu_max out of enforcer.toml.",
         ),
         ("trust file", lambda: f"{len(config.trust().decision_keys)} decision keys", "Copy the verifier's trust file to trust_file."),
+        ("shadow policy", lambda: _shadow(config), "Copy a policy there that the verifier signed: verifier policy show --out FILE."),
         ("uids", lambda: _uids(config), "Choose uid_first so that no account has one of these uids."),
         ("directories", lambda: _folders(config), "Give the directories to root."),
         ("bubblewrap", lambda: _program(BWRAP), "Install bubblewrap 0.8 or later: apt-get install bubblewrap."),
@@ -95,6 +97,14 @@ def _uids(config: EnforcerConfig) -> str:
 def _folders(config: EnforcerConfig) -> str:
     config.make_folders()
     return f"{config.state_dir}, {config.run_dir}"
+
+
+def _shadow(config: EnforcerConfig) -> str:
+    """The candidate can stand beside the policy in force, or there is none. Raises Unavailable, FormatError, Refused."""
+    if config.shadow_policy is None:
+        return "none"
+    bundle = candidate_of(config.shadow_policy, config.trust())
+    return f"version {bundle.version} of {bundle.namespace}, {bundle.digest}"
 
 
 def _attestor(config: EnforcerConfig) -> str:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from enforcer.credential import Credential, Held
 from enforcer.quota import BYTES_IN_ALL, Quota
 from enforcer.record import ActionLog
+from enforcer.shadow import Decided, Shadow
 from writ.formats.action import Action, ActionRecord, OutcomeRecord, encode_context
 from writ.formats.digest import Digest
 from writ.formats.engine import EngineId
 from writ.formats.errors import Misuse, Unavailable
-from writ.formats.grants import Grant
+from writ.formats.grants import Grant, covers
 from writ.formats.reason import Reason
 from writ.formats.spiffe import AgentId
 from writ.service.clock import Clock
 from writ.verdict.decide import decide, would_refuse
+from writ.verdict.memo import Memo
 
 _NO_CONTEXT: Final = encode_context({})
 
@@ -66,16 +70,19 @@ class Gatekeeper:
 
     def __init__(
         self, *, instance: bytes, agent: AgentId, credential: Credential, log: ActionLog, engine: EngineId, clock: Clock,
-        observes: tuple[Grant, ...] | None = None, last: bytes | None = None, left: int = BYTES_IN_ALL,
+        observes: tuple[Grant, ...] | None = None, last: bytes | None = None, left: int = BYTES_IN_ALL, shadow: Shadow | None = None,
     ) -> None:  # fmt: skip
         """`observes`, where it is not None, are the grants of an agent that is only watched: nothing it does is decided by a token.
 
         `last` is the leaf hash of the last action's record, of one that has acted before, and `left` what the instance may still write.
+        `shadow` is told what was decided under a token, and changes nothing of it.
         """
+        self._shadow = shadow
         self._observes = observes
         self._instance, self._agent, self._engine = instance, agent, engine
         self._credential, self._log, self._clock = credential, log, clock
         self._quota = Quota(clock, in_all=left)
+        self._memo = Memo()
         self._cut: tuple[Reason, ...] = ()
         self._lines: list[Line] = []
         self._last = last
@@ -90,6 +97,20 @@ class Gatekeeper:
         """The leaf hash of the last action's record, and the bytes that may still be written."""
         with self._lock:
             return self._last, self._quota.left
+
+    def reaches(self) -> Callable[[str, str], bool] | None:
+        """Whether an action on a resource is granted by the token in force: not whether it may pass. None where nothing passes now."""
+        with self._lock:
+            cut = self._cut
+        if cut:
+            return None
+        if self._observes is not None:
+            return lambda _action, _resource: True
+        held = self._credential.current()
+        if held is None:
+            return None
+        grants = held.token.claims.grants
+        return lambda action, resource: any(covers(one, action, resource) for one in grants)
 
     def cut(self, *reasons: Reason) -> None:
         """From now on nothing passes, for these reasons, until `mend`: nor what was decided and has not been answered, nor on any line."""
@@ -154,6 +175,7 @@ class Gatekeeper:
         sequence = recorded.record.sequence
         with self._lock:
             cut, self._last = self._cut, recorded.leaf_hash
+        self._tell(action, judged, gate, now, sequence)
         if not judged.permit:
             return Ruling(action, judged.reasons, sequence, None, recorded.leaf_hash, observed=watched and not cut)
         # 4
@@ -162,6 +184,13 @@ class Gatekeeper:
             self._outcome(sequence, "failed", b"")
             return Ruling(action, late, sequence, None, recorded.leaf_hash)
         return Ruling(action, (), sequence, judged.held, recorded.leaf_hash)
+
+    def _tell(self, action: Action, judged: _Judged, gate: str, now: int, sequence: int) -> None:
+        """The shadow hears of it, if there is one; whatever comes of that ends here."""
+        if self._shadow is None or judged.held is None:
+            return
+        with contextlib.suppress(Exception):
+            self._shadow.saw(Decided(action, judged.held.token.claims, gate, now, judged.reasons, sequence))
 
     def outcome(self, ruling: Ruling, *, done: bool, result: bytes) -> bool:
         """What became of a permitted action is recorded, its result sealed beside the log. False where that failed."""
@@ -184,7 +213,7 @@ class Gatekeeper:
         if self._observes is not None:
             return _Judged(False, would_refuse(action, self._observes), _NO_CONTEXT, None)
         token, bundle = (None, None) if held is None else (held.token, held.bundle)
-        decision = decide(action, token=token, bundle=bundle, gate=gate, now=now)
+        decision = decide(action, token=token, bundle=bundle, gate=gate, now=now, memo=self._memo)
         return _Judged(decision.permit, decision.reasons, decision.context, held)
 
     def _record(

@@ -28,24 +28,33 @@ from enforcer.estate import MAX_SEEN, Estate, HeldConnection, Since, leave
 from enforcer.events import AgentEnded, ComeOver, Event, FromClient, Heard, Killed, LinkLost, LinkUp, ParentHeld, ParentRuns
 from enforcer.gatekeeper import Gatekeeper
 from enforcer.gates.egress.outlet import Outlet
+from enforcer.gates.mcp.desk import Desk
+from enforcer.gates.mcp.http import URL, McpHttpGate
+from enforcer.gates.mcp.stdio import McpStdioGate, socket_name
 from enforcer.gates.secret_files import SecretFiles
-from enforcer.gates.socket import SocketGate, Taken
+from enforcer.gates.socket import SocketGate
 from enforcer.launch.cgroup import Cgroup
-from enforcer.launch.image import Image
+from enforcer.launch.image import Image, sweep
+from enforcer.launch.netns import ADDRESS, Namespace
 from enforcer.launch.process import Running, Watchdog
 from enforcer.launch.rooms import clear_rooms
 from enforcer.launch.slot import Slot
 from enforcer.leases import Leases
 from enforcer.links import Links
+from enforcer.mcp_server import McpServer, approved_of
 from enforcer.record import ActionLog
 from enforcer.relay import Relay
 from enforcer.renewal import Granted, Renewal, Verdict
 from enforcer.secrets.sources import secrets_of
+from enforcer.shadow import Shadow, shadow_of
 from enforcer.tenure import Tenure
 from enforcer.tools import RelyingService, Tool
+from enforcer.wire.lines import LineGate, Taken
 from writ.formats.errors import Misuse, Unavailable, WritError
-from writ.formats.forward import Forward
+from writ.formats.forward import MCP_PORT, Forward
 from writ.formats.local import LOCAL, Launched, Stop, Unreachable
+from writ.formats.mcp import Approved
+from writ.formats.measurement import Measurement
 from writ.formats.reason import Reason
 from writ.formats.secret import Secret
 from writ.formats.spiffe import AgentId
@@ -93,9 +102,12 @@ class Instance:
         self._key = MemorySigner.generate()
         self._tools: dict[str, Tool] = {}
         self._gate: SocketGate | None = None
+        self._desks: dict[str, Desk] = {}
+        self._line_gates: list[LineGate] = []
         self._close_ways: Callable[[], None] = lambda: None
         self._agent: Running | None = None
         self._workshop: Workshop | None = None
+        self._shadow: Shadow | None = None
         self._parent_held = False
         self._short = ""
         self._end_by: float | None = None
@@ -109,9 +121,10 @@ class Instance:
         config, clock = self._config, self._clock
         self._log = ActionLog(self._folder, launched.instance)
         self._credential = Credential(clock, since.seen)
+        self._shadow = shadow_of(config, trust, self._folder, clock.now())
         self._gatekeeper = Gatekeeper(
             instance=launched.instance, agent=self._agent_id, credential=self._credential, log=self._log, engine=installed_engine(),
-            clock=clock, observes=launched.grants if self._observed else None, last=since.last, left=since.left,
+            clock=clock, observes=launched.grants if self._observed else None, last=since.last, left=since.left, shadow=self._shadow,
         )  # fmt: skip
         self._secrets = secrets_of(config, self._run.agent, self._named, clock, since.placeholders)
         self._gatekeeper.hold(self._secrets)
@@ -150,13 +163,38 @@ class Instance:
             tools=self._tools, short=self._short, taken=taken,
         )  # fmt: skip
 
+    def _open_desks(self, gate: Path) -> None:
+        """Clients of the Model Context Protocol that launch a server are heard; the endpoints over HTTP open with the ways out."""
+        uid = self._slot.agent_uid
+        for name, tool in sorted(self._tools.items()):
+            if isinstance(tool, McpServer):
+                desk = self._desks[name] = Desk(name, tool, self._gatekeeper, self._short)
+                path, holds = str(gate / socket_name(name)), self._cgroup.child("agent").holds
+                self._line_gates.append(McpStdioGate(path, uid=uid, gid=uid, is_agent=holds, desk=desk))
+
+    @property
+    def _mcp_environment(self) -> dict[str, str]:
+        """What the agent's programs find in theirs: where the endpoints are, and that no proxy leads there."""
+        past = dict.fromkeys(("NO_PROXY", "no_proxy"), ADDRESS) if self._outlet.leads else {}
+        return {"WRIT_MCP": URL, **past} if self._desks else {}
+
+    def _approved_of(self, measurement: Measurement, name: str) -> Approved | None:
+        return approved_of(self._config.images_dir, measurement, name)
+
     def _attend_to(self, agent: Running) -> None:
         """The agent's end is an event, as is what its client says."""
         threading.Thread(target=lambda: self._events.put(AgentEnded(agent.ended())), name="agent", daemon=True).start()
         self._links.hear_client()
 
     def _let_out(self, init: int) -> None:
-        self._close_ways = self._outlet.open(init, self._gatekeeper, self._short)
+        """The ways out are open, and beside them the endpoints of the tools. Raises Unavailable; none is open then."""
+        with contextlib.ExitStack() as made:
+            if self._desks:
+                namespace = Namespace(init)
+                made.callback(namespace.close)
+                made.callback(McpHttpGate(namespace.listen(MCP_PORT), self._desks, self._gatekeeper).close)
+            made.callback(self._outlet.open(init, self._gatekeeper, self._short))
+            self._close_ways = made.pop_all().close
 
     # --- its life ----------------------------------------------------------------------------------------------------------
 
@@ -322,12 +360,16 @@ class Instance:
         # 1
         tools = tuple(held for tool in self._tools.values() if (held := tool.leave(LEAVE_WITHIN)) is not None)
         listener, connections = gate.leave(LEAVE_WITHIN)
+        for one in self._line_gates:
+            one.leave(LEAVE_WITHIN)
+            one.close()
         self._close_ways()
         self._secrets.close()
         # 2
         client, server = self._links.leave()
         fatal = self._said_meanwhile()
         # 3
+        self._end_shadow()
         self._log.close()
         if self._log.broken is not None:
             raise Unavailable("action log", self._log.broken)
@@ -401,6 +443,8 @@ class Instance:
         """Gates, tools and cgroup are gone."""
         if self._gate is not None:
             self._gate.close()
+        for one in self._line_gates:
+            one.close()
         self._close_ways()
         self._cgroup.kill()
         for tool in self._tools.values():
@@ -412,11 +456,20 @@ class Instance:
             _LOG.warning("cgroup-left", path=str(self._cgroup.path))
         self._watchdog.release()
 
+    def _end_shadow(self) -> None:
+        if self._shadow is not None:
+            self._shadow.close()
+
     def _tidy(self) -> None:
-        """Socket and home are gone; log, papers and evidence stay."""
+        """Socket and home are gone, and images that nobody holds; log, papers and evidence stay."""
+        self._end_shadow()
         self._log.close()
         self._links.close()
         self._config.holder_socket(self._instance).unlink(missing_ok=True)
         self._image.free()
+        try:
+            sweep(self._config.images_dir, self._config.image_keep)  # a daemon that came later may not see what is mounted here
+        except (Unavailable, OSError) as error:
+            _LOG.warning("images-left", detail=str(error)[:200])
         if not clear_rooms(self._config.agent_dir(self._instance)):
             _LOG.warning("home-left", path=str(self._config.agent_dir(self._instance)))

@@ -153,8 +153,9 @@ def _others(verbs: Any) -> None:
     _verb(key, "list", "token keys and API keys", _key_list)
     _verb(key, "rotate", "sign tokens with a new key", _key_rotate)
     made = _verb(key, "create", "make an API key", _key_create)
-    made.add_argument("--role", required=True, choices=("operator", "publisher", "reader"))
+    made.add_argument("--role", required=True, choices=("operator", "publisher", "reader", "relying"))
     made.add_argument("--for-namespace", required=True, metavar="NAME")
+    made.add_argument("--audience", default="", help="whose tokens a relying service may ask about, with --role relying")
     made.add_argument("--label", default="")
     made.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the key is written (0600)")
     _verb(key, "revoke", "make an API key useless", _key_revoke).add_argument("key")
@@ -340,21 +341,20 @@ def _policy_publish(args: argparse.Namespace) -> int:
         published = client.post("/v1/policies", body)
     except Refused as refused:
         if all(reason.code == "malformed" for reason in refused.reasons):
-            _loaded(new)
+            _validated(new)
         raise
-    return _show(args, {**published, "settings": body["settings"]})
+    return _show(args, {**published, "settings": body["settings"], **_validated(new)[1]})
 
 
-def _loaded(bundle: PolicyBundle) -> tuple[str, ...]:
-    """The names of its policies. Raises FormatError, in Cedar's own words where it is Cedar that found the fault."""
-    from writ.verdict import cedar
+def _validated(bundle: PolicyBundle) -> tuple[list[str], dict[str, object]]:
+    """The names of its policies, and `findings` where there are any.
 
-    try:
-        return tuple(name for _, name in cedar.load(bundle).ids)
-    except FormatError as error:
-        if error.expected in cedar.JUDGED:
-            raise FormatError(error.what, error.expected, cedar.faults(bundle) or error.got) from None
-        raise
+    Raises FormatError, in Cedar's own words where it is Cedar that found the fault.
+    """
+    from writ.verdict import cedar, lint
+
+    findings = [one.to_json() for one in lint.explained(bundle)]
+    return [name for _, name in cedar.load(bundle).ids], {"findings": findings} if findings else {}
 
 
 def _policy_show(args: argparse.Namespace) -> int:
@@ -365,7 +365,8 @@ def _policy_show(args: argparse.Namespace) -> int:
 
 
 def _policy_check(args: argparse.Namespace) -> int:
-    return _show(args, {"verdict": "accepted", "policies": list(_loaded(_policy(args, None)))})
+    names, findings = _validated(_policy(args, None))
+    return _show(args, {"verdict": "accepted", "policies": names, **findings})
 
 
 def _trust_fetch(args: argparse.Namespace) -> int:
@@ -434,7 +435,8 @@ def _key_rotate(args: argparse.Namespace) -> int:
 
 def _key_create(args: argparse.Namespace) -> int:
     _place_for(args.out)
-    answer = _client(args).post("/v1/api-keys", {"namespace": args.for_namespace, "role": args.role, "label": args.label})
+    asked = {"namespace": args.for_namespace, "role": args.role, "label": args.label, "audience": args.audience}
+    answer = _client(args).post("/v1/api-keys", asked)
     _write_secret(args.out, f"{answer.pop('key')}\n".encode("ascii"))
     return _show(args, {**answer, "file": str(args.out)})
 

@@ -3,8 +3,9 @@
 API keys are `writ_` and 43 characters of base64url, 256 bits from the
 operating system; the ledger holds their SHA-256. A key has one namespace (or
 `*`, the whole domain) and one role: a `reader` reads, an `operator` also acts,
-and a `publisher` hands in signed reference values of its namespace, withdraws
-what of it still waits, and does nothing else.
+a `publisher` hands in signed reference values of its namespace, withdraws
+what of it still waits, and does nothing else, and a `relying` service asks
+whether tokens for its one audience are active, and nothing else.
 
 Where an act takes two people, a person is a key that a key of the whole domain
 made, together with all the keys made with it: an operator of a namespace
@@ -32,7 +33,7 @@ from writ.formats.state import HostRecord, parse_host_record
 from writ.formats.strict import b64url, name
 from writ.service.clock import Clock
 
-ROLES: Final = ("operator", "publisher", "reader")
+ROLES: Final = ("operator", "publisher", "reader", "relying")
 WHOLE_DOMAIN: Final = "*"
 DOMAIN: Final = "domain"
 """The namespace under which an act on the whole domain is recorded."""
@@ -46,13 +47,17 @@ MAX_PROOFS: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """An authenticated API key. `person` is the id of the key that stands for its holder, empty for its own."""
+    """An authenticated API key. `person` is the id of the key that stands for its holder, empty for its own.
+
+    `audience` is that of a relying service, and empty for any other role.
+    """
 
     id: str
     namespace: str
     role: str
     label: str
     person: str = ""
+    audience: str = ""
 
     @property
     def who(self) -> str:
@@ -94,9 +99,9 @@ class ApiKeys:
         row = self._ledger.read().get(ApiKeyRow, Digest.of(secret.encode("ascii")).value)
         if row is None or row.revoked_at is not None:
             raise _unauthenticated("a valid API key")
-        return Operator(row.id, row.namespace, row.role, row.label, row.person)
+        return Operator(row.id, row.namespace, row.role, row.label, row.person, row.audience)
 
-    def create(self, operator: Operator, *, namespace: str, role: str, label: str) -> tuple[str, ApiKeyRow]:
+    def create(self, operator: Operator, *, namespace: str, role: str, label: str, audience: str = "") -> tuple[str, ApiKeyRow]:
         """A new key exists; its secret is returned once and stored nowhere. Raises Refused, FormatError."""
         if namespace != WHOLE_DOMAIN:
             name(namespace, "namespace")
@@ -108,13 +113,15 @@ class ApiKeys:
             raise Refused(Reason("forbidden", "namespace", operator.namespace, namespace))
         if role not in ROLES:
             raise FormatError("role", " or ".join(ROLES), repr(role[:20]))
+        if bool(audience) != (role == "relying"):
+            raise FormatError("audience", "one for the role relying, and for no other", f"{len(audience)} characters")
         if role == "publisher" and namespace == WHOLE_DOMAIN:
             raise Refused(Reason("forbidden", "namespace", "one namespace, for a publisher", WHOLE_DOMAIN))
         secret = PREFIX + b64url(self._random(32))
         now = self._clock.now()
         key = self._random(8).hex()
         person = key if operator.namespace == WHOLE_DOMAIN else operator.who
-        row = ApiKeyRow(Digest.of(secret.encode("ascii")).value, key, namespace, role, label, now, None, person)
+        row = ApiKeyRow(Digest.of(secret.encode("ascii")).value, key, namespace, role, label, now, None, person, audience)
         entry = self._log.entry(operator, "api-key-create", row.id, namespace=namespace, at=now)
         self._ledger.commit(ApiKeyMade(entry, row))
         return secret, row

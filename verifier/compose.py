@@ -89,15 +89,15 @@ def parts(
     )
 
 
-def verifier(config: VerifierConfig, clock: Clock | None = None) -> Verifier:
-    """The verifier of a state directory that `init` made. Raises Unavailable where it did not."""
+def verifier(config: VerifierConfig, clock: Clock | None = None, application: Callable[[Parts], FastAPI] = build) -> Verifier:
+    """The verifier of a state directory that `init` made, served by `application`. Raises Unavailable where it did not."""
     if not config.ledger_file.exists():
         raise Unavailable("state directory", f"no ledger in {config.state_dir}; run `verifier init`")
     ledger = SqliteLedger(config.ledger_file)
     try:
         made = parts(config, ledger, clock=clock or SystemClock(), engine=installed_engine())
         made.keys.current()
-        return Verifier(build(made), made, ledger)
+        return Verifier(application(made), made, ledger)
     except BaseException:
         ledger.close()
         raise

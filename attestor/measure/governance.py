@@ -6,19 +6,20 @@ out, since they differ from run to run: the daemon must run without them
 (`PYTHONPYCACHEPREFIX` outside the tree), which `attestor doctor` checks.
 
 A governance root says what lay on the disk when the daemon started, by the
-word of that daemon. Who measured the daemon is the boot's matter, not ours.
+word of that daemon; one that is started anew in the same boot says it again
+where it differs. Who measured the daemon is the boot's matter, not ours.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from attestor.measure.tree import measure_tree
-from writ.formats.eventlog.runtime import ComponentEvent
+from writ.formats.eventlog.runtime import ComponentEvent, RuntimeEvent
 from writ.formats.tree import Component, component_root
 
 ROOMS: Final = ("attestor", "enforcer", "writ")
@@ -46,8 +47,18 @@ def measure_installed(place: Callable[[str], Path | None]) -> tuple[Component, .
 
 
 def governance_events(components: tuple[Component, ...]) -> tuple[ComponentEvent, ...]:
-    """The events that a clean log begins with."""
+    """One set, whole: the first of its names is that of every set, so that it begins the next one where there was one before."""
     return tuple(ComponentEvent("governance", part.name, component_root(part)) for part in components)
+
+
+def not_said(events: tuple[ComponentEvent, ...], log: Sequence[RuntimeEvent]) -> tuple[ComponentEvent, ...]:
+    """Those of a set's `events` that make it the last set of `log`: none if it is, what is left if a crash cut it short, else all."""
+    last: list[ComponentEvent] = []
+    for event in log:
+        if isinstance(event, ComponentEvent) and event.scope == "governance":
+            last = [event] if any(event.name == one.name for one in last) else [*last, event]
+    said = tuple(last)
+    return events[len(said) :] if said == events[: len(said)] else events
 
 
 def _place(package: str) -> Path | None:

@@ -8,7 +8,7 @@ Each component has an image of its own, an erofs in a sealed memfd: neither it n
 What it holds is hashed after it was sealed, and compared with the measurement: a store that was changed meanwhile is refused, and one that
 is changed later does not matter. One image serves all agents that have the component and whose holders share a mount namespace, and lives
 in memory while one of them does: another prompt is another small image, and not the root's again. A service that systemd restarts has
-another namespace, and makes its own.
+another namespace, and makes its own; holders from before see theirs alone, so each that ends takes away what nobody there holds any more.
 
 What fs-verity or dm-verity holds is too large for memory and needs no copy: `held` binds it, and the sandbox has it at its place.
 """
@@ -81,12 +81,12 @@ def image_of(folder: Path, root: StoreRoot, measurement: Measurement, kernel: Ve
     """
     if not any(part.kind == "image" for part in measurement.components):
         raise Refused(Reason("component-missing", "measurement.components", "one of kind image, the root of the sandbox", "none"))
-    namespace, found = os.stat("/proc/self/ns/mnt").st_ino, dict[str, Path]()
+    found = dict[str, Path]()
     with contextlib.ExitStack() as undone:
         locks = []
         for part in measurement.components:
             is_root = part.kind == "image"
-            place = folder / f"{part.root.hex()}{'.root' if is_root else ''}.{namespace}"
+            place = _place(folder, part)
             try:
                 place.mkdir(mode=0o711, exist_ok=True)
                 lock = os.open(place / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -108,6 +108,15 @@ def image_of(folder: Path, root: StoreRoot, measurement: Measurement, kernel: Ve
     return Image(found.pop(""), tuple(locks), tuple(sorted(found.items())))
 
 
+def _place(folder: Path, part: ComponentRoot) -> Path:
+    return folder / f"{part.root.hex()}{'.root' if part.kind == 'image' else ''}.{_namespace()}"
+
+
+def place_of(folder: Path, part: ComponentRoot) -> Path:
+    """Where the image of `part` is mounted, of an agent whose images this process holds."""
+    return _place(folder, part) / _MOUNTED
+
+
 def within(root: Path, inside: str) -> Path | None:
     """The path within an image, if no link is on the way: where one leads outside says nothing about inside."""
     at = root
@@ -119,8 +128,8 @@ def within(root: Path, inside: str) -> Path | None:
 
 
 def sweep(folder: Path, keep: int) -> None:
-    """Images that no living process holds, nor took within `keep` seconds, are unmounted, and their memory is free."""
-    for place in sorted(folder.iterdir()) if folder.is_dir() else ():
+    """Images of this mount namespace that no living process holds, nor took within `keep` seconds, are unmounted: their memory is free."""
+    for place in sorted(folder.glob(f"*.{_namespace()}")):
         try:
             lock = os.open(place / "lock", os.O_RDWR | os.O_CLOEXEC)
         except OSError:
@@ -144,6 +153,11 @@ def _make(place: Path, tree: Path, part: ComponentRoot, kernel: Verity, *, is_ro
             _verify(mounted, tree, part, is_root=is_root)
         (place / _VERIFIED).touch(mode=0o600)
         undone.pop_all()
+
+
+def _namespace() -> int:
+    """The number of the mount namespace of this process."""
+    return os.stat("/proc/self/ns/mnt").st_ino
 
 
 def _is_ready(place: Path) -> bool:

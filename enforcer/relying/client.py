@@ -100,7 +100,7 @@ def verify_status_list(compact: str, keys: Mapping[str, PublicKey], uri: str, no
     if now >= token.exp:
         raise Refused(Reason("status-stale", "status_list.exp", f"later than {now}", str(token.exp)))
     revoked = frozenset(index for index in range(token.statuses.size) if token.statuses.get(index) != VALID)
-    return Revocation(token.sub, token.iat, revoked)
+    return Revocation(token.sub, token.iat, revoked, token.exp, token.statuses.size)
 
 
 def verify_policy(signed: bytes, decision_keys: Sequence[PublicKey]) -> PolicyBundle:

@@ -29,6 +29,7 @@ from writ.formats.strict import parse_b64url
 from writ.service import observe
 from writ.service.clock import Clock
 from writ.verdict.decide import decide
+from writ.verdict.memo import Memo
 from writ.verdict.token import Revocation, VerifiedToken, verify_lease, verify_proof, verify_token
 
 _LOG = observe.get_logger(__name__)
@@ -99,13 +100,18 @@ class Feed(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Presented:
-    """An action asked for over HTTP, and what was shown for it, perhaps a lease. The proof names `method`, and as URI the resource."""
+    """An action asked for, and what was shown for it, perhaps a lease. The proof names `method` and `uri`.
+
+    `agent` is who the asker says that the agent is, None where nobody says: the token knows.
+    """
 
     action: Action
     method: str
+    uri: str
     token: str
     proof: str
     lease: str | None = None
+    agent: str | None = None
 
 
 class RelyingParty:
@@ -122,13 +128,15 @@ class RelyingParty:
             raise Misuse("a relying party needs a durable sink")
         self._audience, self._issuer = audience, issuer
         self._feed, self._sink, self._clock, self._engine = feed, sink, clock, engine
+        self._memo = Memo()
         self._replay = replay if replay is not None else ReplayCache(refuse_made_before=clock.now() + CLOCK_SKEW + 1)
 
     def admit(self, request: Presented, *, gate: str, reference: str) -> VerifiedToken:
         """The request may pass, and that is recorded under `reference`.
 
         1. The clock is read once; keys, status list and policy are taken once.
-        2. The token is the verifier's, for us, alive, not revoked by a fresh list; and where it takes a lease, that is alive, too.
+        2. The token is the verifier's, for us, alive, not revoked by a fresh list, and of the agent that was named, if one was; where it
+           takes a lease, that is alive, too.
         3. The proof is by its holder, for this very request.
         4. It was never used before.
         5. Grant and policy permit it.
@@ -145,7 +153,7 @@ class RelyingParty:
             raise
         # 5
         bundle = self._feed.bundle(token.claims.policy)
-        decision = decide(request.action, token=token, bundle=bundle, gate=gate, now=now)
+        decision = decide(request.action, token=token, bundle=bundle, gate=gate, now=now, memo=self._memo)
         # 6
         self._record(request, token, bundle, proof, decision.reasons, decision.context, now, reference)
         if not decision.permit:
@@ -162,6 +170,8 @@ class RelyingParty:
         except FormatError as error:
             raise Refused(Reason("token-malformed", error.what[:100], error.expected, error.got)) from None
         token = verify_token(signed, keys=self._feed.keys(), issuer=self._issuer, audience=self._audience, now=now, revocation=revocation)
+        if request.agent is not None and request.agent != str(token.claims.agent):
+            raise Refused(Reason("unauthenticated", "subject.id", str(token.claims.agent), repr(request.agent)[:200]))
         try:
             lease = None if request.lease is None else parse_lease(parse_b64url(request.lease, "lease"))
         except FormatError as error:
@@ -172,7 +182,7 @@ class RelyingParty:
             proof = parse_dpop(request.proof)
         except FormatError as error:
             raise Refused(Reason("proof-invalid", error.what[:100], error.expected, error.got)) from None
-        verified = verify_proof(proof, token, request.action, method=request.method, uri=request.action.resource, now=now)
+        verified = verify_proof(proof, token, request.action, method=request.method, uri=request.uri, now=now)
         # 4
         self._replay.take(verified.single_use, forget_after=verified.forget_after, made_at=proof.iat, now=now)
         return token, Digest.of(request.proof.encode("ascii"))

@@ -26,6 +26,11 @@ class FileSink:
         self._lock = threading.Lock()
         self._broken = False
 
+    @property
+    def broken(self) -> bool:
+        """Whether a write has failed."""
+        return self._broken
+
     def write(self, access: Access) -> None:
         """The line is on disk. Raises Unavailable."""
         line = encode_json(

@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from enforcer.credential import Held
 from enforcer.secrets.source import MAX_SECRET, WITHIN, GiveBack, Lease
 from writ.formats.errors import Unavailable
+
+if TYPE_CHECKING:
+    from enforcer.credential import Held
 
 KEY_PLACE: Final = "SYSTEMD_CREDENTIAL_SECRET"
 """Where the machine's own key is, where it is not at its usual place."""

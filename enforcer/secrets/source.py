@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-from enforcer.credential import Held
+if TYPE_CHECKING:
+    from enforcer.credential import Held
 
 FRESH_FOR: Final = 300.0
 """Seconds after which what came is fetched anew: one that was changed at its source is in use that much longer, at most."""

@@ -1,10 +1,13 @@
-"""`./run rollout`: ansible/site.yml against a Debian that boots, twice; then an agent acts on it.
+"""`./run rollout`: ansible/site.yml against a Debian that boots, twice; then agents act on it, and outlive an upgrade.
 
 1. A Debian root is made by debootstrap (once; kept in .rollout/), copied, and booted with `systemd-nspawn --boot` in a cgroup of its own.
 2. The playbook runs against it over ssh on the loopback address: verifier with TLS, attestor on a software TPM, enforcer, all on one host.
 3. It runs again, and changes nothing.
 4. The three units are active, the attestor is enrolled, `doctor` of each role finds nothing but what a fresh host has.
 5. An operator approves what the host measures, `enforcer run` starts an agent, it acts once, and ends.
+6. Another release is rolled out while six agents act: all come over, are held until it is approved, and act on. Then the first one is
+   rolled out again, which is approved already: they go back, and nobody has to do anything.
+7. What they did before, between and after is proven by their archives alone, with the verifier stopped and no network.
 
 The root has the network of this machine, so apt and pip work in it as they do here: their settings are copied from this machine. It has
 its loop devices, by which agents' images are mounted, and no part of its file system. Needs root. Everything started is ended and every
@@ -27,10 +30,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -39,6 +44,8 @@ from cryptography.x509.oid import NameOID
 
 from enforcer.launch.cgroup import MOUNTINFO, Cgroup, find_mount
 from examples.stage import add_python, free_port
+from writ.formats.action import ActionRecord, Record, parse_record
+from writ.formats.archive import parse_archive
 from writ.formats.errors import WritError
 
 ROOT: Final = Path(__file__).parents[2]
@@ -51,16 +58,26 @@ STOP_WITHIN: Final = 30.0
 BIN: Final = "/usr/local/bin"
 ROLES: Final = ("verifier", "attestor", "enforcer")
 AGENT: Final = "notes"
+STAYS: Final = "scribe"
+"""An agent that acts on and on, while the enforcer is upgraded."""
+CLIENTS: Final = tuple(f"stays-{number}" for number in range(6))
+"""The units in which `enforcer run` stays, one for each of its instances."""
+COME_WITHIN: Final = 120.0
+"""Seconds for all of them to come to be as expected; on an idle host it takes a few."""
+ENFORCER: Final = "/usr/local/bin/enforcer --config /etc/writ/enforcer.toml"
 NAMESPACE: Final = "demo"
 CALLS: Final = "bpf landlock_create_ruleset landlock_add_rule landlock_restrict_self"
 """System calls that the filter of systemd-nspawn 252 denies: by bpf systemd holds a unit to its devices."""
 LIKE_A_HOST: Final = """
 mknod -m 0600 /dev/loop-control c 10 237
-for at in $(seq 0 63); do mknod -m 0600 /dev/loop$at b 7 $at; done
+for at in $(seq 0 1023); do mknod -m 0600 /dev/loop$at b 7 $at; done
 findmnt -nlRo TARGET /proc | tail -n +2 | tac | while read -r over; do umount --lazy "$over" || true; done
 [ "$(findmnt -nlR /proc | wc -l)" = 1 ]
 """
-"""What a host has and a container has not: loop devices (they are those of this machine), and a /proc that nothing is mounted over."""
+"""What a host has and a container has not: loop devices, and a /proc that nothing is mounted over.
+
+They are those of this machine: the kernel gives the first free one, whose number is above those that others have taken.
+"""
 
 
 class RolloutError(Exception):
@@ -241,25 +258,37 @@ def certify(place: Path) -> None:
 
 
 def manifests(place: Path, root: Path) -> Path:
-    """A directory with the manifest of the examples' agent, for the playbook; what the manifest names is on the host by other means.
+    """A directory with the manifests of the examples' agents, for the playbook; what they name is on the host by other means.
 
-    Its prompt asks for one action and ends.
+    The prompt of one asks for one action and ends, that of the other asks again and again.
     """
     there = root / "etc/writ/manifests"
     there.mkdir(parents=True)
     shutil.copytree(ROOT / "examples/agents" / AGENT, there / AGENT)
     (there / AGENT / "prompts" / f"{AGENT}.txt").write_text('notes read {"number": 0}\n')
+    shutil.copytree(ROOT / "examples/agents" / STAYS, there / STAYS)
+    (there / STAYS / "prompts" / f"{STAYS}.txt").write_text('notes read {"number": 0}\npause 1\nrepeat\n')
     folder = place / "manifests"
     folder.mkdir()
-    shutil.copy(ROOT / "examples/agents" / f"{AGENT}.toml", folder)
+    for agent in (AGENT, STAYS):
+        shutil.copy(ROOT / "examples/agents" / f"{agent}.toml", folder)
     add_python(folder)  # the machine is of the same distribution
     return folder
 
 
-def wheel(place: Path) -> Path:
-    """This tree as a wheel."""
-    must(["hatchling", "build", "-t", "wheel", "-d", str(place / "dist")], cwd=ROOT)
-    return next((place / "dist").glob("writ-*.whl"))
+def wheel(dist: Path, tree: Path = ROOT) -> Path:
+    """A tree as a wheel."""
+    must(["hatchling", "build", "-t", "wheel", "-d", str(dist)], cwd=tree)
+    return next(dist.glob("writ-*.whl"))
+
+
+def next_wheel(place: Path) -> Path:
+    """This tree but for one comment in what decides, as a wheel: another engine."""
+    tree = place / "next"
+    shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "__pycache__", "shim", "dist"))
+    with (tree / "writ/verdict/decide.py").open("a") as file:
+        file.write("# the next one\n")
+    return wheel(place / "next-dist", tree)
 
 
 def inventory(place: Path, machine: Machine) -> Path:
@@ -270,7 +299,7 @@ def inventory(place: Path, machine: Machine) -> Path:
         "ansible_ssh_common_args": " ".join(machine.ssh_options),
     }  # fmt: skip
     settings = {
-        "writ_wheel": str(wheel(place)), "writ_domain": "rollout.test", "writ_namespace": NAMESPACE,
+        "writ_wheel": str(wheel(place / "dist")), "writ_domain": "rollout.test", "writ_namespace": NAMESPACE,
         "writ_verifier_url": f"https://127.0.0.1:{port}", "writ_verifier_listen": f"127.0.0.1:{port}",
         "writ_verifier_tls_cert": str(place / "verifier.crt"), "writ_verifier_tls_key": str(place / "verifier.key"),
         "writ_verifier_ca": str(place / "ca.crt"), "writ_host": "host-1",
@@ -358,8 +387,9 @@ def approve(machine: Machine) -> None:
     script = (
         f"cd /tmp && {attestor} --governance --out governance.measurement"
         f" && {attestor} /etc/writ/manifests/{AGENT}.toml --out {AGENT}.measurement"
+        f" && {attestor} /etc/writ/manifests/{STAYS}.toml --out {STAYS}.measurement"
         f" && {verifier} reference capture --namespace {NAMESPACE} --ca-file /etc/writ/verifier-ca.pem"
-        f" --measurement governance.measurement --measurement {AGENT}.measurement --approve"
+        f" --measurement governance.measurement --measurement {AGENT}.measurement --measurement {STAYS}.measurement --approve"
     )
     done = machine.ssh("sh", "-c", f"'{script}'")
     if done.returncode != 0:
@@ -374,6 +404,178 @@ def act(machine: Machine, tally: Tally, which: str) -> None:
     told = f"{which}: an agent acts once under enforcer run, and ends with 0 (after {time.monotonic() - began:.1f} s): {' '.join(acted)}"
     journal = machine.ssh("journalctl", "--no-pager", "-n60", "-u", "writ-enforcer", "-u", "writ-attestor", "-u", "writ-verifier").stdout
     tally.expect(done.returncode == 0 and len(acted) == 1, told, f"{journal}\nexit {done.returncode}\n{done.stdout}{done.stderr}")
+
+
+# --- another release, while agents act --------------------------------------------------------------------------------------
+
+
+def upgrade(place: Path, machine: Machine, given: Path, tally: Tally) -> None:
+    """Six agents act, another release is rolled out, approved, and taken back; they outlive all of it, and what they did is proven.
+
+    1. They act.
+    2. The release is not approved: they come over, and nothing of them runs or passes.
+    3. It is approved: they act on.
+    4. The one before is rolled out again: they go back by themselves.
+    5. One is ended by its client, which gets its status; the others by the end of theirs. All of it is proven.
+    """
+    # 1
+    for unit in CLIENTS:
+        machine.ssh("systemd-run", f"--unit={unit}", "--service-type=exec", *ENFORCER.split(), "run", "--agent", STAYS)
+    began = standing(machine, lambda s: s["state"] == "running")
+    acting(machine, began, Counter())
+    births = {name: born(machine, one["holder"]) for name, one in began.items()}
+    early = archived(machine)
+    # 2
+    play(place, given, "upgrade", "--extra-vars", json.dumps({"writ_wheel": str(next_wheel(place))}))
+    came = standing(machine, lambda s: s["moves"] == 1 and codes(s) != {"hold"})  # each has had an answer since
+    same = all(one["holder"] == began[name]["holder"] and born(machine, one["holder"]) == births[name] for name, one in came.items())
+    tally.expect(same, f"upgrade: {len(came)} agents came over, each in the process that it had", str(came))
+    other = all(one["came_from"] == began[name]["code"] != one["code"] for name, one in came.items())
+    tally.expect(other, "upgrade: all of other code than before", str(came))
+    held = all(one["state"] == "held" and one["frozen"] and codes(one) == {"governance-mismatch"} for one in came.values())
+    stand = Counter(one["state"] for one in came.values())
+    tally.expect(held, f"upgrade: frozen, on hold until the release is approved: {dict(stand)}")
+    # 3
+    approve(machine)
+    over = standing(machine, lambda s: s["state"] == "running" and s["moves"] == 1)
+    acting(machine, over, Counter({name: len(permitted(records)) for name, records in archived(machine).items()}))
+    say("  ok   upgrade: approved, each acts on")
+    # 4
+    play(place, given, "and back")
+    back = standing(machine, lambda s: s["state"] == "running" and s["moves"] == 2)
+    acting(machine, back, Counter({name: len(permitted(records)) for name, records in archived(machine).items()}))
+    same = all(one["holder"] == began[name]["holder"] and one["code"] == began[name]["code"] for name, one in back.items())
+    tally.expect(same, "and back: each came over to the first release again, and acts, without anybody's help", str(back))
+    # 5
+    machine.ssh("systemctl", "kill", "--signal=SIGTERM", CLIENTS[0])
+    until(lambda: "ActiveState=failed" in client(machine, CLIENTS[0]))
+    shown = client(machine, CLIENTS[0])
+    tally.expect("ExecMainStatus=143" in shown, f"and back: a signal reaches an agent, its status its client: {' '.join(shown)}")
+    alive = [unit for unit in CLIENTS[1:] if "ActiveState=active" in client(machine, unit)]
+    tally.expect(len(alive) == len(CLIENTS) - 1, f"and back: {len(alive)} other clients are still there")
+    machine.ssh("systemctl", "stop", *CLIENTS[1:])
+    standing(machine, lambda s: s["state"] == "ended")
+    prove(place, machine, tally, {name: early[name] for name in began})
+
+
+Actions = list[ActionRecord]
+
+
+def prove(place: Path, machine: Machine, tally: Tally, early: dict[str, list[Record]]) -> None:
+    """With the verifier stopped and no network: the first and the last action of each agent under each of three codes; one byte is another.
+
+    `early` is what there was of each instance before all of it: its log begins with that.
+    """
+    logs, theirs = archived(machine), machine.root / "root/verifier.archive"
+    verifier = f"runuser -u writ-verifier -- {BIN}/verifier --config /etc/writ/verifier.toml"
+    export = f"{verifier} export --ca-file /etc/writ/verifier-ca.pem --namespace {NAMESPACE} --out /tmp/verifier.archive"
+    exported = machine.ssh(f"cd /tmp && {export} && mv verifier.archive /root/")
+    if exported.returncode != 0:
+        raise RolloutError(f"verifier export: {exported.stdout[-1000:]}{exported.stderr[-2000:]}")
+    machine.ssh("systemctl", "stop", "writ-verifier")
+    alone = ["unshare", "--net", sys.executable, "-m", "auditor"]
+    sources, proofs = [str(machine.root / "root/enforcer.archive"), str(theirs)], place / "proofs"
+    wanted: dict[int, list[ActionRecord]] = {}
+    for name, records in early.items():
+        stints = [list(actions) for _, actions in groupby(permitted(logs[name]), key=lambda action: action.engine)]
+        for at, action in enumerate(action for stint in stints for action in (stint[0], stint[-1])):
+            wanted.setdefault(at, []).append(action)
+        kept = len(stints) == 3 and stints[0][0].engine == stints[2][0].engine and logs[name][: len(records)] == records
+        text = f"proof: {name[:8]} has one log through all of it, of {len(logs[name])} records under two engines in turn"
+        tally.expect(kept, text, str([len(stint) for stint in stints]))
+    told: list[str] = []
+    for alike in wanted.values():  # such as the first of each agent: they are close together, and a bundle takes its time
+        times = [dt.datetime.fromtimestamp(which(action.decided_at for action in alike), dt.UTC).isoformat() for which in (min, max)]
+        made = run([*alone, "export", *sources, "--out", str(proofs), "--from", times[0], "--to", times[1]], cwd=ROOT)
+        told.append(made.stderr[-500:])
+    bundles = [proofs / f"{action.instance.hex()}-{action.sequence}.writ-proof" for alike in wanted.values() for action in alike]
+    trust = ["--trust", str(machine.root / "etc/writ/trust.cbor"), "--json"]
+    proven = 0
+    for bundle in bundles:
+        done = run([*alone, "verify", str(bundle), *trust], cwd=ROOT)
+        proven += done.returncode == 0
+        told += [] if done.returncode == 0 else [f"{bundle.name}: {done.stdout}{done.stderr}"]
+    text = f"proof: {proven} of {len(bundles)} actions proven offline, first and last of each agent each time"
+    tally.expect(proven == len(bundles), text, "".join(told))
+    data = bytearray(bundles[-1].read_bytes())
+    data[len(data) * 2 // 3] ^= 1
+    (place / "spoilt.writ-proof").write_bytes(bytes(data))
+    refused = run([*alone, "verify", str(place / "spoilt.writ-proof"), *trust], cwd=ROOT)
+    tally.expect(refused.returncode == 1, "proof: with one bit of it flipped it is refused", refused.stdout + refused.stderr)
+    machine.ssh("systemctl", "start", "writ-verifier")
+
+
+def until(what: Callable[[], Any]) -> Any:
+    """What `what` returns once it is true. Raises RolloutError."""
+    end = time.monotonic() + COME_WITHIN
+    while not (value := what()):
+        if time.monotonic() > end:
+            raise RolloutError(f"upgrade: not within {COME_WITHIN:.0f} s: {what.__qualname__}")
+        time.sleep(0.5)
+    return value
+
+
+def stays(machine: Machine) -> dict[str, dict[str, Any]]:
+    """How each instance of the agent that stays stands."""
+    answer: dict[str, list[dict[str, Any]]] = json.loads(machine.ssh(*ENFORCER.split(), "status", "--json").stdout or "{}")
+    return {one["instance"]: one for one in answer.get("instances", []) if one.get("agent", "").endswith(f"/{STAYS}")}
+
+
+def standing(machine: Machine, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, dict[str, Any]]:
+    """How they stand, once there is one for each client and all are so. Raises RolloutError."""
+    stands: dict[str, dict[str, Any]] = {}
+
+    def all_so() -> bool:
+        stands.clear()
+        stands.update(stays(machine))
+        return len(stands) == len(CLIENTS) and all(map(wanted, stands.values()))
+
+    try:
+        until(all_so)
+    except RolloutError as error:
+        units = [f"--unit={unit}" for unit in ("writ-enforcer", "writ-attestor", *CLIENTS)]
+        journal = machine.ssh("journalctl", "--no-pager", "-n80", *units)
+        raise RolloutError(f"{error}: {json.dumps(stands, indent=1)}\n{journal.stdout[-6000:]}") from None
+    return dict(stands)
+
+
+def codes(stands: dict[str, Any]) -> set[str]:
+    """Of the reasons why it is on hold."""
+    return {reason["code"] for reason in stands["reasons"]}
+
+
+def born(machine: Machine, pid: int) -> str:
+    """When a process started, in ticks since boot: with the pid, which process it is. Source: proc_pid_stat(5), field 22."""
+    return machine.ssh("cat", f"/proc/{pid}/stat").stdout.rpartition(")")[2].split()[19]
+
+
+def client(machine: Machine, unit: str) -> list[str]:
+    """How a client of ours is, and what it ended with."""
+    return machine.ssh("systemctl", "show", "--property=ActiveState,ExecMainStatus", unit).stdout.split()
+
+
+def archived(machine: Machine) -> dict[str, list[Record]]:
+    """Every record of every instance, as an auditor gets them."""
+    done = machine.ssh(*ENFORCER.split(), "log", "export", "--output", "/root/enforcer.archive")
+    if done.returncode != 0:
+        raise RolloutError(f"enforcer log export: {done.stdout[-1000:]}{done.stderr[-2000:]}")
+    archive = parse_archive((machine.root / "root/enforcer.archive").read_bytes())
+    return {log.instance.hex(): [parse_record(leaf) for leaf in log.leaves] for log in archive.logs}
+
+
+def permitted(records: list[Record]) -> Actions:
+    """The actions that passed."""
+    return [record for record in records if isinstance(record, ActionRecord) and record.permit]
+
+
+def acting(machine: Machine, instances: Iterable[str], beyond: Counter[str]) -> None:
+    """Each of them has had at least three more actions permitted than it had. Raises RolloutError."""
+
+    def all_do() -> bool:
+        logs = archived(machine)
+        return all(len(permitted(logs[name])) >= beyond[name] + 3 for name in instances)
+
+    until(all_do)
 
 
 @contextlib.contextmanager
@@ -419,6 +621,7 @@ def main() -> int:
             examine(machine, tally)
             approve(machine)
             act(machine, tally, "as rolled out")
+            upgrade(place, machine, given, tally)
             unknown = run_refused(place, given)
             tally.expect(unknown, "an unknown key in a role's configuration is refused, and the file on the host stays")
     except (RolloutError, WritError, OSError) as error:

@@ -126,6 +126,22 @@ def test_what_the_enforcers_unit_allows_for_its_sandboxes_is_exactly_this_and_ea
         assert word in reasons
 
 
+@pytest.mark.parametrize("role", CONFIGS)
+def test_role_is_restarted_by_what_it_runs_and_not_by_what_the_play_changed(role: str) -> None:
+    """A host of both groups has the release before its second play, in which nothing of it changes any more."""
+    tasks = tasks_of(yaml.safe_load((PLAYBOOK / "roles" / role / "tasks/main.yml").read_text()))
+    names = [task["name"] for task in tasks]
+    at = names.index("It is of this release")
+    assert tasks[at]["ansible.builtin.include_role"] == {"name": "release", "tasks_from": "runs.yml"}
+    assert tasks[at]["vars"] == {"writ_role": role}
+    assert names[at - 1 : at + 2] == ["It is enabled and started", "It is of this release", "It has what changed"]
+    (looks,) = yaml.safe_load((PLAYBOOK / "roles/release/tasks/runs.yml").read_text())
+    assert looks["notify"] == "Restart {{ writ_role }}"
+    (handler,) = yaml.safe_load((PLAYBOOK / "roles" / role / "handlers/main.yml").read_text())
+    assert handler["name"] == f"Restart {role}"
+    assert "notify" not in (PLAYBOOK / "roles/release/tasks/main.yml").read_text()
+
+
 def test_agent_hosts_get_the_packages_that_a_sandbox_is_made_with() -> None:
     tasks = tasks_of(yaml.safe_load((PLAYBOOK / "roles/enforcer/tasks/main.yml").read_text()))
     (installed,) = [task["ansible.builtin.apt"]["name"] for task in tasks if "ansible.builtin.apt" in task]

@@ -68,6 +68,7 @@ _WALK = (
     "tests/verifier/test_access.py::test_walk_without_credentials_opens_nothing",
     "tests/verifier/test_access.py::test_every_route_that_answers_is_in_the_table",
     "tests/verifier/test_access.py::test_reader_reads_and_does_not_act",
+    "tests/enforcer/relying/test_serve.py::test_a_walk_of_all_routes_without_credentials_opens_nothing",
 )
 _REGISTRATIONS = (
     "tests/verifier/test_enrol.py::test_fifty_parallel_registrations_of_one_id_give_one_host",
@@ -252,7 +253,33 @@ ISSUE: dict[str, tuple[str, ...]] = {
     ),
 }
 
-CLASSES: tuple[tuple[str, tuple[str, ...]], ...] = (*RECORD.items(), *ISSUE.items())
+_FORWARD = "tests/attacks/test_forward_auth.py::"
+GATES: dict[str, tuple[str, ...]] = {
+    "CVE-2021-32777 Envoy: of a header that comes twice one value was authorised": (
+        f"{_FORWARD}test_token_or_proof_twice_is_refused",
+        f"{_FORWARD}test_a_header_that_counts_is_there_once",
+    ),
+    "CVE-2019-9901, CVE-2021-29492 Envoy: a path authorised in one reading and served in another": (
+        f"{_FORWARD}test_a_target_with_two_readings_is_refused",
+        f"{_FORWARD}test_a_request_line_with_two_readings_is_refused",
+    ),
+    "a header of another proxy's convention, set by the client": (f"{_FORWARD}test_headers_of_another_convention_are_not_looked_at",),
+    "an origin that is not ours": (f"{_FORWARD}test_what_is_not_of_a_configured_origin_is_refused",),
+    "a page of ours taken for a permit": (f"{_FORWARD}test_our_own_pages_are_no_way_through",),
+    "a body that nobody decided": (
+        f"{_FORWARD}test_a_body_where_none_is_decided_is_refused",
+        f"{_FORWARD}test_a_part_of_a_body_is_refused",
+        f"{_FORWARD}test_a_length_and_a_coding_are_refused",
+    ),
+    "an enforcement point that says more than the agent did": (
+        f"{_FORWARD}test_a_word_of_the_enforcement_points_own_permits_nothing",
+        f"{_FORWARD}test_properties_do_not_move_between_action_and_resource",
+    ),
+    "a batch without end": (f"{_FORWARD}test_ten_thousand_evaluations_are_refused_before_any",),
+}
+"""What stands between somebody else's enforcement and ours."""
+
+CLASSES: tuple[tuple[str, tuple[str, ...]], ...] = (*RECORD.items(), *ISSUE.items(), *GATES.items())
 
 
 @cache

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import hashlib
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -423,9 +424,15 @@ def test_sets_that_were_asked_about_once_do_not_stay_in_memory() -> None:
 # --- manufacturers ---------------------------------------------------------------------------------------------------------------
 
 
+@cache
+def revocations(count: int, now: int) -> list[x509.RevokedCertificate]:
+    """The entries of a CRL: the same ones each week."""
+    return [x509.RevokedCertificateBuilder().serial_number((1 << 100) + at).revocation_date(at_time(now)).build() for at in range(count)]
+
+
 def crl(number: int, *, revoked: int = 1, now: int) -> bytes:
     """A CRL of the maker's root, one for each week."""
-    entry = [x509.RevokedCertificateBuilder().serial_number((1 << 100) + at).revocation_date(at_time(now)).build() for at in range(revoked)]
+    entry = revocations(revoked, now)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "maker root")])
     builder = x509.CertificateRevocationListBuilder(name, at_time(now - 1000 + number), at_time(now + 604_800), [], entry)
     return builder.sign(private_key("maker/root"), hashes.SHA256()).public_bytes(Encoding.DER)

@@ -28,6 +28,7 @@ from attestor.measure.watch import Watch
 from attestor.tpm import EsapiTpm, Tpm
 from swtpm import SoftTpm
 from tests.signers import new_signer
+from tests.world.applications import application, closed
 from verifier.access import Operator
 from verifier.config import VerifierConfig
 from verifier.reference import captured, captured_governance
@@ -68,7 +69,7 @@ class VerifierSite:
 
     def start(self) -> None:
         """It answers."""
-        self.built = verifier_compose.verifier(self.config)
+        self.built = verifier_compose.verifier(self.config, None, application)
         self.server = uvicorn.Server(verifier_compose.server_config(self.built.app, self.config))
         self.thread = threading.Thread(target=self.server.run, daemon=True)
         self.thread.start()
@@ -82,6 +83,7 @@ class VerifierSite:
         self.server.should_exit = self.server.force_exit = True
         self.thread.join()
         self.built.close()
+        closed(self.built.app)
 
     def trust(self, tpm: SoftTpm) -> None:
         """The TPM's manufacturer is believed, as one of software TPMs."""
@@ -167,7 +169,9 @@ class Host:
             )
         return self.enrolment
 
-    def daemon(self, tpm: Tpm | None = None, *, interval: int = 1, rehash_interval: int = 60) -> AgentDaemon:
+    def daemon(
+        self, tpm: Tpm | None = None, *, interval: int = 1, rehash_interval: int = 60, governance: tuple[ComponentEvent, ...] = GOVERNANCE
+    ) -> AgentDaemon:
         """An attestor of this host, not yet running."""
         assert self.enrolment is not None
         e, used = self.enrolment, tpm or self.tpm
@@ -176,7 +180,7 @@ class Host:
         store = Store(self.store)
         return AgentDaemon(
             enrolment=e, log=log, attestation=Attestation(used, log, KernelLogs(LogPaths(), e.bank), uplink, e, SystemClock()), store=store,
-            watch=Watch(store, interval=interval, rehash_interval=rehash_interval), manifests=self.manifests, governance=lambda: GOVERNANCE,
+            watch=Watch(store, interval=interval, rehash_interval=rehash_interval), manifests=self.manifests, governance=lambda: governance,
         )  # fmt: skip
 
     @contextlib.asynccontextmanager

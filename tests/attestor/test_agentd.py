@@ -14,15 +14,16 @@ import pytest
 from attestor import agentd
 from attestor.collect.runtime_log import RuntimeLog
 from attestor.config import read_enrolment
+from attestor.measure.governance import not_said
 from attestor.measure.manifest import Measured, measure_manifest
 from attestor.measure.store import Store
 from attestor.tpm import EsapiTpm, Quoted
 from swtpm import SoftTpm
-from tests.attestor.site import Host, VerifierSite, exchange, launch, receive, token_ask
+from tests.attestor.site import GOVERNANCE, Host, VerifierSite, exchange, launch, receive, token_ask
 from tests.signers import new_signer
 from writ.formats.digest import Digest
 from writ.formats.errors import Refused, Unavailable
-from writ.formats.eventlog.runtime import DriftEvent, StartEvent, StopEvent
+from writ.formats.eventlog.runtime import ComponentEvent, DriftEvent, StartEvent, StopEvent
 from writ.formats.evidence import parse_evidence
 from writ.formats.keys import PublicKey
 from writ.formats.local import (
@@ -400,6 +401,39 @@ def test_drift_while_the_daemon_was_down_is_found_at_its_start(site: VerifierSit
             await enrolled.ask(token_ask(instance, key), Refusal)
 
     told(story)
+
+
+def test_daemon_of_other_code_says_so_and_no_token_follows_until_that_is_approved(site: VerifierSite, enrolled: Host) -> None:
+    newer = tuple(ComponentEvent("governance", event.name, Digest.of(b"newer")) for event in GOVERNANCE)
+
+    async def story() -> None:
+        async with enrolled.running():
+            instance, key = await start(enrolled)
+            site.approve(instance)
+            await enrolled.ask(token_ask(instance, key), TokenGiven)
+        async with enrolled.running(enrolled.daemon(governance=newer)):
+            refused = await enrolled.ask(token_ask(instance, key), Refusal)
+            assert {reason.code for reason in refused.reasons} == {"governance-mismatch"}
+        async with enrolled.running():  # the approved code again: what the other let happen is not undone by it
+            await enrolled.ask(token_ask(instance, key), Refusal)
+        site.approve_governance([(event.name, event.root) for event in newer])
+        async with enrolled.running(enrolled.daemon(governance=newer)):
+            await enrolled.ask(token_ask(instance, key), TokenGiven)
+        said = [event for event in events(enrolled) if isinstance(event, ComponentEvent)]
+        assert said == [*GOVERNANCE, *newer, *GOVERNANCE, *newer]
+
+    told(story)
+
+
+@pytest.mark.parametrize(
+    "log, left", [("", "abc"), ("abc", ""), ("ab", "c"), ("abd", "abc"), ("abcabd", "abc"), ("abdab", "c"), ("abdabc", "")]
+)
+def test_a_set_is_said_once_and_whole(log: str, left: str) -> None:
+    def said(letters: str) -> tuple[ComponentEvent, ...]:
+        names = {"d": "c"}  # of the same name as c, with other content
+        return tuple(ComponentEvent("governance", names.get(one, one), Digest.of(one.encode())) for one in letters)
+
+    assert not_said(said("abc"), said(log)) == said(left)
 
 
 def test_changed_source_is_no_drift_and_a_new_launch_measures_it(site: VerifierSite, enrolled: Host) -> None:

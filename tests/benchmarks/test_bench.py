@@ -35,5 +35,5 @@ def test_every_case_runs_and_is_reported_as_json() -> None:
     assert done.returncode == 0, done.stderr.decode()
     cases = json.loads(done.stdout)["cases"]
 
-    assert len(cases) == 16
+    assert len(cases) == 17
     assert all(case["median_us"] > 0 and case["baseline_median_us"] > 0 and case["ratio"] > 0 for case in cases)

@@ -14,6 +14,7 @@ import cbor2
 import pytest
 from cddl_verifier import Validator  # type: ignore[import-untyped] # ships no types
 
+from enforcer.relying.authzen import requested
 from tests.signers import MemorySigner, new_signer
 from tests.world.lease_chip import LeaseChip
 from tests.world.scene import (
@@ -34,7 +35,7 @@ from tests.world.scene import (
     sign_token,
     signer,
 )
-from writ.formats.action import ActionRecord, commit, encode_record, parse_record
+from writ.formats.action import Action, ActionRecord, commit, encode_record, parse_record
 from writ.formats.archive import Archive, InstanceLog, encode_archive, parse_archive
 from writ.formats.corim import Corim, encode_corim, parse_corim, parse_signed_corim, sign_corim
 from writ.formats.cose import encode_sign1, parse_sign1
@@ -328,7 +329,11 @@ def test_every_kind_of_message_event_and_entry_has_a_specimen() -> None:
 
 def test_every_rule_of_the_page_is_used_by_a_format() -> None:
     rules = set(re.findall(r"^([a-z0-9-]+) =", cddl(), re.MULTILINE))
-    roots = {one.rule for one in specimens()} | set(preimages()) | {"proof-claims", "proof-header", "token-header"}
+    roots = (
+        {one.rule for one in specimens()}
+        | set(preimages())
+        | {"proof-claims", "proof-header", "token-header", "authzen-request", "authzen-arguments"}
+    )
     reached, waiting = set(), list(roots)
     while waiting:
         rule = waiting.pop()
@@ -468,6 +473,26 @@ def test_headers_and_claims_of_a_proof_are_what_the_page_says(key: MemorySigner 
     assert fits("proof-claims", claims)
     assert not fits("proof-claims", {**claims, "sub": "a"})
     assert not fits("proof-claims", {k: v for k, v in claims.items() if k != "jti"})
+
+
+def test_an_authzen_request_is_what_the_page_says() -> None:
+    request: dict[str, Any] = {
+        "subject": {"type": "agent", "id": "spiffe://a.example/b/agent/c", "properties": {"token": "t", "proof": "p", "more": 1}},
+        "action": {"name": "tool.call", "properties": {"b": 1, "a": [True]}},
+        "resource": {"type": "document", "id": "reports/q3", "more": {}},
+        "context": {},
+    }
+    assert fits("authzen-request", request)
+    asked = requested(request)
+    arguments = {"action": {"a": [True], "b": 1}, "resource": {}}
+    assert fits("authzen-arguments", arguments)
+    assert asked == Action("tool.call", "document:reports/q3", Digest.of(encode_json(arguments)))
+    del request["action"]["properties"]
+    assert requested(request).arguments == Digest.of(b"")
+    for part, name in (("subject", "id"), ("action", "name"), ("resource", "type"), ("resource", "id")):
+        assert not fits("authzen-request", {**request, part: {key: value for key, value in request[part].items() if key != name}})
+    assert not fits("authzen-request", {**request, "resource": {"type": "a:b", "id": "c"}})
+    assert not fits("authzen-arguments", {"action": {}})
 
 
 def test_the_header_of_a_token_is_what_the_page_says() -> None:

@@ -52,11 +52,17 @@ for line in sys.stdin:
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 15.0) -> Any:
-    """What `what` returns once it is true; fails after `seconds`."""
-    end = time.monotonic() + seconds
+    """What `what` returns once it is true; fails after `seconds`.
+
+    Looking takes a third of the time at most: what is awaited needs the rest.
+    """
+    began = time.monotonic()
+    end = began + seconds
     while not (value := what()):
-        assert time.monotonic() < end, f"nothing within {seconds} s: {what}"
-        time.sleep(0.02)
+        looked = time.monotonic()
+        assert looked < end, f"nothing within {seconds} s: {what}"
+        time.sleep(max(0.02, 2 * (looked - began)))
+        began = time.monotonic()
     return value
 
 
@@ -108,16 +114,17 @@ class Host:
     def agent(
         self, name: str, body: str, *, prelude: str = AGENT, connects: Sequence[str] = (), more: Sequence[tuple[str, str]] = (),
         programs: Sequence[str] = (), profile: Profile = "strict", forwards: Sequence[Forward] = (), tool: str = TOOL,
-        secrets: Sequence[Secret] = (),
+        secrets: Sequence[Secret] = (), approved: bytes | None = None,
     ) -> None:  # fmt: skip
         """An agent `name` in the store, whose program is `body` after the client's few lines; it may connect to these resources.
 
-        Its image has `programs` too.
+        Its image has `programs` too. `approved` is what was approved of the tool, where that is a server of MCP.
         """
         root = self.store / name
         shutil.rmtree(root, ignore_errors=True)
         code = (prelude + textwrap.dedent(body)).encode()
-        components = lay_out(root, {"code": ("code", {f"{name}.py": code}), "tools": ("tools", {"tool.py": tool.encode()})}, *programs)
+        tools = {"tool.py": tool.encode()} | ({} if approved is None else {"notes.mcp.json": approved})
+        components = lay_out(root, {"code": ("code", {f"{name}.py": code}), "tools": ("tools", tools)}, *programs)
         known = KnownAgent(root, (PYTHON, "-I", f"{{store}}/code/{name}.py"), components, profile=profile, forwards=tuple(forwards))
         known = replace(known, secrets=tuple(secrets))
         grants = grant_set([*known.grants, *more, *(("net.connect", resource) for resource in connects)])
@@ -130,10 +137,13 @@ class Host:
         wait_for(self.answers)
 
     def install(self, version: str, *changes: tuple[str, str, str]) -> None:
-        """Another version of Writ is installed, whose engine differs, with `changes`: in a file, one text for another."""
+        """Another version of Writ is installed, whose engine differs, with `changes`: in a file, one text for another.
+
+        What is the same comes with its bytecode, as a package's does; only what another process is writing just now is left out.
+        """
         self.code = self.folder / version
         for room in ("enforcer", "writ"):
-            shutil.copytree(ROOT / room, self.code / room, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(ROOT / room, self.code / room, ignore=shutil.ignore_patterns("*.pyc.*"))
         changed = self.code / "writ" / "verdict" / "decide.py"
         changed.write_text(changed.read_text() + f"# {version}\n")
         for name, old, new in changes:

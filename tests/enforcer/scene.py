@@ -10,6 +10,7 @@ from enforcer.bundles import HeldBundles
 from enforcer.credential import Credential, Held, Subject, accept
 from enforcer.gatekeeper import Gatekeeper
 from enforcer.record import ActionLog
+from enforcer.shadow import Shadow
 from tests.signers import new_signer
 from tests.world.attestor import AUDIENCE, ENGINE, Attestor, KnownAgent
 from tests.world.clock import HandClock
@@ -52,6 +53,8 @@ class Scene:
         self.credential.take(held)
         return held
 
-    def gatekeeper(self, log: ActionLog) -> Gatekeeper:
-        """The gatekeeper of the instance, recording in `log`."""
-        return Gatekeeper(instance=self.instance, agent=self.agent, credential=self.credential, log=log, engine=ENGINE, clock=self.clock)
+    def gatekeeper(self, log: ActionLog, shadow: Shadow | None = None) -> Gatekeeper:
+        """The gatekeeper of the instance, recording in `log`, with `shadow` beside it."""
+        return Gatekeeper(
+            instance=self.instance, agent=self.agent, credential=self.credential, log=log, engine=ENGINE, clock=self.clock, shadow=shadow
+        )  # fmt: skip

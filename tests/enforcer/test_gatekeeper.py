@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import cbor2
 import pytest
 
 from enforcer.gatekeeper import Gatekeeper, Ruling
@@ -205,3 +206,32 @@ def test_outcome_of_a_refusal_is_misuse(scene: Scene, log: ActionLog) -> None:
     gatekeeper: Gatekeeper = scene.gatekeeper(log)
     with pytest.raises(Misuse):
         gatekeeper.outcome(gatekeeper.ask(READ, b"{}", gate="socket"), done=True, result=b"")
+
+
+def test_engine_that_raises_refuses_with_its_reason_on_record_and_is_not_remembered(
+    scene: Scene, log: ActionLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, gatekeeper = scene.renew(), scene.gatekeeper(log)
+
+    def is_authorized(*_: object) -> None:
+        raise ValueError("a fault of the engine")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("cedarpy.is_authorized", is_authorized)
+        assert codes(gatekeeper.ask(READ, b"{}", gate="socket")) == ["policy-error"]
+    (record,) = records(scene)
+    assert isinstance(record, ActionRecord)
+    assert (record.permit, record.token, [reason.code for reason in record.reasons]) == (False, held.token.digest, ["policy-error"])
+    assert gatekeeper.ask(READ, b"{}", gate="socket").permit
+
+
+def test_remembered_decision_is_recorded_as_of_its_own_second(scene: Scene, log: ActionLog) -> None:
+    scene.renew()
+    gatekeeper = scene.gatekeeper(log)
+    for _ in range(3):
+        assert gatekeeper.ask(READ, b"{}", gate="socket").permit
+        scene.clock.wall += 1
+        scene.clock.since_boot += 1.0
+    made = [record for record in records(scene) if isinstance(record, ActionRecord)]
+    assert [cbor2.loads(one.context)["now"] for one in made] == [one.decided_at for one in made]
+    assert len({one.context for one in made}) == 3

@@ -6,16 +6,18 @@ import json
 import os
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 
 from enforcer.record import LogReader
 from tests.enforcer.host import UID_FIRST, Host, wait_for
+from tests.world.attestor import POLICIES
 from tests.world.root_fs import PYTHON
 from writ.formats.action import ActionRecord, OutcomeRecord
 from writ.formats.archive import parse_archive
 from writ.formats.local import Refusal
-from writ.formats.policy_bundle import PolicySettings
+from writ.formats.policy_bundle import CONTENT_TYPE, PolicySettings, encode_bundle
 from writ.formats.reason import Reason
 
 pytestmark = pytest.mark.cgroup
@@ -313,3 +315,23 @@ def test_second_daemon_is_refused(host: Host) -> None:
 
     assert done.returncode == 3
     assert b"another one serves" in done.stderr
+
+
+def test_candidate_stands_beside_the_policy_and_recorded_actions_are_decided_again_under_it(host: Host) -> None:
+    turned = POLICIES.replace("mcp:notes/wipe", "mcp:notes/read")
+    candidate = host.folder / "candidate.cose"
+    candidate.write_bytes(host.attestor.sign(encode_bundle(replace(host.attestor.bundle(), version=9, policies=turned)), CONTENT_TYPE))
+    host.write_config(shadow_policy=candidate)
+    host.kill_daemon()
+    host.serve()
+    host.agent("a", 'print(json.dumps([ask("notes", "read", name="today")["ok"], ask("notes", "wipe")["ok"]]))')
+    status, out, err = host.finish(host.run("a"))
+    assert (status, json.loads(out), err) == (0, [True, False], ""), "the candidate decides nothing"
+
+    (beside,) = host.show("policy", "shadow")["instances"]
+    assert (beside["compared"], beside["missed"], beside["version"]) == (2, 0, 9)
+    told = host.show("policy", "what-if", "--policies", str(candidate))
+    for differences in (beside["differences"], told["differences"]):
+        assert [(one["resource"], one["was"], one["would"]) for one in differences] == [
+            ("mcp:notes/read", "permit", "refuse"), ("mcp:notes/wipe", "refuse", "permit"),
+        ]  # fmt: skip

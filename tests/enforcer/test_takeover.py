@@ -28,7 +28,7 @@ COUNTS = """
 for number in range(100_000):
     got = ask("notes", "read", name="today")
     print(number, "ok" if got["ok"] else "refused", flush=True)
-    time.sleep(0.01)
+    time.sleep(0.03)
     if os.path.exists("/agent/enough"):
         sys.exit(7)
 """
@@ -38,10 +38,10 @@ BOUND = 10.0
 """Seconds within which nothing is left of an instance whose takeover failed."""
 
 
-def running(host: Host) -> tuple[subprocess.Popen[bytes], bytes]:
+def running(host: Host, agent: str = "a") -> tuple[subprocess.Popen[bytes], bytes]:
     """An agent that counts, at work."""
-    run = host.run("a")
-    instance = host.instance("a")
+    run = host.run(agent)
+    instance = host.instance(agent)
     host.wait_state(instance, "running")
     wait_for(lambda: len(records(host, instance)) > 4)
     return run, instance
@@ -284,6 +284,31 @@ def test_holder_that_came_over_has_no_secret_in_what_ps_shows_and_no_descriptor_
     assert not any("memfd" in name for name in after)
     assert len(after) <= len(before)
     assert holder.joinpath("comm").read_text() == "writ-holder\n"
+
+
+def test_image_of_an_agent_that_ended_goes_though_the_daemon_has_another_mount_namespace(host: Host) -> None:
+    """As each start of a systemd unit with PrivateTmp has: nobody but the holders sees what is mounted in the one before."""
+    own_mounts = ("unshare", "--mount", "--propagation", "private")
+    host.kill_daemon()
+    host.write_config(image_keep=0)
+    host.serve(*own_mounts)
+    host.agent("a", COUNTS)
+    host.agent("b", COUNTS + "# another\n")
+    (run, first), (_, second) = running(host, "a"), running(host, "b")
+    seen = Path(f"/proc/{host.holder_pid(second)}/mountinfo")
+    code = {name: next(part.root.hex() for part in host.attestor.agents[name].components if part.kind == "code") for name in "ab"}
+    host.install("v2")
+    host.kill_daemon()
+    host.serve(*own_mounts)
+    for instance in (first, second):
+        acts_as(host, instance, 1)
+    assert all(root in seen.read_text() for root in code.values())
+    run.send_signal(signal.SIGTERM)
+    assert host.finish(run)[0] == 128 + signal.SIGTERM
+
+    assert code["a"] not in seen.read_text()
+    assert code["b"] in seen.read_text(), "it is in use"
+    acts_as(host, second, 1)
 
 
 def test_doctor_says_which_holders_run_other_code(host: Host) -> None:

@@ -229,10 +229,12 @@ def test_secrets_are_written_for_their_owner_alone(command: Command) -> None:
     try:
         ready(command)
         command.run("host", "admit", "h1", "--ticket-file", command.folder / "ticket")
-        command.run("key", "create", "--role", "reader", "--for-namespace", "default", "--out", command.folder / "reader")
+        for name, *role in (("reader", "--role", "reader"), ("relying", "--role", "relying", "--audience", "reports")):
+            command.run("key", "create", *role, "--for-namespace", "default", "--out", command.folder / name)
     finally:
         os.umask(old)
-    for file in ("ticket", "reader", "state/operator.key"):
+    for file in ("ticket", "reader", "relying", "state/operator.key"):
         assert (command.folder / file).stat().st_mode & 0o777 == 0o600
     assert command.run("host", "list", "--api-key-file", command.folder / "reader")["hosts"][0]["host"] == "h1"
     assert command.run("host", "retire", "h1", "--api-key-file", command.folder / "reader", code=1)["reasons"][0]["code"] == "forbidden"
+    assert command.run("host", "list", "--api-key-file", command.folder / "relying", code=1)["reasons"][0]["code"] == "forbidden"

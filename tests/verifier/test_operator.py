@@ -1,4 +1,4 @@
-"""Operators over HTTP: policy, reference values, revocation, keys, decisions, introspection."""
+"""Operators over HTTP: policy, reference values, revocation, keys, decisions."""
 
 from __future__ import annotations
 
@@ -360,27 +360,6 @@ def test_export_holds_what_the_decisions_name(verifier: RunningVerifier, host: S
     assert all(digest in held for e in attests for digest in (e.result,))
     assert objects_of(attests[0])
     assert len(archive.tokens) == 3
-
-
-def test_introspection_tells_live_tokens(verifier: RunningVerifier, host: SimulatedHost) -> None:
-    token = token_of(host, "one")
-
-    def introspect(value: str) -> dict[str, object]:
-        status, body = post(verifier, "/v1/introspect", f"token={value}".encode(), "application/x-www-form-urlencoded")
-        assert status == 200
-        found: dict[str, object] = json.loads(body)
-        return found
-
-    live = introspect(token)
-    assert (live["active"], live["sub"]) == (True, "spiffe://example.org/default/agent/reporter")
-    assert introspect("rubbish") == {"active": False}
-    assert introspect(token[:-4] + "AAAA") == {"active": False}
-    verifier.client.post("/v1/revocations", {"kind": "jti", "subject": parse_token(token).claims.token_id})
-    assert introspect(token) == {"active": False}
-    other = token_of(host, "one")
-    verifier.clock.advance(61)
-    assert introspect(other) == {"active": False}
-    assert post(verifier, "/v1/introspect", b"nothing", "application/x-www-form-urlencoded")[0] == 400
 
 
 def test_trust_file_names_roots_and_decision_key(verifier: RunningVerifier) -> None:

@@ -59,7 +59,7 @@ from writ.formats.trust import Trust
 SCHEMA = """
 namespace Writ {
   entity Agent; entity Resource; entity Audience;
-  action "tool.call", "net.connect", "net.reach", "net.accept",
+  action "tool.call", "resource.read", "prompt.get", "net.connect", "net.reach", "net.accept",
     "http.get", "http.head", "http.post", "http.put", "http.patch", "http.delete", "http.options", "http.websocket",
     "secret.send", "secret.read", "instance.start", "instance.run", "instance.end" appliesTo {
     principal: Agent, resource: Resource,
@@ -122,6 +122,7 @@ class Attestor:
     silent: float = 0.0
     lies_about_command: tuple[str, ...] = ()
     generous: bool = False
+    status: str = STATUS
     decision: MemorySigner = field(default_factory=new_signer)
     tokens: MemorySigner = field(default_factory=new_signer)
     instances: dict[bytes, Instance] = field(default_factory=dict)
@@ -236,7 +237,7 @@ class Attestor:
             issuer=ISSUER, agent=known.agent, audience=ask.audience, issued_at=now, expires_at=now + self.settings.token_life,
             token_id=secrets.token_hex(16), key=ask.session_key.thumbprint(), host="host-1", instance=ask.instance, policy=bundle.digest,
             result=Digest.of(result), grants=ask.grants, lineage=() if known.parent is None else (known.parent,), tpm_class="software",
-            runtime="runtime-only", exceptions=(), status_index=0, status_uri=STATUS,
+            runtime="runtime-only", exceptions=(), status_index=0, status_uri=self.status,
             lease=None if self.chip is None else self.chip.terms(),
         )  # fmt: skip
         claims = replace(claims, **changed)  # type: ignore[arg-type]  # a test names fields of the claims
@@ -247,8 +248,8 @@ class Attestor:
         inputs = {name: Digest.of(name.encode()) for name in INPUTS} | {"policy": bundle.digest}
         entry = AttestDecision(
             engine=ENGINE, decided_at=now, issuer=ISSUER, host="host-1", namespace="test", nonce=bytes(32), nonce_issued_at=now,
-            inputs=tuple(sorted(inputs.items())), issued=((token_id, 0),), status_uri=STATUS, verdict="accepted", result=Digest.of(result),
-            state_after=Digest.of(b""), outcomes=(Outcome(ask.instance, Digest.of(payload), ()),), reasons=(),
+            inputs=tuple(sorted(inputs.items())), issued=((token_id, 0),), status_uri=self.status, verdict="accepted",
+            result=Digest.of(result), state_after=Digest.of(b""), outcomes=(Outcome(ask.instance, Digest.of(payload), ()),), reasons=(),
         )  # fmt: skip
         return TokenGiven(
             token, self.sign(encode_entry(entry), DECISION_TYPE), result, self.sign(encode_bundle(bundle), CONTENT_TYPE),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import uvicorn
 
+from tests.world.applications import application, closed
 from tests.world.chip import Chip, Maker
 from tests.world.clock import HandClock
 from tests.world.host import SimulatedHost
@@ -125,7 +126,7 @@ def running_verifier(folder: Path, *, clock: Clock | None = None) -> Iterator[Ru
     key_file = folder / "operator.key"
     config.state_dir.mkdir(parents=True, exist_ok=True)
     compose.init(config, key_file, hand)
-    made = compose.verifier(config, hand)
+    made = compose.verifier(config, hand, application)
     try:
         with serving(made, config, bound), contextlib.ExitStack() as closing:
             client = Client(Server(url, key_file, None, None))
@@ -133,3 +134,4 @@ def running_verifier(folder: Path, *, clock: Clock | None = None) -> Iterator[Ru
             yield RunningVerifier(url, config, hand, made, key_file, client, closing)
     finally:
         made.close()
+        closed(made.app)

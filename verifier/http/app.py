@@ -8,12 +8,13 @@ from typing import Any, Final
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
-from verifier.http import attest, log, operator, reference
+from verifier.http import attest, introspection, log, operator, reference
+from verifier.http.introspection import FORM
 from verifier.http.limits import Limits, Rate, RouteLimit
-from verifier.http.operator import FORM
 from verifier.http.problems import CBOR, answer, problem, reasons_of
 from verifier.http.route import SMALL, Parts, Route, documented, guard
 from verifier.http.wire import NAME, SHA256
@@ -31,16 +32,22 @@ BODIES: Final[dict[str, Any]] = {
 
 def table(parts: Parts) -> tuple[Route, ...]:
     """Every route there is."""
-    return (*log.routes(parts), *attest.routes(parts), *operator.routes(parts), *reference.routes(parts))
+    return (*log.routes(parts), *attest.routes(parts), *operator.routes(parts), *introspection.routes(parts), *reference.routes(parts))
 
 
-def build(parts: Parts) -> FastAPI:
-    """The application over `parts`. Nothing answers but what is in `table`, and `/openapi.json`."""
+def build(parts: Parts, like: FastAPI | None = None) -> FastAPI:
+    """The application over `parts`. Nothing answers but what is in `table`, and `/openapi.json`.
+
+    With `like`, an application built over this same object `parts`, its routes are taken: most of the cost is to make them.
+    """
     app = FastAPI(title="Writ verifier", version="1", docs_url=None, redoc_url=None, openapi_url="/openapi.json", redirect_slashes=False)
     app.router.redirect_slashes = False
     routes = table(parts)
-    for route in routes:
-        _add(app, route, parts)
+    if like is None:
+        for route in routes:
+            _add(app, route, parts)
+    else:
+        app.router.routes.extend(route for route in like.router.routes if isinstance(route, APIRoute))
     limits = _Finder(routes)
     _errors(app, limits, parts.counters)
     rate = Rate(burst=parts.requests_burst, per_second=parts.requests_per_second)

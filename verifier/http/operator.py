@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Final
-from urllib.parse import parse_qsl
 
 from fastapi import Depends, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
-from starlette.concurrency import run_in_threadpool
 
 from verifier.access import WHOLE_DOMAIN
 from verifier.export import archived
@@ -15,16 +13,14 @@ from verifier.http import wire
 from verifier.http.problems import CBOR
 from verifier.http.route import Parts, Route, Scope, scope
 from verifier.http.wire_reference import outcome_view
-from verifier.ledger.schema import BlobRow, EntryRow, KeyRow, TokenRow
+from verifier.ledger.schema import BlobRow, EntryRow, KeyRow
 from verifier.manufacturers import Offered
 from writ.formats.archive import encode_archive
 from writ.formats.cose import parse_sign1
 from writ.formats.crl import kept_crl
 from writ.formats.decision import AttestDecision, parse_entry
 from writ.formats.digest import Digest
-from writ.formats.eat import parse_token
 from writ.formats.errors import FormatError, Refused
-from writ.formats.jose import verify_jws
 from writ.formats.keys import key_id
 from writ.formats.ocsp import kept_ocsp
 from writ.formats.reason import Reason
@@ -33,7 +29,6 @@ from writ.formats.trust import ChainRules, ManufacturerRoot, Trust, encode_trust
 In = Annotated[Scope, Depends(scope)]
 Host = Annotated[str, Path(pattern=wire.NAME)]
 MEGABYTE: Final = 1 << 20
-FORM: Final = "application/x-www-form-urlencoded"
 METRICS: Final = "text/plain; version=0.0.4"
 
 
@@ -132,43 +127,11 @@ def _decisions(parts: Parts) -> tuple[Route, ...]:
         found = archived(parts.ledger.read(), within.namespace, whole=whole, most=most, after=after)
         return Response(encode_archive(found), media_type=CBOR)
 
-    async def introspect(request: Request, within: In) -> Any:
-        body = await request.body()
-        return JSONResponse(await run_in_threadpool(_introspection, parts, within, body))
-
     return (
         Route("GET", "/v1/decisions", "reader", list_decisions),
         Route("GET", "/v1/decisions/{reference}", "reader", decision),
         Route("GET", "/v1/archive", "operator", archive, answer_type=CBOR),
-        Route("POST", "/v1/introspect", "reader", introspect, body_type=FORM),
     )
-
-
-def _introspection(parts: Parts, within: Scope, body: bytes) -> dict[str, object]:
-    """RFC 7662 section 2.2; whatever is not a live token of this namespace is `active: false` and nothing else."""
-    try:
-        given = dict(parse_qsl(body.decode("ascii"), strict_parsing=True, max_num_fields=8))
-    except ValueError:
-        raise FormatError("introspection", "a form with token=…", "another body") from None
-    if "token" not in given:
-        raise FormatError("introspection", "a form with token=…", "none")
-    now = parts.clock.now()
-    try:
-        token = parse_token(given["token"])
-    except FormatError:
-        return {"active": False}
-    claims = token.claims
-    keys = {key_id(key): key for key in parts.keys.token_keys(now)}
-    key = keys.get(token.jws.kid or "")
-    rows = parts.ledger.read().select(TokenRow, token_id=claims.token_id)
-    live = key is not None and verify_jws(token.jws, key) and now < claims.expires_at and any(not row.revoked for row in rows)
-    if not live or not within.operator.covers(claims.agent.namespace):
-        return {"active": False}
-    return {
-        "active": True, "iss": claims.issuer, "sub": str(claims.agent), "aud": claims.audience, "iat": claims.issued_at,
-        "exp": claims.expires_at, "jti": claims.token_id, "token_type": "DPoP",
-        **({} if claims.lease is None else {"lease": claims.lease.to_json()}),
-    }  # fmt: skip
 
 
 def _keys(parts: Parts) -> tuple[Route, ...]:
@@ -182,7 +145,9 @@ def _keys(parts: Parts) -> tuple[Route, ...]:
         return JSONResponse({"decision_key": key_id(parts.keys.decision.public), "token_keys": keys})
 
     def create_api_key(body: wire.ApiKeyBody, request: Request) -> Any:
-        secret, row = parts.api_keys.create(request.state.operator, namespace=body.namespace, role=body.role, label=body.label)
+        secret, row = parts.api_keys.create(
+            request.state.operator, namespace=body.namespace, role=body.role, label=body.label, audience=body.audience
+        )
         return JSONResponse({**wire.api_key_view(row), "key": secret})
 
     def list_api_keys(request: Request) -> Any:

@@ -2,6 +2,7 @@
 
 public    anyone              host      the enrolled host named in the path, by a proof of its key
 reader    an API key that reads: of a reader or an operator
+relying   an API key of a relying service, which learns of tokens for its audience only, or one that reads
 operator  an API key with the role operator
 publisher an API key with the role publisher or operator
 domain    an operator's API key for the whole domain (namespace `*`)
@@ -39,9 +40,10 @@ from writ.formats.strict import decode_json, name
 from writ.service.clock import Clock
 from writ.service.observe import Counters
 
-CALLERS: Final = ("public", "host", "reader", "operator", "publisher", "domain")
+CALLERS: Final = ("public", "host", "reader", "relying", "operator", "publisher", "domain")
 ROLES_OF: Final = {
-    "reader": ("operator", "reader"), "operator": ("operator",), "publisher": ("operator", "publisher"), "domain": ("operator",),
+    "reader": ("operator", "reader"), "relying": ("operator", "reader", "relying"), "operator": ("operator",),
+    "publisher": ("operator", "publisher"), "domain": ("operator",),
 }  # fmt: skip
 """The roles of an API key that a caller may have."""
 DEFAULT_NAMESPACE: Final = "default"

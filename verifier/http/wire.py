@@ -107,11 +107,12 @@ class RevokeBody(Body):
 
 
 class ApiKeyBody(Body):
-    """A new API key; `namespace` `*` for the whole domain."""
+    """A new API key; `namespace` `*` for the whole domain, `audience` for the role relying alone."""
 
     namespace: str = Field(pattern=r"^(\*|[a-z0-9](?:[a-z0-9._\-]{0,61}[a-z0-9])?)$")
-    role: Literal["operator", "publisher", "reader"]
+    role: Literal["operator", "publisher", "reader", "relying"]
     label: str = Field(default="", max_length=100, pattern=r"^[ -~]*$")
+    audience: str = Field(default="", max_length=256, pattern=r"^[!-~]*$")
 
 
 class TrustFile(Body):
@@ -251,7 +252,7 @@ def api_key_view(row: ApiKeyRow) -> dict[str, object]:
     """An API key as JSON, without anything secret."""
     return {
         "id": row.id, "namespace": row.namespace, "role": row.role, "label": row.label, "created_at": row.created_at,
-        "revoked_at": row.revoked_at, "person": row.person,
+        "revoked_at": row.revoked_at, "person": row.person, "audience": row.audience,
     }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from types import UnionType
 from typing import Final, TypeVar, Union, get_args, get_origin, get_type_hints
 
-VERSION: Final = 3
+VERSION: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +256,7 @@ class TokenRow(Row):
 
 @dataclass(frozen=True, slots=True)
 class ApiKeyRow(Row):
-    """An operator's key: only the SHA-256 of its secret. `namespace` is `*` for the whole domain.
+    """An API key: only the SHA-256 of its secret. `namespace` is `*` for the whole domain; `audience` is empty but for a relying service.
 
     `person` is the id of the key that stands for its holder: its own where a key of the whole domain made it, else its maker's.
     """
@@ -269,6 +269,7 @@ class ApiKeyRow(Row):
     created_at: int
     revoked_at: int | None
     person: str
+    audience: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from writ.formats.delegation import MOST_PATTERN, pattern
@@ -96,7 +97,12 @@ class PolicyBundle:
     @property
     def digest(self) -> Digest:
         """The name of the bundle."""
-        return Digest.of(encode_bundle(self))
+        return _named(self)
+
+
+@lru_cache(maxsize=64)
+def _named(bundle: PolicyBundle) -> Digest:
+    return Digest.of(encode_bundle(bundle))
 
 
 def encode_bundle(bundle: PolicyBundle) -> bytes:

@@ -63,7 +63,8 @@ REMEDIES: Final[dict[str, str]] = {
     "reference-expired": "All approved versions ran out. Approve another: `verifier reference capture` or `reference import`.",
     "reference-last": "Without it nothing would be refused. Import a version of what got names, or let the policy refuse runtime-only.",
     "agent-unknown": "No reference values for this agent: `verifier reference import`.",
-    "governance-mismatch": "Attestor, enforcer, policy or a PCR of the host is not what was approved. Compare: `verifier reference diff`.",
+    "governance-mismatch": "Attestor, enforcer, policy or a PCR of the host is not what was approved, or was not earlier in this boot. "
+    "Compare: `verifier reference diff`.",
     "instance-unknown": "The instance has no start event in the quoted log.",
     "instance-stopped": "The instance ended; launch a new one.",
     "instance-drifted": "A measured file changed while the agent ran. The instance is tainted; launch a new one from clean sources.",
@@ -190,6 +191,9 @@ REMEDIES: Final[dict[str, str]] = {
     "lease-mismatch": "The lease is for another token or session key, or of another run of the TPM.",
     "lease-expired": "The lease is over. The host's TPM makes another while the host is as it was approved.",
     "lease-refused": "The TPM itself refused: a register, a reset or its clock is not as approved. A fresh token brings an approval.",
+    # servers of the Model Context Protocol
+    "tool-changed": "Not the approved definition: compare it by `enforcer tools`, and approve the component with a new file.",
+    "tool-unapproved": "Nobody approved this definition: `enforcer tools` proposes the file that does, which is measured.",
 }
 """Code -> remedy. Codes are appended and never removed or renamed: old decisions name them."""
 

@@ -28,6 +28,8 @@ RUNTIME_PCRS: Final = (8, 9, 11, 12, 13, 14, 15)
 BANKS: Final = ("sha256", "sha384")
 LOGS: Final = ("ima", "uefi")
 MAX_STATE: Final = 32 << 20
+MOST_SETS: Final = 16
+"""Of governance in one boot that nobody approved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +105,15 @@ def _id(instance: InstanceState) -> bytes:
 class RuntimeState:
     """The runtime log up to the last quote: count of events, register value, and what they said.
 
-    `governance` is sorted by name, `instances` by id, each once.
+    `governance` is the set that governs now, sorted by name, `instances` by id, each once. `unapproved` are the sets that governed in this
+    boot and that no appraisal has found approved, in their order, each once; the one of now may be among them.
     """
 
     events: int
     register: bytes
     governance: tuple[tuple[str, Digest], ...]
     instances: tuple[InstanceState, ...]
+    unapproved: tuple[tuple[tuple[str, Digest], ...], ...] = ()
 
     def find(self, instance: bytes) -> InstanceState | None:
         """The instance of that id, if the log ever started one."""
@@ -121,6 +125,11 @@ class RuntimeState:
         at = bisect_left(self.instances, instance.instance, key=_id)
         behind = at + (at < len(self.instances) and self.instances[at].instance == instance.instance)
         return replace(self, instances=(*self.instances[:at], instance, *self.instances[behind:]))
+
+    def judged(self, *, now: bool, before: bool) -> RuntimeState:
+        """After an appraisal: whether it found the set approved that governs `now`, and all that governed `before`."""
+        former = () if before else tuple(one for one in self.unapproved if one != self.governance)
+        return replace(self, unapproved=former if now or not self.governance else (*former, self.governance))
 
     def with_instances(self, instances: tuple[InstanceState, ...]) -> RuntimeState:
         """With exactly these instances, which are sorted by id."""
@@ -222,12 +231,13 @@ def encode_host_state(state: HostState) -> bytes:
             "seen_at": state.seen_at,
             "events": state.runtime.events,
             "register": state.runtime.register,
-            "governance": [[name, root.value] for name, root in state.runtime.governance],
+            "governance": _set_out(state.runtime.governance),
             "instances": [_instance_out(i) for i in state.runtime.instances],
             "logs": list(state.logs),
             "boot": None if state.boot is None else state.boot.to_cbor(),
             "ima": None if state.ima is None else state.ima.to_cbor(),
             **({} if state.ima_part is None else {"ima_part": state.ima_part.to_cbor()}),
+            **({"unapproved": [_set_out(one) for one in state.runtime.unapproved]} if state.runtime.unapproved else {}),
         }
     )
 
@@ -247,8 +257,9 @@ def parse_host_state(data: bytes) -> HostState:
         runtime=RuntimeState(
             events=f.uint("events"),
             register=f.raw("register", most=64),
-            governance=tuple(_governance(item) for item in f.items("governance", most=1024)),
+            governance=_set_in(f.items("governance", most=1024)),
             instances=tuple(_instance_in(item) for item in f.items("instances", most=200_000)),
+            unapproved=_sets_in(f.items("unapproved", most=MOST_SETS)) if f.has("unapproved") else (),
         ),
         logs=tuple(_one_of(str(item), LOGS, "host state.logs") for item in f.items("logs", most=len(LOGS))),
         boot=None if (boot := f.any("boot")) is None else BootState.from_cbor(boot),
@@ -258,9 +269,9 @@ def parse_host_state(data: bytes) -> HostState:
     f.done()
     if list(state.logs) != sorted(set(state.logs)):
         raise FormatError("host state.logs", "sorted, each once", "another order")
-    names, ids = [name for name, _ in state.runtime.governance], [i.instance for i in state.runtime.instances]
-    if names != sorted(set(names)) or ids != sorted(set(ids)):
-        raise FormatError("host state", "governance and instances sorted, each once", "another order")
+    ids = [i.instance for i in state.runtime.instances]
+    if ids != sorted(set(ids)):
+        raise FormatError("host state", "instances sorted, each once", "another order")
     return state
 
 
@@ -295,6 +306,27 @@ def _instance_in(value: object) -> InstanceState:
         log_root=f.raw(8, size=32),
         measurement=f.raw(9),
     )
+
+
+def _set_out(governance: tuple[tuple[str, Digest], ...]) -> list[list[object]]:
+    return [[name, root.value] for name, root in governance]
+
+
+def _set_in(value: object) -> tuple[tuple[str, Digest], ...]:
+    if not isinstance(value, list) or len(value) > 1024:
+        raise FormatError("host state.governance", "an array of at most 1024", type(value).__name__)
+    found = tuple(_governance(item) for item in value)
+    names = [name for name, _ in found]
+    if names != sorted(set(names)):
+        raise FormatError("host state.governance", "sorted, each name once", "another order")
+    return found
+
+
+def _sets_in(value: list[object]) -> tuple[tuple[tuple[str, Digest], ...], ...]:
+    found = tuple(_set_in(item) for item in value)
+    if not found or not all(found) or len(set(found)) != len(found):
+        raise FormatError("host state.unapproved", "sets with components, each once, or nothing at all", f"{len(found)}")
+    return found
 
 
 def _governance(value: object) -> tuple[str, Digest]:

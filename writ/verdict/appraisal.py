@@ -71,6 +71,8 @@ OBSERVED = "observed"
 """The reason against an agent that is not enforced: no exemption lets it pass, and no policy is asked (I3)."""
 NOT_ROOTED = Reason("attestor-not-rooted", "executables", "boot or IMA evidence for the attestor", "none")
 RUNS_UNMEASURED = "executables-unmeasured"
+GOVERNED_BEFORE = "governance-before"
+"""The claim of a set that governed earlier in this boot: what it let happen is not undone by the next one."""
 MOST_DIFFERENCES = 64
 """Reasons of one code that a decision names for the host, and again for all of its instances together (but one for each)."""
 NOT_CHECKED = Reason("revocation-unknown", "hardware", "a fresh CRL or OCSP response for each certificate at enrolment", "none")
@@ -121,7 +123,7 @@ def appraise(
     share = max(1, MOST_DIFFERENCES // max(1, len(verified.requests)))
     instances = tuple(_instance(request, runtime, references, record.host, now, share) for request in verified.requests)
     # 4
-    after = _state_after(verified, state, instances, now)
+    after = _state_after(verified, state, instances, left, now)
     reasons = at_most(left, MOST_DIFFERENCES)
     ear = _ear(verified, record, reasons, missing, bool(labels), instances, bundle, now, nonce)
     return AttestationResult(ear, reasons, exceptions, not missing, instances, after)
@@ -160,10 +162,13 @@ def stands_against(
     """
     against: list[Reason] = []
     if runtime is not None:
-        measured = dict(runtime.governance)
-        against.extend(
-            compare(GOVERNANCE, measured, references, claim=GOVERNANCE, mismatch="governance-mismatch", now=now, registers=registers)
-        )
+        for claim, governing in (
+            (GOVERNANCE, runtime.governance),
+            *((GOVERNED_BEFORE, one) for one in runtime.unapproved if one != runtime.governance),
+        ):
+            against += compare(
+                GOVERNANCE, dict(governing), references, claim=claim, mismatch="governance-mismatch", now=now, registers=registers
+            )
     if record.tpm_class not in settings.tpm_classes:
         against.append(Reason("tpm-class-refused", "tpm_class", " or ".join(settings.tpm_classes), record.tpm_class))
     contradicted, missing = _rooting(boot, seen, references, now, registers)
@@ -320,14 +325,21 @@ def lineage(known: InstanceState, runtime: RuntimeState) -> tuple[tuple[Instance
     return tuple(parents), at is None
 
 
-def _state_after(verified: VerifiedEvidence, state: HostState | None, instances: tuple[InstanceResult, ...], now: int) -> HostState:
+def _state_after(
+    verified: VerifiedEvidence, state: HostState | None, instances: tuple[InstanceResult, ...], left: tuple[Reason, ...], now: int
+) -> HostState:
+    """`left` is what stands against the host."""
     quote = verified.quote
     version = 0 if state is None else state.version + 1
     logs = tuple(sorted({*(() if state is None else state.logs), *verified.logs}))
     if verified.runtime is None and state is not None:
         status = "contained" if verified.epoch.kind == "forked" and state.status == "active" else state.status
         return state.moved(status, logs)
-    runtime = verified.runtime if verified.runtime is not None else RuntimeState(0, bytes(len(quote.pcrs.values[0][1])), (), ())
+    clean = RuntimeState(0, bytes(len(quote.pcrs.values[0][1])), (), ())
+    parts = {reason.claim.partition(".")[0] for reason in left}
+    runtime = (
+        clean if verified.runtime is None else verified.runtime.judged(now=GOVERNANCE not in parts, before=GOVERNED_BEFORE not in parts)
+    )
     for result in instances:
         if result.state is None:
             continue

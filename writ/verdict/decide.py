@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import Final
 
 from writ.formats.action import Action, encode_context
-from writ.formats.digest import Digest
 from writ.formats.eat import TokenClaims
 from writ.formats.errors import FormatError
 from writ.formats.grants import Grant, covers
 from writ.formats.policy_bundle import PolicyBundle
 from writ.formats.reason import Reason
-from writ.formats.strict import encode_cbor
 from writ.verdict.cedar import evaluate, load
 from writ.verdict.decision import Decision
+from writ.verdict.memo import Judged, Memo
 from writ.verdict.token import VerifiedToken
 
+_SECONDS: Final = 1 << 63
+"""Cedar's integers end below it: a clock that shows more is refused by Cedar, every time."""
 
-def decide(action: Action, *, token: VerifiedToken | None, bundle: PolicyBundle | None, gate: str, now: int) -> Decision:
+
+def decide(
+    action: Action, *, token: VerifiedToken | None, bundle: PolicyBundle | None, gate: str, now: int, memo: Memo | None = None
+) -> Decision:
     """Whether `action` may pass at `now`.
 
-    Does not make the decision durable: nothing may pass until the record is (I4).
+    Does not make the decision durable: nothing may pass until the record is (I4). `memo` changes no answer, and is added to.
 
     1. There is a verified token, alive at `now`.
     2. There is a policy bundle, of exactly the digest that the token names.
@@ -36,14 +42,50 @@ def decide(action: Action, *, token: VerifiedToken | None, bundle: PolicyBundle 
         reasons = (Reason("hold", "token", "a valid execution token", "none"),)
     elif bundle is None:
         reasons = (Reason("policy-unknown", "bundle", str(token.claims.policy), "none"),)
-    else:
+    elif memo is None:
         answer = judge_recorded(action, token.claims, bundle, gate=gate, now=now)
         context, reasons, determining = answer.context, answer.reasons, answer.determining
-    inputs = [
+    else:
+        context = _remembered_context(memo, token, gate, now)
+        reasons, determining = _remembered(memo, action, token, bundle, gate, now)
+    entered = (
         action.name, action.resource, action.arguments.value, context, gate, now,
         None if token is None else token.digest.value, None if bundle is None else bundle.digest.value,
-    ]  # fmt: skip
-    return Decision(action, not reasons, reasons, determining, context, Digest.of(encode_cbor(inputs)))
+    )  # fmt: skip
+    return Decision(action, not reasons, reasons, determining, context, entered)
+
+
+def _remembered(memo: Memo, action: Action, token: VerifiedToken, bundle: PolicyBundle, gate: str, now: int) -> Judged:
+    """What `_judge` says, from the memo where it said it already to what it cannot tell apart from this."""
+    key = _key(action, token, bundle, gate, now)
+    held = None if key is None else memo.judged(key)
+    if held is not None:
+        return held
+    judged = _judge(action, token.claims, bundle, gate, now)
+    erred = any(reason.code == "policy-error" for reason in judged[0])
+    return judged if key is None or erred else memo.keep(key, judged)
+
+
+def _key(action: Action, token: VerifiedToken, bundle: PolicyBundle, gate: str, now: int) -> Hashable | None:
+    """Equal for two questions that get the same answer; None for one that is to be asked every time.
+
+    Token and gate are the whole context but for the clock, and of the clock the policies see no more than `Moments` says. A dead token
+    is refused by a reason that names the second.
+    """
+    claims = token.claims
+    if now >= claims.expires_at or not 0 <= now < _SECONDS:
+        return None
+    try:
+        moments = load(bundle).slice_of(action.name).moments
+    except FormatError:
+        return None
+    place = moments.place(now, _attest_age(claims, now))
+    return token.digest.value, bundle, action.name, action.resource, gate, place
+
+
+def _remembered_context(memo: Memo, token: VerifiedToken, gate: str, now: int) -> bytes:
+    key = (token.digest.value, gate, now)
+    return memo.context(key) or memo.keep_context(key, encode_context(decision_context(token.claims, gate=gate, now=now)))
 
 
 def would_refuse(action: Action, grants: tuple[Grant, ...]) -> tuple[Reason, ...]:
@@ -80,7 +122,7 @@ def decision_context(claims: TokenClaims, *, gate: str, now: int) -> dict[str, s
     """The context of an action decision, all of it recorded. `attest_age` is in seconds since the token was issued."""
     return {
         "now": now,
-        "attest_age": max(0, now - claims.issued_at),
+        "attest_age": _attest_age(claims, now),
         "gate": gate,
         "host": claims.host,
         "namespace": claims.agent.namespace,
@@ -90,7 +132,11 @@ def decision_context(claims: TokenClaims, *, gate: str, now: int) -> dict[str, s
     }
 
 
-def _judge(action: Action, claims: TokenClaims, bundle: PolicyBundle, gate: str, now: int) -> tuple[tuple[Reason, ...], tuple[str, ...]]:
+def _attest_age(claims: TokenClaims, now: int) -> int:
+    return max(0, now - claims.issued_at)
+
+
+def _judge(action: Action, claims: TokenClaims, bundle: PolicyBundle, gate: str, now: int) -> Judged:
     # 1
     if now >= claims.expires_at:
         return (Reason("token-expired", "token.exp", f"later than {now}", str(claims.expires_at)),), ()

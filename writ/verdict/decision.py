@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from writ.formats.action import Action
 from writ.formats.digest import Digest
 from writ.formats.reason import Reason
+from writ.formats.strict import encode_cbor
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
     """Proof that `decide` ran on `action`. A permit has no reasons, a refusal at least one.
 
-    `context` is the exact encoded context the policy saw; `inputs` the digest
-    over everything that entered, so that equal inputs can be seen to be equal.
+    `context` is the exact encoded context the policy saw; `entered` everything
+    that entered, of which `inputs` is the digest.
     """
 
     action: Action
@@ -22,4 +23,9 @@ class Decision:
     reasons: tuple[Reason, ...]
     determining: tuple[str, ...]
     context: bytes
-    inputs: Digest
+    entered: tuple[str | int | bytes | None, ...]
+
+    @property
+    def inputs(self) -> Digest:
+        """The digest over everything that entered, so that equal inputs can be seen to be equal."""
+        return Digest.of(encode_cbor(self.entered))

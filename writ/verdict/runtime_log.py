@@ -29,7 +29,7 @@ from writ.formats.eventlog.runtime import (
 )
 from writ.formats.reason import Reason
 from writ.formats.spiffe import AgentId
-from writ.formats.state import InstanceState, RuntimeState
+from writ.formats.state import MOST_SETS, InstanceState, RuntimeState
 from writ.formats.tlog.merkle import EMPTY_ROOT
 
 MAX_INSTANCES: Final = 100_000
@@ -69,7 +69,7 @@ def replay(state: RuntimeState, records: tuple[CelRecord, ...], *, pcr: int, ban
     # 4
     if register != quoted:
         raise Refused(Reason("runtime-log-mismatch", f"pcr{pcr}", quoted.hex(), register.hex()))
-    return RuntimeState(events, register, machine.governance(), machine.instances())
+    return RuntimeState(events, register, machine.governance(), machine.instances(), machine.unapproved())
 
 
 def _malformed(claim: str, expected: str, got: str) -> Refused:
@@ -81,13 +81,19 @@ class _Machine:
 
     def __init__(self, state: RuntimeState) -> None:
         self._governance = dict(state.governance)
+        self._judged = state.governance
+        self._unapproved = list(state.unapproved)
         self._instances = {i.instance: i for i in state.instances}
         self._keys = {i.session_key for i in state.instances}
         self._running = sum(i.phase == "running" for i in state.instances)
 
     def governance(self) -> tuple[tuple[str, Digest], ...]:
-        """The governance components so far, sorted by name."""
+        """The components of the set that governs now, sorted by name."""
         return tuple(sorted(self._governance.items()))
+
+    def unapproved(self) -> tuple[tuple[tuple[str, Digest], ...], ...]:
+        """The sets that governed and were not approved, or not judged: the one of now only where it was judged."""
+        return tuple(self._unapproved)
 
     def instances(self) -> tuple[InstanceState, ...]:
         """The instances so far, sorted by id."""
@@ -113,13 +119,23 @@ class _Machine:
             # An anchor is for the auditor: an older one than the checkpoint carried since is no fault.
 
     def _component(self, event: ComponentEvent) -> None:
-        if self._running:
-            raise _malformed("component", "components before the first launch of a boot", event.name)
+        """A name that the governing set has already begins the next set: the attestor was started anew, and found other code."""
         if event.scope != "governance":
+            if self._running:
+                raise _malformed("component", "components of the host before the first launch of a boot", event.name)
             return
         if event.name in self._governance:
-            raise _malformed("component", "each governance component once a boot", event.name)
+            self._supersede()
         self._governance[event.name] = event.root
+
+    def _supersede(self) -> None:
+        """The set that governed is remembered, unless an appraisal found it approved."""
+        former = self.governance()
+        if former != self._judged and former not in self._unapproved:
+            if len(self._unapproved) >= MOST_SETS:
+                raise _malformed("component", f"at most {MOST_SETS} sets of governance in a boot that nobody approved", "one more")
+            self._unapproved.append(former)
+        self._judged, self._governance = (), {}
 
     def _start(self, event: StartEvent) -> None:
         known = self._instances.get(event.instance)

@@ -49,11 +49,13 @@ class VerifiedLease:
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """What a status list said: the status of an index, when the list was issued (seconds) and its uri."""
+    """What a status list said: its uri, when it was issued, which of its `size` places are not VALID, until when it holds (seconds)."""
 
     uri: str
     issued_at: int
     revoked: frozenset[int]
+    expires_at: int = 1 << 62
+    size: int = 1 << 31
 
 
 def verify_token(
@@ -68,8 +70,8 @@ def verify_token(
     2. Issuer and audience are exactly those expected.
     3. It is alive: issued not later than now, give or take the skew, and not expired, with no skew in its favour.
     4. Its life is no longer than the ceiling.
-    5. It is not revoked, by a list no older than the token's own life. With `revocation` None the caller has it from the
-       verifier within this token's life and takes revocation by push.
+    5. It is not revoked, by a list that has a place for it, has not expired and is no older than the token's own life. With `revocation`
+       None the caller has it from the verifier within this token's life and takes revocation by push.
 
     Raises Refused at the first fault.
     """
@@ -98,9 +100,12 @@ def verify_token(
     if revocation is not None:
         if revocation.uri != claims.status_uri:
             raise Refused(Reason("status-stale", "token.status.uri", revocation.uri, claims.status_uri))
-        life = claims.expires_at - claims.issued_at
         if not now - life <= revocation.issued_at <= now + skew:
             raise Refused(Reason("status-stale", "status_list.iat", f"{now - life} to {now + skew}", str(revocation.issued_at)))
+        if now >= revocation.expires_at:
+            raise Refused(Reason("status-stale", "status_list.exp", f"later than {now}", str(revocation.expires_at)))
+        if claims.status_index >= revocation.size:
+            raise Refused(Reason("status-stale", "token.status.idx", f"below {revocation.size}", str(claims.status_index)))
         if claims.status_index in revocation.revoked:
             raise Refused(Reason("token-revoked", "token.status.idx", "a valid index", str(claims.status_index)))
     return VerifiedToken(claims, token.digest, now)

@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from enforcer.relying import client
 from enforcer.relying.client import Sources, VerifierFeed, fetch, parse_jwks, verify_policy, verify_status_list
-from tests.signers import MemorySigner, new_signer
+from tests.enforcer.relying.site import NOW, URI, Site, status_list
+from tests.signers import new_signer
 from tests.world.attestor import Attestor
 from tests.world.clock import HandClock
 from writ.formats.errors import FormatError, Refused, Unavailable
-from writ.formats.jose import sign_jws
 from writ.formats.keys import key_id
 from writ.formats.policy_bundle import CONTENT_TYPE, encode_bundle
-from writ.formats.status_list import TYP, StatusList, StatusListToken, encode_status_list
-
-NOW = 1_800_000_000
-URI = "http://127.0.0.1/status"
-
-
-def status_list(signer: MemorySigner, *, sub: str = URI, iat: int = NOW, exp: int = NOW + 60, revoked: tuple[int, ...] = ()) -> str:
-    statuses = StatusList.empty(1, 64)
-    for index in revoked:
-        statuses = statuses.with_status(index, 1)
-    payload = encode_status_list(StatusListToken(sub, iat, exp, 30, statuses))
-    return sign_jws(payload, typ=TYP, signer_algorithm=signer.public.algorithm, sign=signer.sign, kid=key_id(signer.public))
 
 
 def test_status_list_tells_what_is_revoked() -> None:
@@ -70,41 +54,11 @@ def test_policy_by_another_key_is_refused() -> None:
         verify_policy(attestor.sign(encode_bundle(attestor.bundle()), "text/plain"), (attestor.decision.public,))
 
 
-class Site:
-    """A verifier's public pages, changed by hand."""
-
-    def __init__(self) -> None:
-        self.pages: dict[str, bytes] = {}
-        self.status, self.wait = 200, 0.0
-        site = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                body = site.pages.get(self.path, b"")
-                with contextlib.suppress(OSError):
-                    self.send_response(site.status)
-                    self.send_header("Content-Length", str(len(body)))
-                    self.send_header("Location", "/jwks")
-                    self.end_headers()
-                    for at in range(0, len(body), 1 if site.wait else 65536):
-                        self.wfile.write(body[at : at + 1] if site.wait else body[at : at + 65536])
-                        time.sleep(site.wait)
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-
 @pytest.fixture
 def site() -> Iterator[Site]:
     made = Site()
     yield made
-    made.server.shutdown()
-    made.server.server_close()
+    made.close()
 
 
 def test_feed_holds_what_was_fetched_and_lets_it_age(site: Site, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import secrets
 from collections.abc import Iterable, Mapping
@@ -13,13 +12,15 @@ from typing import Any
 import pytest
 
 from enforcer.credential import Held
-from enforcer.relying.middleware import Message, Middleware, Receive, Scope, Send
+from enforcer.relying.middleware import Middleware, Receive, Scope, Send
 from enforcer.relying.party import Access, RelyingParty
 from enforcer.relying.sink import FileSink
 from enforcer.replay_cache import ReplayCache
+from tests.enforcer.relying.asking import Header, exchange
 from tests.enforcer.scene import Scene
 from tests.signers import new_signer
 from tests.world.attestor import AUDIENCE, ENGINE, ISSUER, STATUS
+from writ.formats.action import Action
 from writ.formats.digest import Digest
 from writ.formats.errors import Misuse, Unavailable
 from writ.formats.jose import encode_dpop_payload, sign_dpop
@@ -29,7 +30,6 @@ from writ.formats.strict import b64url
 from writ.verdict.token import Revocation
 
 ORIGIN = "http://127.0.0.1"
-Header = tuple[bytes, bytes]
 
 
 @dataclass
@@ -70,8 +70,9 @@ class MemorySink:
 class Service:
     """One service behind the middleware, one client with a token."""
 
-    def __init__(self, folder: Path) -> None:
-        self.scene = Scene(folder)
+    def __init__(self, folder: Path, *more: tuple[str, str]) -> None:
+        """The agent has the grants `more` too."""
+        self.scene = Scene(folder, more=more)
         self.held: Held = self.scene.renew()
         self.now = self.scene.clock.wall
         keys = {key_id(self.scene.attestor.tokens.public): self.scene.attestor.tokens.public}
@@ -96,12 +97,15 @@ class Service:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": body})
 
-    def proof(self, body: bytes = b"{}", path: str = "/v1/report", **changed: str | int) -> str:
+    def proof(self, body: bytes = b"{}", path: str = "/v1/report", **changed: Any) -> str:
         """A proof for the request."""
-        uri = ORIGIN + path
+        return self.proof_of(Action("http.post", ORIGIN + path, Digest.of(body)), "POST", **changed)
+
+    def proof_of(self, action: Action, method: str, uri: str | None = None, **changed: Any) -> str:
+        """A proof for an action; the URI is its resource unless there is another. `changed` claims are signed all the same."""
         claims: dict[str, Any] = {
-            "jti": b64url(secrets.token_bytes(24)), "htm": "POST", "htu": uri, "iat": self.now, "ath": b64url(self.held.token.digest.value),
-            "act": "http.post", "res": uri, "arg": b64url(Digest.of(body).value),
+            "jti": b64url(secrets.token_bytes(24)), "htm": method, "htu": uri or action.resource, "iat": self.now,
+            "ath": b64url(self.held.token.digest.value), "act": action.name, "res": action.resource, "arg": b64url(action.arguments.value),
         }  # fmt: skip
         return sign_dpop(encode_dpop_payload(**(claims | changed)), self.scene.key)
 
@@ -115,27 +119,8 @@ class Service:
         method: str = "POST", kind: str = "http",
     ) -> tuple[int, dict[str, str], Any]:  # fmt: skip
         """Status, headers and decoded body of the answer."""
-        sent: list[Message] = []
-        messages: list[Message] = [
-            {"type": "http.request", "body": body[:1], "more_body": True},
-            {"type": "http.request", "body": body[1:]},
-        ]
-
-        async def receive() -> Message:
-            return messages.pop(0)
-
-        async def send(message: Message) -> None:
-            sent.append(message)
-
-        scope = {
-            "type": kind, "method": method, "path": path, "raw_path": raw if raw is not None else path.encode(), "query_string": query,
-            "headers": list(headers),
-        }  # fmt: skip
-        asyncio.run(self.app(scope, receive, send))
-        if kind != "http":
-            return 0, {}, sent
-        text = b"".join(message.get("body", b"") for message in sent[1:])
-        return sent[0]["status"], {k.decode(): v.decode() for k, v in sent[0]["headers"]}, json.loads(text)
+        got = exchange(self.app, headers, method=method, path=path, raw=raw, query=query, body=body, kind=kind)
+        return got.status, dict(got.headers), got.sent if kind != "http" else json.loads(got.body)
 
     def code(self, headers: Iterable[Header], **more: Any) -> tuple[int, str]:
         """Status and first reason of a refusal."""
@@ -236,6 +221,7 @@ def test_header_that_comes_twice_is_refused(service: Service, name: bytes) -> No
 @pytest.mark.parametrize(
     "path, raw, query",
     [
+        ("/v1/other", b"/v1/report", b""),
         ("/v1/report", b"/v1/%72eport", b""),
         ("/v1/report", b"/v1/x/../report", b""),
         ("/v1/../report", b"/v1/../report", b""),

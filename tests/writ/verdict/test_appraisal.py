@@ -12,7 +12,7 @@ from writ.formats.eventlog.runtime import ComponentEvent, DriftEvent, StartEvent
 from writ.formats.evidence import Evidence
 from writ.formats.ima_rules import ImaRules
 from writ.formats.reason import Reason
-from writ.formats.state import HostState
+from writ.formats.state import HostState, encode_host_state, parse_host_state
 from writ.formats.tlog.merkle import EMPTY_ROOT
 from writ.verdict.appraisal import MOST_DIFFERENCES, AttestationResult, InstanceResult, appraise, at_most
 from writ.verdict.appraise.ima import index_files
@@ -85,6 +85,49 @@ def test_governance_other_than_approved_is_refused() -> None:
     assert vector(judge(scene, "one"))["executables"] == 33
     unknown = launched("one", references=(reference(),))
     assert against_host(judge(unknown, "one")) == [("governance-mismatch", "governance")]
+
+
+def test_code_that_governed_between_two_quotes_stands_against_the_host_until_it_is_approved() -> None:
+    scene = launched("one")
+    scene.state = judge(scene, "one").state_after
+    scene.event(ComponentEvent("governance", "attestor", Digest.of(b"evil")))
+    scene.govern()
+
+    result = judge(scene, "one")
+    assert against_host(result) == [
+        ("component-missing", "governance-before.enforcer"), ("governance-mismatch", "governance-before.attestor"),
+    ]  # fmt: skip
+    scene.state = parse_host_state(encode_host_state(result.state_after))
+    assert scene.state.runtime.unapproved == ((("attestor", Digest.of(b"evil")),),)
+    assert {claim for _, claim in against_host(judge(scene, "one"))} == {"governance-before.attestor", "governance-before.enforcer"}
+    scene.references = (*scene.references, replace(GOVERNED, id="evil", components=(("attestor", Digest.of(b"evil")),)))
+    healed = judge(scene, "one")
+    assert against_host(healed) == []
+    assert healed.state_after.runtime.unapproved == ()
+
+
+def test_an_approved_set_follows_another_while_instances_run_and_neither_is_held_against_the_host_later() -> None:
+    newer = (("attestor", Digest.of(b"attestor 2")), ("enforcer", Digest.of(b"enforcer 2")))
+    scene = launched("one", references=(GOVERNED, replace(GOVERNED, id="governance-2", components=newer), reference()))
+    scene.state = judge(scene, "one").state_after
+    for name, digest in newer:
+        scene.event(ComponentEvent("governance", name, digest))
+    after = judge(scene, "one")
+    assert against_host(after) == []
+    scene.state = after.state_after
+    scene.references = (replace(GOVERNED, id="governance-2", components=newer), reference())  # the old version was taken out of force
+    assert against_host(judge(scene, "one")) == []
+
+
+def test_an_unapproved_set_holds_the_host_at_once_and_the_old_one_frees_it_only_after_a_boot() -> None:
+    scene = launched("one")
+    scene.state = judge(scene, "one").state_after
+    scene.event(ComponentEvent("governance", "attestor", Digest.of(b"evil")))
+    refused = judge(scene, "one")
+    assert ("governance-mismatch", "governance.attestor") in against_host(refused)
+    scene.state = refused.state_after
+    scene.govern()
+    assert ("governance-mismatch", "governance-before.attestor") in against_host(judge(scene, "one"))
 
 
 def test_governance_component_too_many_or_missing_is_refused() -> None:

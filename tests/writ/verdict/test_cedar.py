@@ -221,3 +221,25 @@ def test_bounds_hold_to_the_character_and_do_not_count_text_and_comments() -> No
 def test_refused_condition_is_one_that_json_can_hold() -> None:
     """Between what Cedar survives and what the JSON view can hold: refused, not an accident."""
     assert refuse(f"permit(principal, action, resource) when {{ {'context.depth==1||' * 440}true }};").what == "policy.policies"
+
+
+class PanicException(BaseException):
+    """As a panic of the engine comes to Python."""
+
+
+@pytest.mark.parametrize("raised", [ValueError("no"), MemoryError(), RecursionError(), PanicException("index out of bounds")])
+def test_engine_that_raises_has_erred(raised: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_authorized(*_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("cedarpy.is_authorized", is_authorized)
+    assert ask(PERMIT) == CedarAnswer(False, (), True)
+
+
+def test_what_is_not_the_engines_ends_the_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_authorized(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cedarpy.is_authorized", is_authorized)
+    with pytest.raises(KeyboardInterrupt):
+        ask(PERMIT)

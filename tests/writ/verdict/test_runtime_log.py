@@ -22,7 +22,7 @@ from writ.formats.eventlog.runtime import (
     UpdateEvent,
     record_event,
 )
-from writ.formats.state import InstanceState, RuntimeState, clean_runtime
+from writ.formats.state import MOST_SETS, InstanceState, RuntimeState, clean_runtime
 from writ.formats.tlog.merkle import EMPTY_ROOT
 from writ.verdict import runtime_log
 from writ.verdict.runtime_log import replay
@@ -143,9 +143,7 @@ def test_governance_components_are_kept_sorted_and_others_are_not_governance() -
 
 
 REFUSED: dict[str, tuple[tuple[RuntimeEvent, ...], str]] = {
-    "component after a launch": ((start(), component()), "component"),
     "host component after a launch": ((start(), component("x", "host")), "component"),
-    "governance twice": ((component(), component()), "component"),
     "id twice": ((start(A), start(A, key=b"k" * 32)), "start"),
     "id of one that stopped": ((start(A), StopEvent(A, "exited"), start(A, key=b"k" * 32)), "start"),
     "unknown parent": ((start(A, parent=B),), "instance"),
@@ -165,17 +163,58 @@ def test_event_without_a_place_is_refused(events: tuple[RuntimeEvent, ...], clai
     assert (reason.code, reason.claim) == ("runtime-log-malformed", f"runtime_log.{claim}")
 
 
-def test_components_may_follow_once_nothing_runs() -> None:
-    assert run(start(A), StopEvent(A, "exited"), component()).governance
-    assert run(start(A), drift(A), component()).governance
-    assert run(start(A), StopEvent(A, "exited"), drift(A), component()).governance
-    assert refused(lambda: run(start(A), start(B), StopEvent(A, "exited"), component())).claim == "runtime_log.component"
-
-
-def test_what_ran_before_still_counts_as_running() -> None:
-    assert refused(lambda: run(component(), state=run(start(A)))).claim == "runtime_log.component"
+def test_host_components_may_follow_once_nothing_runs() -> None:
+    host = component("kernel", "host")
     for ended in ((StopEvent(A, "exited"),), (drift(),), (StopEvent(A, "exited"), drift())):
-        assert run(component(), state=run(start(A), *ended)).governance
+        run(start(A), *ended, host)
+        run(host, state=run(start(A), *ended))
+    assert refused(lambda: run(start(A), start(B), StopEvent(A, "exited"), host)).claim == "runtime_log.component"
+    assert refused(lambda: run(host, state=run(start(A)))).claim == "runtime_log.component"
+
+
+OLD, NEW, EVIL = (
+    (ComponentEvent("governance", "attestor", Digest.of(which)), ComponentEvent("governance", "writ", Digest.of(which)))
+    for which in (b"old", b"new", b"evil")
+)
+
+
+def governing(*events: ComponentEvent) -> tuple[tuple[str, Digest], ...]:
+    return tuple((event.name, event.root) for event in events)
+
+
+def test_a_name_that_the_set_has_begins_the_next_one_also_while_instances_run() -> None:
+    state = run(*OLD, start(A), *NEW)
+
+    assert state.governance == governing(*NEW)
+    assert state.unapproved == (governing(*OLD),)
+    assert state.find(A) is not None
+
+
+def test_a_set_that_was_found_approved_is_not_remembered_and_one_that_was_not_is() -> None:
+    approved, refused_set = run(*OLD, start(A)).judged(now=True, before=True), run(*OLD, start(A)).judged(now=False, before=False)
+
+    assert run(*NEW, state=approved).unapproved == ()
+    assert run(*NEW, state=refused_set).unapproved == (governing(*OLD),)
+    assert run(start(B), state=refused_set).unapproved == (governing(*OLD),)
+
+
+def test_a_set_that_came_and_went_between_two_quotes_is_remembered_until_it_is_approved() -> None:
+    state = run(*EVIL, *OLD, state=run(*OLD, start(A)).judged(now=True, before=True))
+
+    assert (state.governance, state.unapproved) == (governing(*OLD), (governing(*EVIL),))
+    assert run(*EVIL, *OLD, state=state.judged(now=False, before=False)).unapproved == (governing(*EVIL), governing(*OLD))
+    assert run(start(B), state=state.judged(now=True, before=True)).unapproved == ()
+
+
+def test_a_set_cut_short_and_begun_again_is_one_of_its_own() -> None:
+    assert run(OLD[0], *NEW).unapproved == (governing(OLD[0]),)
+
+
+def test_more_sets_that_nobody_approved_than_there_is_room_for_are_refused() -> None:
+    many = [ComponentEvent("governance", "attestor", Digest.of(bytes([number]))) for number in range(MOST_SETS + 2)]
+
+    assert len(run(*many[:-1]).unapproved) == MOST_SETS
+    assert refused(lambda: run(*many)).claim == "runtime_log.component"
 
 
 def test_key_that_serves_another_instance_is_refused() -> None:

@@ -1,0 +1,3 @@
+module writ.example/relying
+
+go 1.25
