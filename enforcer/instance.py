@@ -39,6 +39,7 @@ from enforcer.launch.netns import ADDRESS, Namespace
 from enforcer.launch.process import Running, Watchdog
 from enforcer.launch.rooms import clear_rooms
 from enforcer.launch.slot import Slot
+from enforcer.leases import Leases
 from enforcer.links import Links
 from enforcer.mcp_server import McpServer, approved_of
 from enforcer.record import ActionLog
@@ -132,6 +133,7 @@ class Instance:
         self._renewal = Renewal(subject, self._relay, self._log, trust, bundles, self._folder, clock, since.carried)
         self._containment = Containment(self._cgroup, self._gatekeeper, self._credential, self._folder, clock=clock, changed=self._standing)
         self._tenure = Tenure(self._containment, self._credential, clock)
+        self._leases = Leases(self._credential, self._relay, clock, self._renewal.ask_now)
 
     def _outlet_of(self, launched: Launched, ca: bytes | None = None) -> Outlet:
         config = self._config
@@ -198,6 +200,7 @@ class Instance:
 
     def _watch_over(self) -> None:
         """One event after another, until the end."""
+        self._leases.keep()
         while True:
             try:
                 event: Event | None = self._events.get(timeout=self._wait())
@@ -265,6 +268,7 @@ class Instance:
         if isinstance(verdict, Granted) and self._parent_held:
             return
         self._kill_for(self._tenure.heard(verdict))
+        self._leases.keep()
 
     def _kill_for(self, reasons: tuple[Reason, ...]) -> None:
         if reasons:

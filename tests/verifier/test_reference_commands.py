@@ -245,12 +245,15 @@ def test_policy_keeps_what_is_not_said(desk: Desk) -> None:
     assert kept["settings"] == {
         "accept_runtime_only": True, "tpm_classes": ["software"], "token_life": 20, "nonce_life": 120, "clock_skew": 5, "hold_max": 600,
         "approvals": {"governance": 2, "rooted/*": 2}, "ima": {**rules, "exclude": ["/tmp/.*", "/var/log/.*"]},
+        "hardware": False,
     }  # fmt: skip
     changes: tuple[tuple[tuple[object, ...], dict[str, object]], ...] = (
         ((), {}),
+        (("--hardware",), {"hardware": True}),
         (("--hold-max", "60"), {"hold_max": 60}),
         (("--tpm-class", "discrete", "--tpm-class", "software"), {"tpm_classes": ["discrete", "software"]}),
         (("--no-accept-runtime-only",), {"accept_runtime_only": False}),
+        (("--no-hardware",), {"hardware": False}),
         (("--approvals", "boot=3"), {"approvals": {"boot": 3, "governance": 2, "rooted/*": 2}}),
     )
     for said, changed in changes:

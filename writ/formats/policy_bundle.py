@@ -16,6 +16,7 @@ from writ.formats.delegation import MOST_PATTERN, pattern
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError
 from writ.formats.ima_rules import ImaRules
+from writ.formats.keys import ES256, PublicKey, parse_cose_key
 from writ.formats.state import TPM_CLASSES
 from writ.formats.strict import Fields, decode_cbor, encode_cbor
 
@@ -39,6 +40,7 @@ class PolicySettings:
 
     `approvals` are pairs of a pattern of environments (`delegation.pattern`) and the people who have to approve reference values of them,
     sorted; where several match, the greatest counts. Of an environment that none matches one person decides.
+    `approver`, where there is one, is hardware mode: no token without a lease key in the TPM under this approval key of the verifier.
     """
 
     accept_runtime_only: bool = False
@@ -49,6 +51,7 @@ class PolicySettings:
     hold_max: int = HOLD_MAX
     approvals: tuple[tuple[str, int], ...] = ()
     ima: ImaRules = NO_IMA_RULES
+    approver: PublicKey | None = None
 
     def __post_init__(self) -> None:
         if not 5 <= self.token_life <= TOKEN_LIFE_CEILING:
@@ -61,6 +64,8 @@ class PolicySettings:
             raise FormatError("policy.hold_max", "0 to 86400 seconds", str(self.hold_max))
         if list(self.tpm_classes) != sorted(set(self.tpm_classes)) or not set(self.tpm_classes) <= set(TPM_CLASSES):
             raise FormatError("policy.tpm_classes", f"a sorted set of {', '.join(TPM_CLASSES)}", ", ".join(self.tpm_classes)[:80])
+        if self.approver is not None and self.approver.algorithm != ES256:
+            raise FormatError("policy.approver", ES256, self.approver.algorithm)
         patterns = [pattern(one, "policy.approvals") for one, _ in self.approvals]
         if patterns != sorted(set(patterns)) or len(patterns) > MOST_APPROVALS:
             raise FormatError("policy.approvals", f"at most {MOST_APPROVALS} patterns, sorted, each once", f"{len(patterns)}")
@@ -74,7 +79,7 @@ class PolicySettings:
         return {
             "accept_runtime_only": self.accept_runtime_only, "tpm_classes": list(self.tpm_classes), "token_life": self.token_life,
             "nonce_life": self.nonce_life, "clock_skew": self.clock_skew, "hold_max": self.hold_max, "approvals": dict(self.approvals),
-            "ima": {**self.ima.to_cbor(), "keyrings": keyrings},
+            "ima": {**self.ima.to_cbor(), "keyrings": keyrings}, "hardware": self.approver is not None,
         }  # fmt: skip
 
 
@@ -115,6 +120,8 @@ def encode_bundle(bundle: PolicyBundle) -> bytes:
         settings["approvals"] = [list(pair) for pair in s.approvals]
     if s.ima != NO_IMA_RULES:
         settings["ima"] = s.ima.to_cbor()
+    if s.approver is not None:
+        settings["approver"] = s.approver.to_cose_key()
     return encode_cbor(
         {
             "v": 1,
@@ -144,6 +151,7 @@ def parse_bundle(data: bytes) -> PolicyBundle:
         hold_max=s.uint("hold_max"),
         approvals=_approvals(s),
         ima=_ima(s),
+        approver=parse_cose_key(s.any("approver")) if s.has("approver") else None,
     )
     s.done()
     f.done()

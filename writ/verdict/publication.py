@@ -110,6 +110,7 @@ ASKS_LESS: Final[Mapping[str, Callable[[PolicySettings, PolicySettings], bool] |
     "hold_max": None,
     "approvals": _lifts,
     "ima": _ima_asks_less,
+    "approver": lambda before, after: before.approver is not None and after.approver is None,
 }
 """Each field of `PolicySettings`: when a change of it asks for less. None for times: the format bounds them, and no check is lifted."""
 
