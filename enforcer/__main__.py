@@ -9,6 +9,7 @@ kill INSTANCE               kill an instance; it is tainted for ever
 log show|export|prove|erase INSTANCE
 relying                     decide for proxies and enforcement points of others
 policy schema|test|what-if|shadow  try policies before they decide
+tools -- PROGRAM ARG…       propose what to approve of a server of the Model Context Protocol
 doctor, config check
 """
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import secrets
 import signal
@@ -43,6 +45,7 @@ from enforcer.control import (
     Run,
     Started,
 )
+from enforcer.mcp_server import proposal
 from enforcer.relying import config as relying_config
 from writ.formats.approval import (
     LIFE,
@@ -55,6 +58,7 @@ from writ.formats.approval import (
 )
 from writ.formats.archive import encode_archive
 from writ.formats.errors import FormatError, Refused, Unavailable
+from writ.formats.mcp import VERSIONS, encode_approved
 from writ.formats.policy_bundle import PolicyBundle
 from writ.formats.reason import Reason
 from writ.service import cli, observe
@@ -84,6 +88,8 @@ def main(argv: Sequence[str]) -> int:
         return _relying(args)
     if args.verb == "policy":
         return _policy(args)
+    if args.verb == "tools":
+        return _tools(args, command)
     config = compose.configuration(args.config or _default(), os.environ)
     if args.verb == "serve":
         return _serve(config)
@@ -103,6 +109,7 @@ _VERBS: Final = {
     "relying": "decide for proxies and enforcement points of others (docs/relying.md)",
     "policy": "try policies before they decide",
     "doctor": "look for what would keep an agent from running",
+    "tools": "propose what to approve of an MCP server",
     "config": "check the configuration",
 }
 
@@ -129,6 +136,9 @@ def _arguments(name: str, made: argparse.ArgumentParser) -> None:
     elif name == "config":
         made.add_argument("act", choices=("check",))
         made.add_argument("--relying", action="store_true", help="the file is one for `enforcer relying`")
+    elif name == "tools":
+        made.add_argument("--protocol", choices=VERSIONS, help="what the server speaks; tried out where it is not given")
+        made.usage = "enforcer tools [--protocol VERSION] -- PROGRAM ARG…"
 
 
 def _approve_arguments(made: argparse.ArgumentParser) -> None:
@@ -182,6 +192,20 @@ def _check(args: argparse.Namespace) -> int:
         faults = check(EnforcerConfig, path, os.environ, PREFIX)
     cli.emit({"configuration": str(path or "defaults"), "faults": faults}, args.json)
     return cli.MISUSE if faults else cli.ACCEPTED
+
+
+def _tools(args: argparse.Namespace, command: Sequence[str]) -> int:
+    """What would be approved goes to standard output, as the file that does; what it says to standard error, to be read by a person."""
+    if not command:
+        raise FormatError("tools", "-- PROGRAM ARG…", "no program")
+    approved, definitions = proposal(command, args.protocol)
+    if args.json:
+        cli.emit({"approved": json.loads(encode_approved(approved)), "definitions": definitions}, as_json=True)
+        return cli.ACCEPTED
+    for one in definitions:
+        sys.stderr.write(json.dumps(one, indent=2, sort_keys=True) + "\n")
+    sys.stdout.write(encode_approved(approved).decode() + "\n")
+    return cli.ACCEPTED
 
 
 def _serve(config: EnforcerConfig) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -16,7 +17,7 @@ from writ.formats.action import Action, ActionRecord, OutcomeRecord, encode_cont
 from writ.formats.digest import Digest
 from writ.formats.engine import EngineId
 from writ.formats.errors import Misuse, Unavailable
-from writ.formats.grants import Grant
+from writ.formats.grants import Grant, covers
 from writ.formats.reason import Reason
 from writ.formats.spiffe import AgentId
 from writ.service.clock import Clock
@@ -101,6 +102,20 @@ class Gatekeeper:
         """The leaf hash of the last action's record, and the bytes that may still be written."""
         with self._lock:
             return self._last, self._quota.left
+
+    def reaches(self) -> Callable[[str, str], bool] | None:
+        """Whether an action on a resource is granted by the token in force: not whether it may pass. None where nothing passes now."""
+        with self._lock:
+            cut = self._cut
+        if cut:
+            return None
+        if self._observes is not None:
+            return lambda _action, _resource: True
+        held = self._credential.current()
+        if held is None:
+            return None
+        grants = held.token.claims.grants
+        return lambda action, resource: any(covers(one, action, resource) for one in grants)
 
     def cut(self, *reasons: Reason) -> None:
         """From now on nothing passes, for these reasons, until `mend`: nor what was decided and has not been answered, nor on any line."""

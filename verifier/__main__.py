@@ -137,6 +137,7 @@ def _policy_arguments(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--accept-runtime-only", action=argparse.BooleanOptionalAction, help="accept hosts whose attestor nothing has measured"
     )
+    made.add_argument("--hardware", action=argparse.BooleanOptionalAction, help="bind every token to a key in the host's TPM")
     classes = ("discrete", "firmware", "virtual", "software")
     made.add_argument("--tpm-class", action="append", choices=classes, help="accept this class of TPM and no other; may be repeated")
     made.add_argument(
@@ -348,7 +349,10 @@ def _policy_publish(args: argparse.Namespace) -> int:
         if [reason.code for reason in refused.reasons] != ["policy-unknown"]:
             raise
     new = _policy(args, held)
-    body = {"settings": new.settings.to_json(), "schema": new.schema, "policies": new.policies, "version": new.version}
+    settings = new.settings.to_json()
+    if args.hardware is not None:
+        settings["hardware"] = args.hardware  # whose approval key it is, the verifier knows
+    body = {"settings": settings, "schema": new.schema, "policies": new.policies, "version": new.version}
     try:
         published = client.post("/v1/policies", body)
     except Refused as refused:

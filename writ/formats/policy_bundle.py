@@ -16,7 +16,7 @@ from writ.formats.delegation import MOST_PATTERN, pattern
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError
 from writ.formats.ima_rules import ImaRules
-from writ.formats.keys import PublicKey, parse_cose_key
+from writ.formats.keys import ES256, PublicKey, parse_cose_key
 from writ.formats.state import TPM_CLASSES
 from writ.formats.strict import Fields, decode_cbor, encode_cbor, name
 
@@ -42,6 +42,7 @@ class PolicySettings:
     `approvals` are pairs of a pattern of environments (`delegation.pattern`) and the people who have to approve reference values of them,
     sorted; where several match, the greatest counts. Of an environment that none matches one person decides.
     `approvers` are the people who may approve actions, each by name and key, sorted by name; which actions those are, the Cedar text says.
+    `lease_approver`, where there is one, is hardware mode: no token without a lease key in the TPM under this approval key of the verifier.
     """
 
     accept_runtime_only: bool = False
@@ -53,6 +54,7 @@ class PolicySettings:
     approvals: tuple[tuple[str, int], ...] = ()
     ima: ImaRules = NO_IMA_RULES
     approvers: tuple[tuple[str, PublicKey], ...] = ()
+    lease_approver: PublicKey | None = None
 
     def __post_init__(self) -> None:
         if not 5 <= self.token_life <= TOKEN_LIFE_CEILING:
@@ -65,6 +67,8 @@ class PolicySettings:
             raise FormatError("policy.hold_max", "0 to 86400 seconds", str(self.hold_max))
         if list(self.tpm_classes) != sorted(set(self.tpm_classes)) or not set(self.tpm_classes) <= set(TPM_CLASSES):
             raise FormatError("policy.tpm_classes", f"a sorted set of {', '.join(TPM_CLASSES)}", ", ".join(self.tpm_classes)[:80])
+        if self.lease_approver is not None and self.lease_approver.algorithm != ES256:
+            raise FormatError("policy.lease_approver", ES256, self.lease_approver.algorithm)
         patterns = [pattern(one, "policy.approvals") for one, _ in self.approvals]
         if patterns != sorted(set(patterns)) or len(patterns) > MOST_APPROVALS:
             raise FormatError("policy.approvals", f"at most {MOST_APPROVALS} patterns, sorted, each once", f"{len(patterns)}")
@@ -82,6 +86,7 @@ class PolicySettings:
             "accept_runtime_only": self.accept_runtime_only, "tpm_classes": list(self.tpm_classes), "token_life": self.token_life,
             "nonce_life": self.nonce_life, "clock_skew": self.clock_skew, "hold_max": self.hold_max, "approvals": dict(self.approvals),
             "ima": {**self.ima.to_cbor(), "keyrings": keyrings}, "approvers": {one: key.to_jwk() for one, key in self.approvers},
+            "hardware": self.lease_approver is not None,
         }  # fmt: skip
 
 
@@ -124,6 +129,8 @@ def encode_bundle(bundle: PolicyBundle) -> bytes:
         settings["ima"] = s.ima.to_cbor()
     if s.approvers:
         settings["approvers"] = [[one, key.to_cose_key()] for one, key in s.approvers]
+    if s.lease_approver is not None:
+        settings["lease_approver"] = s.lease_approver.to_cose_key()
     return encode_cbor(
         {
             "v": 1,
@@ -154,6 +161,7 @@ def parse_bundle(data: bytes) -> PolicyBundle:
         approvals=_approvals(s),
         ima=_ima(s),
         approvers=_approvers(s),
+        lease_approver=parse_cose_key(s.any("lease_approver")) if s.has("lease_approver") else None,
     )
     s.done()
     f.done()

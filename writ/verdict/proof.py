@@ -253,7 +253,7 @@ def _carried(bundle: ProofBundle, host: HostRecord, token: SignedToken, trust: T
     verifier = _decision_key(bundle.carrier_decision, trust).thumbprint()
     verify_quote(
         evidence.attest, evidence.signature, evidence.pcrs, ak=parse_public(host.ak), qualified_name=host.qualified_name,
-        extra_data=binding(verifier, evidence.host, evidence.nonce, evidence.requests), bank=host.bank,
+        extra_data=binding(verifier, evidence.host, evidence.nonce, evidence.requests, evidence.further), bank=host.bank,
     )  # fmt: skip
     for request in evidence.requests:
         if request.instance == token.claims.instance:
