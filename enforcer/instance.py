@@ -16,13 +16,14 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Final
 
+from enforcer.approvals import Approvals
 from enforcer.bundles import HeldBundles
 from enforcer.child.children import START, Children
 from enforcer.child.workshop import Workshop
 from enforcer.code_id import installed_code
 from enforcer.config import CHILDREN, EnforcerConfig
 from enforcer.contain import Containment, Standing, last_records, write_evidence
-from enforcer.control import CONTROL, Attach, Control, Deliver, Exited, RefusedRun, Run
+from enforcer.control import CONTROL, Approved, Attach, Control, Deliver, Exited, RefusedRun, Run
 from enforcer.credential import Credential, Subject
 from enforcer.estate import MAX_SEEN, Estate, HeldConnection, Since, leave
 from enforcer.events import AgentEnded, ComeOver, Event, FromClient, Heard, Killed, LinkLost, LinkUp, ParentHeld, ParentRuns
@@ -39,8 +40,10 @@ from enforcer.launch.netns import ADDRESS, Namespace
 from enforcer.launch.process import Running, Watchdog
 from enforcer.launch.rooms import clear_rooms
 from enforcer.launch.slot import Slot
+from enforcer.leases import Leases
 from enforcer.links import Links
 from enforcer.mcp_server import McpServer, approved_of
+from enforcer.papers import keep_object
 from enforcer.record import ActionLog
 from enforcer.relay import Relay
 from enforcer.renewal import Granted, Renewal, Verdict
@@ -49,10 +52,11 @@ from enforcer.shadow import Shadow, shadow_of
 from enforcer.tenure import Tenure
 from enforcer.tools import RelyingService, Tool
 from enforcer.wire.lines import LineGate, Taken
+from writ.formats.digest import Digest
 from writ.formats.errors import Misuse, Unavailable, WritError
 from writ.formats.forward import MCP_PORT, Forward
 from writ.formats.local import LOCAL, Launched, Stop, Unreachable
-from writ.formats.mcp import Approved
+from writ.formats.mcp import ApprovedServer
 from writ.formats.measurement import Measurement
 from writ.formats.reason import Reason
 from writ.formats.secret import Secret
@@ -121,9 +125,12 @@ class Instance:
         self._log = ActionLog(self._folder, launched.instance)
         self._credential = Credential(clock, since.seen)
         self._shadow = shadow_of(config, trust, self._folder, clock.now())
+        self._approvals = Approvals(launched.instance, clock, lambda signed: keep_object(self._folder, signed))
+        self._links.approve_by(self._approve)
         self._gatekeeper = Gatekeeper(
             instance=launched.instance, agent=self._agent_id, credential=self._credential, log=self._log, engine=installed_engine(),
             clock=clock, observes=launched.grants if self._observed else None, last=since.last, left=since.left, shadow=self._shadow,
+            approvals=self._approvals,
         )  # fmt: skip
         self._secrets = secrets_of(config, self._run.agent, self._named, clock, since.placeholders)
         self._gatekeeper.hold(self._secrets)
@@ -132,6 +139,7 @@ class Instance:
         self._renewal = Renewal(subject, self._relay, self._log, trust, bundles, self._folder, clock, since.carried)
         self._containment = Containment(self._cgroup, self._gatekeeper, self._credential, self._folder, clock=clock, changed=self._standing)
         self._tenure = Tenure(self._containment, self._credential, clock)
+        self._leases = Leases(self._credential, self._relay, clock, self._renewal.ask_now)
 
     def _outlet_of(self, launched: Launched, ca: bytes | None = None) -> Outlet:
         config = self._config
@@ -176,7 +184,7 @@ class Instance:
         past = dict.fromkeys(("NO_PROXY", "no_proxy"), ADDRESS) if self._outlet.leads else {}
         return {"WRIT_MCP": URL, **past} if self._desks else {}
 
-    def _approved_of(self, measurement: Measurement, name: str) -> Approved | None:
+    def _approved_of(self, measurement: Measurement, name: str) -> ApprovedServer | None:
         return approved_of(self._config.images_dir, measurement, name)
 
     def _attend_to(self, agent: Running) -> None:
@@ -198,6 +206,7 @@ class Instance:
 
     def _watch_over(self) -> None:
         """One event after another, until the end."""
+        self._leases.keep()
         while True:
             try:
                 event: Event | None = self._events.get(timeout=self._wait())
@@ -265,6 +274,7 @@ class Instance:
         if isinstance(verdict, Granted) and self._parent_held:
             return
         self._kill_for(self._tenure.heard(verdict))
+        self._leases.keep()
 
     def _kill_for(self, reasons: tuple[Reason, ...]) -> None:
         if reasons:
@@ -317,6 +327,12 @@ class Instance:
         # 4
         self._tidy()
         self._links.tell_client(end)
+
+    def _approve(self, signed: bytes) -> Approved:
+        """A person's approval is taken, to be used once, or why not. It lets nothing pass until its action is asked again."""
+        reasons = self._approvals.give(signed, self._credential.current())
+        _LOG.info("approval", instance=self._instance.hex(), rules=[reason.code for reason in reasons])
+        return Approved(Digest.of(signed).value, reasons)
 
     # --- to other code ---------------------------------------------------------------------------------------------------
 

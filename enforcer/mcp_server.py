@@ -23,7 +23,7 @@ from enforcer.tools import CALL_WITHIN, MAX_REPLY, Reply, StdioTool, piped
 from writ.formats import mcp
 from writ.formats.action import Action
 from writ.formats.errors import FormatError, Misuse, Unavailable
-from writ.formats.mcp import LEGACY, MODERN, Approved, Said
+from writ.formats.mcp import LEGACY, MODERN, ApprovedServer, Said
 from writ.formats.measurement import Measurement
 from writ.formats.reason import Reason
 from writ.formats.strict import decode_json, encode_json
@@ -44,12 +44,12 @@ class Fault:
     message: str
 
 
-def approved_of(folder: Path, measurement: Measurement, name: str) -> Approved | None:
+def approved_of(folder: Path, measurement: Measurement, name: str) -> ApprovedServer | None:
     """What was approved of the tool `name`, as measured: `folder` has the mounted images. None where there is no such file.
 
     Raises FormatError for one that is malformed, and for two; Unavailable.
     """
-    found: list[Approved] = []
+    found: list[ApprovedServer] = []
     for part in measurement.components:
         if part.kind != "tools":
             continue
@@ -69,7 +69,7 @@ class McpServer(StdioTool):
     """One request at a time. One that breaks the protocol is out of use; one that answers with what nobody asked for only fails."""
 
     def __init__(
-        self, name: str, running: Running, pipes: tuple[int, ...], asked: int = 0, rest: bytes = b"", *, approved: Approved
+        self, name: str, running: Running, pipes: tuple[int, ...], asked: int = 0, rest: bytes = b"", *, approved: ApprovedServer
     ) -> None:  # fmt: skip
         """As `StdioTool`. One that was `asked` before has had its handshake: `leave` hands over no other."""
         super().__init__(name, running, pipes, asked, rest)
@@ -78,7 +78,7 @@ class McpServer(StdioTool):
         self._capabilities: Mapping[str, Any] = {}
 
     @classmethod
-    def launched(cls, name: str, program: Program, cgroup: Cgroup, errors: int, approved: Approved) -> McpServer:
+    def launched(cls, name: str, program: Program, cgroup: Cgroup, errors: int, approved: ApprovedServer) -> McpServer:
         """Start it, its standard error going to `errors`. Raises Unavailable."""
         return cls(name, *piped(program, cgroup, errors), approved=approved)
 
@@ -135,7 +135,7 @@ class McpServer(StdioTool):
         said = self._instructions
         return said if said is not None and mcp.instructions_digest(said) == self.approved.instructions else None
 
-    def propose(self) -> tuple[Approved, list[dict[str, Any]]]:
+    def propose(self) -> tuple[ApprovedServer, list[dict[str, Any]]]:
         """What would have to be approved for all that it offers to be served, and the definitions as it says them.
 
         Raises Unavailable, FormatError, also for a server of the other generation.
@@ -152,7 +152,7 @@ class McpServer(StdioTool):
             definitions[kind] = self.list_all(f"{kind}/list") if kind in offered else []
         tools, prompts = ({str(one["name"]): mcp.definition_digest(one) for one in definitions[kind]} for kind in ("tools", "prompts"))
         said = None if self._instructions is None else mcp.instructions_digest(self._instructions)
-        found = Approved(self.approved.protocol, tools, prompts, "resources" in offered, "completions" in offered, said)
+        found = ApprovedServer(self.approved.protocol, tools, prompts, "resources" in offered, "completions" in offered, said)
         return mcp.parse_approved(mcp.encode_approved(found)), [*definitions["tools"], *definitions["prompts"]]
 
     def _take(self, about: Mapping[str, Any]) -> None:
@@ -234,7 +234,7 @@ def spelt(value: object) -> bytes:
         raise FormatError("JSON text", "Unicode", "a lone surrogate") from None
 
 
-def proposal(command: Sequence[str], protocol: str | None = None) -> tuple[Approved, list[dict[str, Any]]]:
+def proposal(command: Sequence[str], protocol: str | None = None) -> tuple[ApprovedServer, list[dict[str, Any]]]:
     """As `McpServer.propose`, of a program that is started here, as whoever asks, in no sandbox, and ended. It is tried as one of the newer
     generation first where no `protocol` is given.
 
@@ -250,7 +250,7 @@ def proposal(command: Sequence[str], protocol: str | None = None) -> tuple[Appro
                 raise Misuse("pipes were asked for")
             pipes = (os.dup(process.stdin.fileno()), os.dup(process.stdout.fileno()))
             os.set_blocking(pipes[0], False)
-            server = McpServer("server", Running(process, process.pid), pipes, approved=Approved(tried, {}, {}))
+            server = McpServer("server", Running(process, process.pid), pipes, approved=ApprovedServer(tried, {}, {}))
             try:
                 return server.propose()
             except (FormatError, Unavailable):

@@ -28,7 +28,7 @@ from enforcer.tools import StdioTool
 from enforcer.zygote import HOLDER_NAME, keep_from_cores
 from writ.formats.errors import FormatError, Unavailable
 from writ.formats.local import LOCAL, Launched
-from writ.formats.mcp import Approved
+from writ.formats.mcp import ApprovedServer
 from writ.formats.measurement import Measurement, parse_measurement
 from writ.service import observe
 from writ.service.clock import Clock, SystemClock
@@ -79,7 +79,7 @@ class Successor(Instance):
         self._take(estate, measurement)
 
     @staticmethod
-    def _tool_of(held: HeldTool, approved: Approved | None) -> StdioTool:
+    def _tool_of(held: HeldTool, approved: ApprovedServer | None) -> StdioTool:
         running = Running(Inherited(held.pid), held.init)
         if approved is None:
             return StdioTool(held.name, running, held.pipes, held.asked, held.rest)

@@ -40,6 +40,7 @@ from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Unavailable
 from writ.formats.jose import encode_dpop_payload, sign_dpop
 from writ.formats.keys import Signer
+from writ.formats.lease import LEASE_HEADER
 from writ.formats.reason import Reason
 from writ.formats.strict import b64url, decode_json, encode_json
 from writ.service.clock import Clock
@@ -264,6 +265,8 @@ class RelyingService:
             "Content-Type": "application/json",
             "Accept": "application/json",
         }
+        if held.lease is not None:
+            headers[LEASE_HEADER] = b64url(held.lease.data)
         parts = urlsplit(action.resource)
         made = http.client.HTTPSConnection if self._tls is not None else http.client.HTTPConnection
         options: dict[str, Any] = {"timeout": CALL_WITHIN} | ({"context": self._tls} if self._tls is not None else {})

@@ -38,7 +38,7 @@ from writ.formats.forward import forward_set
 from writ.formats.grants import grant_set
 from writ.formats.local import LOCAL, Launch, Refusal, Status, Stop
 from writ.formats.manifest import ComponentSpec, Manifest, encode_manifest
-from writ.formats.mcp import MODERN, Approved, encode_approved, modern_meta
+from writ.formats.mcp import MODERN, ApprovedServer, encode_approved, modern_meta
 from writ.formats.measurement import ComponentRoot, Measurement, encode_measurement
 from writ.formats.reason import Reason
 from writ.formats.secret import Secret
@@ -262,7 +262,7 @@ def mcp_messages() -> Iterator[bytes]:
         for sent in (params, {**params, "_meta": modern_meta("fuzz", "1")}):
             yield encode_json({"id": 1, "jsonrpc": "2.0", "method": method, "params": sent}, floats=True)
     yield encode_json({"id": 1, "jsonrpc": "2.0", "result": {"content": [{"type": "text", "text": "x"}], "resultType": "complete"}})
-    yield encode_approved(Approved(MODERN, {"read": Digest.of(b"")}, {}, resources=True))
+    yield encode_approved(ApprovedServer(MODERN, {"read": Digest.of(b"")}, {}, resources=True))
 
 
 def http2_connections() -> Iterator[bytes]:

@@ -14,7 +14,7 @@ from tests.enforcer.gates.mcp_rig import GRANTS, OLD, approved
 from tests.enforcer.host import ROOT, Host, wait_for
 from tests.world import mcp_notes
 from writ.formats.action import ActionRecord, OutcomeRecord, Record
-from writ.formats.mcp import MODERN, Approved, encode_approved, parse_approved
+from writ.formats.mcp import MODERN, ApprovedServer, encode_approved, parse_approved
 
 SERVER = Path(mcp_notes.__file__).read_text()
 CLIENT = """
@@ -38,7 +38,7 @@ def rule(answer):
 READ = '{"name": "read", "arguments": {"name": "today"}}'
 
 
-def agent(host: Host, body: str, pins: Approved) -> None:
+def agent(host: Host, body: str, pins: ApprovedServer) -> None:
     host.agent("a", body, prelude=CLIENT, tool=SERVER, approved=encode_approved(pins), more=GRANTS)
 
 

@@ -16,7 +16,7 @@ from enforcer.mcp_server import proposal
 from tests.enforcer.gates.conftest import makes
 from tests.enforcer.gates.mcp_rig import OLD, Rig
 from tests.peers.conftest import LIB, ROOT
-from writ.formats.mcp import FAILED, MODERN, REFUSED, Approved
+from writ.formats.mcp import FAILED, MODERN, REFUSED, ApprovedServer
 from writ.formats.reason import Reason
 
 pytestmark = pytest.mark.peers
@@ -126,7 +126,7 @@ def server(tmp_path: Path) -> tuple[str, ...]:
 
 
 @pytest.fixture
-def pins(server: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Approved]:
+def pins(server: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ApprovedServer]:
     """What `enforcer tools` proposes for it."""
     monkeypatch.setenv("PYTHONPATH", str(LIB))
     return lambda protocol: proposal(server, protocol)[0]
@@ -178,7 +178,7 @@ def expect(found: Any, rig: Rig) -> None:
 @pytest.mark.parametrize("behind", [MODERN, OLD, "2025-06-18"])
 @pytest.mark.parametrize("mode", ["auto", "legacy", MODERN])
 def test_its_client_of_either_generation_over_http(
-    server: tuple[str, ...], pins: Callable[[str], Approved], rigs: Make, tmp_path: Path, behind: str, mode: str
+    server: tuple[str, ...], pins: Callable[[str], ApprovedServer], rigs: Make, tmp_path: Path, behind: str, mode: str
 ) -> None:
     rig = rigs(command=server, pins=pins(behind), environment=ENVIRONMENT)
     found = client(f"http://127.0.0.1:{rig.port}/mcp/notes", mode, tmp_path)
@@ -192,7 +192,7 @@ def test_its_client_of_either_generation_over_http(
 @pytest.mark.parametrize("behind", [MODERN, OLD])
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 def test_its_client_of_either_generation_launches_the_bridge(
-    server: tuple[str, ...], pins: Callable[[str], Approved], rigs: Make, tmp_path: Path, behind: str, mode: str
+    server: tuple[str, ...], pins: Callable[[str], ApprovedServer], rigs: Make, tmp_path: Path, behind: str, mode: str
 ) -> None:
     rig = rigs(command=server, pins=pins(behind), environment=ENVIRONMENT)
     bridge = tmp_path / "bridge.py"
@@ -205,7 +205,7 @@ def test_its_client_of_either_generation_launches_the_bridge(
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 def test_with_the_holder_down_its_client_gets_nothing(
-    server: tuple[str, ...], pins: Callable[[str], Approved], rigs: Make, tmp_path: Path, mode: str
+    server: tuple[str, ...], pins: Callable[[str], ApprovedServer], rigs: Make, tmp_path: Path, mode: str
 ) -> None:
     rig = rigs(command=server, pins=pins(MODERN), environment=ENVIRONMENT)
     rig.gate.close()
@@ -216,7 +216,7 @@ def test_with_the_holder_down_its_client_gets_nothing(
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 def test_on_hold_its_client_is_refused_everything(
-    server: tuple[str, ...], pins: Callable[[str], Approved], rigs: Make, tmp_path: Path, mode: str
+    server: tuple[str, ...], pins: Callable[[str], ApprovedServer], rigs: Make, tmp_path: Path, mode: str
 ) -> None:
     rig = rigs(command=server, pins=pins(MODERN), environment=ENVIRONMENT, renewed=False)
     found = client(f"http://127.0.0.1:{rig.port}/mcp/notes", mode, tmp_path)
@@ -226,14 +226,14 @@ def test_on_hold_its_client_is_refused_everything(
     assert not any(one == "done" or one[2] for one in rig.records())
 
 
-def test_a_cut_line_is_no_answer(server: tuple[str, ...], pins: Callable[[str], Approved], rigs: Make, tmp_path: Path) -> None:
+def test_a_cut_line_is_no_answer(server: tuple[str, ...], pins: Callable[[str], ApprovedServer], rigs: Make, tmp_path: Path) -> None:
     rig = rigs(command=server, pins=pins(MODERN), environment=ENVIRONMENT)
     rig.gatekeeper.cut(Reason("hold", "token", "a valid execution token", "none"))
     with pytest.raises(AssertionError, match=r"Connect|refused"):
         client(f"http://127.0.0.1:{rig.port}/mcp/notes", "auto", tmp_path)
 
 
-def test_a_server_that_ends_is_a_failure(server: tuple[str, ...], pins: Callable[[str], Approved], rigs: Make) -> None:
+def test_a_server_that_ends_is_a_failure(server: tuple[str, ...], pins: Callable[[str], ApprovedServer], rigs: Make) -> None:
     rig = rigs(command=server, pins=pins(MODERN), environment=ENVIRONMENT)
     rig.beside.process.kill()
     rig.beside.process.wait()

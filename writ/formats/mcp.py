@@ -577,7 +577,7 @@ def instructions_digest(text: str) -> Digest:
 
 
 @dataclass(frozen=True, slots=True)
-class Approved:
+class ApprovedServer:
     """What was approved of a server: the generation it speaks, and its definitions by digest.
 
     It lies beside the server's code in a component that is measured, as `NAME.mcp.json`: another definition is another measurement.
@@ -606,7 +606,7 @@ class Approved:
         return {"completion": "completions"}.get(kind, kind) in self.capabilities
 
 
-def encode_approved(approved: Approved) -> bytes:
+def encode_approved(approved: ApprovedServer) -> bytes:
     """The one spelling."""
     return encode_json(
         {
@@ -621,7 +621,7 @@ def encode_approved(approved: Approved) -> bytes:
     )
 
 
-def parse_approved(data: bytes) -> Approved:
+def parse_approved(data: bytes) -> ApprovedServer:
     """Read what was approved; spaces and order are the author's. Raises FormatError."""
     f = Fields(decode_json(data, "mcp.json"), "mcp.json")
     f.version(1)
@@ -631,7 +631,7 @@ def parse_approved(data: bytes) -> Approved:
     tools, prompts = dict(_pinned(f, "tools")), dict(_pinned(f, "prompts"))
     resources, completions, instructions = f.flag("resources"), f.flag("completions"), f.any("instructions")
     f.done()
-    return Approved(
+    return ApprovedServer(
         protocol, tools, prompts, resources, completions, None if instructions is None else _hex(instructions, "mcp.json.instructions")
     )
 

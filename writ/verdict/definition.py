@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from writ.formats.mcp import Approved, definition_digest
+from writ.formats.mcp import ApprovedServer, definition_digest
 from writ.formats.reason import Reason
 
 Kind = Literal["tools", "prompts"]
 
 
-def judge_definition(approved: Approved, kind: Kind, name: str, listed: Sequence[Mapping[str, Any]]) -> Reason | None:
+def judge_definition(approved: ApprovedServer, kind: Kind, name: str, listed: Sequence[Mapping[str, Any]]) -> Reason | None:
     """None if every definition of `name` that is `listed` is the approved one, and there is one; else why not.
 
     1. Somebody approved a definition of that name.

@@ -95,7 +95,7 @@ class Desk:
         return {"result": {**about, "protocolVersion": version if version in LEGACY else LEGACY[0], "serverInfo": info}}
 
     def _list(self, call: Call) -> dict[str, Any]:
-        """Approved definitions, and resources, as far as the token grants them. Not an action: nothing of it is recorded."""
+        """ApprovedServer definitions, and resources, as far as the token grants them. Not an action: nothing of it is recorded."""
         reaches = self._gatekeeper.reaches()
         if reaches is None:
             return self._refusal((_HOLD,), None)

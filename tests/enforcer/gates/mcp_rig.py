@@ -23,7 +23,7 @@ from tests.enforcer.gates.proxied import listener
 from tests.enforcer.scene import Scene
 from tests.world import mcp_notes
 from writ.formats.action import ActionRecord
-from writ.formats.mcp import MODERN, Approved, definition_digest
+from writ.formats.mcp import MODERN, ApprovedServer, definition_digest
 
 GRANTS = (
     ("prompt.get", "mcp:notes/greet"), ("resource.read", "mcp:notes/note://today"), ("resource.read", "mcp:notes/note://files/*"),
@@ -32,19 +32,21 @@ META = {"io.modelcontextprotocol/protocolVersion": MODERN, "io.modelcontextproto
 OLD = "2025-11-25"
 
 
-def approved(protocol: str = MODERN, **without: Any) -> Approved:
+def approved(protocol: str = MODERN, **without: Any) -> ApprovedServer:
     """All that the test server lists, as somebody approved it; `without` changes that."""
     tools = {one["name"]: definition_digest(one) for one in mcp_notes.STATE["tools"]}
     prompts = {one["name"]: definition_digest(one) for one in mcp_notes.STATE["prompts"]}
     instructions = definition_digest({"instructions": mcp_notes.STATE["instructions"]})
     made: dict[str, Any] = {"tools": tools, "prompts": prompts, "resources": True, "completions": True, "instructions": instructions}
-    return Approved(protocol, **(made | without))
+    return ApprovedServer(protocol, **(made | without))
 
 
 class Beside:
     """A server that this process started, as the launcher would have."""
 
-    def __init__(self, command: Sequence[str], pins: Approved, name: str = "notes", environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, command: Sequence[str], pins: ApprovedServer, name: str = "notes", environment: Mapping[str, str] | None = None
+    ) -> None:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -63,7 +65,7 @@ class Rig:
     """A desk, both of its wires, and the server behind it, whose state `says` sets."""
 
     def __init__(
-        self, folder: Path, *, protocol: str = MODERN, pins: Approved | None = None, grants: tuple[tuple[str, str], ...] = GRANTS,
+        self, folder: Path, *, protocol: str = MODERN, pins: ApprovedServer | None = None, grants: tuple[tuple[str, str], ...] = GRANTS,
         command: Sequence[str] | None = None, environment: Mapping[str, str] | None = None, renewed: bool = True,
     ) -> None:  # fmt: skip
         self.scene, self.page = Scene(folder, more=grants), folder / "state.json"

@@ -18,7 +18,7 @@ from writ.formats.digest import Digest
 from writ.formats.errors import FormatError
 from writ.formats.mcp import (
     MODERN,
-    Approved,
+    ApprovedServer,
     Call,
     Note,
     check_headers,
@@ -54,7 +54,7 @@ def test_a_call_is_read_whole_and_its_meta_is_not_what_is_sent() -> None:
 def test_any_bytes_are_a_message_or_refused() -> None:
     assert_parser_is_total(parse_message, spelt(CALL))
     assert_parser_is_total(lambda data: parse_said(data, "server"), spelt({"jsonrpc": "2.0", "id": 1, "result": {"content": []}}))
-    assert_parser_is_total(parse_approved, encode_approved(Approved(MODERN, {"read": Digest.of(b"")}, {})))
+    assert_parser_is_total(parse_approved, encode_approved(ApprovedServer(MODERN, {"read": Digest.of(b"")}, {})))
 
 
 _LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
@@ -94,7 +94,7 @@ def test_what_was_approved_comes_back(
     def digests(raw: dict[str, bytes]) -> dict[str, Digest]:
         return {name: Digest("sha256", one) for name, one in raw.items()}
 
-    approved = Approved(
+    approved = ApprovedServer(
         protocol, digests(tools), digests(prompts), resources, completions, None if said is None else Digest("sha256", said)
     )
     assert parse_approved(encode_approved(approved)) == approved
@@ -108,7 +108,7 @@ def test_what_was_approved_comes_back(
     ],
 )  # fmt: skip
 def test_what_approves_in_no_known_way_is_refused(change: dict[str, Any]) -> None:
-    good = json.loads(encode_approved(Approved(MODERN, {}, {})))
+    good = json.loads(encode_approved(ApprovedServer(MODERN, {}, {})))
     with pytest.raises(FormatError):
         parse_approved(spelt(good | change))
 
