@@ -2,6 +2,7 @@
 
     Launch    measure, store, extend the start event, answer where the tree lies
     TokenAsk  join the next quote; one quote covers all that wait for it
+    LeaseAsk  the TPM signs that the last token lives on, if it is as was approved
     Stop      the stop event
     Watch     from now on every drift is pushed, and first those that nobody was told of
     Status    how things stand
@@ -39,6 +40,8 @@ from writ.formats.local import (
     Drift,
     Launch,
     Launched,
+    LeaseAsk,
+    LeaseGiven,
     Local,
     Refusal,
     Status,
@@ -185,6 +188,8 @@ class AgentDaemon:
                 return await self._launch(message)
             if isinstance(message, TokenAsk):
                 return await self._token(message)
+            if isinstance(message, LeaseAsk):
+                return await self._lease(message)
             if isinstance(message, Stop):
                 return await self._stop(message)
         except Refused as refused:
@@ -195,7 +200,8 @@ class AgentDaemon:
             return _unreachable(error)
         if isinstance(message, Status):
             return StatusAnswer(self._enrolment.host, True, len(self._log), len(self._instances), self._verdict)
-        return Refusal((Reason("malformed", "message", "launch, token-ask, stop, watch or status", type(message).__name__),), False)
+        asks = "launch, token-ask, lease-ask, stop, watch or status"
+        return Refusal((Reason("malformed", "message", asks, type(message).__name__),), False)
 
     async def _begin_watch(self, connection: Connection) -> None:
         self._watchers.add(connection)
@@ -264,6 +270,7 @@ class AgentDaemon:
                 if stop.outcome not in get_args(Outcome):
                     raise FormatError("stop.outcome", "exited, killed or lost", repr(stop.outcome)[:40])
                 self._watch.leave(stop.instance)
+                self._attestation.over(stop.instance)
                 self._expected.pop(stop.instance, None)
                 await self._append(StopEvent(stop.instance, cast(Outcome, stop.outcome)))
         return Done()
@@ -322,6 +329,12 @@ class AgentDaemon:
         self._waiting.append((ask, answer))
         self._asked.set()
         return await answer
+
+    async def _lease(self, ask: LeaseAsk) -> Local:
+        """What the TPM says for a running instance; it is not asked for one that drifted or stopped, though it would refuse by itself."""
+        if (phase := self._instances.get(ask.instance).phase) != "running":
+            return Refusal((Reason(f"instance-{phase}", f"instance.{ask.instance.hex()}", "running", phase),), True)
+        return LeaseGiven(await asyncio.to_thread(self._attestation.lease, ask.instance))
 
     async def _attest(self) -> None:
         """One attestation after another, while anyone waits; each covers all that asked before its quote.

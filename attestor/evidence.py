@@ -20,13 +20,14 @@ from attestor.collect.kernel_logs import KernelLogs
 from attestor.collect.runtime_log import RuntimeLog
 from attestor.config import Enrolment
 from attestor.exchange import ask, read_answer
+from attestor.leases import Leases, approver_of
 from attestor.tpm import Tpm
 from writ.formats.cose import parse_sign1, verify_sign1
 from writ.formats.decision import AttestDecision, parse_entry
 from writ.formats.digest import Digest, Nonce
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.eventlog.ima import IMA_PCR
-from writ.formats.evidence import Evidence, InstanceRequest, binding, encode_evidence
+from writ.formats.evidence import Evidence, InstanceRequest, binding, encode_evidence, further
 from writ.formats.exchange import AttestAnswer, NonceAnswer
 from writ.formats.reason import Reason
 from writ.service.clock import Clock
@@ -49,6 +50,8 @@ _NOT_APPRAISED: Final = frozenset(
 _IN_FULL: Final = frozenset({"runtime-log-rewound", "full-log-required"})
 _LOGS_AGAIN: Final = frozenset({"boot-log-required", "ima-log-required", "ima-log-rewound"})
 """Reasons with which the verifier asks for the logs of boot and IMA from their beginning."""
+_LEASE_KEYS: Final = frozenset({"lease-key-missing", "lease-key-refused"})
+"""Reasons that another policy's approval key mends: it came with the answer."""
 _PARTIAL: Final = "ima-log-partial"
 _MOST_PARTS: Final = 8
 """Parts of an IMA list that follow one another: more than its largest size makes."""
@@ -71,6 +74,7 @@ class Attestation:
 
     def __init__(self, tpm: Tpm, log: RuntimeLog, logs: KernelLogs, uplink: Uplink, enrolment: Enrolment, clock: Clock) -> None:
         self._tpm, self._log, self._logs, self._uplink, self._enrolment, self._clock = tpm, log, logs, uplink, enrolment, clock
+        self._leases = Leases(tpm, enrolment.host, enrolment.decision_key.thumbprint())
         self._nonce: tuple[Nonce, float] | None = None
         self._known: Acknowledged | None = None
         self._boot = log.boots
@@ -100,6 +104,8 @@ class Attestation:
                     self._forget()
                 continue
             codes = {reason.code for reason in attested.answer.reasons}
+            if self._follow(attested.answer) and not last:
+                continue
             if codes & _LOGS_AGAIN:
                 self._logs.forget()
             elif self._seen.events or not codes & _IN_FULL:
@@ -107,6 +113,22 @@ class Attestation:
             if last:
                 return attested
         raise Unavailable("verifier", "asked for nonce or log again and again")
+
+    def _follow(self, answer: AttestAnswer) -> bool:
+        """Leases are made under the policy that came, for the tokens that came; whether there is one the sooner for asking again."""
+        changed = self._leases.follow(approver_of(answer.policy, self._enrolment.decision_key))
+        for one in answer.answers:
+            if one.token is not None:
+                self._leases.passed_on(one.instance, one.token, one.approval)
+        return changed and any(reason.code in _LEASE_KEYS for one in answer.answers for reason in one.reasons)
+
+    def lease(self, instance: bytes) -> bytes:
+        """A lease for the instance's last token. From any thread. Raises Refused where the TPM refuses, Unavailable."""
+        return self._leases.lease(instance)
+
+    def over(self, instance: bytes) -> None:
+        """The instance ended: its lease key is gone."""
+        self._leases.forget(instance)
 
     def check_ak(self) -> None:
         """The key that quotes is there. Raises Refused `tpm-cleared`, Unavailable."""
@@ -132,7 +154,8 @@ class Attestation:
         # 1
         nonce = self._take_nonce()
         # 2
-        quoted = self._tpm.quote(binding(e.decision_key.thumbprint(), e.host, nonce, requests), e.bank)
+        lease_keys = self._leases.evidence(requests, nonce)
+        quoted = self._tpm.quote(binding(e.decision_key.thumbprint(), e.host, nonce, requests, further(lease_keys)), e.bank)
         # 3
         events = self._log.position(quoted.pcrs.get(e.runtime_pcr))
         if events is None:
@@ -141,6 +164,7 @@ class Attestation:
             raise Unavailable("runtime log", "the register was not what the log says; compared anew")
         if self._boot != self._log.boots:
             self._boot = self._log.boots
+            self._leases.forget_all()
             self._forget()
             self._logs.forget()
         logs = self._logs.travelling(quoted.pcrs.get(IMA_PCR))
@@ -151,7 +175,7 @@ class Attestation:
             Evidence(
                 host=e.host, nonce=nonce, attest=quoted.attest, signature=quoted.signature, pcrs=quoted.pcrs,
                 log_first=first, log=self._log.since(first, events), measurements=fresh, requests=requests,
-                uefi_log=logs.uefi, systemd_log=logs.systemd, ima_log=logs.ima,
+                uefi_log=logs.uefi, systemd_log=logs.systemd, ima_log=logs.ima, lease_keys=lease_keys,
             )
         )  # fmt: skip
         if len(evidence) > _MAX_EVIDENCE:

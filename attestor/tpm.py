@@ -25,13 +25,16 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 from attestor.config import AK_KINDS, EK_KINDS, read_private, write_private
-from writ.formats.digest import Digest
+from writ.formats.digest import Digest, hash_bytes
 from writ.formats.errors import FormatError, Misuse, Refused, Unavailable
+from writ.formats.lease import LeaseApproval, approval_public
 from writ.formats.reason import Reason
 from writ.formats.strict import Fields, decode_cbor, encode_cbor
 from writ.formats.tpm.attest import parse_attest
 from writ.formats.tpm.pcr import PcrSelection, PcrValues
+from writ.formats.tpm.policy import CLOCK, RESET_COUNT, RESTART_COUNT, to_authorize
 from writ.formats.tpm.public import parse_public
+from writ.formats.tpm.signature import Signature, encode_signature
 from writ.formats.tpm.wire import HASH_IDS
 
 T = TypeVar("T")
@@ -48,9 +51,15 @@ _CHAIN: Final = (0x01C00100, 0x01C001FF)
 _MAX_CERTIFICATES: Final = 7
 _AK_ATTRIBUTES: Final = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|restricted|sign"
 _AK_TEMPLATES: Final = {"p256": "ecc:ecdsa-sha256:null", "rsa2048": "rsa2048:rsassa-sha256:null"}
+_LEASE_KEY_TEMPLATE: Final = "ecc:ecdsa-sha256:null"
 _ATTEMPTS: Final = 8
 _TRANSIENT: Final = 0x80000000
 _RC_INTEGRITY: Final = 0x9F
+_RC_PCR_CHANGED: Final = 0x128
+_RC_REFUSED: Final = frozenset({0x84, 0x9B, 0x9D, 0x126, _RC_INTEGRITY})
+"""TPM_RC_VALUE (registers, or a policy, that are others), SIGNATURE, POLICY_FAIL, POLICY (a counter or the clock), and INTEGRITY for a key
+of before a reset, or of another TPM."""
+_RC_FORMAT_ONE: Final = 0x80
 _RC_PLACE: Final = 0xF40
 """The bits of a response code of format one that name the parameter, handle or session at fault (TPM 2.0 Library Part 2, 6.6.3)."""
 
@@ -70,6 +79,28 @@ class Quoted:
     attest: bytes
     signature: bytes
     pcrs: PcrValues
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """A TPMS_ATTEST of TPM2_GetTime, and a TPMT_SIGNATURE."""
+
+    attest: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MadeLeaseKey:
+    """A lease key: TPMT_PUBLIC, TPMS_CREATION_DATA, the AK's TPM2_CertifyCreation over both, and a context.
+
+    The private part is nowhere but in the TPM and, wrapped by it, in `context`, which this TPM loads until a reset.
+    """
+
+    public: bytes
+    creation: bytes
+    attest: bytes
+    signature: bytes
+    context: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +156,18 @@ class Tpm(Protocol):
         """The TPM's own time and counters."""
         ...
 
+    def time(self, extra_data: bytes) -> Stated:
+        """The TPM's time, stated by the AK."""
+        ...
+
+    def create_lease_key(self, policy: bytes, qualifying: bytes) -> MadeLeaseKey:
+        """A new lease key with `policy` as its authPolicy, certified by the AK for `qualifying`."""
+        ...
+
+    def lease(self, key: MadeLeaseKey, approval: LeaseApproval, extra_data: bytes) -> Stated:
+        """The TPM's time, stated by a lease key. Raises Refused `lease-refused` where the TPM refuses: it is not as was approved."""
+        ...
+
     def close(self) -> None:
         """Handles are flushed, the connection is closed."""
         ...
@@ -145,6 +188,9 @@ class EsapiTpm:
     The AK's blobs lie in `ak_file`, readable by its owner only; only this TPM
     can load them. `ek` None means the first kind that has a certificate.
     """
+
+    lease_key_attributes = "fixedtpm|fixedparent|sensitivedataorigin|adminwithpolicy|noda|restricted|sign"
+    """As `formats.lease.LEASE_KEY_ATTRIBUTES` has them in bits; a verifier approves no key of others."""
 
     def __init__(self, tcti: str, ak_file: Path, *, allow_software: bool = False, ek: str | None = None, ak: str = "p256") -> None:
         check_tcti(tcti, allow_software=allow_software)
@@ -196,6 +242,18 @@ class EsapiTpm:
     def clock(self) -> Clock:
         """See `Tpm`."""
         return self._ask("read the clock", self._clock)
+
+    def time(self, extra_data: bytes) -> Stated:
+        """See `Tpm`."""
+        return self._ask("state the time", lambda: self._time(extra_data))
+
+    def create_lease_key(self, policy: bytes, qualifying: bytes) -> MadeLeaseKey:
+        """See `Tpm`."""
+        return self._ask("create a lease key", lambda: self._create_lease_key(policy, qualifying))
+
+    def lease(self, key: MadeLeaseKey, approval: LeaseApproval, extra_data: bytes) -> Stated:
+        """See `Tpm`."""
+        return self._ask("sign a lease", lambda: self._lease(key, approval, extra_data))
 
     def close(self) -> None:
         """See `Tpm`."""
@@ -434,6 +492,103 @@ class EsapiTpm:
             if quote is not None and quote.pcr_digest == pcrs.digest(selection, "sha256"):
                 return Quoted(bytes(attest), bytes(signature.marshal()), pcrs)
         raise Unavailable("TPM", f"PCRs changed during each of {_ATTEMPTS} quotes")
+
+    def _time(self, extra_data: bytes) -> Stated:
+        from tpm2_pytss import ESYS_TR, TPM2_ALG
+        from tpm2_pytss.types import TPM2B_DATA, TPMT_SIG_SCHEME
+
+        scheme = TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL)
+        attest, signature = self._esapi.get_time(self._load_ak(), TPM2B_DATA(extra_data), scheme, ESYS_TR.ENDORSEMENT)
+        return Stated(bytes(attest), bytes(signature.marshal()))
+
+    def _create_lease_key(self, policy: bytes, qualifying: bytes) -> MadeLeaseKey:
+        """Made below the EK, where the AK is; certified while the TPM's ticket for its making is at hand; kept as a context, unloaded."""
+        from tpm2_pytss import ESYS_TR, TPM2_ALG, TSS2_Exception
+        from tpm2_pytss.types import TPM2B_DATA, TPM2B_PUBLIC, TPM2B_SENSITIVE_CREATE, TPMT_SIG_SCHEME
+
+        ak, template = self._load_ak(), TPM2B_PUBLIC.parse(_LEASE_KEY_TEMPLATE, self.lease_key_attributes)
+        template.publicArea.authPolicy = policy
+        with self._ek(_read_ak(self._ak_file)[0]) as (ek, ek_public):
+            with self._ek_session(ek_public) as session:
+                private, public, creation, made, ticket = self._esapi.create(ek, TPM2B_SENSITIVE_CREATE(), template, session1=session)
+            with self._ek_session(ek_public) as session:
+                key = self._esapi.load(ek, private, public, session1=session)
+        try:
+            context = self._esapi.context_save(key)
+            attest, signature = self._esapi.certify_creation(
+                ak, key, TPM2B_DATA(qualifying), made, TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL), ticket, session1=ESYS_TR.PASSWORD
+            )
+        finally:
+            with suppress(TSS2_Exception):
+                self._esapi.flush_context(key)
+        area, data = bytes(public.publicArea.marshal()), bytes(creation.creationData.marshal())
+        return MadeLeaseKey(area, data, bytes(attest), bytes(signature.marshal()), context)
+
+    def _lease(self, key: MadeLeaseKey, approval: LeaseApproval, extra_data: bytes) -> Stated:
+        """Again, a few times, where a register moved between the policy and the signature: another's extend, and perhaps none of ours."""
+        from tpm2_pytss import TSS2_Exception
+
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._lease_once(key, approval, extra_data)
+            except TSS2_Exception as error:
+                code = error.rc & ~_RC_PLACE if error.rc & _RC_FORMAT_ONE else error.rc
+                if code == _RC_PCR_CHANGED:
+                    continue
+                if code not in _RC_REFUSED:
+                    raise
+                claim = f"instance.{approval.instance.hex()}.lease"
+                raise Refused(Reason("lease-refused", claim, "the state that was approved", f"response code 0x{error.rc:x}")) from None
+        raise Unavailable("TPM", f"PCRs changed during each of {_ATTEMPTS} leases")
+
+    def _lease_once(self, key: MadeLeaseKey, approval: LeaseApproval, extra_data: bytes) -> Stated:
+        """1. The approval's signature becomes a ticket. 2. The TPM compares its own state. 3. That was approved. 4. It states its time."""
+        from tpm2_pytss import ESYS_TR, TPM2_ALG, TPM2_EO, TPM2_SE, TSS2_Exception
+        from tpm2_pytss.types import TPM2B_DATA, TPML_PCR_SELECTION, TPMT_SIG_SCHEME, TPMT_SYM_DEF
+
+        moment = approval.moment
+        # 1
+        ticket = self._approved(approval)
+        lease_key = self._esapi.context_load(key.context)
+        null = TPMT_SYM_DEF.parse("null")
+        session = self._esapi.start_auth_session(ESYS_TR.NONE, ESYS_TR.NONE, TPM2_SE.POLICY, null, TPM2_ALG.SHA256)
+        try:
+            # 2
+            selected = TPML_PCR_SELECTION.parse(f"{moment.bank}:{','.join(map(str, QUOTED_PCRS))}")
+            self._esapi.policy_pcr(session, moment.pcr_digest, selected)
+            for (offset, size), number, how in (
+                (RESET_COUNT, moment.reset_count, TPM2_EO.EQ),
+                (RESTART_COUNT, moment.restart_count, TPM2_EO.EQ),
+                (CLOCK, moment.clock_before, TPM2_EO.UNSIGNED_LT),
+            ):
+                self._esapi.policy_counter_timer(session, number.to_bytes(size, "big"), how, offset)
+            # 3
+            name = approval_public(approval.key).name()
+            self._esapi.policy_authorize(session, moment.policy, name, ticket, approval.policy_ref)
+            # 4
+            scheme = TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL)
+            attest, signature = self._esapi.get_time(lease_key, TPM2B_DATA(extra_data), scheme, ESYS_TR.ENDORSEMENT, session2=session)
+            return Stated(bytes(attest), bytes(signature.marshal()))
+        finally:
+            for handle in (lease_key, session):
+                with suppress(TSS2_Exception):  # a session is spent by the command that it authorised
+                    self._esapi.flush_context(handle)
+
+    def _approved(self, approval: LeaseApproval) -> Any:
+        """The TPM's ticket: the approval key signed it."""
+        from tpm2_pytss import ESYS_TR, TSS2_Exception
+        from tpm2_pytss.types import TPM2B_PUBLIC, TPMT_PUBLIC, TPMT_SIGNATURE
+
+        public = TPM2B_PUBLIC(publicArea=TPMT_PUBLIC.unmarshal(approval_public(approval.key).raw)[0])
+        r, s = approval.signature[:32], approval.signature[32:]
+        signature = TPMT_SIGNATURE.unmarshal(encode_signature(Signature("ecdsa", "sha256", r=r, s=s)))[0]
+        digest = hash_bytes("sha256", to_authorize(approval.moment.policy, approval.policy_ref))
+        key = self._esapi.load_external(public, None, ESYS_TR.OWNER)
+        try:
+            return self._esapi.verify_signature(key, digest, signature)
+        finally:
+            with suppress(TSS2_Exception):
+                self._esapi.flush_context(key)
 
     def _clock(self) -> Clock:
         info = self._esapi.read_clock().clockInfo

@@ -18,6 +18,7 @@ from writ.formats.reason import Reason
 from writ.formats.strict import decode_cbor
 from writ.formats.tlog.merkle import inclusion_proof, leaf_hash
 from writ.verdict.appraisal import NOT_CONTINUED
+from writ.verdict.approval import consent_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,7 @@ class Chains:
             outcome=None if outcome is None else leaf(outcome.sequence),
             carrier=carrier,
             carrier_decision=carrier_signed,
+            approval=self._approval(record),
         )
 
     def _object(self, digest: Digest, what: str) -> bytes:
@@ -107,6 +109,11 @@ class Chains:
         if found is None:
             raise _missing(what, str(digest))
         return found
+
+    def _approval(self, record: ActionRecord) -> bytes | None:
+        """The signed approval that the record's context names."""
+        consent = consent_of(record.context)
+        return None if consent is None else self._object(Digest.parse(consent.approval), "approval")
 
     def _token(self, record: ActionRecord) -> SignedToken:
         if record.token is None:

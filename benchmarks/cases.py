@@ -32,6 +32,7 @@ from writ.formats.eventlog.cel import CelRecord, encode_cel, parse_cel
 from writ.formats.eventlog.runtime import StartEvent, StopEvent, command_digest, record_event
 from writ.formats.evidence import binding, encode_evidence, parse_evidence
 from writ.formats.keys import key_id
+from writ.formats.reason import Reason
 from writ.formats.state import RuntimeState
 from writ.formats.tpm.signature import parse_signature
 from writ.verdict.attestation import decide_attestation
@@ -166,6 +167,13 @@ class Echo:
     def action(self, method: str, arguments: bytes) -> Action:
         """As a local tool's."""
         return Action("tool.call", f"mcp:notes/{method}", Digest.of(arguments))
+
+    def turn(self) -> contextlib.AbstractContextManager[object]:
+        """At once."""
+        return contextlib.nullcontext()
+
+    def against(self, method: str) -> Reason | None:
+        """Nothing."""
 
     def call(self, action: Action, method: str, arguments: bytes, held: Held | None, record: bytes = b"") -> Reply:
         """Its arguments."""

@@ -4,10 +4,12 @@ serve                       the daemon of this host
 run --agent NAME -- CMD…    launch an agent from its measured store; its exit status is returned
 status [INSTANCE]           how the instances stand
 why REF                     explain a refusal or a containment
+approve REF                 say yes, once, to an action that takes a person
 kill INSTANCE               kill an instance; it is tainted for ever
 log show|export|prove|erase INSTANCE
 relying                     decide for proxies and enforcement points of others
 policy schema|test|what-if|shadow  try policies before they decide
+tools -- PROGRAM ARG…       propose what to approve of a server of the Model Context Protocol
 doctor, config check
 """
 
@@ -15,10 +17,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
+import secrets
 import signal
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -26,13 +31,40 @@ from typing import Any, Final
 try:
     from enforcer import compose, explain, frames
     from enforcer.config import PREFIX, EnforcerConfig
-    from enforcer.control import CONTROL, MAX_CONTROL, Contain, Control, CouldNot, Deliver, Did, Exited, RefusedRun, Run, Started
+    from enforcer.control import (
+        CONTROL,
+        MAX_CONTROL,
+        Approve,
+        Approved,
+        Contain,
+        Control,
+        CouldNot,
+        Deliver,
+        Did,
+        Exited,
+        RefusedRun,
+        Run,
+        Started,
+    )
+    from enforcer.mcp_server import proposal
     from enforcer.relying import config as relying_config
+    from writ.formats.approval import (
+        LIFE,
+        MAX_APPROVAL,
+        Approval,
+        bytes_to_sign,
+        parse_signed_approval,
+        sign_approval,
+        signed_elsewhere,
+    )
     from writ.formats.archive import encode_archive
     from writ.formats.errors import FormatError, Refused, Unavailable
+    from writ.formats.mcp import VERSIONS, encode_approved
+    from writ.formats.policy_bundle import PolicyBundle
     from writ.formats.reason import Reason
     from writ.service import cli, observe
     from writ.service.config import check, load
+    from writ.service.signers import load_signer
 except ImportError as missing:  # nothing is read or made before all of it is there
     sys.stderr.write(f"enforcer: could not start: {missing}\n")
     sys.exit(3)
@@ -60,6 +92,8 @@ def main(argv: Sequence[str]) -> int:
         return _relying(args)
     if args.verb == "policy":
         return _policy(args)
+    if args.verb == "tools":
+        return _tools(args, command)
     config = compose.configuration(args.config or _default(), os.environ)
     if args.verb == "serve":
         return _serve(config)
@@ -73,11 +107,13 @@ _VERBS: Final = {
     "run": "launch an agent from its measured store",
     "status": "show how the instances stand",
     "why": "explain a refusal or a containment",
+    "approve": "say yes, once, to an action that takes a person",
     "kill": "kill an instance, for ever",
     "log": "show, export, prove or erase an action log",
     "relying": "decide for proxies and enforcement points of others (docs/relying.md)",
     "policy": "try policies before they decide",
     "doctor": "look for what would keep an agent from running",
+    "tools": "propose what to approve of an MCP server",
     "config": "check the configuration",
 }
 
@@ -91,6 +127,8 @@ def _arguments(name: str, made: argparse.ArgumentParser) -> None:
         made.add_argument("instance", nargs="?")
     elif name == "why":
         made.add_argument("reference", metavar="REF")
+    elif name == "approve":
+        _approve_arguments(made)
     elif name == "kill":
         made.add_argument("instance")
     elif name == "log":
@@ -102,6 +140,19 @@ def _arguments(name: str, made: argparse.ArgumentParser) -> None:
     elif name == "config":
         made.add_argument("act", choices=("check",))
         made.add_argument("--relying", action="store_true", help="the file is one for `enforcer relying`")
+    elif name == "tools":
+        made.add_argument("--protocol", choices=VERSIONS, help="what the server speaks; tried out where it is not given")
+        made.usage = "enforcer tools [--protocol VERSION] -- PROGRAM ARG…"
+
+
+def _approve_arguments(made: argparse.ArgumentParser) -> None:
+    made.add_argument("reference", metavar="REF", help="the refused action")
+    made.add_argument("--key", type=Path, metavar="FILE", help="sign with this private key (PKCS#8 PEM), of an approver of the policy")
+    made.add_argument("--by", metavar="NAME", help="the approver who signs elsewhere, with --out")
+    made.add_argument("--out", type=Path, metavar="FILE", help="write the bytes to sign, and send nothing")
+    made.add_argument("--request", type=Path, metavar="FILE", help="the bytes that were signed elsewhere, with --signature")
+    made.add_argument("--signature", type=Path, metavar="FILE", help="the raw signature over them, 64 bytes")
+    made.add_argument("--within", type=int, default=300, metavar="SECONDS", help=f"how long it is good (default: 300, at most {LIFE})")
 
 
 def _policy_arguments(made: argparse.ArgumentParser) -> None:
@@ -147,6 +198,20 @@ def _check(args: argparse.Namespace) -> int:
     return cli.MISUSE if faults else cli.ACCEPTED
 
 
+def _tools(args: argparse.Namespace, command: Sequence[str]) -> int:
+    """What would be approved goes to standard output, as the file that does; what it says to standard error, to be read by a person."""
+    if not command:
+        raise FormatError("tools", "-- PROGRAM ARG…", "no program")
+    approved, definitions = proposal(command, args.protocol)
+    if args.json:
+        cli.emit({"approved": json.loads(encode_approved(approved)), "definitions": definitions}, as_json=True)
+        return cli.ACCEPTED
+    for one in definitions:
+        sys.stderr.write(json.dumps(one, indent=2, sort_keys=True) + "\n")
+    sys.stdout.write(encode_approved(approved).decode() + "\n")
+    return cli.ACCEPTED
+
+
 def _serve(config: EnforcerConfig) -> int:
     observe.configure(sys.stderr)
     if os.geteuid() != 0:
@@ -180,6 +245,8 @@ def _show(config: EnforcerConfig, args: argparse.Namespace) -> int:
         else:
             _why(answer)
         return cli.ACCEPTED
+    if args.verb == "approve":
+        return _approve(config, args)
     if args.verb == "kill":
         return _kill(config, args)
     if args.verb == "doctor":
@@ -286,6 +353,67 @@ def _kill(config: EnforcerConfig, args: argparse.Namespace) -> int:
         raise Refused(Reason("not-found", "instance", "a running instance", instance.hex()))
     cli.emit({"instance": instance.hex(), "killed": True}, args.json)
     return cli.ACCEPTED
+
+
+def _approve(config: EnforcerConfig, args: argparse.Namespace) -> int:
+    """The approval is given to the instance's holder, signed here or elsewhere; or what is to be signed is written.
+
+    The digest that is shown is the one that the record of the permitted action names.
+    """
+    wanted, policy = explain.approvable(
+        config, args.reference, made_at=int(time.time()), within=args.within, number=secrets.token_bytes(16)
+    )  # fmt: skip
+    match (args.key, args.by, args.out, args.request, args.signature):
+        case (Path() as key, None, None, None, None):
+            signed = sign_approval(wanted, load_signer(key))
+        case (None, str(name), Path() as out, None, None):
+            return _to_sign(wanted, policy, name, out, args.json)
+        case (None, None, None, Path() as request, Path() as signature):
+            signed = signed_elsewhere(_read(request), _read(signature))
+        case _:
+            raise FormatError("approve", "--key, or --by and --out, or --request and --signature", "others")
+    approval = parse_signed_approval(signed)
+    with _daemon(config) as connection:
+        frames.send(connection, CONTROL.encode(Approve(wanted.instance, signed)), (0,))
+        data = frames.receive(connection, MAX_CONTROL, 15.0)
+    match None if data is None else CONTROL.parse(data):
+        case Approved(_, ()):
+            told = {
+                "reference": args.reference,
+                "approved": True,
+                "action": wanted.action,
+                "resource": wanted.resource,
+                "approval": str(approval.digest),
+                "not_after": approval.approval.not_after,
+            }
+            cli.emit(told, args.json)
+            return cli.ACCEPTED
+        case Approved(_, reasons):
+            raise Refused(*reasons)
+        case CouldNot(what, detail):
+            raise Unavailable(what, detail)
+    raise Refused(Reason("not-found", "instance", "a running instance", wanted.instance.hex()))
+
+
+def _to_sign(wanted: Approval, policy: PolicyBundle, name: str, out: Path, as_json: bool) -> int:
+    people = dict(policy.settings.approvers)
+    if name not in people:
+        raise Refused(Reason("not-found", "--by", f"one of {', '.join(people)}"[:200], name[:64]))
+    try:
+        out.write_bytes(bytes_to_sign(wanted, people[name]))
+    except OSError as error:
+        raise Unavailable(f"file {out}", error.strerror or "cannot be written") from None
+    about = {"action": wanted.action, "resource": wanted.resource, "arguments": wanted.arguments.hex(), "refused": wanted.refused.hex()}
+    cli.emit({"to_sign": str(out), "algorithm": people[name].algorithm, "not_after": wanted.not_after, **about}, as_json)
+    return cli.ACCEPTED
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_APPROVAL + 1)
+    except OSError as error:
+        raise Unavailable(f"file {path}", error.strerror or "cannot be read") from None
 
 
 # --- run -----------------------------------------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 client  -> daemon   Run with descriptors 0, 1, 2; the daemon hands the connection on to the holder it starts
 holder  -> client   Started, then Exited, RefusedRun or CouldNot; client -> holder: Deliver (a signal)
 daemon <-> holder   a link that says by its mere being there that the daemon lives: Contain; Attach on a new one
-client  -> daemon   Contain, Ask; daemon -> client: Did, Standings
+client  -> daemon   Contain; daemon -> client: Did
+client  -> daemon -> holder   Approve; holder -> daemon -> client: Approved
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from writ.formats import message as m
+from writ.formats.approval import MAX_APPROVAL
 from writ.formats.message import Family
 from writ.formats.reason import Reason
 
@@ -105,7 +107,23 @@ class Did:
     found: bool
 
 
-Control = Run | Started | Exited | RefusedRun | CouldNot | Deliver | Attach | Attached | Contain | Did
+@dataclass(frozen=True, slots=True)
+class Approve:
+    """Take this signed approval (`writ.formats.approval`) of an action that `instance` was refused."""
+
+    instance: bytes
+    approval: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Approved:
+    """What became of an Approve, the SHA-256 of whose approval is `approval`: taken where there are no reasons."""
+
+    approval: bytes
+    reasons: tuple[Reason, ...]
+
+
+Control = Run | Started | Exited | RefusedRun | CouldNot | Deliver | Attach | Attached | Contain | Did | Approve | Approved
 
 CONTROL: Final[Family[Control]] = Family(
     "control",
@@ -120,6 +138,8 @@ CONTROL: Final[Family[Control]] = Family(
         "attached": (Attached, (m.raw("instance", size=16), m.text("state", most=16), m.raw("code", size=32))),
         "contain": (Contain, (m.raw("instance", size=16), m.reasons("reasons"))),
         "did": (Did, (m.flag("found"),)),
+        "approve": (Approve, (m.raw("instance", size=16), m.raw("approval", most=MAX_APPROVAL))),
+        "approved": (Approved, (m.raw("approval", size=32), m.reasons("reasons"))),
     },
     MAX_CONTROL,
 )

@@ -6,6 +6,8 @@ root of it is the pinned decision keys of the trust file:
     decision key -> signed AttestDecision -> digest of exactly these claims
                  -> signed policy bundle  -> digest that the claims name
     token keys (relayed) sign the token, and are believed because the decision vouches for every claim
+
+A token of hardware mode is in force only beside a lease, which a key in the host's TPM signed a moment ago.
 """
 
 from __future__ import annotations
@@ -23,13 +25,14 @@ from writ.formats.eat import SignedToken, parse_token
 from writ.formats.errors import FormatError, Refused
 from writ.formats.grants import Grant
 from writ.formats.keys import PublicKey, key_id
-from writ.formats.local import TokenGiven
+from writ.formats.lease import parse_lease
+from writ.formats.local import LeaseGiven, TokenGiven
 from writ.formats.policy_bundle import PolicyBundle
 from writ.formats.reason import Reason
 from writ.formats.spiffe import AgentId
 from writ.formats.trust import Trust
 from writ.service.clock import Clock
-from writ.verdict.token import VerifiedToken, verify_token
+from writ.verdict.token import VerifiedToken, verify_lease, verify_token
 
 RENEW_JITTER: Final = 0.10
 
@@ -47,23 +50,51 @@ class Subject:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldLease:
+    """A verified lease, as it is shown to others, with both clocks when it was asked for, in seconds."""
+
+    data: bytes
+    alive_until: int
+    asked_wall: int
+    asked_boot: float
+
+    @property
+    def life(self) -> int:
+        """Seconds of life that were left when it was asked for."""
+        return self.alive_until - self.asked_wall
+
+    def remaining(self, wall: int, boot: float) -> float:
+        """Seconds until it is dead by either clock; 0 or less where it is."""
+        return min(self.alive_until - wall, self.life - (boot - self.asked_boot))
+
+
+@dataclass(frozen=True, slots=True)
 class Held:
-    """A verified token with its bundle, compact form and both clocks at receipt, in seconds."""
+    """A verified token with its bundle, compact form and both clocks at receipt, in seconds; and its lease, where it takes one."""
 
     token: VerifiedToken
     compact: str
     bundle: PolicyBundle
     received_wall: int
     received_boot: float
+    lease: HeldLease | None = None
 
     @property
     def life(self) -> int:
         """Seconds of life that were left at receipt."""
         return self.token.claims.expires_at - self.received_wall
 
-    def alive(self, wall: int, boot: float) -> bool:
-        """Whether neither clock says that it is dead: the wall clock past `exp`, or as much boot time gone as life was left."""
+    def unexpired(self, wall: int, boot: float) -> bool:
+        """Whether neither clock says that the token is dead: the wall clock past `exp`, or as much boot time gone as life was left."""
         return wall < self.token.claims.expires_at and 0 <= boot - self.received_boot < self.life
+
+    def leased(self, wall: int, boot: float) -> bool:
+        """Whether it takes no lease, or its lease is alive."""
+        return self.token.claims.lease is None or (self.lease is not None and self.lease.remaining(wall, boot) > 0)
+
+    def alive(self, wall: int, boot: float) -> bool:
+        """Whether neither clock says that it is dead, nor its lease."""
+        return self.unexpired(wall, boot) and self.leased(wall, boot)
 
 
 def accept(given: TokenGiven, subject: Subject, trust: Trust, bundles: HeldBundles, *, wall: int, boot: float) -> Held:
@@ -102,6 +133,15 @@ def accept(given: TokenGiven, subject: Subject, trust: Trust, bundles: HeldBundl
         raise Refused(Reason("policy-unknown", "policy.namespace", subject.agent.namespace, bundle.namespace))
     bundles.advance(bundle)
     return Held(verified, token.jws.compact, bundle, wall, boot)
+
+
+def leased(held: Held, lease: LeaseGiven, *, wall: int, boot: float) -> Held:
+    """`held` with this lease, which the TPM made for its token; both clocks are of when it was asked for. Raises FormatError, Refused."""
+    verified = verify_lease(parse_lease(lease.lease), held.token, now=wall)
+    if verified is None:
+        raise Refused(Reason("lease-mismatch", "lease", "none, for a token without one", "a lease"))
+    fresh = HeldLease(lease.lease, verified.alive_until, wall, boot)
+    return Held(held.token, held.compact, held.bundle, held.received_wall, held.received_boot, fresh)
 
 
 def _vouched(entry: AttestDecision, token: SignedToken, subject: Subject) -> None:
@@ -155,6 +195,27 @@ class Credential:
         with self._lock:
             return tuple(self._seen)
 
+    def renew(self, leased: Held) -> bool:
+        """The token in force has this lease from now on; False where another is in force by now, or none."""
+        with self._lock:
+            if self._held is None or self._held.token.digest != leased.token.digest:
+                return False
+            self._held = leased
+            return True
+
+    def holding(self) -> Held | None:
+        """The token that was taken last and has not expired, whatever became of its lease."""
+        with self._lock:
+            held = self._held
+        return held if held is not None and held.unexpired(self._clock.now(), self._clock.boot()) else None
+
+    def over(self) -> Reason:
+        """Why nothing is in force, where a token was."""
+        held = self.holding()
+        if held is not None and not held.leased(self._clock.now(), self._clock.boot()):
+            return Reason("lease-expired", "lease", "a lease in time", "none")
+        return Reason("token-expired", "token.exp", "a renewal in time", "none")
+
     def drop(self) -> None:
         """Nothing is in force: after a hold or a kill only a new token helps."""
         with self._lock:
@@ -171,8 +232,9 @@ class Credential:
         held = self.current()
         if held is None:
             return 0.0
-        by_boot = held.life - (self._clock.boot() - held.received_boot)
-        return max(0.0, min(held.token.claims.expires_at - self._clock.now(), by_boot))
+        wall, boot = self._clock.now(), self._clock.boot()
+        left = min(held.token.claims.expires_at - wall, held.life - (boot - held.received_boot))
+        return max(0.0, left if held.lease is None else min(left, held.lease.remaining(wall, boot)))
 
 
 def renew_in(life: float, chance: float) -> float:

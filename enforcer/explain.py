@@ -17,9 +17,12 @@ from enforcer.launch.cgroup import MOUNTINFO, Cgroup, find_mount
 from enforcer.papers import kept
 from enforcer.record import Entry, LogReader
 from writ.formats.action import ActionRecord, OutcomeRecord
+from writ.formats.approval import Approval
 from writ.formats.archive import Archive, InstanceLog
 from writ.formats.errors import FormatError, Refused, Unavailable
+from writ.formats.policy_bundle import PolicyBundle, parse_bundle
 from writ.formats.reason import REMEDIES, Reason
+from writ.formats.tlog.merkle import leaf_hash
 
 _REFERENCE: Final = re.compile(r"(?:r[0-9a-f]{8}|([0-9a-f]{4,32})(?:-([0-9]{1,12}))?)\Z", re.ASCII)
 
@@ -90,7 +93,40 @@ def why(config: EnforcerConfig, reference: str) -> dict[str, Any]:
     instance = find_instance(config, match[1])
     if match[2] is None:
         return {"reference": reference, **standing(config, instance), "agent_did": _counts(config, instance)}
-    return {"reference": reference, **shown(_entry(config, instance, int(match[2]))), "containment": _containment(config, instance)}
+    entry = _entry(config, instance, int(match[2]))
+    return {"reference": reference, **shown(entry), **_approvable(entry), "containment": _containment(config, instance)}
+
+
+def _approvable(entry: Entry) -> dict[str, Any]:
+    """What an approval of this refusal names, where one would let it pass; empty where none would."""
+    record = entry.record
+    if not isinstance(record, ActionRecord) or [reason.code for reason in record.reasons] != ["approval-required"]:
+        return {}
+    named = {"instance": record.instance.hex(), "refused": leaf_hash(entry.leaf).hex(), "arguments": record.arguments.hex()}
+    return {"approval": {**named, "policy": str(record.bundle)}}
+
+
+def approvable(config: EnforcerConfig, reference: str, *, made_at: int, within: int, number: bytes) -> tuple[Approval, PolicyBundle]:
+    """The approval that a person may sign of the refusal behind `reference`, and the policy that says who may; `number` is its random id.
+
+    Raises Refused (`not-found`) where an approval would not change the answer, FormatError, Unavailable.
+    """
+    match = _REFERENCE.match(reference)
+    if match is None or match[2] is None:
+        raise FormatError("reference", "a refused action, such as 5f1c09ab-12", repr(reference)[:80])
+    instance = find_instance(config, match[1])
+    entry = _entry(config, instance, int(match[2]))
+    record = entry.record
+    if not isinstance(record, ActionRecord) or record.bundle is None or not _approvable(entry):
+        raise Refused(Reason("not-found", "record", "an action that was refused by approval-required", reference))
+    policy = kept(config.instance_dir(instance)).by_digest().get(record.bundle)
+    if policy is None:
+        raise Unavailable("papers", f"the policy {record.bundle} of this record is not kept")
+    leaf = leaf_hash(entry.leaf)
+    approval = Approval(
+        instance, record.action, record.resource, record.arguments, record.bundle, record.gate, leaf, made_at, made_at + within, number
+    )  # fmt: skip
+    return approval, parse_bundle(policy)
 
 
 def _before_launch(config: EnforcerConfig, reference: str) -> dict[str, Any]:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from enforcer.approvals import Approvals
 from enforcer.credential import Credential, Held
 from enforcer.quota import BYTES_IN_ALL, Quota
-from enforcer.record import ActionLog
+from enforcer.record import ActionLog, Recorded
 from enforcer.shadow import Decided, Shadow
 from writ.formats.action import Action, ActionRecord, OutcomeRecord, encode_context
 from writ.formats.digest import Digest
 from writ.formats.engine import EngineId
 from writ.formats.errors import Misuse, Unavailable
-from writ.formats.grants import Grant
+from writ.formats.grants import Grant, covers
 from writ.formats.reason import Reason
 from writ.formats.spiffe import AgentId
 from writ.service.clock import Clock
+from writ.verdict.approval import Asked, Given, consent_of
 from writ.verdict.decide import decide, would_refuse
 from writ.verdict.memo import Memo
 
@@ -70,11 +73,13 @@ class Gatekeeper:
     def __init__(
         self, *, instance: bytes, agent: AgentId, credential: Credential, log: ActionLog, engine: EngineId, clock: Clock,
         observes: tuple[Grant, ...] | None = None, last: bytes | None = None, left: int = BYTES_IN_ALL, shadow: Shadow | None = None,
+        approvals: Approvals | None = None,
     ) -> None:  # fmt: skip
         """`observes`, where it is not None, are the grants of an agent that is only watched: nothing it does is decided by a token.
 
         `last` is the leaf hash of the last action's record, of one that has acted before, and `left` what the instance may still write.
-        `shadow` is told what was decided under a token, and changes nothing of it.
+        `shadow` is told what was decided under a token, and changes nothing of it. `approvals` holds what waits for a person, and what
+        people gave; without it nothing can be approved.
         """
         self._shadow = shadow
         self._observes = observes
@@ -82,6 +87,7 @@ class Gatekeeper:
         self._credential, self._log, self._clock = credential, log, clock
         self._quota = Quota(clock, in_all=left)
         self._memo = Memo()
+        self._approvals = approvals
         self._cut: tuple[Reason, ...] = ()
         self._lines: list[Line] = []
         self._last = last
@@ -96,6 +102,23 @@ class Gatekeeper:
         """The leaf hash of the last action's record, and the bytes that may still be written."""
         with self._lock:
             return self._last, self._quota.left
+
+    def reaches(self) -> Callable[[str, str], bool] | None:
+        """Whether an action on a resource is granted by the token in force: not whether it may pass. None where nothing passes now."""
+        with self._lock:
+            cut = self._cut
+        if cut:
+            return None
+        if self._observes is not None:
+            return lambda _action, _resource: True
+        try:
+            held = self._credential.current()
+        except OSError:  # a clock that cannot be read
+            held = None
+        if held is None:
+            return None
+        grants = held.token.claims.grants
+        return lambda action, resource: any(covers(one, action, resource) for one in grants)
 
     def cut(self, *reasons: Reason) -> None:
         """From now on nothing passes, for these reasons, until `mend`: nor what was decided and has not been answered, nor on any line."""
@@ -126,13 +149,13 @@ class Gatekeeper:
             self._lines = [held for held in self._lines if held is not line]
 
     def ask(self, action: Action, arguments: bytes, *, gate: str, against: Reason | None = None, led_by: bytes | None = None) -> Ruling:
-        """Whether `action` may pass now; `against` is what the gate itself found (no such tool).
+        """Whether `action` may pass now; `against` is what the gate itself found (no such tool). Where everything is cut, that is why.
 
         `led_by` is the leaf hash of the record that led to this one, where that is in another instance's log.
 
         0. There is room for a record, else it is refused without one.
         1. Token and bundle are taken once, the clock is read once.
-        2. The action is decided.
+        2. The action is decided; what lacks an approval, again with the one that was given, if there is one: it is spent from then on.
         3. The record, and the arguments sealed beside it, are durable; a log that fails refuses (I4).
         4. Nothing was cut and no token died meanwhile; else the record gets a failed outcome and the action does not pass.
 
@@ -156,7 +179,7 @@ class Gatekeeper:
         held, now = (None, self._clock.now()) if cut or against is not None else (self._credential.current(), self._clock.now())
         watched = self._observes is not None and against is None and not cut
         # 2
-        judged = self._judge(action, (against,) if against is not None else cut, held, gate, now)
+        judged = self._judge(action, cut or (() if against is None else (against,)), held, gate, now)
         # 3
         try:
             recorded = self._log.append(
@@ -166,6 +189,7 @@ class Gatekeeper:
             fault = Reason("record-not-durable", "record", "a durable record", error.detail[:200])
             return Ruling(action, (fault, *judged.reasons), None, None)
         sequence = recorded.record.sequence
+        self._wait_for_approval(action, judged, recorded)
         with self._lock:
             cut, self._last = self._cut, recorded.leaf_hash
         self._tell(action, judged, gate, now, sequence)
@@ -183,7 +207,7 @@ class Gatekeeper:
         if self._shadow is None or judged.held is None:
             return
         with contextlib.suppress(Exception):
-            self._shadow.saw(Decided(action, judged.held.token.claims, gate, now, judged.reasons, sequence))
+            self._shadow.saw(Decided(action, judged.held.token.claims, gate, now, judged.reasons, sequence, consent_of(judged.context)))
 
     def outcome(self, ruling: Ruling, *, done: bool, result: bytes) -> bool:
         """What became of a permitted action is recorded, its result sealed beside the log. False where that failed."""
@@ -207,7 +231,19 @@ class Gatekeeper:
             return _Judged(False, would_refuse(action, self._observes), _NO_CONTEXT, None)
         token, bundle = (None, None) if held is None else (held.token, held.bundle)
         decision = decide(action, token=token, bundle=bundle, gate=gate, now=now, memo=self._memo)
+        if (given := self._given(action, gate, decision.reasons)) is not None:
+            decision = decide(action, token=token, bundle=bundle, gate=gate, now=now, given=given)
         return _Judged(decision.permit, decision.reasons, decision.context, held)
+
+    def _given(self, action: Action, gate: str, reasons: tuple[Reason, ...]) -> Given | None:
+        """The approval that was given for this action, if that is all it lacks. Whatever comes of it, nobody gets it again."""
+        return self._approvals.take(action, gate) if self._approvals is not None and _lacks_approval(reasons) else None
+
+    def _wait_for_approval(self, action: Action, judged: _Judged, recorded: Recorded) -> None:
+        """A person can approve the action from now on, if that is all it lacks."""
+        record = recorded.record
+        if self._approvals is not None and _lacks_approval(judged.reasons) and isinstance(record, ActionRecord):
+            self._approvals.wait(Asked(action, record.gate, recorded.leaf_hash, record.arguments))
 
     def _record(
         self, sequence: int, commitment: bytes, action: Action, judged: _Judged, parent: bytes | None, gate: str, now: int
@@ -219,3 +255,7 @@ class Gatekeeper:
             action=action.name, resource=action.resource, arguments=commitment, token=token, bundle=bundle, context=judged.context,
             permit=judged.permit, reasons=judged.reasons, parent=parent, gate=gate,
         )  # fmt: skip
+
+
+def _lacks_approval(reasons: tuple[Reason, ...]) -> bool:
+    return [reason.code for reason in reasons] == ["approval-required"]

@@ -36,6 +36,7 @@ from enforcer.launch.rooms import make_room, with_work
 from enforcer.launch.sandbox import GATE, WORK, environment_of
 from enforcer.launch.slot import free_slot
 from enforcer.launch.store_root import StoreRoot, store_root
+from enforcer.mcp_server import McpServer
 from enforcer.tools import StdioTool
 from writ.formats.errors import FormatError, Misuse, Refused, Unavailable, WritError
 from writ.formats.local import Launch, Launched, Refusal, Unreachable
@@ -96,7 +97,7 @@ class Holder(Instance):
             raise Refused(Reason("component-mismatch", "command", " ".join(measurement.command)[:200], " ".join(launched.command)[:200]))
         if (observed := measurement.mode == "observe") and not self._config.observe:
             raise Refused(Reason("observe-refused", "measurement.mode", "enforce", measurement.mode))
-        self._agent_id, self._observed = measurement.agent, observed
+        self._agent_id, self._observed, self._measurement = measurement.agent, observed, measurement
         self._root: StoreRoot = store_root(launched.root, self._config.store_owners)
         self._argv = self._root.argv(launched.command)
         self._profile, self._forwards, self._named = measurement.profile, measurement.forwards, measurement.secrets
@@ -143,8 +144,10 @@ class Holder(Instance):
         if config.tool_commands:
             self._start_tools(visible)
         self._open_gate(gate, launched)
+        self._open_desks(gate)
         self._outlet.lay(gate, self._image.path)
-        environment = environment_of(WRIT_SOCKET=f"{GATE}/{GATE_FILE}", **self._outlet.environment, **self._secrets.environment)
+        ways = {**self._outlet.environment, **self._mcp_environment}
+        environment = environment_of(WRIT_SOCKET=f"{GATE}/{GATE_FILE}", **ways, **self._secrets.environment)
         program = Program(self._argv, self._profile, self._image, room, agent_uid, environment, config.pids_max, devices=self._devices)
         self._links.daemon()
         agent = self._agent = start(program, self._cgroup.child("agent"), self._stdio, self._let_out)
@@ -152,6 +155,13 @@ class Holder(Instance):
             os.close(descriptor)
         self._stdio = (-1, -1, -1)
         self._attend_to(agent)
+
+    def _tool(self, name: str, program: Program, errors: int) -> StdioTool:
+        """A server of the Model Context Protocol where something was approved of it, else a plain program."""
+        cgroup, approved = self._cgroup.child("tools"), self._approved_of(self._measurement, name)
+        if approved is None:
+            return StdioTool.started(name, program, cgroup, errors)
+        return McpServer.launched(name, program, cgroup, errors, approved)
 
     def _start_tools(self, visible: Path) -> None:
         """Each in a sandbox of its own, on a room that all of them share."""
@@ -161,7 +171,7 @@ class Holder(Instance):
         try:
             for name, command in sorted(config.tool_commands.items()):
                 program = Program(self._root.argv(command), self._profile, self._image, room, uid, environment_of(), config.pids_max)
-                self._tools[name] = StdioTool.started(name, program, self._cgroup.child("tools"), errors)
+                self._tools[name] = self._tool(name, program, errors)
         finally:
             os.close(errors)
 

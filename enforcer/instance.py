@@ -16,26 +16,34 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Final
 
+from enforcer.approvals import Approvals
 from enforcer.bundles import HeldBundles
 from enforcer.child.children import START, Children
 from enforcer.child.workshop import Workshop
 from enforcer.code_id import installed_code
 from enforcer.config import CHILDREN, EnforcerConfig
 from enforcer.contain import Containment, Standing, last_records, write_evidence
-from enforcer.control import CONTROL, Attach, Control, Deliver, Exited, RefusedRun, Run
+from enforcer.control import CONTROL, Approved, Attach, Control, Deliver, Exited, RefusedRun, Run
 from enforcer.credential import Credential, Subject
 from enforcer.estate import MAX_SEEN, Estate, HeldConnection, Since, leave
 from enforcer.events import AgentEnded, ComeOver, Event, FromClient, Heard, Killed, LinkLost, LinkUp, ParentHeld, ParentRuns
 from enforcer.gatekeeper import Gatekeeper
 from enforcer.gates.egress.outlet import Outlet
+from enforcer.gates.mcp.desk import Desk
+from enforcer.gates.mcp.http import URL, McpHttpGate
+from enforcer.gates.mcp.stdio import McpStdioGate, socket_name
 from enforcer.gates.secret_files import SecretFiles
-from enforcer.gates.socket import SocketGate, Taken
+from enforcer.gates.socket import SocketGate
 from enforcer.launch.cgroup import Cgroup
 from enforcer.launch.image import Image, sweep
+from enforcer.launch.netns import ADDRESS, Namespace
 from enforcer.launch.process import Running, Watchdog
 from enforcer.launch.rooms import clear_rooms
 from enforcer.launch.slot import Slot
+from enforcer.leases import Leases
 from enforcer.links import Links
+from enforcer.mcp_server import McpServer, approved_of
+from enforcer.papers import keep_object
 from enforcer.record import ActionLog
 from enforcer.relay import Relay
 from enforcer.renewal import Granted, Renewal, Verdict
@@ -43,9 +51,13 @@ from enforcer.secrets.sources import secrets_of
 from enforcer.shadow import Shadow, shadow_of
 from enforcer.tenure import Tenure
 from enforcer.tools import RelyingService, Tool
+from enforcer.wire.lines import LineGate, Taken
+from writ.formats.digest import Digest
 from writ.formats.errors import Misuse, Unavailable, WritError
-from writ.formats.forward import Forward
+from writ.formats.forward import MCP_PORT, Forward
 from writ.formats.local import LOCAL, Launched, Stop, Unreachable
+from writ.formats.mcp import ApprovedServer
+from writ.formats.measurement import Measurement
 from writ.formats.reason import Reason
 from writ.formats.secret import Secret
 from writ.formats.spiffe import AgentId
@@ -93,6 +105,8 @@ class Instance:
         self._key = MemorySigner.generate()
         self._tools: dict[str, Tool] = {}
         self._gate: SocketGate | None = None
+        self._desks: dict[str, Desk] = {}
+        self._line_gates: list[LineGate] = []
         self._close_ways: Callable[[], None] = lambda: None
         self._agent: Running | None = None
         self._workshop: Workshop | None = None
@@ -111,9 +125,12 @@ class Instance:
         self._log = ActionLog(self._folder, launched.instance)
         self._credential = Credential(clock, since.seen)
         self._shadow = shadow_of(config, trust, self._folder, clock.now())
+        self._approvals = Approvals(launched.instance, clock, lambda signed: keep_object(self._folder, signed))
+        self._links.approve_by(self._approve)
         self._gatekeeper = Gatekeeper(
             instance=launched.instance, agent=self._agent_id, credential=self._credential, log=self._log, engine=installed_engine(),
             clock=clock, observes=launched.grants if self._observed else None, last=since.last, left=since.left, shadow=self._shadow,
+            approvals=self._approvals,
         )  # fmt: skip
         self._secrets = secrets_of(config, self._run.agent, self._named, clock, since.placeholders)
         self._gatekeeper.hold(self._secrets)
@@ -122,6 +139,7 @@ class Instance:
         self._renewal = Renewal(subject, self._relay, self._log, trust, bundles, self._folder, clock, since.carried)
         self._containment = Containment(self._cgroup, self._gatekeeper, self._credential, self._folder, clock=clock, changed=self._standing)
         self._tenure = Tenure(self._containment, self._credential, clock)
+        self._leases = Leases(self._credential, self._relay, clock, self._renewal.ask_now)
 
     def _outlet_of(self, launched: Launched, ca: bytes | None = None) -> Outlet:
         config = self._config
@@ -151,18 +169,44 @@ class Instance:
             tools=self._tools, short=self._short, taken=taken,
         )  # fmt: skip
 
+    def _open_desks(self, gate: Path) -> None:
+        """Clients of the Model Context Protocol that launch a server are heard; the endpoints over HTTP open with the ways out."""
+        uid = self._slot.agent_uid
+        for name, tool in sorted(self._tools.items()):
+            if isinstance(tool, McpServer):
+                desk = self._desks[name] = Desk(name, tool, self._gatekeeper, self._short)
+                path, holds = str(gate / socket_name(name)), self._cgroup.child("agent").holds
+                self._line_gates.append(McpStdioGate(path, uid=uid, gid=uid, is_agent=holds, desk=desk))
+
+    @property
+    def _mcp_environment(self) -> dict[str, str]:
+        """What the agent's programs find in theirs: where the endpoints are, and that no proxy leads there."""
+        past = dict.fromkeys(("NO_PROXY", "no_proxy"), ADDRESS) if self._outlet.leads else {}
+        return {"WRIT_MCP": URL, **past} if self._desks else {}
+
+    def _approved_of(self, measurement: Measurement, name: str) -> ApprovedServer | None:
+        return approved_of(self._config.images_dir, measurement, name)
+
     def _attend_to(self, agent: Running) -> None:
         """The agent's end is an event, as is what its client says."""
         threading.Thread(target=lambda: self._events.put(AgentEnded(agent.ended())), name="agent", daemon=True).start()
         self._links.hear_client()
 
     def _let_out(self, init: int) -> None:
-        self._close_ways = self._outlet.open(init, self._gatekeeper, self._short)
+        """The ways out are open, and beside them the endpoints of the tools. Raises Unavailable; none is open then."""
+        with contextlib.ExitStack() as made:
+            if self._desks:
+                namespace = Namespace(init)
+                made.callback(namespace.close)
+                made.callback(McpHttpGate(namespace.listen(MCP_PORT), self._desks, self._gatekeeper).close)
+            made.callback(self._outlet.open(init, self._gatekeeper, self._short))
+            self._close_ways = made.pop_all().close
 
     # --- its life ----------------------------------------------------------------------------------------------------------
 
     def _watch_over(self) -> None:
         """One event after another, until the end."""
+        self._leases.keep()
         while True:
             try:
                 event: Event | None = self._events.get(timeout=self._wait())
@@ -230,6 +274,7 @@ class Instance:
         if isinstance(verdict, Granted) and self._parent_held:
             return
         self._kill_for(self._tenure.heard(verdict))
+        self._leases.keep()
 
     def _kill_for(self, reasons: tuple[Reason, ...]) -> None:
         if reasons:
@@ -283,6 +328,12 @@ class Instance:
         self._tidy()
         self._links.tell_client(end)
 
+    def _approve(self, signed: bytes) -> Approved:
+        """A person's approval is taken, to be used once, or why not. It lets nothing pass until its action is asked again."""
+        reasons = self._approvals.give(signed, self._credential.current())
+        _LOG.info("approval", instance=self._instance.hex(), rules=[reason.code for reason in reasons])
+        return Approved(Digest.of(signed).value, reasons)
+
     # --- to other code ---------------------------------------------------------------------------------------------------
 
     def _come_over(self, attach: Attach) -> bool:
@@ -321,6 +372,9 @@ class Instance:
         # 1
         tools = tuple(held for tool in self._tools.values() if (held := tool.leave(LEAVE_WITHIN)) is not None)
         listener, connections = gate.leave(LEAVE_WITHIN)
+        for one in self._line_gates:
+            one.leave(LEAVE_WITHIN)
+            one.close()
         self._close_ways()
         self._secrets.close()
         # 2
@@ -401,6 +455,8 @@ class Instance:
         """Gates, tools and cgroup are gone."""
         if self._gate is not None:
             self._gate.close()
+        for one in self._line_gates:
+            one.close()
         self._close_ways()
         self._cgroup.kill()
         for tool in self._tools.values():

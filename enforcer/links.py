@@ -16,11 +16,15 @@ from typing import Final
 
 from enforcer import frames
 from enforcer.code_id import installed_code
-from enforcer.control import CONTROL, MAX_CONTROL, Attach, Attached, Contain, Control, Deliver
+from enforcer.control import CONTROL, MAX_CONTROL, Approve, Approved, Attach, Attached, Contain, Control, Deliver
 from enforcer.events import ComeOver, Event, FromClient, Killed, LinkLost, LinkUp
 from enforcer.standstill import Standstill
+from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Misuse, Unavailable
+from writ.formats.reason import Reason
+from writ.service import observe
 
+_LOG = observe.get_logger(__name__)
 LEAVE_WITHIN: Final = 2.0
 """Seconds for what the client is just saying."""
 
@@ -34,6 +38,7 @@ class Links:
         self._client_heard: threading.Thread | None = None
         self._link_lost = threading.Event()
         self._still = Standstill()
+        self._approve: Callable[[bytes], Approved] | None = None
         for connection in (client, link):
             frames.bound_sends(connection)
 
@@ -46,6 +51,10 @@ class Links:
         threading.Thread(target=self._hear_link, args=(self.link,), name="link", daemon=True).start()
         self._server = taken or frames.listen(path, uid=os.getuid(), gid=os.getgid(), mode=0o600)
         threading.Thread(target=self._accept, name="holder-socket", daemon=True).start()
+
+    def approve_by(self, approve: Callable[[bytes], Approved]) -> None:
+        """Approvals that the daemon hands on are judged by `approve` from now on; before, none is taken."""
+        self._approve = approve
 
     def leave(self) -> tuple[int, int]:
         """The client is heard no more. Its connection, and the listener, at which nobody is accepted since a daemon of other code came."""
@@ -111,10 +120,21 @@ class Links:
                 message = CONTROL.parse(data)
                 if isinstance(message, Contain) and message.instance == self._instance and message.reasons:
                     self._events.put(Killed(message.reasons, time.monotonic_ns()))
+                elif isinstance(message, Approve) and message.instance == self._instance and self._approve is not None:
+                    frames.send(link, CONTROL.encode(self._judged(self._approve, message.approval)))
         except (Unavailable, FormatError):
             pass
         self._link_lost.set()
         self._events.put(LinkLost(link, time.monotonic_ns()))
+
+    @staticmethod
+    def _judged(approve: Callable[[bytes], Approved], signed: bytes) -> Approved:
+        """What `approve` says; a fault of ours is a refusal, and no end of the link."""
+        try:
+            return approve(signed)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the daemon is heard on
+            _LOG.error("approval-failed", exception=error)
+            return Approved(Digest.of(signed).value, (Reason("internal", "approval", "an answer", "a fault of ours"),))
 
     def _accept(self) -> None:
         """Daemons come one after another. After one of other code nobody is accepted: who comes then waits for the code that takes over."""

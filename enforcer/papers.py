@@ -27,6 +27,10 @@ def keep(folder: Path, given: TokenGiven) -> None:
         ("token", given.token.encode("ascii")), ("entry", given.decision), ("object", given.result), ("object", policy),
         ("object", given.evidence),
     ]  # fmt: skip
+    _insert(folder, rows)
+
+
+def _insert(folder: Path, rows: list[tuple[str, bytes]]) -> None:
     try:
         db = sqlite3.connect(folder / PAPERS_FILE)
         try:
@@ -38,6 +42,11 @@ def keep(folder: Path, given: TokenGiven) -> None:
             db.close()
     except sqlite3.Error as error:
         raise Unavailable("papers", f"{folder}: SQLite says {type(error).__name__}") from None
+
+
+def keep_object(folder: Path, body: bytes) -> None:
+    """One object more that a record's context names by its digest is durable. Raises Unavailable."""
+    _insert(folder, [("object", body)])
 
 
 def kept(folder: Path) -> Archive:

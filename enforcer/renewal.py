@@ -14,6 +14,7 @@ from typing import Final
 from enforcer import papers
 from enforcer.bundles import HeldBundles
 from enforcer.credential import Held, Subject, accept, renew_in
+from enforcer.leases import with_lease
 from enforcer.record import ActionLog
 from enforcer.relay import Relay
 from writ.formats.errors import FormatError, Refused, Unavailable
@@ -175,7 +176,7 @@ class Renewal:
 
         1. The checkpoint of the log as it is durable now, with the proof that it extends the one carried last.
         2. The answer, or none.
-        3. A token is verified link by link, and its papers are kept.
+        3. A token is verified link by link, and its papers are kept; of hardware mode, it comes with its first lease or not at all.
         4. The checkpoint counts as carried where the verifier answered with a token, or says which one it holds.
         """
         verdict, moved = self._ask()
@@ -206,7 +207,10 @@ class Renewal:
             held = accept(answer, self._subject, self._trust, self._bundles, wall=self._clock.now(), boot=self._clock.boot())
             self._carried = size
             papers.keep(self._folder, answer)
-            return Granted(held)
+            try:
+                return Granted(with_lease(held, self._relay, self._clock))
+            except Refused as refused:  # the host moved on between the quote and the lease: the token before may still be alive
+                return NotNow(refused.reasons, False)
         if isinstance(answer, Refusal):
             reasons = answer.reasons or (Reason("policy-refused", "token", "a token", "a refusal without a reason"),)
             if answer.final:

@@ -34,6 +34,7 @@ from writ.formats.errors import FormatError, Unavailable, WritError
 from writ.formats.policy_bundle import CONTENT_TYPE, MAX_BUNDLE, PolicyBundle, parse_bundle
 from writ.formats.reason import Reason
 from writ.formats.trust import Trust
+from writ.verdict.approval import Consent
 from writ.verdict.lint import validate
 from writ.verdict.rehearsal import by_policy, otherwise
 
@@ -56,6 +57,7 @@ class Decided:
     now: int
     reasons: tuple[Reason, ...]
     sequence: int
+    consent: Consent | None = None
 
 
 def candidate_of(path: Path, trust: Trust) -> PolicyBundle:
@@ -130,7 +132,9 @@ class Shadow:
         if self._compared % TALLY_EVERY == 0:
             self._tally()
         action = decided.action
-        found = otherwise(action, decided.claims, self._candidate, gate=decided.gate, now=decided.now, reasons=decided.reasons)
+        found = otherwise(
+            action, decided.claims, self._candidate, gate=decided.gate, now=decided.now, reasons=decided.reasons, consent=decided.consent
+        )  # fmt: skip
         if found is None:
             return
         self._note({

@@ -10,17 +10,33 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import socket
 import threading
 import time
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Final
 
 from enforcer import frames
 from enforcer.code_id import installed_code
 from enforcer.config import EnforcerConfig
-from enforcer.control import CONTROL, MAX_CONTROL, Attach, Attached, Contain, Control, CouldNot, Did, Exited, RefusedRun, Run
+from enforcer.control import (
+    CONTROL,
+    MAX_CONTROL,
+    Approve,
+    Approved,
+    Attach,
+    Attached,
+    Contain,
+    Control,
+    CouldNot,
+    Did,
+    Exited,
+    RefusedRun,
+    Run,
+)
 from enforcer.launch.cgroup import Cgroup, instances_below, parent_of
 from enforcer.launch.image import sweep
 from enforcer.launch.rooms import clear_rooms
@@ -36,6 +52,8 @@ MAX_CLIENTS: Final = 64
 REQUEST_WITHIN: Final = 5.0
 WATCH_AGAIN: Final = 0.5
 SWEEP_AGAIN: Final = 30.0
+APPROVED_WITHIN: Final = 5.0
+"""Seconds for a holder to say what it makes of an approval."""
 COME_OVER_WITHIN: Final = 300.0
 """Seconds for a holder of other code to come over to ours, frozen, among hundreds that do so at once."""
 
@@ -53,6 +71,7 @@ class Supervisor:
         self._sole = _only_daemon(config.run_dir / "daemon.lock")
         self._relay = Relay(str(config.attestor_socket))
         self._links: dict[bytes, socket.socket] = {}
+        self._approving: dict[bytes, SimpleQueue[Approved]] = {}
         self._lock = threading.Lock()
         self._room = threading.BoundedSemaphore(MAX_CLIENTS)
         self._find_holders()
@@ -111,8 +130,10 @@ class Supervisor:
         elif isinstance(message, Contain):
             _LOG.warning("kill-asked", instance=message.instance.hex(), rules=[r.code for r in message.reasons])
             frames.send(connection, CONTROL.encode(Did(self._contain(message))))
+        elif isinstance(message, Approve):
+            frames.send(connection, CONTROL.encode(self._hand_on(message)))
         else:
-            raise FormatError("request", "run or contain", type(message).__name__)
+            raise FormatError("request", "run, contain or approve", type(message).__name__)
 
     def _start_holder(self, client: socket.socket, run: bytes, stdio: tuple[int, ...]) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -143,6 +164,11 @@ class Supervisor:
                     instance, within = message.instance, None
                     with self._lock:
                         self._links[instance] = link
+                if isinstance(message, Approved):
+                    with self._lock:
+                        waiting = self._approving.get(message.approval)
+                    if waiting is not None:
+                        waiting.put(message)
                 ended = ended or isinstance(message, Exited | RefusedRun | CouldNot)
         if instance is not None:
             with self._lock:
@@ -166,6 +192,31 @@ class Supervisor:
             return False
         self._sweep(message.instance)
         return True
+
+    def _hand_on(self, message: Approve) -> Control:
+        """What the holder makes of an approval; Did where no such instance is held here. It is not judged here.
+
+        One that is being judged already is refused. Raises Unavailable where the holder says nothing.
+        """
+        name = hashlib.sha256(message.approval).digest()
+        answer: SimpleQueue[Approved] = SimpleQueue()
+        with self._lock:
+            link = self._links.get(message.instance)
+            if link is None:
+                return Did(False)
+            if name in self._approving:
+                return Approved(name, (Reason("conflict", "approval", "one that is not being judged", name.hex()),))
+            self._approving[name] = answer
+        try:
+            frames.send(link, CONTROL.encode(message))
+            said = answer.get(timeout=APPROVED_WITHIN)
+        except Empty:
+            raise Unavailable("holder", f"no answer within {APPROVED_WITHIN:.0f} s; ask for the action to see") from None
+        finally:
+            with self._lock:
+                del self._approving[name]
+        _LOG.info("approval", instance=message.instance.hex(), approval=name.hex(), rules=[reason.code for reason in said.reasons])
+        return said
 
     def _sweep(self, instance: bytes) -> None:
         """After a holder that died: nothing of its instance runs, its names are gone, and the attestor knows."""

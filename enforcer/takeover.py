@@ -16,18 +16,20 @@ from typing import Final
 from enforcer.code_id import installed_code
 from enforcer.config import EnforcerConfig
 from enforcer.control import CONTROL, Run
-from enforcer.estate import Estate, parse_estate, unsealed
+from enforcer.estate import Estate, HeldTool, parse_estate, unsealed
 from enforcer.instance import Instance
 from enforcer.launch.cgroup import Cgroup
 from enforcer.launch.image import Image
 from enforcer.launch.process import Inherited, Running, Watchdog
 from enforcer.launch.slot import Slot
+from enforcer.mcp_server import McpServer
 from enforcer.record import Checkpoint
 from enforcer.tools import StdioTool
 from enforcer.zygote import HOLDER_NAME, keep_from_cores
 from writ.formats.errors import FormatError, Unavailable
 from writ.formats.local import LOCAL, Launched
-from writ.formats.measurement import parse_measurement
+from writ.formats.mcp import ApprovedServer
+from writ.formats.measurement import Measurement, parse_measurement
 from writ.service import observe
 from writ.service.clock import Clock, SystemClock
 from writ.service.signers import MemorySigner
@@ -74,15 +76,23 @@ class Successor(Instance):
         # 4
         self._slot = Slot(estate.slot, estate.uid)
         self._image = Image(Path(estate.image), estate.image_locks, ())
-        self._take(estate)
+        self._take(estate, measurement)
 
-    def _take(self, estate: Estate) -> None:
+    @staticmethod
+    def _tool_of(held: HeldTool, approved: ApprovedServer | None) -> StdioTool:
+        running = Running(Inherited(held.pid), held.init)
+        if approved is None:
+            return StdioTool(held.name, running, held.pipes, held.asked, held.rest)
+        return McpServer(held.name, running, held.pipes, held.asked, held.rest, approved=approved)
+
+    def _take(self, estate: Estate, measurement: Measurement) -> None:
         agent = self._agent = Running(Inherited(estate.agent), estate.init)
         for held in estate.tools:
-            self._tools[held.name] = StdioTool(held.name, Running(Inherited(held.pid), held.init), held.pipes, held.asked, held.rest)
+            self._tools[held.name] = self._tool_of(held, self._approved_of(measurement, held.name))
         self._outlet = self._outlet_of(self._launched, estate.ca)
-        self._let_out(agent.init)
         gate = self._config.agent_dir(self._instance) / "gate"
+        self._open_desks(gate)
+        self._let_out(agent.init)
         self._show_secrets(gate, self._slot.agent_uid)
         connections = [(_socket(one.descriptor), one.rest) for one in estate.connections]
         self._open_gate(gate, self._launched, (_socket(estate.gate), connections))

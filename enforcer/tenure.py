@@ -71,7 +71,7 @@ class Tenure:
         """What time alone brings: the token's death holds; the reasons to kill it, after a hold too long, or none."""
         fatal: tuple[Reason, ...] = ()
         if self._containment.standing.state == "running" and self._credential.current() is None:
-            fatal = self.hold((Reason("token-expired", "token.exp", "a renewal in time", "none"),), noticed)
+            fatal = self.hold((self._credential.over(),), noticed)
         if not fatal and self._held_since is not None and self._clock.boot() - self._held_since > self._hold_max:
             reason = Reason("hold", "hold_max", f"a fresh token within {self._hold_max} s", "none")
             fatal = (*self._containment.standing.reasons, reason)

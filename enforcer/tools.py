@@ -1,10 +1,10 @@
-"""What a permitted action is forwarded to: a local MCP server on standard input and output, or a relying service over HTTP.
+"""What a permitted action is forwarded to: a local program on standard input and output, or a relying service over HTTP.
 
-A local server is started by the holder, in the instance's own cgroup but not
+A local program is started by the holder, in the instance's own cgroup but not
 among the agent's processes, under another uid, so that the agent can neither
 signal nor trace it nor write to its pipes. It gets one JSON-RPC 2.0 request a
-line and answers with one a line; there is no handshake (each request stands
-for itself, as in MCP 2026-07-28):
+line and answers with one a line; there is no handshake, and no more of MCP than
+this one method (a whole server of it is `mcp_server`):
 
     {"id":1,"jsonrpc":"2.0","method":"tools/call","params":{"arguments":{…},"name":"read"}}
 
@@ -25,6 +25,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
@@ -39,6 +40,8 @@ from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Unavailable
 from writ.formats.jose import encode_dpop_payload, sign_dpop
 from writ.formats.keys import Signer
+from writ.formats.lease import LEASE_HEADER
+from writ.formats.reason import Reason
 from writ.formats.strict import b64url, decode_json, encode_json
 from writ.service.clock import Clock
 
@@ -68,6 +71,12 @@ class Tool(Protocol):
     def action(self, method: str, arguments: bytes) -> Action:
         """The action that this call is. Raises FormatError."""
 
+    def turn(self) -> AbstractContextManager[object]:
+        """The caller's turn: within it, nobody else's call comes between what is decided and what is forwarded."""
+
+    def against(self, method: str) -> Reason | None:
+        """What the tool itself has against this call, before anybody decides it. Raises Unavailable, FormatError."""
+
     def call(self, action: Action, method: str, arguments: bytes, held: Held | None, record: bytes = b"") -> Reply:
         """Forward an action that passes, whose record has this leaf hash; an observed one has no token. Raises Unavailable, FormatError."""
 
@@ -78,31 +87,36 @@ class Tool(Protocol):
         """End it, and whatever call is in flight."""
 
 
+def piped(program: Program, cgroup: Cgroup, errors: int) -> tuple[Running, tuple[int, int]]:
+    """`program` runs, its standard error going to `errors`; what it reads, and what it says, are ours. Raises Unavailable."""
+    server_in, into = os.pipe()
+    out, server_out = os.pipe()
+    try:
+        running = start(program, cgroup, (server_in, server_out, errors))
+    except Unavailable:
+        os.close(into)
+        os.close(out)
+        raise
+    finally:
+        os.close(server_in)
+        os.close(server_out)
+    os.set_blocking(into, False)
+    return running, (into, out)
+
+
 class StdioTool:
-    """A local MCP server. One call at a time; one that breaks the protocol is out of use, a late answer is passed over."""
+    """A local program. One call at a time; one that breaks the protocol is out of use, a late answer is passed over."""
 
     def __init__(self, name: str, running: Running, pipes: tuple[int, ...], asked: int = 0, rest: bytes = b"") -> None:
         """`running` takes requests and answers on `pipes`; with none it is out of use. It was `asked` so often; `rest` was read."""
         self._name, self._running, self._next, self._rest = name, running, asked, rest
         self._in, self._out = pipes or (-1, -1)
-        self._lock, self._still = threading.Lock(), Standstill()
+        self._lock, self._still = threading.RLock(), Standstill()
 
     @classmethod
     def started(cls, name: str, program: Program, cgroup: Cgroup, errors: int) -> StdioTool:
         """Start it, its standard error going to `errors`. Raises Unavailable."""
-        server_in, into = os.pipe()
-        out, server_out = os.pipe()
-        try:
-            running = start(program, cgroup, (server_in, server_out, errors))
-        except Unavailable:
-            os.close(into)
-            os.close(out)
-            raise
-        finally:
-            os.close(server_in)
-            os.close(server_out)
-        os.set_blocking(into, False)
-        return cls(name, running, (into, out))
+        return cls(name, *piped(program, cgroup, errors))
 
     def leave(self, within: float) -> HeldTool:
         """No call is made any more, and one in flight fails: an answer to it that comes late is passed over."""
@@ -121,6 +135,13 @@ class StdioTool:
     def action(self, method: str, arguments: bytes) -> Action:
         """`tool.call` on `mcp:<tool>/<method>`."""
         return Action("tool.call", f"mcp:{self._name}/{method}", Digest.of(arguments))
+
+    def turn(self) -> AbstractContextManager[object]:
+        """It does one thing at a time: a call that waits for another is decided when it can be done, under the token of then."""
+        return self._lock
+
+    def against(self, method: str) -> Reason | None:
+        """Nothing: it says nothing of itself."""
 
     def call(self, action: Action, method: str, arguments: bytes, held: Held | None, record: bytes = b"") -> Reply:
         """One tools/call and its answer."""
@@ -223,6 +244,13 @@ class RelyingService:
         """`http.post` on the exact URL, as the service's middleware reads it from the request."""
         return Action("http.post", f"{self._url}/{method}", Digest.of(arguments))
 
+    def turn(self) -> AbstractContextManager[object]:
+        """At once: no call waits for another."""
+        return contextlib.nullcontext()
+
+    def against(self, method: str) -> Reason | None:
+        """Nothing: what it does is behind its URL."""
+
     def call(self, action: Action, method: str, arguments: bytes, held: Held | None, record: bytes = b"") -> Reply:
         """One POST and its answer. 2xx is done; what the service refused is its answer, not done."""
         if held is None:
@@ -237,6 +265,8 @@ class RelyingService:
             "Content-Type": "application/json",
             "Accept": "application/json",
         }
+        if held.lease is not None:
+            headers[LEASE_HEADER] = b64url(held.lease.data)
         parts = urlsplit(action.resource)
         made = http.client.HTTPSConnection if self._tls is not None else http.client.HTTPConnection
         options: dict[str, Any] = {"timeout": CALL_WITHIN} | ({"context": self._tls} if self._tls is not None else {})

@@ -35,8 +35,9 @@ COULD_NOT = 3
 class Story:
     """The demonstration, one chapter a method."""
 
-    def __init__(self, stage: Stage, tpm: SoftTpm, stranger: SoftTpm, roots: Path) -> None:
-        """`roots` is a PEM file with the manufacturer's certificates."""
+    def __init__(self, stage: Stage, tpm: SoftTpm, stranger: SoftTpm, roots: Path, *, hardware: bool = False) -> None:
+        """`roots` is a PEM file with the manufacturer's certificates; `hardware` binds each token to a key in the TPM."""
+        self._hardware = hardware
         self._stage = stage
         self._tpm = tpm
         self._stranger = stranger
@@ -138,7 +139,7 @@ class Story:
         stage.expect(True, "reference values for two agents and for the host's own attestor and enforcer are signed and published")
         self._ask_verifier(
             "policy", "publish", "--policies", str(AGENTS / "demo.cedar"),
-            "--accept-runtime-only", "--tpm-class", "software", "--token-life", "20",
+            "--accept-runtime-only", "--tpm-class", "software", "--token-life", "20", *(("--hardware",) if self._hardware else ()),
         )  # fmt: skip
         stage.expect(True, "the policy is published: notes may be read, and nobody writes them")
 
@@ -222,7 +223,8 @@ class Story:
         living = [token for token in archive.tokens if parse_token(token).claims.agent.name == "scribe"]
         newest = max(living, key=lambda token: parse_token(token).claims.expires_at)
         code = thief.use_token(newest, f"http://127.0.0.1:{port}")
-        stage.expect(code == "proof-invalid", f"a stolen token, presented to a service with another key, is refused: {code}")
+        wanted = "lease-missing" if self._hardware else "proof-invalid"
+        stage.expect(code == wanted, f"a stolen token, presented to a service with another key, is refused: {code}")
 
     def _archive(self) -> Archive:
         out = self._stage.place / "enforcer.archive"
@@ -289,7 +291,9 @@ def main() -> int:
     """Tell the story."""
     parser = argparse.ArgumentParser(prog="./run demo", description=__doc__)
     parser.add_argument("--slow", action="store_true", help="pause between lines, for an audience")
-    pace = 0.8 if parser.parse_args().slow else 0.0
+    parser.add_argument("--hardware", action="store_true", help="in hardware mode: nothing passes without leases of a key in the TPM")
+    arguments = parser.parse_args()
+    pace = 0.8 if arguments.slow else 0.0
     try:
         with performed(Stage(pace=pace)) as stage:
             parent_of(stage.cgroup)
@@ -297,7 +301,7 @@ def main() -> int:
             with manufacturer.tpm("host") as tpm, manufacturer.tpm("stranger") as stranger:
                 roots = stage.place / "swtpm-test-ca.pem"
                 roots.write_bytes(manufacturer.root_pem + manufacturer.intermediates_pem)
-                Story(stage, tpm, stranger, roots).tell()
+                Story(stage, tpm, stranger, roots, hardware=arguments.hardware).tell()
             unexpected = stage.unexpected
     except (StageError, SoftTpmError, WritError, OSError) as error:
         print(f"the demo could not run: {error}", file=sys.stderr)

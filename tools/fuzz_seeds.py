@@ -38,6 +38,7 @@ from writ.formats.forward import forward_set
 from writ.formats.grants import grant_set
 from writ.formats.local import LOCAL, Launch, Refusal, Status, Stop
 from writ.formats.manifest import ComponentSpec, Manifest, encode_manifest
+from writ.formats.mcp import MODERN, ApprovedServer, encode_approved, modern_meta
 from writ.formats.measurement import ComponentRoot, Measurement, encode_measurement
 from writ.formats.reason import Reason
 from writ.formats.secret import Secret
@@ -251,6 +252,19 @@ def requests() -> Iterator[bytes]:
     yield outgoing.read()
 
 
+def mcp_messages() -> Iterator[bytes]:
+    """A request of each generation and method with a name, an answer, and a file of what was approved."""
+    calls: dict[str, dict[str, object]] = {
+        "tools/call": {"name": "read", "arguments": {"by": 1.5}}, "resources/read": {"uri": "note://files/a%20b"},
+        "prompts/get": {"name": "greet", "arguments": {"who": "you"}},
+    }  # fmt: skip
+    for method, params in calls.items():
+        for sent in (params, {**params, "_meta": modern_meta("fuzz", "1")}):
+            yield encode_json({"id": 1, "jsonrpc": "2.0", "method": method, "params": sent}, floats=True)
+    yield encode_json({"id": 1, "jsonrpc": "2.0", "result": {"content": [{"type": "text", "text": "x"}], "resultType": "complete"}})
+    yield encode_approved(ApprovedServer(MODERN, {"read": Digest.of(b"")}, {}, resources=True))
+
+
 def http2_connections() -> Iterator[bytes]:
     """A client's beginning and requests, a server's beginning and answers after as many bytes."""
     client = H2Connection()
@@ -314,6 +328,7 @@ SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
     "cdi": cdi_specs,
     "requests": requests,
     "http2": http2_connections,
+    "mcp": mcp_messages,
     "local": messages,
 }
 """By target, as in `tools.fuzz_targets`."""

@@ -26,9 +26,9 @@ from enforcer.gates.egress.client_hello import read_client_hello
 from enforcer.gates.egress.destination import parse_authority
 from enforcer.gates.egress.http2 import Http2, Http2Stream
 from enforcer.gates.egress.request import parse_asked, parse_fields, parse_head, parse_trailers
-from enforcer.gates.egress.stream import Stream
-from enforcer.gates.egress.tunnel import Limits
 from enforcer.gates.egress.url import path_of
+from enforcer.wire.limits import Limits
+from enforcer.wire.stream import Stream
 from tests.world.authority import Ca
 from tests.world.ima_logs import BOOT, certificate
 from tests.world.machine import SHELL, part_reference
@@ -60,6 +60,7 @@ from writ.formats.ima_rules import ImaRules
 from writ.formats.ima_signature import keys_of, parse_file_signature
 from writ.formats.local import LOCAL
 from writ.formats.manifest import parse_manifest
+from writ.formats.mcp import MODERN, Call, check_headers, parse_approved, parse_message, parse_said, uri
 from writ.formats.measurement import parse_measurement
 from writ.formats.module_signature import parse_module_signature
 from writ.formats.oci import check_layout, parse_image_config, parse_image_manifest, parse_index
@@ -465,6 +466,17 @@ def http2(data: bytes) -> None:
         _read(host.hear, data[24:])
 
 
+def mcp_messages(data: bytes) -> None:
+    """What a client and a server of MCP say, and what was approved of the latter. A URI that is decided is the one that is sent."""
+    message = _read(parse_message, data)
+    if isinstance(message, Call):
+        with suppress(FormatError):
+            check_headers({"mcp-method": data[:20].decode("latin-1"), "mcp-protocol-version": MODERN}, message)
+        _hold(message.method != "resources/read" or uri(message.params["uri"], "uri") == message.name, "a URI with two readings")
+    _read(lambda raw: parse_said(raw, "server"), data)
+    _read(parse_approved, data)
+
+
 TARGETS: Final = {
     "uefi-log": Target(uefi_log, 16384),
     "systemd-log": Target(systemd_log, 4096),
@@ -481,4 +493,5 @@ TARGETS: Final = {
     "local": Target(local, 4096),
     "requests": Target(requests, 1024),
     "http2": Target(http2, 2048),
+    "mcp": Target(mcp_messages, 2048),
 }

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from verifier import check, reference_commands
 from verifier.check.finding import read_file
-from verifier.commands import OPERATOR_KEY, Verb
+from verifier.commands import OPERATOR_KEY, Verb, public_key
 from verifier.commands import config_of as _config
 from verifier.commands import connected as _client
 from verifier.commands import group as _group
@@ -31,6 +31,7 @@ from verifier.operate import segment
 from writ.formats.cose import parse_sign1
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.ima_rules import MAX_EXCLUDE, MAX_KEYRINGS, ImaRules
+from writ.formats.keys import PublicKey
 from writ.formats.policy_bundle import PolicyBundle, PolicySettings, parse_bundle
 from writ.formats.reason import Reason
 from writ.formats.strict import Fields, decode_json
@@ -136,11 +137,16 @@ def _policy_arguments(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--accept-runtime-only", action=argparse.BooleanOptionalAction, help="accept hosts whose attestor nothing has measured"
     )
+    made.add_argument("--hardware", action=argparse.BooleanOptionalAction, help="bind every token to a key in the host's TPM")
     classes = ("discrete", "firmware", "virtual", "software")
     made.add_argument("--tpm-class", action="append", choices=classes, help="accept this class of TPM and no other; may be repeated")
     made.add_argument(
         "--approvals", action="append", default=[], metavar="ENVIRONMENTS=PEOPLE",
         help="reference values of these environments take so many people, such as governance=2, rooted/*=2 or boot=1; may be repeated",
+    )  # fmt: skip
+    made.add_argument(
+        "--approver", action="append", default=[], metavar="NAME=FILE",
+        help="who may approve actions, by a file with the public key (PEM or JWK); NAME= takes one away; may be repeated",
     )  # fmt: skip
     made.add_argument("--ima", type=Path, metavar="FILE", help="the rules for IMA lists, all of them, in JSON as `policy show` has them")
     for name in ("token-life", "nonce-life", "clock-skew", "hold-max"):
@@ -283,7 +289,7 @@ def _policy(args: argparse.Namespace, held: PolicyBundle | None) -> PolicyBundle
         chosen[name] = getattr(args, name)
     chosen["ima"] = None if args.ima is None else _ima_rules(args.ima)
     settings = replace(
-        held.settings, approvals=_people(args.approvals, held.settings),
+        held.settings, approvals=_people(args.approvals, held.settings), approvers=_approvers(args.approver, held.settings),
         **{name: value for name, value in chosen.items() if value is not None},
     )  # fmt: skip
     return replace(
@@ -302,6 +308,17 @@ def _people(pairs: Sequence[str], before: PolicySettings) -> tuple[tuple[str, in
             raise FormatError("--approvals", "ENVIRONMENTS=PEOPLE, each once, such as governance=2", repr(pair)[:80])
         said[environments] = int(people)
     return tuple(sorted((one, people) for one, people in {**dict(before.approvals), **said}.items() if people != 1))
+
+
+def _approvers(pairs: Sequence[str], before: PolicySettings) -> tuple[tuple[str, PublicKey], ...]:
+    """The approvers of `before` with those of `pairs` in their place. Raises FormatError, Unavailable."""
+    said: dict[str, PublicKey | None] = {}
+    for pair in pairs:
+        name, parted, file = pair.partition("=")
+        if not name or not parted or name in said:
+            raise FormatError("--approver", "NAME=FILE, each name once, such as alice=alice.pem", repr(pair)[:80])
+        said[name] = public_key(Path(file)) if file else None
+    return tuple(sorted((name, key) for name, key in {**dict(before.approvers), **said}.items() if key is not None))
 
 
 def _ima_rules(path: Path) -> ImaRules:
@@ -332,7 +349,10 @@ def _policy_publish(args: argparse.Namespace) -> int:
         if [reason.code for reason in refused.reasons] != ["policy-unknown"]:
             raise
     new = _policy(args, held)
-    body = {"settings": new.settings.to_json(), "schema": new.schema, "policies": new.policies, "version": new.version}
+    settings = new.settings.to_json()
+    if args.hardware is not None:
+        settings["hardware"] = args.hardware  # whose approval key it is, the verifier knows
+    body = {"settings": settings, "schema": new.schema, "policies": new.policies, "version": new.version}
     try:
         published = client.post("/v1/policies", body)
     except Refused as refused:

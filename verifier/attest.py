@@ -26,14 +26,15 @@ from writ.formats.errors import Refused, Unavailable
 from writ.formats.evidence import Evidence, parse_evidence
 from writ.formats.exchange import EXCHANGE, AttestAnswer, InstanceAnswer, NonceAnswer
 from writ.formats.exemption import parse_exemption
-from writ.formats.policy_bundle import NONCE_LIFE, PolicyBundle
+from writ.formats.keys import Signer
+from writ.formats.policy_bundle import NONCE_LIFE, PolicyBundle, PolicySettings
 from writ.formats.reason import Reason
 from writ.formats.state import HostRecord, HostState, encode_host_state, parse_host_record, parse_host_state
 from writ.formats.strict import b64url
 from writ.service.clock import Clock
 from writ.service.observe import get_logger
 from writ.verdict.attestation import AttestationVerdict, decide_attestation
-from writ.verdict.issue import Issuance
+from writ.verdict.issue import Issuance, TokenDecision
 from writ.verdict.reference import ReferenceSet, reference_set
 
 LIST_SIZE: Final = 1 << 17
@@ -172,10 +173,7 @@ class Attestation:
         )
         entry = self._keys.sign_entry(verdict.entry)
         signer = self._keys.current()
-        answers = tuple(
-            InstanceAnswer(token.instance, None if token.claims is None else self._keys.sign_token(token.claims, signer), token.reasons)
-            for token in verdict.tokens
-        )
+        answers = tuple(self._answer(token, inputs.bundle.settings, signer) for token in verdict.tokens)
         life = inputs.bundle.settings.nonce_life
         fresh = fresh_nonce(inputs.record.host, now, life, self._random)
         answer = AttestAnswer(
@@ -209,6 +207,14 @@ class Attestation:
             blobs=(body, verdict.result, inputs.references.listed, *before),
             listed=listed_part(evidence, Digest.of(body), before=inputs.state, after=verdict.state_after),
         )
+
+    def _answer(self, token: TokenDecision, settings: PolicySettings, signer: Signer) -> InstanceAnswer:
+        """The token signed, and its lease key approved where there is one. Raises Unavailable."""
+        signed = None if token.claims is None else self._keys.sign_token(token.claims, signer)
+        approval = None
+        if token.approved is not None and settings.lease_approver is not None:
+            approval = self._keys.approve(token.approved, settings.lease_approver)
+        return InstanceAnswer(token.instance, signed, token.reasons, approval)
 
 
 def status_uri(issuer: str, number: int) -> str:

@@ -1,4 +1,5 @@
-"""The verifier's keys: one that signs decisions, and those that sign tokens, the current and the ones whose tokens still live.
+"""The verifier's keys: one that signs decisions, those that sign tokens, the current and the ones whose tokens still live, and one that
+approves the use of lease keys, in a form that TPMs verify.
 
 The decision key is pinned by every host at enrolment and bound into every
 quote. Token keys rotate: the ledger says which is current, the key directory
@@ -20,13 +21,17 @@ from writ.formats.decision import Entry as LogEntry
 from writ.formats.eat import TYP, TokenClaims, encode_claims
 from writ.formats.errors import Unavailable
 from writ.formats.jose import sign_jws
-from writ.formats.keys import PublicKey, Signer, key_id, parse_spki
+from writ.formats.keys import ES256, PublicKey, Signer, key_id, parse_spki
+from writ.formats.lease import LeaseApproval, encode_lease_approval
 from writ.formats.policy_bundle import CLOCK_SKEW, TOKEN_LIFE_CEILING
+from writ.formats.tpm.policy import to_authorize
 from writ.service.signers import create_signer, load_or_create_signer, load_signer
+from writ.verdict.lease_key import Approvable
 
 RETIRED_FOR: Final = TOKEN_LIFE_CEILING + 2 * CLOCK_SKEW + 60
 """Seconds for which a former token key is still shown: a token's longest life, clocks that differ, a commit under way."""
 DECISION_FILE: Final = "decision.key"
+APPROVAL_FILE: Final = "approval.key"
 
 
 class Keys:
@@ -38,6 +43,25 @@ class Keys:
         self._loaded: dict[str, Signer] = {}
         self._lock = threading.Lock()
         self.decision: Signer = load_signer(directory / DECISION_FILE)
+
+    @property
+    def approver(self) -> PublicKey:
+        """The approval key, made at its first use; a policy of hardware mode names it."""
+        return self._approval().public
+
+    def approve(self, what: Approvable, approver: PublicKey) -> bytes:
+        """The signed approval, encoded. Raises Unavailable where the policy's `approver` is no key of this verifier."""
+        signer = self._approval()
+        if signer.public != approver:
+            raise Unavailable("approval key", "expected the one that the policy names; publish the policy again with --hardware")
+        signature = signer.sign(to_authorize(what.moment.policy, what.ref))
+        return encode_lease_approval(LeaseApproval(what.instance, what.ref, what.moment, approver, signature))
+
+    def _approval(self) -> Signer:
+        with self._lock:
+            if APPROVAL_FILE not in self._loaded:
+                self._loaded[APPROVAL_FILE] = load_or_create_signer(self._directory / APPROVAL_FILE, ES256)
+            return self._loaded[APPROVAL_FILE]
 
     def current(self) -> Signer:
         """The signer of tokens. Raises Unavailable where `verifier init` never made one."""

@@ -96,6 +96,13 @@ class Children:
             raise FormatError("method", "start, run or end", method[:80])
         return Action(f"instance.{method}", f"agent:{agent}", Digest.of(arguments))
 
+    def turn(self) -> contextlib.AbstractContextManager[object]:
+        """At once: each child has a line of its own, where its commands are decided again."""
+        return contextlib.nullcontext()
+
+    def against(self, method: str) -> Reason | None:
+        """Nothing."""
+
     def call(self, action: Action, method: str, arguments: bytes, held: Held | None, record: bytes = b"") -> Reply:
         """Start a child, run a command in it, or end it. `record` is the leaf hash of the record of this very call."""
         if held is None:

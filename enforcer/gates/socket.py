@@ -23,123 +23,44 @@ A client needs nothing but a socket:
     f.write(json.dumps({"id": 1, "tool": "notes", "method": "read", "arguments": {}}).encode() + b"\\n"); f.flush()
     answer = json.loads(f.readline())
 
-The gate adds token and proof, and the agent never sees either. Whoever connects is known by its pid, as the kernel recorded it:
-the uid alone says nothing, because a slot's uid has had other instances before, whose setuid programs may still lie about.
+The gate adds token and proof, and the agent never sees either. A program that speaks the Model Context Protocol has `gates.mcp`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import re
-import socket
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
-from enforcer import frames
 from enforcer.config import ADVISORY
 from enforcer.gatekeeper import Gatekeeper, Ruling
-from enforcer.standstill import Standstill
 from enforcer.tools import Reply, Tool, spelt
+from enforcer.wire.lines import MAX_LINE, LineGate, Taken
 from writ.formats.action import Action
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Unavailable
+from writ.formats.mcp import MAX_DEPTH
 from writ.formats.reason import Reason
 from writ.formats.strict import Fields, decode_json, encode_json
 from writ.service import cli, observe
 
 GATE: Final = "socket"
-MAX_LINE: Final = 1 << 20
-MAX_CONNECTIONS: Final = 16
-_PART: Final = 65536
 _METHOD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}(?:/[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}){0,7}\Z", re.ASCII)
 _LOG = observe.get_logger(__name__)
-Taken = tuple[socket.socket, Sequence[tuple[socket.socket, bytes]]]
-"""A listener, and connections with what was read of each ahead."""
 
 
-class SocketGate:
-    """The listener of one instance and its connections, each in a thread of its own, at most `MAX_CONNECTIONS`."""
+class SocketGate(LineGate):
+    """The gate at which an agent calls tools by one line each."""
 
     def __init__(
         self, path: str, *, uid: int, gid: int, is_agent: Callable[[int], bool],
         gatekeeper: Gatekeeper, tools: Mapping[str, Tool], short: str,
         taken: Taken | None = None,
     ) -> None:  # fmt: skip
-        """Listen at `path`, for processes of `uid` whose pid `is_agent`. `short` is the instance's short name in references.
-
-        `taken` are a listener that is there already, and connections, of each of which somebody has read so much already.
-        Raises Unavailable.
-        """
-        self._uid, self._is_agent, self._gatekeeper, self._tools, self._short = uid, is_agent, gatekeeper, tools, short
-        self._room = threading.BoundedSemaphore(MAX_CONNECTIONS)
-        self._live: dict[socket.socket, threading.Thread] = {}
-        self._left: dict[socket.socket, bytes] = {}
-        self._lock = threading.Lock()
-        self._told = observe.Seldom()
-        self._still, self._closed = Standstill(), False
-        self._server, connections = taken or (frames.listen(path, uid=uid, gid=gid, mode=0o600), ())
-        for connection, rest in connections:
-            if self._room.acquire(blocking=False):
-                self._begin(connection, rest)
-        threading.Thread(target=self._accept, name="gate", daemon=True).start()
-
-    def _accept(self) -> None:
-        for connection in frames.connections(self._server, self._still.readable):
-            peer = frames.peer_of(connection)
-            if peer.uid != self._uid or not self._is_agent(peer.pid) or not self._room.acquire(blocking=False):
-                if self._told.now():
-                    _LOG.warning("gate-peer-refused", uid=peer.uid, pid=peer.pid)
-                connection.close()
-                continue
-            self._begin(connection, b"")
-
-    def _begin(self, connection: socket.socket, rest: bytes) -> None:
-        thread = threading.Thread(target=self._attend, args=(connection, rest), name="gate-connection", daemon=True)
-        with self._lock:
-            self._live[connection] = thread
-        try:
-            thread.start()
-        except RuntimeError:  # no thread is left for it
-            with self._lock:
-                del self._live[connection]
-            connection.close()
-            self._room.release()
-
-    def _attend(self, connection: socket.socket, rest: bytes) -> None:
-        ahead, stays = bytearray(rest), False
-        try:
-            with contextlib.suppress(OSError):
-                while line := self._line(connection, ahead):
-                    connection.sendall(self.answer(line) + b"\n")
-                    if len(line) > MAX_LINE:
-                        return
-                stays = line is None
-        finally:
-            with self._lock:
-                if stays and not self._closed:
-                    self._left[connection] = bytes(ahead)
-                else:
-                    del self._live[connection]
-                    connection.close()
-            self._room.release()
-
-    def _line(self, connection: socket.socket, ahead: bytearray) -> bytes | None:
-        """The next line, or what there is at the end of them or beyond the bound; None at a standstill. `ahead` is what was read beyond."""
-        while b"\n" not in ahead and len(ahead) <= MAX_LINE:
-            if not self._still.readable(connection):
-                return None
-            part = connection.recv(_PART)
-            if not part:
-                break
-            ahead += part
-        if self._still.called:
-            return None
-        end = ahead.find(b"\n") + 1 or len(ahead)
-        line = bytes(ahead[: min(end, MAX_LINE + 1)])
-        del ahead[: len(line)]
-        return line
+        """As `LineGate`. `short` is the instance's short name in references. Raises Unavailable."""
+        self._gatekeeper, self._tools, self._short = gatekeeper, tools, short
+        super().__init__(path, uid=uid, gid=gid, is_agent=is_agent, taken=taken)
 
     def answer(self, line: bytes) -> bytes:
         """The answer to one line, whatever is in it."""
@@ -148,10 +69,16 @@ class SocketGate:
         except FormatError as error:
             return encode_json({"id": None, "ok": False, "reference": None, "refusal": cli.refusal([_malformed(error)])})
         try:
-            return encode_json({"id": identifier, **self._act(tool, method, arguments)})
+            with self._turn(tool):
+                said = self._act(tool, method, arguments)
+            return encode_json({"id": identifier, **said}, floats=True)
         except Exception as error:  # noqa: BLE001 - a bug refuses, and its text does not leave
             _LOG.error("gate-failed", exception=error)
             return encode_json({"id": identifier, "ok": False, "reference": None, "refusal": cli.refusal([_INTERNAL])})
+
+    def _turn(self, name: str) -> AbstractContextManager[object]:
+        tool = self._tools.get(name)
+        return nullcontext() if tool is None else tool.turn()
 
     def _act(self, name: str, method: str, arguments: bytes) -> dict[str, object]:
         """1. the action, 2. the ruling, 3. the forwarding, 4. the outcome."""
@@ -162,6 +89,9 @@ class SocketGate:
         try:
             none_of_ours = Action("tool.call", f"advisory:{method}" if advisory else f"mcp:{name}/{method}", Digest.of(arguments))
             action = none_of_ours if tool is None else tool.action(method, arguments)
+            if tool is not None:
+                # without a token nobody looks, so one that comes in this moment is too late for this call
+                against = _HOLD if self._gatekeeper.reaches() is None else self._said_against(tool, method)
         except FormatError as error:
             return {"ok": False, "reference": None, "refusal": cli.refusal([_malformed(error)])}
         # 2
@@ -179,40 +109,22 @@ class SocketGate:
             return {"ok": False, "reference": reference, "failure": {"what": error.what, "detail": str(error)[:300]}}
         # 4
         self._outcome(ruling, reply)
-        return {"ok": reply.done, "reference": reference, "result": decode_json(reply.body, "result")}
+        result = decode_json(reply.body, "result", max_depth=MAX_DEPTH, floats=True)
+        return {"ok": reply.done, "reference": reference, "result": result}
+
+    def _said_against(self, tool: Tool, method: str) -> Reason | None:
+        """A tool that cannot be asked for its definition has that against it."""
+        try:
+            return tool.against(method)
+        except (Unavailable, FormatError) as error:
+            return Reason("unavailable", error.what[:100], "its definitions", str(error)[:200])
 
     def _outcome(self, ruling: Ruling, reply: Reply) -> None:
         if not self._gatekeeper.outcome(ruling, done=reply.done, result=reply.body):
             _LOG.error("outcome-not-durable", sequence=ruling.sequence)
 
-    def leave(self, within: float) -> tuple[int, list[tuple[int, bytes]]]:
-        """Nobody is attended to any more: the listener, and each connection on which no answer is owed with what was read of it ahead.
 
-        One whose answer nobody takes within `within` seconds is cut.
-        """
-        self._still.call()
-        end = time.monotonic() + within
-        with self._lock:
-            live = dict(self._live)
-        for thread in live.values():
-            thread.join(max(0.0, end - time.monotonic()))
-        with self._lock:
-            for connection in self._live.keys() - self._left.keys():
-                with contextlib.suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
-            return self._server.fileno(), [(connection.fileno(), rest) for connection, rest in self._left.items()]
-
-    def close(self) -> None:
-        """Nobody can connect any more, and every connection is cut."""
-        self._closed = True
-        self._still.call()
-        self._server.close()
-        with self._lock:
-            for connection in self._live:
-                with contextlib.suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
-
-
+_HOLD: Final = Reason("hold", "token", "a valid execution token", "none")
 _INTERNAL: Final = Reason("internal", "gate", "an answer", "a fault of ours")
 
 

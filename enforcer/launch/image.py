@@ -81,12 +81,12 @@ def image_of(folder: Path, root: StoreRoot, measurement: Measurement, kernel: Ve
     """
     if not any(part.kind == "image" for part in measurement.components):
         raise Refused(Reason("component-missing", "measurement.components", "one of kind image, the root of the sandbox", "none"))
-    namespace, found = _namespace(), dict[str, Path]()
+    found = dict[str, Path]()
     with contextlib.ExitStack() as undone:
         locks = []
         for part in measurement.components:
             is_root = part.kind == "image"
-            place = folder / f"{part.root.hex()}{'.root' if is_root else ''}.{namespace}"
+            place = _place(folder, part)
             try:
                 place.mkdir(mode=0o711, exist_ok=True)
                 lock = os.open(place / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -106,6 +106,15 @@ def image_of(folder: Path, root: StoreRoot, measurement: Measurement, kernel: Ve
             found["" if is_root else part.name] = place / _MOUNTED
         undone.pop_all()
     return Image(found.pop(""), tuple(locks), tuple(sorted(found.items())))
+
+
+def _place(folder: Path, part: ComponentRoot) -> Path:
+    return folder / f"{part.root.hex()}{'.root' if part.kind == 'image' else ''}.{_namespace()}"
+
+
+def place_of(folder: Path, part: ComponentRoot) -> Path:
+    """Where the image of `part` is mounted, of an agent whose images this process holds."""
+    return _place(folder, part) / _MOUNTED
 
 
 def within(root: Path, inside: str) -> Path | None:

@@ -15,6 +15,7 @@ from enforcer.relying.party import challenge_of, status_of
 from writ.formats.action import Action
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Misuse, Refused, Unavailable
+from writ.formats.lease import LEASE_HEADER
 from writ.formats.reason import Reason
 from writ.formats.strict import encode_json
 from writ.service import cli, observe
@@ -33,6 +34,7 @@ DECIDED_WITHIN: Final = 4.0
 """Seconds for a decision and its record; below what a proxy waits for us."""
 DECIDED_AT_ONCE: Final = 64
 """Threads in which a process decides: as many records can be made durable together."""
+_LEASE: Final = LEASE_HEADER.lower().encode("ascii")
 _LOG = observe.get_logger(__name__)
 _DECIDERS = ThreadPoolExecutor(DECIDED_AT_ONCE, "relying")
 _T = TypeVar("_T")
@@ -97,8 +99,10 @@ def single(scope: Scope, wanted: bytes) -> str | None:
     return found[0].decode("ascii")
 
 
-def shown(scope: Scope) -> tuple[str, str]:
-    """Token and proof, of `Authorization: DPoP …` and `DPoP: …`. Raises Refused where one is missing, FormatError where one comes twice.
+def shown(scope: Scope) -> tuple[str, str, str | None]:
+    """Token, proof and perhaps a lease, of `Authorization: DPoP …`, `DPoP: …` and `Writ-Lease: …`.
+
+    Raises Refused where one that is always needed is missing, FormatError where one comes twice.
 
     Source: RFC 9449 section 7.1.
     """
@@ -110,7 +114,7 @@ def shown(scope: Scope) -> tuple[str, str]:
         raise Refused(Reason("unauthenticated", "Authorization", "DPoP and a token", repr(kind)[:20]))
     if proof is None:
         raise Refused(Reason("proof-missing", "DPoP", "one proof", "none"))
-    return token, proof
+    return token, proof, single(scope, _LEASE)
 
 
 async def read_body(receive: Receive, most: int = MAX_BODY) -> bytes:

@@ -182,8 +182,8 @@ class AuthZen:
         try:
             if subject["type"] != AGENT:
                 raise Refused(Reason("unauthenticated", "subject.type", AGENT, repr(subject["type"])[:80]))
-            token, proof = _shown(subject.get("properties", {}))
-            asked = Presented(requested(request), "POST", self._pdp + EVALUATION, token, proof, subject["id"])
+            shown = _shown(subject.get("properties", {}))
+            asked = Presented(requested(request), "POST", self._pdp + EVALUATION, *shown, subject["id"])
             self._party.admit(asked, gate=GATE, reference=reference)
         except Exception as error:  # noqa: BLE001 - whatever fails before a decision denies (I3)
             return _denied(reasons_of(error, "authzen", reference), reference)
@@ -202,12 +202,15 @@ def _denied(reasons: tuple[Reason, ...], reference: str) -> dict[str, Any]:
     return {"decision": False, "context": cli.refusal(reasons, reference)}
 
 
-def _shown(properties: Mapping[str, Any]) -> tuple[str, str]:
-    for name, code in (("token", "unauthenticated"), ("proof", "proof-missing")):
+def _shown(properties: Mapping[str, Any]) -> tuple[str, str, str | None]:
+    """Token, proof, and the lease where there is one."""
+    for name, code in (("token", "unauthenticated"), ("proof", "proof-missing"), ("lease", "lease-invalid")):
         value = properties.get(name)
         if not isinstance(value, str) or not value.isascii():
+            if name == "lease" and name not in properties:
+                break
             raise Refused(Reason(code, f"subject.properties.{name}", "text", "none" if value is None else "something else"))
-    return properties["token"], properties["proof"]
+    return properties["token"], properties["proof"], properties.get("lease")
 
 
 def _well_formed(body: Any) -> Mapping[str, Any]:

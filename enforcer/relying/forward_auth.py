@@ -128,11 +128,11 @@ class ForwardAuth:
         # 3
         method, origin, target = self._asked(scope)
         # 4
-        token, proof = shown(scope)
+        token, proof, lease = shown(scope)
         # 5
         body = await read_body(receive)
         action = http_action(method, origin, target, self._digest(scope, body, proof))
-        return Presented(action, method, action.resource, token, proof)
+        return Presented(action, method, action.resource, token, proof, lease)
 
     def _asked(self, scope: Scope) -> tuple[str, str, bytes]:
         if self._proxy == "envoy":

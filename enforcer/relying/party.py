@@ -22,13 +22,15 @@ from writ.formats.engine import EngineId
 from writ.formats.errors import FormatError, Misuse, Refused
 from writ.formats.jose import parse_dpop
 from writ.formats.keys import PublicKey
+from writ.formats.lease import parse_lease
 from writ.formats.policy_bundle import CLOCK_SKEW, PolicyBundle
 from writ.formats.reason import Reason
+from writ.formats.strict import parse_b64url
 from writ.service import observe
 from writ.service.clock import Clock
 from writ.verdict.decide import decide
 from writ.verdict.memo import Memo, SignatureMemo
-from writ.verdict.token import Revocation, VerifiedToken, verify_proof, verify_token
+from writ.verdict.token import Revocation, VerifiedToken, verify_lease, verify_proof, verify_token
 
 _LOG = observe.get_logger(__name__)
 
@@ -98,7 +100,7 @@ class Feed(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Presented:
-    """An action asked for, and what was shown for it. The proof names `method` and `uri`.
+    """An action asked for, and what was shown for it, perhaps a lease. The proof names `method` and `uri`.
 
     `agent` is who the asker says that the agent is, None where nobody says: the token knows.
     """
@@ -108,6 +110,7 @@ class Presented:
     uri: str
     token: str
     proof: str
+    lease: str | None = None
     agent: str | None = None
 
 
@@ -132,7 +135,8 @@ class RelyingParty:
         """The request may pass, and that is recorded under `reference`.
 
         1. The clock is read once; keys, status list and policy are taken once.
-        2. The token is the verifier's, for us, alive, not revoked by a fresh list, and of the agent that was named, if one was.
+        2. The token is the verifier's, for us, alive, not revoked by a fresh list, and of the agent that was named, if one was; where it
+           takes a lease, that is alive, too.
         3. The proof is by its holder, for this very request.
         4. It was never used before.
         5. Grant and policy permit it.
@@ -174,6 +178,11 @@ class RelyingParty:
         )  # fmt: skip
         if request.agent is not None and request.agent != str(token.claims.agent):
             raise Refused(Reason("unauthenticated", "subject.id", str(token.claims.agent), repr(request.agent)[:200]))
+        try:
+            lease = None if request.lease is None else parse_lease(parse_b64url(request.lease, "lease"))
+        except FormatError as error:
+            raise Refused(Reason("lease-invalid", error.what[:100], error.expected, error.got)) from None
+        verify_lease(lease, token, now=now)
         # 3
         try:
             proof = parse_dpop(request.proof)

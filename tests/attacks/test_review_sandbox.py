@@ -35,11 +35,8 @@ from enforcer.credential import Held
 from enforcer.gates.egress import gate, outlet
 from enforcer.gates.egress.addresses import is_public
 from enforcer.gates.egress.destination import parse_authority
-from enforcer.gates.egress.line import ListeningLine
 from enforcer.gates.egress.passage import Forwarded, Inbound
 from enforcer.gates.egress.request import parse_asked
-from enforcer.gates.egress.stream import TlsStream
-from enforcer.gates.egress.tunnel import Limits
 from enforcer.gates.egress.url import path_of
 from enforcer.gates.secret_files import SecretFiles
 from enforcer.gates.socket import SocketGate
@@ -49,6 +46,9 @@ from enforcer.launch.sandbox import arguments, environment_of
 from enforcer.quota import RECORDS_AT_ONCE, Quota
 from enforcer.record import ActionLog
 from enforcer.secrets.held import Secrets
+from enforcer.wire.limits import Limits
+from enforcer.wire.line import ListeningLine
+from enforcer.wire.stream import TlsStream
 from tests.conftest import missing
 from tests.enforcer.gates.proxied import NO_SECRETS, Proxied, listener
 from tests.enforcer.gates.test_egress_passages import CUT, Ports, dial, ended

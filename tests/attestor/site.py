@@ -97,9 +97,10 @@ class VerifierSite:
         assert admission.ticket is not None
         return admission.ticket
 
-    def publish_policy(self) -> None:
-        """The demo's policy is in force: software TPMs, runtime-only results."""
-        settings = PolicySettings(accept_runtime_only=True, tpm_classes=("software",))
+    def publish_policy(self, *, hardware: bool = False) -> None:
+        """The demo's policy is in force: software TPMs, runtime-only results; and hardware mode, where it is asked for."""
+        approver = self.built.parts.keys.approver if hardware else None
+        settings = PolicySettings(accept_runtime_only=True, tpm_classes=("software",), lease_approver=approver)
         schema, policies = ((self._policies / name).read_text() for name in ("schema.cedarschema", "default.cedar"))
         self.built.parts.policies.publish(OPERATOR, NAMESPACE, settings=settings, schema=schema, policies=policies, version=None)
 

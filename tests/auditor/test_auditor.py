@@ -10,6 +10,7 @@ import pytest
 
 from auditor.__main__ import main
 from auditor.export import Chains, Wanted
+from tests.world.approvals import BUNDLE, Approved
 from tests.world.scene import Scene, codes, sign_entry, sign_token
 from writ.formats.archive import EMPTY, Archive, InstanceLog, encode_archive
 from writ.formats.corim import encode_corim
@@ -26,9 +27,9 @@ from writ.verdict.reference import reference_set
 ALWAYS = Wanted(None, 0, 1 << 53)
 
 
-def told() -> tuple[Scene, Archive, Archive]:
+def told(scene: Scene | None = None, refused: str = "mail/delete") -> tuple[Scene, Archive, Archive]:
     """A host enrols, an agent acts twice, a later attestation carries its log; the archives of verifier and enforcer."""
-    scene = Scene()
+    scene = Scene() if scene is None else scene
     one = scene.launch("one")
     before = scene.state
     evidence = scene.evidence("one")
@@ -39,7 +40,7 @@ def told() -> tuple[Scene, Archive, Archive]:
     token = sign_token(claims)
     first = scene.act("one", token, claims)
     scene.outcome("one", first.sequence)
-    scene.act("one", token, claims, resource="mail/delete", permit=False)
+    scene.act("one", token, claims, resource=refused, permit=False)
     scene.now += 30
     carrier = scene.evidence("one")
     carried = scene.judge(carrier)
@@ -67,6 +68,21 @@ def told() -> tuple[Scene, Archive, Archive]:
     )
     enforcer = Archive((), (token,), (), (InstanceLog(one.instance, tuple(one.leaves)),))
     return scene, verifier, enforcer
+
+
+def test_bundle_of_an_approved_action_has_its_approval_or_says_that_it_is_missing() -> None:
+    scene = Approved(bundle=BUNDLE)
+    _, verifier, enforcer = told(scene, "files/never")
+    whole = verifier.merged(enforcer).merged(replace(EMPTY, objects=(scene.approval,)))
+    permitted, refused = bundles(whole)
+    assert isinstance(permitted, ProofBundle)
+    assert permitted.approval == scene.approval
+    prove(permitted, scene.trust)
+    assert isinstance(refused, ProofBundle)
+    assert refused.approval is None
+    missing, _ = bundles(verifier.merged(enforcer))
+    assert isinstance(missing, Refused)
+    assert [(reason.code, reason.claim) for reason in missing.reasons] == [("proof-bundle-incomplete", "approval")]
 
 
 def bundles(archive: Archive, wanted: Wanted = ALWAYS) -> list[ProofBundle | Refused]:

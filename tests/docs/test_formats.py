@@ -16,6 +16,7 @@ from cddl_verifier import Validator  # type: ignore[import-untyped] # ships no t
 
 from enforcer.relying.authzen import requested
 from tests.signers import MemorySigner, new_signer
+from tests.world.lease_chip import LeaseChip
 from tests.world.scene import (
     AUDIENCE,
     DEMO,
@@ -35,6 +36,7 @@ from tests.world.scene import (
     signer,
 )
 from writ.formats.action import Action, ActionRecord, commit, encode_record, parse_record
+from writ.formats.approval import Approval, encode_approval, parse_approval, parse_signed_approval, sign_approval
 from writ.formats.archive import Archive, InstanceLog, encode_archive, parse_archive
 from writ.formats.corim import Corim, encode_corim, parse_corim, parse_signed_corim, sign_corim
 from writ.formats.cose import encode_sign1, parse_sign1
@@ -52,12 +54,28 @@ from writ.formats.exchange import EXCHANGE, AttestAnswer, EnrolChallenge, Enroll
 from writ.formats.exemption import Exemption, encode_exemption, parse_exemption
 from writ.formats.jose import b64url, encode_dpop_payload, parse_dpop, parse_jws, sign_dpop
 from writ.formats.keys import ES256, PublicKey
+from writ.formats.lease import (
+    HostMoment,
+    LeaseApproval,
+    LeaseKey,
+    LeaseKeys,
+    encode_lease_approval,
+    encode_lease_keys,
+    lease_binding,
+    parse_lease,
+    parse_lease_approval,
+    parse_lease_keys,
+    policy_ref,
+    time_binding,
+)
 from writ.formats.local import (
     LOCAL,
     Done,
     Drift,
     Launch,
     Launched,
+    LeaseAsk,
+    LeaseGiven,
     Local,
     Refusal,
     Status,
@@ -151,6 +169,7 @@ PROPOSALS = (
         "billing", "exemption", NOW, (D,), (), Draft("file-unknown", "files./usr/bin/x", "sha256:00", ("h",), NOW, NOW + 60, "hotfix")
     ),
 )
+APPROVAL = Approval(SIXTEEN, "tool.call", "mcp:mail/send", D.value, D, "socket", D.value, NOW, NOW + 300, SIXTEEN)
 DELEGATION = Delegation("billing", 3, NOW, (Role("prompts", ("spiffe://a/*",), ("prompts",), (signer("a").public,), 1, NOW),))
 
 
@@ -187,6 +206,7 @@ def specimens() -> tuple[Specimen, ...]:
         *(Specimen("runtime-event", runtime.encode_event(event), runtime.parse_event) for event in EVENTS),
         Specimen("evidence", bundle.evidence, parse_evidence),
         Specimen("evidence", with_logs, parse_evidence),
+        Specimen("evidence", encode_evidence(replace(scene.evidence("one"), lease_keys=LEASE_KEYS)), parse_evidence),
         Specimen("evidence", encode_evidence(replace(scene.evidence("one"), ima_log=ImaLog(1, b"i", more=True))), parse_evidence),
         Specimen("enrolment-evidence", scene.enrolment, parse_enrolment_evidence),
         *(Specimen("exchange", data, EXCHANGE.parse) for data in exchange),
@@ -200,10 +220,18 @@ def specimens() -> tuple[Specimen, ...]:
         *(Specimen("ear", encode_ear_cbor(one), parse_ear_cbor) for one in (parse_ear_cbor(verdict.result), ear, whole_ear)),
         *(Specimen("decision", encode_entry(e), parse_entry) for e in (verdict.entry, attest_refused, scene.enrol_entry, act)),
         Specimen("token-claims", encode_claims(token), parse_claims, json=True),
+        Specimen("token-claims", encode_claims(replace(token, lease=LeaseChip().terms())), parse_claims, json=True),
+        Specimen("lease-keys", encode_lease_keys(LEASE_KEYS), parse_lease_keys),
+        Specimen("lease-approval", encode_lease_approval(LEASE_APPROVAL), parse_lease_approval),
+        Specimen("lease", LeaseChip().lease(SIXTEEN, bytes(32), D), parse_lease),
         Specimen("status-claims", encode_status_list(listed), parse_status_list, json=True),
         *(Specimen("record", data, parse_record) for data in (bundle.action.record, bundle.outcome.record, encode_record(refused))),
         Specimen("policy", encode_bundle(policy()), parse_bundle),
+        Specimen("policy", encode_bundle(policy(replace(DEMO, lease_approver=P256))), parse_bundle),
         Specimen("policy", encode_bundle(policy(replace(DEMO, approvals=(("boot", 2), ("rooted/*", 3))))), parse_bundle),
+        Specimen("policy", encode_bundle(policy(replace(DEMO, approvers=(("alice", signer("a").public), ("bob", P256))))), parse_bundle),
+        Specimen("approval", encode_approval(APPROVAL), parse_approval),
+        Specimen("signed-approval", sign_approval(APPROVAL, signer("a")), parse_signed_approval),
         *(Specimen("proposal", encode_proposal(one), parse_proposal) for one in PROPOSALS),
         *(Specimen("delegation", encode_delegation(one), parse_delegation) for one in (DELEGATION, replace(DELEGATION, roles=()))),
         Specimen("signed-delegation", sign_document(encode_delegation(DELEGATION), DELEGATION_TYPE), parse_sign1),
@@ -213,9 +241,12 @@ def specimens() -> tuple[Specimen, ...]:
         Specimen("archive", encode_archive(archive), parse_archive),
         Specimen("proof-bundle", encode_proof_bundle(bundle), parse_proof_bundle),
         Specimen("proof-bundle", encode_proof_bundle(replace(bundle, outcome=None)), parse_proof_bundle),
+        Specimen("proof-bundle", encode_proof_bundle(replace(bundle, approval=sign_approval(APPROVAL, signer("a")))), parse_proof_bundle),
     )
 
 
+LEASE_KEYS = LeaseKeys(b"time", b"signature", (LeaseKey(SIXTEEN, b"public", b"creation", b"attest", b"signature"),))
+LEASE_APPROVAL = LeaseApproval(SIXTEEN, bytes(32), HostMoment("sha256", bytes(32), 7, 0, 90_000), P256, bytes(64))
 TREE = component(
     "code", "code", [TreeEntry.dir("empty"), TreeEntry.link("latest", "a.py"), file_entry(spell(b"\xff.py"), b"x", executable=True)]
 )
@@ -244,7 +275,7 @@ def sign_document(payload: bytes, content_type: str = POLICY_TYPE) -> bytes:
 def exchange_messages(scene: Scene, decision: bytes, result: bytes, token: str, signed_policy: bytes) -> list[bytes]:
     """One message of each kind; request and activation are those of a real enrolment."""
     enrolment = parse_enrolment_evidence(scene.enrolment)
-    answers = (InstanceAnswer(SIXTEEN, token, ()), InstanceAnswer(bytes(16), None, (REASON,)))
+    answers = (InstanceAnswer(SIXTEEN, token, (), encode_lease_approval(LEASE_APPROVAL)), InstanceAnswer(bytes(16), None, (REASON,)))
     made: list[Exchange] = [
         replace(scene.enrol_request(), ticket=None, host_key=P256),
         EnrolChallenge(bytes(32), b"credential", b"secret"),
@@ -266,6 +297,8 @@ def local_messages(decision: bytes, result: bytes, token: str, signed_policy: by
         Launched(SIXTEEN, measured, "/var/lib/writ/store/x", ("python",), AUDIENCE, GRANTS),
         TokenAsk(SIXTEEN, key, AUDIENCE, GRANTS, 2, bytes(32), 1, (bytes(32),)),
         given,
+        LeaseAsk(SIXTEEN),
+        LeaseGiven(LeaseChip().lease(SIXTEEN, bytes(32), D)),
         Refusal((REASON,), final=True),
         Unreachable("timed out"),
         Stop(SIXTEEN, "exited"),
@@ -401,6 +434,12 @@ def preimages() -> dict[str, tuple[object, Digest]]:
             ["writ/enrol/v1", "host-1", key, bytes(32), b"secret"],
             Digest("sha256", enrolment_binding("host-1", key, bytes(32), b"secret")),
         ),
+        "policy-ref": (
+            ["writ/lease-key/v1", "host-1", SIXTEEN, key],
+            Digest("sha256", policy_ref("host-1", SIXTEEN, key)),
+        ),
+        "time-binding": (["writ/time/v1", key, "host-1", bytes(32)], Digest("sha256", time_binding(key, "host-1", bytes(32)))),
+        "lease-binding": (["writ/lease/v1", SIXTEEN, key, D.value], Digest("sha256", lease_binding(SIXTEEN, key, D))),
         "commitment": (["writ/commit/v1", bytes(32), Digest.of(b"content").value], Digest("sha256", commit(bytes(32), b"content"))),
         "tree-root": (["writ/component/v1", "code", "code", 3, top], component_root(TREE)),
         "command": (["python", "agent.py"], runtime.command_digest(["python", "agent.py"])),
@@ -409,7 +448,13 @@ def preimages() -> dict[str, tuple[object, Digest]]:
     }
 
 
-@pytest.mark.parametrize("rule", ["attest-binding", "enrol-binding", "commitment", "tree-root", "command", "reference-names", "manifest"])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "attest-binding", "enrol-binding", "policy-ref", "time-binding", "lease-binding", "commitment", "tree-root", "command",
+        "reference-names", "manifest",
+    ],
+)  # fmt: skip
 def test_what_is_hashed_is_what_the_page_says(rule: str) -> None:
     value, digest = preimages()[rule]
     assert fits(rule, encode_cbor(value))

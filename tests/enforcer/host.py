@@ -114,16 +114,17 @@ class Host:
     def agent(
         self, name: str, body: str, *, prelude: str = AGENT, connects: Sequence[str] = (), more: Sequence[tuple[str, str]] = (),
         programs: Sequence[str] = (), profile: Profile = "strict", forwards: Sequence[Forward] = (), tool: str = TOOL,
-        secrets: Sequence[Secret] = (),
+        secrets: Sequence[Secret] = (), approved: bytes | None = None,
     ) -> None:  # fmt: skip
         """An agent `name` in the store, whose program is `body` after the client's few lines; it may connect to these resources.
 
-        Its image has `programs` too.
+        Its image has `programs` too. `approved` is what was approved of the tool, where that is a server of MCP.
         """
         root = self.store / name
         shutil.rmtree(root, ignore_errors=True)
         code = (prelude + textwrap.dedent(body)).encode()
-        components = lay_out(root, {"code": ("code", {f"{name}.py": code}), "tools": ("tools", {"tool.py": tool.encode()})}, *programs)
+        tools = {"tool.py": tool.encode()} | ({} if approved is None else {"notes.mcp.json": approved})
+        components = lay_out(root, {"code": ("code", {f"{name}.py": code}), "tools": ("tools", tools)}, *programs)
         known = KnownAgent(root, (PYTHON, "-I", f"{{store}}/code/{name}.py"), components, profile=profile, forwards=tuple(forwards))
         known = replace(known, secrets=tuple(secrets))
         grants = grant_set([*known.grants, *more, *(("net.connect", resource) for resource in connects)])

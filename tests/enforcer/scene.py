@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from enforcer.approvals import Approvals
 from enforcer.bundles import HeldBundles
 from enforcer.credential import Credential, Held, Subject, accept
 from enforcer.gatekeeper import Gatekeeper
@@ -53,8 +54,9 @@ class Scene:
         self.credential.take(held)
         return held
 
-    def gatekeeper(self, log: ActionLog, shadow: Shadow | None = None) -> Gatekeeper:
+    def gatekeeper(self, log: ActionLog, shadow: Shadow | None = None, approvals: Approvals | None = None) -> Gatekeeper:
         """The gatekeeper of the instance, recording in `log`, with `shadow` beside it."""
         return Gatekeeper(
-            instance=self.instance, agent=self.agent, credential=self.credential, log=log, engine=ENGINE, clock=self.clock, shadow=shadow
+            instance=self.instance, agent=self.agent, credential=self.credential, log=log, engine=ENGINE, clock=self.clock, shadow=shadow,
+            approvals=approvals,
         )  # fmt: skip

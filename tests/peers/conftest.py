@@ -15,6 +15,10 @@ UNPACKED = ROOT / ".peers/root"
 """Debian packages: nginx, Caddy."""
 
 
+CONFORMANCE = ROOT / ".peers/conformance/node_modules/@modelcontextprotocol/conformance/dist/index.js"
+"""The conformance suite of the Model Context Protocol."""
+
+
 def program(name: str, *places: Path) -> Path:
     """The program `name`, the first that exists of `places`. The test fails where there is none."""
     for place in places:

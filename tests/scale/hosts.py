@@ -21,7 +21,7 @@ from attestor.config import Enrolment, LogPaths, StateDir
 from attestor.enrol import enrol
 from attestor.evidence import Attestation, reasons_for
 from attestor.tpm import Clock as TpmClock
-from attestor.tpm import Endorsement, Quoted
+from attestor.tpm import Endorsement, MadeLeaseKey, Quoted, Stated
 from enforcer.bundles import HeldBundles
 from enforcer.contain import Containment, Standing
 from enforcer.credential import Credential, Subject
@@ -41,11 +41,12 @@ from verifier.trust import roots_from_pem
 from writ.formats.action import Action
 from writ.formats.corim import encode_corim
 from writ.formats.digest import Digest
-from writ.formats.errors import Refused, Unavailable
+from writ.formats.errors import Misuse, Refused, Unavailable
 from writ.formats.eventlog.runtime import ComponentEvent, StartEvent, command_digest
 from writ.formats.evidence import InstanceRequest
 from writ.formats.exchange import EXCHANGE, Activation, EnrolRequest, Problem
 from writ.formats.grants import grant_set
+from writ.formats.lease import LeaseApproval
 from writ.formats.local import Local, Refusal, TokenAsk, TokenGiven, Unreachable
 from writ.formats.measurement import ComponentRoot, Measurement, encode_measurement
 from writ.formats.policy_bundle import PolicySettings
@@ -186,6 +187,18 @@ class ChipTpm:
     def clock(self) -> TpmClock:
         """The counters."""
         return TpmClock(self.chip.clock, self.chip.reset_count, self.chip.restart_count, self.chip.safe)
+
+    def time(self, extra_data: bytes) -> Stated:
+        """See `Tpm`."""
+        raise Misuse("this chip makes no leases")
+
+    def create_lease_key(self, policy: bytes, qualifying: bytes) -> MadeLeaseKey:
+        """See `Tpm`."""
+        raise Misuse("this chip makes no leases")
+
+    def lease(self, key: MadeLeaseKey, approval: LeaseApproval, extra_data: bytes) -> Stated:
+        """See `Tpm`."""
+        raise Misuse("this chip makes no leases")
 
     def close(self) -> None:
         """Nothing to close."""

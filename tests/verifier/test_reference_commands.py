@@ -15,6 +15,7 @@ from zipfile import ZipFile
 
 import pytest
 
+from tests.signers import new_signer
 from tests.verifier.packages.builders import build_deb
 from tests.world.chip import Maker
 from tests.world.host import SimulatedHost
@@ -27,6 +28,7 @@ from verifier.http.wire import to_base64
 from verifier.operate import Client
 from writ.formats.corim import Corim, encode_corim, parse_corim, parse_signed_corim
 from writ.formats.digest import Digest
+from writ.formats.keys import ES256
 from writ.formats.measurement import Governance, encode_governance
 from writ.formats.tlog.merkle import leaf_hash
 from writ.formats.x509 import parse_certificate, to_pem
@@ -244,14 +246,25 @@ def test_policy_keeps_what_is_not_said(desk: Desk) -> None:
     assert kept["settings"] == first["settings"]
     assert kept["settings"] == {
         "accept_runtime_only": True, "tpm_classes": ["software"], "token_life": 20, "nonce_life": 120, "clock_skew": 5, "hold_max": 600,
-        "approvals": {"governance": 2, "rooted/*": 2}, "ima": {**rules, "exclude": ["/tmp/.*", "/var/log/.*"]},
+        "approvals": {"governance": 2, "rooted/*": 2}, "ima": {**rules, "exclude": ["/tmp/.*", "/var/log/.*"]}, "approvers": {},
+        "hardware": False,
     }  # fmt: skip
+    alice, bob = new_signer().public, new_signer(ES256).public
+    for name, key in (("alice", alice), ("bob", bob)):
+        (desk.folder / f"{name}.jwk").write_text(json.dumps(key.to_jwk()))
+    for wrong in ("alice", "=alice.jwk"):
+        assert desk.run("policy", "publish", "--approver", wrong, code=2)
     changes: tuple[tuple[tuple[object, ...], dict[str, object]], ...] = (
         ((), {}),
+        (("--hardware",), {"hardware": True}),
         (("--hold-max", "60"), {"hold_max": 60}),
         (("--tpm-class", "discrete", "--tpm-class", "software"), {"tpm_classes": ["discrete", "software"]}),
         (("--no-accept-runtime-only",), {"accept_runtime_only": False}),
+        (("--no-hardware",), {"hardware": False}),
         (("--approvals", "boot=3"), {"approvals": {"boot": 3, "governance": 2, "rooted/*": 2}}),
+        (("--approver", f"alice={desk.folder / 'alice.jwk'}"), {"approvers": {"alice": alice.to_jwk()}}),
+        (("--approver", "bob=" + str(desk.folder / "bob.jwk")), {"approvers": {"alice": alice.to_jwk(), "bob": bob.to_jwk()}}),
+        (("--approver", "alice="), {"approvers": {"bob": bob.to_jwk()}}),
     )
     for said, changed in changes:
         kept["settings"] |= changed

@@ -12,16 +12,18 @@ import secrets
 import socket
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from enforcer import frames
 from tests.signers import MemorySigner, new_signer
+from tests.world.lease_chip import LeaseChip
 from writ.formats.cose import encode_sign1
 from writ.formats.decision import CONTENT_TYPE as DECISION_TYPE
 from writ.formats.decision import INPUTS, AttestDecision, Outcome, encode_entry
 from writ.formats.digest import Digest
-from writ.formats.eat import TYP, TokenClaims, encode_claims
+from writ.formats.eat import TYP, TokenClaims, encode_claims, parse_token
 from writ.formats.engine import EngineId
 from writ.formats.forward import Forward
 from writ.formats.grants import Grant, grant_set
@@ -34,6 +36,8 @@ from writ.formats.local import (
     Drift,
     Launch,
     Launched,
+    LeaseAsk,
+    LeaseGiven,
     Local,
     Refusal,
     Status,
@@ -55,7 +59,7 @@ from writ.formats.trust import Trust
 SCHEMA = """
 namespace Writ {
   entity Agent; entity Resource; entity Audience;
-  action "tool.call", "net.connect", "net.reach", "net.accept",
+  action "tool.call", "resource.read", "prompt.get", "net.connect", "net.reach", "net.accept",
     "http.get", "http.head", "http.post", "http.put", "http.patch", "http.delete", "http.options", "http.websocket",
     "secret.send", "secret.read", "instance.start", "instance.run", "instance.end" appliesTo {
     principal: Agent, resource: Resource,
@@ -110,6 +114,7 @@ class Attestor:
         default_factory=lambda: PolicySettings(accept_runtime_only=True, tpm_classes=("software",), token_life=60)
     )
     policies: str = POLICIES
+    schema: str = SCHEMA
     version: int = 1
     reachable: bool = True
     refusal: Refusal | None = None
@@ -125,6 +130,9 @@ class Attestor:
     asks: list[TokenAsk] = field(default_factory=list)
     watchers: list[socket.socket] = field(default_factory=list)
     given: list[TokenGiven] = field(default_factory=list)
+    chip: LeaseChip | None = None
+    """Hardware mode, where there is one: each token takes leases by it."""
+    wall: Callable[[], int] = lambda: int(time.time())
 
     # --- the socket ----------------------------------------------------------------------------------------------------
 
@@ -176,6 +184,8 @@ class Attestor:
             return StatusAnswer("host-1", True, 0, len(self.instances), "accepted")
         if isinstance(message, Launch):
             return self._launch(message)
+        if isinstance(message, LeaseAsk):
+            return self._lease(message)
         assert isinstance(message, TokenAsk)
         self.asks.append(message)
         if self.silent:
@@ -197,6 +207,14 @@ class Attestor:
         )  # fmt: skip
         return Launched(instance, encode_measurement(measured), str(known.root), self.lies_about_command or command, AUDIENCE, known.grants)
 
+    def _lease(self, ask: LeaseAsk) -> Local:
+        """By the chip, for the token given last."""
+        claim = f"instance.{ask.instance.hex()}.lease"
+        if self.chip is None or self.chip.refuses:
+            return Refusal((Reason("lease-refused", claim, "the state that was approved", "response code 0x1c4"),), False)
+        token = parse_token(next(one.token for one in reversed(self.given) if parse_token(one.token).claims.instance == ask.instance))
+        return LeaseGiven(self.chip.lease(ask.instance, token.claims.key, token.digest))
+
     def _token(self, ask: TokenAsk) -> Local:
         known = self.instances[ask.instance]
         if ask.log_from != known.log[0]:
@@ -214,13 +232,14 @@ class Attestor:
 
     def give(self, ask: TokenAsk, *, now: int | None = None, **changed: object) -> TokenGiven:
         """A signed answer to `ask`; `changed` claims are signed all the same."""
-        now = int(time.time()) if now is None else now
+        now = self.wall() if now is None else now
         known, bundle, result = self.instances[ask.instance], self.bundle(), b"an EAR"
         claims = TokenClaims(
             issuer=ISSUER, agent=known.agent, audience=ask.audience, issued_at=now, expires_at=now + self.settings.token_life,
             token_id=secrets.token_hex(16), key=ask.session_key.thumbprint(), host="host-1", instance=ask.instance, policy=bundle.digest,
             result=Digest.of(result), grants=ask.grants, lineage=() if known.parent is None else (known.parent,), tpm_class="software",
             runtime="runtime-only", exceptions=(), status_index=0, status_uri=self.status,
+            lease=None if self.chip is None else self.chip.terms(),
         )  # fmt: skip
         claims = replace(claims, **changed)  # type: ignore[arg-type]  # a test names fields of the claims
         payload, token_id = encode_claims(claims), claims.token_id
@@ -245,7 +264,7 @@ class Attestor:
 
     def bundle(self) -> PolicyBundle:
         """The policy in force."""
-        return PolicyBundle("test", self.version, 1_700_000_000, self.settings, SCHEMA, self.policies)
+        return PolicyBundle("test", self.version, 1_700_000_000, self.settings, self.schema, self.policies)
 
     def trust(self) -> Trust:
         """The anchors that an operator would pin."""

@@ -42,7 +42,7 @@ from writ.formats.tpm.public import (
     qualified_name,
 )
 from writ.formats.tpm.signature import Signature, encode_signature
-from writ.formats.tpm.wire import Reader
+from writ.formats.tpm.wire import Reader, sized
 
 EK_ATTRIBUTES = FIXED_TPM | FIXED_PARENT | SENSITIVE_DATA_ORIGIN | ADMIN_WITH_POLICY | RESTRICTED | DECRYPT
 AK_ATTRIBUTES = FIXED_TPM | FIXED_PARENT | SENSITIVE_DATA_ORIGIN | USER_WITH_AUTH | RESTRICTED | SIGN
@@ -217,6 +217,19 @@ class Chip:
     def certify_creation(self, extra_data: bytes) -> tuple[bytes, bytes]:
         """TPM2_CertifyCreation of the AK."""
         return self._attest(0x801A, extra_data, CreationInfo(self.ak.name(), bytes(32)))
+
+    def get_time(self, extra_data: bytes) -> tuple[bytes, bytes]:
+        """TPM2_GetTime by the AK; its time began with this run of the chip, and runs with its clock."""
+        info = self.clock.to_bytes(8, "big") * 2 + self.reset_count.to_bytes(4, "big") + self.restart_count.to_bytes(4, "big")
+        return self._attest(0x8019, extra_data, info + bytes([self.safe]) + self.firmware_version.to_bytes(8, "big"))
+
+    def create_lease_key(self, public: Public, qualifying: bytes, *, parent: bytes | None = None) -> tuple[bytes, bytes, bytes]:
+        """TPM2_Create below the EK, or `parent` (a qualified name), and TPM2_CertifyCreation: TPMS_CREATION_DATA, attest, signature."""
+        below = parent or primary_qualified_name(RH_ENDORSEMENT, self.ek.name())
+        creation = bytes(4) + sized(b"", "pcrDigest", most=64) + b"\1\0\x0b" + sized(self.ek.name(), "parentName", most=66)
+        creation += sized(below, "parentQualifiedName", most=66) + sized(b"", "outsideInfo", most=66)
+        body = CreationInfo(public.name(), hashlib.sha256(creation).digest())
+        return creation, *self._attest(0x801A, qualifying, body)
 
     def certify_nv(self, extra_data: bytes) -> tuple[bytes, bytes]:
         """TPM2_NV_Certify of some index (TPM_ST_ATTEST_NV)."""

@@ -26,12 +26,13 @@ from writ.formats.engine import EngineId
 from writ.formats.enrolment import EnrolmentEvidence, encode_enrolment_evidence
 from writ.formats.eventlog.cel import CelRecord, encode_cel
 from writ.formats.eventlog.runtime import ComponentEvent, RuntimeEvent, StartEvent, command_digest, record_event
-from writ.formats.evidence import Evidence, InstanceRequest, binding, encode_evidence, enrolment_binding
+from writ.formats.evidence import Evidence, InstanceRequest, binding, encode_evidence, enrolment_binding, further
 from writ.formats.exchange import EXCHANGE, Activation, EnrolRequest
 from writ.formats.exemption import Exemption, encode_exemption
 from writ.formats.grants import grant_set
 from writ.formats.jose import sign_jws
 from writ.formats.keys import ED25519, PublicKey
+from writ.formats.lease import LeaseKeys
 from writ.formats.measurement import ComponentRoot, Measurement, Profile, encode_measurement
 from writ.formats.policy_bundle import PolicyBundle, PolicySettings, encode_bundle
 from writ.formats.proof_bundle import Leaf, ProofBundle
@@ -176,6 +177,8 @@ class Scene:
     crls: tuple[bytes, ...] = ()
     logs: Callable[[], dict[str, Any]] = dict
     """Logs that travel with the next evidence, where a host has any (`tests.world.machine`)."""
+    shows: Callable[[Nonce], LeaseKeys] | None = None
+    """Lease keys that travel with evidence for that nonce, where a host is in hardware mode."""
 
     def __post_init__(self) -> None:
         self.enrol()
@@ -258,14 +261,17 @@ class Scene:
         self.nonces += 1
         nonce = Nonce(hashlib.sha256(f"nonce {self.nonces}".encode()).digest())
         asked = requests if requests is not None else tuple(self.running[name].request() for name in names)
-        bound = binding(signer("decision").public.thumbprint(), self.host, nonce, asked) if extra is None else extra
+        keys = None if self.shows is None else self.shows(nonce)
+        bound = binding(signer("decision").public.thumbprint(), self.host, nonce, asked, further(keys)) if extra is None else extra
         self.chip.tick()
         attest, signature = self.chip.quote(bound)
         known = 0 if self.state is None or self.state.reset_count != self.chip.reset_count else self.state.runtime.events
         start = known if first is None else first
         measured = tuple(dict.fromkeys(self.measured))
         log = encode_cel(self.records[start:])
-        return Evidence(self.host, nonce, attest, signature, self.chip.values(), start, log, measured, asked, **self.logs())
+        return Evidence(
+            self.host, nonce, attest, signature, self.chip.values(), start, log, measured, asked, lease_keys=keys, **self.logs()
+        )  # fmt: skip
 
     def issuance(self, count: int, *, nonce_age: int = 2) -> Issuance:
         """What the shell gives beside the evidence."""

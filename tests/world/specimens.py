@@ -6,6 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from tests.world.chip import private_key
+from tests.world.lease_chip import LeaseChip
 from tests.world.scene import ENGINE_ID, GRANTS, NAMESPACE, NOW, Scene, permitted, signer, sixteen
 from writ.formats.action import ActionRecord, encode_record, parse_record
 from writ.formats.archive import Archive, InstanceLog, encode_archive, parse_archive
@@ -25,12 +29,25 @@ from writ.formats.exchange import (
     NonceAnswer,
     Problem,
 )
+from writ.formats.keys import ES256, PublicKey
+from writ.formats.lease import (
+    HostMoment,
+    LeaseApproval,
+    LeaseKey,
+    LeaseKeys,
+    encode_lease,
+    encode_lease_approval,
+    parse_lease,
+    parse_lease_approval,
+)
 from writ.formats.local import (
     LOCAL,
     Done,
     Drift,
     Launch,
     Launched,
+    LeaseAsk,
+    LeaseGiven,
     Local,
     Refusal,
     Status,
@@ -103,6 +120,8 @@ def specimens() -> dict[str, Specimen]:
         "launch": Launch("reporter", ("python", "agent.py"), session, sixteen("one")),
         "launched": Launched(sixteen("one"), scene.measured[0], "/store/1", ("python",), "tools", GRANTS),
         "token-ask": TokenAsk(sixteen("one"), session, "tools", GRANTS, 3, bytes(32), 1, (bytes(32),)),
+        "lease-ask": LeaseAsk(sixteen("one")),
+        "lease-given": LeaseGiven(LeaseChip().lease(sixteen("one"), session.thumbprint(), X)),
         "token-given": TokenGiven(proof.token, b"d", b"r", b"p", (session,), session, b"e"),
         "refusal": Refusal(REASONS, True),
         "unreachable": Unreachable("no answer"),
@@ -113,6 +132,10 @@ def specimens() -> dict[str, Specimen]:
         "status": Status(),
         "status-answer": StatusAnswer("host-1", True, 9, 2, "accepted"),
     }
+    key = LeaseKey(sixteen("one"), LeaseChip().public.raw, b"creation", b"attest", b"signature")
+    moment = HostMoment("sha256", bytes(32), 7, 0, 90_000)
+    numbers = private_key("approver").public_key()
+    approver = PublicKey(ES256, numbers.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint))
     act = OperatorAct(ENGINE_ID, NOW, NAMESPACE, "root", "host-admit", "host-1", X)
     assert set(exchange) == set(EXCHANGE.table)
     assert set(local) == set(LOCAL.table)
@@ -121,9 +144,17 @@ def specimens() -> dict[str, Specimen]:
         "evidence-logs": Specimen(
             replace(evidence, uefi_log=b"uefi", systemd_log=b"systemd", ima_log=ImaLog(3, b"ima")), encode_evidence, parse_evidence
         ),
+        "evidence-lease-keys": Specimen(
+            replace(evidence, lease_keys=LeaseKeys(b"time", b"signature", (key,))), encode_evidence, parse_evidence
+        ),
+        "lease-approval": Specimen(
+            LeaseApproval(sixteen("one"), bytes(32), moment, approver, bytes(64)), encode_lease_approval, parse_lease_approval
+        ),
+        "lease": Specimen(parse_lease(LeaseChip().lease(sixteen("one"), session.thumbprint(), X)), encode_lease, parse_lease),
         "host-record": Specimen(scene.record, encode_host_record, parse_host_record),
         "host-state": Specimen(verdict.state_after, encode_host_state, parse_host_state),
         "token-claims": Specimen(claims, encode_claims, parse_claims),
+        "token-claims-leased": Specimen(replace(claims, lease=LeaseChip().terms()), encode_claims, parse_claims),
         "attest-decision": Specimen(verdict.entry, encode_entry, parse_entry),
         "enrol-decision": Specimen(scene.enrol_entry, encode_entry, parse_entry),
         "operator-act": Specimen(act, encode_entry, parse_entry),
@@ -131,6 +162,9 @@ def specimens() -> dict[str, Specimen]:
         "action-record-denied": Specimen(denied, encode_record, parse_record),
         "outcome-record": Specimen(parse_record(scene.running["one"].leaves[2]), encode_record, parse_record),
         "policy-bundle": Specimen(scene.bundle, encode_bundle, parse_bundle),
+        "policy-bundle-hardware": Specimen(
+            replace(scene.bundle, settings=replace(scene.bundle.settings, lease_approver=approver)), encode_bundle, parse_bundle
+        ),
         "trust": Specimen(scene.trust, encode_trust, parse_trust),
         "measurement": Specimen(parse_measurement(scene.measured[0]), encode_measurement, parse_measurement),
         "enrolment-evidence": Specimen(enrolment, encode_enrolment_evidence, parse_enrolment_evidence),

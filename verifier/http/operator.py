@@ -83,8 +83,8 @@ def _hosts(parts: Parts) -> tuple[Route, ...]:
 def _governance(parts: Parts) -> tuple[Route, ...]:
     def publish(body: wire.PolicyBody, within: In) -> Any:
         bundle, outcome = parts.policies.publish(
-            within.operator, within.namespace, settings=body.settings.settings(), schema=body.schema_text, policies=body.policies,
-            version=body.version,
+            within.operator, within.namespace, settings=body.settings.settings(parts.keys.approver), schema=body.schema_text,
+            policies=body.policies, version=body.version,
         )  # fmt: skip
         made = {"digest": str(bundle.digest), "namespace": bundle.namespace, "version": bundle.version}
         return JSONResponse({**made, **outcome_view(outcome)})

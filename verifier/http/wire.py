@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,6 +19,7 @@ from writ.formats.ear import encode_ear_json, parse_ear_cbor
 from writ.formats.errors import FormatError
 from writ.formats.ima_rules import ImaRules
 from writ.formats.ima_state import ImaState
+from writ.formats.keys import PublicKey, parse_jwk
 from writ.formats.policy_bundle import CLOCK_SKEW, HOLD_MAX, NONCE_LIFE, TOKEN_LIFE, PolicyBundle, PolicySettings
 from writ.formats.state import HostRecord, HostState, parse_host_record, parse_host_state
 from writ.formats.strict import decode_json
@@ -78,12 +79,17 @@ class SettingsBody(Body):
     hold_max: int = Field(default=HOLD_MAX, ge=0, le=86_400)
     approvals: dict[Annotated[str, Field(pattern=PATTERN)], Annotated[int, Field(ge=2, le=8)]] = Field(default_factory=dict, max_length=64)
     ima: ImaBody = Field(default_factory=ImaBody)
+    approvers: dict[Annotated[str, Field(max_length=63)], dict[str, Any]] = Field(default_factory=dict, max_length=16)
+    """JWKs by name."""
+    hardware: bool = False
 
-    def settings(self) -> PolicySettings:
-        """The formats type."""
+    def settings(self, approver: PublicKey) -> PolicySettings:
+        """The formats type; `approver` is this verifier's approval key."""
         return PolicySettings(
             self.accept_runtime_only, tuple(sorted(set(self.tpm_classes))), self.token_life, self.nonce_life, self.clock_skew,
             self.hold_max, approvals=tuple(sorted(self.approvals.items())), ima=self.ima.rules(),
+            approvers=tuple((name, parse_jwk(key)) for name, key in sorted(self.approvers.items())),
+            lease_approver=approver if self.hardware else None,
         )  # fmt: skip
 
 

@@ -6,7 +6,8 @@ the `grants` until `exp`, to whoever proves possession of the key `cnf` names.
 
 Claims, all required: `iss sub aud iat exp jti cnf.jkt eat_profile` (RFC 7519,
 7800, 9449, 9711), `status.status_list` (Token Status List), and ours:
-`host instance policy result grants lineage tpm_class runtime exceptions`.
+`host instance policy result grants lineage tpm_class runtime exceptions`. One more, `lease`, is there where the token is worth nothing
+without a lease of a key in the host's TPM (`lease.LeaseTerms`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from writ.formats.digest import Digest
 from writ.formats.errors import FormatError
 from writ.formats.grants import Grant, encode_grants, parse_grants
 from writ.formats.jose import SignedJws, b64url, parse_b64url, parse_jws
+from writ.formats.lease import LeaseTerms
 from writ.formats.spiffe import AgentId
 from writ.formats.state import TPM_CLASSES
 from writ.formats.strict import Fields, decode_json, encode_json
@@ -54,6 +56,7 @@ class TokenClaims:
     exceptions: tuple[str, ...]
     status_index: int
     status_uri: str
+    lease: LeaseTerms | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,7 @@ def encode_claims(claims: TokenClaims) -> bytes:
             "tpm_class": claims.tpm_class,
             "runtime": claims.runtime,
             "exceptions": list(claims.exceptions),
+            **({} if claims.lease is None else {"lease": claims.lease.to_json()}),
         }
     )
 
@@ -129,6 +133,7 @@ def parse_claims(payload: bytes) -> TokenClaims:
         exceptions=tuple(_code(item) for item in f.items("exceptions", most=80)),
         status_index=index,
         status_uri=uri,
+        lease=LeaseTerms.read(f.fields("lease")) if f.has("lease") else None,
     )
     f.done()
     return claims

@@ -12,7 +12,9 @@ another protocol, verifier or host says nothing here.
 
 On the wire it is a CMW collection (RFC 9999) of four members, and the logs of
 firmware, systemd and IMA beside them as the kernel gives them; those are bound
-by replay to the quoted PCRs, not by `extraData`. What is only parsed is not yet
+by replay to the quoted PCRs, not by `extraData`. The lease keys of the instances
+travel there too where the policy asks for them, and are the one further
+evidence whose digest `extraData` names. What is only parsed is not yet
 believed (`verdict.evidence` does that).
 """
 
@@ -26,6 +28,7 @@ from writ.formats.digest import Digest, Nonce
 from writ.formats.errors import FormatError
 from writ.formats.grants import Grant, encode_grants, parse_grants
 from writ.formats.keys import PublicKey, parse_cose_key
+from writ.formats.lease import LeaseKeys, encode_lease_keys, parse_lease_keys
 from writ.formats.strict import Fields, decode_cbor, encode_cbor
 from writ.formats.tpm.pcr import PcrValues
 
@@ -41,9 +44,12 @@ REQUESTS_TYPE: Final = "application/vnd.writ.requests+cbor"
 UEFI_LOG_TYPE: Final = "application/vnd.writ.uefi-log"
 SYSTEMD_LOG_TYPE: Final = "application/vnd.writ.systemd-log"
 IMA_LOG_TYPE: Final = "application/vnd.writ.ima-log+cbor"
+LEASE_KEYS_TYPE: Final = "application/vnd.writ.lease-keys+cbor"
 COLLECTION_TYPE: Final = "urn:writ:evidence:1"
 _REQUIRED: Final = {"manifests": MANIFESTS_TYPE, "quote": QUOTE_TYPE, "requests": REQUESTS_TYPE, "runtime-log": LOG_TYPE}
-_OPTIONAL: Final = {"ima-log": IMA_LOG_TYPE, "systemd-log": SYSTEMD_LOG_TYPE, "uefi-log": UEFI_LOG_TYPE}
+_OPTIONAL: Final = {
+    "ima-log": IMA_LOG_TYPE, "lease-keys": LEASE_KEYS_TYPE, "systemd-log": SYSTEMD_LOG_TYPE, "uefi-log": UEFI_LOG_TYPE,
+}  # fmt: skip
 
 ATTEST_TAG: Final = "writ/attest/v1"
 ENROL_TAG: Final = "writ/enrol/v1"
@@ -106,6 +112,17 @@ class Evidence:
     uefi_log: bytes | None = None
     systemd_log: bytes | None = None
     ima_log: ImaLog | None = None
+    lease_keys: LeaseKeys | None = None
+
+    @property
+    def further(self) -> tuple[Digest, ...]:
+        """The digests of further evidence, as `binding` takes them."""
+        return further(self.lease_keys)
+
+
+def further(lease_keys: LeaseKeys | None) -> tuple[Digest, ...]:
+    """The digests of what travels beside the quote and is bound by nothing else."""
+    return () if lease_keys is None else (Digest.of(encode_lease_keys(lease_keys)),)
 
 
 def binding(verifier: bytes, host: str, nonce: Nonce, requests: tuple[InstanceRequest, ...], further: tuple[Digest, ...] = ()) -> bytes:
@@ -145,6 +162,8 @@ def encode_evidence(evidence: Evidence) -> bytes:
     if evidence.ima_log is not None:
         listed = {"v": 1, "first": evidence.ima_log.first, "entries": evidence.ima_log.entries}
         members["ima-log"] = encode_cbor({**listed, "more": True} if evidence.ima_log.more else listed)
+    if evidence.lease_keys is not None:
+        members["lease-keys"] = encode_lease_keys(evidence.lease_keys)
     types = {**_REQUIRED, **_OPTIONAL}
     return encode_collection({label: (types[label], value, None) for label, value in members.items()}, collection_type=COLLECTION_TYPE)
 
@@ -174,7 +193,8 @@ def parse_evidence(data: bytes) -> Evidence:
         raise FormatError("evidence.requests", "each instance once", "an instance twice")
     uefi, systemd = members.get("uefi-log"), members.get("systemd-log")
     ima = None if "ima-log" not in members else _ima_in(members["ima-log"])
-    return Evidence(host, nonce, attest, signature, pcrs, first, records, measurements, requests, uefi, systemd, ima)
+    keys = None if "lease-keys" not in members else parse_lease_keys(members["lease-keys"])
+    return Evidence(host, nonce, attest, signature, pcrs, first, records, measurements, requests, uefi, systemd, ima, keys)
 
 
 def _members(data: bytes) -> dict[str, bytes]:

@@ -77,11 +77,12 @@ class NonceAnswer:
 
 @dataclass(frozen=True, slots=True)
 class InstanceAnswer:
-    """The answer to one instance: a compact token, or None with the reasons."""
+    """The answer to one instance: a compact token, or None with the reasons. `approval` (`lease.Approval`) where its token takes leases."""
 
     instance: bytes
     token: str | None
     reasons: tuple[Reason, ...]
+    approval: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,16 +115,20 @@ def _answers(name: str) -> Field:
         return tuple(_answer(item) for item in f.items(key, most=256))
 
     def write(answers: tuple[InstanceAnswer, ...]) -> object:
-        return [[a.instance, a.token, [r.to_cbor() for r in a.reasons]] for a in answers]
+        return [
+            [a.instance, a.token, [r.to_cbor() for r in a.reasons], *(() if a.approval is None else (a.approval,))] for a in answers
+        ]  # fmt: skip
 
     return Field(name, read, write)
 
 
 def _answer(value: object) -> InstanceAnswer:
-    if not isinstance(value, list) or len(value) != 3 or not isinstance(value[2], list):
-        raise FormatError("answer", "[instance, token or null, reasons]", type(value).__name__)
+    if not isinstance(value, list) or len(value) not in (3, 4) or not isinstance(value[2], list):
+        raise FormatError("answer", "[instance, token or null, reasons], and perhaps an approval", type(value).__name__)
     f = Fields(dict(enumerate(value)), "answer")
-    return InstanceAnswer(f.raw(0, size=16), f.optional_text(1, most=16384), tuple(Reason.from_cbor(item) for item in f.items(2, most=512)))
+    instance, token = f.raw(0, size=16), f.optional_text(1, most=16384)
+    reasons = tuple(Reason.from_cbor(item) for item in f.items(2, most=512))
+    return InstanceAnswer(instance, token, reasons, f.raw(3, most=4096) if f.has(3) else None)
 
 
 EXCHANGE: Final[Family[Exchange]] = Family(

@@ -18,6 +18,9 @@ from writ.formats.errors import FormatError
 MAX_FORWARDS: Final = 16
 PROXY_PORT: Final = 3128
 """Where the sandbox has its proxy."""
+MCP_PORT: Final = 3129
+"""Where the sandbox has the endpoints of its servers of the Model Context Protocol."""
+_RESERVED: Final = (PROXY_PORT, MCP_PORT)
 _TCP = re.compile(r"tcp:(?:\[[0-9a-f:.]{2,45}\]|[a-z0-9_.-]{1,253}):[1-9][0-9]{0,4}\Z", re.ASCII)
 _UNIX = re.compile(r"unix:(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9_.@:+-]+)+\Z", re.ASCII)
 _MAX_PATH: Final = 107
@@ -71,8 +74,8 @@ def forward_lines(forwards: Sequence[Forward]) -> list[str]:
 
 def _forward(pair: Sequence[Any], what: str) -> Forward:
     listen, to = pair
-    if not isinstance(listen, int) or isinstance(listen, bool) or not 1 <= listen <= 65535 or listen == PROXY_PORT:
-        raise FormatError(f"{what}.listen", f"1 to 65535, other than {PROXY_PORT}, the proxy's", repr(listen)[:40])
+    if not isinstance(listen, int) or isinstance(listen, bool) or not 1 <= listen <= 65535 or listen in _RESERVED:
+        raise FormatError(f"{what}.listen", f"1 to 65535, other than {PROXY_PORT} and {MCP_PORT}, which are ours", repr(listen)[:40])
     if not isinstance(to, str) or not (_TCP.match(to) or (_UNIX.match(to) and len(to) <= len("unix:") + _MAX_PATH)):
         raise FormatError(f"{what}.to", "tcp:HOST:PORT, or unix: and an absolute path", repr(to)[:120])
     return Forward(listen, to)

@@ -74,6 +74,20 @@ class TokenGiven:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseAsk:
+    """Ask the TPM for a lease that keeps the token alive which was given to the instance last."""
+
+    instance: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseGiven:
+    """A lease, encoded (`writ.formats.lease`)."""
+
+    lease: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """The verifier's answer is no (`final` False), or the instance is tainted and never recovers (`final` True)."""
 
@@ -133,7 +147,10 @@ class StatusAnswer:
     last_verdict: str
 
 
-Local = Launch | Launched | TokenAsk | TokenGiven | Refusal | Unreachable | Stop | Done | Watch | Drift | Status | StatusAnswer
+Local = (
+    Launch | Launched | TokenAsk | TokenGiven | LeaseAsk | LeaseGiven | Refusal | Unreachable | Stop | Done | Watch | Drift | Status
+    | StatusAnswer
+)  # fmt: skip
 
 LOCAL: Final[Family[Local]] = Family(
     "local",
@@ -175,6 +192,8 @@ LOCAL: Final[Family[Local]] = Family(
                 m.raw("evidence", most=MAX_FRAME),
             ),
         ),
+        "lease-ask": (LeaseAsk, (m.raw("instance", size=16),)),
+        "lease-given": (LeaseGiven, (m.raw("lease", most=4096),)),
         "refusal": (Refusal, (m.reasons("reasons"), m.flag("final"))),
         "unreachable": (Unreachable, (m.text("detail"),)),
         "stop": (Stop, (m.raw("instance", size=16), m.text("outcome", most=16))),

@@ -16,8 +16,9 @@ from writ.formats.delegation import MOST_PATTERN, pattern
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError
 from writ.formats.ima_rules import ImaRules
+from writ.formats.keys import ES256, PublicKey, parse_cose_key
 from writ.formats.state import TPM_CLASSES
-from writ.formats.strict import Fields, decode_cbor, encode_cbor
+from writ.formats.strict import Fields, decode_cbor, encode_cbor, name
 
 MAX_BUNDLE: Final = 512 << 10
 CONTENT_TYPE: Final = "application/vnd.writ.policy+cbor"
@@ -29,6 +30,7 @@ CLOCK_SKEW: Final = 5
 HOLD_MAX: Final = 600
 MOST_APPROVALS: Final = 64
 MOST_PEOPLE: Final = 8
+MOST_APPROVERS: Final = 16
 NO_IMA_RULES: Final = ImaRules()
 """No exclusion, no keyring, and every violation refused."""
 
@@ -39,6 +41,8 @@ class PolicySettings:
 
     `approvals` are pairs of a pattern of environments (`delegation.pattern`) and the people who have to approve reference values of them,
     sorted; where several match, the greatest counts. Of an environment that none matches one person decides.
+    `approvers` are the people who may approve actions, each by name and key, sorted by name; which actions those are, the Cedar text says.
+    `lease_approver`, where there is one, is hardware mode: no token without a lease key in the TPM under this approval key of the verifier.
     """
 
     accept_runtime_only: bool = False
@@ -49,6 +53,8 @@ class PolicySettings:
     hold_max: int = HOLD_MAX
     approvals: tuple[tuple[str, int], ...] = ()
     ima: ImaRules = NO_IMA_RULES
+    approvers: tuple[tuple[str, PublicKey], ...] = ()
+    lease_approver: PublicKey | None = None
 
     def __post_init__(self) -> None:
         if not 5 <= self.token_life <= TOKEN_LIFE_CEILING:
@@ -61,12 +67,17 @@ class PolicySettings:
             raise FormatError("policy.hold_max", "0 to 86400 seconds", str(self.hold_max))
         if list(self.tpm_classes) != sorted(set(self.tpm_classes)) or not set(self.tpm_classes) <= set(TPM_CLASSES):
             raise FormatError("policy.tpm_classes", f"a sorted set of {', '.join(TPM_CLASSES)}", ", ".join(self.tpm_classes)[:80])
+        if self.lease_approver is not None and self.lease_approver.algorithm != ES256:
+            raise FormatError("policy.lease_approver", ES256, self.lease_approver.algorithm)
         patterns = [pattern(one, "policy.approvals") for one, _ in self.approvals]
         if patterns != sorted(set(patterns)) or len(patterns) > MOST_APPROVALS:
             raise FormatError("policy.approvals", f"at most {MOST_APPROVALS} patterns, sorted, each once", f"{len(patterns)}")
         for one, people in self.approvals:
             if not 2 <= people <= MOST_PEOPLE:
                 raise FormatError(f"policy.approvals.{one}"[:200], f"2 to {MOST_PEOPLE} people", str(people)[:40])
+        names = [name(one, "policy.approvers") for one, _ in self.approvers]
+        if names != sorted(set(names)) or len({key for _, key in self.approvers}) != len(names) or len(names) > MOST_APPROVERS:
+            raise FormatError("policy.approvers", f"at most {MOST_APPROVERS} names, sorted, each with a key of its own", f"{len(names)}")
 
     def to_json(self) -> dict[str, object]:
         """The settings as an operator's request says them, and the answer."""
@@ -74,7 +85,8 @@ class PolicySettings:
         return {
             "accept_runtime_only": self.accept_runtime_only, "tpm_classes": list(self.tpm_classes), "token_life": self.token_life,
             "nonce_life": self.nonce_life, "clock_skew": self.clock_skew, "hold_max": self.hold_max, "approvals": dict(self.approvals),
-            "ima": {**self.ima.to_cbor(), "keyrings": keyrings},
+            "ima": {**self.ima.to_cbor(), "keyrings": keyrings}, "approvers": {one: key.to_jwk() for one, key in self.approvers},
+            "hardware": self.lease_approver is not None,
         }  # fmt: skip
 
 
@@ -115,6 +127,10 @@ def encode_bundle(bundle: PolicyBundle) -> bytes:
         settings["approvals"] = [list(pair) for pair in s.approvals]
     if s.ima != NO_IMA_RULES:
         settings["ima"] = s.ima.to_cbor()
+    if s.approvers:
+        settings["approvers"] = [[one, key.to_cose_key()] for one, key in s.approvers]
+    if s.lease_approver is not None:
+        settings["lease_approver"] = s.lease_approver.to_cose_key()
     return encode_cbor(
         {
             "v": 1,
@@ -144,6 +160,8 @@ def parse_bundle(data: bytes) -> PolicyBundle:
         hold_max=s.uint("hold_max"),
         approvals=_approvals(s),
         ima=_ima(s),
+        approvers=_approvers(s),
+        lease_approver=parse_cose_key(s.any("lease_approver")) if s.has("lease_approver") else None,
     )
     s.done()
     f.done()
@@ -169,6 +187,22 @@ def _approvals(s: Fields) -> tuple[tuple[str, int], ...]:
         raise FormatError("policy.approvals", "pairs of a pattern and a number", "none or something else")
     read = [Fields(dict(enumerate(pair)), "policy.approvals") for pair in pairs]
     return tuple((one.text(0, least=1, most=MOST_PATTERN), one.uint(1)) for one in read)
+
+
+def _approvers(s: Fields) -> tuple[tuple[str, PublicKey], ...]:
+    """Pairs of a name and a key, where there are any, the key with its required parameters only."""
+    if not s.has("approvers"):
+        return ()
+    pairs = s.items("approvers", most=MOST_APPROVERS)
+    if not pairs or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+        raise FormatError("policy.approvers", "pairs of a name and a key", "none or something else")
+    read = []
+    for one, value in pairs:
+        key = parse_cose_key(value)
+        if key.to_cose_key() != value:
+            raise FormatError("policy.approvers", "keys without other parameters", "another spelling")
+        read.append((Fields({0: one}, "policy.approvers").name(0), key))
+    return tuple(read)
 
 
 def _cedar(value: object, what: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from writ.formats.approval import MAX_APPROVAL
 from writ.formats.errors import FormatError
 from writ.formats.exemption import MOST as MOST_EXEMPTIONS
 from writ.formats.strict import Fields, decode_cbor, encode_cbor
@@ -38,7 +39,8 @@ class ProofBundle:
 
     `enrol_decision`, `attest_decision` and `carrier_decision` are COSE_Sign1
     of the verifier. `carrier` is the evidence of a later attestation, whose
-    quote binds the action log's checkpoint; `outcome` is None where none was recorded by then.
+    quote binds the action log's checkpoint; `outcome` is None where none was recorded by then. `approval` is the signed approval that the
+    record's context names, None where it names none.
     """
 
     enrolment: bytes
@@ -55,6 +57,7 @@ class ProofBundle:
     outcome: Leaf | None
     carrier: bytes
     carrier_decision: bytes
+    approval: bytes | None = None
 
 
 def encode_proof_bundle(bundle: ProofBundle) -> bytes:
@@ -76,6 +79,7 @@ def encode_proof_bundle(bundle: ProofBundle) -> bytes:
             "outcome": None if bundle.outcome is None else _leaf_out(bundle.outcome),
             "carrier": bundle.carrier,
             "carrier_decision": bundle.carrier_decision,
+            **({} if bundle.approval is None else {"approval": bundle.approval}),
         }
     )
 
@@ -100,6 +104,7 @@ def parse_proof_bundle(data: bytes) -> ProofBundle:
         outcome=None if outcome is None else _leaf_in(outcome),
         carrier=f.raw("carrier", most=MAX_PART),
         carrier_decision=f.raw("carrier_decision"),
+        approval=f.raw("approval", most=MAX_APPROVAL) if f.has("approval") else None,
     )
     f.done()
     return bundle

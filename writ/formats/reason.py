@@ -183,6 +183,22 @@ REMEDIES: Final[dict[str, str]] = {
     # child instances
     "executables-unmeasured": "A child instance runs what its parent writes, so its executables are at warning: expected of its profile.",
     "child-refused": "A child instance is started by an agent's `instance.start` and by nothing else; its profile is `sandboxed`.",
+    # leases of a key in the TPM
+    "lease-key-missing": "The policy wants a key in the TPM for each instance, and the evidence shows none: update the attestor.",
+    "lease-key-refused": "A lease key lies below the EK, for one instance, under the policy's approval key, with no password.",
+    "lease-missing": "The token takes a lease with each request: send the one that the host's TPM made last.",
+    "lease-invalid": "The lease is not by the key in the TPM that the token names.",
+    "lease-mismatch": "The lease is for another token or session key, or of another run of the TPM.",
+    "lease-expired": "The lease is over. The host's TPM makes another while the host is as it was approved.",
+    "lease-refused": "The TPM itself refused: a register, a reset or its clock is not as approved. A fresh token brings an approval.",
+    # servers of the Model Context Protocol
+    "tool-changed": "Not the approved definition: compare it by `enforcer tools`, and approve the component with a new file.",
+    "tool-unapproved": "Nobody approved this definition: `enforcer tools` proposes the file that does, which is measured.",
+    # actions that take a person
+    "approval-required": "A person has to approve this very action: `enforcer approve REF`, and then ask again.",
+    "approval-unknown": "No refused action of this instance waits for it, or not any more: ask again, and approve that reference.",
+    "approval-refused": "An approval is for one action, its arguments, instance and policy, by a key that the policy names. Approve anew.",
+    "approval-expired": "An approval is good for 15 minutes at most, by the clocks of both ends. Approve anew.",
 }
 """Code -> remedy. Codes are appended and never removed or renamed: old decisions name them."""
 

@@ -31,7 +31,7 @@ TRUSTING: Final = (
     "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
 )  # fmt: skip
 """Variables that name the file of whom to trust."""
-OURS: Final = frozenset({"PATH", "HOME", "LANG", "TMPDIR", "WRIT_SOCKET", *PROXIED, *PROXY_RULES, *TRUSTING})
+OURS: Final = frozenset({"PATH", "HOME", "LANG", "TMPDIR", "WRIT_SOCKET", "WRIT_MCP", *PROXIED, *PROXY_RULES, *TRUSTING})
 """Variables that the enforcer sets itself."""
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z", re.ASCII)
 

@@ -259,7 +259,7 @@ def parse_host_state(data: bytes) -> HostState:
             register=f.raw("register", most=64),
             governance=_set_in(f.items("governance", most=1024)),
             instances=tuple(_instance_in(item) for item in f.items("instances", most=200_000)),
-            unapproved=_sets_in(f.items("unapproved", most=MOST_SETS)) if f.has("unapproved") else (),
+            unapproved=_sets_in(f.items("unapproved", most=MOST_SETS + 1)) if f.has("unapproved") else (),
         ),
         logs=tuple(_one_of(str(item), LOGS, "host state.logs") for item in f.items("logs", most=len(LOGS))),
         boot=None if (boot := f.any("boot")) is None else BootState.from_cbor(boot),

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 from collections.abc import Callable, Container, Mapping
 from typing import Any, Final
@@ -220,9 +221,13 @@ def decode_cbor(
 # --- JSON ------------------------------------------------------------------------------------------------------------
 
 
-def encode_json(value: object) -> bytes:
-    """The one spelling of JSON of ours: UTF-8, sorted keys, no spaces, no floats. Raises Misuse."""
-    _json_plain_or_misuse(value)
+def encode_json(value: object, *, floats: bool = False) -> bytes:
+    """The one spelling of JSON of ours: UTF-8, sorted keys, no spaces, no floats. Raises Misuse.
+
+    With `floats`, for what others say, one that is no integer has the fewest digits that read back the same, with an exponent below 1e-4
+    and from 1e16 on.
+    """
+    _json_plain_or_misuse(value, floats=floats)
     return json.dumps(
         value,
         ensure_ascii=False,
@@ -232,23 +237,28 @@ def encode_json(value: object) -> bytes:
     ).encode()
 
 
-def _json_plain_or_misuse(value: object) -> None:
+def _json_plain_or_misuse(value: object, *, floats: bool) -> None:
+    if isinstance(value, float) and floats:
+        return
     if isinstance(value, float) or not isinstance(value, str | int | bool | list | tuple | dict | None):
         raise Misuse(f"no JSON spelling for {type(value).__name__}")
     if isinstance(value, list | tuple):
         for item in value:
-            _json_plain_or_misuse(item)
+            _json_plain_or_misuse(item, floats=floats)
     elif isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
                 raise Misuse("JSON keys are text")
-            _json_plain_or_misuse(item)
+            _json_plain_or_misuse(item, floats=floats)
 
 
-def decode_json(data: bytes, what: str, *, max_size: int = MAX_SIZE, one_spelling: bool = False) -> Any:
+def decode_json(
+    data: bytes, what: str, *, max_size: int = MAX_SIZE, max_depth: int = MAX_DEPTH, one_spelling: bool = False, floats: bool = False
+) -> Any:
     """Read exactly one JSON value: UTF-8, no duplicate keys, no floats, integers of at most 64 bits, bounded depth.
 
-    With `one_spelling` the bytes must also be what `encode_json` would write.
+    With `one_spelling` the bytes must also be what `encode_json` would write. With `floats` a number with a point or an exponent is read:
+    as an integer where it is one of at most 53 bits, as the nearest finite float otherwise.
     Raises FormatError, and nothing else, on any bytes.
     """
     if len(data) > max_size:
@@ -257,8 +267,8 @@ def decode_json(data: bytes, what: str, *, max_size: int = MAX_SIZE, one_spellin
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise FormatError(what, "UTF-8", "bytes that are not", error.start) from None
-    if max(_json_depths(text), default=0) > MAX_DEPTH:
-        raise FormatError(what, f"at most {MAX_DEPTH} levels", "a deeper value")
+    if max(_json_depths(text), default=0) > max_depth:
+        raise FormatError(what, f"at most {max_depth} levels", "a deeper value")
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(items)
@@ -276,24 +286,30 @@ def decode_json(data: bytes, what: str, *, max_size: int = MAX_SIZE, one_spellin
     def no(constant: str) -> Any:
         raise FormatError(what, "no floating point number", constant[:40])
 
+    def number(digits: str) -> int | float:
+        value = float(digits)
+        if len(digits) > 64 or not math.isfinite(value):
+            raise FormatError(what, "a finite number of at most 64 characters", digits[:40])
+        return int(value) if value.is_integer() and abs(value) < 1 << 53 else value
+
     try:
         value = json.loads(
             text,
             object_pairs_hook=pairs,
             parse_int=integer,
-            parse_float=no,
+            parse_float=number if floats else no,
             parse_constant=no,
         )
     except json.JSONDecodeError as error:
         raise FormatError(what, "one JSON value", "text that is not one", error.pos) from None
-    if one_spelling and _spelt(value) != data:
+    if one_spelling and _spelt(value, floats=floats) != data:
         raise FormatError(what, "sorted keys and no spaces", "another spelling")
     return value
 
 
-def _spelt(value: object) -> bytes:
+def _spelt(value: object, *, floats: bool) -> bytes:
     try:
-        return encode_json(value)
+        return encode_json(value, floats=floats)
     except UnicodeEncodeError:  # a lone surrogate, escaped in the input: no bytes of ours spell it
         return b""
 

@@ -16,9 +16,11 @@ from writ.formats.engine import EngineId
 from writ.formats.evidence import parse_evidence
 from writ.formats.policy_bundle import PolicyBundle
 from writ.formats.state import HostRecord, HostState, encode_host_record, encode_host_state
+from writ.formats.tpm.public import parse_public
 from writ.verdict.appraisal import appraise
 from writ.verdict.evidence import verify_evidence
 from writ.verdict.issue import Issuance, TokenDecision, issue
+from writ.verdict.lease_key import judge_lease_keys
 from writ.verdict.reference import ReferenceSet
 
 
@@ -53,7 +55,12 @@ def decide_attestation(
         verified, record=record, state=state, references=references, bundle=bundle, now=issuance.now, nonce=parsed.nonce.value
     )
     encoded = encode_ear_cbor(result.ear)
-    tokens = issue(result, record=record, bundle=bundle, issuance=issuance, result_digest=Digest.of(encoded))
+    leases = None if bundle.settings.lease_approver is None else judge_lease_keys(
+        parsed.lease_keys, verified.quote, session_keys={r.instance: r.session_key.thumbprint() for r in verified.requests},
+        ak=parse_public(record.ak), ak_qualified_name=record.qualified_name, verifier=verifier, host=record.host,
+        nonce=parsed.nonce.value, approver=bundle.settings.lease_approver,
+    )  # fmt: skip
+    tokens = issue(result, record=record, bundle=bundle, issuance=issuance, result_digest=Digest.of(encoded), leases=leases)
     after = encode_host_state(result.state_after)
     inputs = (
         ("evidence", Digest.of(evidence)),

@@ -8,11 +8,12 @@ from typing import Final
 
 from writ.formats.action import Action, OpenContext, encode_context
 from writ.formats.eat import TokenClaims
-from writ.formats.errors import FormatError
+from writ.formats.errors import FormatError, Refused
 from writ.formats.grants import Grant, covers
 from writ.formats.policy_bundle import PolicyBundle
 from writ.formats.reason import Reason
-from writ.verdict.cedar import evaluate, load
+from writ.verdict.approval import Consent, Given, is_about, not_given, supposed, verify_approval
+from writ.verdict.cedar import CedarAnswer, CedarPolicies, evaluate, load
 from writ.verdict.decision import Decision
 from writ.verdict.memo import Judged, Memo
 from writ.verdict.token import VerifiedToken
@@ -25,8 +26,9 @@ _SECONDS: Final = 1 << 63
 
 
 def decide(
-    action: Action, *, token: VerifiedToken | None, bundle: PolicyBundle | None, gate: str, now: int, memo: Memo | None = None
-) -> Decision:
+    action: Action, *, token: VerifiedToken | None, bundle: PolicyBundle | None, gate: str, now: int, memo: Memo | None = None,
+    given: Given | None = None,
+) -> Decision:  # fmt: skip
     """Whether `action` may pass at `now`.
 
     Does not make the decision durable: nothing may pass until the record is (I4). `memo` changes no answer, and is added to.
@@ -34,7 +36,11 @@ def decide(
     1. There is a verified token, alive at `now`.
     2. There is a policy bundle, of exactly the digest that the token names.
     3. A grant of the token covers the action on the resource.
-    4. The policy permits it, with the schema, and without any error.
+    4. The policy permits it, with the schema, and without any error; with `given`, as approved: it was given for the same action with the
+       same arguments, in this instance, by a person whom the bundle names, and is not dead.
+
+    What the policy refuses and would permit if somebody approved it is refused by `approval-required`. That `given` is used once is seen to
+    by whoever gives it in.
 
     Later steps run only where the earlier ones passed. Every refusal has a Reason.
     """
@@ -45,6 +51,8 @@ def decide(
         reasons = (Reason("hold", "token", "a valid execution token", "none"),)
     elif bundle is None:
         reasons = (Reason("policy-unknown", "bundle", str(token.claims.policy), "none"),)
+    elif given is not None:
+        context, reasons, determining = _approved(action, token, bundle, gate, now, given)
     elif memo is None:
         answer = judge_recorded(action, token.claims, bundle, gate=gate, now=now)
         context, reasons, determining = answer.context, answer.reasons, answer.determining
@@ -54,8 +62,25 @@ def decide(
     entered = (
         action.name, action.resource, action.arguments.value, context, gate, now,
         None if token is None else token.digest.value, None if bundle is None else bundle.digest.value,
+        *(() if given is None else (given.signed.digest.value, given.asked.leaf)),
     )  # fmt: skip
     return Decision(action, not reasons, reasons, determining, context, entered)
+
+
+def _approved(
+    action: Action, token: VerifiedToken, bundle: PolicyBundle, gate: str, now: int, given: Given
+) -> tuple[bytes, tuple[Reason, ...], tuple[str, ...]]:
+    """Context, reasons and determining policies of an action with an approval. One that is not for it refuses, and enters no context."""
+    claims = token.claims
+    try:
+        if given.asked.action != action:
+            raise Refused(Reason("approval-refused", "approval.arguments", str(action.arguments), str(given.asked.action.arguments)))
+        is_about(given.signed.approval, given.asked)
+        consent = verify_approval(given.signed, action=action, gate=gate, instance=claims.instance, bundle=bundle, now=now)
+    except Refused as refused:
+        return encode_context(decision_context(claims, gate=gate, now=now)), refused.reasons, ()
+    answer = judge_recorded(action, claims, bundle, gate=gate, now=now, consent=consent)
+    return answer.context, answer.reasons, answer.determining
 
 
 def _remembered(memo: Memo, action: Action, token: VerifiedToken, bundle: PolicyBundle, gate: str, now: int) -> Judged:
@@ -119,17 +144,22 @@ class Answer:
     context: bytes
 
 
-def judge_recorded(action: Action, claims: TokenClaims, bundle: PolicyBundle, *, gate: str, now: int) -> Answer:
-    """What `decide` answers for these claims, for an auditor who has shown otherwise that they were issued.
+def judge_recorded(
+    action: Action, claims: TokenClaims, bundle: PolicyBundle, *, gate: str, now: int, consent: Consent | None = None
+) -> Answer:
+    """What `decide` answers for these claims and this consent, for an auditor who has shown otherwise that they were issued and given.
 
     An action's arguments do not enter the answer.
     """
-    reasons, determining = _judge(action, claims, bundle, gate, now)
-    return Answer(not reasons, reasons, determining, encode_context(decision_context(claims, gate=gate, now=now)))
+    reasons, determining = _judge(action, claims, bundle, gate, now, consent)
+    return Answer(not reasons, reasons, determining, encode_context(decision_context(claims, gate=gate, now=now, consent=consent)))
 
 
-def decision_context(claims: TokenClaims, *, gate: str, now: int) -> dict[str, str | int]:
-    """The context of an action decision, all of it recorded. `attest_age` is in seconds since the token was issued."""
+def decision_context(claims: TokenClaims, *, gate: str, now: int, consent: Consent | None = None) -> dict[str, str | int]:
+    """The context of an action decision, all of it recorded. `attest_age` is in seconds since the token was issued.
+
+    Of an approval there is something only where one was given, so that a schema which knows of none is asked as it ever was.
+    """
     return {
         "now": now,
         "attest_age": _attest_age(claims, now),
@@ -139,6 +169,7 @@ def decision_context(claims: TokenClaims, *, gate: str, now: int) -> dict[str, s
         "tpm_class": claims.tpm_class,
         "runtime": claims.runtime,
         "depth": len(claims.lineage),
+        **({} if consent is None else consent.to_context()),
     }
 
 
@@ -146,7 +177,7 @@ def _attest_age(claims: TokenClaims, now: int) -> int:
     return max(0, now - claims.issued_at)
 
 
-def _judge(action: Action, claims: TokenClaims, bundle: PolicyBundle, gate: str, now: int) -> Judged:
+def _judge(action: Action, claims: TokenClaims, bundle: PolicyBundle, gate: str, now: int, consent: Consent | None = None) -> Judged:
     # 1
     if now >= claims.expires_at:
         return (Reason("token-expired", "token.exp", f"later than {now}", str(claims.expires_at)),), ()
@@ -161,10 +192,19 @@ def _judge(action: Action, claims: TokenClaims, bundle: PolicyBundle, gate: str,
         loaded = load(bundle)
     except FormatError as error:
         return (Reason("policy-error", "bundle", error.expected, error.got),), ()
-    context = decision_context(claims, gate=gate, now=now)
-    answer = evaluate(loaded, agent=str(claims.agent), action=action.name, resource=("Resource", action.resource), context=context)
+    answer = _evaluate(loaded, action, claims, gate, now, consent)
     if answer.permit:
         return (), answer.determining
+    if consent is None and not answer.erred:
+        people = (name for name, _ in bundle.settings.approvers)
+        able = tuple(name for name in people if _evaluate(loaded, action, claims, gate, now, supposed(name)).permit)
+        if able:
+            return (not_given(action, able),), answer.determining
     code = "policy-error" if answer.erred else "policy-refused"
     said = ", ".join(answer.determining)[:200] or "no policy permits"
     return (Reason(code, f"{action.name} on {action.resource}"[:200], "a permit", said),), answer.determining
+
+
+def _evaluate(loaded: CedarPolicies, action: Action, claims: TokenClaims, gate: str, now: int, consent: Consent | None) -> CedarAnswer:
+    context = decision_context(claims, gate=gate, now=now, consent=consent)
+    return evaluate(loaded, agent=str(claims.agent), action=action.name, resource=("Resource", action.resource), context=context)

@@ -74,7 +74,7 @@ def verify_evidence(
     if evidence.host != record.host:
         raise Refused(Reason("host-unknown", "host", record.host, evidence.host))
     # 2
-    bound = binding(verifier, evidence.host, evidence.nonce, evidence.requests)
+    bound = binding(verifier, evidence.host, evidence.nonce, evidence.requests, evidence.further)
     quote = verify_quote(
         evidence.attest,
         evidence.signature,

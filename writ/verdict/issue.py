@@ -18,17 +18,19 @@ from writ.formats.spiffe import AgentId
 from writ.formats.state import HostRecord
 from writ.verdict.appraisal import RUNS_UNMEASURED, AttestationResult, InstanceResult
 from writ.verdict.cedar import evaluate, load
+from writ.verdict.lease_key import Approvable, JudgedLeaseKeys
 
 ISSUE_ACTION = "token.issue"
 
 
 @dataclass(frozen=True, slots=True)
 class TokenDecision:
-    """Permit with the claims to be signed, or refusal with its reasons; exactly one of the two."""
+    """Permit with the claims to be signed, or refusal with its reasons; exactly one of the two. `approved` goes with claims of a lease."""
 
     instance: bytes
     claims: TokenClaims | None
     reasons: tuple[Reason, ...]
+    approved: Approvable | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +45,21 @@ class Issuance:
 
 
 def issue(
-    result: AttestationResult, *, record: HostRecord, bundle: PolicyBundle, issuance: Issuance, result_digest: Digest
-) -> tuple[TokenDecision, ...]:
+    result: AttestationResult, *, record: HostRecord, bundle: PolicyBundle, issuance: Issuance, result_digest: Digest,
+    leases: JudgedLeaseKeys | None = None,
+) -> tuple[TokenDecision, ...]:  # fmt: skip
     """One decision for each instance that asked, in the order of the requests.
 
     1. Nothing stands against the host.
     2. Nothing stands against the instance.
     3. The agent belongs to the host's namespace, and the policy permits `token.issue` for the audience, to it and to each of its parents.
     4. The life counts from the nonce's issue, so that evidence cannot be saved up.
+    5. Where the policy is of hardware mode (`leases` is not None), the token is bound to a lease key in the TPM, which is approved with it.
     """
     if len(issuance.issued) != len(result.instances):
         raise Misuse(f"{len(issuance.issued)} token ids for {len(result.instances)} requests")
     return tuple(
-        _decide(one, result, record, bundle, issuance, token_id, index, result_digest)
+        _decide(one, result, record, bundle, issuance, token_id, index, result_digest, leases)
         for one, (token_id, index) in zip(result.instances, issuance.issued, strict=True)
     )
 
@@ -69,7 +73,7 @@ def tier_of(rooted: bool, exceptions: Collection[str]) -> str:
 
 def _decide(
     one: InstanceResult, result: AttestationResult, record: HostRecord, bundle: PolicyBundle, issuance: Issuance,
-    token_id: str, index: int, result_digest: Digest,
+    token_id: str, index: int, result_digest: Digest, leases: JudgedLeaseKeys | None,
 ) -> TokenDecision:  # fmt: skip
     request, state = one.request, one.state
     # 1, 2
@@ -85,12 +89,23 @@ def _decide(
     if (reason := narrowed(agents, request.audience, record=record, bundle=bundle, tier=tier, claim=claim)) is not None:
         return TokenDecision(request.instance, None, (reason,))
     # 4
+    expires_at = issuance.nonce_issued_at + bundle.settings.token_life
+    if expires_at <= issuance.now:
+        reason = Reason("nonce-expired", f"{claim}.nonce", f"used before {expires_at}", str(issuance.now))
+        return TokenDecision(request.instance, None, (reason,))
+    # 5
+    terms, approved = None, None
+    if leases is not None:
+        found = leases.approve(request.instance, expires_at - issuance.now)
+        if isinstance(found, Reason):
+            return TokenDecision(request.instance, None, (found,))
+        terms, approved = found
     claims = TokenClaims(
         issuer=issuance.issuer,
         agent=state.agent,
         audience=request.audience,
         issued_at=issuance.now,
-        expires_at=issuance.nonce_issued_at + bundle.settings.token_life,
+        expires_at=expires_at,
         token_id=token_id,
         key=state.session_key,
         host=record.host,
@@ -104,11 +119,9 @@ def _decide(
         exceptions=tuple(sorted({*result.exceptions, *one.exceptions})),
         status_index=index,
         status_uri=issuance.status_uri,
+        lease=terms,
     )
-    if claims.expires_at <= issuance.now:
-        reason = Reason("nonce-expired", f"{claim}.nonce", f"used before {claims.expires_at}", str(issuance.now))
-        return TokenDecision(request.instance, None, (reason,))
-    return TokenDecision(request.instance, claims, ())
+    return TokenDecision(request.instance, claims, (), approved)
 
 
 def narrowed(agents: Sequence[AgentId], audience: str, *, record: HostRecord, bundle: PolicyBundle, tier: str, claim: str) -> Reason | None:

@@ -26,6 +26,7 @@ from writ.formats.errors import FormatError
 from writ.formats.policy_bundle import PolicyBundle
 from writ.formats.spiffe import AgentId
 from writ.formats.state import TPM_CLASSES
+from writ.verdict.approval import supposed
 from writ.verdict.cedar import JUDGED, CedarPolicies, evaluate, faults, keys, load, parts
 from writ.verdict.schema import ISSUE, KINDS
 from writ.verdict.slicing import LEXEME
@@ -40,6 +41,8 @@ SPECIMEN: Final = {
 }  # fmt: skip
 """A context as every action is decided in."""
 ISSUED: Final = {"host": "host", "tpm_class": "discrete", "runtime": "affirming", "endorsed": True}
+_CONSENT: Final = supposed("anybody").to_context()
+_NOTHING: Final[Mapping[str, str]] = {}
 _NOBODY: Final = "spiffe://example.org/test/agent/nobody"
 
 
@@ -81,7 +84,7 @@ def validate(bundle: PolicyBundle) -> tuple[Finding, ...]:
         if any(True for _ in _entity_reads(conditions)):
             raise FormatError("policy.policies", "no attribute of an entity, since nothing gives any", name)
     findings = {finding for name, policy in policies for finding in _findings(name, policy)}
-    return tuple(sorted(findings | set(_misfits(loaded))))
+    return tuple(sorted(findings | set(_misfits(loaded, bool(bundle.settings.approvers)))))
 
 
 def explained(bundle: PolicyBundle) -> tuple[Finding, ...]:
@@ -170,11 +173,11 @@ def _unequal(node: dict[str, Any]) -> Iterator[str]:
                             yield f"{attribute} is never {value!r}, but {', '.join(_VALUES[attribute])}"[:200]
 
 
-def _misfits(loaded: CedarPolicies) -> Iterator[Finding]:
+def _misfits(loaded: CedarPolicies, people: bool) -> Iterator[Finding]:
     """The actions whose requests, as Writ makes them, the schema does not allow: each is refused."""
 
-    def fits(action: str) -> bool:
-        resource, context = (("Audience", "any"), ISSUED) if action == ISSUE else (("Resource", "any"), SPECIMEN)
+    def fits(action: str, more: Mapping[str, str] = _NOTHING) -> bool:
+        resource, context = (("Audience", "any"), ISSUED) if action == ISSUE else (("Resource", "any"), {**SPECIMEN, **more})
         return not evaluate(loaded, agent=_NOBODY, action=action, resource=resource, context=context).erred
 
     for action in sorted(loaded.slices):
@@ -183,3 +186,6 @@ def _misfits(loaded: CedarPolicies) -> Iterator[Finding]:
     asked = [ISSUE, *(kind for row in KINDS for kind in row)]
     if missing := [kind for kind in asked if kind not in loaded.slices and not fits(kind)]:
         yield Finding("schema", "missing-actions", f"always refused, since the schema has no such action: {', '.join(missing)}"[:400])
+    acted = sorted({*loaded.slices, *asked} - {ISSUE})
+    if people and (closed := [kind for kind in acted if fits(kind) and not fits(kind, _CONSENT)]):
+        yield Finding("schema", "misfit", f"without approver and approval in the context nobody can approve {', '.join(closed)}"[:200])

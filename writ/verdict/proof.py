@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from writ.formats.action import Action, ActionRecord, OutcomeRecord, parse_record
+from writ.formats.approval import parse_signed_approval
 from writ.formats.cose import CONTENT_TYPE as COSE_CONTENT_TYPE
 from writ.formats.cose import parse_sign1, verify_sign1
 from writ.formats.decision import CONTENT_TYPE, AttestDecision, EnrolDecision, Entry, encode_entry, parse_entry
@@ -29,6 +30,7 @@ from writ.formats.tlog.merkle import leaf_hash, verify_inclusion
 from writ.formats.tpm.public import parse_public
 from writ.formats.trust import Trust
 from writ.verdict.appraisal import NOT_CONTINUED
+from writ.verdict.approval import Consent, consent_of, verify_approval
 from writ.verdict.attestation import decide_attestation
 from writ.verdict.decide import judge_recorded
 from writ.verdict.enrolment import Admission, judge_activation, judge_enrolment
@@ -63,13 +65,14 @@ def prove(bundle: ProofBundle, trust: Trust) -> ProvenAction:
     4. Run again, the decision gives the same bytes.
     5. The token's claims are those the decision issued.
     6. The action record names that token and that policy, and lies within the token's life, give or take the skew.
-    7. Run again, the decision on the action gives the same answer.
+    7. Run again, the decision on the action gives the same answer; the approval that its context names is in the bundle, and good.
     8. The record is in the action log of the carried checkpoint.
     9. The TPM quoted that checkpoint, later, in evidence whose decision is signed by a trusted key and found no fork in that log.
     10. The outcome, where there is one, is in the same log, after the action; and all of it happened in order.
 
-    Does not prove what the arguments were (they are salted commitments), nor
-    that nothing was done after the carried checkpoint.
+    Does not prove what the arguments were (they are salted commitments), so nor
+    that they are those approved, nor that an approval was used once; nor that
+    nothing was done after the carried checkpoint.
     Raises Refused or FormatError at the first fault.
     """
     steps: list[str] = []
@@ -100,7 +103,7 @@ def prove(bundle: ProofBundle, trust: Trust) -> ProvenAction:
     record = parse_record(bundle.action.record)
     if not isinstance(record, ActionRecord):
         raise _refused("proof-bundle-incomplete", "action", "an action record", "an outcome")
-    _acted(record, token, policy)
+    _acted(record, token, policy, bundle.approval)
     steps.append("action decided by that token and policy, re-run")
     # 8, 9
     size, log_root, carried_at = _carried(bundle, host, token, trust)
@@ -200,7 +203,7 @@ def _issued(token: SignedToken, decision: AttestDecision) -> None:
     raise _refused("digest-mismatch", "token.instance", "an instance of the decision", token.claims.instance.hex())
 
 
-def _acted(record: ActionRecord, token: SignedToken, policy: PolicyBundle) -> None:
+def _acted(record: ActionRecord, token: SignedToken, policy: PolicyBundle, approval: bytes | None) -> None:
     claims = token.claims
     expected = (("token", token.digest, record.token), ("bundle", policy.digest, record.bundle), ("policy", policy.digest, claims.policy))
     for claim, want, got in expected:
@@ -211,9 +214,27 @@ def _acted(record: ActionRecord, token: SignedToken, policy: PolicyBundle) -> No
     if record.decided_at + _skew(policy) < claims.issued_at:
         raise _refused("chain-order", "action.decided_at", f"at least {claims.issued_at - _skew(policy)}", str(record.decided_at))
     action = Action(record.action, record.resource, Digest("sha256", bytes(32)))
-    answer = judge_recorded(action, claims, policy, gate=record.gate, now=record.decided_at)
+    consent = _consented(record, action, policy, approval)
+    answer = judge_recorded(action, claims, policy, gate=record.gate, now=record.decided_at, consent=consent)
     if answer.permit != record.permit or answer.reasons != record.reasons or answer.context != record.context:
         raise _refused("decision-mismatch", "action", f"permit {record.permit}", f"permit {answer.permit}")
+
+
+def _consented(record: ActionRecord, action: Action, policy: PolicyBundle, approval: bytes | None) -> Consent | None:
+    """The approval that the record's context names, verified as of the decision; None where it names none."""
+    named = consent_of(record.context)
+    if (named is None) != (approval is None):
+        got = "none" if approval is None else "one that no context names"
+        raise _refused("proof-bundle-incomplete", "approval", "the approval that the record names", got)
+    if approval is None:
+        return None
+    consent = verify_approval(
+        parse_signed_approval(approval), action=action, gate=record.gate, instance=record.instance, bundle=policy,
+        now=record.decided_at,
+    )  # fmt: skip
+    if consent != named:
+        raise _refused("digest-mismatch", "approval", str(named), str(consent))
+    return consent
 
 
 def _skew(policy: PolicyBundle) -> int:
@@ -232,7 +253,7 @@ def _carried(bundle: ProofBundle, host: HostRecord, token: SignedToken, trust: T
     verifier = _decision_key(bundle.carrier_decision, trust).thumbprint()
     verify_quote(
         evidence.attest, evidence.signature, evidence.pcrs, ak=parse_public(host.ak), qualified_name=host.qualified_name,
-        extra_data=binding(verifier, evidence.host, evidence.nonce, evidence.requests), bank=host.bank,
+        extra_data=binding(verifier, evidence.host, evidence.nonce, evidence.requests, evidence.further), bank=host.bank,
     )  # fmt: skip
     for request in evidence.requests:
         if request.instance == token.claims.instance:

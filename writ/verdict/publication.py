@@ -110,8 +110,11 @@ ASKS_LESS: Final[Mapping[str, Callable[[PolicySettings, PolicySettings], bool] |
     "hold_max": None,
     "approvals": _lifts,
     "ima": _ima_asks_less,
+    "approvers": None,
+    "lease_approver": lambda before, after: before.lease_approver is not None and after.lease_approver is None,
 }
-"""Each field of `PolicySettings`: when a change of it asks for less. None for times: the format bounds them, and no check is lifted."""
+"""Each field of `PolicySettings`: when a change of it asks for less. None for times: the format bounds them, and no check is lifted.
+None for who approves actions: the Cedar text asks for them."""
 
 IMA_ASKS_LESS: Final[Mapping[str, Callable[[ImaRules, ImaRules], bool] | None]] = {
     "exclude": lambda before, after: not {*after.exclude} <= {*before.exclude},

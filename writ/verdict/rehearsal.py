@@ -14,11 +14,12 @@ from writ.formats.digest import Digest
 from writ.formats.eat import TokenClaims
 from writ.formats.policy_bundle import PolicyBundle
 from writ.formats.reason import Reason
+from writ.verdict.approval import Consent, consent_of
 from writ.verdict.cedar import CedarAnswer, evaluate, load
 from writ.verdict.decide import Answer, judge_recorded
 from writ.verdict.schema import ISSUE
 
-BY_POLICY: Final = frozenset({"policy-refused", "policy-error", "grant-missing"})
+BY_POLICY: Final = frozenset({"policy-refused", "policy-error", "grant-missing", "approval-required"})
 """The reasons for which grants and policy refuse: one of them, or none, says that they were asked."""
 Said = Literal["permit", "refuse", "error"]
 _NO_ARGUMENTS: Final = Digest.of(b"")
@@ -83,15 +84,16 @@ class Otherwise:
 
 
 def otherwise(
-    action: Action, claims: TokenClaims, candidate: PolicyBundle, *, gate: str, now: int, reasons: tuple[Reason, ...]
-) -> Otherwise | None:
+    action: Action, claims: TokenClaims, candidate: PolicyBundle, *, gate: str, now: int, reasons: tuple[Reason, ...],
+    consent: Consent | None = None,
+) -> Otherwise | None:  # fmt: skip
     """What `candidate` would say otherwise, had the token named it; None where it says the same, or policy was not asked.
 
-    `reasons` are those for which the action was refused.
+    `reasons` are those for which the action was refused, `consent` the approval that entered.
     """
     if not by_policy(reasons):
         return None
-    answer = judge_recorded(action, replace(claims, policy=candidate.digest), candidate, gate=gate, now=now)
+    answer = judge_recorded(action, replace(claims, policy=candidate.digest), candidate, gate=gate, now=now, consent=consent)
     return None if answer.permit == (not reasons) else Otherwise(not reasons, answer)
 
 
@@ -106,6 +108,7 @@ def recorded(record: ActionRecord) -> Action:
 
 
 def again(record: ActionRecord, claims: TokenClaims, candidate: PolicyBundle) -> Answer:
-    """What `candidate` says of a recorded action at the second, gate and claims of its decision."""
+    """What `candidate` says of a recorded action at the second, gate, claims and approval of its decision. Raises FormatError."""
     named = replace(claims, policy=candidate.digest)
-    return judge_recorded(recorded(record), named, candidate, gate=record.gate, now=record.decided_at)
+    consent = consent_of(record.context)
+    return judge_recorded(recorded(record), named, candidate, gate=record.gate, now=record.decided_at, consent=consent)

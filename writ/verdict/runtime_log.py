@@ -129,12 +129,12 @@ class _Machine:
         self._governance[event.name] = event.root
 
     def _supersede(self) -> None:
-        """The set that governed is remembered, unless an appraisal found it approved."""
+        """The set that governed is remembered, unless an appraisal found it approved. Of those there is room for the one of now, too."""
         former = self.governance()
         if former != self._judged and former not in self._unapproved:
-            if len(self._unapproved) >= MOST_SETS:
-                raise _malformed("component", f"at most {MOST_SETS} sets of governance in a boot that nobody approved", "one more")
             self._unapproved.append(former)
+        if len(self._unapproved) > MOST_SETS:
+            raise _malformed("component", f"at most {MOST_SETS} sets of governance in a boot that nobody approved", "one more")
         self._judged, self._governance = (), {}
 
     def _start(self, event: StartEvent) -> None:

@@ -19,7 +19,7 @@ from writ.formats.errors import FormatError
 
 ISSUE: Final = "token.issue"
 KINDS: Final = (
-    ("tool.call", "net.connect", "net.reach", "net.accept"),
+    ("tool.call", "resource.read", "prompt.get", "net.connect", "net.reach", "net.accept"),
     (*(f"http.{method.lower()}" for method in METHODS), WEBSOCKET),
     ("secret.send", "secret.read"),
     ("file.read", "file.write", "exec.run", "instance.start", "instance.run", "instance.end"),
@@ -31,8 +31,11 @@ ACTION_CONTEXT: Final = {
     "runtime": "String", "depth": "Long",
 }  # fmt: skip
 """Name and Cedar type of what `decide.decision_context` holds."""
+APPROVED_CONTEXT: Final = {"approval?": "String", "approver?": "String"}
+"""What `approval.Consent` adds, where a person approved the action."""
 MAX_KINDS: Final = 256
 
+_ACTED: Final = {**ACTION_CONTEXT, **APPROVED_CONTEXT}
 _HEAD: Final = """// What Writ's two questions look like to Cedar. `token.issue` is asked by the
 // verifier, every other action by an enforcer; more action kinds may be added.
 namespace Writ {
@@ -57,10 +60,10 @@ def cedar_schema(more: Sequence[str] = ()) -> str:
         if kind in known:
             raise FormatError("action kind", "one that the schema does not have", kind)
     text = _HEAD + _action([[ISSUE]], "Audience", ISSUE_CONTEXT)
-    text += "\n  // May this agent do this, under a valid token that grants it?\n" + _action(KINDS, "Resource", ACTION_CONTEXT)
+    text += "\n  // May this agent do this, under a valid token that grants it?\n" + _action(KINDS, "Resource", _ACTED)
     if more:
         text += "\n  // Asked by services of one's own, as the others are.\n"
-        text += _action([[kind] for kind in more], "Resource", ACTION_CONTEXT)
+        text += _action([[kind] for kind in more], "Resource", _ACTED)
     return text + "}\n"
 
 

@@ -34,7 +34,8 @@ RULED_OUT: Final = frozenset(
     {
         "action-log-base", "agent-unknown", "attestor-not-rooted", "executables-unmeasured", "grants-not-narrower", "host-contained",
         "host-not-active",
-        "host-refused", "host-unknown", "ima-template-unknown", "manifest-mutable", "nonce-expired", "observed", "parent-refused",
+        "host-refused", "host-unknown", "ima-template-unknown", "lease-key-missing", "manifest-mutable", "nonce-expired", "observed",
+        "parent-refused",
         "policy-error", "policy-refused", "policy-unknown", "reasons-left-out", "reference-expired", "revocation-unknown",
         "token-audience", "tpm-class-refused",
     }
@@ -51,6 +52,7 @@ CONTRADICTED: Final = frozenset(
         # the runtime and its log
         "action-log-inconsistent", "component-mismatch", "component-missing", "component-unexpected", "governance-mismatch",
         "instance-drifted", "instance-key-mismatch", "instance-key-reused", "instance-stopped", "instance-tainted", "instance-unknown",
+        "lease-key-refused",
         "runtime-log-malformed", "runtime-log-mismatch", "runtime-log-rewound",
         # the boot
         "boot-aggregate-mismatch", "boot-mismatch", "event-digest-mismatch", "uefi-log-malformed", "uefi-log-mismatch",

@@ -1,4 +1,4 @@
-"""Tokens and proofs of possession, judged: is this execution token good here, now, and is its holder the one it names?"""
+"""Tokens, proofs of possession and leases, judged: is this execution token good here, now, and is its holder the one it names?"""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from typing import Final
 
 from writ.formats.action import Action
-from writ.formats.digest import Digest
+from writ.formats.digest import Digest, hash_bytes
 from writ.formats.eat import SignedToken, TokenClaims
-from writ.formats.errors import Refused
+from writ.formats.errors import FormatError, Refused
 from writ.formats.jose import DpopProof, b64url, verify_jws
 from writ.formats.keys import PublicKey
+from writ.formats.lease import Lease, lease_binding
 from writ.formats.policy_bundle import CLOCK_SKEW, TOKEN_LIFE_CEILING
 from writ.formats.reason import Reason
+from writ.formats.tpm.attest import parse_attest
+from writ.formats.tpm.public import parse_public
+from writ.verdict.lease_key import run_of, same, stated
 from writ.verdict.memo import SignatureMemo
 
 PROOF_LIFE: Final = 30
@@ -35,6 +39,13 @@ class VerifiedProof:
 
     single_use: str
     forget_after: int
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedLease:
+    """Proof that `verify_lease` ran. Dead from `alive_until` on (seconds since the epoch, rounded down), whoever holds it."""
+
+    alive_until: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,3 +146,45 @@ def verify_proof(
     if not now - PROOF_LIFE - skew <= proof.iat <= now + skew:
         raise Refused(Reason("proof-stale", "proof.iat", f"{now - PROOF_LIFE - skew} to {now + skew}", str(proof.iat)))
     return VerifiedProof(f"{b64url(thumbprint)}.{proof.jti}", proof.iat + PROOF_LIFE + 2 * skew + 1)
+
+
+def verify_lease(lease: Lease | None, token: VerifiedToken, *, now: int) -> VerifiedLease | None:
+    """The TPM signed for this token a moment ago; None where the token asks for no lease.
+
+    The TPM's time is laid on the verifier's clock by what the token says: its `lease.time` was not after `iat`. So a lease counts as up to
+    as much later than it was made as the host took to answer the nonce, and never past the token's `exp`.
+
+    1. A lease came.
+    2. Its key is the very one that the token names, by the whole public area, and signed it, and the TPM made what was signed.
+    3. It states the TPM's time, in the same run of the TPM that was appraised: no reset since, nor a restart.
+    4. It is for this token and its session key.
+    5. It was made after the appraisal, and not longer than its life ago, with no skew in its favour.
+
+    Raises Refused at the first fault. Source: TPM 2.0 Library Part 3, TPM2_GetTime.
+    """
+    wanted, claims = token.claims.lease, token.claims
+    if wanted is None:
+        return None
+    # 1
+    if lease is None:
+        raise Refused(Reason("lease-missing", "lease", "a lease", "none"))
+    # 2
+    if hash_bytes("sha256", lease.public) != wanted.key:
+        raise Refused(Reason("lease-invalid", "lease.public", wanted.key.hex(), hash_bytes("sha256", lease.public).hex()))
+    try:
+        time = stated(lease.attest, lease.signature, parse_public(lease.public), "lease", "lease-invalid")
+        attest = parse_attest(lease.attest)
+    except FormatError as error:
+        raise Refused(Reason("lease-invalid", error.what[:100], error.expected, error.got)) from None
+    # 3
+    same("lease-mismatch", "lease.resets", run_of(wanted), run_of(time))
+    # 4
+    bound = lease_binding(claims.instance, claims.key, token.digest)
+    same("lease-mismatch", "lease.extra_data", bound.hex(), attest.extra_data.hex())
+    # 5
+    if time.time < wanted.time:
+        raise Refused(Reason("lease-mismatch", "lease.time", f"at least {wanted.time}", str(time.time)))
+    alive_until = min(claims.issued_at + (time.time - wanted.time) // 1000 + wanted.life, claims.expires_at)
+    if now >= alive_until:
+        raise Refused(Reason("lease-expired", "lease.time", f"alive after {now}", f"until {alive_until}"))
+    return VerifiedLease(alive_until)

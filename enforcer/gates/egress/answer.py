@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
-from enforcer.gates.egress.stream import LINGER, Stream
+from enforcer.wire.stream import LINGER, Stream
 from writ.formats.errors import FormatError
 from writ.formats.reason import Reason
 from writ.formats.strict import encode_json

@@ -14,7 +14,7 @@ from ipaddress import IPv4Address
 from enforcer.gatekeeper import Ruling
 from enforcer.gates.egress.addresses import Resolver, is_public
 from enforcer.gates.egress.destination import Address, Destination, at
-from enforcer.gates.egress.line import ListeningLine
+from enforcer.wire.line import ListeningLine
 from writ.formats.errors import Refused, Unavailable
 
 

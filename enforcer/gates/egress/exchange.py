@@ -18,7 +18,8 @@ import h11
 
 from enforcer.gates.egress.request import end_to_end
 from enforcer.gates.egress.side import Side
-from enforcer.gates.egress.tunnel import Ended, Limits, Traffic, join
+from enforcer.gates.egress.tunnel import Traffic, join
+from enforcer.wire.limits import Ended, Limits
 from writ.formats.errors import FormatError
 
 _MOST_INTERIM: Final = 32

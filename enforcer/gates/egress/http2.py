@@ -35,9 +35,10 @@ from h2.exceptions import ProtocolError, StreamClosedError
 from h2.settings import SettingCodes, Settings
 
 from enforcer.gates.egress.frames import Frame, Frames, Type
-from enforcer.gates.egress.request import MAX_HEAD, Headers, parse_trailers
-from enforcer.gates.egress.stream import LINGER, Stream
-from enforcer.gates.egress.tunnel import Ended, Limits
+from enforcer.gates.egress.request import Headers, parse_trailers
+from enforcer.wire.head import MAX_HEAD
+from enforcer.wire.limits import Ended, Limits
+from enforcer.wire.stream import LINGER, Stream
 from writ.formats.errors import FormatError
 
 WINDOW: Final = 256 << 10

@@ -24,16 +24,16 @@ from enforcer.gates.egress.addresses import SystemResolver
 from enforcer.gates.egress.destination import Destination, parse_authority
 from enforcer.gates.egress.gate import EgressGate
 from enforcer.gates.egress.instance_ca import InstanceCa, upstream_contexts
-from enforcer.gates.egress.line import ListeningLine
 from enforcer.gates.egress.passage import ACCEPT, INBOUND_SHARE, Forwarded, Inbound, Local, MakeWay, Served
 from enforcer.gates.egress.session import Opened
-from enforcer.gates.egress.tunnel import Limits
 from enforcer.gates.egress.way import CONNECT, Way
 from enforcer.launch.image import within
 from enforcer.launch.netns import ADDRESS, Namespace
 from enforcer.launch.sandbox import GATE
 from enforcer.quota import Quota
 from enforcer.secrets.held import Secrets
+from enforcer.wire.limits import Limits
+from enforcer.wire.line import ListeningLine
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.forward import PROXY_PORT, Forward
 from writ.formats.grants import Grant, covers

@@ -15,9 +15,9 @@ from enforcer.gates.egress import tunnel
 from enforcer.gates.egress.answer import Answer
 from enforcer.gates.egress.destination import Destination
 from enforcer.gates.egress.dial import connect
-from enforcer.gates.egress.stream import Stream
 from enforcer.gates.egress.way import CONNECT, Passage, Way
 from enforcer.quota import Quota
+from enforcer.wire.stream import Stream
 from writ.formats.errors import Unavailable
 from writ.formats.strict import encode_json
 

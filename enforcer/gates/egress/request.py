@@ -15,15 +15,12 @@ import h11
 
 from enforcer.gates.egress.destination import HTTP, HTTPS, Destination, parse_authority
 from enforcer.gates.egress.url import path_of
+from enforcer.wire.head import FRAMING, read_request
 from writ.formats.action import METHODS, WEBSOCKET
 from writ.formats.errors import FormatError
 from writ.formats.strict import encode_json
 
-MAX_HEAD: Final = 16 << 10
-END: Final = b"\r\n\r\n"
-_HEAD: Final = re.compile(rb"(?:[\x21-\x7e][\x20-\x7e\t]*\r\n)+\r\n\Z")
 _URL: Final = re.compile(r"http://([^/?#]+)(/[^?#]*)?(\?[^#]*)?\Z")
-_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 _HOP: Final = frozenset(
     {
         b"connection", b"proxy-connection", b"proxy-authorization", b"proxy-authenticate", b"keep-alive", b"te", b"trailer", b"upgrade",
@@ -57,7 +54,7 @@ _HEAD_ONLY: Final = frozenset(
     }
 )  # fmt: skip
 """What nobody may say after the content: it says whom a message is for, by whom, or how it is read (RFC 9110 6.5.1)."""
-_ALIKE: Final = _FRAMING | {b"host"}
+_ALIKE: Final = FRAMING | {b"host"}
 """What CGI, and whatever descends from it, takes for these where a header says `_` for `-`."""
 _KEY: Final = re.compile(rb"[A-Za-z0-9+/]{21}[AQgw]==\Z")
 """16 bytes in base64 (RFC 6455 4.1)."""
@@ -104,9 +101,9 @@ def parse_head(data: bytes) -> Wanted:
     4. The Host header, where there is one, names the same.
     """
     # 1
-    request, reader, named = _read(data)
+    request, reader, named = read_request(data)
     # 2
-    if request.method == b"CONNECT" and (framing := _FRAMING & named.keys()):
+    if request.method == b"CONNECT" and (framing := FRAMING & named.keys()):
         raise FormatError("request", "for CONNECT no length and no chunks", " and ".join(sorted(k.decode() for k in framing)))
     # 3
     target = request.target.decode("ascii")
@@ -138,7 +135,7 @@ def parse_asked(data: bytes, destination: Destination, *, secure: bool) -> tuple
     3. A WebSocket's handshake is one, whole; to anything else it is not upgraded (RFC 9110 7.8 lets a server pass over it).
     """
     # 1
-    request, reader, named = _read(data)
+    request, reader, named = read_request(data)
     action, target = _action(request.method.decode("ascii")), request.target.decode("ascii")
     if not target.startswith("/"):
         raise FormatError("request.target", "a path", repr(target)[:80])
@@ -203,7 +200,7 @@ def parse_fields(fields: Headers, destination: Destination, *, ended: bool) -> A
 def parse_trailers(fields: Headers) -> Headers:
     """Read what follows a content of HTTP/2. Raises FormatError for what belongs into a head, or is no field."""
     _check_fields(fields)
-    if said := (_HOP | _FRAMING | _OVERRIDES | _HEAD_ONLY | _OF_ONE_CONNECTION) & {name for name, _ in fields}:
+    if said := (_HOP | FRAMING | _OVERRIDES | _HEAD_ONLY | _OF_ONE_CONNECTION) & {name for name, _ in fields}:
         raise FormatError("trailers", "nothing that belongs into a head", ", ".join(sorted(name.decode() for name in said)))
     return fields
 
@@ -212,36 +209,6 @@ def _check_fields(fields: Headers) -> None:
     for name, value in fields:
         if not _NAME.match(name) or not _VALUE.match(value):
             raise FormatError("request", "names in small letters, and values of printable ASCII", repr((name, value))[:80])
-
-
-def _read(data: bytes) -> tuple[h11.Request, h11.Connection, dict[bytes, bytes]]:
-    """The request that `data` begins with, who reads on, and its headers by name. Raises FormatError.
-
-    1. Lines of printable ASCII, none folded, each ending CR LF.
-    2. h11 finds one request in it: one Host, headers well spelt, lengths that agree.
-    3. It says its length in one way.
-    """
-    # 1
-    head = data[: data.find(END) + len(END)]
-    if not _HEAD.match(head):
-        raise FormatError("request", "lines of printable ASCII, each ending CR LF, none folded", repr(head)[:80])
-    # 2
-    reader = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
-    try:
-        reader.receive_data(data)
-        request = reader.next_event()
-    except h11.RemoteProtocolError as error:
-        raise FormatError("request", "a request of HTTP/1.1", str(error)[:80]) from None
-    if not isinstance(request, h11.Request) or request.http_version not in (b"1.0", b"1.1"):
-        raise FormatError("request", "a request of HTTP/1.1", repr(head)[:80])
-    # 3
-    named = dict(request.headers)
-    framing = _FRAMING & named.keys()
-    if len(framing) > 1:
-        raise FormatError("request", "a length or chunks", " and ".join(sorted(k.decode() for k in framing)))
-    if b"transfer-encoding" in framing and request.http_version != b"1.1":
-        raise FormatError("request", "chunks in HTTP/1.1 only", "chunks in HTTP/1.0")
-    return request, reader, named
 
 
 def _check_host(named: dict[bytes, bytes], destination: Destination, default: int) -> None:
@@ -256,7 +223,7 @@ def _check_websocket(request: h11.Request, named: dict[bytes, bytes]) -> None:
     if names.count(b"sec-websocket-key") != 1 or names.count(b"sec-websocket-version") != 1:
         raise FormatError("request.upgrade", "one Sec-WebSocket-Key and one Sec-WebSocket-Version", "none, or several")
     words = {word.strip().lower() for word in named.get(b"connection", b"").split(b",")}
-    if request.method != b"GET" or request.http_version != b"1.1" or b"upgrade" not in words or _FRAMING & named.keys():
+    if request.method != b"GET" or request.http_version != b"1.1" or b"upgrade" not in words or FRAMING & named.keys():
         raise FormatError("request.upgrade", "GET of HTTP/1.1 with Connection: Upgrade and no content", request.method.decode("ascii"))
     if named[b"sec-websocket-version"] != b"13" or not _KEY.match(named[b"sec-websocket-key"]):
         raise FormatError("request.upgrade", "Sec-WebSocket-Version: 13 and a Sec-WebSocket-Key of 16 bytes", "another")
@@ -304,6 +271,6 @@ def end_to_end(headers: Headers, *left_out: bytes) -> Headers:
     """Without what was said to this hop alone: by its name, or because Connection names it; framing is never left out."""
     listed = {
         word.strip().lower() for name, value in headers if name.lower() == b"connection" for word in value.split(b",")
-    } - _FRAMING  # fmt: skip
+    } - FRAMING  # fmt: skip
     gone = _HOP | listed | set(left_out)
     return [(name, value) for name, value in headers if name.lower() not in gone]

@@ -25,13 +25,15 @@ from enforcer.gates.egress.exchange import Exchange, Spent
 from enforcer.gates.egress.http2 import Http2, Http2Stream
 from enforcer.gates.egress.injection import injected
 from enforcer.gates.egress.instance_ca import H1, H2, InstanceCa
-from enforcer.gates.egress.request import END, MAX_HEAD, Asked, Headers, parse_asked, parse_fields
+from enforcer.gates.egress.request import Asked, Headers, parse_asked, parse_fields
 from enforcer.gates.egress.side import Http1, Side
-from enforcer.gates.egress.stream import Stream, TlsStream
-from enforcer.gates.egress.tunnel import Ended, may_begin
+from enforcer.gates.egress.tunnel import may_begin
 from enforcer.gates.egress.upstream import Upstream
 from enforcer.gates.egress.way import CONNECT, Passage, Way
 from enforcer.secrets.held import Secrets
+from enforcer.wire.head import head_of
+from enforcer.wire.limits import Ended
+from enforcer.wire.stream import Stream, TlsStream
 from writ.formats.errors import FormatError
 from writ.formats.reason import Reason
 from writ.service import observe
@@ -60,32 +62,6 @@ class Opened:
     secrets: Secrets
     room: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(STREAMS))
     """For requests of HTTP/2, on all connections of the instance at once."""
-
-
-def head_of(near: Stream, within: float, idle: float) -> bytes:
-    """What came, at least to the end of a head; none where nothing came at all. `idle` seconds for its first byte, `within` for the rest.
-
-    Raises FormatError above `MAX_HEAD`, Ended where it does not come whole in time.
-    """
-    data, seconds, end = b"", idle, None
-    while END not in data:
-        if len(data) > MAX_HEAD:
-            raise FormatError("request", f"a head of at most {MAX_HEAD} bytes", "a longer one")
-        near.settimeout(max(0.001, seconds))
-        try:
-            part = near.recv(MAX_HEAD)
-        except TimeoutError:
-            raise Ended("idle") from None
-        if not part and not data:
-            return b""
-        end = end or time.monotonic() + within
-        seconds = end - time.monotonic()
-        if not part or seconds < 0:
-            raise Ended("idle")
-        data += part
-    if data.index(END) > MAX_HEAD:
-        raise FormatError("request", f"a head of at most {MAX_HEAD} bytes", "a longer one")
-    return data
 
 
 class Session:

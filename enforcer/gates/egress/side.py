@@ -14,8 +14,8 @@ from typing import Final, Protocol
 
 import h11
 
-from enforcer.gates.egress.stream import Stream
-from enforcer.gates.egress.tunnel import Ended
+from enforcer.wire.limits import Ended
+from enforcer.wire.stream import Stream
 from writ.formats.errors import FormatError
 
 _PART: Final = 64 << 10

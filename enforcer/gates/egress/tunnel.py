@@ -13,28 +13,12 @@ from typing import Final
 
 from enforcer.gates.egress.client_hello import HANDSHAKE, read_client_hello
 from enforcer.gates.egress.destination import HTTPS, Destination
-from enforcer.gates.egress.stream import Stream
+from enforcer.wire.limits import Ended, Limits
+from enforcer.wire.stream import Stream
 from writ.formats.errors import FormatError
 
 _PART: Final = 64 << 10
 _LATER: Final = (BlockingIOError, ssl.SSLWantReadError)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Of one instance: connections at once.
-
-    Of a connection: streams of HTTP/2 at once, bytes each way, and seconds for a head, to dial, without a byte, and in all.
-    """
-
-    connections: int = 64
-    streams: int = 100
-    sent: int = 1 << 30
-    received: int = 1 << 30
-    head_within: float = 10.0
-    dial_within: float = 10.0
-    idle: float = 300.0
-    life: float = 86_400.0
 
 
 @dataclass(slots=True)
@@ -43,10 +27,6 @@ class Traffic:
 
     sent: int = 0
     received: int = 0
-
-
-class Ended(Exception):
-    """Why a connection does not go on, in one word that its outcome keeps."""
 
 
 def may_begin(destination: Destination, said: bytes) -> bool:

@@ -18,9 +18,9 @@ from enforcer.gates.egress.http2 import Http2, Http2Stream
 from enforcer.gates.egress.instance_ca import H1, H2
 from enforcer.gates.egress.request import Asked
 from enforcer.gates.egress.side import Http1, Side
-from enforcer.gates.egress.stream import Stream, TlsStream
-from enforcer.gates.egress.tunnel import Ended
 from enforcer.gates.egress.way import Passage, Way
+from enforcer.wire.limits import Ended
+from enforcer.wire.stream import Stream, TlsStream
 from writ.formats.errors import FormatError, Unavailable
 from writ.service import observe
 

@@ -13,8 +13,9 @@ from enforcer.gates.egress.addresses import Resolver
 from enforcer.gates.egress.answer import Answer
 from enforcer.gates.egress.destination import Destination
 from enforcer.gates.egress.dial import addresses_of, dialled
-from enforcer.gates.egress.line import ListeningLine
-from enforcer.gates.egress.tunnel import Ended, Limits, Traffic
+from enforcer.gates.egress.tunnel import Traffic
+from enforcer.wire.limits import Ended, Limits
+from enforcer.wire.line import ListeningLine
 from writ.formats.action import Action
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused, Unavailable

@@ -81,9 +81,8 @@ func (p *party) read(q request) (resource, shown, proof string, no *refusal) {
 	}
 	// 1
 	resource = p.origin + q.target
-	segments := strings.Split(q.target, "/")
-	plain := requestLine.MatchString(q.method+" "+q.target) && !strings.ContainsAny(q.target, "?%")
-	if !plain || len(resource) > 512 || strings.Contains(q.target, "//") || slices.Contains(segments, ".") || slices.Contains(segments, "..") {
+	plain := requestLine.MatchString(q.method+" "+q.target) && !strings.ContainsAny(q.target, `?%\#`)
+	if !plain || len(resource) > 512 || strings.Contains(q.target, "//") || dotSegment.MatchString(q.target) {
 		return "", "", "", refuse(1, 400, "malformed", "request", "a method and a path with one reading", q.method+" "+q.target)
 	}
 	// 3
@@ -243,6 +242,7 @@ const nameLike = `[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?`
 
 var (
 	requestLine = regexp.MustCompile(`^[A-Z]{1,59} /[!-~]*$`)
+	dotSegment  = regexp.MustCompile(`/\.\.?(?:[;/]|$)`)
 	agentID     = regexp.MustCompile(`^spiffe://[a-z0-9]([a-z0-9._-]{0,253}[a-z0-9])?/` + nameLike + `/agent/` + nameLike + `$`)
 	hostName    = regexp.MustCompile(`^` + nameLike + `$`)
 	digestText  = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)

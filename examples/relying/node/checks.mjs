@@ -345,8 +345,8 @@ function read(party, { method, target, headers, body }) {
   // 2
   check(body.length <= MAX_BODY, 2, 413, "too-large", "body", `at most ${MAX_BODY} bytes`, "more");
   // 1
-  const resource = party.origin + target, segments = target.split("/");
-  const once = /^[A-Z]{1,59} \/[!-~]*$/.test(`${method} ${target}`) && !/[?%]|\/\//.test(target) && !segments.includes(".") && !segments.includes("..");
+  const resource = party.origin + target;
+  const once = /^[A-Z]{1,59} \/[!-~]*$/.test(`${method} ${target}`) && !/[?%\\#]|\/\//.test(target) && !/\/\.\.?(?:[;/]|$)/.test(target);
   check(once && resource.length <= 512, 1, 400, "malformed", "request", "a method and a path with one reading", `${method} ${target}`);
   // 3
   const given = (wanted) => headers.filter(([name]) => name.toLowerCase() === wanted).map(([, value]) => value);

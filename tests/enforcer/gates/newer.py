@@ -7,7 +7,7 @@ import ssl
 import subprocess
 from pathlib import Path
 
-from enforcer.gates.egress.tunnel import Limits
+from enforcer.wire.limits import Limits
 from tests.enforcer.gates.proxied import Proxied
 from tests.world.network import Names, Server, certified
 from tests.world.web2 import Client, newest

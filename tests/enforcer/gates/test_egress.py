@@ -25,9 +25,11 @@ from enforcer.gates.egress.addresses import is_public
 from enforcer.gates.egress.client_hello import MAX_HELLO, MAX_RECORDS, ClientHello, read_client_hello
 from enforcer.gates.egress.destination import Address, parse_authority
 from enforcer.gates.egress.gate import EgressGate
-from enforcer.gates.egress.line import ListeningLine
-from enforcer.gates.egress.request import MAX_HEAD, parse_head
-from enforcer.gates.egress.tunnel import Limits, may_begin
+from enforcer.gates.egress.request import parse_head
+from enforcer.gates.egress.tunnel import may_begin
+from enforcer.wire.head import MAX_HEAD
+from enforcer.wire.limits import Limits
+from enforcer.wire.line import ListeningLine
 from tests.enforcer.gates.proxied import Proxied, listener
 from tests.enforcer.host import wait_for
 from tests.parsers import assert_parser_is_total

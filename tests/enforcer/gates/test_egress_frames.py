@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from enforcer.gates.egress.destination import parse_authority
 from enforcer.gates.egress.frames import ALLOWANCE, MAX_BLOCK, MAX_CONTINUATIONS, MAX_FRAME, Frames, Type
 from enforcer.gates.egress.http2 import TABLE, Http2
-from enforcer.gates.egress.request import MAX_HEAD, Headers, parse_asked, parse_fields, parse_trailers
-from enforcer.gates.egress.stream import Stream
-from enforcer.gates.egress.tunnel import Limits
+from enforcer.gates.egress.request import Headers, parse_asked, parse_fields, parse_trailers
+from enforcer.wire.head import MAX_HEAD
+from enforcer.wire.limits import Limits
+from enforcer.wire.stream import Stream
 from tests.enforcer.gates.newer import Web
 from tests.world.network import Server
 from tests.world.web2 import Client, newest

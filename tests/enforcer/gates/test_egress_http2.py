@@ -12,7 +12,7 @@ import pytest
 from h2.errors import ErrorCodes
 
 from enforcer.gates.egress import http2
-from enforcer.gates.egress.tunnel import Limits
+from enforcer.wire.limits import Limits
 from tests.enforcer.gates.newer import Web
 from tests.enforcer.host import wait_for
 from tests.world.network import silent

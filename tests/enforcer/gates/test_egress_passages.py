@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from enforcer.gates.egress.destination import parse_authority
-from enforcer.gates.egress.line import ListeningLine
 from enforcer.gates.egress.outlet import Outlet
 from enforcer.gates.egress.passage import Forwarded, Inbound, Local, MakeWay, Served
-from enforcer.gates.egress.tunnel import Limits
 from enforcer.gates.egress.way import Way
 from enforcer.quota import Quota
+from enforcer.wire.limits import Limits
+from enforcer.wire.line import ListeningLine
 from tests.enforcer.gates.proxied import NO_SECRETS, Proxied, listener
 from tests.enforcer.gates.test_egress import hello
 from tests.enforcer.host import wait_for

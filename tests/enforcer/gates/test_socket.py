@@ -13,14 +13,16 @@ from typing import Any
 import pytest
 
 from enforcer.credential import Held
-from enforcer.gates.socket import MAX_LINE, SocketGate
+from enforcer.gates.socket import SocketGate
 from enforcer.record import ActionLog, LogReader
 from enforcer.tools import Reply
+from enforcer.wire.lines import MAX_LINE
 from tests.enforcer.scene import Scene
 from tests.parsers import assert_parser_is_total
 from writ.formats.action import Action, OutcomeRecord
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Unavailable
+from writ.formats.reason import Reason
 
 
 class Echo:
@@ -32,6 +34,13 @@ class Echo:
     def action(self, method: str, arguments: bytes) -> Action:
         """As a local tool's."""
         return Action("tool.call", f"mcp:notes/{method}", Digest.of(arguments))
+
+    def turn(self) -> contextlib.AbstractContextManager[object]:
+        """At once."""
+        return contextlib.nullcontext()
+
+    def against(self, method: str) -> Reason | None:
+        """Nothing."""
 
     def call(self, action: Action, method: str, arguments: bytes, held: Held | None, record: bytes = b"") -> Reply:
         """Answer."""

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from enforcer.relying import asgi
-from enforcer.relying.asgi import Message, http_action, read_body, reasons_of
+from enforcer.relying.asgi import Message, http_action, read_body, reasons_of, shown
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused, Unavailable
 
@@ -23,6 +23,16 @@ def test_a_target_with_two_readings_is_no_action(target: bytes) -> None:
 
 def test_parameters_that_are_no_dot_segments_stay() -> None:
     assert http_action("GET", "https://a.example", b"/a;v=1/..b", NOTHING).resource == "https://a.example/a;v=1/..b"
+
+
+SHOWN = [(b"authorization", b"DPoP a.b.c"), (b"dpop", b"d.e.f")]
+
+
+def test_a_lease_is_shown_beside_token_and_proof_once_or_not_at_all() -> None:
+    assert shown({"headers": SHOWN}) == ("a.b.c", "d.e.f", None)
+    assert shown({"headers": [*SHOWN, (b"Writ-Lease", b"g")]}) == ("a.b.c", "d.e.f", "g")
+    with pytest.raises(FormatError, match="once"):
+        shown({"headers": [*SHOWN, (b"writ-lease", b"g"), (b"Writ-Lease", b"h")]})
 
 
 def receives(*messages: Message) -> Callable[[], Awaitable[Message]]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import strategies as st
 
+from tests.world.chip import private_key
 from tests.world.scene import signer
 from writ.formats import exchange as ex
 from writ.formats import local as lo
@@ -23,6 +25,8 @@ from writ.formats.evidence import Evidence, ImaLog, InstanceRequest
 from writ.formats.exemption import EXEMPTIBLE, LONGEST
 from writ.formats.grants import grant_set
 from writ.formats.ima_state import ImaState, ImaVerdict
+from writ.formats.keys import ES256, PublicKey
+from writ.formats.lease import HostMoment, Lease, LeaseApproval, LeaseKey, LeaseKeys, LeaseTerms
 from writ.formats.measurement import MODES, PROFILES, RESERVED, ComponentRoot, Measurement
 from writ.formats.policy_bundle import PolicyBundle, PolicySettings
 from writ.formats.proof_bundle import Leaf, ProofBundle
@@ -54,6 +58,18 @@ def sorted_set(what: S[Any], key: Any = None, most: int = 3) -> S[tuple[Any, ...
 
 
 BLOB, WHOLE, FLAG = st.binary(max_size=20), st.integers(0, 2**63 - 1), st.booleans()
+
+
+def es256(seed: str) -> PublicKey:
+    """The P-256 key of a seed."""
+    return PublicKey(ES256, private_key(seed).public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint))
+
+
+def by_instance(keys: list[LeaseKey]) -> tuple[LeaseKey, ...]:
+    """In the order of their instances."""
+    return tuple(sorted(keys, key=lambda key: key.instance))
+
+
 PRINTABLE = st.characters(codec="utf-8", exclude_characters=[*map(chr, range(32)), "\x7f"])
 TEXT = st.text(PRINTABLE, max_size=12)
 WORD = st.text(PRINTABLE, min_size=1, max_size=12)
@@ -79,10 +95,17 @@ def pcr_values(draw: st.DrawFn) -> PcrValues:
 
 
 REQUEST = st.builds(InstanceRequest, ID, KEY, st.text(PRINTABLE, min_size=1, max_size=9), GRANTS, WHOLE, KEY32, WHOLE, several(BLOB))
+U32, P256 = st.integers(0, 2**32 - 1), st.sampled_from(["a", "b"]).map(es256)
+LEASE_KEY = st.builds(LeaseKey, ID, BLOB, BLOB, BLOB, BLOB)
+LEASE_KEYS = st.builds(LeaseKeys, BLOB, BLOB, st.lists(LEASE_KEY, max_size=2, unique_by=lambda k: k.instance).map(by_instance))
+MOMENT = st.builds(HostMoment, st.sampled_from(["sha256", "sha384"]), KEY32, U32, U32, WHOLE)
+APPROVAL = st.builds(LeaseApproval, ID, KEY32, MOMENT, P256, fixed(64))
+LEASE = st.builds(Lease, BLOB, BLOB, BLOB)
+TERMS = st.builds(LeaseTerms, KEY32, st.integers(0, 2**53 - 1), U32, U32, st.integers(0, 300), KEY32)
 EVIDENCE = st.builds(
     Evidence, NAME, st.builds(Nonce, KEY32), BLOB, BLOB, pcr_values(), WHOLE, BLOB, several(BLOB),
     st.lists(REQUEST, max_size=2, unique_by=lambda r: r.instance).map(tuple),
-    st.none() | BLOB, st.none() | BLOB, st.none() | st.builds(ImaLog, WHOLE, BLOB, FLAG),
+    st.none() | BLOB, st.none() | BLOB, st.none() | st.builds(ImaLog, WHOLE, BLOB, FLAG), st.none() | LEASE_KEYS,
 )  # fmt: skip
 HOST_RECORD = st.builds(
     HostRecord, NAME, NAME, WHOLE, DIGEST, several(BLOB), BLOB, BLOB, KEY, CLASS, FLAG, st.integers(0, 23),
@@ -123,6 +146,7 @@ CLAIMS = st.builds(
     TokenClaims, issuer=WORD, agent=AGENT, audience=WORD, issued_at=WHOLE, expires_at=WHOLE, token_id=LONG_ID, key=KEY32, host=NAME,
     instance=ID, policy=DIGEST, result=DIGEST, grants=GRANTS, lineage=several(ID), tpm_class=CLASS, runtime=st.sampled_from(RUNTIME_TIERS),
     exceptions=several(st.sampled_from(sorted(REMEDIES))), status_index=st.integers(0, 1 << 30), status_uri=WORD,
+    lease=st.none() | TERMS,
 )  # fmt: skip
 OUTCOME = st.builds(Outcome, ID, st.none() | DIGEST, REASONS)
 ENTRY = st.one_of(
@@ -160,8 +184,8 @@ PATTERN = (
 )
 PATTERNS = st.sets(PATTERN, min_size=1, max_size=3).map(lambda found: tuple(sorted(found)))
 SETTINGS = st.builds(
-    lambda settings, approvals: replace(settings, approvals=approvals), SETTINGS,
-    st.dictionaries(PATTERN, st.integers(2, 8), max_size=3).map(lambda found: tuple(sorted(found.items()))),
+    lambda settings, approvals, approver: replace(settings, approvals=approvals, lease_approver=approver), SETTINGS,
+    st.dictionaries(PATTERN, st.integers(2, 8), max_size=3).map(lambda found: tuple(sorted(found.items()))), st.none() | P256,
 )  # fmt: skip
 
 
@@ -221,7 +245,7 @@ EXCHANGE = st.one_of(
     st.builds(ex.Enrolled, NAME, NAME, WORD, WORD, KEY, KEY32, WHOLE),
     st.builds(ex.NonceAnswer, KEY32, WHOLE),
     st.builds(
-        ex.AttestAnswer, BLOB, BLOB, REASONS, several(st.builds(ex.InstanceAnswer, ID, st.none() | TEXT, REASONS)),
+        ex.AttestAnswer, BLOB, BLOB, REASONS, several(st.builds(ex.InstanceAnswer, ID, st.none() | TEXT, REASONS, st.none() | BLOB)),
         KEY32, WHOLE, BLOB, several(KEY)
     ),
     st.builds(ex.Problem, TEXT, REASONS),
@@ -229,6 +253,8 @@ EXCHANGE = st.one_of(
 LOCAL = st.one_of(
     st.builds(lo.Launch, NAME, several(ARGUMENT), KEY, st.none() | ID),
     st.builds(lo.Launched, ID, BLOB, WORD, several(ARGUMENT), WORD, GRANTS),
+    st.builds(lo.LeaseAsk, ID),
+    st.builds(lo.LeaseGiven, BLOB),
     st.builds(lo.TokenAsk, ID, KEY, WORD, GRANTS, WHOLE, KEY32, WHOLE, several(KEY32)),
     st.builds(lo.TokenGiven, WORD, BLOB, BLOB, BLOB, several(KEY), KEY, BLOB),
     st.builds(lo.Refusal, REASONS, FLAG),

@@ -425,7 +425,7 @@ def test_outcome_at_another_index_than_it_says_is_refused() -> None:
 # --- any byte
 
 
-@pytest.mark.parametrize("name", [f.name for f in fields(ProofBundle)])
+@pytest.mark.parametrize("name", [f.name for f in fields(ProofBundle) if f.name != "approval"])
 def test_any_byte_flipped_in_any_part_is_refused(name: str) -> None:
     part, chance = getattr(LATER, name), random.Random(name)
     whole: list[bytes] = []

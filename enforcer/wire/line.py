@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from enforcer.gates.egress.tunnel import Ended, Limits
+from enforcer.wire.limits import Ended, Limits
 from writ.service import observe
 
 CLOSE_WITHIN: Final = 5.0

@@ -1,0 +1,122 @@
+"""What waits for a person, and what people gave: both of one instance, in its holder's memory, and gone with it.
+
+Single use needs no memory of what was used. An approval is for a refused record that waits here; when it is given, that record waits no
+more, so no second one is taken for it, nor the same one again; and who takes an approval takes it out. A holder that came later (a
+restart, other code) has nothing waiting, so what was given before it is useless there: the agent asks again, and a person approves again.
+Full, it takes nothing new in and forgets nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from enforcer.credential import Held
+from writ.formats.action import Action
+from writ.formats.approval import parse_signed_approval
+from writ.formats.errors import FormatError, Refused, Unavailable
+from writ.formats.reason import Reason
+from writ.service.clock import Clock
+from writ.verdict.approval import Asked, Given, is_about, verify_approval
+
+MOST_WAITING: Final = 1024
+MOST_GIVEN: Final = 64
+WAITS: Final = 3600.0
+"""Seconds since boot for which a refused action can be approved."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """`asked` waits since these moments of both clocks."""
+
+    asked: Asked
+    wall: int
+    boot: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """`given` is dead by the clock since boot at `until`, and by the wall clock at its `not_after`."""
+
+    given: Given
+    until: float
+
+
+class Approvals:
+    """Of one instance. Thread-safe."""
+
+    def __init__(self, instance: bytes, clock: Clock, keep: Callable[[bytes], None]) -> None:
+        """`keep` makes a signed approval durable for those who prove the action later; it raises Unavailable."""
+        self._instance, self._clock, self._keep = instance, clock, keep
+        self._waiting: dict[bytes, _Waiting] = {}
+        self._given: list[_Held] = []
+        self._lock = threading.Lock()
+
+    def wait(self, asked: Asked) -> None:
+        """`asked` can be approved for an hour; where too many wait already, it cannot."""
+        now, boot = self._clock.now(), self._clock.boot()
+        with self._lock:
+            if len(self._waiting) >= MOST_WAITING:
+                self._waiting = {leaf: one for leaf, one in self._waiting.items() if boot < one.boot + WAITS}
+            if len(self._waiting) < MOST_WAITING:
+                self._waiting[asked.leaf] = _Waiting(asked, now, boot)
+
+    def give(self, signed: bytes, held: Held | None) -> tuple[Reason, ...]:
+        """Why this approval is not taken; none: the action that it is for passes once, if it is asked again in time.
+
+        1. It is an approval, and a token is in force, whose bundle says who approves.
+        2. The refused record waits here, and it is about that.
+        3. One whom the bundle names signed it, for this instance and bundle, and it is not dead, whichever clock has gone on further since
+           the refusal.
+        4. There is room, and it is durable.
+        """
+        now, boot = self._clock.now(), self._clock.boot()
+        # 1
+        try:
+            parsed = parse_signed_approval(signed)
+        except FormatError as error:
+            return (Reason("malformed", error.what[:100], error.expected, error.got),)
+        if held is None:
+            return (Reason("hold", "token", "a valid execution token", "none"),)
+        approval = parsed.approval
+        with self._lock:
+            # 2
+            waiting = self._waiting.get(approval.refused)
+            if waiting is None or boot >= waiting.boot + WAITS:
+                return (Reason("approval-unknown", "approval.refused", "a refused action that waits", approval.refused.hex()),)
+            asked, latest = waiting.asked, max(now, waiting.wall + int(boot - waiting.boot))
+            try:
+                is_about(approval, asked)
+                # 3
+                verify_approval(
+                    parsed, action=asked.action, gate=asked.gate, instance=self._instance, bundle=held.bundle, now=latest
+                )  # fmt: skip
+            except Refused as refused:
+                return refused.reasons
+            # 4
+            self._given = [one for one in self._given if self._alive(one, now, boot)]
+            if len(self._given) >= MOST_GIVEN:
+                return (Reason("too-many-requests", "approval", f"room for one of {MOST_GIVEN}", "none until some are used or dead"),)
+            try:
+                self._keep(signed)
+            except Unavailable as error:
+                return (Reason("record-not-durable", "approval", "a durable approval", error.detail[:200]),)
+            del self._waiting[approval.refused]
+            self._given.append(_Held(Given(parsed, asked), boot + (approval.not_after - latest)))
+        return ()
+
+    def take(self, action: Action, gate: str) -> Given | None:
+        """An approval that was given for exactly this action at this gate, and is dead by neither clock; nobody gets it again."""
+        now, boot = self._clock.now(), self._clock.boot()
+        with self._lock:
+            for at, one in enumerate(self._given):
+                if (one.given.asked.action, one.given.asked.gate) == (action, gate) and self._alive(one, now, boot):
+                    del self._given[at]
+                    return one.given
+        return None
+
+    @staticmethod
+    def _alive(one: _Held, now: int, boot: float) -> bool:
+        return now < one.given.signed.approval.not_after and boot < one.until

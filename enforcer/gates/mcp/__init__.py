@@ -1,0 +1,1 @@
+"""The gate for clients of the Model Context Protocol: over Streamable HTTP and on standard input and output, in front of local servers."""
