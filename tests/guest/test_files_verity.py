@@ -112,7 +112,7 @@ def test_a_changed_block_under_dm_verity_is_an_error_never_other_content(guest: 
     """Every block of a copy is spoilt but the first: what was read before comes from no cache, since the device is another."""
     ran = guest.machine.run(
         f"cp /var/{HELD} /var/spoilt && dd if=/dev/urandom of=/var/spoilt bs=4096 seek=1 count=4 conv=notrunc 2>/dev/null "
-        "&& loop=$(losetup --read-only --find --show /var/spoilt) && dmsetup create --noudevsync --noudevrules --readonly spoilt --table "
+        "&& loop=$(losetup -f) && losetup -r $loop /var/spoilt && dmsetup create --noudevsync --noudevrules --readonly spoilt --table "
         f'"0 {held.blocks * 8} verity 1 $loop $loop 4096 4096 {held.blocks} {held.blocks} sha256 {held.root} {held.salt}" '
         "&& spoilt=/dev/dm-$(dmsetup info --columns --noheadings -o minor spoilt | tr -d ' ') "
         "&& dd if=$spoilt bs=4096 count=1 2>/dev/null | wc -c && dd if=$spoilt bs=4096 skip=1 count=1",
