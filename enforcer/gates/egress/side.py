@@ -68,6 +68,7 @@ class Http1:
         self._h11 = h11.Connection(h11.CLIENT) if reader is None else reader
         self._lock = threading.Lock()
         self._ahead: h11.Event | None = None
+        self._stopped = False
 
     @property
     def over(self) -> bool:
@@ -92,6 +93,8 @@ class Http1:
         ahead, self._ahead = self._ahead, None
         while (event := ahead or self._event()) is h11.NEED_DATA:
             data = self._stream.recv(_PART)
+            if not data and self._stopped:  # the end that we made ourselves says nothing about the message
+                raise Ended("reset")
             with self._lock, _refusing():
                 self._h11.receive_data(data)
         if not isinstance(event, h11.Event) or isinstance(event, h11.ConnectionClosed):
@@ -122,6 +125,7 @@ class Http1:
 
     def stop(self) -> None:
         """As a Side."""
+        self._stopped = True
         self._stream.shut()
 
     def ignore(self) -> None:
