@@ -16,13 +16,13 @@ from typing import Final
 
 import pytest
 
-from enforcer.launch.image import image_of
+from enforcer.launch.image import image_of, sweep
 from enforcer.launch.process import Child, Program, start
 from enforcer.launch.sandbox import environment_of
 from enforcer.launch.store_root import StoreRoot
 from tests.enforcer.gates.proxied import Proxied
 from tests.enforcer.host import wait_for
-from tests.enforcer.inside import UID, Inside, fresh_cgroup, inside
+from tests.enforcer.inside import UID, fresh_cgroup, inside
 from tests.world.root_fs import PYTHON, lay_out
 from writ.formats.measurement import Measurement
 from writ.formats.reason import Reason
@@ -200,7 +200,7 @@ def test_large_environment_starts(cgroup_mount: Path, capsys: pytest.CaptureFixt
         new = first_byte(sandboxed)
         pairs = [(first_byte(sandboxed), first_byte(plain)) for _ in range(min(ROUNDS, 100))]
         os.close(null)
-        subprocess.run(["umount", "--lazy", str(image_path(box, measurement))], check=True)
+        sweep(box.folder / "images", 0)
     ours, bare = ([pair[at] for pair in pairs] for at in (0, 1))
     with capsys.disabled():
         print(
@@ -210,11 +210,6 @@ def test_large_environment_starts(cgroup_mount: Path, capsys: pytest.CaptureFixt
             sep="\n  ",
         )
         print(f"  p50 above the plain start: {median(ours) - median(bare):.1f} ms")
-
-
-def image_path(box: Inside, measurement: Measurement) -> Path:
-    """Where the image of `measurement` is mounted."""
-    return next(place / "root" for place in (box.folder / "images").iterdir() if place.name.startswith(measurement.root().hex()))
 
 
 if __name__ == "__main__":
