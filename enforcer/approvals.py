@@ -17,7 +17,7 @@ from enforcer.credential import Held
 from writ.formats.action import Action
 from writ.formats.approval import parse_signed_approval
 from writ.formats.errors import FormatError, Refused, Unavailable
-from writ.formats.reason import Reason
+from writ.formats.reason import NO_TOKEN, Reason
 from writ.service.clock import Clock
 from writ.verdict.approval import Asked, Given, is_about, verify_approval
 
@@ -79,7 +79,7 @@ class Approvals:
         except FormatError as error:
             return (Reason("malformed", error.what[:100], error.expected, error.got),)
         if held is None:
-            return (Reason("hold", "token", "a valid execution token", "none"),)
+            return (NO_TOKEN,)
         approval = parsed.approval
         with self._lock:
             # 2

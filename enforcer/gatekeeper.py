@@ -18,7 +18,7 @@ from writ.formats.digest import Digest
 from writ.formats.engine import EngineId
 from writ.formats.errors import Misuse, Unavailable
 from writ.formats.grants import Grant, covers
-from writ.formats.reason import Reason
+from writ.formats.reason import NO_TOKEN, Reason
 from writ.formats.spiffe import AgentId
 from writ.service.clock import Clock
 from writ.verdict.approval import Asked, Given, consent_of
@@ -197,7 +197,7 @@ class Gatekeeper:
             return Ruling(action, judged.reasons, sequence, None, recorded.leaf_hash, observed=watched and not cut)
         # 4
         if cut or self._credential.current() is None:
-            late = cut or (Reason("hold", "token", "a valid execution token", "none"),)
+            late = cut or (NO_TOKEN,)
             self._outcome(sequence, "failed", b"")
             return Ruling(action, late, sequence, None, recorded.leaf_hash)
         return Ruling(action, (), sequence, judged.held, recorded.leaf_hash)

@@ -122,7 +122,7 @@ def _case(item: object, defaults: Mapping[str, Any], what: str) -> Case:
     if f.has("context"):
         f.any("context")
     f.done()
-    return Case(name, agent, action, resource, context, expected, rule)  # type: ignore[arg-type]
+    return Case(name, agent, action, resource, context, expected, rule)  # type: ignore[arg-type]  # `expected` is one of its words, as was checked
 
 
 def _context(value: object, what: str) -> dict[str, Any]:

@@ -41,7 +41,7 @@ from writ.formats.action import Action
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Unavailable
 from writ.formats.mcp import MAX_DEPTH
-from writ.formats.reason import Reason
+from writ.formats.reason import NO_TOKEN, Reason
 from writ.formats.strict import Fields, decode_json, encode_json
 from writ.service import cli, observe
 
@@ -91,7 +91,7 @@ class SocketGate(LineGate):
             action = none_of_ours if tool is None else tool.action(method, arguments)
             if tool is not None:
                 # without a token nobody looks, so one that comes in this moment is too late for this call
-                against = _HOLD if self._gatekeeper.reaches() is None else self._said_against(tool, method)
+                against = NO_TOKEN if self._gatekeeper.reaches() is None else self._said_against(tool, method)
         except FormatError as error:
             return {"ok": False, "reference": None, "refusal": cli.refusal([_malformed(error)])}
         # 2
@@ -124,7 +124,6 @@ class SocketGate(LineGate):
             _LOG.error("outcome-not-durable", sequence=ruling.sequence)
 
 
-_HOLD: Final = Reason("hold", "token", "a valid execution token", "none")
 _INTERNAL: Final = Reason("internal", "gate", "an answer", "a fault of ours")
 
 

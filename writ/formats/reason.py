@@ -245,3 +245,7 @@ class Reason:
 
     def __str__(self) -> str:
         return f"{self.code}: {self.claim}: expected {self.expected}, got {self.got}"
+
+
+NO_TOKEN: Final = Reason("hold", "token", "a valid execution token", "none")
+"""Nothing passes now."""

@@ -11,7 +11,7 @@ from writ.formats.eat import TokenClaims
 from writ.formats.errors import FormatError, Refused
 from writ.formats.grants import Grant, covers
 from writ.formats.policy_bundle import PolicyBundle
-from writ.formats.reason import Reason
+from writ.formats.reason import NO_TOKEN, Reason
 from writ.verdict.approval import Consent, Given, is_about, not_given, supposed, verify_approval
 from writ.verdict.cedar import CedarAnswer, CedarPolicies, evaluate, load
 from writ.verdict.decision import Decision
@@ -48,7 +48,7 @@ def decide(
     reasons: tuple[Reason, ...] = ()
     determining: tuple[str, ...] = ()
     if token is None:
-        reasons = (Reason("hold", "token", "a valid execution token", "none"),)
+        reasons = (NO_TOKEN,)
     elif bundle is None:
         reasons = (Reason("policy-unknown", "bundle", str(token.claims.policy), "none"),)
     elif given is not None:

@@ -29,12 +29,11 @@ from writ.formats.action import Action
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Unavailable
 from writ.formats.mcp import FAILED, INVALID_PARAMS, LEGACY, METHOD_NOT_FOUND, REFUSED, VERSIONS, BadMessage, Call
-from writ.formats.reason import Reason
+from writ.formats.reason import NO_TOKEN, Reason
 from writ.service import cli, observe
 from writ.verdict.definition import Kind
 
 GATE: Final = "mcp"
-_HOLD: Final = Reason("hold", "token", "a valid execution token", "none")
 _INTERNAL: Final = Reason("internal", "gate", "an answer", "a fault of ours")
 _KINDS: Final[dict[str, Kind]] = {"tools/call": "tools", "tools/list": "tools", "prompts/get": "prompts", "prompts/list": "prompts"}
 _LOG = observe.get_logger(__name__)
@@ -98,7 +97,7 @@ class Desk:
         """Approved definitions, and resources, as far as the token grants them. Not an action: nothing of it is recorded."""
         reaches = self._gatekeeper.reaches()
         if reaches is None:
-            return self._refusal((_HOLD,), None)
+            return self._refusal((NO_TOKEN,), None)
         if "cursor" in call.params:
             raise FormatError("params.cursor", "none: a list is one page", repr(call.params["cursor"])[:80])
         try:
@@ -137,7 +136,7 @@ class Desk:
         # 2
         against, unasked = None, None
         if call.method in _KINDS and self._gatekeeper.reaches() is None:
-            against = _HOLD  # also where a token comes in this moment: nobody has looked at the definition
+            against = NO_TOKEN  # also where a token comes in this moment: nobody has looked at the definition
         elif call.method in _KINDS:
             kind, wanted = _KINDS[call.method], str(call.params["name"])
             try:
