@@ -3,6 +3,7 @@
 ./run bench                  all cases, about a minute
 ./run bench --json FILE      the same, and the figures in FILE ("-": on standard output instead of the table)
 ./run bench --quick          two rounds, and the large cases a tenth as large: does it run at all
+./run bench -k TEXT          only the cases with TEXT in their name
 """
 
 from __future__ import annotations
@@ -62,12 +63,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="./run bench", description="What Writ's steps cost, beside the bare work of the same run.")
     parser.add_argument("--json", metavar="FILE", help='write the figures to FILE as JSON; "-" writes them instead of the table')
     parser.add_argument("--quick", action="store_true", help="two rounds of smaller cases")
+    parser.add_argument("-k", metavar="TEXT", default="", help="only the cases with TEXT in their name")
     args = parser.parse_args()
     observe.configure(sys.stderr, level="error")
     rounds, budget, part = (2, 0.0, 10) if args.quick else (ROUNDS, BUDGET, 1)
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="writ-bench-") as folder:
-        results = [measure(case, rounds=rounds, budget=budget) for case in all_cases(Path(folder), part=part)]
+        results = [measure(case, rounds=rounds, budget=budget) for case in all_cases(Path(folder), part=part) if args.k in case.name]
+    if not results:
+        parser.error(f"no case has {args.k!r} in its name")
     report = {
         "python": platform.python_version(),
         "cores": os.cpu_count(),

@@ -258,13 +258,15 @@ class ActionLog:
         return self._broken
 
     def close(self) -> None:
-        """Everything accepted is durable, and the file is closed."""
+        """Everything accepted is durable, and the file is closed; where the disk does not answer in time, it stays open and locked."""
         with self._lock:
             if self._closed:
                 return
             self._closed = True
             self._queue.put(None)
         self._thread.join(timeout=DURABLE_WITHIN)
+        if self._thread.is_alive():
+            return  # SQLite does not survive being closed while a statement runs
         self._db.close()
         os.close(self._sole)
 

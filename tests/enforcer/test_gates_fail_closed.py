@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import time
@@ -264,8 +265,10 @@ def sqlite_full(at: AtSocket | AtEgress, _: Patch) -> None:
             return
 
 
-def sqlite_errs(at: AtSocket | AtEgress, _: Patch) -> None:
-    at.log._db.close()  # noqa: SLF001 - every statement errs from now on
+def sqlite_errs(at: AtSocket | AtEgress, patch: Patch) -> None:
+    closed = sqlite3.connect(":memory:")  # its own may be in use in this moment, and SQLite does not survive being closed then
+    closed.close()
+    patch.setattr(at.log, "_db", closed)
 
 
 def log_hangs(at: AtSocket | AtEgress, patch: Patch) -> None:
