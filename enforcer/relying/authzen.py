@@ -33,6 +33,7 @@ from enforcer.relying.asgi import (
     decided,
     is_http,
     new_reference,
+    one_length,
     read_body,
     reasons_of,
     refuse,
@@ -127,6 +128,7 @@ class AuthZen:
         kind = (single(scope, b"content-type") or "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise FormatError("header content-type", "application/json", repr(kind)[:80])
+        one_length(scope)
         body = decode_json(await read_body(receive), "request")
         several = path == EVALUATIONS
         work = partial(self._evaluations if several else self._evaluation, body, reference)
