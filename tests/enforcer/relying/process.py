@@ -26,7 +26,7 @@ READY_WITHIN = 30.0
 class Process:
     """Runs while entered, by `command` or the one that is installed. The tokens of `gate` are good there."""
 
-    def __init__(self, gate: Service, folder: Path, command: Sequence[str] = (), **settings: str | list[str]) -> None:
+    def __init__(self, gate: Service, folder: Path, command: Sequence[str] = (), **settings: str | int | list[str]) -> None:
         self._gate, self._folder, self._site = gate, folder, Site()
         self._command = [*command] or [str(Path(sys.executable).with_name("enforcer"))]
         self._health = folder / "health.sock"
