@@ -182,7 +182,9 @@ def _again(bundle: ProofBundle, decision: AttestDecision, host: HostRecord, poli
     _same("result", decision.result, bundle.result)
     if len(decision.issued) != (asked := len(parse_evidence(bundle.evidence).requests)):
         raise _refused("decision-mismatch", "attest_decision.issued", f"{asked} rows", f"{len(decision.issued)} rows")
-    issuance = Issuance(decision.issuer, decision.decided_at, decision.nonce_issued_at, decision.issued, decision.status_uri)
+    issuance = Issuance(
+        decision.issuer, decision.decided_at, decision.nonce_issued_at, decision.issued, decision.status_uri, decision.alive
+    )
     verdict = decide_attestation(
         bundle.evidence, record=host, state=state, references=references, bundle=policy,
         verifier=key.thumbprint(), issuance=issuance, engine=decision.engine,
