@@ -199,6 +199,8 @@ REMEDIES: Final[dict[str, str]] = {
     "approval-unknown": "No refused action of this instance waits for it, or not any more: ask again, and approve that reference.",
     "approval-refused": "An approval is for one action, its arguments, instance and policy, by a key that the policy names. Approve anew.",
     "approval-expired": "An approval is good for 15 minutes at most, by the clocks of both ends. Approve anew.",
+    # tokens for elsewhere
+    "token-host": "The token is of another host: each host exchanges the tokens of its own instances.",
 }
 """Code -> remedy. Codes are appended and never removed or renamed: old decisions name them."""
 

@@ -17,7 +17,7 @@ from writ.formats.reason import Reason
 from writ.verdict.approval import Consent, consent_of
 from writ.verdict.cedar import CedarAnswer, evaluate, load
 from writ.verdict.decide import Answer, judge_recorded, used_of
-from writ.verdict.schema import ISSUE
+from writ.verdict.schema import BY_VERIFIER
 
 BY_POLICY: Final = frozenset({"policy-refused", "policy-error", "grant-missing", "approval-required"})
 """The reasons for which grants and policy refuse: one of them, or none, says that they were asked."""
@@ -56,7 +56,7 @@ def rehearse(bundle: PolicyBundle, cases: Sequence[Case]) -> tuple[Tried, ...]:
     """What the policies say in each case. Token and grants are not asked. Raises FormatError for a bundle that cannot be loaded."""
     loaded, tried = load(bundle), []
     for case in cases:
-        kind = "Audience" if case.action == ISSUE else "Resource"
+        kind = "Audience" if case.action in BY_VERIFIER else "Resource"
         resource = (kind, case.resource)
         answer = evaluate(loaded, agent=case.agent, action=case.action, resource=resource, context=case.context)
         tried.append(Tried(case, _said(answer), answer.determining))
