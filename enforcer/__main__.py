@@ -46,8 +46,8 @@ try:
         Run,
         Started,
     )
-    from enforcer.mcp_server import proposal
     from enforcer.relying import config as relying_config
+    from enforcer.tools.mcp_server import proposal
     from writ.formats.approval import (
         LIFE,
         MAX_APPROVAL,
@@ -59,7 +59,8 @@ try:
     )
     from writ.formats.archive import encode_archive
     from writ.formats.errors import FormatError, Refused, Unavailable
-    from writ.formats.mcp import VERSIONS, encode_approved
+    from writ.formats.mcp.approved import encode_approved
+    from writ.formats.mcp.protocol import VERSIONS
     from writ.formats.policy_bundle import PolicyBundle
     from writ.formats.reason import Reason
     from writ.service import cli, observe

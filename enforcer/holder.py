@@ -36,8 +36,8 @@ from enforcer.launch.rooms import make_room, with_work
 from enforcer.launch.sandbox import GATE, WORK, environment_of
 from enforcer.launch.slot import free_slot
 from enforcer.launch.store_root import StoreRoot, store_root
-from enforcer.mcp_server import McpServer
-from enforcer.tools import StdioTool
+from enforcer.tools.mcp_server import McpServer
+from enforcer.tools.program import StdioTool
 from writ.formats.errors import FormatError, Misuse, Refused, Unavailable, WritError
 from writ.formats.local import Launch, Launched, Refusal, Unreachable
 from writ.formats.measurement import parse_measurement

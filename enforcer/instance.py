@@ -42,7 +42,6 @@ from enforcer.launch.rooms import clear_rooms
 from enforcer.launch.slot import Slot
 from enforcer.leases import Leases
 from enforcer.links import Links
-from enforcer.mcp_server import McpServer, approved_of
 from enforcer.papers import keep_object
 from enforcer.record import ActionLog
 from enforcer.relay import Relay
@@ -50,13 +49,15 @@ from enforcer.renewal import Granted, Renewal, Verdict
 from enforcer.secrets.sources import secrets_of
 from enforcer.shadow import Shadow, shadow_of
 from enforcer.tenure import Tenure
-from enforcer.tools import RelyingService, Tool
+from enforcer.tools.mcp_server import McpServer, approved_of
+from enforcer.tools.service import RelyingService
+from enforcer.tools.tool import Tool
 from enforcer.wire.lines import LineGate, Taken
 from writ.formats.digest import Digest
 from writ.formats.errors import Misuse, Unavailable, WritError
 from writ.formats.forward import MCP_PORT, Forward
 from writ.formats.local import LOCAL, Launched, Stop, Unreachable
-from writ.formats.mcp import ApprovedServer
+from writ.formats.mcp.approved import ApprovedServer
 from writ.formats.measurement import Measurement
 from writ.formats.reason import Reason
 from writ.formats.secret import Secret

@@ -22,13 +22,13 @@ from enforcer.launch.cgroup import Cgroup
 from enforcer.launch.image import Image
 from enforcer.launch.process import Inherited, Running, Watchdog
 from enforcer.launch.slot import Slot
-from enforcer.mcp_server import McpServer
 from enforcer.record import Checkpoint
-from enforcer.tools import StdioTool
+from enforcer.tools.mcp_server import McpServer
+from enforcer.tools.program import StdioTool
 from enforcer.zygote import HOLDER_NAME, keep_from_cores
 from writ.formats.errors import FormatError, Unavailable
 from writ.formats.local import LOCAL, Launched
-from writ.formats.mcp import ApprovedServer
+from writ.formats.mcp.approved import ApprovedServer
 from writ.formats.measurement import Measurement, parse_measurement
 from writ.service import observe
 from writ.service.clock import Clock, SystemClock

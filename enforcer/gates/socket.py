@@ -35,12 +35,12 @@ from typing import Final
 
 from enforcer.config import ADVISORY
 from enforcer.gatekeeper import Gatekeeper, Ruling
-from enforcer.tools import Reply, Tool, spelt
+from enforcer.tools.tool import Reply, Tool, spelt
 from enforcer.wire.lines import MAX_LINE, LineGate, Taken
 from writ.formats.action import Action
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Unavailable
-from writ.formats.mcp import MAX_DEPTH
+from writ.formats.mcp.protocol import MAX_DEPTH
 from writ.formats.reason import NO_TOKEN, Reason
 from writ.formats.strict import Fields, decode_json, encode_json
 from writ.service import cli, observe

@@ -16,7 +16,8 @@ from tests.enforcer.gates.conftest import makes
 from tests.enforcer.gates.mcp_rig import META, OLD, Rig, approved, rule
 from tests.world.mcp_notes import STATE
 from writ.formats.errors import FormatError
-from writ.formats.mcp import FAILED, MODERN, REFUSED, mirrored
+from writ.formats.mcp.headers import mirrored
+from writ.formats.mcp.protocol import FAILED, MODERN, REFUSED
 
 READ = {"name": "read", "arguments": {"name": "today"}}
 VERSION = "io.modelcontextprotocol/protocolVersion"

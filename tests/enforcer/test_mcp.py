@@ -14,7 +14,8 @@ from tests.enforcer.gates.mcp_rig import GRANTS, OLD, approved
 from tests.enforcer.host import ROOT, Host, wait_for
 from tests.world import mcp_notes
 from writ.formats.action import ActionRecord, OutcomeRecord, Record
-from writ.formats.mcp import MODERN, ApprovedServer, encode_approved, parse_approved
+from writ.formats.mcp.approved import ApprovedServer, encode_approved, parse_approved
+from writ.formats.mcp.protocol import MODERN
 
 SERVER = Path(mcp_notes.__file__).read_text()
 CLIENT = """

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from enforcer.mcp_server import proposal
+from enforcer.tools.mcp_server import proposal
 from tests.enforcer.gates.conftest import makes
 from tests.enforcer.gates.mcp_rig import OLD, Rig
 from tests.peers.conftest import LIB, ROOT
-from writ.formats.mcp import FAILED, MODERN, REFUSED, ApprovedServer
+from writ.formats.mcp.approved import ApprovedServer
+from writ.formats.mcp.protocol import FAILED, MODERN, REFUSED
 from writ.formats.reason import Reason
 
 pytestmark = pytest.mark.peers

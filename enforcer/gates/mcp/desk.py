@@ -23,12 +23,15 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from enforcer.gatekeeper import Gatekeeper, Ruling
-from enforcer.mcp_server import VERSION, Fault, McpServer, spelt
-from writ.formats import mcp
+from enforcer.tools.mcp_server import VERSION, Fault, McpServer, spelt
 from writ.formats.action import Action
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Unavailable
-from writ.formats.mcp import FAILED, INVALID_PARAMS, LEGACY, METHOD_NOT_FOUND, REFUSED, VERSIONS, BadMessage, Call
+from writ.formats.mcp.answer import relisted, theirs
+from writ.formats.mcp.headers import mirrored
+from writ.formats.mcp.names import template, tool_name, uri
+from writ.formats.mcp.protocol import FAILED, INVALID_PARAMS, LEGACY, METHOD_NOT_FOUND, REFUSED, UNSUPPORTED_VERSION, VERSIONS, BadMessage
+from writ.formats.mcp.request import Call
 from writ.formats.reason import NO_TOKEN, Reason
 from writ.service import cli, observe
 from writ.verdict.definition import Kind
@@ -108,21 +111,21 @@ class Desk:
             return self._failure(None, error)
         if kind is not None:  # two that are alike are one
             shown = list({str(one["name"]): one for one in shown}.values())
-        return self._result(call, mcp.relisted(call.method, shown), {"writ/hidden": len(entries) - len(shown)})
+        return self._result(call, relisted(call.method, shown), {"writ/hidden": len(entries) - len(shown)})
 
     def _may_show(
         self, method: str, kind: Kind | None, one: Mapping[str, Any], entries: list[dict[str, Any]], reaches: Callable[[str, str], bool]
     ) -> bool:
         try:
             if kind is not None:
-                name = mcp.tool_name(one.get("name"), "name")
+                name = tool_name(one.get("name"), "name")
                 action = {"tools": "tool.call", "prompts": "prompt.get"}[kind]
                 if not reaches(action, f"mcp:{self.name}/{name}") or self._server.judge(kind, name, entries) is not None:
                     return False
                 if kind == "tools":
-                    mcp.mirrored(one)
+                    mirrored(one)
                 return True
-            spelling = mcp.uri(one.get("uri"), "uri") if method == "resources/list" else mcp.template(one.get("uriTemplate"), "uriTemplate")
+            spelling = uri(one.get("uri"), "uri") if method == "resources/list" else template(one.get("uriTemplate"), "uriTemplate")
             return reaches("resource.read", f"mcp:{self.name}/{spelling}")
         except FormatError:
             return False
@@ -164,7 +167,7 @@ class Desk:
         # 5
         if isinstance(result, Fault):
             self._outcome(ruling, done=False, result=whole)
-            return {"error": {"code": mcp.theirs(result.code), "message": result.message, "data": {"ok": False, "reference": reference}}}
+            return {"error": {"code": theirs(result.code), "message": result.message, "data": {"ok": False, "reference": reference}}}
         self._outcome(ruling, done=result.get("isError") is not True, result=whole)
         return self._result(call, result, {"writ/reference": reference})
 
@@ -207,7 +210,7 @@ def _of(call: Call) -> str:
     if call.name is not None:
         return call.name
     ref = call.params["ref"]
-    return str(ref["name"]) if "name" in ref else mcp.template(ref["uri"], "params.ref.uri")
+    return str(ref["name"]) if "name" in ref else template(ref["uri"], "params.ref.uri")
 
 
 def refusal_error(code: int, reasons: tuple[Reason, ...], reference: str | None) -> dict[str, Any]:
@@ -222,7 +225,7 @@ def bad(error: BadMessage) -> bytes:
     """The answer to what was no request of ours: no action, no record."""
     reason = Reason("malformed", error.what[:100], error.expected, error.got)
     shown = refusal_error(error.code, (reason,), None)
-    if error.code == mcp.UNSUPPORTED_VERSION:
+    if error.code == UNSUPPORTED_VERSION:
         shown["data"] |= {"supported": list(VERSIONS), "requested": error.got.strip("'")}
     identifier = {} if error.identifier is None and error.modern else {"id": error.identifier}
     return spelt({"jsonrpc": "2.0", **identifier, "error": shown})

@@ -34,18 +34,29 @@ from enforcer.wire.head import head_of, read_request
 from enforcer.wire.limits import Ended, Limits
 from enforcer.wire.line import ListeningLine
 from enforcer.wire.stream import Stream
-from writ.formats import mcp
 from writ.formats.errors import FormatError
 from writ.formats.forward import MCP_PORT
-from writ.formats.mcp import BadMessage, Call, Note
+from writ.formats.mcp.headers import check_headers, check_parameters
+from writ.formats.mcp.protocol import (
+    HEADER_MISMATCH,
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    MAX_MESSAGE,
+    METHOD_NOT_FOUND,
+    MODERN,
+    PARSE_ERROR,
+    UNSUPPORTED_VERSION,
+    BadMessage,
+)
+from writ.formats.mcp.request import Call, Note, parse_message
 
 PATH: Final = "/mcp/"
 URL: Final = f"http://{ADDRESS}:{MCP_PORT}/mcp"
 CONNECTIONS: Final = 16
 _PART: Final = 65536
 _STATUS: Final = {
-    mcp.PARSE_ERROR: 400, mcp.INVALID_REQUEST: 400, mcp.METHOD_NOT_FOUND: 404, mcp.INVALID_PARAMS: 400, mcp.HEADER_MISMATCH: 400,
-    mcp.UNSUPPORTED_VERSION: 400,
+    PARSE_ERROR: 400, INVALID_REQUEST: 400, METHOD_NOT_FOUND: 404, INVALID_PARAMS: 400, HEADER_MISMATCH: 400,
+    UNSUPPORTED_VERSION: 400,
 }  # fmt: skip
 """Of what is no request. One that is has 200, also where it is refused: its error is what a client's model is to read."""
 _WORDS: Final = {
@@ -106,10 +117,10 @@ class McpHttpGate:
             # 3
             body = _body(near, reader, time.monotonic() + self._limits.head_within)
         except FormatError as error:
-            _tell(near, 400, bad(BadMessage(error, mcp.INVALID_REQUEST)), keep=False)
+            _tell(near, 400, bad(BadMessage(error, INVALID_REQUEST)), keep=False)
             return False
         except _Wrong as wrong:
-            _tell(near, wrong.status, bad(BadMessage(wrong.error, mcp.INVALID_REQUEST)), keep=False)
+            _tell(near, wrong.status, bad(BadMessage(wrong.error, INVALID_REQUEST)), keep=False)
             return False
         keep = request.http_version == b"1.1" and headers.get("connection", "").lower() in ("", "keep-alive")
         status, answer = _answer(desk, body, headers)
@@ -143,18 +154,18 @@ def _answer(desk: Desk, body: bytes, headers: Mapping[str, str]) -> tuple[int, b
     """Status and body."""
     try:
         # 4
-        message = mcp.parse_message(body, said=headers.get("mcp-protocol-version"))
-        mcp.check_headers(headers, message)
+        message = parse_message(body, said=headers.get("mcp-protocol-version"))
+        check_headers(headers, message)
         if isinstance(message, Note):
             return 202, b""
         # 5
         call: Call = message
         if not call.modern:
             return 200, desk.answer(call)
-        return 200, desk.answer(call, lambda definition: mcp.check_parameters(headers, definition, call))
+        return 200, desk.answer(call, lambda definition: check_parameters(headers, definition, call))
     except BadMessage as error:
         # A client of the older generation takes 404 for the end of a session
-        old = error.code == mcp.METHOD_NOT_FOUND and not error.modern and headers.get("mcp-protocol-version") != mcp.MODERN
+        old = error.code == METHOD_NOT_FOUND and not error.modern and headers.get("mcp-protocol-version") != MODERN
         return 200 if old and error.identifier is not None else _STATUS[error.code], bad(error)
 
 
@@ -191,8 +202,8 @@ def _body(near: Stream, reader: h11.Connection, end: float) -> bytes:
             reader.receive_data(part)
         elif isinstance(event, h11.Data):
             body += event.data
-            if len(body) > mcp.MAX_MESSAGE:
-                raise _Wrong(413, FormatError("content", f"at most {mcp.MAX_MESSAGE} bytes", "more"))
+            if len(body) > MAX_MESSAGE:
+                raise _Wrong(413, FormatError("content", f"at most {MAX_MESSAGE} bytes", "more"))
         elif isinstance(event, h11.EndOfMessage):
             if list(event.headers):
                 raise FormatError("content", "nothing after it", "trailers")

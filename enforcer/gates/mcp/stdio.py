@@ -16,7 +16,8 @@ from collections.abc import Callable
 
 from enforcer.gates.mcp.desk import Desk, bad
 from enforcer.wire.lines import LineGate
-from writ.formats.mcp import BadMessage, Note, parse_message
+from writ.formats.mcp.protocol import BadMessage
+from writ.formats.mcp.request import Note, parse_message
 
 
 def socket_name(server: str) -> str:

@@ -17,13 +17,14 @@ from enforcer.gates.mcp.desk import Desk
 from enforcer.gates.mcp.http import McpHttpGate
 from enforcer.gates.mcp.stdio import McpStdioGate
 from enforcer.launch.process import Running
-from enforcer.mcp_server import McpServer
 from enforcer.record import ActionLog, LogReader
+from enforcer.tools.mcp_server import McpServer
 from tests.enforcer.gates.proxied import listener
 from tests.enforcer.scene import Scene
 from tests.world import mcp_notes
 from writ.formats.action import ActionRecord
-from writ.formats.mcp import MODERN, ApprovedServer, definition_digest
+from writ.formats.mcp.approved import ApprovedServer, definition_digest
+from writ.formats.mcp.protocol import MODERN
 
 GRANTS = (
     ("prompt.get", "mcp:notes/greet"), ("resource.read", "mcp:notes/note://today"), ("resource.read", "mcp:notes/note://files/*"),

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
 
 from enforcer.gatekeeper import Ruling
-from enforcer.gates.egress.addresses import Resolver, is_public
-from enforcer.gates.egress.destination import Address, Destination, at
+from enforcer.wire.addresses import Resolver, is_public
+from enforcer.wire.destination import Address, Destination, at
 from enforcer.wire.line import ListeningLine
 from writ.formats.errors import Refused, Unavailable
 

@@ -19,11 +19,14 @@ from enforcer.estate import HeldTool
 from enforcer.launch.cgroup import Cgroup
 from enforcer.launch.image import place_of, within
 from enforcer.launch.process import Program, Running
-from enforcer.tools import CALL_WITHIN, MAX_REPLY, Reply, StdioTool, piped
-from writ.formats import mcp
+from enforcer.tools.program import StdioTool, piped
+from enforcer.tools.tool import CALL_WITHIN, MAX_REPLY, Reply
 from writ.formats.action import Action
 from writ.formats.errors import FormatError, Misuse, Unavailable
-from writ.formats.mcp import LEGACY, MODERN, ApprovedServer, Said
+from writ.formats.mcp.answer import Said, listed, parse_result, parse_said, theirs
+from writ.formats.mcp.approved import ApprovedServer, definition_digest, encode_approved, instructions_digest, parse_approved
+from writ.formats.mcp.protocol import LEGACY, MAX_LIST, METHOD_NOT_FOUND, MODERN
+from writ.formats.mcp.request import modern_meta
 from writ.formats.measurement import Measurement
 from writ.formats.reason import Reason
 from writ.formats.strict import decode_json, encode_json
@@ -57,7 +60,7 @@ def approved_of(folder: Path, measurement: Measurement, name: str) -> ApprovedSe
         try:
             if path is not None and path.is_file():
                 with path.open("rb") as file:
-                    found.append(mcp.parse_approved(file.read(MAX_REPLY + 1)))
+                    found.append(parse_approved(file.read(MAX_REPLY + 1)))
         except OSError as error:
             raise Unavailable(f"{name}.mcp.json", f"{error.strerror}") from None
     if len(found) > 1:
@@ -96,7 +99,7 @@ class McpServer(StdioTool):
             answered = self._greet_and_ask(method, params)
         if isinstance(answered, Fault):
             return answered
-        return mcp.parse_result(method, params, answered)
+        return parse_result(method, params, answered)
 
     def list_all(self, method: str) -> list[dict[str, Any]]:
         """Every entry of a list, whatever its pages. Raises Unavailable, FormatError."""
@@ -106,13 +109,13 @@ class McpServer(StdioTool):
             result = self.request(method, params)
             if isinstance(result, Fault):
                 raise Unavailable(f"tool {self._name}", f"{method}: error {result.code}")
-            entries += mcp.listed(method, result)
-            if len(entries) > mcp.MAX_LIST:
+            entries += listed(method, result)
+            if len(entries) > MAX_LIST:
                 break
             if not result.get("nextCursor"):
                 return entries
             params = {"cursor": result["nextCursor"]}
-        raise FormatError(f"tool {self._name}", f"at most {mcp.MAX_LIST} entries on {MAX_PAGES} pages", "more")
+        raise FormatError(f"tool {self._name}", f"at most {MAX_LIST} entries on {MAX_PAGES} pages", "more")
 
     def definitions(self, kind: Kind) -> list[dict[str, Any]]:
         """What it says now of its tools or prompts, approved or not."""
@@ -133,7 +136,7 @@ class McpServer(StdioTool):
         if modern and not isinstance(answered, Fault):
             self._take(answered)
         said = self._instructions
-        return said if said is not None and mcp.instructions_digest(said) == self.approved.instructions else None
+        return said if said is not None and instructions_digest(said) == self.approved.instructions else None
 
     def propose(self) -> tuple[ApprovedServer, list[dict[str, Any]]]:
         """What would have to be approved for all that it offers to be served, and the definitions as it says them.
@@ -150,10 +153,10 @@ class McpServer(StdioTool):
         offered, definitions = self._capabilities, dict[str, list[dict[str, Any]]]()
         for kind in ("tools", "prompts"):
             definitions[kind] = self.list_all(f"{kind}/list") if kind in offered else []
-        tools, prompts = ({str(one["name"]): mcp.definition_digest(one) for one in definitions[kind]} for kind in ("tools", "prompts"))
-        said = None if self._instructions is None else mcp.instructions_digest(self._instructions)
+        tools, prompts = ({str(one["name"]): definition_digest(one) for one in definitions[kind]} for kind in ("tools", "prompts"))
+        said = None if self._instructions is None else instructions_digest(self._instructions)
         found = ApprovedServer(self.approved.protocol, tools, prompts, "resources" in offered, "completions" in offered, said)
-        return mcp.parse_approved(mcp.encode_approved(found)), [*definitions["tools"], *definitions["prompts"]]
+        return parse_approved(encode_approved(found)), [*definitions["tools"], *definitions["prompts"]]
 
     def _take(self, about: Mapping[str, Any]) -> None:
         """What it says of itself."""
@@ -171,7 +174,7 @@ class McpServer(StdioTool):
         """One tools/call and its answer."""
         result = self.request("tools/call", {"name": method, "arguments": decode_json(arguments, "arguments")})
         if isinstance(result, Fault):
-            return Reply(False, encode_json({"code": mcp.theirs(result.code), "message": result.message}))
+            return Reply(False, encode_json({"code": theirs(result.code), "message": result.message}))
         return Reply(result.get("isError") is not True, spelt(result))
 
     # --- the wire ----------------------------------------------------------------------------------------------------------
@@ -202,11 +205,11 @@ class McpServer(StdioTool):
 
     def _ask(self, method: str, params: Mapping[str, Any], end: float) -> Mapping[str, Any] | Fault:
         self._next += 1
-        meta = {"_meta": mcp.modern_meta(CLIENT, VERSION)} if self.approved.protocol == MODERN else {}
+        meta = {"_meta": modern_meta(CLIENT, VERSION)} if self.approved.protocol == MODERN else {}
         request = {"id": self._next, "jsonrpc": "2.0", "method": method, "params": {**params, **meta}}
         self._write(spelt(request) + b"\n", end)
         while True:
-            said = mcp.parse_said(self._read_line(end), f"tool {self._name}")
+            said = parse_said(self._read_line(end), f"tool {self._name}")
             if isinstance(said, Said):
                 self._decline(said, end)
             elif not 1 <= said.identifier <= self._next:
@@ -221,7 +224,7 @@ class McpServer(StdioTool):
         if said.identifier is None:
             return
         _LOG.warning("server-request-refused", tool=self._name, method=said.method[:60])
-        error = {"code": mcp.METHOD_NOT_FOUND, "message": "nothing is served to a server here"}
+        error = {"code": METHOD_NOT_FOUND, "message": "nothing is served to a server here"}
         answer: dict[str, Any] = {"result": {}} if said.method == "ping" else {"error": error}
         self._write(spelt({"id": said.identifier, "jsonrpc": "2.0", **answer}) + b"\n", end)
 
