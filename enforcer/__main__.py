@@ -47,7 +47,7 @@ try:
         Started,
     )
     from enforcer.relying import config as relying_config
-    from enforcer.tools.mcp_server import proposal
+    from enforcer.tools.mcp_program import proposal
     from writ.formats.approval import (
         LIFE,
         MAX_APPROVAL,

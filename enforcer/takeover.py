@@ -23,7 +23,7 @@ from enforcer.launch.image import Image
 from enforcer.launch.process import Inherited, Running, Watchdog
 from enforcer.launch.slot import Slot
 from enforcer.record import Checkpoint
-from enforcer.tools.mcp_server import McpServer
+from enforcer.tools.mcp_program import McpProgram
 from enforcer.tools.program import StdioTool
 from enforcer.zygote import HOLDER_NAME, keep_from_cores
 from writ.formats.errors import FormatError, Unavailable
@@ -83,7 +83,7 @@ class Successor(Instance):
         running = Running(Inherited(held.pid), held.init)
         if approved is None:
             return StdioTool(held.name, running, held.pipes, held.asked, held.rest)
-        return McpServer(held.name, running, held.pipes, held.asked, held.rest, approved=approved)
+        return McpProgram(held.name, running, held.pipes, held.asked, held.rest, approved=approved)
 
     def _take(self, estate: Estate, measurement: Measurement) -> None:
         agent = self._agent = Running(Inherited(estate.agent), estate.init)

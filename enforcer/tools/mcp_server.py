@@ -1,42 +1,41 @@
-"""A server of the Model Context Protocol, as a local tool: a measured launch on standard input and output, of either generation.
+"""A server of the Model Context Protocol, of either generation, behind whatever wire: what it is asked, and what of its answers is taken.
 
 What was approved of it lies in a measured component as `NAME.mcp.json`, and says which generation it speaks. A tool without that file is a
-plain one (`tools.StdioTool`). Its own requests to us are declined and its notifications passed over: it is asked, and asks nothing.
+plain one (`program.StdioTool`). A server is asked, and asks nothing: what it wants of its client is in its answer, or is declined.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from enforcer.credential import Held
 from enforcer.estate import HeldTool
-from enforcer.launch.cgroup import Cgroup
 from enforcer.launch.image import place_of, within
-from enforcer.launch.process import Program, Running
-from enforcer.tools.program import StdioTool, piped
-from enforcer.tools.tool import CALL_WITHIN, MAX_REPLY, Reply
+from enforcer.tools.tool import MAX_REPLY, Reply
 from writ.formats.action import Action
-from writ.formats.errors import FormatError, Misuse, Unavailable
-from writ.formats.mcp.answer import Said, listed, parse_result, parse_said, theirs
+from writ.formats.digest import Digest
+from writ.formats.errors import FormatError, Refused, Unavailable
+from writ.formats.mcp.answer import Said, listed, parse_progress, parse_result, theirs
 from writ.formats.mcp.approved import ApprovedServer, definition_digest, encode_approved, instructions_digest, parse_approved
-from writ.formats.mcp.protocol import LEGACY, MAX_LIST, METHOD_NOT_FOUND, MODERN
-from writ.formats.mcp.request import modern_meta
+from writ.formats.mcp.input import INPUT_REQUIRED, InputRequired, parse_input_required
+from writ.formats.mcp.protocol import MAX_LIST, MODERN
+from writ.formats.mcp.request import NAMED, modern_meta
 from writ.formats.measurement import Measurement
 from writ.formats.reason import Reason
 from writ.formats.strict import decode_json, encode_json
-from writ.service import observe
 from writ.verdict.definition import Kind, judge_definition
 
 CLIENT, VERSION = "writ-enforcer", "1"
 """What servers hear of who asks, and clients of who answers."""
 MAX_PAGES: Final = 64
-_LOG = observe.get_logger(__name__)
+MAX_TOLD: Final = 1024
+"""Notifications of progress of one request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +44,35 @@ class Fault:
 
     code: int
     message: str
+
+
+class Hearing:
+    """What comes beside the answer to one request. Progress is passed on, at most `MAX_TOLD` times and only as it grows; what else comes is
+    not, and is counted."""
+
+    def __init__(self, tell: Callable[[Mapping[str, Any]], None] | None = None, offers: frozenset[str] = frozenset()) -> None:
+        """`tell` passes progress on; none is asked for where it is None. `offers` are the kinds of questions that may come back."""
+        self.tell, self.offers = tell, offers
+        self.withheld, self.declined = 0, list[str]()
+        self._told, self._far = 0, float("-inf")
+
+    def hear(self, said: Said, token: int) -> None:
+        """A notification, while the request of this number is answered."""
+        if said.method == "notifications/progress" and self.tell is not None and self._told < MAX_TOLD:
+            with contextlib.suppress(FormatError):
+                progress = parse_progress(said.params, token)
+                if progress["progress"] > self._far:
+                    self._told, self._far = self._told + 1, progress["progress"]
+                    self._tell(progress)
+                    return
+        self.withheld += 1
+
+    def _tell(self, progress: Mapping[str, Any]) -> None:
+        try:
+            if self.tell is not None:
+                self.tell(progress)
+        except OSError:  # nobody listens any more: the action goes on
+            self.tell = None
 
 
 def approved_of(folder: Path, measurement: Measurement, name: str) -> ApprovedServer | None:
@@ -68,38 +96,46 @@ def approved_of(folder: Path, measurement: Measurement, name: str) -> ApprovedSe
     return found[0] if found else None
 
 
-class McpServer(StdioTool):
-    """One request at a time. One that breaks the protocol is out of use; one that answers with what nobody asked for only fails."""
+class McpServer(ABC):
+    """One request at a time, whatever the wire."""
 
-    def __init__(
-        self, name: str, running: Running, pipes: tuple[int, ...], asked: int = 0, rest: bytes = b"", *, approved: ApprovedServer
-    ) -> None:  # fmt: skip
-        """As `StdioTool`. One that was `asked` before has had its handshake: `leave` hands over no other."""
-        super().__init__(name, running, pipes, asked, rest)
-        self.approved, self._greeted = approved, asked > 0
+    def __init__(self, name: str, approved: ApprovedServer, *, greeted: bool = False) -> None:
+        """`greeted` where the handshake of the older generation is over."""
+        self._name, self.approved, self._greeted = name, approved, greeted
         self._instructions: str | None = None
         self._capabilities: Mapping[str, Any] = {}
+        self._defined: Mapping[str, Mapping[str, Any]] = {}
 
-    @classmethod
-    def launched(cls, name: str, program: Program, cgroup: Cgroup, errors: int, approved: ApprovedServer) -> McpServer:
-        """Start it, its standard error going to `errors`. Raises Unavailable."""
-        return cls(name, *piped(program, cgroup, errors), approved=approved)
+    @abstractmethod
+    def turn(self) -> AbstractContextManager[object]:
+        """As `Tool`."""
 
-    def leave(self, within: float) -> HeldTool:
-        """As `StdioTool`; one that was asked for its handshake and has not answered is out of use, since nobody knows what it speaks."""
-        held = super().leave(within)
-        unknown = self.approved.protocol != MODERN and not self._greeted and held.asked > 0
-        return replace(held, pipes=()) if unknown else held
+    @abstractmethod
+    def leave(self, within: float) -> HeldTool | None:
+        """As `Tool`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """As `Tool`."""
+
+    @abstractmethod
+    def _exchange(self, method: str, params: Mapping[str, Any], hearing: Hearing) -> Mapping[str, Any] | Fault:
+        """Ask, after the handshake where there is one. Raises Unavailable, FormatError; Refused where the way to it was."""
 
     # --- asking it ---------------------------------------------------------------------------------------------------------
 
-    def request(self, method: str, params: Mapping[str, Any]) -> dict[str, Any] | Fault:
-        """What of its result was asked for, or its error. Raises Unavailable, FormatError."""
-        with self._lock:
-            answered = self._greet_and_ask(method, params)
+    def request(self, method: str, params: Mapping[str, Any], hearing: Hearing | None = None) -> dict[str, Any] | Fault | InputRequired:
+        """What of its result was asked for, its error, or what it wants first. Raises Unavailable, FormatError, Refused."""
+        answered = self._exchange(method, params, hearing or Hearing())
         if isinstance(answered, Fault):
             return answered
+        if answered.get("resultType") == INPUT_REQUIRED and method in NAMED and self.approved.protocol == MODERN:
+            return parse_input_required(answered, f"result of {method}")
         return parse_result(method, params, answered)
+
+    @staticmethod
+    def _other(result: Fault | InputRequired) -> str:
+        return f"error {result.code}" if isinstance(result, Fault) else "it wants input first"
 
     def list_all(self, method: str) -> list[dict[str, Any]]:
         """Every entry of a list, whatever its pages. Raises Unavailable, FormatError."""
@@ -107,8 +143,8 @@ class McpServer(StdioTool):
         params: dict[str, Any] = {}
         for _ in range(MAX_PAGES):
             result = self.request(method, params)
-            if isinstance(result, Fault):
-                raise Unavailable(f"tool {self._name}", f"{method}: error {result.code}")
+            if not isinstance(result, dict):
+                raise Unavailable(f"tool {self._name}", f"{method}: {self._other(result)}")
             entries += listed(method, result)
             if len(entries) > MAX_LIST:
                 break
@@ -119,7 +155,10 @@ class McpServer(StdioTool):
 
     def definitions(self, kind: Kind) -> list[dict[str, Any]]:
         """What it says now of its tools or prompts, approved or not."""
-        return self.list_all(f"{kind}/list") if self.approved.serves(f"{kind}/list") else []
+        found = self.list_all(f"{kind}/list") if self.approved.serves(f"{kind}/list") else []
+        if kind == "tools":
+            self._defined = {str(one.get("name")): one for one in found}
+        return found
 
     def judge(self, kind: Kind, name: str, listed: Sequence[Mapping[str, Any]]) -> Reason | None:
         """Why the definition of `name` is not the approved one."""
@@ -131,8 +170,7 @@ class McpServer(StdioTool):
         if self.approved.instructions is None:
             return None
         modern = self.approved.protocol == MODERN
-        with self._lock:
-            answered = self._greet_and_ask("server/discover" if modern else "ping", {})
+        answered = self._exchange("server/discover" if modern else "ping", {}, Hearing())
         if modern and not isinstance(answered, Fault):
             self._take(answered)
         said = self._instructions
@@ -144,8 +182,7 @@ class McpServer(StdioTool):
         Raises Unavailable, FormatError, also for a server of the other generation.
         """
         modern = self.approved.protocol == MODERN
-        with self._lock:
-            answered = self._greet_and_ask("server/discover" if modern else "ping", {})
+        answered = self._exchange("server/discover" if modern else "ping", {}, Hearing())
         if modern and isinstance(answered, Fault):
             raise FormatError(f"tool {self._name}", f"protocol {MODERN}", f"error {answered.code}")
         if modern and not isinstance(answered, Fault):
@@ -155,7 +192,9 @@ class McpServer(StdioTool):
             definitions[kind] = self.list_all(f"{kind}/list") if kind in offered else []
         tools, prompts = ({str(one["name"]): definition_digest(one) for one in definitions[kind]} for kind in ("tools", "prompts"))
         said = None if self._instructions is None else instructions_digest(self._instructions)
-        found = ApprovedServer(self.approved.protocol, tools, prompts, "resources" in offered, "completions" in offered, said)
+        found = ApprovedServer(
+            self.approved.protocol, tools, prompts, "resources" in offered, "completions" in offered, said, self.approved.remote
+        )
         return parse_approved(encode_approved(found)), [*definitions["tools"], *definitions["prompts"]]
 
     def _take(self, about: Mapping[str, Any]) -> None:
@@ -164,69 +203,48 @@ class McpServer(StdioTool):
         self._capabilities = capabilities if isinstance(capabilities, Mapping) else {}
         self._instructions = instructions if isinstance(instructions, str) else None
 
-    # --- as a tool of the socket gate ----------------------------------------------------------------------------------------
+    def _envelope(self, number: int, method: str, params: Mapping[str, Any], hearing: Hearing) -> bytes:
+        """The request of this number, in one line."""
+        meta = modern_meta(CLIENT, VERSION, hearing.offers) if self.approved.protocol == MODERN else {}
+        if hearing.tell is not None:
+            meta["progressToken"] = number
+        return spelt({"id": number, "jsonrpc": "2.0", "method": method, "params": {**params, **({"_meta": meta} if meta else {})}})
 
-    def against(self, method: str) -> Reason | None:
-        """That the tool's definition is not the approved one."""
-        return self.judge("tools", method, self.definitions("tools"))
+    def _greeting(self) -> dict[str, Any]:
+        return {"protocolVersion": self.approved.protocol, "capabilities": {}, "clientInfo": {"name": CLIENT, "version": VERSION}}
 
-    def call(self, action: Action, method: str, arguments: bytes, held: Held | None, record: bytes = b"") -> Reply:
-        """One tools/call and its answer."""
-        result = self.request("tools/call", {"name": method, "arguments": decode_json(arguments, "arguments")})
-        if isinstance(result, Fault):
-            return Reply(False, encode_json({"code": theirs(result.code), "message": result.message}))
-        return Reply(result.get("isError") is not True, spelt(result))
-
-    # --- the wire ----------------------------------------------------------------------------------------------------------
-
-    def _greet_and_ask(self, method: str, params: Mapping[str, Any]) -> Mapping[str, Any] | Fault:
-        if self._in < 0 or self._still.called:
-            raise Unavailable(f"tool {self._name}", "it is not running")
-        end = time.monotonic() + CALL_WITHIN
-        try:
-            if self.approved.protocol != MODERN and not self._greeted:
-                self._greet(end)
-            return self._ask(method, params, end)
-        except FormatError:
-            self._drop()
-            raise
-
-    def _greet(self, end: float) -> None:
-        """The handshake of the older generation, in the version that was approved. Raises FormatError for another."""
+    def _greeted_by(self, result: Mapping[str, Any] | Fault) -> None:
+        """The handshake of the older generation is in the version that was approved. Raises FormatError for another."""
         wanted = self.approved.protocol
-        info = {"name": CLIENT, "version": VERSION}
-        result = self._ask("initialize", {"protocolVersion": wanted, "capabilities": {}, "clientInfo": info}, end)
         got = result.message if isinstance(result, Fault) else result.get("protocolVersion")
         if isinstance(result, Fault) or got != wanted:
             raise FormatError(f"tool {self._name}", f"protocol {wanted}", repr(got)[:80])
         self._take(result)
-        self._write(b'{"jsonrpc":"2.0","method":"notifications/initialized"}\n', end)
-        self._greeted = True
 
-    def _ask(self, method: str, params: Mapping[str, Any], end: float) -> Mapping[str, Any] | Fault:
-        self._next += 1
-        meta = {"_meta": modern_meta(CLIENT, VERSION)} if self.approved.protocol == MODERN else {}
-        request = {"id": self._next, "jsonrpc": "2.0", "method": method, "params": {**params, **meta}}
-        self._write(spelt(request) + b"\n", end)
-        while True:
-            said = parse_said(self._read_line(end), f"tool {self._name}")
-            if isinstance(said, Said):
-                self._decline(said, end)
-            elif not 1 <= said.identifier <= self._next:
-                raise FormatError(f"tool {self._name}", f"an answer to {self._next}", f"one to {said.identifier}")
-            elif said.identifier == self._next:
-                return said.result if said.result is not None else Fault(*said.error) if said.error is not None else {}
-            if time.monotonic() > end:
-                raise Unavailable(f"tool {self._name}", f"no answer within {CALL_WITHIN:.0f} s, only other words")
+    # --- as a tool of the socket gate ----------------------------------------------------------------------------------------
 
-    def _decline(self, said: Said, end: float) -> None:
-        """It hears that its request is not served here: no sampling, no elicitation, no roots."""
-        if said.identifier is None:
-            return
-        _LOG.warning("server-request-refused", tool=self._name, method=said.method[:60])
-        error = {"code": METHOD_NOT_FOUND, "message": "nothing is served to a server here"}
-        answer: dict[str, Any] = {"result": {}} if said.method == "ping" else {"error": error}
-        self._write(spelt({"id": said.identifier, "jsonrpc": "2.0", **answer}) + b"\n", end)
+    def action(self, method: str, arguments: bytes) -> Action:
+        """`tool.call` on `mcp:<server>/<tool>`."""
+        return Action("tool.call", f"mcp:{self._name}/{method}", Digest.of(arguments))
+
+    def against(self, method: str) -> Reason | None:
+        """That the tool's definition is not the approved one."""
+        try:
+            return self.judge("tools", method, self.definitions("tools"))
+        except Refused as refused:
+            return refused.reasons[0]
+
+    def call(self, action: Action, method: str, arguments: bytes, held: Held | None, record: bytes = b"") -> Reply:
+        """One tools/call and its answer."""
+        try:
+            result = self.request("tools/call", {"name": method, "arguments": decode_json(arguments, "arguments")})
+        except Refused as refused:
+            raise Unavailable(f"tool {self._name}", f"refused: {refused.reasons[0]}") from None
+        if isinstance(result, InputRequired):
+            raise Unavailable(f"tool {self._name}", "it wants input first, which only a client of MCP can give")
+        if isinstance(result, Fault):
+            return Reply(False, encode_json({"code": theirs(result.code), "message": result.message}))
+        return Reply(result.get("isError") is not True, spelt(result))
 
 
 def spelt(value: object) -> bytes:
@@ -235,30 +253,3 @@ def spelt(value: object) -> bytes:
         return encode_json(value, floats=True)
     except UnicodeEncodeError:
         raise FormatError("JSON text", "Unicode", "a lone surrogate") from None
-
-
-def proposal(command: Sequence[str], protocol: str | None = None) -> tuple[ApprovedServer, list[dict[str, Any]]]:
-    """As `McpServer.propose`, of a program that is started here, as whoever asks, in no sandbox, and ended. It is tried as one of the newer
-    generation first where no `protocol` is given.
-
-    Raises Unavailable, FormatError.
-    """
-    for tried in (MODERN, LEGACY[0]) if protocol is None else (protocol,):
-        try:
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        except OSError as error:
-            raise Unavailable(command[0], f"{error.strerror}") from None
-        with process:
-            if process.stdin is None or process.stdout is None:
-                raise Misuse("pipes were asked for")
-            pipes = (os.dup(process.stdin.fileno()), os.dup(process.stdout.fileno()))
-            os.set_blocking(pipes[0], False)
-            server = McpServer("server", Running(process, process.pid), pipes, approved=ApprovedServer(tried, {}, {}))
-            try:
-                return server.propose()
-            except (FormatError, Unavailable):
-                if tried != MODERN or protocol is not None:
-                    raise
-            finally:
-                server.close()
-    raise Misuse("a protocol at least is tried")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from enforcer.tools.mcp_server import proposal
+from enforcer.tools.mcp_program import proposal
 from tests.enforcer.gates.mcp_rig import OLD, Rig
 from tests.peers.conftest import CONFORMANCE, LIB, node, program
 from writ.formats.mcp.protocol import MODERN

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from enforcer.tools.mcp_server import proposal
+from enforcer.tools.mcp_program import proposal
 from tests.enforcer.gates.conftest import makes
 from tests.enforcer.gates.mcp_rig import OLD, Rig
 from tests.peers.conftest import LIB, ROOT

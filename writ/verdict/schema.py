@@ -19,7 +19,8 @@ from writ.formats.errors import FormatError
 
 ISSUE: Final = "token.issue"
 KINDS: Final = (
-    ("tool.call", "resource.read", "prompt.get", "net.connect", "net.reach", "net.accept"),
+    ("tool.call", "resource.read", "resource.subscribe", "prompt.get", "input.request"),
+    ("net.connect", "net.reach", "net.accept"),
     (*(f"http.{method.lower()}" for method in METHODS), WEBSOCKET),
     ("secret.send", "secret.read"),
     ("file.read", "file.write", "exec.run", "instance.start", "instance.run", "instance.end"),

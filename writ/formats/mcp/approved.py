@@ -5,13 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError
-from writ.formats.mcp.names import tool_name
+from writ.formats.mcp.names import tool_name, uri
 from writ.formats.mcp.protocol import MAX_LIST, VERSIONS
-from writ.formats.strict import Fields, decode_json, encode_json
+from writ.formats.strict import Fields, decode_json, encode_json, name
+
+MAX_HEADERS: Final = 8
+_URL: Final = re.compile(r"(?:https://[a-z0-9.\[\]:_-]+|http://(?:127\.0\.0\.1|\[::1\])(?::[0-9]+)?)/[^?]*\Z")
+_HEADER: Final = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}\Z", re.ASCII)
+_VALUE: Final = re.compile(r"((?:[\x21-\x7a|~][\x20-\x7a|~]{0,255})?)(?:\{([a-z0-9._-]{1,63})\})?\Z", re.ASCII)
+_OURS: Final = frozenset(
+    {"host", "connection", "transfer-encoding", "te", "trailer", "upgrade", "expect", "keep-alive", "origin", "cookie", "last-event-id"}
+)
+_OUR_KINDS: Final = ("content-", "accept", "proxy-", "mcp-")
+"""What the names of others of ours begin with."""
 
 
 def definition_digest(definition: Mapping[str, Any]) -> Digest:
@@ -28,6 +38,23 @@ def instructions_digest(text: str) -> Digest:
 
 
 @dataclass(frozen=True, slots=True)
+class Remote:
+    """Where a server on the network is, and what is said to it in each request beside what the protocol wants, each as name, text and the
+    secret of the manifest that follows the text, if any.
+
+        {…, "headers": {"Authorization": "Bearer {tools-key}"}, "url": "https://tools.example.com/mcp", "v": 2}
+    """
+
+    url: str
+    headers: tuple[tuple[str, str, str | None], ...] = ()
+
+    @property
+    def secrets(self) -> frozenset[str]:
+        """The secrets that it is sent."""
+        return frozenset(secret for _, _, secret in self.headers if secret is not None)
+
+
+@dataclass(frozen=True, slots=True)
 class ApprovedServer:
     """What was approved of a server: the generation it speaks, and its definitions by digest.
 
@@ -36,6 +63,8 @@ class ApprovedServer:
 
         {"completions": false, "instructions": null, "prompts": {}, "protocol": "2026-07-28", "resources": true,
          "tools": {"read": "5f70bf18…"}, "v": 1}
+
+    A server on the network is nobody's measured code. It has a file of version 2, which also says where it is (`Remote`).
     """
 
     protocol: str
@@ -44,6 +73,7 @@ class ApprovedServer:
     resources: bool = False
     completions: bool = False
     instructions: Digest | None = None
+    remote: Remote | None = None
 
     @property
     def capabilities(self) -> dict[str, Any]:
@@ -59,9 +89,12 @@ class ApprovedServer:
 
 def encode_approved(approved: ApprovedServer) -> bytes:
     """The one spelling."""
+    remote = approved.remote
+    beyond = {} if remote is None else {"url": remote.url, "headers": {name: _shown(text, secret) for name, text, secret in remote.headers}}
     return encode_json(
         {
-            "v": 1,
+            "v": 1 if remote is None else 2,
+            **beyond,
             "protocol": approved.protocol,
             "tools": {name: digest.hex() for name, digest in approved.tools.items()},
             "prompts": {name: digest.hex() for name, digest in approved.prompts.items()},
@@ -75,21 +108,53 @@ def encode_approved(approved: ApprovedServer) -> bytes:
 def parse_approved(data: bytes) -> ApprovedServer:
     """Read what was approved; spaces and order are the author's. Raises FormatError."""
     f = Fields(decode_json(data, "mcp.json"), "mcp.json")
-    f.version(1)
+    version = f.version(1, 2)
     protocol = f.text("protocol")
     if protocol not in VERSIONS:
         raise FormatError("mcp.json.protocol", ", ".join(VERSIONS), repr(protocol)[:40])
     tools, prompts = dict(_pinned(f, "tools")), dict(_pinned(f, "prompts"))
     resources, completions, instructions = f.flag("resources"), f.flag("completions"), f.any("instructions")
+    remote = _remote(f) if version == 2 else None
     f.done()
     return ApprovedServer(
-        protocol, tools, prompts, resources, completions, None if instructions is None else _hex(instructions, "mcp.json.instructions")
+        protocol,
+        tools,
+        prompts,
+        resources,
+        completions,
+        None if instructions is None else _hex(instructions, "mcp.json.instructions"),
+        remote,
     )
 
 
+def _remote(f: Fields) -> Remote:
+    url = uri(f.any("url"), "mcp.json.url")
+    if not _URL.match(url):
+        raise FormatError("mcp.json.url", "https://HOST/PATH, or http:// to 127.0.0.1 or [::1], and no query", repr(url)[:120])
+    headers = [_header(called, text) for called, text in f.mapping("headers", most=MAX_HEADERS).items()]
+    if len({name.lower() for name, _, _ in headers}) != len(headers):
+        raise FormatError("mcp.json.headers", "each name once", ", ".join(name for name, _, _ in headers)[:80])
+    return Remote(url, tuple(sorted(headers)))
+
+
+def _header(called: str, value: object) -> tuple[str, str, str | None]:
+    if not _HEADER.match(called) or called.lower() in _OURS or called.lower().startswith(_OUR_KINDS):
+        raise FormatError(
+            "mcp.json.headers", "names of headers, but for those of MCP, of the content and of the connection", repr(called)[:80]
+        )
+    found = _VALUE.match(value) if isinstance(value, str) else None
+    if found is None:
+        raise FormatError(f"mcp.json.headers.{called}", "printable ASCII, and at its end at most one {SECRET}", repr(value)[:40])
+    return called, found[1], None if found[2] is None else name(found[2], f"mcp.json.headers.{called}")
+
+
+def _shown(text: str, secret: str | None) -> str:
+    return text if secret is None else f"{text}{{{secret}}}"
+
+
 def _pinned(f: Fields, key: str) -> Iterator[tuple[str, Digest]]:
-    for name, text in f.mapping(key, most=MAX_LIST).items():
-        yield tool_name(name, f"mcp.json.{key}"), _hex(text, f"mcp.json.{key}.{name}")
+    for called, text in f.mapping(key, most=MAX_LIST).items():
+        yield tool_name(called, f"mcp.json.{key}"), _hex(text, f"mcp.json.{key}.{called}")
 
 
 def _hex(text: object, what: str) -> Digest:

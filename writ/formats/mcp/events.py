@@ -4,7 +4,7 @@
     data: {"jsonrpc":"2.0","id":1,"result":{…}}
 
 Lines end LF or CR LF. An event of another name than `message`, a field of another name and a lone CR, which some take for the end of a
-line and others do not, are refused. Comments, ids and times to reconnect are passed over, and so is an event without data: nothing is resumed.
+line and others do not, are refused. Comments, ids and times to reconnect are passed over, as is an event without data: nothing is resumed.
 
 >>> events = Events(1024)
 >>> events.feed(b": still here\\n\\ndata: 1\\n"), events.feed(b"data: 2\\n\\ndata")
@@ -41,11 +41,7 @@ class Events:
         *lines, self._rest = (self._rest + part).split(b"\n")
         if len(self._rest) > self._most:
             raise FormatError(_WHAT, f"lines of at most {self._most} bytes", "a longer one")
-        found: list[bytes] = []
-        for line in lines:
-            if (whole := self._line(line.removesuffix(b"\r"))) is not None:
-                found.append(whole)
-        return found
+        return [whole for line in lines if (whole := self._line(line.removesuffix(b"\r"))) is not None]
 
     def _line(self, line: bytes) -> bytes | None:
         """The data of the event that `line` ends."""

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from writ.formats.errors import FormatError
 from writ.formats.mcp.protocol import HEADER_MISMATCH, UNSUPPORTED_VERSION, VERSIONS, BadMessage
-from writ.formats.mcp.request import Call, Message
+from writ.formats.mcp.request import NAMED, Call, Message
 
 _SENTINEL: Final = re.compile(r"=\?base64\?(.*)\?=\Z", re.DOTALL)
 _PLAIN: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?\Z")
@@ -51,8 +51,8 @@ def request_headers(method: str, params: Mapping[str, Any], version: str, defini
     Raises FormatError for a definition that no client takes.
     """
     found = [("MCP-Protocol-Version", version), ("Mcp-Method", method)]
-    if (name := params.get({"resources/read": "uri"}.get(method, "name"))) is not None and method in ("tools/call", "prompts/get", "resources/read"):
-        found.append(("Mcp-Name", header_value(str(name))))
+    if method in NAMED:
+        found.append(("Mcp-Name", header_value(params[NAMED[method]])))
     for called, path in mirrored(definition) if definition is not None and method == "tools/call" else ():
         value = _at(params["arguments"], path)
         if isinstance(value, str | int):

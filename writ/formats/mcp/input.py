@@ -57,7 +57,9 @@ def _question(value: object, what: str) -> tuple[str, Mapping[str, Any]]:
     method = f.text("method")
     if method not in KINDS:
         raise FormatError(f"{what}.method", ", ".join(KINDS), repr(method)[:60])
-    params = {name: one for name, one in (object_of(f.any("params"), f"{what}.params") if f.has("params") else {}).items() if name != "_meta"}
+    params = {
+        name: one for name, one in (object_of(f.any("params"), f"{what}.params") if f.has("params") else {}).items() if name != "_meta"
+    }
     f.done()
     if method == "elicitation/create" and (params.get("mode", "form") != "form" or not isinstance(params.get("message"), str)):
         raise FormatError(f"{what}.params", "a question of a form, with its message", repr(params.get("mode"))[:40])

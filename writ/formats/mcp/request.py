@@ -48,7 +48,7 @@ LIST_CHANGES: Final = {
     "notifications/resources/list_changed": "resourcesListChanged",
 }  # fmt: skip
 """Each notification that a list has changed, and the name under which a client wants it."""
-_NAMED: Final = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
+NAMED: Final = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 """Which parameter `Mcp-Name` repeats."""
 
 
@@ -248,14 +248,14 @@ def parse_message(data: bytes, *, said: str | None = None) -> Message:
         code = INVALID_PARAMS
         f = Fields({name: one for name, one in params.items() if name != "_meta"}, "params")
         sent = read(f)
-        if modern and method in _NAMED:
+        if modern and method in NAMED:
             sent |= parse_input(f)
         f.done()
         progress = identifier_of(meta["progressToken"]) if "progressToken" in meta else None
         offers = offered(meta[META + "clientCapabilities"]) if modern else frozenset[str]()
     except FormatError as error:
         raise BadMessage(error, code, identifier, modern=modern) from None
-    return Call(identifier, method, sent, version, sent[_NAMED[method]] if method in _NAMED else None, progress, offers)
+    return Call(identifier, method, sent, version, sent[NAMED[method]] if method in NAMED else None, progress, offers)
 
 
 def _version(meta: Mapping[str, Any], is_request: bool) -> str:
