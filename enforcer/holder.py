@@ -143,6 +143,7 @@ class Holder(Instance):
         room = make_room(visible / "agent", agent_uid, size=config.room_bytes, files=config.room_files, gate=gate)
         if config.tool_commands:
             self._start_tools(visible)
+        self._open_remotes(self._measurement)
         self._open_gate(gate, launched)
         self._open_desks(gate)
         self._outlet.lay(gate, self._image.path)

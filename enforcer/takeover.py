@@ -91,6 +91,7 @@ class Successor(Instance):
             self._tools[held.name] = self._tool_of(held, self._approved_of(measurement, held.name))
         self._outlet = self._outlet_of(self._launched, estate.ca)
         gate = self._config.agent_dir(self._instance) / "gate"
+        self._open_remotes(measurement)
         self._open_desks(gate)
         self._let_out(agent.init)
         self._show_secrets(gate, self._slot.agent_uid)

@@ -11,13 +11,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from enforcer.credential import Held
 from enforcer.estate import HeldTool
-from enforcer.launch.image import place_of, within
-from enforcer.tools.tool import MAX_REPLY, Reply
+from enforcer.tools.tool import Reply
 from writ.formats.action import Action
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused, Unavailable
@@ -26,7 +24,6 @@ from writ.formats.mcp.approved import ApprovedServer, definition_digest, encode_
 from writ.formats.mcp.input import INPUT_REQUIRED, InputRequired, parse_input_required
 from writ.formats.mcp.protocol import MAX_LIST, MODERN
 from writ.formats.mcp.request import NAMED, modern_meta
-from writ.formats.measurement import Measurement
 from writ.formats.reason import Reason
 from writ.formats.strict import decode_json, encode_json
 from writ.verdict.definition import Kind, judge_definition
@@ -73,27 +70,6 @@ class Hearing:
                 self.tell(progress)
         except OSError:  # nobody listens any more: the action goes on
             self.tell = None
-
-
-def approved_of(folder: Path, measurement: Measurement, name: str) -> ApprovedServer | None:
-    """What was approved of the tool `name`, as measured: `folder` has the mounted images. None where there is no such file.
-
-    Raises FormatError for one that is malformed, and for two; Unavailable.
-    """
-    found: list[ApprovedServer] = []
-    for part in measurement.components:
-        if part.kind != "tools":
-            continue
-        path = within(place_of(folder, part), f"/{name}.mcp.json")
-        try:
-            if path is not None and path.is_file():
-                with path.open("rb") as file:
-                    found.append(parse_approved(file.read(MAX_REPLY + 1)))
-        except OSError as error:
-            raise Unavailable(f"{name}.mcp.json", f"{error.strerror}") from None
-    if len(found) > 1:
-        raise FormatError(f"{name}.mcp.json", "in one component", f"in {len(found)}")
-    return found[0] if found else None
 
 
 class McpServer(ABC):
