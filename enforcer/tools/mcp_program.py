@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -16,10 +14,10 @@ from enforcer.launch.process import Program, Running
 from enforcer.tools.mcp_server import Fault, Hearing, McpServer, spelt
 from enforcer.tools.program import StdioTool, piped
 from enforcer.tools.tool import CALL_WITHIN
-from writ.formats.errors import FormatError, Misuse, Unavailable
+from writ.formats.errors import FormatError, Unavailable
 from writ.formats.mcp.answer import Said, parse_said
 from writ.formats.mcp.approved import ApprovedServer
-from writ.formats.mcp.protocol import LEGACY, METHOD_NOT_FOUND, MODERN
+from writ.formats.mcp.protocol import METHOD_NOT_FOUND, MODERN
 from writ.service import observe
 
 _LOG = observe.get_logger(__name__)
@@ -94,30 +92,3 @@ class McpProgram(McpServer, StdioTool):
         error = {"code": METHOD_NOT_FOUND, "message": "nothing is served to a server here"}
         answer: dict[str, Any] = {"result": {}} if said.method == "ping" else {"error": error}
         self._write(spelt({"id": said.identifier, "jsonrpc": "2.0", **answer}) + b"\n", end)
-
-
-def proposal(command: Sequence[str], protocol: str | None = None) -> tuple[ApprovedServer, list[dict[str, Any]]]:
-    """As `propose`, of a program that is started here, as whoever asks, in no sandbox, and ended. It is tried as one of the newer
-    generation first where no `protocol` is given.
-
-    Raises Unavailable, FormatError.
-    """
-    for tried in (MODERN, LEGACY[0]) if protocol is None else (protocol,):
-        try:
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        except OSError as error:
-            raise Unavailable(command[0], f"{error.strerror}") from None
-        with process:
-            if process.stdin is None or process.stdout is None:
-                raise Misuse("pipes were asked for")
-            pipes = (os.dup(process.stdin.fileno()), os.dup(process.stdout.fileno()))
-            os.set_blocking(pipes[0], False)
-            server = McpProgram("server", Running(process, process.pid), pipes, approved=ApprovedServer(tried, {}, {}))
-            try:
-                return server.propose()
-            except (FormatError, Unavailable):
-                if tried != MODERN or protocol is not None:
-                    raise
-            finally:
-                server.close()
-    raise Misuse("a protocol at least is tried")

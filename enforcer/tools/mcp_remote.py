@@ -31,8 +31,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
+from enforcer.credential import Held
 from enforcer.gatekeeper import Ruling
-from enforcer.secrets.held import Secrets
 from enforcer.tools.mcp_server import Fault, Hearing, McpServer, spelt
 from enforcer.tools.tool import CALL_WITHIN, MAX_REPLY
 from enforcer.wire.addresses import Resolver, is_public
@@ -77,6 +77,13 @@ class Asks(Protocol):
         """What became of it is recorded."""
 
 
+class Values(Protocol):
+    """Where secrets are had: those of the instance."""
+
+    def value(self, name: str, held: Held | None) -> bytes:
+        """As `Secrets.value`."""
+
+
 class _SessionOver(Exception):
     """The server knows our session no more; it has not done what it was asked."""
 
@@ -99,7 +106,7 @@ class McpRemote(McpServer):
 
     def __init__(
         self, name: str, approved: ApprovedServer, *, asks: Asks, resolver: Resolver, contexts: Mapping[str, ssl.SSLContext],
-        secrets: Secrets,
+        secrets: Values,
     ) -> None:  # fmt: skip
         """`contexts` is how TLS is verified, by the version of HTTP; `secrets` are the instance's. Raises FormatError."""
         super().__init__(name, approved)

@@ -224,3 +224,34 @@ def test_what_to_approve_is_proposed_for_either_generation() -> None:
     definitions = json.loads(proposed("--json", "--", *server).stdout)["definitions"]
     assert [one["name"] for one in definitions] == ["read", "wipe", "scale", "sql", "greet"]
     assert proposed("--", "/bin/false").returncode == 3
+
+
+@pytest.mark.parametrize("words, sent", [((), None), (("--header", "Authorization: Bearer {tools-key}"), "Bearer s3cret")])
+def test_what_to_approve_of_a_server_on_the_network_is_proposed_with_where_it_is(
+    site: McpSite, tmp_path: Path, words: tuple[str, ...], sent: str | None
+) -> None:
+    (tmp_path / "key").write_text("s3cret\n")
+    url = f"http://127.0.0.1:{site.port}/mcp"
+    given = (*words, "--secret", f"tools-key={tmp_path / 'key'}") if words else words
+    done = proposed("--url", url, *given)
+
+    headers = (("Authorization", "Bearer ", "tools-key"),) if words else ()
+    assert (done.returncode, parse_approved(done.stdout)) == (0, approved(remote=Remote(url, headers)))
+    assert b"s3cret" not in done.stdout + done.stderr
+    assert {headers.get("Authorization") for headers, _ in site.heard} == {sent}
+
+
+@pytest.mark.parametrize(
+    "words, why",
+    [
+        ((), b"neither"),
+        (("--url", "http://tools.example.com/mcp"), b"https://HOST/PATH"),
+        (("--url", "https://tools.example.com/mcp", "--header", "Host: x"), b"names of headers"),
+        (("--url", "http://127.0.0.1:1/mcp"), b"Connection refused"),
+        (("--url", "http://127.0.0.1:1/mcp", "--", "true"), b"both"),
+    ],
+)
+def test_what_cannot_be_proposed_is_said(words: tuple[str, ...], why: bytes) -> None:
+    done = proposed(*words)
+    assert done.returncode != 0
+    assert why in done.stderr

@@ -114,7 +114,7 @@ def parse_approved(data: bytes) -> ApprovedServer:
         raise FormatError("mcp.json.protocol", ", ".join(VERSIONS), repr(protocol)[:40])
     tools, prompts = dict(_pinned(f, "tools")), dict(_pinned(f, "prompts"))
     resources, completions, instructions = f.flag("resources"), f.flag("completions"), f.any("instructions")
-    remote = _remote(f) if version == 2 else None
+    remote = remote_of(f.any("url"), f.mapping("headers", most=MAX_HEADERS)) if version == 2 else None
     f.done()
     return ApprovedServer(
         protocol,
@@ -127,14 +127,15 @@ def parse_approved(data: bytes) -> ApprovedServer:
     )
 
 
-def _remote(f: Fields) -> Remote:
-    url = uri(f.any("url"), "mcp.json.url")
-    if not _URL.match(url):
+def remote_of(url: object, headers: Mapping[str, Any]) -> Remote:
+    """Where a server is, and what is sent there, as a file says it. Raises FormatError."""
+    spelling = uri(url, "mcp.json.url")
+    if not _URL.match(spelling):
         raise FormatError("mcp.json.url", "https://HOST/PATH, or http:// to 127.0.0.1 or [::1], and no query", repr(url)[:120])
-    headers = [_header(called, text) for called, text in f.mapping("headers", most=MAX_HEADERS).items()]
-    if len({name.lower() for name, _, _ in headers}) != len(headers):
-        raise FormatError("mcp.json.headers", "each name once", ", ".join(name for name, _, _ in headers)[:80])
-    return Remote(url, tuple(sorted(headers)))
+    found = sorted(_header(called, text) for called, text in headers.items())
+    if len({one.lower() for one, _, _ in found}) != len(found) or len(found) > MAX_HEADERS:
+        raise FormatError("mcp.json.headers", f"at most {MAX_HEADERS}, each name once", ", ".join(one for one, _, _ in found)[:80])
+    return Remote(spelling, tuple(found))
 
 
 def _header(called: str, value: object) -> tuple[str, str, str | None]:
