@@ -144,3 +144,5 @@ def test_what_to_approve_is_proposed_for_either_generation() -> None:
     definitions = json.loads(proposed("--json", "--", *server).stdout)["definitions"]
     assert [one["name"] for one in definitions] == ["read", "wipe", "scale", "sql", "greet"]
     assert proposed("--", "/bin/false").returncode == 3
+    unknown = proposed("--protocol", "2000-01-01", "--", "/bin/false")
+    assert (unknown.returncode, MODERN.encode() in unknown.stderr) == (2, True)
