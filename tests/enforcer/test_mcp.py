@@ -81,6 +81,7 @@ def test_an_agent_reaches_its_servers_over_both_wires_and_no_other_way(host: Hos
 
 
 @pytest.mark.cgroup
+@pytest.mark.shared_host
 def test_an_agent_whose_server_was_approved_with_other_definitions_is_refused_them(host: Host) -> None:
     agent(
         host,
@@ -92,6 +93,7 @@ def test_an_agent_whose_server_was_approved_with_other_definitions_is_refused_th
 
 
 @pytest.mark.cgroup
+@pytest.mark.shared_host
 def test_a_file_that_approves_in_no_known_way_starts_nothing(host: Host) -> None:
     host.agent("a", "print('ran')", prelude=CLIENT, tool=SERVER, approved=b'{"v":2}')
     status, out, err = host.finish(host.run("a"))
