@@ -147,7 +147,11 @@ def _arguments(name: str, made: argparse.ArgumentParser) -> None:
         made.add_argument("--relying", action="store_true", help="the file is one for `enforcer relying`")
     elif name == "tools":
         made.add_argument("--protocol", metavar="VERSION", help="what the server speaks; tried out where it is not given")
-        made.usage = "enforcer tools [--protocol VERSION] -- PROGRAM ARG…"
+        made.add_argument("--url", metavar="URL", help="of a server on the network, instead of a program")
+        made.add_argument("--header", action="append", default=[], metavar="NAME:TEXT", help="sent with each request; {NAME} is a secret")
+        made.add_argument("--secret", action="append", default=[], metavar="NAME=FILE", help="what the secret NAME is, for this command")
+        made.add_argument("--ca-file", type=Path, metavar="FILE", help="roots for the server's certificate (default: the system's)")
+        made.usage = "enforcer tools [--protocol VERSION] (-- PROGRAM ARG… | --url URL [--header NAME:TEXT] [--secret NAME=FILE])"
 
 
 def _approve_arguments(made: argparse.ArgumentParser) -> None:
@@ -207,14 +211,20 @@ def _check(args: argparse.Namespace) -> int:
 
 def _tools(args: argparse.Namespace, command: Sequence[str]) -> int:
     """What would be approved goes to standard output, as the file that does; what it says to standard error, to be read by a person."""
-    from enforcer.mcp_server import proposal
-    from writ.formats.mcp import VERSIONS, encode_approved
+    from enforcer.tools import proposed
+    from writ.formats.mcp.approved import encode_approved, remote_of
+    from writ.formats.mcp.protocol import VERSIONS
 
-    if not command:
-        raise FormatError("tools", "-- PROGRAM ARG…", "no program")
     if args.protocol not in (None, *VERSIONS):
         raise FormatError("tools --protocol", ", ".join(VERSIONS), args.protocol[:40])
-    approved, definitions = proposal(command, args.protocol)
+    if bool(command) == (args.url is not None):
+        raise FormatError("tools", "-- PROGRAM ARG…, or --url", "both" if command else "neither")
+    if args.url is None:
+        approved, definitions = proposed.of_program(command, args.protocol)
+    else:
+        remote = remote_of(args.url, {name: text.strip() for name, _, text in (one.partition(":") for one in args.header)})
+        files = {name: Path(path) for name, _, path in (one.partition("=") for one in args.secret)}
+        approved, definitions = proposed.of_remote(remote, args.protocol, roots=args.ca_file, secrets=files)
     if args.json:
         cli.emit({"approved": json.loads(encode_approved(approved)), "definitions": definitions}, as_json=True)
         return cli.ACCEPTED

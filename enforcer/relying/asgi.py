@@ -118,6 +118,21 @@ def shown(scope: Scope) -> tuple[str, str, str | None]:
     return token, proof, single(scope, _LEASE)
 
 
+class Room:
+    """For so many requests at once, of one loop: entered while it is full it raises Refused."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._taken = most, 0
+
+    def __enter__(self) -> None:
+        if self._taken >= self._most:
+            raise Refused(Reason("too-many-requests", "requests", f"at most {self._most} at once", "more"))
+        self._taken += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._taken -= 1
+
+
 async def read_body(receive: Receive, most: int = MAX_BODY) -> bytes:
     """The whole body. Raises Refused above `most` bytes, Unavailable where the client left or took longer than `BODY_WITHIN`."""
     try:

@@ -27,6 +27,7 @@ from urllib.parse import urlsplit
 from enforcer.relying.asgi import (
     Headers,
     Receive,
+    Room,
     Scope,
     Send,
     admitted,
@@ -90,7 +91,7 @@ class AuthZen:
         if parts.scheme not in ("https", "http") or not parts.netloc or pdp != f"{parts.scheme}://{parts.netloc}":
             raise Misuse("pdp is scheme://authority without a path")
         self._pdp, self._party = pdp, party
-        self._waiting = 0
+        self._room = Room(MAX_WAITING)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One ASGI scope: a request is answered; what is none is refused."""
@@ -98,7 +99,6 @@ class AuthZen:
             return
         reference = new_reference()
         echoed: Headers = ()
-        self._waiting += 1
         try:
             echoed = _request_id(scope)
             answered = await self._answer(scope, receive, reference)
@@ -109,8 +109,6 @@ class AuthZen:
             await refuse(send, reasons, reference, status=400 if reasons[0].code == "malformed" else status_of(reasons), headers=echoed)
         else:
             await answer(send, 200, encode_json(answered), headers=echoed)
-        finally:
-            self._waiting -= 1
 
     async def _answer(self, scope: Scope, receive: Receive, reference: str) -> dict[str, Any]:
         path, method = str(scope["path"]), str(scope["method"])
@@ -120,15 +118,14 @@ class AuthZen:
             raise _Elsewhere(405, Reason("malformed", "method", ROUTES[path], repr(method)[:40]), [(b"allow", ROUTES[path].encode())])
         if path == CONFIGURATION:
             return self.configuration()
-        if self._waiting > MAX_WAITING:
-            raise Refused(Reason("too-many-requests", "requests", f"at most {MAX_WAITING} at once", "more"))
         if scope.get("query_string"):
             raise FormatError("query", "none", f"{len(scope['query_string'])} bytes")
         kind = (single(scope, b"content-type") or "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise FormatError("header content-type", "application/json", repr(kind)[:80])
-        body = decode_json(await read_body(receive), "request")
-        return await (self._evaluations if path == EVALUATIONS else self._evaluation)(body, reference)
+        with self._room:
+            body = decode_json(await read_body(receive), "request")
+            return await (self._evaluations if path == EVALUATIONS else self._evaluation)(body, reference)
 
     def configuration(self) -> dict[str, Any]:
         """The metadata of the decision point. Source: AuthZEN 1.0 section 9."""

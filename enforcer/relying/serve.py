@@ -144,7 +144,8 @@ def listen(place: str, gid: int) -> socket.socket:
                 made.bind(str(at))
             finally:
                 os.umask(umask)
-            os.chown(at, -1, gid)
+            if gid != -1:  # no call that a unit would have to allow for nothing
+                os.chown(at, -1, gid)
             os.chmod(at, SOCKET_MODE)
         else:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

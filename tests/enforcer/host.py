@@ -12,7 +12,7 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -136,16 +136,16 @@ class Host:
     def agent(
         self, name: str, body: str, *, prelude: str = AGENT, connects: Sequence[str] = (), more: Sequence[tuple[str, str]] = (),
         programs: Sequence[str] = (), profile: Profile = "strict", forwards: Sequence[Forward] = (), tool: str = TOOL,
-        secrets: Sequence[Secret] = (), approved: bytes | None = None,
+        secrets: Sequence[Secret] = (), approved: bytes | None = None, beside: Mapping[str, bytes] | None = None,
     ) -> None:  # fmt: skip
         """An agent `name` in the store, whose program is `body` after the client's few lines; it may connect to these resources.
 
-        Its image has `programs` too. `approved` is what was approved of the tool, where that is a server of MCP.
+        Its image has `programs` too. `approved` is what was approved of the tool, where that is a server of MCP; `beside` are files there.
         """
         root = self.store / name
         shutil.rmtree(root, ignore_errors=True)
         code = (prelude + textwrap.dedent(body)).encode()
-        tools = {"tool.py": tool.encode()} | ({} if approved is None else {"notes.mcp.json": approved})
+        tools = {"tool.py": tool.encode()} | ({} if approved is None else {"notes.mcp.json": approved}) | dict(beside or {})
         components = lay_out(root, {"code": ("code", {f"{name}.py": code}), "tools": ("tools", tools)}, *programs)
         known = KnownAgent(root, (PYTHON, "-I", f"{{store}}/code/{name}.py"), components, profile=profile, forwards=tuple(forwards))
         known = replace(known, secrets=tuple(secrets))
