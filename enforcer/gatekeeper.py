@@ -83,7 +83,7 @@ class Gatekeeper:
         """
         self._shadow = shadow
         self._observes = observes
-        self._instance, self._agent, self._engine = instance, agent, engine
+        self._instance, self._agent, self._engine = instance, str(agent), engine
         self._credential, self._log, self._clock = credential, log, clock
         self._quota = Quota(clock, in_all=left)
         self._memo = Memo()
@@ -105,20 +105,25 @@ class Gatekeeper:
 
     def reaches(self) -> Callable[[str, str], bool] | None:
         """Whether an action on a resource is granted by the token in force: not whether it may pass. None where nothing passes now."""
-        with self._lock:
-            cut = self._cut
-        if cut:
+        if self._cut:
             return None
         if self._observes is not None:
             return lambda _action, _resource: True
-        try:
-            held = self._credential.current()
-        except OSError:  # a clock that cannot be read
-            held = None
+        held = self._held()
         if held is None:
             return None
         grants = held.token.claims.grants
         return lambda action, resource: any(covers(one, action, resource) for one in grants)
+
+    def passes(self) -> bool:
+        """Whether anything may pass now: nothing is cut, and a token is in force, or the agent is only watched."""
+        return not self._cut and (self._observes is not None or self._held() is not None)
+
+    def _held(self) -> Held | None:
+        try:
+            return self._credential.current()
+        except OSError:  # a clock that cannot be read
+            return None
 
     def cut(self, *reasons: Reason) -> None:
         """From now on nothing passes, for these reasons, until `mend`: nor what was decided and has not been answered, nor on any line."""
@@ -251,7 +256,7 @@ class Gatekeeper:
         token: Digest | None = None if judged.held is None else judged.held.token.digest
         bundle: Digest | None = None if judged.held is None else judged.held.bundle.digest
         return ActionRecord(
-            sequence=sequence, decided_at=now, engine=self._engine, instance=self._instance, agent=str(self._agent),
+            sequence=sequence, decided_at=now, engine=self._engine, instance=self._instance, agent=self._agent,
             action=action.name, resource=action.resource, arguments=commitment, token=token, bundle=bundle, context=judged.context,
             permit=judged.permit, reasons=judged.reasons, parent=parent, gate=gate,
         )  # fmt: skip

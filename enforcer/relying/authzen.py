@@ -19,8 +19,8 @@ Source: OpenID AuthZEN Authorization API 1.0, sections 5 to 7 and 9 to 11.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -30,8 +30,8 @@ from enforcer.relying.asgi import (
     Room,
     Scope,
     Send,
+    admitted,
     answer,
-    decided,
     is_http,
     new_reference,
     read_body,
@@ -125,9 +125,7 @@ class AuthZen:
             raise FormatError("header content-type", "application/json", repr(kind)[:80])
         with self._room:
             body = decode_json(await read_body(receive), "request")
-            several = path == EVALUATIONS
-            work = partial(self._evaluations if several else self._evaluation, body, reference)
-            return await decided(work, MAX_EVALUATIONS if several else 1)
+            return await (self._evaluations if path == EVALUATIONS else self._evaluation)(body, reference)
 
     def configuration(self) -> dict[str, Any]:
         """The metadata of the decision point. Source: AuthZEN 1.0 section 9."""
@@ -137,7 +135,7 @@ class AuthZen:
             "access_evaluations_endpoint": self._pdp + EVALUATIONS,
         }
 
-    def _evaluations(self, body: Any, reference: str) -> dict[str, Any]:
+    async def _evaluations(self, body: Any, reference: str) -> dict[str, Any]:
         """Each evaluation decided in its order, as far as the semantic goes; without any it is one evaluation.
 
         1. `evaluations` is an array of objects, no longer than the bound, and the semantic is one of the three.
@@ -156,23 +154,30 @@ class AuthZen:
         if semantic not in list(SEMANTICS):
             raise FormatError("options.evaluations_semantic", ", ".join(SEMANTICS), repr(semantic)[:80])
         if not items:
-            return self._evaluation(body, reference)
+            return await self._evaluation(body, reference)
         # 2
         defaults = {part: body[part] for part in _PARTS if part in body}
+        # 3
+        each = [self._evaluation_of(defaults, item, f"{reference}-{number}") for number, item in enumerate(items)]
+        if SEMANTICS[semantic] is None:
+            return {"evaluations": await asyncio.gather(*each)}  # decided in their order, and on record together
         decided: list[dict[str, Any]] = []
-        for number, item in enumerate(items):
-            # 3
-            try:
-                if not isinstance(item, dict):
-                    raise FormatError("evaluation", "an object", type(item).__name__)
-                decided.append(self._evaluation({**defaults, **item}, f"{reference}-{number}"))
-            except FormatError as error:
-                decided.append(_denied(reasons_of(error, "authzen", reference), f"{reference}-{number}"))
-            if decided[-1]["decision"] is SEMANTICS[semantic]:
-                break
+        for one in each:
+            if not decided or decided[-1]["decision"] is not SEMANTICS[semantic]:
+                decided.append(await one)
+            else:
+                one.close()
         return {"evaluations": decided}
 
-    def _evaluation(self, body: Any, reference: str) -> dict[str, Any]:
+    async def _evaluation_of(self, defaults: Mapping[str, Any], item: Any, reference: str) -> dict[str, Any]:
+        try:
+            if not isinstance(item, dict):
+                raise FormatError("evaluation", "an object", type(item).__name__)
+            return await self._evaluation({**defaults, **item}, reference)
+        except FormatError as error:
+            return _denied(reasons_of(error, "authzen", reference), reference)
+
+    async def _evaluation(self, body: Any, reference: str) -> dict[str, Any]:
         """One evaluation decided. Raises FormatError for what is none: a required member is missing, or one is of another type."""
         request = _well_formed(body)
         subject = request["subject"]
@@ -181,7 +186,7 @@ class AuthZen:
                 raise Refused(Reason("unauthenticated", "subject.type", AGENT, repr(subject["type"])[:80]))
             shown = _shown(subject.get("properties", {}))
             asked = Presented(requested(request), "POST", self._pdp + EVALUATION, *shown, subject["id"])
-            self._party.admit(asked, gate=GATE, reference=reference)
+            await admitted(self._party, asked, gate=GATE, reference=reference)
         except Exception as error:  # noqa: BLE001 - whatever fails before a decision denies (I3)
             return _denied(reasons_of(error, "authzen", reference), reference)
         return {"decision": True, "context": {"reference": reference}}

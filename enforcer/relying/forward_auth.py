@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Final, Literal, get_args
 
 from enforcer.relying.asgi import (
@@ -35,9 +34,9 @@ from enforcer.relying.asgi import (
     Room,
     Scope,
     Send,
+    admitted,
     answer,
     checked_origin,
-    decided,
     http_action,
     is_http,
     new_reference,
@@ -96,7 +95,7 @@ class ForwardAuth:
         try:
             with self._room:
                 request = await self._request(scope, receive)
-                token = await decided(partial(self._party.admit, request, gate=GATE, reference=reference))
+                token = await admitted(self._party, request, gate=GATE, reference=reference)
         except Exception as error:  # noqa: BLE001 - whatever fails before a decision refuses (I3)
             reasons = reasons_of(error, "forward-auth", reference)
             said = [(b"x-writ-refusal", f"{reasons[0].code}; reference={reference}".encode("ascii"))]  # nginx hands on no body

@@ -17,7 +17,6 @@ Source: RFC 9457; ASGI 3.0.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Final
 
 from enforcer.relying.asgi import (
@@ -27,8 +26,8 @@ from enforcer.relying.asgi import (
     Room,
     Scope,
     Send,
+    admitted,
     checked_origin,
-    decided,
     http_action,
     is_http,
     new_reference,
@@ -69,7 +68,7 @@ class Middleware:
                 body = await read_body(receive)
                 action = http_action(str(scope["method"]), self._origin, target_of(scope), Digest.of(body))
                 request = Presented(action, str(scope["method"]), action.resource, *shown(scope))
-                token = await decided(partial(self._party.admit, request, gate=GATE, reference=reference))
+                token = await admitted(self._party, request, gate=GATE, reference=reference)
         except Exception as error:  # noqa: BLE001 - whatever fails before a decision refuses (I3)
             await refuse(send, reasons_of(error, "middleware", reference), reference)
             return

@@ -108,7 +108,7 @@ def _key(action: Action, token: VerifiedToken, bundle: PolicyBundle, gate: str, 
     except FormatError:
         return None
     place = moments.place(now, _attest_age(claims, now))
-    return token.digest.value, bundle, action.name, action.resource, gate, place
+    return token.digest.value, bundle.digest.value, action.name, action.resource, gate, place
 
 
 def _remembered_context(memo: Memo, token: VerifiedToken, gate: str, now: int) -> bytes:

@@ -160,10 +160,10 @@ def test_bundle_with_too_much_in_its_slices_is_evaluated_whole(monkeypatch: pyte
     text = f"permit(principal, action == {named('tool.call')}, resource); permit(principal, action == {named('file.read')}, resource);"
     bundle = policy(policies=text, schema=PLAIN)
     assert len(load(bundle).slices) == 2
-    load.cache_clear()
+    cedar.forget()
     monkeypatch.setattr(cedar, "MAX_SLICED", 1)
     assert (load(bundle).slices, len(load(bundle).others.policies)) == ({}, 2)
-    load.cache_clear()
+    cedar.forget()
 
 
 def test_carriage_return_ends_a_comment_so_nothing_hides_behind_it() -> None:
