@@ -28,6 +28,7 @@ import secrets
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +38,7 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from writ.formats.action import Record, commit, encode_record, parse_record
+from writ.formats.action import ActionRecord, Record, commit, encode_record, parse_record
 from writ.formats.errors import FormatError, Misuse, Unavailable
 from writ.formats.tlog import merkle
 
@@ -136,6 +137,10 @@ class ActionLog:
             except OSError as error:
                 raise Unavailable("action log", f"{error.strerror}") from None
             opened.pop_all()
+        self.permits: Final = Counter(
+            record.action for record in map(parse_record, leaves) if isinstance(record, ActionRecord) and record.permit
+        )
+        """How often each action had been permitted when the log was opened."""
         self._leaves = [merkle.leaf_hash(leaf) for leaf in leaves]
         self._frontier = merkle.append(merkle.EMPTY_FRONTIER, *self._leaves)
         self._committed = len(self._leaves)

@@ -29,6 +29,8 @@ MAX_RECORD: Final = 60_000
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 """Of HTTP: each is an action of its own, `http.` and itself in small letters."""
 WEBSOCKET: Final = "http.websocket"
+EXCHANGE: Final = "token.exchange"
+"""To have a bearer token for an audience elsewhere, which is the resource."""
 
 _ACTION = re.compile(r"[a-z][a-z0-9]*(?:\.[a-z][a-z0-9]*){0,3}\Z", re.ASCII)
 _RESOURCE = re.compile(r"[!-~]{1,512}\Z")
@@ -54,6 +56,11 @@ class Action:
         path = self.resource.partition("://")[2] or self.resource
         if "//" in path or _DOTS.search(self.resource):
             raise FormatError("action.resource", "a normalised path", repr(self.resource[:80]))
+
+
+def exchange_action(audience: str) -> Action:
+    """What a proof is made for where an exchange token for `audience` is asked for. Raises FormatError."""
+    return Action(EXCHANGE, audience, Digest.of(b""))
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,7 +106,7 @@ def _decide(
     # 3
     tier = tier_of(result.rooted, one.exceptions)
     agents = (state.agent, *(parent.agent for parent in one.parents))
-    if (reason := narrowed(agents, request.audience, record=record, bundle=bundle, tier=tier, claim=claim)) is not None:
+    if (reason := narrowed(ISSUE_ACTION, agents, request.audience, record=record, bundle=bundle, tier=tier, claim=claim)) is not None:
         return TokenDecision(request.instance, None, (reason,))
     # 4
     expires_at = issuance.nonce_issued_at + bundle.settings.token_life
@@ -149,8 +149,10 @@ def _decide(
     return TokenDecision(request.instance, claims, (), approved)
 
 
-def narrowed(agents: Sequence[AgentId], audience: str, *, record: HostRecord, bundle: PolicyBundle, tier: str, claim: str) -> Reason | None:
-    """Why the first of `agents`, below the others, gets no token for `audience` under the policy; None where it does."""
+def narrowed(
+    action: str, agents: Sequence[AgentId], audience: str, *, record: HostRecord, bundle: PolicyBundle, tier: str, claim: str
+) -> Reason | None:
+    """Why `action` gives the first of `agents`, below the others, no token for `audience` under the policy; None where it does."""
     if agents[0].namespace != record.namespace:
         return Reason("policy-refused", f"{claim}.agent", f"an agent of {record.namespace}", str(agents[0]))
     context = {"host": record.host, "tpm_class": record.tpm_class, "runtime": tier, "endorsed": record.endorsed}
@@ -159,9 +161,9 @@ def narrowed(agents: Sequence[AgentId], audience: str, *, record: HostRecord, bu
     except FormatError as error:
         return Reason("policy-error", "bundle", error.expected, error.got)
     for agent in agents:
-        answer = evaluate(loaded, agent=str(agent), action=ISSUE_ACTION, resource=("Audience", audience), context=context)
+        answer = evaluate(loaded, agent=str(agent), action=action, resource=("Audience", audience), context=context)
         if not answer.permit:
             code = "policy-error" if answer.erred else "policy-refused"
             said = ", ".join(answer.determining)[:200] or "no policy permits"
-            return Reason(code, f"{claim}.{ISSUE_ACTION}", f"a permit for {agent}"[:200], said)
+            return Reason(code, f"{claim}.{action}", f"a permit for {agent}"[:200], said)
     return None

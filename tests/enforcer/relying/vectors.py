@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from writ.formats import status_list
 from writ.formats.digest import Digest
 from writ.formats.eat import TYP, TokenClaims, encode_claims
+from writ.formats.exchange_token import ExchangeClaims, encode_exchange_claims
 from writ.formats.grants import grant_set
 from writ.formats.jose import DPOP_TYP
 from writ.formats.keys import ED25519, ES256, PublicKey, key_id
@@ -76,6 +77,7 @@ class TestKey:
 ISSUERS: Final = {ED25519: TestKey("issuer", ED25519), ES256: TestKey("issuer of ES256", ES256)}
 AGENTS: Final = {ED25519: TestKey("agent", ED25519), ES256: TestKey("agent of ES256", ES256)}
 STRANGER: Final = TestKey("stranger", ED25519)
+EXCHANGER: Final = TestKey("issuer of exchange tokens", ES256)
 ISSUER_KEY, AGENT_KEY = ISSUERS[ED25519], AGENTS[ED25519]
 
 SCHEMA: Final = """namespace Writ {
@@ -316,6 +318,12 @@ def of_the_token() -> list[Made]:
     """Checks 7 to 13."""
     form, payload, header = no(7, "token-malformed"), encode_claims(CLAIMS), token_header(ISSUER_KEY)
     good = token()
+    elsewhere = encode_exchange_claims(
+        ExchangeClaims(
+            ISSUER, CLAIMS.agent, AUDIENCE, NOW - 10, NOW + 50, "exchange-token-of-the-vectors", "h1", CLAIMS.instance, "discrete",
+            "affirming", Digest.of(good.encode()),
+        )
+    )  # fmt: skip
     last = good[:-1] + ("B" if good[-1] == "A" else chr(ord(good[-1]) + 1))
     wrong: list[tuple[str, str]] = [
         ("two parts", good.rpartition(".")[0]),
@@ -358,12 +366,17 @@ def of_the_token() -> list[Made]:
         ("a name that is no agent's", respelt(lambda claims: claims.update(sub="spiffe://example.org/billing/reporter"))),
         ("a thumbprint of 31 bytes", respelt(lambda claims: claims.update(cnf={"jkt": b64url(bytes(31))}))),
         ("an unknown tier", respelt(lambda claims: claims.update(runtime="trusted"))),
+        ("the claims of an exchange token", jws(token_header(ISSUERS[ES256]), elsewhere, ISSUERS[ES256])),
+        ("the type of an exchange token", jws({**token_header(ISSUERS[ES256]), "typ": "JWT"}, payload, ISSUERS[ES256])),
         ("a digest in capitals", respelt(lambda claims: claims.update(policy=str(claims["policy"]).upper()))),
     ]
     found = [case(f"a token with {what}", request(form, compact=compact, shown=proof(good))) for what, compact in wrong]
     forged, es256 = no(9, "signature-invalid"), ISSUERS[ES256]
     kid = {"kid": key_id(ISSUER_KEY.public)}
+    bearer = jws({**token_header(EXCHANGER), "typ": "JWT"}, elsewhere, EXCHANGER)
     found += [
+        case("an exchange token for this very audience", request(form, compact=bearer, shown=proof(good))),
+        case("a token that a key of exchange tokens signed", request(no(8, "token-key-unknown"), compact=token(EXCHANGER))),
         case("a token without a key id", request(no(8, "token-key-unknown"), compact=token(header={"kid": None}))),
         case("a token of a key that is not published", request(no(8, "token-key-unknown"), compact=token(STRANGER))),
         case("a token that a stranger signed", request(forged, compact=token(STRANGER, header=kid))),
