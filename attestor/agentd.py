@@ -1,11 +1,12 @@
 """The daemon: launches, tokens, stops and drift, over the host's unix socket.
 
-    Launch    measure, store, extend the start event, answer where the tree lies
-    TokenAsk  join the next quote; one quote covers all that wait for it
-    LeaseAsk  the TPM signs that the last token lives on, if it is as was approved
-    Stop      the stop event
-    Watch     from now on every drift is pushed, and first those that nobody was told of
-    Status    how things stand
+    Launch       measure, store, extend the start event, answer where the tree lies
+    TokenAsk     join the next quote; one quote covers all that wait for it
+    LeaseAsk     the TPM signs that the last token lives on, if it is as was approved
+    ExchangeAsk  the verifier is asked for a token for elsewhere
+    Stop         the stop event
+    Watch        from now on every drift is pushed, and first those that nobody was told of
+    Status       how things stand
 
 It decides nothing: it passes on what the verifier decided, and the enforcer
 verifies all of that again. Without verifier or TPM the answer is Unreachable,
@@ -25,6 +26,7 @@ from attestor.collect.instances import Instance, Instances
 from attestor.collect.runtime_log import RuntimeLog
 from attestor.config import Enrolment
 from attestor.evidence import Attestation, Attested, reasons_for
+from attestor.exchange import ask as ask_verifier
 from attestor.measure.governance import not_said
 from attestor.measure.manifest import Measured, find_manifest, measure_manifest
 from attestor.measure.store import Store
@@ -33,11 +35,14 @@ from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.eventlog.runtime import ComponentEvent, DriftEvent, Outcome, RuntimeEvent, StartEvent, StopEvent, command_digest
 from writ.formats.evidence import MAX_REQUESTS, InstanceRequest
+from writ.formats.exchange import ExchangeAnswer, ExchangeRequest
 from writ.formats.local import (
     LOCAL,
     MAX_FRAME,
     Done,
     Drift,
+    ExchangeAsk,
+    ExchangeGiven,
     Launch,
     Launched,
     LeaseAsk,
@@ -59,6 +64,7 @@ from writ.formats.reason import Reason
 from writ.service import cli
 from writ.service.observe import get_logger
 from writ.service.peers import Connection, PeerServer, serve
+from writ.service.uplink import Uplink
 
 T = TypeVar("T")
 
@@ -76,13 +82,15 @@ class AgentDaemon:
     """One attestor at work. `run` serves until cancelled; what it is made of is given to it."""
 
     def __init__(
-        self, *, enrolment: Enrolment, log: RuntimeLog, attestation: Attestation, store: Store, watch: Watch, manifests: Path,
-        governance: Callable[[], tuple[ComponentEvent, ...]],
+        self, *, enrolment: Enrolment, log: RuntimeLog, attestation: Attestation, exchange: Uplink, store: Store, watch: Watch,
+        manifests: Path, governance: Callable[[], tuple[ComponentEvent, ...]],
     ) -> None:  # fmt: skip
+        """`exchange` is a line to the verifier of its own, so that no quote waits for a token that goes elsewhere."""
         self._enrolment, self._log, self._attestation = enrolment, log, attestation
         self._store, self._watch, self._manifests, self._governance = store, watch, manifests, governance
         self._instances = Instances()
         self._boots = 0
+        self._exchange_line, self._exchanging = exchange, asyncio.Lock()
         self._logging = asyncio.Lock()
         self._gate = asyncio.Lock()
         self._launching = 0
@@ -125,6 +133,7 @@ class AgentDaemon:
             await server.wait_closed()
             self._hashing.shutdown(wait=False, cancel_futures=True)
             self._attestation.close()
+            self._exchange_line.close()
             self._log.close()
 
     async def _look_at_ak(self) -> None:
@@ -190,6 +199,8 @@ class AgentDaemon:
                 return await self._token(message)
             if isinstance(message, LeaseAsk):
                 return await self._lease(message)
+            if isinstance(message, ExchangeAsk):
+                return await self._exchange(message)
             if isinstance(message, Stop):
                 return await self._stop(message)
         except Refused as refused:
@@ -200,7 +211,7 @@ class AgentDaemon:
             return _unreachable(error)
         if isinstance(message, Status):
             return StatusAnswer(self._enrolment.host, True, len(self._log), len(self._instances), self._verdict)
-        asks = "launch, token-ask, lease-ask, stop, watch or status"
+        asks = "launch, token-ask, lease-ask, exchange-ask, stop, watch or status"
         return Refusal((Reason("malformed", "message", asks, type(message).__name__),), False)
 
     async def _begin_watch(self, connection: Connection) -> None:
@@ -332,9 +343,25 @@ class AgentDaemon:
 
     async def _lease(self, ask: LeaseAsk) -> Local:
         """What the TPM says for a running instance; it is not asked for one that drifted or stopped, though it would refuse by itself."""
-        if (phase := self._instances.get(ask.instance).phase) != "running":
-            return Refusal((Reason(f"instance-{phase}", f"instance.{ask.instance.hex()}", "running", phase),), True)
+        if (gone := self._not_running(ask.instance)) is not None:
+            return gone
         return LeaseGiven(await asyncio.to_thread(self._attestation.lease, ask.instance))
+
+    async def _exchange(self, ask: ExchangeAsk) -> Local:
+        """The verifier's token for elsewhere, of a running instance; one question at a time. Of drift we may know before it does."""
+        request = ExchangeRequest(ask.audience, ask.token, ask.proof, ask.lease)
+        async with self._exchanging:
+            if (gone := self._not_running(ask.instance)) is not None:
+                return gone
+            path = f"/v1/hosts/{self._enrolment.host}/exchange"
+            answer = await asyncio.to_thread(ask_verifier, self._exchange_line, path, request, ExchangeAnswer)
+        return self._not_running(ask.instance) or ExchangeGiven(answer.token, answer.decision, answer.key)
+
+    def _not_running(self, instance: bytes) -> Refusal | None:
+        phase = self._instances.get(instance).phase
+        if phase == "running":
+            return None
+        return Refusal((Reason(f"instance-{phase}", f"instance.{instance.hex()}", "running", phase),), True)
 
     async def _attest(self) -> None:
         """One attestation after another, while anyone waits; each covers all that asked before its quote.

@@ -36,12 +36,14 @@ def build_daemon(config: AttestorConfig, tpm: Tpm) -> AgentDaemon:
     """The daemon over `tpm`, enrolled. Raises Refused `not-enrolled` before an enrolment."""
     enrolment = read_enrolment(config.state)
     log = build_log(config, enrolment, tpm)
-    uplink = build_uplink(config, enrolment.verifier, load_signer(config.state.host_key))
+    signer = load_signer(config.state.host_key)
+    uplink, exchange = (build_uplink(config, enrolment.verifier, signer) for _ in range(2))
     store = Store(config.store_dir)
     return AgentDaemon(
         enrolment=enrolment,
         log=log,
         attestation=Attestation(tpm, log, KernelLogs(config.logs, enrolment.bank), uplink, enrolment, SystemClock()),
+        exchange=exchange,
         store=store,
         watch=Watch(store, interval=config.watch_interval, rehash_interval=config.rehash_interval),
         manifests=config.manifests_dir,

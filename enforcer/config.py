@@ -15,11 +15,14 @@ import shlex
 from dataclasses import dataclass, fields
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from writ.formats.action import exchange_action
 from writ.formats.errors import FormatError, Unavailable
 from writ.formats.strict import name
-from writ.formats.trust import MAX_TRUST, Trust, parse_trust
+
+if TYPE_CHECKING:
+    from writ.formats.trust import Trust
 
 PREFIX: Final = "ENFORCER"
 MAX_TOOLS: Final = 32
@@ -27,7 +30,7 @@ CHILDREN: Final = "instance"
 """The tool that every agent with a grant for it has: child instances."""
 ADVISORY: Final = "advisory"
 """The tool that every agent has: it is asked, and does nothing."""
-_SOURCES: Final = {"sealed": (1, 1), "vault": (2, 2), "exchange": (2, 32)}
+_SOURCES: Final = {"sealed": (1, 1), "vault": (2, 2), "bearer": (1, 1), "exchange": (3, 33)}
 """Kinds of sources of secrets, and how many words each takes."""
 
 
@@ -45,8 +48,9 @@ class EnforcerConfig:
     ARGUMENT…`, run in a sandbox beside the agent's, so PROGRAM is one of the agent's image or `{store}`, which is `/store` inside.
     `services` are `NAME URL`; `service_ca_file` holds the roots for the services' certificates, `egress_ca_file` those for the hosts
     that agents' requests go to (none: the system's). `unix_sockets` are those that agents' forwards may name. `secrets` are `AGENT NAME
-    sealed PATH`, `AGENT NAME vault PATH FIELD` or `AGENT NAME exchange URL AUDIENCE SCOPE…`: where a secret of the agent's manifest
-    comes from. `vault_url`, `vault_mount` and `vault_role` say which vault, and as what the instance's execution token logs in to it;
+    sealed PATH`, `AGENT NAME vault PATH FIELD`, `AGENT NAME bearer OWN` or `AGENT NAME exchange URL OWN AUDIENCE SCOPE…`: where a
+    secret of the agent's manifest comes from. OWN is the audience of the exchange token that is put into requests, or shown at the URL.
+    `vault_url`, `vault_mount` and `vault_role` say which vault, and as what an exchange token for `vault_audience` logs in to it;
     `secrets_ca_file` holds the roots for it and for exchanges (none: the system's). `inbound` are `AGENT PORT ADDRESS:PORT`: a port
     inside, and where on this host it is. `cdi_dirs` say what devices are; the later counts. Without `observe` no agent is launched that
     its manifest lets be watched only. `shadow_policy` is a signed policy that stands beside the one in force of instances started from
@@ -81,6 +85,7 @@ class EnforcerConfig:
     vault_url: str = ""
     vault_mount: str = "jwt"
     vault_role: str = ""
+    vault_audience: str = ""
     inbound: tuple[str, ...] = ()
     observe: bool = False
     cdi_dirs: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")
@@ -174,12 +179,16 @@ class EnforcerConfig:
             name(called, "secrets")
             if kind not in _SOURCES or not _SOURCES[kind][0] <= len(words) <= _SOURCES[kind][1]:
                 raise FormatError(
-                    "secrets", "AGENT NAME, and sealed PATH, vault PATH FIELD or exchange URL AUDIENCE", f"{called} {kind}"[:80]
+                    "secrets",
+                    "AGENT NAME, and sealed PATH, vault PATH FIELD, bearer OWN or exchange URL OWN AUDIENCE",
+                    f"{called} {kind}"[:80],
                 )
             if kind == "sealed" and not words[0].startswith("/"):
                 raise FormatError("secrets", "an absolute path", words[0][:80])
-            if kind == "vault" and not (self.vault_url and self.vault_role):
-                raise FormatError("vault_url, vault_role", "both, for a secret of a vault", "none")
+            if kind == "vault" and not (self.vault_url and self.vault_role and self.vault_audience):
+                raise FormatError("vault_url, vault_role, vault_audience", "all, for a secret of a vault", "not all")
+            for audience in {"vault": (self.vault_audience,), "bearer": tuple(words[:1]), "exchange": tuple(words[1:2])}.get(kind, ()):
+                exchange_action(audience)
         if len({tuple(words[:2]) for words in self._secret_lines}) != len(self.secrets):
             raise FormatError("secrets", "one source for each secret of an agent", "two")
 
@@ -215,6 +224,8 @@ class EnforcerConfig:
 
     def trust(self) -> Trust:
         """The anchors, pinned by the operator as a file; nothing relayed can change them. Raises Unavailable, FormatError."""
+        from writ.formats.trust import MAX_TRUST, parse_trust
+
         try:
             with self.trust_file.open("rb") as file:
                 data = file.read(MAX_TRUST + 1)

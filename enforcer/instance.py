@@ -46,6 +46,7 @@ from enforcer.papers import keep_object
 from enforcer.record import ActionLog
 from enforcer.relay import Relay
 from enforcer.renewal import Granted, Renewal, Verdict
+from enforcer.secrets.bearer import Bearers
 from enforcer.secrets.sources import secrets_of
 from enforcer.shadow import Shadow, shadow_of
 from enforcer.tenure import Tenure
@@ -137,7 +138,8 @@ class Instance:
             clock=clock, observes=launched.grants if self._observed else None, last=since.last, left=since.left, shadow=self._shadow,
             approvals=self._approvals,
         )  # fmt: skip
-        self._secrets = secrets_of(config, self._run.agent, self._named, clock, since.placeholders)
+        bearers = Bearers(self._key, trust, self._relay.ask, clock)
+        self._secrets = secrets_of(config, self._run.agent, self._named, bearers, clock, since.placeholders)
         self._gatekeeper.hold(self._secrets)
         subject = Subject(launched.instance, self._agent_id, self._key.public, launched.audience, launched.grants, self._run.parent)
         bundles = HeldBundles(config.state_dir / "policies")

@@ -40,7 +40,7 @@ from writ.formats.strict import Fields, decode_json
 from writ.verdict.catalogue import uncatalogued
 from writ.verdict.lint import ISSUED, SPECIMEN, explained
 from writ.verdict.rehearsal import Case, Tried, again, by_policy, rehearse, unexercised
-from writ.verdict.schema import ISSUE, cedar_schema
+from writ.verdict.schema import BY_VERIFIER, cedar_schema
 
 MAX_CASES: Final = 10_000
 _SIGN1: Final = b"\xd2"
@@ -128,9 +128,9 @@ def _case(item: object, defaults: Mapping[str, Any], what: str) -> Case:
     expected = f.text("expect")
     if expected not in ("permit", "refuse", "error"):
         raise FormatError(f"{what}.expect", "permit, refuse or error", repr(expected)[:40])
-    if action != ISSUE:
+    if action not in BY_VERIFIER:
         Action(action, resource, Digest.of(b""))
-    context: dict[str, Any] = dict(ISSUED if action == ISSUE else SPECIMEN)
+    context: dict[str, Any] = dict(ISSUED if action in BY_VERIFIER else SPECIMEN)
     for part in (defaults, given):
         context |= _context(part.get("context", {}), f"{what}.context")
     name = f.text("name") if f.has("name") else f"{action} on {resource}"
@@ -142,9 +142,13 @@ def _case(item: object, defaults: Mapping[str, Any], what: str) -> Case:
 
 
 def _context(value: object, what: str) -> dict[str, Any]:
-    if not isinstance(value, dict) or not all(isinstance(one, str | int) for one in value.values()):
-        raise FormatError(what, "names with text, integers, true or false", "something else")
+    if not isinstance(value, dict) or not all(isinstance(one, str | int) or _is_texts(one) for one in value.values()):
+        raise FormatError(what, "names with text, integers, true or false, or arrays of text", "something else")
     return value
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
 def shadowed(config: EnforcerConfig, wanted: Sequence[str]) -> dict[str, Any]:

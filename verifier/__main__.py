@@ -156,7 +156,8 @@ def _policy_arguments(made: argparse.ArgumentParser) -> None:
 def _others(verbs: Any) -> None:
     key = _group(verbs, "key", "keys: token keys (list, rotate) and operators' API keys (create, revoke)")
     _verb(key, "list", "token keys and API keys", _key_list)
-    _verb(key, "rotate", "sign tokens with a new key", _key_rotate)
+    turned = _verb(key, "rotate", "sign tokens with a new key", _key_rotate)
+    turned.add_argument("--exchange", action="store_true", help="exchange tokens: the new key is shown now, and signs in five minutes")
     made = _verb(key, "create", "make an API key", _key_create)
     made.add_argument("--role", required=True, choices=("operator", "publisher", "reader", "relying"))
     made.add_argument("--for-namespace", required=True, metavar="NAME")
@@ -446,7 +447,7 @@ def _key_list(args: argparse.Namespace) -> int:
 
 
 def _key_rotate(args: argparse.Namespace) -> int:
-    return _show(args, _client(args).post("/v1/keys/rotate"))
+    return _show(args, _client(args).post("/v1/keys/exchange/rotate" if args.exchange else "/v1/keys/rotate"))
 
 
 def _key_create(args: argparse.Namespace) -> int:

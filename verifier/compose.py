@@ -25,7 +25,7 @@ from verifier.http.limits import DeadlineProtocol
 from verifier.http.route import Parts
 from verifier.keys import Keys, make_decision_key
 from verifier.ledger import Ledger
-from verifier.ledger.schema import ApiKeyRow, KeyRow
+from verifier.ledger.schema import ApiKeyRow, ExchangeKeyRow, KeyRow
 from verifier.ledger.sequencer import SqliteLedger
 from verifier.ledger.sqlite import SqliteTables, connect
 from verifier.policy import Policies
@@ -33,6 +33,7 @@ from verifier.publications import Publications
 from verifier.reference import References
 from verifier.revocation import Revocations
 from verifier.rotation import Rotation
+from verifier.token_exchange import TokenExchange
 from verifier.trust import Anchors
 from writ.formats.engine import EngineId
 from writ.formats.errors import Unavailable
@@ -72,6 +73,7 @@ def parts(
         clock=clock,
         counters=Counters(),
         attestation=Attestation(ledger, keys, clock, engine, config.issuer, random),
+        exchange=TokenExchange(ledger, keys, clock, engine, config.issuer, random),
         enrolment=Enrolment(ledger, keys, anchors, clock, engine, config.domain, config.issuer, random),
         hosts=Hosts(ledger, log, clock, random),
         references=references,
@@ -97,6 +99,7 @@ def verifier(config: VerifierConfig, clock: Clock | None = None, application: Ca
     try:
         made = parts(config, ledger, clock=clock or SystemClock(), engine=installed_engine())
         made.keys.current()
+        made.keys.exchange_signer(made.clock.now())
         return Verifier(application(made), made, ledger)
     except BaseException:
         ledger.close()
@@ -115,6 +118,8 @@ def init(config: VerifierConfig, key_file: Path, clock: Clock | None = None) -> 
         made = parts(config, ledger, clock=clock or SystemClock(), engine=installed_engine())
         if not any(row.retired_at is None for row in ledger.read().select(KeyRow)):
             made.rotation.rotate(INIT)
+        if not ledger.read().select(ExchangeKeyRow):
+            made.rotation.rotate_exchange(INIT)
         if ledger.read().select(ApiKeyRow):
             return None
         handle = os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
@@ -130,7 +135,8 @@ def _is_initialised(config: VerifierConfig) -> bool:
     looked = connect(config.ledger_file)
     try:
         tables = SqliteTables(looked)
-        return any(row.retired_at is None for row in tables.select(KeyRow)) and bool(tables.select(ApiKeyRow))
+        made = bool(tables.select(ExchangeKeyRow)) and bool(tables.select(ApiKeyRow))
+        return made and any(row.retired_at is None for row in tables.select(KeyRow))
     finally:
         looked.close()
 

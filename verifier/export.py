@@ -6,7 +6,7 @@ from verifier.ledger import Tables
 from verifier.ledger.schema import AnswerRow, BlobRow, EntryRow, ExemptionRow, ReferenceRow
 from writ.formats.archive import Archive
 from writ.formats.cose import parse_sign1
-from writ.formats.decision import AttestDecision, EnrolDecision, Entry, parse_entry
+from writ.formats.decision import AttestDecision, EnrolDecision, Entry, ExchangeDecision, parse_entry
 from writ.formats.digest import Digest
 from writ.formats.exchange import EXCHANGE, AttestAnswer
 
@@ -34,6 +34,8 @@ def objects_of(decision: Entry) -> tuple[Digest, ...]:
         return (*(digest for _, digest in decision.inputs), decision.result, decision.state_after)
     if isinstance(decision, EnrolDecision):
         return (decision.record, decision.evidence, decision.trust)
+    if isinstance(decision, ExchangeDecision):
+        return tuple(digest for _, digest in decision.inputs)
     return () if decision.detail is None else (decision.detail,)
 
 

@@ -1,4 +1,5 @@
-"""Rotation of the token key: a new one signs from now on, the former one is shown until its last token has died."""
+"""Rotation of the keys of tokens: a new one signs from now on, or (of exchange tokens) once it was shown for long enough. The former one is
+shown until its last token has died."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from typing import Final
 from verifier.access import WHOLE_DOMAIN, Operator, OperatorLog
 from verifier.keys import Keys
 from verifier.ledger import KeyRotated, Ledger
-from verifier.ledger.schema import KeyRow
+from verifier.ledger.schema import ExchangeKeyRow, KeyRow
 from writ.formats.digest import Digest
 from writ.formats.errors import Refused
 from writ.formats.keys import key_id
@@ -39,5 +40,17 @@ class Rotation:
         public = self._keys.make()
         row = KeyRow(key_id(public), public.to_spki(), now, None)
         entry = self._log.entry(operator, "key-rotate", row.kid, namespace=WHOLE_DOMAIN, at=now, detail=Digest.of(row.public))
+        self._ledger.commit(KeyRotated(entry, row, former))
+        return row
+
+    def rotate_exchange(self, operator: Operator) -> ExchangeKeyRow:
+        """Another key of exchange tokens is shown, and signs in `keys.AHEAD` seconds; the first one signs at once. Raises as `rotate`."""
+        now = self._clock.now()
+        if (shown := len(self._keys.exchange_keys(now))) >= MAX_SHOWN:
+            raise Refused(Reason("too-many-requests", "exchange_keys", f"fewer than {MAX_SHOWN} shown", str(shown)))
+        former = next((row for row in self._ledger.read().select(ExchangeKeyRow) if row.retired_at is None), None)
+        public = self._keys.make_exchange()
+        row = ExchangeKeyRow(key_id(public), public.to_spki(), now, None)
+        entry = self._log.entry(operator, "exchange-key-rotate", row.kid, namespace=WHOLE_DOMAIN, at=now, detail=Digest.of(row.public))
         self._ledger.commit(KeyRotated(entry, row, former))
         return row

@@ -1,4 +1,4 @@
-"""A cloud's access token for the instance's execution token: OAuth 2.0 Token Exchange (RFC 8693), as identity federations offer it.
+"""A cloud's access token for the instance's exchange token: OAuth 2.0 Token Exchange (RFC 8693), as identity federations offer it.
 
 What came back lives until its provider says: there is no way to give it back that all of them know, so it should be short.
 """
@@ -10,6 +10,7 @@ from typing import Final
 from urllib.parse import urlencode, urlsplit
 
 from enforcer.credential import Held
+from enforcer.secrets.bearer import Bearers
 from enforcer.secrets.source import DUE, FRESH_FOR, MAX_SECRET, WITHIN, GiveBack, Lease
 from writ.formats.errors import FormatError, Unavailable
 from writ.formats.strict import Fields, decode_json
@@ -23,10 +24,13 @@ _ACCESS: Final = f"{_OF}:token-type:access_token"
 
 
 class Exchanged:
-    """The access token that `url` gives for `audience` and `scope`."""
+    """The access token that `url` gives for `audience` and `scope`. It is shown an exchange token for `own`, which is its own audience."""
 
-    def __init__(self, name: str, url: str, audience: str, scope: str, *, ca_file: Path | None, clock: Clock) -> None:
+    def __init__(
+        self, name: str, bearers: Bearers, url: str, own: str, audience: str, scope: str, *, ca_file: Path | None, clock: Clock
+    ) -> None:  # fmt: skip
         """Raises FormatError for a URL that is none."""
+        self._bearers, self._own = bearers, own
         parts = urlsplit(url)
         self._name, self._path, self._audience, self._scope = name, parts.path or "/", audience, scope
         base = url.removesuffix(parts.path) if parts.path else url
@@ -34,8 +38,9 @@ class Exchanged:
 
     def fetch(self, held: Held) -> Lease:
         """As `Source`."""
+        shown, _ = self._bearers.token(self._own, held)
         asked = {
-            "grant_type": f"{_OF}:grant-type:token-exchange", "subject_token": held.compact, "subject_token_type": _JWT,
+            "grant_type": f"{_OF}:grant-type:token-exchange", "subject_token": shown, "subject_token_type": _JWT,
             "requested_token_type": _ACCESS, "audience": self._audience, **({"scope": self._scope} if self._scope else {}),
         }  # fmt: skip
         answer = self._uplink.post(self._path, urlencode(asked).encode(), "application/x-www-form-urlencoded")
@@ -51,5 +56,6 @@ class Exchanged:
         return Lease(token, seconds)
 
     def forget(self) -> GiveBack | None:
-        """Nothing is kept, and nothing can be given back."""
+        """Nothing can be given back."""
+        self._bearers.forget()
         return None

@@ -1,11 +1,11 @@
-"""Secrets of OpenBao or HashiCorp Vault, asked for with the instance's own execution token: the vault verifies it, too.
+"""Secrets of OpenBao or HashiCorp Vault, asked for with an exchange token of the instance, which the vault verifies for itself.
 
     POST /v1/auth/jwt/login {"jwt", "role"}        -> a token of the vault, for this instance alone
     GET  /v1/PATH                                  -> the secret, in one field of the answer's data
     POST /v1/auth/token/revoke-self                -> that token, and every lease under it, are gone
 
-The vault trusts the verifier's keys (its JWT method's `jwks_url`); a role says which agents it takes (`bound_subject`, a SPIFFE ID) for
-which audience. Writ's token is no bearer token at relying services, which ask for a proof of its key; the vault asks for none.
+The vault finds the verifier's keys of such tokens by discovery (its JWT method's `oidc_discovery_url`); a role says which agents it takes
+(`bound_subject`, a SPIFFE ID) for which audience. It never sees the execution token.
 
 Source: the HTTP API of OpenBao 2 and Vault 1 (JWT/OIDC auth method; token; lease).
 """
@@ -20,6 +20,7 @@ from typing import Final
 from urllib.parse import quote
 
 from enforcer.credential import Held
+from enforcer.secrets.bearer import Bearers
 from enforcer.secrets.source import DUE, FRESH_FOR, MAX_SECRET, WITHIN, GiveBack, Lease
 from writ.formats.errors import FormatError, Unavailable
 from writ.formats.strict import Fields, decode_json, encode_json
@@ -34,8 +35,9 @@ _LOG = observe.get_logger(__name__)
 class Session:
     """An instance's session with one vault: begun at its first secret, ended by `forget`. Thread-safe."""
 
-    def __init__(self, url: str, *, mount: str, role: str, ca_file: Path | None, clock: Clock) -> None:
+    def __init__(self, bearers: Bearers, url: str, *, audience: str, mount: str, role: str, ca_file: Path | None, clock: Clock) -> None:
         """Raises FormatError for a URL or CA file that is none."""
+        self._bearers, self._audience = bearers, audience
         self._url, self._mount, self._role, self._ca_file, self._clock = url, mount, role, ca_file, clock
         self._token, self._until = "", 0.0
         self._lock = threading.Lock()
@@ -57,8 +59,9 @@ class Session:
             kept = self._token if time.monotonic() < self._until else ""
         if kept:
             yield kept
+        shown, _ = self._bearers.token(self._audience, held)
         with self._uplink(None) as uplink:
-            body = encode_json({"jwt": held.compact, "role": self._role})
+            body = encode_json({"jwt": shown, "role": self._role})
             answer = _fields(uplink.post(f"/v1/auth/{quote(self._mount)}/login", body, "application/json"), "login")
         auth = answer.fields("auth")
         token, seconds = auth.text("client_token", least=1, most=4096), auth.uint("lease_duration")
@@ -73,6 +76,7 @@ class Session:
 
     def forget(self) -> GiveBack | None:
         """As `Source`: what gives back ends the session at the vault, and with it whatever it had leased."""
+        self._bearers.forget()
         with self._lock:
             token, self._token, self._until = self._token, "", 0.0
         return (lambda: self._revoke(token)) if token else None

@@ -558,11 +558,12 @@ def test_holder_has_the_daemons_configuration() -> None:
 
 
 @pytest.mark.cgroup
-def test_i8_where_secrets_lie_is_not_for_every_user_to_read(enforcer_host: Host) -> None:
+def test_i8_where_secrets_lie_is_not_for_every_user_to_read(idle_host: Host) -> None:
     """The whole configuration was on the zygote's command line."""
-    host = enforcer_host
-    host.write_config(secrets=("a mail vault secret/data/payroll data.key",), vault_url="http://127.0.0.1:1", vault_role="writ")
-    host.kill_daemon()
+    host = idle_host
+    host.write_config(
+        secrets=("a mail vault secret/data/payroll data.key",), vault_url="http://127.0.0.1:1", vault_role="writ", vault_audience="v"
+    )
     host.serve()
     daemon = host.daemon
     assert daemon is not None

@@ -97,12 +97,12 @@ class VerifierSite:
         assert admission.ticket is not None
         return admission.ticket
 
-    def publish_policy(self, *, hardware: bool = False) -> None:
-        """The demo's policy is in force: software TPMs, runtime-only results; and hardware mode, where it is asked for."""
+    def publish_policy(self, more: str = "", *, hardware: bool = False) -> None:
+        """The demo's policy and `more` are in force: software TPMs, runtime-only results; and hardware mode, where it is asked for."""
         approver = self.built.parts.keys.approver if hardware else None
         settings = PolicySettings(accept_runtime_only=True, tpm_classes=("software",), lease_approver=approver)
         schema, policies = ((self._policies / name).read_text() for name in ("schema.cedarschema", "default.cedar"))
-        self.built.parts.policies.publish(OPERATOR, NAMESPACE, settings=settings, schema=schema, policies=policies, version=None)
+        self.built.parts.policies.publish(OPERATOR, NAMESPACE, settings=settings, schema=schema, policies=policies + more, version=None)
 
     def approve_governance(self, governance: Iterable[tuple[str, Digest]] | None = None) -> None:
         """That governance is approved, or that of the tests."""
@@ -143,8 +143,8 @@ class Host:
         """Its measured store."""
         return self.directory / "store"
 
-    def agent(self, name: str, prompt: str = "be good") -> Path:
-        """An agent of that name with a little code and a prompt; the directory of its sources."""
+    def agent(self, name: str, prompt: str = "be good", more: str = "") -> Path:
+        """An agent of that name with a little code, a prompt and the grants `more`; the directory of its sources."""
         source = self.directory / "agents" / name
         source.mkdir(parents=True, exist_ok=True)
         (source / "main.py").write_text("print('hello')\n")
@@ -152,7 +152,7 @@ class Host:
         self.manifests.mkdir(exist_ok=True)
         (self.manifests / f"{name}.toml").write_text(
             f'version = 1\nagent = "{name}"\nnamespace = "{NAMESPACE}"\naudience = "tools"\n'
-            'command = ["/usr/bin/python3", "{store}/code/main.py"]\ngrants = [["tool.call", "files/*"]]\n'
+            f'command = ["/usr/bin/python3", "{{store}}/code/main.py"]\ngrants = [["tool.call", "files/*"]{more}]\n'
             f'[components.code]\nkind = "code"\nsource = "{source}"\nexclude = ["prompt.txt"]\n'
             f'[components.prompt]\nkind = "prompts"\nsource = "{source}/prompt.txt"\n'
         )
@@ -176,10 +176,12 @@ class Host:
         assert self.enrolment is not None
         e, used = self.enrolment, tpm or self.tpm
         log = RuntimeLog(self.state.log, used, pcr=e.runtime_pcr, bank=e.bank)
-        uplink = Uplink(e.verifier, ca_file=None, signer=load_or_create_signer(self.state.host_key), clock=SystemClock(), timeout=5)
+        signer = load_or_create_signer(self.state.host_key)
+        uplink, exchange = (Uplink(e.verifier, ca_file=None, signer=signer, clock=SystemClock(), timeout=5) for _ in range(2))
         store = Store(self.store)
         return AgentDaemon(
             enrolment=e, log=log, attestation=Attestation(used, log, KernelLogs(LogPaths(), e.bank), uplink, e, SystemClock()), store=store,
+            exchange=exchange,
             watch=Watch(store, interval=interval, rehash_interval=rehash_interval), manifests=self.manifests, governance=lambda: governance,
         )  # fmt: skip
 

@@ -77,7 +77,8 @@ def test_the_profiles_that_a_kernel_can_start_are_named() -> None:
 def test_sealed_secret_that_is_not_there_is_named(tmp_path: Path) -> None:
     lines = ("a mail sealed /nowhere/mail.cred", "a db vault p f")
     config = EnforcerConfig(
-        state_dir=tmp_path / "s", run_dir=tmp_path / "r", secrets=lines, vault_url="https://v.example", vault_role="writ"
+        state_dir=tmp_path / "s", run_dir=tmp_path / "r", secrets=lines, vault_url="https://v.example", vault_role="writ",
+        vault_audience="v",
     )  # fmt: skip
     (finding,) = [one for one in doctor.examine(config) if one["check"] == "secrets"]
     assert (finding["ok"], finding["found"]) == (False, "secrets: no file /nowhere/mail.cred")

@@ -85,6 +85,7 @@ def test_an_agent_reaches_its_servers_over_both_wires_and_no_other_way(host: Hos
 
 
 @pytest.mark.cgroup
+@pytest.mark.shared_host
 def test_an_agent_whose_server_was_approved_with_other_definitions_is_refused_them(host: Host) -> None:
     agent(
         host,
@@ -96,6 +97,7 @@ def test_an_agent_whose_server_was_approved_with_other_definitions_is_refused_th
 
 
 @pytest.mark.cgroup
+@pytest.mark.shared_host
 def test_a_file_that_approves_in_no_known_way_starts_nothing(host: Host) -> None:
     host.agent("a", "print('ran')", prelude=CLIENT, tool=SERVER, approved=b'{"v":2}')
     status, out, err = host.finish(host.run("a"))
@@ -224,6 +226,8 @@ def test_what_to_approve_is_proposed_for_either_generation() -> None:
     definitions = json.loads(proposed("--json", "--", *server).stdout)["definitions"]
     assert [one["name"] for one in definitions] == ["read", "wipe", "scale", "sql", "greet"]
     assert proposed("--", "/bin/false").returncode == 3
+    unknown = proposed("--protocol", "2000-01-01", "--", "/bin/false")
+    assert (unknown.returncode, MODERN.encode() in unknown.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("words, sent", [((), None), (("--header", "Authorization: Bearer {tools-key}"), "Bearer s3cret")])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +19,6 @@ from enforcer.secrets.held import Secrets
 from tests.enforcer.child.test_children import GRANTS, PRELUDE
 from tests.enforcer.host import Host, wait_for
 from tests.enforcer.test_containment import short_life
-from tests.world.attestor import AUDIENCE
 from tests.world.network import Server
 from tests.world.vault import Vault
 from tests.world.web import site
@@ -30,6 +32,7 @@ from writ.service.clock import SystemClock
 
 pytestmark = pytest.mark.cgroup
 
+VAULT = "https://vault.example.org"
 NAMED = (Secret("db", "DB_PASSWORD"), Secret("mail", "file"))
 BODY = """
 import http.client, time
@@ -50,14 +53,15 @@ class Placed:
 
     def __init__(self, host: Host) -> None:
         self.host, self.site = host, Server(site)
-        self.vault = Vault(host.attestor.tokens.public, AUDIENCE)
+        self.vault = Vault(host.attestor.method(VAULT))
         self.serve()
 
     def serve(self, agent: str = "a", **more: object) -> None:
         """A daemon whose configuration says `more`, and where the secrets of `agent` come from."""
         lines = (f"{agent} db vault database/creds/reader password", f"{agent} mail vault secret/data/mail data.key")
-        self.host.write_config(secrets=lines, vault_url=self.vault.url, vault_role="writ", **more)
-        self.host.kill_daemon()
+        self.host.write_config(secrets=lines, vault_url=self.vault.url, vault_role="writ", vault_audience=VAULT, **more)
+        if self.host.daemon is not None:
+            self.host.kill_daemon()
         self.host.serve()
 
     def agent(self, *more: tuple[str, str], stay: int = 0, named: Sequence[Secret] = NAMED) -> None:
@@ -73,7 +77,7 @@ class Placed:
     @property
     def grants(self) -> tuple[tuple[str, str], ...]:
         """Of both secrets."""
-        return ("secret.send", f"secret:db@{self.url}"), ("secret.read", "secret:mail")
+        return ("secret.send", f"secret:db@{self.url}"), ("secret.read", "secret:mail"), ("token.exchange", VAULT)
 
     def state_of_host(self) -> bytes:
         """All that the enforcer wrote."""
@@ -86,8 +90,8 @@ class Placed:
 
 
 @pytest.fixture
-def placed(host: Host) -> Iterator[Placed]:
-    made = Placed(host)
+def placed(idle_host: Host) -> Iterator[Placed]:
+    made = Placed(idle_host)
     yield made
     made.close()
 
@@ -140,7 +144,7 @@ def test_containment_gives_leases_back_and_takes_files_away_and_a_thaw_asks_anew
 
 
 def test_secret_to_be_read_without_a_grant_is_no_launch(placed: Placed) -> None:
-    placed.agent(placed.grants[0])
+    placed.agent(placed.grants[0], placed.grants[2])
     status, out, err = placed.host.finish(placed.host.run("a"))
     assert status != 0
     assert out == ""
@@ -171,7 +175,7 @@ def test_observed_agent_has_placeholders_and_no_secret(placed: Placed) -> None:
 @pytest.mark.parametrize("granted", [True, False])
 def test_child_has_the_secrets_of_its_own_manifest_and_grants_and_none_of_its_parents(placed: Placed, granted: bool) -> None:
     host, script = placed.host, 'read line < /run/writ/secrets/mail || :; echo "$line $DB"'
-    reads = (("secret.read", "secret:mail"),)
+    reads = (("secret.read", "secret:mail"), ("token.exchange", VAULT))
     placed.serve("coder")
     host.child("coder", more=reads if granted else ())
     known = host.attestor.agents["coder"]
@@ -231,3 +235,90 @@ def test_no_variable_of_the_enforcers_can_be_a_secrets(ways: tuple[tuple[str, st
     for variable in given:
         with pytest.raises(FormatError, match="the agent's own"):
             secret_set([("key", variable)], "secrets")
+
+
+LEAKS = """
+import http.client, socket, time
+proxy = http.client.HTTPConnection("127.0.0.1", 3128, timeout=10)
+proxy.request("GET", "http://127.0.0.1:PORT/v1/a", headers={"Authorization": "Bearer " + os.environ["API_TOKEN"]})
+status = proxy.getresponse().status
+seen, reached = [], []
+tops = ("/run", "/tmp", "/agent", "/etc", "/dev/shm")
+places = [os.path.join(at, name) for top in tops for at, _, names in os.walk(top) for name in names]
+for path in places + [f"/proc/{pid}/{kind}" for pid in os.listdir("/proc") if pid.isdigit() for kind in ("environ", "cmdline")]:
+    try:
+        if os.path.isfile(path):
+            seen += [path] if b"eyJhbGciOiJFUzI1NiI" in open(path, "rb").read(1 << 20) else []
+    except OSError:
+        pass
+for path in ["ATTESTOR", "/run/writ/attestor.sock"]:
+    try:
+        socket.socket(socket.AF_UNIX).connect(path)
+        reached.append(path)
+    except OSError:
+        pass
+print(json.dumps({"status": status, "variable": os.environ["API_TOKEN"], "seen": seen, "reached": reached}), flush=True)
+time.sleep(STAY)
+"""
+
+
+def shown_by_descendants() -> list[bytes]:
+    """Command line and environment of each process that descends from this one."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    ours = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in ours} - ours:
+        ours |= more
+    found = []
+    for pid in ours - {os.getpid()}:
+        with contextlib.suppress(OSError):
+            found += [Path(f"/proc/{pid}/{kind}").read_bytes() for kind in ("cmdline", "environ")]
+    return found
+
+
+def test_i8_exchange_token_is_in_the_request_and_nowhere_else(placed: Placed) -> None:
+    """Not in the sandbox, a command line, an environment, a log or a record; and no way leads from the agent to who gives it."""
+    host = placed.host
+    host.write_config(secrets=(f"a api bearer {VAULT}",))
+    host.kill_daemon()
+    host.serve()
+    body = LEAKS.replace("PORT", str(placed.site.port)).replace("ATTESTOR", str(host.config.attestor_socket)).replace("STAY", "3")
+    grants = [("http.get", placed.url), ("secret.send", f"secret:api@{placed.url}"), ("token.exchange", VAULT)]
+    host.agent("a", body, more=grants, secrets=(Secret("api", "API_TOKEN"),))
+    run = host.run("a")
+    wait_for(lambda: b"Authorization: Bearer " in placed.site.heard)
+    token = placed.site.heard.partition(b"Authorization: Bearer ")[2].partition(b"\r\n")[0]
+    shown = shown_by_descendants()
+    assert token.startswith(b"eyJhbGciOiJFUzI1NiI"), "what the agent looks for"
+    status, out, err = host.finish(run)
+    told = json.loads(out)
+
+    assert (status, err) == (0, "")
+    assert host.attestor.method(VAULT).login(token.decode()) == "spiffe://example.org/test/agent/a"
+    assert (told["status"], told["seen"], told["reached"]) == (200, [], [])
+    assert told["variable"].startswith("writ-secret-api-")
+    assert len(shown) > 6
+    assert not any(token in one for one in shown)
+    assert token not in placed.state_of_host()
+    assert token not in out.encode()
+
+
+def test_held_instance_asks_for_no_exchange_token_and_a_thaw_asks_anew(placed: Placed) -> None:
+    host = placed.host
+    short_life(host)
+    placed.agent(*placed.grants, stay=60)
+    run = host.run("a")
+    instance = host.instance("a")
+    wait_for(lambda: placed.site.heard)
+    before = len(host.attestor.exchanges)
+    host.attestor.refusal = Refusal((Reason("governance-mismatch", "governance.policy", "a", "b"),), False)
+    host.wait_state(instance, "held")
+    assert len(host.attestor.exchanges) == before
+    host.attestor.refusal = None
+    host.wait_state(instance, "running", 20)
+    wait_for(lambda: len(host.attestor.exchanges) > before)
+    assert len(set(placed.vault.shown)) == len(placed.vault.shown), "no session is begun twice with one token"
+    run.terminate()
+    host.finish(run)

@@ -63,6 +63,7 @@ def test_walk_without_credentials_opens_nothing(verifier: RunningVerifier) -> No
     verifier.host("h1")
     public = {
         ("GET", "/.well-known/jwks.json"), ("GET", "/v1/status/{list}"), ("GET", "/healthz"), ("GET", "/readyz"),
+        ("GET", "/.well-known/openid-configuration"), ("GET", "/.well-known/exchange-jwks.json"),
         ("POST", "/v1/enrol"), ("POST", "/v1/enrol/activate"),
     }  # fmt: skip
     for route in table(verifier.made.parts):

@@ -18,22 +18,29 @@ from pathlib import Path
 
 from enforcer import frames
 from tests.signers import MemorySigner, new_signer
+from tests.world.federation import JwtMethod
 from tests.world.lease_chip import LeaseChip
+from writ.formats.action import exchange_action
 from writ.formats.cose import encode_sign1
 from writ.formats.decision import CONTENT_TYPE as DECISION_TYPE
-from writ.formats.decision import INPUTS, AttestDecision, Outcome, encode_entry
+from writ.formats.decision import EXCHANGE_INPUTS, INPUTS, AttestDecision, ExchangeDecision, Outcome, encode_entry
 from writ.formats.digest import Digest
 from writ.formats.eat import TYP, TokenClaims, encode_claims, parse_token
 from writ.formats.engine import EngineId
+from writ.formats.errors import Refused
+from writ.formats.exchange_token import TYP as EXCHANGE_TYP
+from writ.formats.exchange_token import ExchangeClaims, encode_exchange_claims
 from writ.formats.forward import Forward
-from writ.formats.grants import Grant, grant_set
-from writ.formats.jose import sign_jws
-from writ.formats.keys import PublicKey, key_id
+from writ.formats.grants import Grant, covers, grant_set
+from writ.formats.jose import parse_dpop, sign_jws
+from writ.formats.keys import ES256, PublicKey, key_id
 from writ.formats.local import (
     LOCAL,
     MAX_FRAME,
     Done,
     Drift,
+    ExchangeAsk,
+    ExchangeGiven,
     Launch,
     Launched,
     LeaseAsk,
@@ -55,6 +62,7 @@ from writ.formats.secret import Secret
 from writ.formats.spiffe import AgentId
 from writ.formats.tlog import merkle
 from writ.formats.trust import Trust
+from writ.verdict.token import VerifiedToken, verify_proof, verify_token
 
 SCHEMA = """
 namespace Writ {
@@ -130,6 +138,10 @@ class Attestor:
     asks: list[TokenAsk] = field(default_factory=list)
     watchers: list[socket.socket] = field(default_factory=list)
     given: list[TokenGiven] = field(default_factory=list)
+    exchange_key: MemorySigner = field(default_factory=lambda: new_signer(ES256))
+    exchanges: list[ExchangeAsk] = field(default_factory=list)
+    proofs: set[str] = field(default_factory=set)
+    exchange_life: int = 300
     chip: LeaseChip | None = None
     """Hardware mode, where there is one: each token takes leases by it."""
     wall: Callable[[], int] = lambda: int(time.time())
@@ -186,6 +198,8 @@ class Attestor:
             return self._launch(message)
         if isinstance(message, LeaseAsk):
             return self._lease(message)
+        if isinstance(message, ExchangeAsk):
+            return self._exchange(message)
         assert isinstance(message, TokenAsk)
         self.asks.append(message)
         if self.silent:
@@ -214,6 +228,46 @@ class Attestor:
             return Refusal((Reason("lease-refused", claim, "the state that was approved", "response code 0x1c4"),), False)
         token = parse_token(next(one.token for one in reversed(self.given) if parse_token(one.token).claims.instance == ask.instance))
         return LeaseGiven(self.chip.lease(ask.instance, token.claims.key, token.digest))
+
+    def _exchange(self, ask: ExchangeAsk) -> Local:
+        """As the verifier, for a token and a proof that hold, for an audience that the token grants; one proof is good once."""
+        self.exchanges.append(ask)
+        if not self.reachable:
+            return Unreachable("the verifier does not answer")
+        now, keys = self.wall(), {key_id(self.tokens.public): self.tokens.public}
+        signed = parse_token(ask.token)
+        try:
+            token = verify_token(signed, keys=keys, issuer=ISSUER, audience=AUDIENCE, now=now, revocation=None)
+            action, uri = exchange_action(ask.audience), f"{ISSUER}/v1/hosts/host-1/exchange"
+            used = verify_proof(parse_dpop(ask.proof), token, action, method="POST", uri=uri, now=now).single_use
+        except Refused as refused:
+            return Refusal(refused.reasons, False)
+        if used in self.proofs or not any(covers(grant, action.name, ask.audience) for grant in token.claims.grants):
+            code = "proof-replayed" if used in self.proofs else "grant-missing"
+            return Refusal((Reason(code, "exchange", action.name, "none"),), False)
+        self.proofs.add(used)
+        return self.exchanged(ask, token, now=now)
+
+    def method(self, *audiences: str) -> JwtMethod:
+        """Somebody who takes exchange tokens of this issuer for these audiences, with its keys in his configuration."""
+        key = self.exchange_key.public
+        return JwtMethod(lambda: [{**key.to_jwk(), "kid": key_id(key), "alg": key.algorithm}], ISSUER, audiences, self.wall)
+
+    def exchanged(self, ask: ExchangeAsk, token: VerifiedToken, *, now: int, **changed: object) -> ExchangeGiven:
+        """A signed answer to `ask`; `changed` claims are signed all the same."""
+        held = token.claims
+        claims = ExchangeClaims(
+            ISSUER, held.agent, ask.audience, now, min(held.expires_at, now + self.exchange_life), secrets.token_hex(16), held.host,
+            held.instance, held.tpm_class, held.runtime, token.digest,
+        )  # fmt: skip
+        payload = encode_exchange_claims(replace(claims, **changed))  # type: ignore[arg-type]  # a test names fields of the claims
+        inputs = tuple((name, Digest.of(name.encode())) for name in EXCHANGE_INPUTS)
+        entry = ExchangeDecision(
+            ENGINE, now, ISSUER, held.host, "test", held.instance, ask.audience, inputs, claims.token_id, Digest.of(payload), ()
+        )
+        key = self.exchange_key.public
+        compact = sign_jws(payload, typ=EXCHANGE_TYP, signer_algorithm=key.algorithm, sign=self.exchange_key.sign, kid=key_id(key))
+        return ExchangeGiven(compact, self.sign(encode_entry(entry), DECISION_TYPE), key)
 
     def _token(self, ask: TokenAsk) -> Local:
         known = self.instances[ask.instance]

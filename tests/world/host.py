@@ -6,7 +6,10 @@ It keeps a true runtime log. What a test wants forged it forges on the bytes.
 from __future__ import annotations
 
 import hashlib
+import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tests.world.chip import Chip
 from tests.world.ima_logs import Kernel
@@ -15,11 +18,25 @@ from writ.formats.digest import Digest, Nonce
 from writ.formats.eventlog.cel import CelRecord, encode_cel
 from writ.formats.eventlog.runtime import ComponentEvent, DriftEvent, RuntimeEvent, StartEvent, StopEvent, command_digest, record_event
 from writ.formats.evidence import Evidence, ImaLog, InstanceRequest, binding, encode_evidence, enrolment_binding
-from writ.formats.exchange import EXCHANGE, Activation, AttestAnswer, EnrolChallenge, Enrolled, EnrolRequest, Exchange, NonceAnswer, Problem
+from writ.formats.exchange import (
+    EXCHANGE,
+    Activation,
+    AttestAnswer,
+    EnrolChallenge,
+    Enrolled,
+    EnrolRequest,
+    Exchange,
+    ExchangeAnswer,
+    ExchangeRequest,
+    NonceAnswer,
+    Problem,
+)  # fmt: skip
 from writ.formats.grants import grant_set
+from writ.formats.jose import encode_dpop_payload, sign_dpop
 from writ.formats.keys import PublicKey, Signer
 from writ.formats.measurement import ComponentRoot, Measurement, encode_measurement
 from writ.formats.spiffe import AgentId
+from writ.formats.strict import b64url
 from writ.formats.tlog.merkle import consistency_proof, leaf_hash, root
 from writ.service.clock import Clock, SystemClock
 from writ.service.signers import MemorySigner
@@ -65,7 +82,7 @@ class SimulatedHost:
 
     def __init__(
         self, name: str, url: str, *, chip: Chip | None = None, domain: str = "example.org", namespace: str = "default",
-        runtime_pcr: int = 14, bank: str = "sha256", clock: Clock | None = None,
+        runtime_pcr: int = 14, bank: str = "sha256", clock: Clock | None = None, ca_file: Path | None = None,
     ) -> None:  # fmt: skip
         self.name = name
         self.chip = chip or Chip(seed=name)
@@ -85,8 +102,9 @@ class SimulatedHost:
         """The entry before which the list ends that travels next, as a part."""
         self.nonce: bytes | None = None
         self.decision_key: PublicKey | None = None
-        self.uplink = Uplink(url, ca_file=None, signer=self.key, clock=clock or SystemClock())
-        self.anonymous = Uplink(url, ca_file=None, signer=None, clock=clock or SystemClock())
+        self.clock = clock or SystemClock()
+        self.uplink = Uplink(url, ca_file=ca_file, signer=self.key, clock=clock or SystemClock())
+        self.anonymous = Uplink(url, ca_file=ca_file, signer=None, clock=clock or SystemClock())
 
     def close(self) -> None:
         """Connections are closed."""
@@ -255,3 +273,23 @@ class SimulatedHost:
     def attest(self, *names: str) -> AttestAnswer:
         """One round trip."""
         return self.deliver(self.evidence(*names), *names)
+
+    # --- tokens for elsewhere
+
+    def exchange_request(
+        self, name: str, token: str, audience: str, *, key: Signer | None = None, iat: int | None = None,
+        changed: Mapping[str, str] | None = None,
+    ) -> ExchangeRequest:  # fmt: skip
+        """The request of the instance's holder: its token, and a new proof by `key` (its session key), where `changed` stands instead."""
+        claims = {
+            "jti": secrets.token_urlsafe(24), "htm": "POST", "htu": f"{self.uplink.base_url}/v1/hosts/{self.name}/exchange",
+            "ath": b64url(Digest.of(token.encode()).value), "act": "token.exchange", "res": audience, "arg": b64url(Digest.of(b"").value),
+        }  # fmt: skip
+        payload = encode_dpop_payload(iat=self.clock.now() if iat is None else iat, **{**claims, **(changed or {})})
+        return ExchangeRequest(audience, token, sign_dpop(payload, key or self.instances[name].key), None)
+
+    def exchange(self, request: ExchangeRequest) -> ExchangeAnswer:
+        """The answer; RefusedByVerifier where there is none."""
+        answer = self.ask(f"/v1/hosts/{self.name}/exchange", EXCHANGE.encode(request))
+        assert isinstance(answer, ExchangeAnswer)
+        return answer

@@ -14,7 +14,7 @@ from tests.world.scene import ENGINE_ID, GRANTS, NAMESPACE, NOW, Scene, permitte
 from writ.formats.action import ActionRecord, encode_record, parse_record
 from writ.formats.archive import Archive, InstanceLog, encode_archive, parse_archive
 from writ.formats.cose import parse_sign1
-from writ.formats.decision import OperatorAct, encode_entry, parse_entry
+from writ.formats.decision import EXCHANGE_INPUTS, ExchangeDecision, OperatorAct, encode_entry, parse_entry
 from writ.formats.digest import Digest
 from writ.formats.eat import encode_claims, parse_claims
 from writ.formats.enrolment import encode_enrolment_evidence, parse_enrolment_evidence
@@ -25,10 +25,13 @@ from writ.formats.exchange import (
     EnrolChallenge,
     Enrolled,
     Exchange,
+    ExchangeAnswer,
+    ExchangeRequest,
     InstanceAnswer,
     NonceAnswer,
     Problem,
 )
+from writ.formats.exchange_token import ExchangeClaims, encode_exchange_claims, parse_exchange_claims
 from writ.formats.keys import ES256, PublicKey
 from writ.formats.lease import (
     HostMoment,
@@ -44,6 +47,8 @@ from writ.formats.local import (
     LOCAL,
     Done,
     Drift,
+    ExchangeAsk,
+    ExchangeGiven,
     Launch,
     Launched,
     LeaseAsk,
@@ -114,6 +119,8 @@ def specimens() -> dict[str, Specimen]:
             (InstanceAnswer(sixteen("one"), proof.token, ()), InstanceAnswer(sixteen("two"), None, REASONS)),
             bytes(32), 120, proof.policy, (signer("token").public,),
         ),
+        "exchange-request": ExchangeRequest("https://vault.example.org", proof.token, "a.b.c", b"lease"),
+        "exchange-answer": ExchangeAnswer("a.b.c", b"decision", session),
         "problem": Problem("ref-1", REASONS),
     }  # fmt: skip
     local: dict[str, Local] = {
@@ -122,6 +129,8 @@ def specimens() -> dict[str, Specimen]:
         "token-ask": TokenAsk(sixteen("one"), session, "tools", GRANTS, 3, bytes(32), 1, (bytes(32),)),
         "lease-ask": LeaseAsk(sixteen("one")),
         "lease-given": LeaseGiven(LeaseChip().lease(sixteen("one"), session.thumbprint(), X)),
+        "exchange-ask": ExchangeAsk(sixteen("one"), "https://vault.example.org", proof.token, "a.b.c", None),
+        "exchange-given": ExchangeGiven("a.b.c", b"decision", session),
         "token-given": TokenGiven(proof.token, b"d", b"r", b"p", (session,), session, b"e"),
         "refusal": Refusal(REASONS, True),
         "unreachable": Unreachable("no answer"),
@@ -137,6 +146,14 @@ def specimens() -> dict[str, Specimen]:
     numbers = private_key("approver").public_key()
     approver = PublicKey(ES256, numbers.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint))
     act = OperatorAct(ENGINE_ID, NOW, NAMESPACE, "root", "host-admit", "host-1", X)
+    elsewhere = ExchangeClaims(
+        claims.issuer, claims.agent, "https://vault.example.org", NOW, NOW + 50, "exchange-token-1", claims.host, claims.instance,
+        claims.tpm_class, claims.runtime, X,
+    )  # fmt: skip
+    given = ExchangeDecision(
+        ENGINE_ID, NOW, claims.issuer, claims.host, NAMESPACE, claims.instance, elsewhere.audience,
+        tuple((name, X) for name in EXCHANGE_INPUTS), elsewhere.token_id, Digest.of(encode_exchange_claims(elsewhere)), (),
+    )  # fmt: skip
     assert set(exchange) == set(EXCHANGE.table)
     assert set(local) == set(LOCAL.table)
     return {
@@ -158,6 +175,9 @@ def specimens() -> dict[str, Specimen]:
         "attest-decision": Specimen(verdict.entry, encode_entry, parse_entry),
         "enrol-decision": Specimen(scene.enrol_entry, encode_entry, parse_entry),
         "operator-act": Specimen(act, encode_entry, parse_entry),
+        "exchange-decision": Specimen(given, encode_entry, parse_entry),
+        "exchange-decision-refused": Specimen(replace(given, claims=None, reasons=REASONS), encode_entry, parse_entry),
+        "exchange-claims": Specimen(elsewhere, encode_exchange_claims, parse_exchange_claims),
         "action-record": Specimen(record, encode_record, parse_record),
         "action-record-denied": Specimen(denied, encode_record, parse_record),
         "outcome-record": Specimen(parse_record(scene.running["one"].leaves[2]), encode_record, parse_record),

@@ -45,7 +45,7 @@ class RunningVerifier:
 
     def as_operator(self, key_file: Path, namespace: str | None = None) -> Client:
         """A client with another API key."""
-        client = Client(Server(self.url, key_file, None, namespace))
+        client = Client(Server(self.url, key_file, self.config.tls_cert_file, namespace))
         self.closing.callback(client.close)
         return client
 
@@ -54,11 +54,12 @@ class RunningVerifier:
         pem = "".join(to_pem(parse_certificate(der)) for der in (maker.root(), maker.intermediate()))
         self.client.post("/v1/trust", {"pem": pem, "tpm_class": tpm_class})
 
-    def publish(self, **settings: object) -> None:
-        """The default policy is in force, accepting software TPMs whose attestor nothing measured."""
+    def publish(self, more: str = "", /, **settings: object) -> None:
+        """The default policy is in force, and what is `more` of it, accepting software TPMs whose attestor nothing measured."""
         texts = {
             name: (DEFAULT_POLICY / file).read_text() for name, file in (("schema", "schema.cedarschema"), ("policies", "default.cedar"))
         }
+        texts["policies"] += more
         self.client.post("/v1/policies", {"settings": {**SETTINGS, **settings}, **texts})
 
     def admit(self, host: str) -> str:
@@ -76,7 +77,7 @@ class RunningVerifier:
 
     def stranger(self, name: str, chip: Chip | None = None) -> SimulatedHost:
         """A host of that name that is not enrolled."""
-        host = SimulatedHost(name, self.url, chip=chip, clock=self.clock)
+        host = SimulatedHost(name, self.url, chip=chip, clock=self.clock, ca_file=self.config.tls_cert_file)
         self.closing.callback(host.close)
         return host
 
@@ -115,13 +116,17 @@ def serving(made: compose.Verifier, config: VerifierConfig, bound: socket.socket
 
 
 @contextlib.contextmanager
-def running_verifier(folder: Path, *, clock: Clock | None = None) -> Iterator[RunningVerifier]:
-    """A verifier, initialised in `folder`, serving until the block ends."""
+def running_verifier(
+    folder: Path, *, clock: Clock | None = None, certificate: tuple[Path, Path] | None = None
+) -> Iterator[RunningVerifier]:
+    """A verifier, initialised in `folder`, serving until the block ends; under TLS with `certificate` and its key."""
     bound = free_socket()
-    url = f"http://127.0.0.1:{bound.getsockname()[1]}"
+    address = f"127.0.0.1:{bound.getsockname()[1]}"
+    url, (cert, key) = f"{'https' if certificate else 'http'}://{address}", certificate or (None, None)
     config = VerifierConfig(
-        folder / "state", "example.org", url, listen=url.removeprefix("http://"), requests_per_second=5000, requests_burst=5000
-    )
+        folder / "state", "example.org", url, listen=address, tls_cert_file=cert, tls_key_file=key, requests_per_second=5000,
+        requests_burst=5000,
+    )  # fmt: skip
     hand = clock if isinstance(clock, HandClock) else HandClock()
     key_file = folder / "operator.key"
     config.state_dir.mkdir(parents=True, exist_ok=True)
@@ -129,7 +134,7 @@ def running_verifier(folder: Path, *, clock: Clock | None = None) -> Iterator[Ru
     made = compose.verifier(config, hand, application)
     try:
         with serving(made, config, bound), contextlib.ExitStack() as closing:
-            client = Client(Server(url, key_file, None, None))
+            client = Client(Server(url, key_file, cert, None))
             closing.callback(client.close)
             yield RunningVerifier(url, config, hand, made, key_file, client, closing)
     finally:

@@ -1,4 +1,4 @@
-"""The routes of hosts: enrolment with a ticket, then nonce and evidence under a proof of the host key."""
+"""The routes of hosts: enrolment with a ticket, then nonce, evidence and exchange of tokens under a proof of the host key."""
 
 from __future__ import annotations
 
@@ -50,9 +50,15 @@ def routes(parts: Parts) -> tuple[Route, ...]:
         parts.counters.add("verifier_attestations_total")
         return Response(answer, media_type=CBOR)
 
+    async def post_exchange(request: Request, host: Host) -> Response:
+        answer = await run_in_threadpool(parts.exchange.exchange, host, await request.body())
+        parts.counters.add("verifier_exchanges_total")
+        return Response(answer, media_type=CBOR, headers={"Cache-Control": "no-store"})
+
     return (
         Route("POST", "/v1/enrol", "public", post_enrol, SMALL * 3, cbor=True, body_type=CBOR, answer_type=CBOR),
         Route("POST", "/v1/enrol/activate", "public", post_activate, SMALL, cbor=True, body_type=CBOR, answer_type=CBOR),
         Route("POST", "/v1/hosts/{host}/nonce", "host", post_nonce, SMALL, cbor=True, answer_type=CBOR),
         Route("POST", "/v1/hosts/{host}/attest", "host", post_attest, MAX_SIZE, cbor=True, body_type=CBOR, answer_type=CBOR),
+        Route("POST", "/v1/hosts/{host}/exchange", "host", post_exchange, SMALL, cbor=True, body_type=CBOR, answer_type=CBOR),
     )

@@ -13,7 +13,8 @@ from verifier.http import wire
 from verifier.http.problems import CBOR
 from verifier.http.route import Parts, Route, Scope, scope
 from verifier.http.wire_reference import outcome_view
-from verifier.ledger.schema import BlobRow, EntryRow, KeyRow
+from verifier.keys import AHEAD
+from verifier.ledger.schema import BlobRow, EntryRow, ExchangeKeyRow, KeyRow
 from verifier.manufacturers import Offered
 from writ.formats.archive import encode_archive
 from writ.formats.cose import parse_sign1
@@ -139,10 +140,18 @@ def _keys(parts: Parts) -> tuple[Route, ...]:
         row = parts.rotation.rotate(request.state.operator)
         return JSONResponse({"kid": row.kid, "created_at": row.created_at})
 
+    def rotate_exchange(request: Request) -> Any:
+        row = parts.rotation.rotate_exchange(request.state.operator)
+        return JSONResponse({"kid": row.kid, "created_at": row.created_at, "signs_from": row.created_at + AHEAD})
+
     def list_keys() -> Any:
-        rows = parts.ledger.read().select(KeyRow)
-        keys = [{"kid": row.kid, "created_at": row.created_at, "retired_at": row.retired_at} for row in rows]
-        return JSONResponse({"decision_key": key_id(parts.keys.decision.public), "token_keys": keys})
+        def listed(rows: list[KeyRow] | list[ExchangeKeyRow]) -> list[dict[str, object]]:
+            return [{"kid": row.kid, "created_at": row.created_at, "retired_at": row.retired_at} for row in rows]
+
+        tables = parts.ledger.read()
+        token_keys, exchange_keys = listed(tables.select(KeyRow)), listed(tables.select(ExchangeKeyRow))
+        decision_key = key_id(parts.keys.decision.public)
+        return JSONResponse({"decision_key": decision_key, "token_keys": token_keys, "exchange_keys": exchange_keys})
 
     def create_api_key(body: wire.ApiKeyBody, request: Request) -> Any:
         secret, row = parts.api_keys.create(
@@ -175,6 +184,7 @@ def _keys(parts: Parts) -> tuple[Route, ...]:
         Route("GET", "/metrics", "reader", metrics, answer_type=METRICS),
         Route("GET", "/v1/keys", "reader", list_keys),
         Route("POST", "/v1/keys/rotate", "domain", rotate),
+        Route("POST", "/v1/keys/exchange/rotate", "domain", rotate_exchange),
         Route("GET", "/v1/api-keys", "operator", list_api_keys),
         Route("POST", "/v1/api-keys", "operator", create_api_key),
         Route("POST", "/v1/api-keys/{key}/revoke", "operator", revoke_api_key),

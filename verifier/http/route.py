@@ -33,6 +33,7 @@ from verifier.publications import Publications
 from verifier.reference import References
 from verifier.revocation import Revocations
 from verifier.rotation import Rotation
+from verifier.token_exchange import TokenExchange
 from verifier.trust import Anchors
 from writ.formats.errors import Misuse, Refused
 from writ.formats.reason import Reason
@@ -59,6 +60,7 @@ class Parts:
     clock: Clock
     counters: Counters
     attestation: Attestation
+    exchange: TokenExchange
     enrolment: Enrolment
     hosts: Hosts
     references: References

@@ -13,7 +13,7 @@ from verifier.ledger.schema import ApiKeyRow, EntryRow, ReferenceRow
 from writ.formats.boot_state import BootState
 from writ.formats.corim import parse_signed_corim
 from writ.formats.cose import parse_sign1
-from writ.formats.decision import AttestDecision, EnrolDecision, parse_entry
+from writ.formats.decision import AttestDecision, EnrolDecision, ExchangeDecision, parse_entry
 from writ.formats.digest import Digest
 from writ.formats.ear import encode_ear_json, parse_ear_cbor
 from writ.formats.errors import FormatError
@@ -280,6 +280,15 @@ def entry_view(row: EntryRow, result: bytes | None) -> dict[str, object]:
     elif isinstance(decision, EnrolDecision):
         named = {"record": decision.record, "evidence": decision.evidence, "trust": decision.trust}
         view |= {**{name: str(value) for name, value in named.items()}, "cleared": decision.cleared}
+    elif isinstance(decision, ExchangeDecision):
+        view |= {
+            "instance": decision.instance.hex(),
+            "audience": decision.audience,
+            "issued": decision.claims is not None,
+            "token_id": decision.issued,
+            "reasons": [reason.to_json() for reason in decision.reasons],
+            "inputs": {name: str(value) for name, value in decision.inputs},
+        }
     else:
         view |= {"operator": decision.operator, "act": decision.act, "subject": decision.subject}
     return view

@@ -21,6 +21,7 @@ from verifier.ledger.schema import (
     ApprovalRow,
     DelegationRow,
     EntryRow,
+    ExchangeKeyRow,
     ExemptionRow,
     HeardRow,
     HostRow,
@@ -28,6 +29,7 @@ from verifier.ledger.schema import (
     KeyRow,
     NonceRow,
     PolicyRow,
+    ProofRow,
     ProposalRow,
     R,
     ReferenceRow,
@@ -52,7 +54,7 @@ class Void(WritError):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A signed decision, ready to append. `kind` is attest, enrol or operator; `host` is empty where none is concerned."""
+    """A signed decision, ready to append. `kind` is attest, enrol, exchange or operator; `host` is empty where none is concerned."""
 
     kind: str
     namespace: str
@@ -225,11 +227,23 @@ class ApiKeyMade:
 
 @dataclass(frozen=True, slots=True)
 class KeyRotated:
-    """A new token key; the former one stays in the JWKS until its last token has died."""
+    """A new key of execution or of exchange tokens; the former one stays in its JWKS until its last token has died."""
 
     entry: Entry
-    row: KeyRow
-    former: KeyRow | None
+    row: KeyRow | ExchangeKeyRow
+    former: KeyRow | ExchangeKeyRow | None
+
+
+@dataclass(frozen=True, slots=True)
+class Exchanged:
+    """An exchange decided, either way: the proof that it uses up, what it was made with, and the execution token, which must be live."""
+
+    entry: Entry
+    basis: Basis
+    proof: ProofRow
+    token_id: str
+    instance: bytes
+    blobs: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +265,7 @@ class NonceIssued:
 
 Decided = (
     Attested | Enrolment | Admitted | HostMoved | ReferencesImported | PolicyPublished | TokensRevoked | ApiKeyMade | KeyRotated
-    | TrustImported | Consented | DelegationPublished
+    | TrustImported | Consented | DelegationPublished | Exchanged
 )  # fmt: skip
 Change = Decided | NonceIssued
 

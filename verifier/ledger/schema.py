@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from types import UnionType
 from typing import Final, TypeVar, Union, get_args, get_origin, get_type_hints
 
-VERSION: Final = 4
+VERSION: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +283,25 @@ class KeyRow(Row):
 
 
 @dataclass(frozen=True, slots=True)
+class ExchangeKeyRow(Row):
+    """A key of exchange tokens by its id: the newest while `retired_at` is None, which is not yet the one that signs."""
+
+    kid: str
+    public: bytes
+    created_at: int
+    retired_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProofRow(Row):
+    """A proof of a session key that was used up, by the SHA-256 of its key and id. `expires_at` is when nobody would take it any more."""
+
+    proof: bytes
+    host: str
+    expires_at: int
+
+
+@dataclass(frozen=True, slots=True)
 class TrustRow(Row):
     """A set of manufacturer roots by its digest, `current` or a former one."""
 
@@ -297,14 +316,14 @@ TABLES: Final[dict[type[Row], str]] = {
     EntryRow: "entry", BlobRow: "blob",
     SpaceRow: "space", PolicyRow: "policy", ReferenceRow: "reference", TokenRow: "token", ApiKeyRow: "api_key", KeyRow: "token_key",
     TrustRow: "trust", ExemptionRow: "exemption", ProposalRow: "proposal", ApprovalRow: "approval", DelegationRow: "delegation",
-    ImaRow: "ima_part",
+    ImaRow: "ima_part", ExchangeKeyRow: "exchange_key", ProofRow: "proof",
 }  # fmt: skip
 
 _INDEXES: Final = (
     ("admission", "host"), ("nonce", "host"), ("entry", "reference"), ("entry", "namespace"), ("entry", "host"), ("token", "token_id"),
     ("token", "host"), ("token", "instance"), ("reference", "namespace"), ("nonce", "expires_at"), ("answer", "expires_at"),
     ("token", "expires_at"), ("token", "revoked"), ("exemption", "namespace"), ("proposal", "namespace"), ("approval", "proposal"),
-    ("api_key", "id"), ("ima_part", "host"),
+    ("api_key", "id"), ("ima_part", "host"), ("proof", "expires_at"),
 )  # fmt: skip
 
 _SQL: Final[dict[object, str]] = {int: "INTEGER", str: "TEXT", bytes: "BLOB"}

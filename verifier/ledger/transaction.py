@@ -23,6 +23,7 @@ from verifier.ledger import (
     DelegationPublished,
     Enrolment,
     Entry,
+    Exchanged,
     HostChange,
     HostMoved,
     KeyRotated,
@@ -41,11 +42,13 @@ from verifier.ledger.schema import (
     BlobRow,
     EkRow,
     EntryRow,
+    ExchangeKeyRow,
     ExemptionRow,
     HeardRow,
     HostRow,
     KeyRow,
     NonceRow,
+    ProofRow,
     ProposalRow,
     ReferenceRow,
     SpaceRow,
@@ -136,6 +139,34 @@ def _attested(change: Attested, tables: Tables) -> Committed:
         tables.put(change.listed)
     _blobs(tables, change.blobs)
     return Committed(_append(tables, change.entry), change.answer.answer)
+
+
+@apply.register
+def _exchanged(change: Exchanged, tables: Tables) -> Committed:
+    """1. The proof is unused. 2. The execution token is live, of this instance. 3. The basis stands. 4. All writes: proof, entry."""
+    # 1
+    if tables.get(ProofRow, change.proof.proof) is not None:
+        raise Refused(Reason("proof-replayed", "proof.jti", "a proof used once", "a used one"))
+    # 2
+    judge_live(tables, change.token_id, host=change.entry.host, instance=change.instance)
+    # 3
+    host = _host(tables, change.entry.host)
+    if host.record is None or Digest.of(host.record).value != change.basis.record:
+        raise Void("the host's record")
+    if host.version != change.basis.version:
+        raise Void("the host's state")
+    _still(tables, host.namespace, change.basis)
+    # 4
+    tables.put(change.proof)
+    _blobs(tables, change.blobs)
+    return Committed(_append(tables, change.entry))
+
+
+def judge_live(tables: Tables, token_id: str, *, host: str, instance: bytes) -> None:
+    """The execution token was issued to that instance, and is not revoked. Raises Refused."""
+    rows = tables.select(TokenRow, token_id=token_id)
+    if not any((row.host, row.instance) == (host, instance) for row in rows) or any(row.revoked for row in rows):
+        raise Refused(Reason("token-revoked", "token.jti", "a token that was issued and not revoked", token_id[:64]))
 
 
 @apply.register
@@ -320,7 +351,8 @@ def _api_key(change: ApiKeyMade, tables: Tables) -> Committed:
 
 @apply.register
 def _key(change: KeyRotated, tables: Tables) -> Committed:
-    current = [row.kid for row in tables.select(KeyRow) if row.retired_at is None]
+    table: type[KeyRow | ExchangeKeyRow] = type(change.row)
+    current = [row.kid for row in tables.select(table) if row.retired_at is None]
     if current != ([] if change.former is None else [change.former.kid]):
         raise Void("the token key")
     if change.former is not None:
@@ -435,6 +467,7 @@ def _prune(tables: Tables, at: int) -> None:
     tables.prune(NonceRow, at - KEPT_AFTER_EXPIRY)
     tables.prune(AnswerRow, at - KEPT_AFTER_EXPIRY)
     tables.prune(TokenRow, at - KEPT_AFTER_EXPIRY)
+    tables.prune(ProofRow, at - KEPT_AFTER_EXPIRY)
 
 
-__all__ = ["apply", "judge_admission", "judge_ek", "judge_nonce", "space", "stored_answer", "unheard"]
+__all__ = ["apply", "judge_admission", "judge_ek", "judge_live", "judge_nonce", "space", "stored_answer", "unheard"]

@@ -4,7 +4,7 @@ A decision is recorded whole, as the bytes that are signed. Every input is
 named by digest, the clock was read once and stands in `decided_at`, and the
 engine is pinned: `auditor replay` runs it again and demands identical bytes.
 
-Three kinds, one envelope (`Entry`): an attestation, an enrolment, an operator's act.
+Four kinds, one envelope (`Entry`): an attestation, an enrolment, an exchange, an operator's act.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ class AttestDecision:
     reference values, policy. `result` is the digest of the encoded EAR,
     `state_after` of the successor state.
     `issued` is what the shell gave beside evidence and clock: for each request
-    the token id and the status index.
+    the token id and the status index. So is `alive`, where an instance asked
+    that descends from another: until when those parents held a token that did
+    not ask here themselves, sorted; without the ones that held none.
     """
 
     engine: EngineId
@@ -58,6 +60,7 @@ class AttestDecision:
     state_after: Digest
     outcomes: tuple[Outcome, ...]
     reasons: tuple[Reason, ...]
+    alive: tuple[tuple[bytes, int], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +93,38 @@ class OperatorAct:
     detail: Digest | None
 
 
-Entry = AttestDecision | EnrolDecision | OperatorAct
+@dataclass(frozen=True, slots=True)
+class ExchangeDecision:
+    """What became of a request for an exchange token: the digest of its claims, or the reasons for none.
+
+    `inputs` names each input by digest: keys of execution tokens, policy, host record, reference values, request,
+    state. `issued` is the token id that the
+    shell gave. Everything here was decided after the sender had shown to be the holder of the execution token in the request.
+    """
+
+    engine: EngineId
+    decided_at: int
+    issuer: str
+    host: str
+    namespace: str
+    instance: bytes
+    audience: str
+    inputs: tuple[tuple[str, Digest], ...]
+    issued: str
+    claims: Digest | None
+    reasons: tuple[Reason, ...]
+
+
+Entry = AttestDecision | EnrolDecision | OperatorAct | ExchangeDecision
 
 INPUTS: Final = ("evidence", "policy", "record", "references", "state")
+EXCHANGE_INPUTS: Final = ("keys", "policy", "record", "references", "request", "state")
 ACTS: Final = (
     "host-admit", "host-release", "host-replace", "host-retire", "host-excuse",
     "reference-import", "policy-publish", "token-revoke", "key-rotate", "api-key-create", "api-key-revoke",
     "trust-import",
     "reference-propose", "reference-approve", "reference-publish", "reference-retire", "reference-delegate",
-    "reference-withdraw",
+    "reference-withdraw", "exchange-key-rotate",
 )  # fmt: skip
 
 
@@ -126,6 +152,7 @@ def encode_entry(entry: Entry) -> bytes:
                     [o.instance, None if o.claims is None else o.claims.value, [r.to_cbor() for r in o.reasons]] for o in entry.outcomes
                 ],
                 "reasons": [r.to_cbor() for r in entry.reasons],
+                **({} if entry.alive is None else {"alive": [[instance, until] for instance, until in entry.alive]}),
             }
         )
     if isinstance(entry, EnrolDecision):
@@ -141,6 +168,24 @@ def encode_entry(entry: Entry) -> bytes:
                 "evidence": entry.evidence.value,
                 "trust": entry.trust.value,
                 "cleared": entry.cleared,
+            }
+        )
+    if isinstance(entry, ExchangeDecision):
+        return encode_cbor(
+            {
+                "v": 1,
+                "kind": "exchange",
+                "engine": entry.engine.to_cbor(),
+                "decided_at": entry.decided_at,
+                "issuer": entry.issuer,
+                "host": entry.host,
+                "namespace": entry.namespace,
+                "instance": entry.instance,
+                "audience": entry.audience,
+                "inputs": {name: digest.value for name, digest in entry.inputs},
+                "issued": entry.issued,
+                "claims": None if entry.claims is None else entry.claims.value,
+                "reasons": [r.to_cbor() for r in entry.reasons],
             }
         )
     return encode_cbor(
@@ -163,7 +208,7 @@ def parse_entry(data: bytes) -> Entry:
     f = Fields(decode_cbor(data, "decision"), "decision")
     f.version(1)
     kind = f.text("kind")
-    readers = {"attest": _attest, "enrol": _enrol, "operator": _operator}
+    readers = {"attest": _attest, "enrol": _enrol, "operator": _operator, "exchange": _exchange}
     if kind not in readers:
         raise FormatError("decision.kind", f"one of {', '.join(readers)}", repr(kind))
     entry = readers[kind](f)
@@ -172,10 +217,6 @@ def parse_entry(data: bytes) -> Entry:
 
 
 def _attest(f: Fields) -> Entry:
-    inputs = f.mapping("inputs", most=len(INPUTS))
-    if set(inputs) != set(INPUTS):
-        raise FormatError("decision.inputs", ", ".join(INPUTS), ", ".join(map(str, sorted(map(str, inputs))))[:100])
-    named = Fields(inputs, "decision.inputs")
     return AttestDecision(
         engine=EngineId.from_cbor(f.any("engine")),
         decided_at=f.uint("decided_at"),
@@ -184,7 +225,7 @@ def _attest(f: Fields) -> Entry:
         namespace=f.name("namespace"),
         nonce=f.raw("nonce", size=32),
         nonce_issued_at=f.uint("nonce_issued_at"),
-        inputs=tuple((name, named.digest(name)) for name in INPUTS),
+        inputs=_inputs(f, INPUTS),
         issued=tuple(_issued(item) for item in f.items("issued", most=MAX_OUTCOMES)),
         status_uri=f.text("status_uri"),
         verdict=_verdict(f.text("verdict")),
@@ -192,7 +233,35 @@ def _attest(f: Fields) -> Entry:
         state_after=f.digest("state_after"),
         outcomes=tuple(_outcome(item) for item in f.items("outcomes", most=MAX_OUTCOMES)),
         reasons=_reasons(f.items("reasons", most=MAX_REASONS)),
+        alive=_alive(f.items("alive", most=MAX_OUTCOMES)) if f.has("alive") else None,
     )
+
+
+def _inputs(f: Fields, names: tuple[str, ...]) -> tuple[tuple[str, Digest], ...]:
+    inputs = f.mapping("inputs", most=len(names))
+    if set(inputs) != set(names):
+        raise FormatError("decision.inputs", ", ".join(names), ", ".join(map(str, sorted(map(str, inputs))))[:100])
+    named = Fields(inputs, "decision.inputs")
+    return tuple((name, named.digest(name)) for name in names)
+
+
+def _exchange(f: Fields) -> Entry:
+    decision = ExchangeDecision(
+        engine=EngineId.from_cbor(f.any("engine")),
+        decided_at=f.uint("decided_at"),
+        issuer=f.text("issuer", least=1),
+        host=f.name("host"),
+        namespace=f.name("namespace"),
+        instance=f.raw("instance", size=16),
+        audience=f.text("audience", least=1, most=256),
+        inputs=_inputs(f, EXCHANGE_INPUTS),
+        issued=f.text("issued", least=16, most=64),
+        claims=f.optional_digest("claims"),
+        reasons=_reasons(f.items("reasons", most=MAX_REASONS)),
+    )
+    if (decision.claims is None) != bool(decision.reasons):
+        raise FormatError("decision", "claims, or reasons for none", f"{len(decision.reasons)} reasons")
+    return decision
 
 
 def _enrol(f: Fields) -> Entry:
@@ -227,6 +296,19 @@ def _issued(value: object) -> tuple[str, int]:
         raise FormatError("decision.issued", "[token id, status index]", type(value).__name__)
     f = Fields(dict(enumerate(value)), "decision.issued")
     return f.text(0, least=16, most=64), f.uint(1)
+
+
+def _alive(items: list[object]) -> tuple[tuple[bytes, int], ...]:
+    found: list[tuple[bytes, int]] = []
+    for item in items:
+        if not isinstance(item, list) or len(item) != 2:
+            raise FormatError("decision.alive", "[instance, seconds]", type(item).__name__)
+        f = Fields(dict(enumerate(item)), "decision.alive")
+        found.append((f.raw(0, size=16), f.uint(1)))
+    names = [instance for instance, _ in found]
+    if names != sorted(set(names)):
+        raise FormatError("decision.alive", "instances sorted, each once", "another order")
+    return tuple(found)
 
 
 def _outcome(value: object) -> Outcome:

@@ -1,4 +1,4 @@
-"""What attestor and verifier say to each other: enrolment, nonce, and the answer to evidence.
+"""What attestor and verifier say to each other: enrolment, nonce, the answer to evidence, and tokens for elsewhere.
 
 Bodies are CBOR (`application/cbor`), one message each. The evidence itself is
 a CMW collection (`evidence.py`). Every request but the two of enrolment is
@@ -7,7 +7,7 @@ signed by the host key as a DPoP proof (RFC 9449) over method and URL.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from writ.formats import message as m
@@ -100,6 +100,28 @@ class AttestAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class ExchangeRequest:
+    """A token for `audience` elsewhere, for the execution token of an instance.
+
+    `proof` is a DPoP proof by its session key for `token.exchange` on the audience; `lease` goes with a token that takes one.
+    """
+
+    audience: str
+    token: str = field(repr=False)
+    proof: str
+    lease: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeAnswer:
+    """The exchange token, the committed decision that gave it (COSE_Sign1), and the key that signed it."""
+
+    token: str = field(repr=False)
+    decision: bytes
+    key: PublicKey
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """A refusal: HTTP carries the status, this the reasons and the reference to quote to the operator."""
 
@@ -107,7 +129,9 @@ class Problem:
     reasons: tuple[Reason, ...]
 
 
-Exchange = EnrolRequest | EnrolChallenge | Activation | Enrolled | NonceAnswer | AttestAnswer | Problem
+Exchange = (
+    EnrolRequest | EnrolChallenge | Activation | Enrolled | NonceAnswer | AttestAnswer | ExchangeRequest | ExchangeAnswer | Problem
+)  # fmt: skip
 
 
 def _answers(name: str) -> Field:
@@ -178,6 +202,16 @@ EXCHANGE: Final[Family[Exchange]] = Family(
                 m.keys("token_keys"),
             ),
         ),
+        "exchange-request": (
+            ExchangeRequest,
+            (
+                m.text("audience", least=1, most=256),
+                m.text("token", least=1, most=16384),
+                m.text("proof", least=1, most=8192),
+                m.optional_raw("lease", most=4096),
+            ),
+        ),
+        "exchange-answer": (ExchangeAnswer, (m.text("token", least=1, most=8192), m.raw("decision"), m.key("key"))),
         "problem": (Problem, (m.text("reference", most=64), m.reasons("reasons"))),
     },
     MAX_MESSAGE,

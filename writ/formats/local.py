@@ -7,7 +7,7 @@ carry the verifier's signatures.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from writ.formats import message as m
@@ -88,6 +88,26 @@ class LeaseGiven:
 
 
 @dataclass(frozen=True, slots=True)
+class ExchangeAsk:
+    """Ask for an exchange token of a running instance, as `exchange.ExchangeRequest`."""
+
+    instance: bytes
+    audience: str
+    token: str = field(repr=False)
+    proof: str
+    lease: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeGiven:
+    """The verifier's answer, as `exchange.ExchangeAnswer`."""
+
+    token: str = field(repr=False)
+    decision: bytes
+    key: PublicKey
+
+
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """The verifier's answer is no (`final` False), or the instance is tainted and never recovers (`final` True)."""
 
@@ -148,8 +168,8 @@ class StatusAnswer:
 
 
 Local = (
-    Launch | Launched | TokenAsk | TokenGiven | LeaseAsk | LeaseGiven | Refusal | Unreachable | Stop | Done | Watch | Drift | Status
-    | StatusAnswer
+    Launch | Launched | TokenAsk | TokenGiven | LeaseAsk | LeaseGiven | ExchangeAsk | ExchangeGiven | Refusal | Unreachable | Stop
+    | Done | Watch | Drift | Status | StatusAnswer
 )  # fmt: skip
 
 LOCAL: Final[Family[Local]] = Family(
@@ -194,6 +214,17 @@ LOCAL: Final[Family[Local]] = Family(
         ),
         "lease-ask": (LeaseAsk, (m.raw("instance", size=16),)),
         "lease-given": (LeaseGiven, (m.raw("lease", most=4096),)),
+        "exchange-ask": (
+            ExchangeAsk,
+            (
+                m.raw("instance", size=16),
+                m.text("audience", least=1, most=256),
+                m.text("token", least=1, most=16384),
+                m.text("proof", least=1, most=8192),
+                m.optional_raw("lease", most=4096),
+            ),
+        ),
+        "exchange-given": (ExchangeGiven, (m.text("token", least=1, most=8192), m.raw("decision"), m.key("key"))),
         "refusal": (Refusal, (m.reasons("reasons"), m.flag("final"))),
         "unreachable": (Unreachable, (m.text("detail"),)),
         "stop": (Stop, (m.raw("instance", size=16), m.text("outcome", most=16))),

@@ -199,6 +199,8 @@ REMEDIES: Final[dict[str, str]] = {
     "approval-unknown": "No refused action of this instance waits for it, or not any more: ask again, and approve that reference.",
     "approval-refused": "An approval is for one action, its arguments, instance and policy, by a key that the policy names. Approve anew.",
     "approval-expired": "An approval is good for 15 minutes at most, by the clocks of both ends. Approve anew.",
+    # tokens for elsewhere
+    "token-host": "The token is of another host: each host exchanges the tokens of its own instances.",
     # what a server of the Model Context Protocol would have of its client
     "input-not-offered": "The client takes no such question: use one of 2026-07-28 that declares it, or another tool.",
     "input-not-asked": "An answer is given once, to what was asked of this very request. Call without it, and answer what is asked then.",

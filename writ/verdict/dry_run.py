@@ -16,7 +16,7 @@ from writ.formats.state import HostRecord, HostState
 from writ.verdict.appraisal import MOST_DIFFERENCES, as_registers, at_most, lineage, not_as_approved, stands_against, unmeasured
 from writ.verdict.appraise.ima import judge_rows
 from writ.verdict.ima_log import with_the_rest
-from writ.verdict.issue import narrowed, tier_of
+from writ.verdict.issue import ISSUE_ACTION, narrowed, tier_of
 from writ.verdict.reference import ReferenceSet, exempted
 
 _ASKED_ANEW: Final = frozenset({"algorithm-refused", "file-mismatch", "file-unknown", "ima-signature-invalid", "ima-violation"})
@@ -88,7 +88,7 @@ def foresee(
                 parents, _ = lineage(known, state.runtime)
                 agents, tier = (known.agent, *(parent.agent for parent in parents)), tier_of(not missing, unmeasured(known, *parents))
                 audience = parse_measurement(known.measurement).audience
-                refused = narrowed(agents, audience, record=record, bundle=bundle, tier=tier, claim=claim)
+                refused = narrowed(ISSUE_ACTION, agents, audience, record=record, bundle=bundle, tier=tier, claim=claim)
                 found = () if refused is None else (refused,)
             instances.append((known.instance, str(known.agent), at_most(found, MOST_DIFFERENCES)))
     return Foreseen(record.host, at_most(left, MOST_DIFFERENCES), tuple(instances), tuple(sorted(used)))

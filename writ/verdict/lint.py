@@ -28,7 +28,7 @@ from writ.formats.spiffe import AgentId
 from writ.formats.state import TPM_CLASSES
 from writ.verdict.approval import supposed
 from writ.verdict.cedar import JUDGED, CedarPolicies, evaluate, faults, keys, load, parts
-from writ.verdict.schema import ISSUE, KINDS
+from writ.verdict.schema import BY_VERIFIER, KINDS
 from writ.verdict.slicing import LEXEME
 
 _OVERFLOWS: Final = frozenset({"offset", "durationSince", "toDate", "toTime"})
@@ -177,15 +177,15 @@ def _misfits(loaded: CedarPolicies, people: bool) -> Iterator[Finding]:
     """The actions whose requests, as Writ makes them, the schema does not allow: each is refused."""
 
     def fits(action: str, more: Mapping[str, str] = _NOTHING) -> bool:
-        resource, context = (("Audience", "any"), ISSUED) if action == ISSUE else (("Resource", "any"), {**SPECIMEN, **more})
+        resource, context = (("Audience", "any"), ISSUED) if action in BY_VERIFIER else (("Resource", "any"), {**SPECIMEN, **more})
         return not evaluate(loaded, agent=_NOBODY, action=action, resource=resource, context=context).erred
 
     for action in sorted(loaded.slices):
         if not fits(action):
             yield Finding("schema", "misfit", f"{action} is always refused: principal, resource or context are not as they are asked"[:200])
-    asked = [ISSUE, *(kind for row in KINDS for kind in row)]
+    asked = [*BY_VERIFIER, *(kind for row in KINDS for kind in row)]
     if missing := [kind for kind in asked if kind not in loaded.slices and not fits(kind)]:
         yield Finding("schema", "missing-actions", f"always refused, since the schema has no such action: {', '.join(missing)}"[:400])
-    acted = sorted({*loaded.slices, *asked} - {ISSUE})
+    acted = sorted({*loaded.slices, *asked} - {*BY_VERIFIER})
     if people and (closed := [kind for kind in acted if fits(kind) and not fits(kind, _CONSENT)]):
         yield Finding("schema", "misfit", f"without approver and approval in the context nobody can approve {', '.join(closed)}"[:200])

@@ -1,7 +1,7 @@
 """The Cedar schema of the questions that Writ asks: made from the action kinds, so that a policy and a gate mean the same.
 
-`token.issue` is asked by the verifier, every other kind by an enforcer or a
-relying service. A kind that a service of one's own asks for (`reports.render`)
+`token.issue` and `token.exchange` are asked by the verifier, every other kind by an
+enforcer or a relying service. A kind that a service of one's own asks for (`reports.render`)
 is added to `kinds`; a policy cannot name one that the schema lacks.
 
 >>> "  action \\"reports.render\\" appliesTo {" in cedar_schema(("reports.render",))
@@ -13,11 +13,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from writ.formats.action import METHODS, WEBSOCKET, Action
+from writ.formats.action import EXCHANGE, METHODS, WEBSOCKET, Action
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError
 
 ISSUE: Final = "token.issue"
+BY_VERIFIER: Final = (ISSUE, EXCHANGE)
+"""The kinds that the verifier asks for, each about an audience."""
 KINDS: Final = (
     ("tool.call", "resource.read", "resource.subscribe", "prompt.get", "input.request"),
     ("net.connect", "net.reach", "net.accept"),
@@ -34,17 +36,20 @@ ACTION_CONTEXT: Final = {
 """Name and Cedar type of what `decide.decision_context` holds."""
 APPROVED_CONTEXT: Final = {"approval?": "String", "approver?": "String"}
 """What `approval.Consent` adds, where a person approved the action."""
+MORE_CONTEXT: Final = {"exceptions?": "Set<String>", "used?": "Long"}
+"""Where a policy asks: the token's exceptions, if it has some, and how often the instance has had the action permitted before."""
 MAX_KINDS: Final = 256
 
-_ACTED: Final = {**ACTION_CONTEXT, **APPROVED_CONTEXT}
-_HEAD: Final = """// What Writ's two questions look like to Cedar. `token.issue` is asked by the
-// verifier, every other action by an enforcer; more action kinds may be added.
+_ACTED: Final = {**ACTION_CONTEXT, **APPROVED_CONTEXT, **MORE_CONTEXT}
+_HEAD: Final = """// What Writ's questions look like to Cedar. `token.issue` and `token.exchange` are asked
+// by the verifier, every other action by an enforcer; more action kinds may be added.
 namespace Writ {
   entity Agent;
   entity Audience;
   entity Resource;
 
-  // May this agent hold an execution token for this audience?
+  // May this agent hold an execution token for this audience? And, under one, have its enforcer
+  // hold a bearer token (an exchange token) for that audience elsewhere?
 """
 
 
@@ -53,14 +58,14 @@ def cedar_schema(more: Sequence[str] = ()) -> str:
 
     Raises FormatError for what cannot be an action's name, or is one already.
     """
-    known = {ISSUE, *(kind for row in KINDS for kind in row)}
+    known = {*BY_VERIFIER, *(kind for row in KINDS for kind in row)}
     if len(more) > MAX_KINDS or len(set(more)) != len(more):
         raise FormatError("action kinds", f"at most {MAX_KINDS}, each once", f"{len(more)}")
     for kind in more:
         Action(kind, "any", Digest.of(b""))
         if kind in known:
             raise FormatError("action kind", "one that the schema does not have", kind)
-    text = _HEAD + _action([[ISSUE]], "Audience", ISSUE_CONTEXT)
+    text = _HEAD + _action([BY_VERIFIER], "Audience", ISSUE_CONTEXT)
     text += "\n  // May this agent do this, under a valid token that grants it?\n" + _action(KINDS, "Resource", _ACTED)
     if more:
         text += "\n  // Asked by services of one's own, as the others are.\n"

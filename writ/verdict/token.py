@@ -1,17 +1,19 @@
-"""Tokens, proofs of possession and leases, judged: is this execution token good here, now, and is its holder the one it names?"""
+"""Tokens, proofs of possession and leases, judged: is this token good here, now, and is its holder the one it names?"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from writ.formats.action import Action
+from writ.formats.decision import ExchangeDecision
 from writ.formats.digest import Digest, hash_bytes
 from writ.formats.eat import SignedToken, TokenClaims
 from writ.formats.errors import FormatError, Refused
+from writ.formats.exchange_token import ExchangeClaims, SignedExchangeToken
 from writ.formats.jose import DpopProof, b64url, verify_jws
-from writ.formats.keys import PublicKey
+from writ.formats.keys import PublicKey, key_id
 from writ.formats.lease import Lease, lease_binding
 from writ.formats.policy_bundle import CLOCK_SKEW, TOKEN_LIFE_CEILING
 from writ.formats.reason import Reason
@@ -46,6 +48,14 @@ class VerifiedLease:
     """Proof that `verify_lease` ran. Dead from `alive_until` on (seconds since the epoch, rounded down), whoever holds it."""
 
     alive_until: int
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedExchangeToken:
+    """Proof that `verify_exchange_token` ran. Whoever has it can use it, at its audience, until `claims.expires_at`."""
+
+    claims: ExchangeClaims
+    compact: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,3 +198,48 @@ def verify_lease(lease: Lease | None, token: VerifiedToken, *, now: int) -> Veri
     if now >= alive_until:
         raise Refused(Reason("lease-expired", "lease.time", f"alive after {now}", f"until {alive_until}"))
     return VerifiedLease(alive_until)
+
+
+def verify_exchange_token(
+    token: SignedExchangeToken,
+    decision: ExchangeDecision,
+    key: PublicKey,
+    *,
+    execution: VerifiedToken,
+    audience: str,
+    issuer: str,
+    now: int,
+) -> VerifiedExchangeToken:  # fmt: skip
+    """The exchange token is what `decision` decided for this execution token and audience, and is alive at `now`.
+
+    That a pinned decision key signed `decision` is the caller's to have verified. Does not say that anybody else takes the token.
+
+    1. The decision is by this issuer, on this instance and audience, and names exactly these claims.
+    2. `key` signed the token, under its id.
+    3. The claims are those of the execution token, for this audience.
+    4. It has not ended, and ends no later than the execution token.
+
+    Raises Refused at the first fault.
+    """
+    claims, held = token.claims, execution.claims
+    # 1
+    wanted = (issuer, held.host, held.instance.hex(), audience, str(Digest.of(token.jws.payload)))
+    said = (decision.issuer, decision.host, decision.instance.hex(), decision.audience, str(decision.claims))
+    if wanted != said:
+        raise Refused(Reason("digest-mismatch", "exchange.decision", " ".join(wanted)[:200], " ".join(said)[:200]))
+    # 2
+    if token.jws.kid != key_id(key) or not verify_jws(token.jws, key):
+        raise Refused(Reason("signature-invalid", "exchange_token", "a signature by the issuer", "another"))
+    # 3
+    checks = (
+        ("iss", issuer, claims.issuer), ("sub", str(held.agent), str(claims.agent)), ("aud", audience, claims.audience),
+        ("host", held.host, claims.host), ("instance", held.instance.hex(), claims.instance.hex()),
+        ("execution_token", str(execution.digest), str(claims.execution_token)),
+    )  # fmt: skip
+    for name, expected, got in checks:
+        if expected != got:
+            raise Refused(Reason("token-malformed", f"exchange_token.{name}", expected[:200], got[:200]))
+    # 4
+    if not now < claims.expires_at <= held.expires_at:
+        raise Refused(Reason("token-expired", "exchange_token.exp", f"later than {now}, up to {held.expires_at}", str(claims.expires_at)))
+    return VerifiedExchangeToken(claims, token.jws.compact)

@@ -12,6 +12,7 @@ import pytest
 
 from enforcer.config import EnforcerConfig
 from enforcer.credential import Held
+from enforcer.secrets.bearer import Bearers
 from enforcer.secrets.held import Secrets
 from enforcer.secrets.sealed import Sealed
 from enforcer.secrets.source import MAX_SECRET, Lease
@@ -19,7 +20,6 @@ from enforcer.secrets.sources import secrets_of
 from tests.conftest import missing
 from tests.enforcer.host import wait_for
 from tests.enforcer.scene import Scene
-from tests.world.attestor import AUDIENCE
 from tests.world.network import certified
 from tests.world.vault import Vault
 from writ.formats.errors import FormatError, Unavailable
@@ -27,6 +27,7 @@ from writ.formats.secret import Secret
 from writ.service.clock import SystemClock
 
 NAMED = (Secret("db", "DB"), Secret("mail", "MAIL"))
+OURS, CLOUD = "https://vault.example.org", "https://iam.example/pool"
 LINES = ("a mail vault secret/data/mail data.key", "a db vault database/creds/reader password", "b mail sealed /x")
 
 
@@ -35,16 +36,22 @@ class Safe:
 
     def __init__(self, folder: Path) -> None:
         certificate = certified(folder, "127.0.0.1")
-        self.scene = Scene(folder)
-        self.vault = Vault(self.scene.attestor.tokens.public, AUDIENCE, certificate)
+        self.scene = Scene(folder, more=tuple(("token.exchange", audience) for audience in (OURS, CLOUD)))
+        self.vault = Vault(self.scene.attestor.method(OURS, CLOUD), certificate)
         self.roots = certificate[0]
         self.held = self.scene.renew()
         self.secrets = self.of(NAMED, *LINES)
 
     def of(self, named: tuple[Secret, ...], *lines: str, role: str = "writ") -> Secrets:
         """The secrets of an instance of `a` on a host whose configuration has these lines."""
-        config = EnforcerConfig(secrets=lines, vault_url=self.vault.url, vault_role=role, secrets_ca_file=self.roots)
-        return secrets_of(config, "a", named, SystemClock())
+        config = EnforcerConfig(secrets=lines, vault_url=self.vault.url, vault_role=role, vault_audience=OURS, secrets_ca_file=self.roots)
+        return secrets_of(config, "a", named, self.bearers, SystemClock())
+
+    @property
+    def bearers(self) -> Bearers:
+        """The exchange tokens of a holder that starts now."""
+        scene = self.scene
+        return Bearers(scene.key, scene.attestor.trust(), scene.attestor.answer, scene.clock)
 
 
 @pytest.fixture
@@ -115,7 +122,7 @@ def test_session_that_the_vault_ended_is_begun_anew_and_a_refusal_is_one(safe: S
 
 
 def test_token_of_another_issuer_opens_no_vault(safe: Safe) -> None:
-    safe.vault.keys = {}
+    safe.vault.method.bound_issuer = "https://another.example.org"
     with pytest.raises(Unavailable, match="login"):
         safe.secrets.value("mail", safe.held)
 
@@ -157,13 +164,13 @@ def test_observed_agent_has_no_token_and_so_no_secret(safe: Safe) -> None:
 
 
 def test_cloud_gives_its_token_for_ours(safe: Safe) -> None:
-    held = safe.of((Secret("gcs", "GCS"),), f"a gcs exchange {safe.vault.url}/sts //iam.example/pool storage.read storage.list")
+    held = safe.of((Secret("gcs", "GCS"),), f"a gcs exchange {safe.vault.url}/sts {CLOUD} //iam.example/pool storage.read storage.list")
 
     assert held.value("gcs", safe.held) == b"ya29.cloud"
     assert safe.vault.exchanged == [
         {
             "grant_type": ["urn:ietf:params:oauth:grant-type:token-exchange"],
-            "subject_token": [safe.held.compact],
+            "subject_token": safe.vault.shown,
             "subject_token_type": ["urn:ietf:params:oauth:token-type:jwt"],
             "requested_token_type": ["urn:ietf:params:oauth:token-type:access_token"],
             "audience": ["//iam.example/pool"],
@@ -173,8 +180,8 @@ def test_cloud_gives_its_token_for_ours(safe: Safe) -> None:
 
 
 def test_exchange_that_refuses_is_unavailable(safe: Safe) -> None:
-    safe.vault.keys = {}
-    held = safe.of((Secret("gcs", "GCS"),), f"a gcs exchange {safe.vault.url}/sts aud")
+    safe.vault.method.bound_issuer = "https://another.example.org"
+    held = safe.of((Secret("gcs", "GCS"),), f"a gcs exchange {safe.vault.url}/sts {CLOUD} aud")
     with pytest.raises(Unavailable, match="expected 200, got 400"):
         held.value("gcs", safe.held)
 
@@ -246,7 +253,7 @@ def test_secret_without_a_source_for_this_agent_is_no_launch(safe: Safe) -> None
 )
 def test_line_that_says_no_source_is_refused(line: str) -> None:
     with pytest.raises(FormatError):
-        EnforcerConfig(secrets=(line,), vault_url="https://v.example", vault_role="writ")
+        EnforcerConfig(secrets=(line,), vault_url="https://v.example", vault_role="writ", vault_audience="v")
 
 
 def test_vault_needs_an_address_and_a_role_and_a_secret_one_source() -> None:

@@ -15,13 +15,14 @@ from writ.formats import local as lo
 from writ.formats.action import ActionRecord, OutcomeRecord
 from writ.formats.archive import Archive, InstanceLog
 from writ.formats.boot_state import BootState
-from writ.formats.decision import ACTS, INPUTS, AttestDecision, EnrolDecision, OperatorAct, Outcome
+from writ.formats.decision import ACTS, EXCHANGE_INPUTS, INPUTS, AttestDecision, EnrolDecision, ExchangeDecision, OperatorAct, Outcome
 from writ.formats.delegation import Delegation, Role
 from writ.formats.digest import SIZES, Digest, Nonce
 from writ.formats.eat import RUNTIME_TIERS, TokenClaims
 from writ.formats.engine import EngineId
 from writ.formats.enrolment import EnrolmentEvidence
 from writ.formats.evidence import Evidence, ImaLog, InstanceRequest
+from writ.formats.exchange_token import MAX_LIFE, ExchangeClaims
 from writ.formats.exemption import EXEMPTIBLE, LONGEST
 from writ.formats.grants import grant_set
 from writ.formats.ima_state import ImaState, ImaVerdict
@@ -148,12 +149,23 @@ CLAIMS = st.builds(
     exceptions=several(st.sampled_from(sorted(REMEDIES))), status_index=st.integers(0, 1 << 30), status_uri=WORD,
     lease=st.none() | TERMS,
 )  # fmt: skip
+EXCHANGE_CLAIMS = st.builds(
+    lambda issued_at, life, **rest: ExchangeClaims(issued_at=issued_at, expires_at=issued_at + life, **rest),
+    st.integers(0, 1 << 40), st.integers(1, MAX_LIFE),
+    issuer=WORD, agent=AGENT, audience=WORD, token_id=LONG_ID, host=NAME, instance=ID, tpm_class=CLASS,
+    runtime=st.sampled_from(RUNTIME_TIERS), execution_token=DIGEST,
+)  # fmt: skip
 OUTCOME = st.builds(Outcome, ID, st.none() | DIGEST, REASONS)
 ENTRY = st.one_of(
     st.builds(
         AttestDecision, ENGINE, WHOLE, WORD, NAME, NAME, KEY32, WHOLE,
         st.lists(DIGEST, min_size=5, max_size=5).map(lambda found: tuple(zip(INPUTS, found, strict=True))),
         several(st.tuples(LONG_ID, WHOLE)), TEXT, st.sampled_from(["accepted", "refused"]), DIGEST, DIGEST, several(OUTCOME), REASONS,
+    ),
+    st.builds(
+        lambda claims, reasons, *rest: ExchangeDecision(*(*rest, None if reasons else claims, reasons)),
+        DIGEST, REASONS, ENGINE, WHOLE, WORD, NAME, NAME, ID, WORD,
+        st.lists(DIGEST, min_size=6, max_size=6).map(lambda found: tuple(zip(EXCHANGE_INPUTS, found, strict=True))), LONG_ID,
     ),
     st.builds(EnrolDecision, ENGINE, WHOLE, NAME, NAME, DIGEST, DIGEST, DIGEST, FLAG),
     st.builds(OperatorAct, ENGINE, WHOLE, NAME, TEXT, st.sampled_from(ACTS), TEXT, st.none() | DIGEST),
@@ -248,6 +260,8 @@ EXCHANGE = st.one_of(
         ex.AttestAnswer, BLOB, BLOB, REASONS, several(st.builds(ex.InstanceAnswer, ID, st.none() | TEXT, REASONS, st.none() | BLOB)),
         KEY32, WHOLE, BLOB, several(KEY)
     ),
+    st.builds(ex.ExchangeRequest, WORD, WORD, WORD, st.none() | BLOB),
+    st.builds(ex.ExchangeAnswer, WORD, BLOB, KEY),
     st.builds(ex.Problem, TEXT, REASONS),
 )  # fmt: skip
 LOCAL = st.one_of(
@@ -257,6 +271,8 @@ LOCAL = st.one_of(
     st.builds(lo.LeaseGiven, BLOB),
     st.builds(lo.TokenAsk, ID, KEY, WORD, GRANTS, WHOLE, KEY32, WHOLE, several(KEY32)),
     st.builds(lo.TokenGiven, WORD, BLOB, BLOB, BLOB, several(KEY), KEY, BLOB),
+    st.builds(lo.ExchangeAsk, ID, WORD, WORD, WORD, st.none() | BLOB),
+    st.builds(lo.ExchangeGiven, WORD, BLOB, KEY),
     st.builds(lo.Refusal, REASONS, FLAG),
     st.builds(lo.Unreachable, TEXT),
     st.builds(lo.Stop, ID, TEXT),

@@ -22,6 +22,7 @@ from writ.formats.enrolment import encode_enrolment_evidence, parse_enrolment_ev
 from writ.formats.errors import FormatError
 from writ.formats.evidence import encode_evidence, parse_evidence
 from writ.formats.exchange import EXCHANGE
+from writ.formats.exchange_token import encode_exchange_claims, parse_exchange_claims
 from writ.formats.lease import encode_lease, encode_lease_approval, encode_lease_keys, parse_lease, parse_lease_approval, parse_lease_keys
 from writ.formats.local import LOCAL
 from writ.formats.measurement import encode_measurement, parse_measurement
@@ -38,6 +39,7 @@ FORMATS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], bytes], Callabl
     "host state": (s.HOST_STATE, encode_host_state, parse_host_state),
     "claims": (s.CLAIMS, encode_claims, parse_claims),
     "decision": (s.ENTRY, encode_entry, parse_entry),
+    "exchange claims": (s.EXCHANGE_CLAIMS, encode_exchange_claims, parse_exchange_claims),
     "record": (s.RECORD, encode_record, parse_record),
     "lease keys": (s.LEASE_KEYS, encode_lease_keys, parse_lease_keys),
     "lease-approval": (s.APPROVAL, encode_lease_approval, parse_lease_approval),
@@ -120,7 +122,7 @@ def test_value_of_another_type_is_refused_under_every_key(name: str) -> None:
             assert specimen.encode(parsed) == spell({**value, key: wrong}), key
 
 
-@pytest.mark.parametrize("name", [n for n in FLAT if not n.startswith("token-claims")])
+@pytest.mark.parametrize("name", [n for n in FLAT if not n.startswith(("token-claims", "exchange-claims"))])
 @pytest.mark.parametrize("version", [0, 2, 99])
 def test_version_that_is_not_ours_is_refused(name: str, version: int) -> None:
     value, spell = opened(SPECIMENS[name])
