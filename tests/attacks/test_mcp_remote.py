@@ -46,11 +46,13 @@ def on(method: str, say: Say) -> Callable[[Asked, dict[str, Any]], bool]:
 
 
 def raw(*parts: bytes) -> Say:
-    """These bytes, and the end of the connection."""
+    """These bytes, and the end of the connection. ANSWER is a good one, LENGTH and CHUNK how long that is."""
 
-    def say(asked: Asked, _: dict[str, Any]) -> None:
+    def say(asked: Asked, message: dict[str, Any]) -> None:
+        good = result(message)
         for part in parts:
-            asked.wfile.write(part)
+            whole = part.replace(b"LENGTH", b"%d" % len(good)).replace(b"CHUNK", b"%x" % len(good)).replace(b"ANSWER", good)
+            asked.wfile.write(whole)
             asked.wfile.flush()
         asked.close_connection = True
 
@@ -334,7 +336,8 @@ def test_a_message_on_several_lines_of_data_is_one(rig: RemoteRig) -> None:
         (b"data: ANSWER",), (b"data: ANSWER\n",), (b"",), (b": nothing\n\n",), (b"event: endpoint\ndata: ANSWER\n\n",),
         (b"data: x\rdata: ANSWER\n\n",), (b"data: ANSWER\r\r",), (b"Data: ANSWER\n\n",), (b" data: ANSWER\n\n",),
         (b"\xef\xbb\xbfdata: ANSWER\n\n",),
-        (b"data: " + b"x" * (1 << 20),) * 2, (b"data: " + b"x" * (1 << 19) + b"\n",) * 3, ((b": " + b"x" * 60000 + b"\n\n"),) * 80,
+        (b"data: " + b"x" * (1 << 20),) * 2, (b"data: " + b"x" * (1 << 19) + b"\n",) * 3,
+        (*((b": " + b"x" * 60000 + b"\n\n",) * 80), b"data: ANSWER\n\n"),
         (b'data: {"jsonrpc":"2.0","id":9999,"result":{"content":[]}}\n\n', b"data: ANSWER\n\n"),
     ],
     ids=lambda parts: repr(parts[0][:20]),
@@ -376,12 +379,12 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 @pytest.mark.parametrize(
     "answer",
     [
-        b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n{}",
-        OK + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
-        OK + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
-        OK + b"Content-Length: 50\r\n\r\n{}",
-        OK + b"Content-Type: text/html\r\nContent-Length: 2\r\n\r\n{}",
-        OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX-Trailer: 1\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\nContent-Length: LENGTH\r\n\r\nANSWER",
+        OK + b"Content-Length: LENGTH\r\nTransfer-Encoding: chunked\r\n\r\nCHUNK\r\nANSWER\r\n0\r\n\r\n",
+        OK + b"Content-Length: LENGTH\r\nContent-Length: 3\r\n\r\nANSWER",
+        OK + b"Content-Length: 500\r\n\r\nANSWER",
+        OK + b"Content-Type: text/html\r\nContent-Length: LENGTH\r\n\r\nANSWER",
+        OK + b"Transfer-Encoding: chunked\r\n\r\nCHUNK\r\nANSWER\r\n0\r\nX-Trailer: 1\r\n\r\n",
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
         b"HTTP/1.1 103 Early Hints\r\n\r\n" * 10,
         b"HTTP/1.1 200 OK\r\nX: " + b"x" * 20000 + b"\r\n\r\n",
