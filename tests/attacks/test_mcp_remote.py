@@ -388,6 +388,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
         OK + b"Content-Length: LENGTH\r\nContent-Length: 3\r\n\r\nANSWER",
         OK + b"Content-Length: 500\r\n\r\nANSWER",
         OK + b"Content-Type: text/html\r\nContent-Length: LENGTH\r\n\r\nANSWER",
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Type: application/json\r\nContent-Length: LENGTH\r\n\r\nANSWER",
         OK + b"Transfer-Encoding: chunked\r\n\r\nCHUNK\r\nANSWER\r\n0\r\nX-Trailer: 1\r\n\r\n",
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
         b"HTTP/1.1 103 Early Hints\r\n\r\n" * 10,
