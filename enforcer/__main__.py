@@ -171,6 +171,9 @@ def _policy_arguments(made: argparse.ArgumentParser) -> None:
     test = acts.add_parser("test", help="run cases against policies", allow_abbrev=False)
     test.add_argument("cases", nargs="*", type=Path, metavar="FILE", help="cases, TOML or JSON; none: the policies are only validated")
     test.add_argument("--every-policy", action="store_true", help="refused where no case exercises some policy")
+    test.add_argument(
+        "--catalogue", action="append", type=Path, metavar="FILE", help="NAME.mcp.json of a server: what policies name of servers is in one"
+    )
     what_if = acts.add_parser("what-if", help="decide recorded actions again, and show what is decided otherwise", allow_abbrev=False)
     what_if.add_argument("reference", nargs="*", metavar="REF", help="instances or records; none: all of this host")
     shadow = acts.add_parser("shadow", help="show what the candidate of shadow_policy would decide otherwise", allow_abbrev=False)
@@ -347,7 +350,8 @@ def _policy(args: argparse.Namespace) -> int:
         return cli.ACCEPTED if any(one["compared"] for one in told["instances"]) else cli.COULD_NOT
     bundle = policies.candidate(args.policies, args.schema)
     if args.act == "test":
-        told = policies.tried(bundle, policies.cases(args.cases))
+        among = None if args.catalogue is None else policies.catalogue(args.catalogue)
+        told = policies.tried(bundle, policies.cases(args.cases), among)
         if args.every_policy and told["unexercised"]:
             told["verdict"] = "refused"
         cli.emit(told, args.json)

@@ -33,9 +33,11 @@ from writ.formats.cose import parse_sign1
 from writ.formats.digest import Digest
 from writ.formats.eat import TokenClaims, parse_token
 from writ.formats.errors import FormatError, Unavailable
+from writ.formats.mcp.approved import ApprovedServer, parse_approved
 from writ.formats.policy_bundle import MAX_BUNDLE, PolicyBundle, PolicySettings, parse_bundle
 from writ.formats.spiffe import AgentId
 from writ.formats.strict import Fields, decode_json
+from writ.verdict.catalogue import uncatalogued
 from writ.verdict.lint import ISSUED, SPECIMEN, explained
 from writ.verdict.rehearsal import Case, Tried, again, by_policy, rehearse, unexercised
 from writ.verdict.schema import BY_VERIFIER, cedar_schema
@@ -64,9 +66,23 @@ def cases(paths: Sequence[Path]) -> tuple[Case, ...]:
     return tuple(case for path in paths for case in _cases(path))
 
 
-def tried(bundle: PolicyBundle, of: Sequence[Case]) -> dict[str, Any]:
-    """What the policies say in each case, which fail, which policies no case exercised, and the findings. Raises FormatError."""
-    findings = explained(bundle)
+def catalogue(paths: Sequence[Path]) -> dict[str, ApprovedServer]:
+    """What was approved of each server, by its name, which is that of its file. Raises FormatError, Unavailable."""
+    found: dict[str, ApprovedServer] = {}
+    for path in paths:
+        name = path.name.removesuffix(".mcp.json")
+        if name == path.name or name in found:
+            raise FormatError("--catalogue", "files NAME.mcp.json, each name once", path.name[:80])
+        found[name] = parse_approved(_read(path))
+    return found
+
+
+def tried(bundle: PolicyBundle, of: Sequence[Case], among: Mapping[str, ApprovedServer] | None = None) -> dict[str, Any]:
+    """What the policies say in each case, which fail, which policies no case exercised, and the findings. Raises FormatError.
+
+    Where servers are given, what a policy names of a server is `among` what was approved of them, or is a finding.
+    """
+    findings = [*explained(bundle), *(uncatalogued(bundle, among) if among is not None else ())]
     results = rehearse(bundle, of)
     failed = [_failure(one) for one in results if not one.passed]
     return {

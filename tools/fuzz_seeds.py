@@ -38,7 +38,7 @@ from writ.formats.forward import forward_set
 from writ.formats.grants import grant_set
 from writ.formats.local import LOCAL, Launch, Refusal, Status, Stop
 from writ.formats.manifest import ComponentSpec, Manifest, encode_manifest
-from writ.formats.mcp.approved import ApprovedServer, encode_approved
+from writ.formats.mcp.approved import ApprovedServer, Remote, encode_approved
 from writ.formats.mcp.protocol import MODERN
 from writ.formats.mcp.request import modern_meta
 from writ.formats.measurement import ComponentRoot, Measurement, encode_measurement
@@ -265,6 +265,10 @@ def mcp_messages() -> Iterator[bytes]:
             yield encode_json({"id": 1, "jsonrpc": "2.0", "method": method, "params": sent}, floats=True)
     yield encode_json({"id": 1, "jsonrpc": "2.0", "result": {"content": [{"type": "text", "text": "x"}], "resultType": "complete"}})
     yield encode_approved(ApprovedServer(MODERN, {"read": Digest.of(b"")}, {}, resources=True))
+    yield encode_approved(ApprovedServer(MODERN, {}, {}, remote=Remote("https://a.test/mcp", (("Authorization", "Bearer ", "key"),))))
+    yield b": alive\r\n\r\nevent: message\nid: 1\ndata: {\ndata: }\n\nretry: 5\n\n"
+    yield b'{"progressToken":1,"progress":0.5,"total":1,"message":"half"}'
+    yield b'{"inputRequests":{"a":{"method":"elicitation/create","params":{"message":"?"}}},"requestState":"s"}'
 
 
 def http2_connections() -> Iterator[bytes]:

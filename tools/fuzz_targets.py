@@ -60,9 +60,11 @@ from writ.formats.ima_rules import ImaRules
 from writ.formats.ima_signature import keys_of, parse_file_signature
 from writ.formats.local import LOCAL
 from writ.formats.manifest import parse_manifest
-from writ.formats.mcp.answer import parse_said
+from writ.formats.mcp.answer import parse_progress, parse_said
 from writ.formats.mcp.approved import parse_approved
+from writ.formats.mcp.events import Events
 from writ.formats.mcp.headers import check_headers
+from writ.formats.mcp.input import parse_input_required
 from writ.formats.mcp.names import uri
 from writ.formats.mcp.protocol import MODERN
 from writ.formats.mcp.request import Call, parse_message
@@ -72,6 +74,7 @@ from writ.formats.oci import check_layout, parse_image_config, parse_image_manif
 from writ.formats.ocsp import parse_ocsp
 from writ.formats.pe import parse_pe
 from writ.formats.state import HostState, clean_runtime, encode_host_state, parse_host_state
+from writ.formats.strict import decode_json
 from writ.formats.tpm.attest import encode_attest, parse_attest
 from writ.formats.tpm.pcr import PcrValues, encode_pcr_selection, parse_pcr_selection
 from writ.formats.tpm.public import encode_public, parse_any_public, parse_public
@@ -472,7 +475,8 @@ def http2(data: bytes) -> None:
 
 
 def mcp_messages(data: bytes) -> None:
-    """What a client and a server of MCP say, and what was approved of the latter. A URI that is decided is the one that is sent."""
+    """What a client and a server of MCP say, and what was approved of the latter. A URI that is decided is the one that is sent; a stream
+    is read the same in whatever pieces it comes."""
     message = _read(parse_message, data)
     if isinstance(message, Call):
         with suppress(FormatError):
@@ -480,6 +484,21 @@ def mcp_messages(data: bytes) -> None:
         _hold(message.method != "resources/read" or uri(message.params["uri"], "uri") == message.name, "a URI with two readings")
     _read(lambda raw: parse_said(raw, "server"), data)
     _read(parse_approved, data)
+    _hold(_events(data, len(data) or 1) == _events(data, 7), "a stream with two readings")
+    value = _read(lambda raw: decode_json(raw, "result", floats=True), data)
+    if isinstance(value, dict):
+        with suppress(FormatError):
+            parse_progress(value, 1)
+        with suppress(FormatError):
+            parse_input_required(value, "result")
+
+
+def _events(data: bytes, step: int) -> list[bytes] | None:
+    events = Events(1024)
+    try:
+        return [one for at in range(0, len(data), step) for one in events.feed(data[at : at + step])]
+    except FormatError:
+        return None
 
 
 TARGETS: Final = {

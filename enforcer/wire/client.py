@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -13,6 +14,12 @@ from enforcer.wire.stream import Stream
 from writ.formats.errors import FormatError, Unavailable
 
 _PART: Final = 64 << 10
+_ASKED: Final = h11.Request(method="POST", target="/", headers=[("Host", "x")])
+_END: Final = h11.EndOfMessage()
+"""What h11, which reads the answer, is told of the request; what leaves is written here, of headers that were looked at."""
+_USUAL: Final = (("Content-Type", "application/json"), ("Accept-Encoding", "identity"))
+_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z", re.ASCII)
+_VALUE: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?\Z", re.ASCII)
 _MOST_BEFORE: Final = 4
 """Informational answers (RFC 9110 15.2) before one that counts."""
 
@@ -41,17 +48,13 @@ class Client:
 
         Raises OSError, Unavailable, FormatError.
         """
-        usual = [
-            ("Host", self._host),
-            ("Content-Length", str(len(body))),
-            ("Content-Type", "application/json"),
-            ("Accept-Encoding", "identity"),
-        ]
-        try:
-            head = self._http.send(h11.Request(method="POST", target=path, headers=[*usual, ("Accept-Encoding", "identity"), *headers]))
-            data = (head or b"") + (self._http.send(h11.Data(data=body)) or b"") + (self._http.send(h11.EndOfMessage()) or b"")
-        except h11.LocalProtocolError as error:
-            raise FormatError(f"{self._what}, headers", "what a header can hold", str(error)[:60]) from None
+        whole = [("Host", self._host), ("Content-Length", str(len(body))), *_USUAL, *headers]
+        if fault := next((name for name, value in whole if not _NAME.match(name) or not _VALUE.match(value)), None):
+            raise FormatError(f"{self._what}, header {fault}"[:80], "what a header can hold", "something else")
+        head = "".join(f"{name}: {value}\r\n" for name, value in whole)
+        data = f"POST {path} HTTP/1.1\r\n{head}\r\n".encode("ascii") + body
+        self._http.send(_ASKED)
+        self._http.send(_END)
         self._stream.settimeout(max(0.001, end - time.monotonic()))
         self._stream.sendall(data)
         self.sent += len(data)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
+from enforcer.gatekeeper import Gatekeeper
 from enforcer.wire.limits import Ended, Limits
 from writ.service import observe
 
@@ -97,14 +98,17 @@ class ListeningLine(OpenLine):
         server.settimeout(min(_LOOK, limits.life))
         super().__init__()
         self._closed = False
+        self._holder: Gatekeeper | None = None
         self._looked = time.monotonic()
         self._attending: set[threading.Thread] = set()
         self._told = observe.Seldom()
         self._acceptor = threading.Thread(target=self._accept, name="gate", daemon=True)
 
-    def begin(self) -> None:
-        """Connections are served from now on."""
+    def begin(self, gatekeeper: Gatekeeper) -> None:
+        """Connections are served from now on, and cut and mended with everything else that `gatekeeper` holds, until `close`."""
         self._acceptor.start()
+        self._holder = gatekeeper
+        gatekeeper.hold(self)
 
     def cut(self) -> None:
         """Nobody connects and no byte passes, until `mend`. What was in flight gets its outcome."""
@@ -146,6 +150,8 @@ class ListeningLine(OpenLine):
         for thread in attending:
             thread.join(max(0.0, end - time.monotonic()))
         self._server.close()
+        if self._holder is not None:
+            self._holder.release(self)
 
     def _accept(self) -> None:
         while True:

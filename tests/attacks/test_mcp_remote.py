@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from enforcer.gates.mcp import listening
 from enforcer.tools import mcp_remote
 from tests.enforcer.gates.conftest import makes
 from tests.enforcer.gates.mcp_rig import HOST, META, OLD, RemoteRig, rule
@@ -46,11 +48,13 @@ def on(method: str, say: Say) -> Callable[[Asked, dict[str, Any]], bool]:
 
 
 def raw(*parts: bytes) -> Say:
-    """These bytes, and the end of the connection."""
+    """These bytes, and the end of the connection. ANSWER is a good one, LENGTH and CHUNK how long that is."""
 
-    def say(asked: Asked, _: dict[str, Any]) -> None:
+    def say(asked: Asked, message: dict[str, Any]) -> None:
+        good = result(message)
         for part in parts:
-            asked.wfile.write(part)
+            whole = part.replace(b"LENGTH", b"%d" % len(good)).replace(b"CHUNK", b"%x" % len(good)).replace(b"ANSWER", good)
+            asked.wfile.write(whole)
             asked.wfile.flush()
         asked.close_connection = True
 
@@ -332,9 +336,11 @@ def test_a_message_on_several_lines_of_data_is_one(rig: RemoteRig) -> None:
     "parts",
     [
         (b"data: ANSWER",), (b"data: ANSWER\n",), (b"",), (b": nothing\n\n",), (b"event: endpoint\ndata: ANSWER\n\n",),
-        (b"data: x\rdata: ANSWER\n\n",), (b"data: ANSWER\r\r",), (b"Data: ANSWER\n\n",), (b" data: ANSWER\n\n",),
+        (b"data: x\rdata: ANSWER\n\n",), (b"data: ANSWER\r\r",), (b"data: ANSWER\r\r\n\r\n",), (b"Data: ANSWER\n\n",),
+        (b" data: ANSWER\n\n",),
         (b"\xef\xbb\xbfdata: ANSWER\n\n",),
-        (b"data: " + b"x" * (1 << 20),) * 2, (b"data: " + b"x" * (1 << 19) + b"\n",) * 3, ((b": " + b"x" * 60000 + b"\n\n"),) * 80,
+        (b"data: " + b"x" * (1 << 20),) * 2, (b"data: " + b"x" * (1 << 19) + b"\n",) * 3,
+        (*((b": " + b"x" * 60000 + b"\n\n",) * 80), b"data: ANSWER\n\n"),
         (b'data: {"jsonrpc":"2.0","id":9999,"result":{"content":[]}}\n\n', b"data: ANSWER\n\n"),
     ],
     ids=lambda parts: repr(parts[0][:20]),
@@ -361,6 +367,7 @@ def test_an_answer_that_does_not_come_to_an_end_is_given_up(rig: RemoteRig, monk
             asked.begin_stream()
         while slow == "drips":
             asked.event({"jsonrpc": "2.0", "method": "notifications/message"})
+            time.sleep(0.02)
         asked.rfile.read(1)
 
     rig.site.script = on("tools/call", say)
@@ -376,12 +383,13 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 @pytest.mark.parametrize(
     "answer",
     [
-        b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n{}",
-        OK + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
-        OK + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
-        OK + b"Content-Length: 50\r\n\r\n{}",
-        OK + b"Content-Type: text/html\r\nContent-Length: 2\r\n\r\n{}",
-        OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX-Trailer: 1\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\nContent-Length: LENGTH\r\n\r\nANSWER",
+        OK + b"Content-Length: LENGTH\r\nTransfer-Encoding: chunked\r\n\r\nCHUNK\r\nANSWER\r\n0\r\n\r\n",
+        OK + b"Content-Length: LENGTH\r\nContent-Length: 3\r\n\r\nANSWER",
+        OK + b"Content-Length: 500\r\n\r\nANSWER",
+        OK + b"Content-Type: text/html\r\nContent-Length: LENGTH\r\n\r\nANSWER",
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Type: application/json\r\nContent-Length: LENGTH\r\n\r\nANSWER",
+        OK + b"Transfer-Encoding: chunked\r\n\r\nCHUNK\r\nANSWER\r\n0\r\nX-Trailer: 1\r\n\r\n",
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
         b"HTTP/1.1 103 Early Hints\r\n\r\n" * 10,
         b"HTTP/1.1 200 OK\r\nX: " + b"x" * 20000 + b"\r\n\r\n",
@@ -430,3 +438,63 @@ def test_the_definition_that_was_shown_and_another_for_the_call_are_two(rig: Rem
     rig.site.state["page"] = 1
     assert rule(rig.modern("tools/call", READ)) == "tool-changed"
     assert rig.heard("tools/call") == []
+
+
+# --- what is held ------------------------------------------------------------------------------------------------------------------
+
+
+LISTEN = {"notifications": {"toolsListChanged": True}}
+CHANGED = b'data: {"jsonrpc":"2.0","method":"notifications/tools/list_changed"}\n\n'
+ACKNOWLEDGED = b'data: {"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{"notifications":{}}}\n\n'
+LISTENS = (("resource.subscribe", "mcp:notes/tools/list"),)
+
+
+@pytest.mark.parametrize(
+    "say",
+    [
+        stream(CHANGED),
+        stream(b'data: {"jsonrpc":"2.0","id":1,"method":"roots/list"}\n\n'),
+        stream(b'data: {"jsonrpc":"2.0","id":9999,"result":{}}\n\n'),
+        stream(b"event: endpoint\ndata: {}\n\n"),
+        stream(b"data: [" + CHANGED),
+        lambda asked, _: asked.say(307, "", b"", Location="http://127.0.0.1:1/"),
+        lambda asked, m: asked.say(200, "application/json", result(m)),
+        lambda asked, m: asked.say(200, "text/html", result(m)),
+        lambda asked, _: asked.say(500, "", b""),
+        raw(b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n"),
+    ],
+)
+def test_a_stream_that_is_not_what_was_asked_for_is_none(rigs: Make, say: Say) -> None:
+    rig = rigs(grants=LISTENS)
+    rig.site.script = on("subscriptions/listen", say)
+    status, answer = rig.modern("subscriptions/listen", LISTEN)
+    assert (status, answer["error"]["code"]) == (200, FAILED)
+    assert rig.records()[0] == ("resource.subscribe", "mcp:notes/tools/list", True)
+    assert sorted(str(one) for one in rig.records()[2:]) == ["failed", "failed"]
+
+
+def test_an_error_to_listening_is_the_servers_error(rigs: Make) -> None:
+    rig = rigs(grants=LISTENS)
+
+    def say(asked: Asked, message: dict[str, Any]) -> None:
+        error = {"jsonrpc": "2.0", "id": message["id"], "error": {"code": -32601, "message": "no such method"}}
+        asked.say(404, "application/json", json.dumps(error).encode())
+
+    rig.site.script = on("subscriptions/listen", say)
+    answer = rig.modern("subscriptions/listen", LISTEN)[1]["error"]
+    assert (answer["code"], answer["message"]) == (-32601, "no such method")
+
+
+def test_what_comes_on_a_held_stream_is_bounded_and_it_ends_then(rigs: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "MOST", 4)
+    rig = rigs(grants=LISTENS)
+    rig.site.script = on("subscriptions/listen", stream(ACKNOWLEDGED, *[CHANGED] * 50))
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "subscriptions/listen", "params": {**LISTEN, "_meta": META}}).encode()
+    head = (
+        b"POST /mcp/notes HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Type: application/json\r\n"
+        b"Accept: text/event-stream, application/json\r\n"
+        b"MCP-Protocol-Version: %s\r\nMcp-Method: subscriptions/listen\r\nContent-Length: %d\r\n\r\n%s"
+    )
+    said = rig.raw(head % (rig.port, MODERN.encode(), len(body), body))
+    assert (said.count(b"list_changed"), said.count(b'"result"')) == (3, 1)
+    assert said.endswith(b"0\r\n\r\n")

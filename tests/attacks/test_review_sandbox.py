@@ -690,7 +690,7 @@ def test_i11_gate_outlives_a_moment_without_threads(tmp_path: Path, monkeypatch:
     start = threading.Thread.start
 
     def full(self: threading.Thread) -> None:
-        if self.name == "egress-connection" and not none_left.is_set():
+        if self.name == "connection" and not none_left.is_set():
             none_left.set()
             raise RuntimeError("can't start new thread")
         start(self)

@@ -75,6 +75,23 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     return made
 
 
+NOTES = json.dumps({"v": 1, "protocol": "2026-07-28", "tools": {"read": "00" * 32}, "prompts": {}, "resources": False, "completions": False,
+                    "instructions": None})  # fmt: skip
+
+
+def test_a_policy_that_names_a_tool_in_no_catalogue_is_among_the_findings(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "notes.mcp.json").write_text(NOTES)
+    policy = 'permit(principal, action == Writ::Action::"tool.call", resource == Writ::Resource::"mcp:notes/raed");'
+    code, told = run("test", "--catalogue", "notes.mcp.json", "--policies", "p.cedar", p_cedar=policy)
+    assert (code, [one["code"] for one in told["findings"]]) == (0, ["not-in-catalogue"])
+    assert run("test", "--policies", "p.cedar")[1]["findings"] == []
+    assert (
+        run("test", "--catalogue", "notes.mcp.json", "--policies", "p.cedar", p_cedar=policy.replace("raed", "read"))[1]["findings"] == []
+    )
+    (tmp_path / "notes.json").write_text(NOTES)
+    assert run("test", "--catalogue", "notes.json", "--policies", "p.cedar")[0] == 2
+
+
 def test_cases_that_hold_are_accepted(run: Run) -> None:
     code, told = run("test", "cases.toml", "--policies", "p.cedar", cases_toml=CASES, p_cedar=TOOLS)
     assert (code, told["verdict"], told["cases"], told["failed"]) == (0, "accepted", 4, [])

@@ -19,7 +19,7 @@ ALLOWED = {  # third party, by room; the longest prefix wins. A new name here is
     "writ.service": {"cryptography"},
     "attestor": {"cryptography", "tpm2_pytss", "watchfiles"},
     "verifier": {"cryptography", "fastapi", "starlette", "pydantic", "uvicorn"},
-    "enforcer": {"cryptography", "h11", "h2", "uvicorn"},
+    "enforcer": {"cryptography", "h11", "h2", "httptools", "uvicorn"},
     "enforcer.adapters": {"agents", "claude_agent_sdk", "langchain", "langchain_core"},  # each in one file, which the enforcer never loads
     "auditor": {"cryptography"},
 }

@@ -26,7 +26,9 @@ LOADED = {  # top-level third-party modules that a role may have in memory, all 
     | {"cedarpy", "fastapi", "starlette", "pydantic", "pydantic_core", "uvicorn"}
     | {"annotated_doc", "annotated_types", "anyio", "click", "h11", "httptools", "idna", "typing_inspection", "uvloop", "websockets"}
     | {"opentelemetry", "dotenv", "yaml", "watchfiles"},
-    "enforcer": CORE | {"cedarpy", "h11", "h2", "hpack", "hyperframe", "uvicorn", "click"},
+    "enforcer": CORE
+    | {"cedarpy", "h11", "h2", "hpack", "hyperframe", "httptools", "uvicorn", "click"}
+    | {"watchfiles", "anyio"},  # of uvicorn, which imports its reloader's where they are installed
     "auditor": CORE | {"cedarpy"},
 }
 

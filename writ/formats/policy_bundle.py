@@ -107,8 +107,8 @@ class PolicyBundle:
         return Digest.of(encode_bundle(self))
 
     def __hash__(self) -> int:
-        """Of the digest, which is computed once: a bundle is the key of what is remembered about it."""
-        return hash(self.digest.value)
+        """From the digest, which is computed once: a bundle is the key of what is remembered about it."""
+        return int.from_bytes(self.digest.value[:8], "big")
 
 
 def encode_bundle(bundle: PolicyBundle) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from writ.formats.action import Action, OpenContext, encode_context
@@ -86,6 +86,10 @@ class _Asked:
     used: int | None
     consent: Consent | None
     moments: Moments | None
+
+    def supposing(self, approver: str) -> _Asked:
+        """The same, had this person approved."""
+        return _Asked(self.gate, self.now, self.used, supposed(approver), self.moments)
 
     def context(self, claims: TokenClaims) -> dict[str, str | int | list[str]]:
         """What the policies see."""
@@ -250,7 +254,7 @@ def _judge(action: Action, claims: TokenClaims, bundle: PolicyBundle, asked: _As
         return (), answer.determining
     if asked.consent is None and not answer.erred:
         people = (name for name, _ in bundle.settings.approvers)
-        able = tuple(name for name in people if _evaluate(loaded, action, claims, replace(asked, consent=supposed(name))).permit)
+        able = tuple(name for name in people if _evaluate(loaded, action, claims, asked.supposing(name)).permit)
         if able:
             return (not_given(action, able),), answer.determining
     code = "policy-error" if answer.erred else "policy-refused"

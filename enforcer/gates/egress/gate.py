@@ -55,13 +55,8 @@ class EgressGate:
         self._line = ListeningLine(
             server, self._serve, room or threading.BoundedSemaphore(self._limits.connections), self._limits
         )  # fmt: skip
-        self._line.begin()
-        gatekeeper.hold(self._line)
-
-    def close(self) -> None:
-        """Cut for good. What was in flight has its outcome."""
-        self._line.close()
-        self._gatekeeper.release(self._line)
+        self._line.begin(gatekeeper)
+        self.close = self._line.close
 
     def _serve(self, raw: socket.socket, era: int) -> None:
         near = Stream(raw)

@@ -143,9 +143,7 @@ class _Ways:
             return Way(self._gatekeeper, self.resolver, self.limits, line, era, self._short)
 
         line = ListeningLine(server, made(way).serve, room or self.room, self.limits)
-        line.begin()
-        self._gatekeeper.hold(line)
-        self._made.callback(self._gatekeeper.release, line)
+        line.begin(self._gatekeeper)
         self._made.callback(line.close)
 
 

@@ -89,16 +89,11 @@ class McpHttpGate:
 
     def __init__(self, server: socket.socket, desks: Mapping[str, Desk], gatekeeper: Gatekeeper, limits: Limits | None = None) -> None:
         """`server` listens on a port that it was told, and is ours from now on."""
-        self._desks, self._gatekeeper, self._limits = desks, gatekeeper, limits or Limits(connections=CONNECTIONS)
+        self._desks, self._limits = desks, limits or Limits(connections=CONNECTIONS)
         self._hosts = tuple(f"{host}:{server.getsockname()[1]}" for host in (ADDRESS, "localhost"))
         self._line = ListeningLine(server, self._serve, threading.BoundedSemaphore(self._limits.connections), self._limits)
-        self._line.begin()
-        gatekeeper.hold(self._line)
-
-    def close(self) -> None:
-        """Cut for good. What was in flight has its outcome."""
-        self._line.close()
-        self._gatekeeper.release(self._line)
+        self._line.begin(gatekeeper)
+        self.close = self._line.close
 
     def _serve(self, raw: socket.socket, era: int) -> None:
         near = Stream(raw)

@@ -49,8 +49,7 @@ class Ports:
 
         server = listener()
         line = ListeningLine(server, made(way).serve, threading.BoundedSemaphore(room), Limits(connections=room))
-        line.begin()
-        out.gatekeeper.hold(line)
+        line.begin(out.gatekeeper)
         self.lines.append(line)
         return int(server.getsockname()[1])
 

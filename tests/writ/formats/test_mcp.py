@@ -17,6 +17,7 @@ from writ.formats.digest import Digest
 from writ.formats.errors import FormatError
 from writ.formats.mcp.answer import parse_result, parse_said
 from writ.formats.mcp.approved import ApprovedServer, definition_digest, encode_approved, parse_approved
+from writ.formats.mcp.events import Events, event
 from writ.formats.mcp.headers import check_headers, header_text
 from writ.formats.mcp.names import template, uri
 from writ.formats.mcp.protocol import MODERN, VERSIONS, BadMessage
@@ -179,3 +180,30 @@ def test_the_specifications_examples_of_encoded_values_decode(value: str) -> Non
 def test_a_value_that_no_header_can_hold_is_refused(value: str) -> None:
     with pytest.raises(FormatError):
         header_text(value, "x")
+
+
+@given(st.lists(st.sampled_from([b"data: a", b"data:b", b"data", b": c", b"id: 1", b"", b"", b"event: message", b"x: 1", b"data: \r"])),
+       st.sampled_from([b"\n", b"\r\n"]), st.integers(1, 9))  # fmt: skip
+def test_a_stream_is_read_the_same_in_whatever_pieces_it_comes(lines: list[bytes], end: bytes, step: int) -> None:
+    data = b"".join(line + end for line in lines)
+
+    def read(step: int) -> list[bytes] | None:
+        events = Events(64)
+        try:
+            return [one for at in range(0, len(data), step) for one in events.feed(data[at : at + step])]
+        except FormatError:
+            return None
+
+    assert read(step) == read(len(data) or 1)
+
+
+def test_an_event_is_read_as_it_was_written() -> None:
+    assert Events(64).feed(event(b'{"a":1}') + event(b"2")) == [b'{"a":1}', b"2"]
+
+
+@pytest.mark.parametrize("line", [b"data: " + b"x" * 64, b": " + b"x" * 64, b"data: 1\n" * 40])
+def test_a_line_or_an_event_that_is_too_long_is_refused_as_soon_as_it_is(line: bytes) -> None:
+    with pytest.raises(FormatError):
+        Events(64).feed(line)
+    with pytest.raises(FormatError):
+        Events(64).feed(line + b"\n\n")

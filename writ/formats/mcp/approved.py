@@ -144,7 +144,7 @@ def _header(called: str, value: object) -> tuple[str, str, str | None]:
             "mcp.json.headers", "names of headers, but for those of MCP, of the content and of the connection", repr(called)[:80]
         )
     found = _VALUE.match(value) if isinstance(value, str) else None
-    if found is None:
+    if found is None or not value:
         raise FormatError(f"mcp.json.headers.{called}", "printable ASCII, and at its end at most one {SECRET}", repr(value)[:40])
     return called, found[1], None if found[2] is None else name(found[2], f"mcp.json.headers.{called}")
 

@@ -31,15 +31,10 @@ class Events:
         self._most, self._rest, self._data = most, b"", list[bytes]()
         self._size = 0
 
-    @property
-    def begun(self) -> bool:
-        """Whether an event has begun that has not ended."""
-        return bool(self._rest or self._data)
-
     def feed(self, part: bytes) -> list[bytes]:
         """The data of the events that end in `part`. Raises FormatError."""
         *lines, self._rest = (self._rest + part).split(b"\n")
-        if len(self._rest) > self._most:
+        if max(map(len, (*lines, self._rest))) > self._most:
             raise FormatError(_WHAT, f"lines of at most {self._most} bytes", "a longer one")
         return [whole for line in lines if (whole := self._line(line.removesuffix(b"\r"))) is not None]
 

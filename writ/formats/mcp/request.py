@@ -202,7 +202,8 @@ def parse_message(data: bytes, *, said: str | None = None) -> Message:
     # 1
     try:
         value = decode_json(data, "message", max_size=MAX_MESSAGE, max_depth=MAX_DEPTH, floats=True)
-        encode_json(value, floats=True)
+        if b"\\u" in data:  # a lone surrogate has no other spelling in UTF-8
+            encode_json(value, floats=True)
     except FormatError as error:
         raise BadMessage(error, PARSE_ERROR) from None
     except UnicodeEncodeError:
