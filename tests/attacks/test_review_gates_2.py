@@ -23,10 +23,12 @@ from tests.enforcer.host import ROOT
 from tests.enforcer.relying.asking import exchange
 from tests.enforcer.relying.test_middleware import Service, service
 from tests.enforcer.relying.test_protocol import Served, lined, served
+from tests.signers import new_signer
 from tests.world.approvals import ALICE, BOB, PEOPLE
 from writ.formats.approval import bytes_to_sign, sign_approval
 from writ.formats.errors import FormatError
-from writ.formats.lease import LEASE_HEADER
+from writ.formats.keys import ES256
+from writ.formats.lease import LEASE_HEADER, HostMoment, LeaseApproval, encode_lease_approval, parse_lease_approval
 from writ.formats.policy_bundle import PolicyBundle, PolicySettings, encode_bundle
 from writ.verdict.cedar import forget, load
 from writ.verdict.lint import validate
@@ -78,6 +80,17 @@ def test_i10_middleware_refuses_a_body_with_two_lengths_whatever_server_it_is_un
     assert service.reached == 0
 
 
+def test_i10_so_does_the_decision_point(service: Service) -> None:
+    app = AuthZen(pdp="https://pdp.example.org", party=service.party())
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"2"), (b"transfer-encoding", b"chunked")]
+
+    def refused(sent: list[tuple[bytes, bytes]]) -> bool:
+        return b"Transfer-Encoding" in exchange(app, sent, method="POST", path=EVALUATIONS, body=b"{}").body
+
+    assert refused(headers)
+    assert not refused(headers[:2])
+
+
 # --- I4: what was signed, and what is said of it -----------------------------------------------------------------------------
 
 
@@ -111,6 +124,15 @@ def test_i7_envoy_as_documented_hands_on_the_lease_without_which_a_token_of_hard
     page = (ROOT / "docs" / "relying.md").read_text()
     (allowed,) = re.findall(r"^ *allowed_headers: (.*)$", page, re.MULTILINE)
     assert {LEASE_HEADER.lower(), "dpop", "upgrade"} <= set(re.findall(r"exact: ([a-z-]+)", allowed))
+
+
+@pytest.mark.parametrize("clock", [0, (1 << 63) - 1, 1 << 63, 0xFFFF000000000000 + 300_000, (1 << 64) - 1])
+def test_i3_approval_is_read_for_every_clock_that_a_tpm_can_have(clock: int) -> None:
+    """TPM2_ClockSet reaches 0xFFFF000000000000, and nothing but clearing the TPM leads back: such a host would have no token ever again."""
+    moment = HostMoment("sha256", bytes(32), 1, 1, clock)
+    approval = LeaseApproval(bytes(16), bytes(32), moment, new_signer(ES256).public, bytes(64))
+    assert parse_lease_approval(encode_lease_approval(approval)) == approval
+    assert len(moment.policy) == 32
 
 
 # --- I3: bytes with two readings -----------------------------------------------------------------------------------------------
@@ -259,12 +281,17 @@ def deep(kinds: int) -> str:
     return "entity R0;\n" + "".join(f"entity R{at} in [R{at - 1}];\n" for at in range(1, kinds)) + cedar_schema()
 
 
-@pytest.mark.parametrize("schema", [laughs(23), crowded(400), deep(4000)], ids=["laughs", "crowded", "deep"])
+def many(types: int) -> str:
+    """Each type is the one before it by another name."""
+    return "type t0 = Long;\n" + "".join(f"type t{at} = t{at - 1};\n" for at in range(1, types)) + cedar_schema()
+
+
+@pytest.mark.parametrize("schema", [laughs(23), crowded(400), deep(4000), many(65)], ids=["laughs", "crowded", "deep", "many"])
 def test_i11_a_schema_that_says_too_much_is_refused_before_cedar_reads_it(schema: str) -> None:
     """Cedar holds the interpreter's lock meanwhile: the operator of one namespace would stop the verifier of all."""
-    many = "".join(f'@id("p{at}") permit(principal, action, resource) when {{ principal == principal }};\n' for at in range(20))
+    rules = "".join(f'@id("p{at}") permit(principal, action, resource) when {{ principal == principal }};\n' for at in range(20))
     with pytest.raises(FormatError) as refused:
-        load(bundle(schema=schema, policies=PERMIT + many))
+        load(bundle(schema=schema, policies=PERMIT + rules))
     assert "at most" in refused.value.expected, refused.value
 
 
@@ -307,3 +334,19 @@ def test_i11_one_action_asked_again_and_again_leaves_room_for_another(place: Pla
     last, other = place.ask(), place.ask(replace(SEND, resource="mcp:notes/wipe"))
     assert place.give(sign_approval(place.wanted(last), ALICE)) == []
     assert place.give(sign_approval(place.wanted(other), BOB)) == []
+
+
+def test_i5_schemas_that_people_write_are_in_bounds() -> None:
+    """All action kinds that a schema may have beside Writ's own, types of types, groups, and lists of a few."""
+    kinds = cedar_schema(tuple(f"reports.{chr(97 + at // 26)}{chr(97 + at % 26)}" for at in range(200)))
+    own = """
+      namespace Own {
+        entity Team; entity Person in [Team]; entity Bot in [Team];
+        type Place = { street: String, type: String };
+        type Order = { to: Place, from?: Place };
+        action "any";
+        action "buy", "sell" in ["any"] appliesTo { principal: [Person, Bot], resource: [Team, Bot], context: { order: Order } };
+      }
+    """
+    load(bundle(schema=kinds + own, policies=PERMIT + "".join(f'@id("p{at}") {PERMIT[9:]}' for at in range(300))))
+    load(chained(300))

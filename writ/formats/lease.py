@@ -267,7 +267,7 @@ def parse_lease_approval(data: bytes) -> LeaseApproval:
         pcr_digest=f.raw("pcr_digest", size=32),
         reset_count=f.uint("reset", most=(1 << 32) - 1),
         restart_count=f.uint("restart", most=(1 << 32) - 1),
-        clock_before=f.uint("clock", most=(1 << 63) - 1),
+        clock_before=f.uint("clock", most=(1 << 64) - 1),
     )
     _ = moment.selection  # of a bank that there is
     approval = LeaseApproval(
