@@ -35,6 +35,7 @@ from writ.formats.keys import key_id
 from writ.formats.reason import Reason
 from writ.formats.state import RuntimeState
 from writ.formats.tpm.signature import parse_signature
+from writ.verdict import cedar
 from writ.verdict.attestation import decide_attestation
 from writ.verdict.cedar import evaluate, load
 from writ.verdict.decide import decide
@@ -145,7 +146,7 @@ def action(folder: Path) -> Iterator[Case]:
         return evaluate(policies, agent=str(scene.agent), action="tool.call", resource=("Resource", asked.resource), context=context)
 
     def anew() -> object:
-        load.cache_clear()
+        cedar.forget()
         return decided()
 
     yield Case("decide, policies loaded", "Cedar's evaluation alone", decided, bare)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -83,7 +84,7 @@ class Gatekeeper:
         """
         self._shadow = shadow
         self._observes = observes
-        self._instance, self._agent, self._engine = instance, agent, engine
+        self._instance, self._agent, self._engine = instance, str(agent), engine
         self._credential, self._log, self._clock = credential, log, clock
         self._quota = Quota(clock, in_all=left)
         self._memo = Memo()
@@ -91,6 +92,7 @@ class Gatekeeper:
         self._cut: tuple[Reason, ...] = ()
         self._lines: list[Line] = []
         self._last = last
+        self._used = Counter(log.permits)
         self._lock = threading.Lock()
 
     @property
@@ -105,20 +107,25 @@ class Gatekeeper:
 
     def reaches(self) -> Callable[[str, str], bool] | None:
         """Whether an action on a resource is granted by the token in force: not whether it may pass. None where nothing passes now."""
-        with self._lock:
-            cut = self._cut
-        if cut:
+        if self._cut:
             return None
         if self._observes is not None:
             return lambda _action, _resource: True
-        try:
-            held = self._credential.current()
-        except OSError:  # a clock that cannot be read
-            held = None
+        held = self._held()
         if held is None:
             return None
         grants = held.token.claims.grants
         return lambda action, resource: any(covers(one, action, resource) for one in grants)
+
+    def passes(self) -> bool:
+        """Whether anything may pass now: nothing is cut, and a token is in force, or the agent is only watched."""
+        return not self._cut and (self._observes is not None or self._held() is not None)
+
+    def _held(self) -> Held | None:
+        try:
+            return self._credential.current()
+        except OSError:  # a clock that cannot be read
+            return None
 
     def cut(self, *reasons: Reason) -> None:
         """From now on nothing passes, for these reasons, until `mend`: nor what was decided and has not been answered, nor on any line."""
@@ -154,7 +161,7 @@ class Gatekeeper:
         `led_by` is the leaf hash of the record that led to this one, where that is in another instance's log.
 
         0. There is room for a record, else it is refused without one.
-        1. Token and bundle are taken once, the clock is read once.
+        1. Token and bundle are taken once, the clock is read once. Permits of the same action are counted, with those being decided now.
         2. The action is decided; what lacks an approval, again with the one that was given, if there is one: it is spent from then on.
         3. The record, and the arguments sealed beside it, are durable; a log that fails refuses (I4).
         4. Nothing was cut and no token died meanwhile; else the record gets a failed outcome and the action does not pass.
@@ -178,8 +185,11 @@ class Gatekeeper:
             cut, parent = self._cut, self._last if led_by is None else led_by
         held, now = (None, self._clock.now()) if cut or against is not None else (self._credential.current(), self._clock.now())
         watched = self._observes is not None and against is None and not cut
+        with self._lock:
+            used = self._used[action.name]
+            self._used[action.name] = used + 1
         # 2
-        judged = self._judge(action, cut or (() if against is None else (against,)), held, gate, now)
+        judged = self._judge(action, cut or (() if against is None else (against,)), held, gate, now, used)
         # 3
         try:
             recorded = self._log.append(
@@ -187,13 +197,15 @@ class Gatekeeper:
             )
         except Unavailable as error:
             fault = Reason("record-not-durable", "record", "a durable record", error.detail[:200])
+            self._not_used(action)
             return Ruling(action, (fault, *judged.reasons), None, None)
         sequence = recorded.record.sequence
         self._wait_for_approval(action, judged, recorded)
         with self._lock:
             cut, self._last = self._cut, recorded.leaf_hash
-        self._tell(action, judged, gate, now, sequence)
+        self._tell(action, judged, gate, now, sequence, used)
         if not judged.permit:
+            self._not_used(action)
             return Ruling(action, judged.reasons, sequence, None, recorded.leaf_hash, observed=watched and not cut)
         # 4
         if cut or self._credential.current() is None:
@@ -202,12 +214,17 @@ class Gatekeeper:
             return Ruling(action, late, sequence, None, recorded.leaf_hash)
         return Ruling(action, (), sequence, judged.held, recorded.leaf_hash)
 
-    def _tell(self, action: Action, judged: _Judged, gate: str, now: int, sequence: int) -> None:
+    def _not_used(self, action: Action) -> None:
+        with self._lock:
+            self._used[action.name] -= 1
+
+    def _tell(self, action: Action, judged: _Judged, gate: str, now: int, sequence: int, used: int) -> None:
         """The shadow hears of it, if there is one; whatever comes of that ends here."""
         if self._shadow is None or judged.held is None:
             return
         with contextlib.suppress(Exception):
-            self._shadow.saw(Decided(action, judged.held.token.claims, gate, now, judged.reasons, sequence, consent_of(judged.context)))
+            consent = consent_of(judged.context)
+            self._shadow.saw(Decided(action, judged.held.token.claims, gate, now, judged.reasons, sequence, consent, used))
 
     def outcome(self, ruling: Ruling, *, done: bool, result: bytes) -> bool:
         """What became of a permitted action is recorded, its result sealed beside the log. False where that failed."""
@@ -224,15 +241,15 @@ class Gatekeeper:
             return False
         return True
 
-    def _judge(self, action: Action, against: tuple[Reason, ...], held: Held | None, gate: str, now: int) -> _Judged:
+    def _judge(self, action: Action, against: tuple[Reason, ...], held: Held | None, gate: str, now: int, used: int) -> _Judged:
         if against:
             return _Judged(False, against, _NO_CONTEXT, None)
         if self._observes is not None:
             return _Judged(False, would_refuse(action, self._observes), _NO_CONTEXT, None)
         token, bundle = (None, None) if held is None else (held.token, held.bundle)
-        decision = decide(action, token=token, bundle=bundle, gate=gate, now=now, memo=self._memo)
+        decision = decide(action, token=token, bundle=bundle, gate=gate, now=now, memo=self._memo, used=used)
         if (given := self._given(action, gate, decision.reasons)) is not None:
-            decision = decide(action, token=token, bundle=bundle, gate=gate, now=now, given=given)
+            decision = decide(action, token=token, bundle=bundle, gate=gate, now=now, given=given, used=used)
         return _Judged(decision.permit, decision.reasons, decision.context, held)
 
     def _given(self, action: Action, gate: str, reasons: tuple[Reason, ...]) -> Given | None:
@@ -251,7 +268,7 @@ class Gatekeeper:
         token: Digest | None = None if judged.held is None else judged.held.token.digest
         bundle: Digest | None = None if judged.held is None else judged.held.bundle.digest
         return ActionRecord(
-            sequence=sequence, decided_at=now, engine=self._engine, instance=self._instance, agent=str(self._agent),
+            sequence=sequence, decided_at=now, engine=self._engine, instance=self._instance, agent=self._agent,
             action=action.name, resource=action.resource, arguments=commitment, token=token, bundle=bundle, context=judged.context,
             permit=judged.permit, reasons=judged.reasons, parent=parent, gate=gate,
         )  # fmt: skip

@@ -126,9 +126,13 @@ def _case(item: object, defaults: Mapping[str, Any], what: str) -> Case:
 
 
 def _context(value: object, what: str) -> dict[str, Any]:
-    if not isinstance(value, dict) or not all(isinstance(one, str | int) for one in value.values()):
-        raise FormatError(what, "names with text, integers, true or false", "something else")
+    if not isinstance(value, dict) or not all(isinstance(one, str | int) or _is_texts(one) for one in value.values()):
+        raise FormatError(what, "names with text, integers, true or false, or arrays of text", "something else")
     return value
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
 def shadowed(config: EnforcerConfig, wanted: Sequence[str]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ import secrets
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +38,7 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from writ.formats.action import Record, commit, encode_record, parse_record
+from writ.formats.action import ActionRecord, Record, commit, encode_record, parse_record
 from writ.formats.errors import FormatError, Misuse, Unavailable
 from writ.formats.tlog import merkle
 
@@ -136,10 +137,12 @@ class ActionLog:
             except OSError as error:
                 raise Unavailable("action log", f"{error.strerror}") from None
             opened.pop_all()
+        self.permits: Final = Counter(
+            record.action for record in map(parse_record, leaves) if isinstance(record, ActionRecord) and record.permit
+        )
+        """How often each action had been permitted when the log was opened."""
         self._leaves = [merkle.leaf_hash(leaf) for leaf in leaves]
-        self._frontier = merkle.EMPTY_FRONTIER
-        for value in self._leaves:
-            self._frontier = merkle.append(self._frontier, value)
+        self._frontier = merkle.append(merkle.EMPTY_FRONTIER, *self._leaves)
         self._committed = len(self._leaves)
         self._last_batch, self._last_took = 1, 0.0
         self._thread = threading.Thread(target=self._write, name="action-log", daemon=True)
@@ -197,21 +200,19 @@ class ActionLog:
 
     def _commit(self, batch: list[_Waiting]) -> list[Recorded]:
         """One transaction: leaves, contents, size and root. Nothing in memory moves before it is durable."""
-        frontier, done = self._frontier, []
-        rows, sealed = [], []
+        done, rows, sealed = [], [], []
         random = os.urandom(len(batch) * (_SALT + _NONCE))
         for at, waiting in enumerate(batch):
             own = random[at * (_SALT + _NONCE) : (at + 1) * (_SALT + _NONCE)]
-            sequence, salt = frontier.size, own[:_SALT]
+            sequence, salt = self._frontier.size + at, own[:_SALT]
             record = waiting.make(sequence, commit(salt, waiting.content))
             if record.sequence != sequence or record.instance != self._instance:
                 raise Misuse("a record of another sequence or instance")
             leaf = encode_record(record)
-            value = merkle.leaf_hash(leaf)
-            frontier = merkle.append(frontier, value)
             rows.append((sequence, leaf))
             sealed.append((sequence, self._sealed(own[_SALT:], sequence, salt + waiting.content)))
-            done.append(Recorded(record, value))
+            done.append(Recorded(record, merkle.leaf_hash(leaf)))
+        frontier = merkle.append(self._frontier, *(recorded.leaf_hash for recorded in done))
         self._db.execute("BEGIN IMMEDIATE")
         self._db.executemany("INSERT INTO records VALUES (?, ?)", rows)
         self._db.executemany("INSERT INTO contents VALUES (?, ?)", sealed)

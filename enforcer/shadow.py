@@ -58,6 +58,7 @@ class Decided:
     reasons: tuple[Reason, ...]
     sequence: int
     consent: Consent | None = None
+    used: int | None = None
 
 
 def candidate_of(path: Path, trust: Trust) -> PolicyBundle:
@@ -133,7 +134,8 @@ class Shadow:
             self._tally()
         action = decided.action
         found = otherwise(
-            action, decided.claims, self._candidate, gate=decided.gate, now=decided.now, reasons=decided.reasons, consent=decided.consent
+            action, decided.claims, self._candidate, gate=decided.gate, now=decided.now, reasons=decided.reasons, consent=decided.consent,
+            used=decided.used,
         )  # fmt: skip
         if found is None:
             return

@@ -8,7 +8,7 @@ is made again on what stands now.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,7 +33,7 @@ from writ.formats.state import HostRecord, HostState, encode_host_state, parse_h
 from writ.formats.strict import b64url
 from writ.service.clock import Clock
 from writ.service.observe import get_logger
-from writ.verdict.attestation import AttestationVerdict, decide_attestation
+from writ.verdict.attestation import AttestationVerdict, decide_attestation, said_parents
 from writ.verdict.issue import Issuance, TokenDecision
 from writ.verdict.reference import ReferenceSet, reference_set
 
@@ -148,7 +148,9 @@ class Attestation:
             if stored is not None:
                 return stored
             nonce = judge_nonce(nonce, host=host, at=now)
-            change = self._decide(body, evidence, read_inputs(tables, host, self._sets), nonce, now)
+            inputs = read_inputs(tables, host, self._sets)
+            alive = held_until(tables, host, said_parents(evidence, inputs.state), now)
+            change = self._decide(body, evidence, inputs, nonce, now, alive)
             try:
                 committed = self._ledger.commit(change)
             except Void as void:
@@ -157,10 +159,12 @@ class Attestation:
             return committed.answer or change.answer.answer
         raise Unavailable("attestation", f"the state of {host} moved {ATTEMPTS} times while it was judged")
 
-    def _decide(self, body: bytes, evidence: Evidence, inputs: Inputs, nonce: NonceRow, now: int) -> Attested:
+    def _decide(
+        self, body: bytes, evidence: Evidence, inputs: Inputs, nonce: NonceRow, now: int, alive: tuple[tuple[bytes, int], ...]
+    ) -> Attested:
         number, places = self._indexes.take(len(evidence.requests))
         issued = tuple((b64url(self._random(16)), place % LIST_SIZE) for place in places)
-        issuance = Issuance(self._issuer, now, nonce.issued_at, issued, status_uri(self._issuer, number))
+        issuance = Issuance(self._issuer, now, nonce.issued_at, issued, status_uri(self._issuer, number), alive)
         verdict = decide_attestation(
             body,
             record=inputs.record,
@@ -237,6 +241,13 @@ def token_life(tables: Tables, namespace: str) -> int:
     """Seconds a token lives under the namespace's policy, 0 where none is in force."""
     settings = settings_in_force(tables, namespace)
     return 0 if settings is None else settings.token_life
+
+
+def held_until(tables: Tables, host: str, instances: Iterable[bytes], now: int) -> tuple[tuple[bytes, int], ...]:
+    """Until when each of these instances of the host holds a token that nobody revoked; those that hold none are left out."""
+    found = ((one, tables.select(TokenRow, instance=one, host=host, revoked=0)) for one in sorted(instances))
+    ends = ((one, max((row.expires_at for row in rows), default=0)) for one, rows in found)
+    return tuple((one, end) for one, end in ends if end > now)
 
 
 def read_inputs(tables: Tables, host: str, sets: ReferenceSets) -> Inputs:

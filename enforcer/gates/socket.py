@@ -40,7 +40,6 @@ from enforcer.wire.lines import MAX_LINE, LineGate, Taken
 from writ.formats.action import Action
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Unavailable
-from writ.formats.mcp import MAX_DEPTH
 from writ.formats.reason import NO_TOKEN, Reason
 from writ.formats.strict import Fields, decode_json, encode_json
 from writ.service import cli, observe
@@ -70,8 +69,9 @@ class SocketGate(LineGate):
             return encode_json({"id": None, "ok": False, "reference": None, "refusal": cli.refusal([_malformed(error)])})
         try:
             with self._turn(tool):
-                said = self._act(tool, method, arguments)
-            return encode_json({"id": identifier, **said}, floats=True)
+                said, body = self._act(tool, method, arguments)
+            answer = encode_json({"id": identifier, **said})
+            return answer if body is None else answer[:-1] + b',"result":' + body + b"}"  # `result` sorts behind all that was said
         except Exception as error:  # noqa: BLE001 - a bug refuses, and its text does not leave
             _LOG.error("gate-failed", exception=error)
             return encode_json({"id": identifier, "ok": False, "reference": None, "refusal": cli.refusal([_INTERNAL])})
@@ -80,37 +80,38 @@ class SocketGate(LineGate):
         tool = self._tools.get(name)
         return nullcontext() if tool is None else tool.turn()
 
-    def _act(self, name: str, method: str, arguments: bytes) -> dict[str, object]:
-        """1. the action, 2. the ruling, 3. the forwarding, 4. the outcome."""
+    def _act(self, name: str, method: str, arguments: bytes) -> tuple[dict[str, object], bytes | None]:
+        """What is answered, and the result as spelt where there is one: 1. the action, 2. the ruling, 3. the forwarding, 4. the outcome."""
         # 1
-        tool, advisory = self._tools.get(name), name == ADVISORY
-        known = ", ".join(sorted(self._tools)) or "none"
-        against = None if tool is not None or advisory else Reason("unknown-tool", "tool", f"one of {known}"[:200], name)
+        tool, advisory, against = self._tools.get(name), name == ADVISORY, None
         try:
-            none_of_ours = Action("tool.call", f"advisory:{method}" if advisory else f"mcp:{name}/{method}", Digest.of(arguments))
-            action = none_of_ours if tool is None else tool.action(method, arguments)
             if tool is not None:
+                action = tool.action(method, arguments)
                 # without a token nobody looks, so one that comes in this moment is too late for this call
-                against = NO_TOKEN if self._gatekeeper.reaches() is None else self._said_against(tool, method)
+                against = self._said_against(tool, method) if self._gatekeeper.passes() else NO_TOKEN
+            else:
+                action = Action("tool.call", f"advisory:{method}" if advisory else f"mcp:{name}/{method}", Digest.of(arguments))
+                if not advisory:
+                    known = ", ".join(sorted(self._tools)) or "none"
+                    against = Reason("unknown-tool", "tool", f"one of {known}"[:200], name)
         except FormatError as error:
-            return {"ok": False, "reference": None, "refusal": cli.refusal([_malformed(error)])}
+            return {"ok": False, "reference": None, "refusal": cli.refusal([_malformed(error)])}, None
         # 2
         ruling = self._gatekeeper.ask(action, arguments, gate=ADVISORY if advisory else GATE, against=against)
         reference = None if ruling.sequence is None else f"{self._short}-{ruling.sequence}"
         if (tool is None and not advisory) or not ruling.permit or ruling.leaf is None:
-            return {"ok": False, "reference": reference, "refusal": cli.refusal(ruling.reasons, reference)}
+            return {"ok": False, "reference": reference, "refusal": cli.refusal(ruling.reasons, reference)}, None
         if tool is None:
-            return {"ok": True, "reference": reference, "result": None}
+            return {"ok": True, "reference": reference}, b"null"
         # 3
         try:
             reply = tool.call(action, method, arguments, ruling.held, ruling.leaf)
         except (Unavailable, FormatError) as error:
             self._outcome(ruling, Reply(False, b""))
-            return {"ok": False, "reference": reference, "failure": {"what": error.what, "detail": str(error)[:300]}}
+            return {"ok": False, "reference": reference, "failure": {"what": error.what, "detail": str(error)[:300]}}, None
         # 4
         self._outcome(ruling, reply)
-        result = decode_json(reply.body, "result", max_depth=MAX_DEPTH, floats=True)
-        return {"ok": reply.done, "reference": reference, "result": result}
+        return {"ok": reply.done, "reference": reference}, reply.body
 
     def _said_against(self, tool: Tool, method: str) -> Reason | None:
         """A tool that cannot be asked for its definition has that against it."""
@@ -146,5 +147,6 @@ def _parse(line: bytes) -> tuple[int | str, str, str, bytes]:
     if not isinstance(arguments, dict):
         raise FormatError("request.arguments", "an object", type(arguments).__name__)
     f.done()
-    spelt(identifier)
+    if isinstance(identifier, str):
+        spelt(identifier)
     return identifier, tool, method, spelt(arguments)

@@ -9,9 +9,10 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from enforcer.relying.party import challenge_of, status_of
+from enforcer.relying.party import Access, Presented, RelyingParty, Sink, challenge_of, not_durable, status_of
+from enforcer.relying.sink import DURABLE_WITHIN, FileSink
 from writ.formats.action import Action
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Misuse, Refused, Unavailable
@@ -19,6 +20,7 @@ from writ.formats.lease import LEASE_HEADER
 from writ.formats.reason import Reason
 from writ.formats.strict import encode_json
 from writ.service import cli, observe
+from writ.verdict.token import VerifiedToken
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -30,14 +32,13 @@ Headers = Iterable[tuple[bytes, bytes]]
 MAX_BODY: Final = 1 << 20
 BODY_WITHIN: Final = 10.0
 """Seconds for the whole body."""
-DECIDED_WITHIN: Final = 4.0
-"""Seconds for a decision and its record; below what a proxy waits for us."""
-DECIDED_AT_ONCE: Final = 64
-"""Threads in which a process decides: as many records can be made durable together."""
+RECORDED_WITHIN: Final = 4.0
+"""Seconds for the record of a decision in a sink that is not ours; below what a proxy waits for us."""
+RECORDED_AT_ONCE: Final = 64
+"""Threads in which such a sink is called: as many records can be made durable together."""
 _LEASE: Final = LEASE_HEADER.lower().encode("ascii")
 _LOG = observe.get_logger(__name__)
-_DECIDERS = ThreadPoolExecutor(DECIDED_AT_ONCE, "relying")
-_T = TypeVar("_T")
+_RECORDERS = ThreadPoolExecutor(RECORDED_AT_ONCE, "relying")
 
 
 def new_reference() -> str:
@@ -117,6 +118,21 @@ def shown(scope: Scope) -> tuple[str, str, str | None]:
     return token, proof, single(scope, _LEASE)
 
 
+class Room:
+    """For so many requests at once, of one loop: entered while it is full it raises Refused."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._taken = most, 0
+
+    def __enter__(self) -> None:
+        if self._taken >= self._most:
+            raise Refused(Reason("too-many-requests", "requests", f"at most {self._most} at once", "more"))
+        self._taken += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._taken -= 1
+
+
 async def read_body(receive: Receive, most: int = MAX_BODY) -> bytes:
     """The whole body. Raises Refused above `most` bytes, Unavailable where the client left or took longer than `BODY_WITHIN`."""
     try:
@@ -139,16 +155,37 @@ async def _read(receive: Receive, most: int) -> bytes:
             return bytes(body)
 
 
-async def decided(work: Callable[[], _T], decisions: int = 1) -> _T:
-    """What `work` returns, done beside the loop. Raises what it raises, and Refused where it takes too long: a sink or a feed hangs.
+async def admitted(party: RelyingParty, request: Presented, *, gate: str, reference: str) -> VerifiedToken:
+    """As `party.admit`, but that others are served while the record becomes durable. Raises Refused.
 
-    What was begun goes on all the same, to its record, but nothing passes by it; what was not never begins.
+    A record that takes too long may come to be all the same, but nothing passes by it.
     """
-    begun, within = _DECIDERS.submit(work), DECIDED_WITHIN * decisions
+    weighed = party.weigh(request, gate=gate, reference=reference)
     try:
-        return await asyncio.wait_for(asyncio.wrap_future(begun), within)
+        await _recorded(party.sink, weighed.access)
+    except Exception as error:  # noqa: BLE001 - whatever a sink raises, the record is not known to be durable
+        raise not_durable(error, reference) from None
+    return weighed.passed()
+
+
+async def _recorded(sink: Sink, access: Access) -> None:
+    if not isinstance(sink, FileSink):
+        await asyncio.wait_for(asyncio.wrap_future(_RECORDERS.submit(sink.write, access)), RECORDED_WITHIN)
+        return
+    loop = asyncio.get_running_loop()
+    told: asyncio.Future[None] = loop.create_future()
+    waiting = sink.begin(access, lambda: loop.call_soon_threadsafe(_tell, told))
+    try:
+        async with asyncio.timeout(DURABLE_WITHIN):
+            await told
     except TimeoutError:
-        raise Refused(Reason("record-not-durable", "decision", f"one on record within {within:g} s", "none")) from None
+        waiting.ended(told=False)
+    waiting.ended(told=True)
+
+
+def _tell(told: asyncio.Future[None]) -> None:
+    if not told.done():
+        told.set_result(None)
 
 
 def reasons_of(error: Exception, where: str, reference: str) -> tuple[Reason, ...]:

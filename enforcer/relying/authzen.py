@@ -19,18 +19,19 @@ Source: OpenID AuthZEN Authorization API 1.0, sections 5 to 7 and 9 to 11.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from enforcer.relying.asgi import (
     Headers,
     Receive,
+    Room,
     Scope,
     Send,
+    admitted,
     answer,
-    decided,
     is_http,
     new_reference,
     read_body,
@@ -90,7 +91,7 @@ class AuthZen:
         if parts.scheme not in ("https", "http") or not parts.netloc or pdp != f"{parts.scheme}://{parts.netloc}":
             raise Misuse("pdp is scheme://authority without a path")
         self._pdp, self._party = pdp, party
-        self._waiting = 0
+        self._room = Room(MAX_WAITING)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One ASGI scope: a request is answered; what is none is refused."""
@@ -98,7 +99,6 @@ class AuthZen:
             return
         reference = new_reference()
         echoed: Headers = ()
-        self._waiting += 1
         try:
             echoed = _request_id(scope)
             answered = await self._answer(scope, receive, reference)
@@ -109,8 +109,6 @@ class AuthZen:
             await refuse(send, reasons, reference, status=400 if reasons[0].code == "malformed" else status_of(reasons), headers=echoed)
         else:
             await answer(send, 200, encode_json(answered), headers=echoed)
-        finally:
-            self._waiting -= 1
 
     async def _answer(self, scope: Scope, receive: Receive, reference: str) -> dict[str, Any]:
         path, method = str(scope["path"]), str(scope["method"])
@@ -120,17 +118,14 @@ class AuthZen:
             raise _Elsewhere(405, Reason("malformed", "method", ROUTES[path], repr(method)[:40]), [(b"allow", ROUTES[path].encode())])
         if path == CONFIGURATION:
             return self.configuration()
-        if self._waiting > MAX_WAITING:
-            raise Refused(Reason("too-many-requests", "requests", f"at most {MAX_WAITING} at once", "more"))
         if scope.get("query_string"):
             raise FormatError("query", "none", f"{len(scope['query_string'])} bytes")
         kind = (single(scope, b"content-type") or "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise FormatError("header content-type", "application/json", repr(kind)[:80])
-        body = decode_json(await read_body(receive), "request")
-        several = path == EVALUATIONS
-        work = partial(self._evaluations if several else self._evaluation, body, reference)
-        return await decided(work, MAX_EVALUATIONS if several else 1)
+        with self._room:
+            body = decode_json(await read_body(receive), "request")
+            return await (self._evaluations if path == EVALUATIONS else self._evaluation)(body, reference)
 
     def configuration(self) -> dict[str, Any]:
         """The metadata of the decision point. Source: AuthZEN 1.0 section 9."""
@@ -140,7 +135,7 @@ class AuthZen:
             "access_evaluations_endpoint": self._pdp + EVALUATIONS,
         }
 
-    def _evaluations(self, body: Any, reference: str) -> dict[str, Any]:
+    async def _evaluations(self, body: Any, reference: str) -> dict[str, Any]:
         """Each evaluation decided in its order, as far as the semantic goes; without any it is one evaluation.
 
         1. `evaluations` is an array of objects, no longer than the bound, and the semantic is one of the three.
@@ -159,23 +154,30 @@ class AuthZen:
         if semantic not in list(SEMANTICS):
             raise FormatError("options.evaluations_semantic", ", ".join(SEMANTICS), repr(semantic)[:80])
         if not items:
-            return self._evaluation(body, reference)
+            return await self._evaluation(body, reference)
         # 2
         defaults = {part: body[part] for part in _PARTS if part in body}
+        # 3
+        each = [self._evaluation_of(defaults, item, f"{reference}-{number}") for number, item in enumerate(items)]
+        if SEMANTICS[semantic] is None:
+            return {"evaluations": await asyncio.gather(*each)}  # decided in their order, and on record together
         decided: list[dict[str, Any]] = []
-        for number, item in enumerate(items):
-            # 3
-            try:
-                if not isinstance(item, dict):
-                    raise FormatError("evaluation", "an object", type(item).__name__)
-                decided.append(self._evaluation({**defaults, **item}, f"{reference}-{number}"))
-            except FormatError as error:
-                decided.append(_denied(reasons_of(error, "authzen", reference), f"{reference}-{number}"))
-            if decided[-1]["decision"] is SEMANTICS[semantic]:
-                break
+        for one in each:
+            if not decided or decided[-1]["decision"] is not SEMANTICS[semantic]:
+                decided.append(await one)
+            else:
+                one.close()
         return {"evaluations": decided}
 
-    def _evaluation(self, body: Any, reference: str) -> dict[str, Any]:
+    async def _evaluation_of(self, defaults: Mapping[str, Any], item: Any, reference: str) -> dict[str, Any]:
+        try:
+            if not isinstance(item, dict):
+                raise FormatError("evaluation", "an object", type(item).__name__)
+            return await self._evaluation({**defaults, **item}, reference)
+        except FormatError as error:
+            return _denied(reasons_of(error, "authzen", reference), reference)
+
+    async def _evaluation(self, body: Any, reference: str) -> dict[str, Any]:
         """One evaluation decided. Raises FormatError for what is none: a required member is missing, or one is of another type."""
         request = _well_formed(body)
         subject = request["subject"]
@@ -184,7 +186,7 @@ class AuthZen:
                 raise Refused(Reason("unauthenticated", "subject.type", AGENT, repr(subject["type"])[:80]))
             shown = _shown(subject.get("properties", {}))
             asked = Presented(requested(request), "POST", self._pdp + EVALUATION, *shown, subject["id"])
-            self._party.admit(asked, gate=GATE, reference=reference)
+            await admitted(self._party, asked, gate=GATE, reference=reference)
         except Exception as error:  # noqa: BLE001 - whatever fails before a decision denies (I3)
             return _denied(reasons_of(error, "authzen", reference), reference)
         return {"decision": True, "context": {"reference": reference}}

@@ -27,16 +27,16 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Final, Literal, get_args
 
 from enforcer.relying.asgi import (
     Receive,
+    Room,
     Scope,
     Send,
+    admitted,
     answer,
     checked_origin,
-    decided,
     http_action,
     is_http,
     new_reference,
@@ -49,9 +49,8 @@ from enforcer.relying.asgi import (
 )
 from enforcer.relying.party import Presented, RelyingParty, status_of
 from writ.formats.digest import Digest
-from writ.formats.errors import FormatError, Misuse, Refused
+from writ.formats.errors import FormatError, Misuse
 from writ.formats.jose import parse_dpop
-from writ.formats.reason import Reason
 from writ.formats.strict import parse_b64url
 from writ.verdict.token import VerifiedToken
 
@@ -86,50 +85,44 @@ class ForwardAuth:
             raise Misuse("origins: at least one, and one scheme for each authority where the proxy does not say which")
         self._proxy, self._body, self._party = proxy, body, party
         self._origins, self._by_authority = frozenset(origins), by_authority
-        self._waiting = 0
+        self._room = Room(MAX_WAITING)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One ASGI scope: a request is decided; what is none is refused."""
         if not await is_http(scope, send):
             return
         reference = new_reference()
-        self._waiting += 1
         try:
-            request = await self._request(scope, receive)
-            token = await decided(partial(self._party.admit, request, gate=GATE, reference=reference))
+            with self._room:
+                request = await self._request(scope, receive)
+                token = await admitted(self._party, request, gate=GATE, reference=reference)
         except Exception as error:  # noqa: BLE001 - whatever fails before a decision refuses (I3)
             reasons = reasons_of(error, "forward-auth", reference)
             said = [(b"x-writ-refusal", f"{reasons[0].code}; reference={reference}".encode("ascii"))]  # nginx hands on no body
             await refuse(send, reasons, reference, status=401 if status_of(reasons) == 401 else 403, headers=said)
             return
-        finally:
-            self._waiting -= 1
         await answer(send, 200, b"", content_type=b"text/plain", headers=_identity(token, request.action.arguments, reference))
 
     async def _request(self, scope: Scope, receive: Receive) -> Presented:
         """What the proxy asks for.
 
-        1. There is room for it.
-        2. It asks for no other protocol, of which the rest would not be decided, and its body, if any, has one length.
-        3. Method, origin and target are those of the one convention, each said once; the origin is one of ours.
-        4. Token and proof, each once.
-        5. The body's digest is known, or is the one that the proof claims where that is configured.
+        1. It asks for no other protocol, of which the rest would not be decided, and its body, if any, has one length.
+        2. Method, origin and target are those of the one convention, each said once; the origin is one of ours.
+        3. Token and proof, each once.
+        4. The body's digest is known, or is the one that the proof claims where that is configured.
 
         Raises Refused, FormatError, Unavailable.
         """
         # 1
-        if self._waiting > MAX_WAITING:
-            raise Refused(Reason("too-many-requests", "requests", f"at most {MAX_WAITING} at once", "more"))
-        # 2
         if any(bytes(name).lower() == b"upgrade" for name, _ in scope["headers"]):
             raise FormatError("header upgrade", "none", "another protocol")
         if None not in [single(scope, name) for name in (b"content-length", b"transfer-encoding")]:
             raise FormatError("body", "Content-Length or Transfer-Encoding", "both")
-        # 3
+        # 2
         method, origin, target = self._asked(scope)
-        # 4
+        # 3
         token, proof, lease = shown(scope)
-        # 5
+        # 4
         body = await read_body(receive)
         action = http_action(method, origin, target, self._digest(scope, body, proof))
         return Presented(action, method, action.resource, token, proof, lease)

@@ -17,17 +17,17 @@ Source: RFC 9457; ASGI 3.0.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Final
 
 from enforcer.relying.asgi import (
     App,
     Message,
     Receive,
+    Room,
     Scope,
     Send,
+    admitted,
     checked_origin,
-    decided,
     http_action,
     is_http,
     new_reference,
@@ -39,8 +39,6 @@ from enforcer.relying.asgi import (
 )
 from enforcer.relying.party import Presented, RelyingParty
 from writ.formats.digest import Digest
-from writ.formats.errors import Refused
-from writ.formats.reason import Reason
 
 __all__ = ["App", "Message", "Middleware", "Receive", "Scope", "Send"]
 
@@ -55,7 +53,7 @@ class Middleware:
     def __init__(self, app: App, *, origin: str, party: RelyingParty) -> None:
         """`origin` is scheme and authority as clients write them; `party` decides. Raises Misuse for another origin."""
         self._app, self._origin, self._party = app, checked_origin(origin), party
-        self._waiting = 0
+        self._room = Room(MAX_WAITING)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One ASGI scope. Only `lifespan` passes unasked; what is neither that nor `http` is refused."""
@@ -65,19 +63,15 @@ class Middleware:
         if not await is_http(scope, send):
             return
         reference = new_reference()
-        self._waiting += 1
         try:
-            if self._waiting > MAX_WAITING:
-                raise Refused(Reason("too-many-requests", "requests", f"at most {MAX_WAITING} at once", "more"))
-            body = await read_body(receive)
-            action = http_action(str(scope["method"]), self._origin, target_of(scope), Digest.of(body))
-            request = Presented(action, str(scope["method"]), action.resource, *shown(scope))
-            token = await decided(partial(self._party.admit, request, gate=GATE, reference=reference))
+            with self._room:
+                body = await read_body(receive)
+                action = http_action(str(scope["method"]), self._origin, target_of(scope), Digest.of(body))
+                request = Presented(action, str(scope["method"]), action.resource, *shown(scope))
+                token = await admitted(self._party, request, gate=GATE, reference=reference)
         except Exception as error:  # noqa: BLE001 - whatever fails before a decision refuses (I3)
             await refuse(send, reasons_of(error, "middleware", reference), reference)
             return
-        finally:
-            self._waiting -= 1
         claims = token.claims
         writ = {"agent": str(claims.agent), "instance": claims.instance.hex(), "host": claims.host, "token_id": claims.token_id}
         await self._app({**scope, "extensions": {**scope.get("extensions", {}), "writ": writ}}, _again(body, receive), send)

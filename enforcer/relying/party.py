@@ -83,7 +83,7 @@ class Sink(Protocol):
 
 
 class Feed(Protocol):
-    """What the verifier publishes, as fresh as it could be had. Each answers None where it does not know."""
+    """What the verifier publishes, as fresh as it could be had. Each answers at once, from what it holds; None where it does not know."""
 
     def keys(self) -> Mapping[str, PublicKey]:
         """Token keys by key id."""
@@ -114,6 +114,26 @@ class Presented:
     agent: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """What was decided, and is not durable yet. `token` is there where one was verified, also of a request that is refused."""
+
+    token: VerifiedToken | None
+    access: Access
+
+    def passed(self) -> VerifiedToken:
+        """The token of a request that was permitted, once `access` is durable. Raises Refused."""
+        if self.token is None or not self.access.permit:
+            raise Refused(*self.access.reasons)
+        return self.token
+
+
+def not_durable(error: Exception, reference: str) -> Refused:
+    """What refuses where a sink raised `error`, which is logged."""
+    _LOG.error("sink-failed", exception=error, reference=reference)
+    return Refused(Reason("record-not-durable", "sink", "a durable record", type(error).__name__))
+
+
 class RelyingParty:
     """Decides for one service. Thread-safe."""
 
@@ -127,12 +147,22 @@ class RelyingParty:
         if not callable(getattr(sink, "write", None)):
             raise Misuse("a relying party needs a durable sink")
         self._audience, self._issuer = audience, issuer
-        self._feed, self._sink, self._clock, self._engine = feed, sink, clock, engine
+        self.sink: Final = sink
+        self._feed, self._clock, self._engine = feed, clock, engine
         self._memo, self._signatures = Memo(), SignatureMemo()
         self._replay = replay if replay is not None else ReplayCache(refuse_made_before=clock.now() + CLOCK_SKEW + 1)
 
     def admit(self, request: Presented, *, gate: str, reference: str) -> VerifiedToken:
-        """The request may pass, and that is recorded under `reference`.
+        """The request may pass, and that is recorded under `reference`: as `weigh`, and then durable. Raises Refused."""
+        weighed = self.weigh(request, gate=gate, reference=reference)
+        try:
+            self.sink.write(weighed.access)
+        except Exception as error:  # noqa: BLE001 - whatever a sink raises, the record is not known to be durable
+            raise not_durable(error, reference) from None
+        return weighed.passed()
+
+    def weigh(self, request: Presented, *, gate: str, reference: str) -> Weighed:
+        """What is decided about the request. Nothing may pass by it until its `access` is durable (I4). Waits for nobody.
 
         1. The clock is read once; keys, status list and policy are taken once.
         2. The token is the verifier's, for us, alive, not revoked by a fresh list, and of the agent that was named, if one was; where it
@@ -140,9 +170,8 @@ class RelyingParty:
         3. The proof is by its holder, for this very request.
         4. It was never used before.
         5. Grant and policy permit it.
-        6. The decision, either way, is durable before anything passes.
 
-        Raises Refused.
+        Raises Refused where there is nothing to record it by: the clock cannot be read.
         """
         # 1
         try:
@@ -152,16 +181,11 @@ class RelyingParty:
         try:
             token, proof = self._authenticate(request, now)
         except Refused as refused:
-            self._record(request, None, None, None, refused.reasons, _NO_CONTEXT, now, reference)
-            raise
+            return Weighed(None, self._access(request, None, None, None, refused.reasons, _NO_CONTEXT, now, reference))
         # 5
         bundle = self._feed.bundle(token.claims.policy)
         decision = decide(request.action, token=token, bundle=bundle, gate=gate, now=now, memo=self._memo)
-        # 6
-        self._record(request, token, bundle, proof, decision.reasons, decision.context, now, reference)
-        if not decision.permit:
-            raise Refused(*decision.reasons)
-        return token
+        return Weighed(token, self._access(request, token, bundle, proof, decision.reasons, decision.context, now, reference))
 
     def _authenticate(self, request: Presented, now: int) -> tuple[VerifiedToken, Digest]:
         revocation = self._feed.revocation()
@@ -193,18 +217,13 @@ class RelyingParty:
         self._replay.take(verified.single_use, forget_after=verified.forget_after, made_at=proof.iat, now=now)
         return token, Digest.of(request.proof.encode("ascii"))
 
-    def _record(
+    def _access(
         self, request: Presented, token: VerifiedToken | None, bundle: PolicyBundle | None, proof: Digest | None,
         reasons: tuple[Reason, ...], context: bytes, now: int, reference: str,
-    ) -> None:  # fmt: skip
-        access = Access(
+    ) -> Access:  # fmt: skip
+        return Access(
             decided_at=now, engine=self._engine, agent=None if token is None else str(token.claims.agent),
             instance=None if token is None else token.claims.instance, action=request.action.name, resource=request.action.resource,
             token=None if token is None else token.digest, bundle=None if token is None or bundle is None else bundle.digest,
             proof=proof, context=context, permit=not reasons, reasons=reasons, reference=reference,
         )  # fmt: skip
-        try:
-            self._sink.write(access)
-        except Exception as error:  # noqa: BLE001 - whatever a sink raises, the record is not known to be durable
-            _LOG.error("sink-failed", exception=error, reference=reference)
-            raise Refused(Reason("record-not-durable", "sink", "a durable record", type(error).__name__)) from None

@@ -38,11 +38,10 @@ SOCKET_MODE: Final = 0o660
 BACKLOG: Final = 512
 _ANY: Final = Digest.of(b"")
 _HTTP: Final[dict[str, Any]] = {
-    "http": "h11", "loop": "asyncio", "ws": "none", "lifespan": "off", "interface": "asgi3", "access_log": False, "server_header": False,
+    "loop": "asyncio", "ws": "none", "lifespan": "off", "interface": "asgi3", "access_log": False, "server_header": False,
     "log_config": None, "proxy_headers": False, "timeout_keep_alive": 30, "timeout_graceful_shutdown": 10,
 }  # fmt: skip
-"""How uvicorn serves, whatever else is installed: on asyncio's own loop, HTTP/1.1 by h11, which answers 400 to what is none. No header of a
-proxy's is believed."""
+"""How uvicorn serves, whatever else is installed: on asyncio's own loop. No header of a proxy's is believed."""
 _LOG = observe.get_logger(__name__)
 
 
@@ -81,13 +80,15 @@ class Relying:
         """Serve until SIGTERM or SIGINT. Raises Unavailable where a place cannot be listened at."""
         from uvicorn import Config, Server
 
+        from enforcer.relying.protocol import StrictProtocol
+
         stopped = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stopped.set())
         with contextlib.ExitStack() as opened:
             sockets = [(opened.enter_context(contextlib.closing(listen(place, gid))), app) for place, app, gid in self._places]
             self._feed.start()
-            servers = [Server(Config(app, **_HTTP)) for _, app in sockets]
+            servers = [Server(Config(app, http=StrictProtocol, **_HTTP)) for _, app in sockets]
             threads = []
             for server, (listener, _) in zip(servers, sockets, strict=True):
                 threads.append(threading.Thread(target=server.run, args=([listener],), daemon=True))
@@ -143,7 +144,8 @@ def listen(place: str, gid: int) -> socket.socket:
                 made.bind(str(at))
             finally:
                 os.umask(umask)
-            os.chown(at, -1, gid)
+            if gid != -1:  # no call that a unit would have to allow for nothing
+                os.chown(at, -1, gid)
             os.chmod(at, SOCKET_MODE)
         else:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

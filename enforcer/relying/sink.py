@@ -5,11 +5,13 @@ One thread writes: whatever is waiting is written at once and synced once, and o
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
 import weakref
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Final
@@ -21,21 +23,25 @@ from writ.formats.strict import encode_json
 DURABLE_WITHIN: Final = 3.0
 """Seconds a caller waits for its line; after that the request is refused, even if the line comes to be. Below what a proxy waits for us."""
 MAX_BATCH: Final = 256
-_Queue = SimpleQueue["_Waiting | None"]
-
-
-def _held_lock() -> threading.Lock:
-    lock = threading.Lock()
-    lock.acquire()
-    return lock
+_Queue = SimpleQueue["Waiting | None"]
 
 
 @dataclass(slots=True, eq=False)
-class _Waiting:
+class Waiting:
+    """A line that waits to be written, or was."""
+
     line: bytes
+    tell: Callable[[], object]
     fault: str | None = "not written"
     withdrawn: bool = False
-    told: threading.Lock = field(default_factory=_held_lock)
+
+    def ended(self, told: bool) -> None:
+        """The line is on disk; one of which nobody was `told` is withdrawn, and written only if that has begun. Raises Unavailable."""
+        if not told:
+            self.withdrawn = True
+            raise Unavailable("sink", f"not durable within {DURABLE_WITHIN:g} s")
+        if self.fault is not None:
+            raise Unavailable("sink", self.fault)
 
 
 class FileSink:
@@ -62,17 +68,23 @@ class FileSink:
 
     def write(self, access: Access) -> None:
         """The line is on disk. Raises Unavailable."""
+        told = threading.Lock()
+        told.acquire()
+        waiting = self.begin(access, told.release)
+        waiting.ended(told.acquire(timeout=DURABLE_WITHIN))
+
+    def begin(self, access: Access, tell: Callable[[], object]) -> Waiting:
+        """The line will be on disk, or will not: `tell` is called once either is known, by another thread, which it must not hold up.
+
+        Whoever waits no longer than `DURABLE_WITHIN` then asks `ended`. Raises Unavailable where it is known now.
+        """
         if self._writer.broken is not None:
             raise Unavailable("sink", "an earlier write failed")
         if self._writer.hangs:
             raise Unavailable("sink", "an earlier write hangs")
-        waiting = _Waiting(_line(access))
+        waiting = Waiting(_line(access), tell)
         self._queue.put(waiting)
-        if not waiting.told.acquire(timeout=DURABLE_WITHIN):
-            waiting.withdrawn = True
-            raise Unavailable("sink", f"not durable within {DURABLE_WITHIN:g} s")
-        if waiting.fault is not None:
-            raise Unavailable("sink", waiting.fault)
+        return waiting
 
 
 class _Writer:
@@ -100,11 +112,12 @@ class _Writer:
                 self._began = None
             for one in batch:
                 one.fault = self.broken
-                one.told.release()
+                with contextlib.suppress(Exception):  # whoever waited is gone
+                    one.tell()
         os.close(self._file)
 
-    def _batch(self) -> tuple[list[_Waiting], bool]:
-        batch: list[_Waiting] = []
+    def _batch(self) -> tuple[list[Waiting], bool]:
+        batch: list[Waiting] = []
         first = self._queue.get()
         while first is not None:
             batch.append(first)

@@ -1,10 +1,12 @@
 """`./run rollout`: ansible/site.yml against a Debian that boots, twice; then agents act on it, and outlive an upgrade.
 
 1. A Debian root is made by debootstrap (once; kept in .rollout/), copied, and booted with `systemd-nspawn --boot` in a cgroup of its own.
-2. The playbook runs against it over ssh on the loopback address: verifier with TLS, attestor on a software TPM, enforcer, all on one host.
+2. The playbook runs against it over ssh on the loopback address: verifier with TLS, attestor on a software TPM, enforcer, and what decides
+   for a service behind nginx, all on one host.
 3. It runs again, and changes nothing.
-4. The three units are active, the attestor is enrolled, `doctor` of each role finds nothing but what a fresh host has.
-5. An operator approves what the host measures, `enforcer run` starts an agent, it acts once, and ends.
+4. The four units are active, the attestor is enrolled, `doctor` of each role finds nothing but what a fresh host has.
+5. An operator approves what the host measures, `enforcer run` starts an agent, it acts once, and ends. Another is let through to the
+   service, and whoever shows nothing, or comes from elsewhere, is not.
 6. Another release is rolled out while six agents act: all come over, are held until it is approved, and act on. Then the first one is
    rolled out again, which is approved already: they go back, and nobody has to do anything.
 7. What they did before, between and after is proven by their archives alone, with the verifier stopped and no network.
@@ -23,6 +25,7 @@ import ipaddress
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -44,6 +47,7 @@ from cryptography.x509.oid import NameOID
 
 from enforcer.launch.cgroup import MOUNTINFO, Cgroup, find_mount
 from examples.stage import add_python, free_port
+from tests.docs.blocks import all_blocks
 from writ.formats.action import ActionRecord, Record, parse_record
 from writ.formats.archive import parse_archive
 from writ.formats.errors import WritError
@@ -56,8 +60,13 @@ PROGRAMS: Final = ("debootstrap", "systemd-nspawn", "ssh", "ssh-keygen", "ansibl
 BOOT_WITHIN: Final = 60.0
 STOP_WITHIN: Final = 30.0
 BIN: Final = "/usr/local/bin"
-ROLES: Final = ("verifier", "attestor", "enforcer")
+ROLES: Final = ("verifier", "attestor", "enforcer", "relying")
 AGENT: Final = "notes"
+COURIER: Final = "courier"
+"""An agent that asks a service."""
+AUDIENCE: Final = "reports"
+ASKS: Final = "/run/writ/relying/forward-auth.sock"
+"""Where nginx asks, as its configuration in docs/relying.md has it."""
 STAYS: Final = "scribe"
 """An agent that acts on and on, while the enforcer is upgraded."""
 CLIENTS: Final = tuple(f"stays-{number}" for number in range(6))
@@ -66,6 +75,15 @@ COME_WITHIN: Final = 120.0
 """Seconds for all of them to come to be as expected; on an idle host it takes a few."""
 ENFORCER: Final = "/usr/local/bin/enforcer --config /etc/writ/enforcer.toml"
 NAMESPACE: Final = "demo"
+ASK: Final = """
+import sys, urllib.request, urllib.error
+try:
+    headers = {"Host": sys.argv[2]} if sys.argv[2:] else {}
+    print(urllib.request.urlopen(urllib.request.Request(sys.argv[1], data=b"{}", headers=headers), timeout=10).status)
+except urllib.error.HTTPError as error:
+    print(error.code)
+"""
+"""A POST as anybody on the host can make it: the URL, and perhaps another Host."""
 CALLS: Final = "bpf landlock_create_ruleset landlock_add_rule landlock_restrict_self"
 """System calls that the filter of systemd-nspawn 252 denies: by bpf systemd holds a unit to its devices."""
 LIKE_A_HOST: Final = """
@@ -146,6 +164,7 @@ class Machine:
         self._place = place
         self.root: Final = place / "root"
         self.port: Final = free_port()
+        self.service: Final = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._cgroup = Cgroup(find_mount(MOUNTINFO.read_text()) / place.name)
 
@@ -224,6 +243,9 @@ class Machine:
             self._cgroup.remove()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if isinstance(error, RolloutError):
+            units = [f"--unit=writ-{role}" for role in ROLES]
+            print(self.ssh("journalctl", "--no-pager", "-n60", *units).stdout[-6000:], file=sys.stderr)
         self.close()
 
 
@@ -257,10 +279,10 @@ def certify(place: Path) -> None:
     (place / "verifier.key").write_bytes(encoded)
 
 
-def manifests(place: Path, root: Path) -> Path:
-    """A directory with the manifests of the examples' agents, for the playbook; what they name is on the host by other means.
+def manifests(place: Path, root: Path, service: str) -> Path:
+    """A directory with the manifests of the agents, for the playbook; what they name is on the host by other means.
 
-    The prompt of one asks for one action and ends, that of the other asks again and again.
+    The prompt of one asks for one action and ends, that of the other asks again and again, that of the third asks `service`.
     """
     there = root / "etc/writ/manifests"
     there.mkdir(parents=True)
@@ -268,10 +290,23 @@ def manifests(place: Path, root: Path) -> Path:
     (there / AGENT / "prompts" / f"{AGENT}.txt").write_text('notes read {"number": 0}\n')
     shutil.copytree(ROOT / "examples/agents" / STAYS, there / STAYS)
     (there / STAYS / "prompts" / f"{STAYS}.txt").write_text('notes read {"number": 0}\npause 1\nrepeat\n')
+    shutil.copytree(there / AGENT, there / COURIER)
+    (there / COURIER / "prompts" / f"{AGENT}.txt").write_text('reports summary {"week": 48}\n')
     folder = place / "manifests"
     folder.mkdir()
     for agent in (AGENT, STAYS):
         shutil.copy(ROOT / "examples/agents" / f"{agent}.toml", folder)
+    text = (folder / f"{AGENT}.toml").read_text()
+    for old, new in (
+        (f'agent = "{AGENT}"', f'agent = "{COURIER}"'),
+        ('audience = "tools"', f'audience = "{AUDIENCE}"'),
+        ('[["tool.call", "mcp:notes/*"]]', f'[["http.post", "{service}/*"]]'),
+        (f'source = "{AGENT}/', f'source = "{COURIER}/'),
+    ):
+        if old not in text:
+            raise RolloutError(f"the manifest of {AGENT}: expected {old}")
+        text = text.replace(old, new)
+    (folder / f"{COURIER}.toml").write_text(text)
     add_python(folder)  # the machine is of the same distribution
     return folder
 
@@ -293,7 +328,8 @@ def next_wheel(place: Path) -> Path:
 
 def inventory(place: Path, machine: Machine) -> Path:
     """One host in both groups."""
-    port = free_port()
+    port, service = free_port(), f"http://127.0.0.1:{machine.service}"
+    relying = {"audience": AUDIENCE, "forward_auth": f"unix:{ASKS}", "proxy": "nginx", "origins": [service], "body": "claimed"}
     host = {
         "ansible_host": "127.0.0.1", "ansible_port": machine.port, "ansible_user": "root",
         "ansible_ssh_common_args": " ".join(machine.ssh_options),
@@ -303,11 +339,14 @@ def inventory(place: Path, machine: Machine) -> Path:
         "writ_verifier_url": f"https://127.0.0.1:{port}", "writ_verifier_listen": f"127.0.0.1:{port}",
         "writ_verifier_tls_cert": str(place / "verifier.crt"), "writ_verifier_tls_key": str(place / "verifier.key"),
         "writ_verifier_ca": str(place / "ca.crt"), "writ_host": "host-1",
-        "writ_manifests": str(manifests(place, machine.root)), "writ_software_tpm": True,
+        "writ_manifests": str(manifests(place, machine.root, f"{service}/v1")), "writ_software_tpm": True,
         "writ_policy_arguments": ["--accept-runtime-only", "--tpm-class", "software"],
-        "writ_enforcer_config": {"tools": ["notes /usr/bin/python3 -I -S -B {store}/tools/server.py"]},
+        "writ_enforcer_config": {
+            "tools": ["notes /usr/bin/python3 -I -S -B {store}/tools/server.py"], "services": [f"{AUDIENCE} {service}/v1"],
+        },
+        "writ_relying_config": relying, "writ_relying_callers": ["www-data"], "writ_relying_health": f"127.0.0.1:{free_port()}",
     }  # fmt: skip
-    groups = {"writ_verifiers": {"hosts": {"host-1": host}}, "writ_agent_hosts": {"hosts": {"host-1": {}}}}
+    groups = {name: {"hosts": {"host-1": host}} for name in ("writ_verifiers", "writ_agent_hosts", "writ_relying_hosts")}
     path = place / "inventory.json"
     path.write_text(json.dumps({"all": {"children": groups, "vars": settings}}))
     return path
@@ -388,8 +427,10 @@ def approve(machine: Machine) -> None:
         f"cd /tmp && {attestor} --governance --out governance.measurement"
         f" && {attestor} /etc/writ/manifests/{AGENT}.toml --out {AGENT}.measurement"
         f" && {attestor} /etc/writ/manifests/{STAYS}.toml --out {STAYS}.measurement"
+        f" && {attestor} /etc/writ/manifests/{COURIER}.toml --out {COURIER}.measurement"
         f" && {verifier} reference capture --namespace {NAMESPACE} --ca-file /etc/writ/verifier-ca.pem"
-        f" --measurement governance.measurement --measurement {AGENT}.measurement --measurement {STAYS}.measurement --approve"
+        f" --measurement governance.measurement --measurement {AGENT}.measurement --measurement {STAYS}.measurement"
+        f" --measurement {COURIER}.measurement --approve"
     )
     done = machine.ssh("sh", "-c", f"'{script}'")
     if done.returncode != 0:
@@ -404,6 +445,37 @@ def act(machine: Machine, tally: Tally, which: str) -> None:
     told = f"{which}: an agent acts once under enforcer run, and ends with 0 (after {time.monotonic() - began:.1f} s): {' '.join(acted)}"
     journal = machine.ssh("journalctl", "--no-pager", "-n60", "-u", "writ-enforcer", "-u", "writ-attestor", "-u", "writ-verifier").stdout
     tally.expect(done.returncode == 0 and len(acted) == 1, told, f"{journal}\nexit {done.returncode}\n{done.stdout}{done.stderr}")
+
+
+def rely(machine: Machine, tally: Tally) -> None:
+    """A service behind nginx, which asks at our socket: an agent is let through, on record; nobody else is."""
+    (block,) = [block.text for block in all_blocks() if block.page == "docs/relying.md" and block.info == "nginx"]
+    behind = free_port()
+    text = block.replace("listen 8080;", f"listen 127.0.0.1:{machine.service};").replace("127.0.0.1:9000", f"127.0.0.1:{behind}")
+    claimed = text.replace('        proxy_pass_request_body off;\n        proxy_set_header Content-Length "";\n', "", 1)
+    service = f"server {{ listen 127.0.0.1:{behind}; default_type application/json; location / {{ return 200 '{{\"sum\": 7}}'; }} }}"
+    around = f"user www-data; events {{}} http {{ access_log off; {service} {claimed} }}"
+    (machine.root / "root/nginx.conf").write_text(around)
+    setup = "systemctl mask nginx; apt-get install -qy --no-install-recommends nginx-light; systemd-run --unit=proxy -- nginx -g"
+    done = machine.ssh(f"sh -euc '{setup} \"daemon off;\" -c /root/nginx.conf'")
+    until(lambda: "ActiveState=active" in client(machine, "proxy"))
+    asked = machine.ssh(f"{BIN}/enforcer", "--config", "/etc/writ/enforcer.toml", "run", "--agent", COURIER)
+    told = [line for line in asked.stdout.splitlines() if line.startswith("reports.summary: done")]
+    detail = machine.ssh("journalctl", "--no-pager", "-n60", "-u", "writ-relying", "-u", "proxy", "-u", "writ-enforcer").stdout
+    tally.expect(
+        len(told) == 1, f"relying: 200, and an agent's request reaches the service: {' '.join(told)}", f"{done}\n{detail[-1500:]}\n{asked}"
+    )
+    url = f"http://127.0.0.1:{machine.service}/v1/summary"
+    for status, shown in ((401, ""), (403, "elsewhere.example")):
+        got = machine.ssh(f"python3 -c {shlex.quote(ASK)} {url} {shown}")
+        tally.expect(got.stdout.strip() == str(status), f"relying: {got.stdout.strip()} for {shown or 'nothing shown'}", f"{got}{detail}")
+    records = [json.loads(line) for line in (machine.root / "var/lib/writ/relying/decisions.jsonl").read_text().splitlines()]
+    passed = [record for record in records if record["permit"]]
+    agents = [record["agent"].rpartition("/")[2] for record in passed]
+    tally.expect(agents == [COURIER], f"relying: what passed is on record: {agents}", str(records))
+    mode = machine.ssh("stat", "-c", "%a:%U:%G", ASKS, "/run/writ/relying").stdout.split()
+    tally.expect(mode == ["660:writ-relying:writ-relying", "750:writ-relying:writ-relying"], f"relying: its socket is its group's: {mode}")
+    machine.ssh("systemctl", "stop", "proxy")
 
 
 # --- another release, while agents act --------------------------------------------------------------------------------------
@@ -621,6 +693,7 @@ def main() -> int:
             examine(machine, tally)
             approve(machine)
             act(machine, tally, "as rolled out")
+            rely(machine, tally)
             upgrade(place, machine, given, tally)
             unknown = run_refused(place, given)
             tally.expect(unknown, "an unknown key in a role's configuration is refused, and the file on the host stays")

@@ -13,6 +13,7 @@ import yaml  # type: ignore[import-untyped]  # PyYAML carries no types, and only
 
 from attestor.config import AttestorConfig
 from enforcer.config import EnforcerConfig
+from enforcer.relying.config import RelyingConfig
 from verifier.config import VerifierConfig
 
 if TYPE_CHECKING:
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).parents[2]
 PLAYBOOK: Final = ROOT / "ansible"
 UNITS: Final = sorted((ROOT / "deploy/systemd").glob("*.service"))
-CONFIGS: Final[dict[str, type[DataclassInstance]]] = {"verifier": VerifierConfig, "attestor": AttestorConfig, "enforcer": EnforcerConfig}
+CONFIGS: Final[dict[str, type[DataclassInstance]]] = {
+    "verifier": VerifierConfig, "attestor": AttestorConfig, "enforcer": EnforcerConfig, "relying": RelyingConfig,
+}  # fmt: skip
+BY: Final = {"relying": ("enforcer", "relying", " --relying")}
+"""Program, verb of the daemon and option of `config check`, where they are not those of a role of that name."""
 CONFINED: Final = (
     "LockPersonality", "NoNewPrivileges", "PrivateTmp", "ProtectClock", "ProtectHome", "ProtectHostname", "ProtectKernelLogs",
     "ProtectKernelModules", "ProtectKernelTunables", "RestrictNamespaces", "RestrictRealtime", "RestrictSUIDSGID",
@@ -69,7 +74,8 @@ def test_each_key_that_a_role_sets_is_one_of_its_configuration(role: str) -> Non
     keys |= {key for name, value in given.items() if name != "writ_made_config" for key in value}
     assert keys
     assert keys <= {field.name for field in dataclasses.fields(CONFIGS[role])}
-    assert written["ansible.builtin.template"]["validate"] == f"/opt/writ/current/venv/bin/{role} --config %s config check"
+    program, _, option = BY.get(role, (role, "serve", ""))
+    assert written["ansible.builtin.template"]["validate"] == f"/opt/writ/current/venv/bin/{program} --config %s config check{option}"
 
 
 def test_what_carries_a_ticket_or_a_key_is_not_logged() -> None:
@@ -84,14 +90,15 @@ def test_what_carries_a_ticket_or_a_key_is_not_logged() -> None:
 
 
 def test_there_is_a_unit_for_each_role() -> None:
-    assert [path.name for path in UNITS] == ["writ-attestor.service", "writ-enforcer.service", "writ-verifier.service"]
+    assert [path.name for path in UNITS] == [f"writ-{role}.service" for role in sorted(CONFIGS)]
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.stem)
 def test_each_unit_is_confined_and_starts_its_role(path: Path) -> None:
     role = path.stem.removeprefix("writ-")
     service = unit(path)["Service"]
-    assert service["ExecStart"] == f"/opt/writ/current/venv/bin/{role} --config /etc/writ/{role}.toml serve"
+    program, verb, _ = BY.get(role, (role, "serve", ""))
+    assert service["ExecStart"] == f"/opt/writ/current/venv/bin/{program} --config /etc/writ/{role}.toml {verb}"
     assert service["ProtectSystem"] == "strict"
     assert set(CONFINED) - set(LOOSENED if role == "enforcer" else {}) == {key for key in CONFINED if service.get(key) == "yes"}
     assert service["Restart"] == "on-failure"
@@ -117,12 +124,23 @@ def test_what_the_enforcers_unit_allows_for_its_sandboxes_is_exactly_this_and_ea
     allowed = [line.removeprefix("DeviceAllow=") for line in lines if line.startswith("DeviceAllow=")]
     assert allowed == ["/dev/loop-control rw", "block-loop r", "/dev/tpmrm0 rw", "/dev/mapper/control rw"]
     drops = {f"CAP_{name}" for name in ("SETUID", "SETGID", "KILL", "CHOWN", "FOWNER", "DAC_OVERRIDE", "DAC_READ_SEARCH")}
-    assert words["CapabilityBoundingSet"] - drops == {"CAP_SYS_ADMIN", "CAP_SETFCAP"}
+    assert words["CapabilityBoundingSet"] - drops == {"CAP_SYS_ADMIN", "CAP_SETFCAP", "CAP_SYS_PTRACE"}
     assert words["RestrictAddressFamilies"] == {"AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"}
     calls = {"@mount", "sethostname", "seccomp", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"}
     denied = {"~@clock", "@cpu-emulation", "@debug", "@module", "@obsolete", "@raw-io", "@reboot", "@swap"}
     assert words["SystemCallFilter"] - denied - {"@system-service", "@setuid", "@chown"} == calls
-    for word in (*LOOSENED, "PrivateDevices", "CAP_SYS_ADMIN", "CAP_SETFCAP", "AF_NETLINK", "@mount", "sethostname", "seccomp", "Landlock"):
+    for word in (
+        *LOOSENED,
+        "PrivateDevices",
+        "CAP_SYS_ADMIN",
+        "CAP_SETFCAP",
+        "CAP_SYS_PTRACE",
+        "AF_NETLINK",
+        "@mount",
+        "sethostname",
+        "seccomp",
+        "Landlock",
+    ):
         assert word in reasons
 
 
@@ -147,3 +165,22 @@ def test_agent_hosts_get_the_packages_that_a_sandbox_is_made_with() -> None:
     (installed,) = [task["ansible.builtin.apt"]["name"] for task in tasks if "ansible.builtin.apt" in task]
     (set_up,) = re.findall(r"^PACKAGES_SANDBOX='(.*)'$", (ROOT / "run").read_text(), re.MULTILINE)
     assert set(installed) == {*set_up.split(), "mount"}
+
+
+def test_only_the_group_of_the_relying_unit_reaches_its_sockets_and_its_state_is_its_own() -> None:
+    service = unit(ROOT / "deploy/systemd/writ-relying.service")["Service"]
+    assert (service["User"], service["Group"], service["RuntimeDirectoryMode"], service["StateDirectoryMode"]) == (
+        "writ-relying", "writ-relying", "0750", "0700",
+    )  # fmt: skip
+    assert (service["CapabilityBoundingSet"], service["PrivateUsers"], service["PrivateDevices"]) == ("", "yes", "yes")
+
+
+def test_a_host_of_both_groups_has_the_anchors_of_each_role_apart() -> None:
+    """What one role copied would be no change for the other, which reads it when it starts."""
+    places = [
+        task["vars"]["writ_exported"]
+        for role in CONFIGS
+        for task in tasks_of(yaml.safe_load((PLAYBOOK / "roles" / role / "tasks/main.yml").read_text()))
+        if task.get("ansible.builtin.include_role", {}).get("tasks_from") == "exported.yml"
+    ]
+    assert len(places) == len(set(places)) == 3

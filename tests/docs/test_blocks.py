@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import json
 import os
 import re
 import shlex
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import yaml  # type: ignore[import-untyped]  # PyYAML carries no types
 
 from attestor.config import AttestorConfig
 from enforcer import policies
@@ -41,6 +43,7 @@ LANGUAGES: Final = {
     "toml traefik": "read as TOML; no Traefik is at hand to run it",
     "nginx": "run by nginx in tests/peers/test_forward_auth.py",
     "yaml": "run by Envoy there",
+    "yaml inventory": "held against the settings of the playbook and the loader of the role",
     "caddyfile": "run by Caddy there",
     "cddl": "test_formats.py",
     "cedar": "loaded under the default schema",
@@ -155,6 +158,16 @@ def test_a_block_for_traefik_hands_on_what_we_answer(block: Block) -> None:
     assert asked["address"].endswith(ENDPOINT.decode())
     assert asked["trustForwardHeader"] is False
     assert asked["authResponseHeaders"] == ["X-Writ-Agent", "X-Writ-Instance", "X-Writ-Reference", "Content-Digest"]
+
+
+@of("yaml inventory")
+def test_a_block_for_an_inventory_is_of_settings_that_there_are(block: Block, tmp_path: Path) -> None:
+    given = yaml.safe_load(block.text)
+    assert set(given) <= set(yaml.safe_load((ROOT / "ansible/roles/release/defaults/main.yml").read_text()))
+    made = {"issuer": "https://verifier.example.org", "policy_file": "/etc/writ/relying/policy.cose", **given["writ_relying_config"]}
+    path = tmp_path / "relying.toml"
+    path.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in made.items()))
+    assert config.load(RelyingConfig, path, {}, relying_config.PREFIX).body == "claimed"
 
 
 def test_each_role_has_its_configuration_shown() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from writ.formats.digest import Digest
 from writ.formats.errors import Misuse, Unavailable
 from writ.formats.grants import Grant
 from writ.formats.reason import Reason
+from writ.verdict.decide import used_of
+from writ.verdict.schema import cedar_schema
 
 READ = Action("tool.call", "mcp:notes/read", Digest.of(b"{}"))
 DRIFT = Reason("instance-drifted", "prompts:a", "b", "c")
@@ -235,3 +238,45 @@ def test_remembered_decision_is_recorded_as_of_its_own_second(scene: Scene, log:
     made = [record for record in records(scene) if isinstance(record, ActionRecord)]
     assert [cbor2.loads(one.context)["now"] for one in made] == [one.decided_at for one in made]
     assert len({one.context for one in made}) == 3
+
+
+COUNTED = """permit(principal, action == Writ::Action::"tool.call", resource) when { context has used && context.used < 5 };
+forbid(principal, action, resource == Writ::Resource::"mcp:notes/drop");"""
+
+
+def counting(scene: Scene) -> None:
+    scene.attestor.policies, scene.attestor.schema = COUNTED, cedar_schema()
+    scene.attestor.version += 1
+    scene.renew()
+
+
+def test_policy_may_bound_how_often_and_refusals_do_not_count(scene: Scene, log: ActionLog) -> None:
+    counting(scene)
+    gatekeeper = scene.gatekeeper(log)
+    drop = replace(READ, resource="mcp:notes/drop")
+    asked = [gatekeeper.ask(action, b"{}", gate="socket").permit for action in (READ, drop, READ, drop, READ, READ, READ, READ, READ)]
+    assert asked == [True, False, True, False, True, True, True, False, False]
+
+
+def test_count_goes_on_from_the_log(scene: Scene) -> None:
+    counting(scene)
+    first = ActionLog(scene.folder, scene.instance)
+    before = scene.gatekeeper(first)
+    assert [before.ask(READ, b"{}", gate="socket").permit for _ in range(3)] == [True] * 3
+    first.close()
+    again = ActionLog(scene.folder, scene.instance)
+    try:
+        after = scene.gatekeeper(again)
+        assert [after.ask(READ, b"{}", gate="socket").permit for _ in range(4)] == [True, True, False, False]
+    finally:
+        again.close()
+
+
+def test_callers_at_once_never_pass_more_often_than_the_policy_says(scene: Scene, log: ActionLog) -> None:
+    counting(scene)
+    gatekeeper = scene.gatekeeper(log)
+    with ThreadPoolExecutor(8) as pool:
+        passed = list(pool.map(lambda _: gatekeeper.ask(READ, b"{}", gate="socket").permit, range(40)))
+    assert sum(passed) == 5
+    permits = [one for one in records(scene) if isinstance(one, ActionRecord) and one.permit]
+    assert sorted(used_of(one.context) or 0 for one in permits) == [0, 1, 2, 3, 4]

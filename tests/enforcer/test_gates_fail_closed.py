@@ -299,7 +299,7 @@ def sink_hangs(at: OfService, patch: Patch) -> None:
         def write(self, access: Access) -> None:
             time.sleep(3)
 
-    patch.setattr(asgi, "DECIDED_WITHIN", 0.3)
+    patch.setattr(asgi, "RECORDED_WITHIN", 0.3)
     at.rely(sink=Hangs())
 
 

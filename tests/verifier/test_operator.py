@@ -235,6 +235,24 @@ def test_revoked_instance_never_gets_a_token_again_nor_do_its_children(verifier:
     assert [r.code for r in answer.answers[0].reasons] == ["instance-tainted"]
 
 
+def test_child_has_a_token_no_longer_than_its_parent_and_none_where_that_was_revoked(
+    verifier: RunningVerifier, host: SimulatedHost
+) -> None:
+    parent = parse_token(token_of(host, "one")).claims
+    verifier.clock.advance(30)
+    host.launch("child", parent="one")
+    child = parse_token(token_of(host, "child")).claims
+    assert (child.issued_at, child.expires_at) == (parent.issued_at + 30, parent.expires_at)
+    verifier.client.post("/v1/revocations", {"kind": "jti", "subject": parent.token_id})
+    refusal = host.attest("child").answers[0]
+    assert (refusal.token, [reason.code for reason in refusal.reasons]) == (None, ["parent-refused"])
+    both = [parse_token(answer.token or "").claims.expires_at for answer in host.attest("child", "one").answers]
+    assert both[0] == both[1] > parent.expires_at
+    verifier.clock.advance(61)
+    host.fetch_nonce()
+    assert [reason.code for reason in host.attest("child").answers[0].reasons] == ["parent-refused"]
+
+
 def test_revoked_host_is_contained_and_its_nonce_and_tokens_are_dead(verifier: RunningVerifier, host: SimulatedHost) -> None:
     from tests.world.host import RefusedByVerifier
 

@@ -179,6 +179,8 @@ class Scene:
     """Logs that travel with the next evidence, where a host has any (`tests.world.machine`)."""
     shows: Callable[[Nonce], LeaseKeys] | None = None
     """Lease keys that travel with evidence for that nonce, where a host is in hardware mode."""
+    alive: tuple[tuple[bytes, int], ...] | None = None
+    """Until when instances hold tokens, as the verifier looks it up."""
 
     def __post_init__(self) -> None:
         self.enrol()
@@ -276,7 +278,7 @@ class Scene:
     def issuance(self, count: int, *, nonce_age: int = 2) -> Issuance:
         """What the shell gives beside the evidence."""
         rows = tuple((f"token-id-{self.nonces:04d}-{at:04d}", 100 * self.nonces + at) for at in range(count))
-        return Issuance(ISSUER, self.now, self.now - nonce_age, rows, STATUS_URI)
+        return Issuance(ISSUER, self.now, self.now - nonce_age, rows, STATUS_URI, self.alive)
 
     def judge(self, evidence: Evidence, *, nonce_age: int = 2) -> AttestationVerdict:
         """The verdict; nothing moves."""

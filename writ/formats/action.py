@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
 from typing import Any, Final, Self
 
 from writ.formats.digest import Digest
@@ -32,6 +33,8 @@ EXCHANGE: Final = "token.exchange"
 """To have a bearer token for an audience elsewhere, which is the resource."""
 
 _ACTION = re.compile(r"[a-z][a-z0-9]*(?:\.[a-z][a-z0-9]*){0,3}\Z", re.ASCII)
+_RESOURCE = re.compile(r"[!-~]{1,512}\Z")
+_DOTS = re.compile(r"(?:^|/)\.\.?(?:/|\Z)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +51,10 @@ class Action:
     def __post_init__(self) -> None:
         if not _ACTION.match(self.name) or len(self.name) > 64:
             raise FormatError("action.name", "lower-case words joined by dots", repr(self.name[:80]))
-        if not 1 <= len(self.resource) <= 512 or any(ord(c) < 33 or ord(c) > 126 for c in self.resource):
+        if not _RESOURCE.match(self.resource):
             raise FormatError("action.resource", "1 to 512 printable ASCII characters without spaces", repr(self.resource[:80]))
         path = self.resource.partition("://")[2] or self.resource
-        if "//" in path or any(part in (".", "..") for part in self.resource.split("/")):
+        if "//" in path or _DOTS.search(self.resource):
             raise FormatError("action.resource", "a normalised path", repr(self.resource[:80]))
 
 
@@ -106,7 +109,7 @@ def commit(salt: bytes, content: bytes) -> bytes:
     """A hiding commitment to `content`: SHA-256 over CBOR of tag, 32-byte salt and content digest."""
     if len(salt) != 32:
         raise FormatError("salt", "32 bytes", f"{len(salt)} bytes")
-    return Digest.of(_COMMITMENT + salt + _BYTES_32 + Digest.of(content).value).value
+    return sha256(_COMMITMENT + salt + _BYTES_32 + sha256(content).digest()).digest()
 
 
 _BYTES_32: Final = b"\x58\x20"

@@ -40,7 +40,9 @@ class AttestDecision:
     reference values, policy. `result` is the digest of the encoded EAR,
     `state_after` of the successor state.
     `issued` is what the shell gave beside evidence and clock: for each request
-    the token id and the status index.
+    the token id and the status index. So is `alive`, where an instance asked
+    that descends from another: until when those parents held a token that did
+    not ask here themselves, sorted; without the ones that held none.
     """
 
     engine: EngineId
@@ -58,6 +60,7 @@ class AttestDecision:
     state_after: Digest
     outcomes: tuple[Outcome, ...]
     reasons: tuple[Reason, ...]
+    alive: tuple[tuple[bytes, int], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +152,7 @@ def encode_entry(entry: Entry) -> bytes:
                     [o.instance, None if o.claims is None else o.claims.value, [r.to_cbor() for r in o.reasons]] for o in entry.outcomes
                 ],
                 "reasons": [r.to_cbor() for r in entry.reasons],
+                **({} if entry.alive is None else {"alive": [[instance, until] for instance, until in entry.alive]}),
             }
         )
     if isinstance(entry, EnrolDecision):
@@ -229,6 +233,7 @@ def _attest(f: Fields) -> Entry:
         state_after=f.digest("state_after"),
         outcomes=tuple(_outcome(item) for item in f.items("outcomes", most=MAX_OUTCOMES)),
         reasons=_reasons(f.items("reasons", most=MAX_REASONS)),
+        alive=_alive(f.items("alive", most=MAX_OUTCOMES)) if f.has("alive") else None,
     )
 
 
@@ -291,6 +296,19 @@ def _issued(value: object) -> tuple[str, int]:
         raise FormatError("decision.issued", "[token id, status index]", type(value).__name__)
     f = Fields(dict(enumerate(value)), "decision.issued")
     return f.text(0, least=16, most=64), f.uint(1)
+
+
+def _alive(items: list[object]) -> tuple[tuple[bytes, int], ...]:
+    found: list[tuple[bytes, int]] = []
+    for item in items:
+        if not isinstance(item, list) or len(item) != 2:
+            raise FormatError("decision.alive", "[instance, seconds]", type(item).__name__)
+        f = Fields(dict(enumerate(item)), "decision.alive")
+        found.append((f.raw(0, size=16), f.uint(1)))
+    names = [instance for instance, _ in found]
+    if names != sorted(set(names)):
+        raise FormatError("decision.alive", "instances sorted, each once", "another order")
+    return tuple(found)
 
 
 def _outcome(value: object) -> Outcome:

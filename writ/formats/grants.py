@@ -64,6 +64,8 @@ def _plain(resource: str) -> bool:
     """Whether the text names one thing only: nothing in it that a reader further on could take for a way up or a wildcard."""
     if _AMBIGUOUS.search(resource):
         return False
+    if "." not in resource and "%" not in resource:
+        return True
     unescaped = resource.lower().replace("%2e", ".").replace("%2f", "/").replace("%5c", "/")
     return not any(segment in {".", ".."} for segment in unescaped.split("/"))
 

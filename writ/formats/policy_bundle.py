@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
 from typing import Final
 
 from writ.formats.delegation import MOST_PATTERN, pattern
@@ -90,7 +90,7 @@ class PolicySettings:
         }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PolicyBundle:
     """One version of a namespace's policy. Parsed is not yet trusted: the signature and the version are judged elsewhere."""
 
@@ -101,15 +101,14 @@ class PolicyBundle:
     schema: str
     policies: str
 
-    @property
+    @cached_property
     def digest(self) -> Digest:
         """The name of the bundle."""
-        return _named(self)
+        return Digest.of(encode_bundle(self))
 
-
-@lru_cache(maxsize=64)
-def _named(bundle: PolicyBundle) -> Digest:
-    return Digest.of(encode_bundle(bundle))
+    def __hash__(self) -> int:
+        """Of the digest, which is computed once: a bundle is the key of what is remembered about it."""
+        return hash(self.digest.value)
 
 
 def encode_bundle(bundle: PolicyBundle) -> bytes:

@@ -15,7 +15,7 @@ writ.formats.errors.FormatError: specimen: expected deterministic CBOR (RFC 8949
 
 from __future__ import annotations
 
-import base64
+import binascii
 import json
 import math
 import re
@@ -227,29 +227,28 @@ def encode_json(value: object, *, floats: bool = False) -> bytes:
     With `floats`, for what others say, one that is no integer has the fewest digits that read back the same, with an exponent below 1e-4
     and from 1e16 on.
     """
-    _json_plain_or_misuse(value, floats=floats)
-    return json.dumps(
-        value,
-        ensure_ascii=False,
-        sort_keys=True,
-        separators=(",", ":"),
-        allow_nan=False,
-    ).encode()
+    _json_plain_or_misuse(value, floats)
+    return _ENCODER.encode(value).encode()
 
 
-def _json_plain_or_misuse(value: object, *, floats: bool) -> None:
-    if isinstance(value, float) and floats:
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+_SCALARS: Final = frozenset({str, int, bool, type(None)})
+
+
+def _json_plain_or_misuse(value: object, floats: bool) -> None:
+    if type(value) in _SCALARS:
         return
-    if isinstance(value, float) or not isinstance(value, str | int | bool | list | tuple | dict | None):
-        raise Misuse(f"no JSON spelling for {type(value).__name__}")
-    if isinstance(value, list | tuple):
-        for item in value:
-            _json_plain_or_misuse(item, floats=floats)
-    elif isinstance(value, dict):
+    if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
                 raise Misuse("JSON keys are text")
-            _json_plain_or_misuse(item, floats=floats)
+            if type(item) not in _SCALARS:
+                _json_plain_or_misuse(item, floats)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _json_plain_or_misuse(item, floats)
+    elif not isinstance(value, (str, int, float) if floats else (str, int)):
+        raise Misuse(f"no JSON spelling for {type(value).__name__}")
 
 
 def decode_json(
@@ -267,44 +266,55 @@ def decode_json(
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise FormatError(what, "UTF-8", "bytes that are not", error.start) from None
-    if max(_json_depths(text), default=0) > max_depth:
+    if text.count("{") + text.count("[") > max_depth and max(_json_depths(text), default=0) > max_depth:
         raise FormatError(what, f"at most {max_depth} levels", "a deeper value")
-
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(items)
-        if len(found) != len(items):
-            raise FormatError(what, "no duplicate keys", "a key twice")
-        return found
-
-    def integer(digits: str) -> int:
-        if len(digits) > 20:
-            raise FormatError(what, "an integer of at most 64 bits", f"{len(digits)} digits")
-        if not -(1 << 63) <= (number := int(digits)) < 1 << 64:
-            raise FormatError(what, "an integer of at most 64 bits", digits)
-        return number
-
-    def no(constant: str) -> Any:
-        raise FormatError(what, "no floating point number", constant[:40])
-
-    def number(digits: str) -> int | float:
-        value = float(digits)
-        if len(digits) > 64 or not math.isfinite(value):
-            raise FormatError(what, "a finite number of at most 64 characters", digits[:40])
-        return int(value) if value.is_integer() and abs(value) < 1 << 53 else value
-
     try:
-        value = json.loads(
-            text,
-            object_pairs_hook=pairs,
-            parse_int=integer,
-            parse_float=number if floats else no,
-            parse_constant=no,
-        )
+        value = (_WITH_FLOATS if floats else _WITHOUT_FLOATS).decode(text)
     except json.JSONDecodeError as error:
         raise FormatError(what, "one JSON value", "text that is not one", error.pos) from None
+    except _NotOurs as error:
+        raise FormatError(what, error.expected, error.got) from None
     if one_spelling and _spelt(value, floats=floats) != data:
         raise FormatError(what, "sorted keys and no spaces", "another spelling")
     return value
+
+
+class _NotOurs(Exception):
+    """JSON, but none that is taken here."""
+
+    def __init__(self, expected: str, got: str) -> None:
+        super().__init__()
+        self.expected, self.got = expected, got
+
+
+def _pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(items)
+    if len(found) != len(items):
+        raise _NotOurs("no duplicate keys", "a key twice")
+    return found
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 20:
+        raise _NotOurs("an integer of at most 64 bits", f"{len(digits)} digits")
+    if not -(1 << 63) <= (number := int(digits)) < 1 << 64:
+        raise _NotOurs("an integer of at most 64 bits", digits)
+    return number
+
+
+def _no_float(constant: str) -> Any:
+    raise _NotOurs("no floating point number", constant[:40])
+
+
+def _float(digits: str) -> int | float:
+    value = float(digits)
+    if len(digits) > 64 or not math.isfinite(value):
+        raise _NotOurs("a finite number of at most 64 characters", digits[:40])
+    return int(value) if value.is_integer() and abs(value) < 1 << 53 else value
+
+
+_WITHOUT_FLOATS: Final = json.JSONDecoder(object_pairs_hook=_pairs, parse_int=_integer, parse_float=_no_float, parse_constant=_no_float)
+_WITH_FLOATS: Final = json.JSONDecoder(object_pairs_hook=_pairs, parse_int=_integer, parse_float=_float, parse_constant=_no_float)
 
 
 def _spelt(value: object, *, floats: bool) -> bytes:
@@ -332,17 +342,23 @@ def _json_depths(text: str) -> list[int]:
 
 def b64url(data: bytes) -> str:
     """Base64url without padding (RFC 7515 section 2)."""
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+    return binascii.b2a_base64(data, newline=False).translate(_TO_URL).rstrip(b"=").decode("ascii")
 
 
 def parse_b64url(text: str, what: str) -> bytes:
     """Read base64url without padding; the unused last bits are zero, so one value has one spelling. Raises FormatError."""
     if not _B64URL.match(text) or len(text) % 4 == 1:
         raise FormatError(what, "base64url without padding", repr(text[:40]))
-    data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    if b64url(data) != text:
+    if text and text[-1] not in _LASTS[len(text) % 4]:
         raise FormatError(what, "base64url whose unused bits are zero", repr(text[-4:]))
-    return data
+    return binascii.a2b_base64(text.encode("ascii").translate(_FROM_URL) + b"=" * (-len(text) % 4))
+
+
+_ALPHABET: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+_LASTS: Final = {0: _ALPHABET, 2: _ALPHABET[::16], 3: _ALPHABET[::4]}
+"""What the last character may be, by the length of the text modulo 4: after two, 4 of its 6 bits are unused, after three, 2."""
+_TO_URL: Final = bytes.maketrans(b"+/", b"-_")
+_FROM_URL: Final = bytes.maketrans(b"-_", b"+/")
 
 
 # --- reading maps ------------------------------------------------------------------------------------------------------

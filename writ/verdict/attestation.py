@@ -6,6 +6,7 @@ calls it again, years later, and demands the same bytes (I5).
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from writ.formats.decision import AttestDecision, Outcome
@@ -13,13 +14,16 @@ from writ.formats.digest import Digest
 from writ.formats.ear import encode_ear_cbor
 from writ.formats.eat import encode_claims
 from writ.formats.engine import EngineId
-from writ.formats.evidence import parse_evidence
+from writ.formats.errors import FormatError
+from writ.formats.eventlog.cel import parse_cel
+from writ.formats.eventlog.runtime import StartEvent, parse_event
+from writ.formats.evidence import Evidence, parse_evidence
 from writ.formats.policy_bundle import PolicyBundle
 from writ.formats.state import HostRecord, HostState, encode_host_record, encode_host_state
 from writ.formats.tpm.public import parse_public
 from writ.verdict.appraisal import appraise
 from writ.verdict.evidence import verify_evidence
-from writ.verdict.issue import Issuance, TokenDecision, issue
+from writ.verdict.issue import Issuance, TokenDecision, consulted, issue
 from writ.verdict.lease_key import judge_lease_keys
 from writ.verdict.reference import ReferenceSet
 
@@ -32,6 +36,22 @@ class AttestationVerdict:
     result: bytes
     tokens: tuple[TokenDecision, ...]
     state_after: HostState
+
+
+def said_parents(evidence: Evidence, state: HostState | None) -> frozenset[bytes]:
+    """The instances that evidence or state call a parent of one that asks. Nobody has verified it: it says what to look up, and no more.
+
+    Where the log is none, what the state says: the verdict will say why.
+    """
+    asking = {request.instance for request in evidence.requests}
+    known = [] if state is None else [one for name in asking if (one := state.runtime.find(name)) is not None]
+    found = {one.parent for one in known}
+    with suppress(FormatError):
+        for record in parse_cel(evidence.log, first=evidence.log_first):
+            event = parse_event(record.content)
+            if isinstance(event, StartEvent) and event.instance in asking:
+                found.add(event.parent)
+    return frozenset(one for one in found if one is not None)
 
 
 def decide_attestation(
@@ -70,6 +90,7 @@ def decide_attestation(
         ("state", Digest.of(b"" if state is None else encode_host_state(state))),
     )
     outcomes = tuple(Outcome(t.instance, None if t.claims is None else Digest.of(encode_claims(t.claims)), t.reasons) for t in tokens)
+    alive = consulted(result, issuance)
     entry = AttestDecision(
         engine=engine,
         decided_at=issuance.now,
@@ -86,5 +107,6 @@ def decide_attestation(
         state_after=Digest.of(after),
         outcomes=outcomes,
         reasons=result.reasons,
+        alive=alive,
     )
     return AttestationVerdict(entry, encoded, tokens, result.state_after)

@@ -76,7 +76,6 @@ class CedarAnswer:
     erred: bool
 
 
-@lru_cache(maxsize=64)
 def load(bundle: PolicyBundle) -> CedarPolicies:
     """The bundle's policies, ready to evaluate, after every check that can be made before a request.
 
@@ -88,6 +87,27 @@ def load(bundle: PolicyBundle) -> CedarPolicies:
 
     Raises FormatError, naming the policy by its @id where it has one.
     """
+    loaded = _loaded(bundle)
+    if isinstance(loaded, CedarPolicies):
+        return loaded
+    raise FormatError(*loaded)
+
+
+@lru_cache(maxsize=64)
+def _loaded(bundle: PolicyBundle) -> CedarPolicies | tuple[str, str, str]:
+    """What `load` answers, or what it raises: policies that cannot be loaded are not parsed again at every action."""
+    try:
+        return _load(bundle)
+    except FormatError as error:
+        return error.what, error.expected, error.got
+
+
+def forget() -> None:
+    """Every bundle is loaded anew the next time; no answer changes by it."""
+    _loaded.cache_clear()
+
+
+def _load(bundle: PolicyBundle) -> CedarPolicies:
     # 1
     _bounded("policy.schema", bundle.schema, "([{<", ")]}>", MAX_SCHEMA)
     _bounded("policy.policies", bundle.policies, "([{", ")]}", MAX_STATEMENT)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from writ.formats.action import Action, OpenContext, encode_context
@@ -12,26 +12,32 @@ from writ.formats.errors import FormatError, Refused
 from writ.formats.grants import Grant, covers
 from writ.formats.policy_bundle import PolicyBundle
 from writ.formats.reason import NO_TOKEN, Reason
+from writ.formats.strict import decode_cbor
 from writ.verdict.approval import Consent, Given, is_about, not_given, supposed, verify_approval
 from writ.verdict.cedar import CedarAnswer, CedarPolicies, evaluate, load
 from writ.verdict.decision import Decision
 from writ.verdict.memo import Judged, Memo
+from writ.verdict.slicing import Moments
 from writ.verdict.token import VerifiedToken
 
 _NO_CONTEXT: Final = encode_context({})
 _MOMENT: Final = ("now", "attest_age")
 """What of a decision's context differs between two moments of one token at one gate."""
+EXCEPTIONS: Final = "exceptions"
+USED: Final = "used"
+"""Attributes of the context that are there only where a policy asks (`slicing.ASKED`)."""
 _SECONDS: Final = 1 << 63
 """Cedar's integers end below it: a clock that shows more is refused by Cedar, every time."""
 
 
 def decide(
     action: Action, *, token: VerifiedToken | None, bundle: PolicyBundle | None, gate: str, now: int, memo: Memo | None = None,
-    given: Given | None = None,
+    given: Given | None = None, used: int | None = None,
 ) -> Decision:  # fmt: skip
     """Whether `action` may pass at `now`.
 
-    Does not make the decision durable: nothing may pass until the record is (I4). `memo` changes no answer, and is added to.
+    Does not make the decision durable: nothing may pass until the record is (I4). `memo` changes no answer, and is added to. `used` is how
+    often the instance has had an action of this name permitted, None where nobody counts; it enters where a policy about it looks.
 
     1. There is a verified token, alive at `now`.
     2. There is a policy bundle, of exactly the digest that the token names.
@@ -52,13 +58,14 @@ def decide(
     elif bundle is None:
         reasons = (Reason("policy-unknown", "bundle", str(token.claims.policy), "none"),)
     elif given is not None:
-        context, reasons, determining = _approved(action, token, bundle, gate, now, given)
+        context, reasons, determining = _approved(action, token, bundle, gate, now, given, used)
     elif memo is None:
-        answer = judge_recorded(action, token.claims, bundle, gate=gate, now=now)
+        answer = judge_recorded(action, token.claims, bundle, gate=gate, now=now, used=used)
         context, reasons, determining = answer.context, answer.reasons, answer.determining
     else:
-        context = _remembered_context(memo, token, gate, now)
-        reasons, determining = _remembered(memo, action, token, bundle, gate, now)
+        asked = _asked(action, bundle, gate, now, used)
+        context = _remembered_context(memo, token, asked)
+        reasons, determining = _remembered(memo, action, token, bundle, asked)
     entered = (
         action.name, action.resource, action.arguments.value, context, gate, now,
         None if token is None else token.digest.value, None if bundle is None else bundle.digest.value,
@@ -67,8 +74,37 @@ def decide(
     return Decision(action, not reasons, reasons, determining, context, entered)
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Of a question, what neither action, token nor bundle say; and what the bundle's policies see, None where they cannot be loaded.
+
+    `used` is None where no policy asks.
+    """
+
+    gate: str
+    now: int
+    used: int | None
+    consent: Consent | None
+    moments: Moments | None
+
+    def context(self, claims: TokenClaims) -> dict[str, str | int | list[str]]:
+        """What the policies see."""
+        return decision_context(
+            claims, gate=self.gate, now=self.now, consent=self.consent, used=self.used,
+            excepted=self.moments is not None and EXCEPTIONS in self.moments.asked,
+        )  # fmt: skip
+
+
+def _asked(action: Action, bundle: PolicyBundle, gate: str, now: int, used: int | None, consent: Consent | None = None) -> _Asked:
+    try:
+        moments = load(bundle).slice_of(action.name).moments
+    except FormatError:
+        return _Asked(gate, now, None, consent, None)
+    return _Asked(gate, now, used if USED in moments.asked else None, consent, moments)
+
+
 def _approved(
-    action: Action, token: VerifiedToken, bundle: PolicyBundle, gate: str, now: int, given: Given
+    action: Action, token: VerifiedToken, bundle: PolicyBundle, gate: str, now: int, given: Given, used: int | None
 ) -> tuple[bytes, tuple[Reason, ...], tuple[str, ...]]:
     """Context, reasons and determining policies of an action with an approval. One that is not for it refuses, and enters no context."""
     claims = token.claims
@@ -78,49 +114,47 @@ def _approved(
         is_about(given.signed.approval, given.asked)
         consent = verify_approval(given.signed, action=action, gate=gate, instance=claims.instance, bundle=bundle, now=now)
     except Refused as refused:
-        return encode_context(decision_context(claims, gate=gate, now=now)), refused.reasons, ()
-    answer = judge_recorded(action, claims, bundle, gate=gate, now=now, consent=consent)
+        return encode_context(_asked(action, bundle, gate, now, used).context(claims)), refused.reasons, ()
+    answer = judge_recorded(action, claims, bundle, gate=gate, now=now, consent=consent, used=used)
     return answer.context, answer.reasons, answer.determining
 
 
-def _remembered(memo: Memo, action: Action, token: VerifiedToken, bundle: PolicyBundle, gate: str, now: int) -> Judged:
+def _remembered(memo: Memo, action: Action, token: VerifiedToken, bundle: PolicyBundle, asked: _Asked) -> Judged:
     """What `_judge` says, from the memo where it said it already to what it cannot tell apart from this."""
-    key = _key(action, token, bundle, gate, now)
+    key = _key(action, token, bundle, asked)
     held = None if key is None else memo.judged(key)
     if held is not None:
         return held
-    judged = _judge(action, token.claims, bundle, gate, now)
+    judged = _judge(action, token.claims, bundle, asked)
     erred = any(reason.code == "policy-error" for reason in judged[0])
     return judged if key is None or erred else memo.keep(key, judged)
 
 
-def _key(action: Action, token: VerifiedToken, bundle: PolicyBundle, gate: str, now: int) -> Hashable | None:
+def _key(action: Action, token: VerifiedToken, bundle: PolicyBundle, asked: _Asked) -> Hashable | None:
     """Equal for two questions that get the same answer; None for one that is to be asked every time.
 
-    Token and gate are the whole context but for the clock, and of the clock the policies see no more than `Moments` says. A dead token
-    is refused by a reason that names the second.
+    Token and gate are the whole context but for the clock and what is counted, and of these the policies see no more than `Moments` says.
+    A dead token is refused by a reason that names the second.
     """
     claims = token.claims
-    if now >= claims.expires_at or not 0 <= now < _SECONDS:
+    if asked.moments is None or asked.now >= claims.expires_at or not 0 <= asked.now < _SECONDS:
         return None
-    try:
-        moments = load(bundle).slice_of(action.name).moments
-    except FormatError:
-        return None
-    place = moments.place(now, _attest_age(claims, now))
-    return token.digest.value, bundle, action.name, action.resource, gate, place
+    place = asked.moments.place(asked.now, _attest_age(claims, asked.now), asked.used)
+    return token.digest.value, bundle.digest.value, action.name, action.resource, asked.gate, place
 
 
-def _remembered_context(memo: Memo, token: VerifiedToken, gate: str, now: int) -> bytes:
-    key = (token.digest.value, gate, now)
+def _remembered_context(memo: Memo, token: VerifiedToken, asked: _Asked) -> bytes:
+    shape = None if asked.moments is None else asked.moments.asked
+    key = (token.digest.value, asked.gate, shape, asked.now, asked.used)
     held = memo.context(key)
     if held is not None:
         return held
-    claims, around = token.claims, (token.digest.value, gate)
+    claims, around = token.claims, (token.digest.value, asked.gate, shape, asked.used is None)
     opened = memo.open_context(around)
     if opened is None:
-        opened = memo.keep_open_context(around, OpenContext.of(decision_context(claims, gate=gate, now=now), *_MOMENT))
-    return memo.keep_context(key, opened.filled({"now": now, "attest_age": _attest_age(claims, now)}))
+        names = _MOMENT if asked.used is None else (*_MOMENT, USED)
+        opened = memo.keep_open_context(around, OpenContext.of(asked.context(claims), *names))
+    return memo.keep_context(key, opened.filled({"now": asked.now, "attest_age": _attest_age(claims, asked.now), USED: asked.used or 0}))
 
 
 def would_refuse(action: Action, grants: tuple[Grant, ...]) -> tuple[Reason, ...]:
@@ -145,20 +179,37 @@ class Answer:
 
 
 def judge_recorded(
-    action: Action, claims: TokenClaims, bundle: PolicyBundle, *, gate: str, now: int, consent: Consent | None = None
-) -> Answer:
-    """What `decide` answers for these claims and this consent, for an auditor who has shown otherwise that they were issued and given.
+    action: Action, claims: TokenClaims, bundle: PolicyBundle, *, gate: str, now: int, consent: Consent | None = None,
+    used: int | None = None,
+) -> Answer:  # fmt: skip
+    """What `decide` answers for these claims, this consent and this count, for an auditor who has shown otherwise that they were issued and
+    given, and counted.
 
     An action's arguments do not enter the answer.
     """
-    reasons, determining = _judge(action, claims, bundle, gate, now, consent)
-    return Answer(not reasons, reasons, determining, encode_context(decision_context(claims, gate=gate, now=now, consent=consent)))
+    asked = _asked(action, bundle, gate, now, used, consent)
+    reasons, determining = _judge(action, claims, bundle, asked)
+    return Answer(not reasons, reasons, determining, encode_context(asked.context(claims)))
 
 
-def decision_context(claims: TokenClaims, *, gate: str, now: int, consent: Consent | None = None) -> dict[str, str | int]:
+def used_of(context: bytes) -> int | None:
+    """How often the action had been permitted before, as a recorded context says; None where it does not. Raises FormatError."""
+    read = decode_cbor(context, "context")
+    if not isinstance(read, dict):
+        raise FormatError("context", "a map", type(read).__name__)
+    used = read.get(USED)
+    if used is None or (isinstance(used, int) and not isinstance(used, bool) and 0 <= used < _SECONDS):
+        return used
+    raise FormatError(f"context.{USED}", "a count", type(used).__name__)
+
+
+def decision_context(
+    claims: TokenClaims, *, gate: str, now: int, consent: Consent | None = None, used: int | None = None, excepted: bool = False
+) -> dict[str, str | int | list[str]]:
     """The context of an action decision, all of it recorded. `attest_age` is in seconds since the token was issued.
 
-    Of an approval there is something only where one was given, so that a schema which knows of none is asked as it ever was.
+    Of an approval there is something only where one was given; of the token's exceptions and of `used` only where the policies ask, so that
+    a schema which knows of none is asked as it ever was.
     """
     return {
         "now": now,
@@ -169,6 +220,8 @@ def decision_context(claims: TokenClaims, *, gate: str, now: int, consent: Conse
         "tpm_class": claims.tpm_class,
         "runtime": claims.runtime,
         "depth": len(claims.lineage),
+        **({EXCEPTIONS: list(claims.exceptions)} if excepted and claims.exceptions else {}),
+        **({} if used is None else {USED: used}),
         **({} if consent is None else consent.to_context()),
     }
 
@@ -177,10 +230,10 @@ def _attest_age(claims: TokenClaims, now: int) -> int:
     return max(0, now - claims.issued_at)
 
 
-def _judge(action: Action, claims: TokenClaims, bundle: PolicyBundle, gate: str, now: int, consent: Consent | None = None) -> Judged:
+def _judge(action: Action, claims: TokenClaims, bundle: PolicyBundle, asked: _Asked) -> Judged:
     # 1
-    if now >= claims.expires_at:
-        return (Reason("token-expired", "token.exp", f"later than {now}", str(claims.expires_at)),), ()
+    if asked.now >= claims.expires_at:
+        return (Reason("token-expired", "token.exp", f"later than {asked.now}", str(claims.expires_at)),), ()
     # 2
     if bundle.digest != claims.policy:
         return (Reason("policy-digest-mismatch", "bundle", str(claims.policy), str(bundle.digest)),), ()
@@ -192,12 +245,12 @@ def _judge(action: Action, claims: TokenClaims, bundle: PolicyBundle, gate: str,
         loaded = load(bundle)
     except FormatError as error:
         return (Reason("policy-error", "bundle", error.expected, error.got),), ()
-    answer = _evaluate(loaded, action, claims, gate, now, consent)
+    answer = _evaluate(loaded, action, claims, asked)
     if answer.permit:
         return (), answer.determining
-    if consent is None and not answer.erred:
+    if asked.consent is None and not answer.erred:
         people = (name for name, _ in bundle.settings.approvers)
-        able = tuple(name for name in people if _evaluate(loaded, action, claims, gate, now, supposed(name)).permit)
+        able = tuple(name for name in people if _evaluate(loaded, action, claims, replace(asked, consent=supposed(name))).permit)
         if able:
             return (not_given(action, able),), answer.determining
     code = "policy-error" if answer.erred else "policy-refused"
@@ -205,6 +258,6 @@ def _judge(action: Action, claims: TokenClaims, bundle: PolicyBundle, gate: str,
     return (Reason(code, f"{action.name} on {action.resource}"[:200], "a permit", said),), answer.determining
 
 
-def _evaluate(loaded: CedarPolicies, action: Action, claims: TokenClaims, gate: str, now: int, consent: Consent | None) -> CedarAnswer:
-    context = decision_context(claims, gate=gate, now=now, consent=consent)
+def _evaluate(loaded: CedarPolicies, action: Action, claims: TokenClaims, asked: _Asked) -> CedarAnswer:
+    context = asked.context(claims)
     return evaluate(loaded, agent=str(claims.agent), action=action.name, resource=("Resource", action.resource), context=context)

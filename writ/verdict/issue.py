@@ -35,13 +35,18 @@ class TokenDecision:
 
 @dataclass(frozen=True, slots=True)
 class Issuance:
-    """What the shell gives beside the evidence: who issues, the clock read once, and an id and a status index for each request."""
+    """What the shell gives beside the evidence: who issues, the clock read once, and an id and a status index for each request.
+
+    `alive` says until when an instance holds a token that nobody revoked; what it does not name holds none. None: nobody knew, as before
+    decisions said so; then no child was held to it.
+    """
 
     issuer: str
     now: int
     nonce_issued_at: int
     issued: tuple[tuple[str, int], ...]
     status_uri: str
+    alive: tuple[tuple[bytes, int], ...] | None = None
 
 
 def issue(
@@ -54,14 +59,29 @@ def issue(
     2. Nothing stands against the instance.
     3. The agent belongs to the host's namespace, and the policy permits `token.issue` for the audience, to it and to each of its parents.
     4. The life counts from the nonce's issue, so that evidence cannot be saved up.
-    5. Where the policy is of hardware mode (`leases` is not None), the token is bound to a lease key in the TPM, which is approved with it.
+    5. What descends from an instance has a token no longer than that one: than the token that it gets here, where it asks too, else than
+       the one that it holds. Where it gets none here, or holds none, neither does what descends from it.
+    6. Where the policy is of hardware mode (`leases` is not None), the token is bound to a lease key in the TPM, which is approved with it.
     """
     if len(issuance.issued) != len(result.instances):
         raise Misuse(f"{len(issuance.issued)} token ids for {len(result.instances)} requests")
-    return tuple(
-        _decide(one, result, record, bundle, issuance, token_id, index, result_digest, leases)
-        for one, (token_id, index) in zip(result.instances, issuance.issued, strict=True)
-    )
+    decided: dict[int, TokenDecision] = {}
+    above = dict(issuance.alive or ())
+    for at in sorted(range(len(result.instances)), key=lambda at: len(result.instances[at].parents)):  # parents first
+        one, (token_id, index) = result.instances[at], issuance.issued[at]
+        until = above.get(one.parents[0].instance, 0) if one.parents and issuance.alive is not None else None
+        decided[at] = _decide(one, result, record, bundle, issuance, token_id, index, result_digest, leases, until)
+        claims = decided[at].claims
+        above[one.request.instance] = 0 if claims is None else claims.expires_at
+    return tuple(decided[at] for at in range(len(result.instances)))
+
+
+def consulted(result: AttestationResult, issuance: Issuance) -> tuple[tuple[bytes, int], ...] | None:
+    """What of `issuance.alive` the decisions rest on, sorted: the parents of those that ask, but for those that ask here themselves."""
+    parents = {one.parents[0].instance for one in result.instances if one.parents}
+    if issuance.alive is None or not parents:
+        return None
+    return tuple(sorted((one, until) for one, until in issuance.alive if one in parents - {i.request.instance for i in result.instances}))
 
 
 def tier_of(rooted: bool, exceptions: Collection[str]) -> str:
@@ -73,7 +93,7 @@ def tier_of(rooted: bool, exceptions: Collection[str]) -> str:
 
 def _decide(
     one: InstanceResult, result: AttestationResult, record: HostRecord, bundle: PolicyBundle, issuance: Issuance,
-    token_id: str, index: int, result_digest: Digest, leases: JudgedLeaseKeys | None,
+    token_id: str, index: int, result_digest: Digest, leases: JudgedLeaseKeys | None, until: int | None,
 ) -> TokenDecision:  # fmt: skip
     request, state = one.request, one.state
     # 1, 2
@@ -94,6 +114,11 @@ def _decide(
         reason = Reason("nonce-expired", f"{claim}.nonce", f"used before {expires_at}", str(issuance.now))
         return TokenDecision(request.instance, None, (reason,))
     # 5
+    if until is not None:
+        if until <= issuance.now:
+            return TokenDecision(request.instance, None, (Reason("parent-refused", f"{claim}.lineage", "a parent with a token", "none"),))
+        expires_at = min(expires_at, until)
+    # 6
     terms, approved = None, None
     if leases is not None:
         found = leases.approve(request.instance, expires_at - issuance.now)

@@ -32,7 +32,7 @@ from writ.formats.trust import Trust
 from writ.verdict.appraisal import NOT_CONTINUED
 from writ.verdict.approval import Consent, consent_of, verify_approval
 from writ.verdict.attestation import decide_attestation
-from writ.verdict.decide import judge_recorded
+from writ.verdict.decide import judge_recorded, used_of
 from writ.verdict.enrolment import Admission, judge_activation, judge_enrolment
 from writ.verdict.issue import Issuance
 from writ.verdict.quote import verify_quote
@@ -182,7 +182,9 @@ def _again(bundle: ProofBundle, decision: AttestDecision, host: HostRecord, poli
     _same("result", decision.result, bundle.result)
     if len(decision.issued) != (asked := len(parse_evidence(bundle.evidence).requests)):
         raise _refused("decision-mismatch", "attest_decision.issued", f"{asked} rows", f"{len(decision.issued)} rows")
-    issuance = Issuance(decision.issuer, decision.decided_at, decision.nonce_issued_at, decision.issued, decision.status_uri)
+    issuance = Issuance(
+        decision.issuer, decision.decided_at, decision.nonce_issued_at, decision.issued, decision.status_uri, decision.alive
+    )
     verdict = decide_attestation(
         bundle.evidence, record=host, state=state, references=references, bundle=policy,
         verifier=key.thumbprint(), issuance=issuance, engine=decision.engine,
@@ -215,7 +217,7 @@ def _acted(record: ActionRecord, token: SignedToken, policy: PolicyBundle, appro
         raise _refused("chain-order", "action.decided_at", f"at least {claims.issued_at - _skew(policy)}", str(record.decided_at))
     action = Action(record.action, record.resource, Digest("sha256", bytes(32)))
     consent = _consented(record, action, policy, approval)
-    answer = judge_recorded(action, claims, policy, gate=record.gate, now=record.decided_at, consent=consent)
+    answer = judge_recorded(action, claims, policy, gate=record.gate, now=record.decided_at, consent=consent, used=used_of(record.context))
     if answer.permit != record.permit or answer.reasons != record.reasons or answer.context != record.context:
         raise _refused("decision-mismatch", "action", f"permit {record.permit}", f"permit {answer.permit}")
 

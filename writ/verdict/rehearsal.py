@@ -16,7 +16,7 @@ from writ.formats.policy_bundle import PolicyBundle
 from writ.formats.reason import Reason
 from writ.verdict.approval import Consent, consent_of
 from writ.verdict.cedar import CedarAnswer, evaluate, load
-from writ.verdict.decide import Answer, judge_recorded
+from writ.verdict.decide import Answer, judge_recorded, used_of
 from writ.verdict.schema import BY_VERIFIER
 
 BY_POLICY: Final = frozenset({"policy-refused", "policy-error", "grant-missing", "approval-required"})
@@ -85,15 +85,15 @@ class Otherwise:
 
 def otherwise(
     action: Action, claims: TokenClaims, candidate: PolicyBundle, *, gate: str, now: int, reasons: tuple[Reason, ...],
-    consent: Consent | None = None,
+    consent: Consent | None = None, used: int | None = None,
 ) -> Otherwise | None:  # fmt: skip
     """What `candidate` would say otherwise, had the token named it; None where it says the same, or policy was not asked.
 
-    `reasons` are those for which the action was refused, `consent` the approval that entered.
+    `reasons` are those for which the action was refused, `consent` the approval that entered, `used` how often it had been permitted.
     """
     if not by_policy(reasons):
         return None
-    answer = judge_recorded(action, replace(claims, policy=candidate.digest), candidate, gate=gate, now=now, consent=consent)
+    answer = judge_recorded(action, replace(claims, policy=candidate.digest), candidate, gate=gate, now=now, consent=consent, used=used)
     return None if answer.permit == (not reasons) else Otherwise(not reasons, answer)
 
 
@@ -108,7 +108,10 @@ def recorded(record: ActionRecord) -> Action:
 
 
 def again(record: ActionRecord, claims: TokenClaims, candidate: PolicyBundle) -> Answer:
-    """What `candidate` says of a recorded action at the second, gate, claims and approval of its decision. Raises FormatError."""
+    """What `candidate` says of a recorded action at the second, gate, claims, approval and count of its decision. Raises FormatError.
+
+    The count is on record where the policy in force looked at it.
+    """
     named = replace(claims, policy=candidate.digest)
-    consent = consent_of(record.context)
-    return judge_recorded(recorded(record), named, candidate, gate=record.gate, now=record.decided_at, consent=consent)
+    consent, used = consent_of(record.context), used_of(record.context)
+    return judge_recorded(recorded(record), named, candidate, gate=record.gate, now=record.decided_at, consent=consent, used=used)

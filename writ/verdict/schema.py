@@ -35,9 +35,11 @@ ACTION_CONTEXT: Final = {
 """Name and Cedar type of what `decide.decision_context` holds."""
 APPROVED_CONTEXT: Final = {"approval?": "String", "approver?": "String"}
 """What `approval.Consent` adds, where a person approved the action."""
+MORE_CONTEXT: Final = {"exceptions?": "Set<String>", "used?": "Long"}
+"""Where a policy asks: the token's exceptions, if it has some, and how often the instance has had the action permitted before."""
 MAX_KINDS: Final = 256
 
-_ACTED: Final = {**ACTION_CONTEXT, **APPROVED_CONTEXT}
+_ACTED: Final = {**ACTION_CONTEXT, **APPROVED_CONTEXT, **MORE_CONTEXT}
 _HEAD: Final = """// What Writ's questions look like to Cedar. `token.issue` and `token.exchange` are asked
 // by the verifier, every other action by an enforcer; more action kinds may be added.
 namespace Writ {

@@ -77,29 +77,52 @@ def applicable(scopes: Sequence[frozenset[str] | None]) -> tuple[dict[str, tuple
     return {name: tuple(found) for name, found in places.items()}, others
 
 
+ASKED: Final = frozenset({"exceptions", "used"})
+"""Attributes that are in the context of an action only where a policy that can match it names them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """What some policies see of `now` and `attest_age`: the literals they compare each with, sorted; None where they see every second."""
+    """What some policies see of `now`, `attest_age` and `used`: the literals they compare each with, sorted; None where they see every
+    number. `asked` are those of `ASKED` that they look at, if only whether they are there."""
 
     now: tuple[int, ...] | None
     attest_age: tuple[int, ...] | None
+    used: tuple[int, ...] | None = ()
+    asked: frozenset[str] = frozenset()
 
-    def place(self, now: int, attest_age: int) -> tuple[int, int]:
+    def place(self, now: int, attest_age: int, used: int | None = None) -> tuple[int, int, int]:
         """Equal for two moments that the policies cannot tell apart."""
-        return _place(self.now, now), _place(self.attest_age, attest_age)
+        return _place(self.now, now), _place(self.attest_age, attest_age), -1 if used is None else _place(self.used, used)
 
 
 def moments(policies: Sequence[Mapping[str, Any]]) -> Moments:
     """What these policies see of the clock. They must not compute, which `cedar.load` sees to."""
-    compared: dict[str, set[int]] = {"now": set(), "attest_age": set()}
+    compared: dict[str, set[int]] = {"now": set(), "attest_age": set(), "used": set()}
     whole: set[str] = set()
     for seen, literal in (look for policy in policies for look in _looks(policy.get("conditions", []))):
         if literal is None:
             whole.update(compared if seen is None else {seen})
         elif seen in compared:
             compared[seen].add(literal)
-    now, attest_age = (None if name in whole else tuple(sorted(compared[name])) for name in ("now", "attest_age"))
-    return Moments(now, attest_age)
+    now, attest_age, used = (None if name in whole else tuple(sorted(found)) for name, found in compared.items())
+    mentioned = {name for policy in policies for name in _mentions(policy.get("conditions", []))}
+    return Moments(now, attest_age, used, ASKED if None in mentioned else ASKED & mentioned)
+
+
+def _mentions(conditions: object) -> Iterator[str | None]:
+    """Each attribute of the context that is named, if only to ask whether it is there; None for the context as a whole."""
+    open_nodes: list[object] = [conditions]
+    while open_nodes:
+        match open_nodes.pop():
+            case {"Var": "context"}:
+                yield None
+            case {".": {"left": left, "attr": str(name)}} | {"has": {"left": left, "attr": str(name)}} if left == _CONTEXT:
+                yield name
+            case dict(node):
+                open_nodes.extend(node.values())
+            case list(nodes):
+                open_nodes.extend(nodes)
 
 
 def _place(literals: tuple[int, ...] | None, value: int) -> int:

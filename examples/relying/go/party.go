@@ -33,6 +33,7 @@ type token struct {
 	issued, expires, statusIndex                              int64
 	grants                                                    [][2]string
 	digest                                                    []byte
+	lease                                                     *leaseTerms // nil where it takes none
 }
 
 // decision is one line of the record.
@@ -56,58 +57,58 @@ type party struct {
 
 // admit says whether the request may pass. Nothing but nil is a permit.
 func (p *party) admit(q request, now int64, reference string) (string, *refusal) {
-	resource, shown, proof, no := p.read(q)
+	resource, shown, proof, lease, no := p.read(q)
 	if no != nil {
 		return "", no
 	}
 	made := decision{At: now, Reference: reference, Action: "http." + strings.ToLower(q.method), Resource: resource}
-	no = p.judge(q, shown, proof, now, &made)
+	no = p.judge(q, shown, proof, lease, now, &made)
 	if no != nil {
 		made.Code = no.code
 	}
 	made.Permit = no == nil
-	// 27
+	// 28
 	if p.record(made) != nil {
-		return "", refuse(27, 503, "record-not-durable", "record", "a durable record", "none")
+		return "", refuse(28, 503, "record-not-durable", "record", "a durable record", "none")
 	}
 	return made.Agent, no
 }
 
-// read gives the URL, the token and the proof of a request.
-func (p *party) read(q request) (resource, shown, proof string, no *refusal) {
+// read gives the URL, the token, the proof and perhaps a lease of a request.
+func (p *party) read(q request) (resource, shown, proof string, lease []string, no *refusal) {
 	// 2
 	if len(q.body) > maxBody {
-		return "", "", "", refuse(2, 413, "too-large", "body", "at most 1048576 bytes", "more")
+		return "", "", "", nil, refuse(2, 413, "too-large", "body", "at most 1048576 bytes", "more")
 	}
 	// 1
 	resource = p.origin + q.target
 	plain := requestLine.MatchString(q.method+" "+q.target) && !strings.ContainsAny(q.target, `?%\#`)
 	if !plain || len(resource) > 512 || strings.Contains(q.target, "//") || dotSegment.MatchString(q.target) {
-		return "", "", "", refuse(1, 400, "malformed", "request", "a method and a path with one reading", q.method+" "+q.target)
+		return "", "", "", nil, refuse(1, 400, "malformed", "request", "a method and a path with one reading", q.method+" "+q.target)
 	}
 	// 3
 	given := map[string][]string{}
 	for _, line := range q.headers {
 		given[strings.ToLower(line[0])] = append(given[strings.ToLower(line[0])], line[1])
 	}
-	for _, name := range []string{"authorization", "dpop"} {
+	for _, name := range []string{"authorization", "dpop", "writ-lease"} {
 		ascii := !strings.ContainsFunc(strings.Join(given[name], ""), func(c rune) bool { return c > 126 })
 		if len(given[name]) > 1 || !ascii {
-			return "", "", "", refuse(3, 400, "malformed", "header "+name, "once, in ASCII", strconv.Itoa(len(given[name]))+" times")
+			return "", "", "", nil, refuse(3, 400, "malformed", "header "+name, "once, in ASCII", strconv.Itoa(len(given[name]))+" times")
 		}
 	}
 	// 4
 	scheme, shown, _ := strings.Cut(strings.Join(given["authorization"], ""), " ")
 	if strings.ToLower(scheme) != "dpop" {
-		return "", "", "", refuse(4, 401, "unauthenticated", "Authorization", "DPoP and a token", "none")
+		return "", "", "", nil, refuse(4, 401, "unauthenticated", "Authorization", "DPoP and a token", "none")
 	}
 	if len(given["dpop"]) == 0 {
-		return "", "", "", refuse(4, 401, "proof-missing", "DPoP", "one proof", "none")
+		return "", "", "", nil, refuse(4, 401, "proof-missing", "DPoP", "one proof", "none")
 	}
-	return resource, shown, given["dpop"][0], nil
+	return resource, shown, given["dpop"][0], given["writ-lease"], nil
 }
 
-func (p *party) judge(q request, shown, proof string, now int64, made *decision) *refusal {
+func (p *party) judge(q request, shown, proof string, lease []string, now int64, made *decision) *refusal {
 	// 6
 	list := p.list()
 	if list == nil {
@@ -115,6 +116,10 @@ func (p *party) judge(q request, shown, proof string, now int64, made *decision)
 	}
 	t, no := p.judgeToken(shown, list, now)
 	if no != nil {
+		return no
+	}
+	// 16
+	if no := judgeLease(lease, t, now); no != nil {
 		return no
 	}
 	if no := p.judgeProof(q, proof, t, made, now); no != nil {
@@ -132,17 +137,17 @@ func (p *party) judge(q request, shown, proof string, now int64, made *decision)
 			return refuse(15, 401, "token-revoked", "token", "one that the verifier calls active", "another")
 		}
 	}
-	// 24
+	// 25
 	if len(p.pinned) == 0 {
-		return refuse(24, 503, "policy-unknown", "policy", t.policy, "none pinned")
+		return refuse(25, 503, "policy-unknown", "policy", t.policy, "none pinned")
 	}
 	if !slices.Contains(p.pinned, t.policy) {
-		return refuse(24, 503, "policy-digest-mismatch", "policy", strings.Join(p.pinned, " "), t.policy)
+		return refuse(25, 503, "policy-digest-mismatch", "policy", strings.Join(p.pinned, " "), t.policy)
 	}
-	// 25; there is no 26 here: grants are enough under a policy that was pinned
+	// 26; there is no 27 here: grants are enough under a policy that was pinned
 	covers := func(grant [2]string) bool { return covered(grant, made.Action, made.Resource) }
 	if !slices.ContainsFunc(t.grants, covers) {
-		return refuse(25, 403, "grant-missing", "token.grants", made.Action+" on "+made.Resource, strconv.Itoa(len(t.grants))+" other grants")
+		return refuse(26, 403, "grant-missing", "token.grants", made.Action+" on "+made.Resource, strconv.Itoa(len(t.grants))+" other grants")
 	}
 	return nil
 }
@@ -202,37 +207,37 @@ func (p *party) judgeToken(shown string, list *statusList, now int64) (*token, *
 }
 
 func (p *party) judgeProof(q request, shown string, t *token, made *decision, now int64) *refusal {
-	// 16
+	// 17
 	var signed jws
 	claims, fault := reading(func() proofClaims { signed = parseJWS(shown, "dpop+jwt", 8192); return parseProof(signed) })
 	if fault != "" {
-		return refuse(16, 401, "proof-invalid", "proof", fault, "another")
-	}
-	// 17
-	if signed.jwk.thumbprint != t.key {
-		return refuse(17, 401, "proof-invalid", "proof.jwk", t.key, signed.jwk.thumbprint)
+		return refuse(17, 401, "proof-invalid", "proof", fault, "another")
 	}
 	// 18
-	if !signed.jwk.signed(signed) {
-		return refuse(18, 401, "proof-invalid", "proof", "a signature by the token's key", "another")
+	if signed.jwk.thumbprint != t.key {
+		return refuse(18, 401, "proof-invalid", "proof.jwk", t.key, signed.jwk.thumbprint)
 	}
-	// 19, 20, 21
+	// 19
+	if !signed.jwk.signed(signed) {
+		return refuse(19, 401, "proof-invalid", "proof", "a signature by the token's key", "another")
+	}
+	// 20, 21, 22
 	for _, one := range []struct {
 		check      int
 		name, want string
 	}{
-		{19, "ath", unb64(t.digest)}, {20, "htm", q.method}, {20, "htu", made.Resource}, {21, "act", made.Action},
-		{21, "res", made.Resource}, {21, "arg", unb64(hash(string(q.body)))},
+		{20, "ath", unb64(t.digest)}, {21, "htm", q.method}, {21, "htu", made.Resource}, {22, "act", made.Action},
+		{22, "res", made.Resource}, {22, "arg", unb64(hash(string(q.body)))},
 	} {
 		if got := claims.said[one.name]; got != one.want {
 			return refuse(one.check, 401, "proof-mismatch", "proof."+one.name, one.want, got)
 		}
 	}
-	// 22
-	if claims.made < now-proofLife-skew || claims.made > now+skew {
-		return refuse(22, 401, "proof-stale", "proof.iat", text(now-proofLife-skew)+" to "+text(now+skew), text(claims.made))
-	}
 	// 23
+	if claims.made < now-proofLife-skew || claims.made > now+skew {
+		return refuse(23, 401, "proof-stale", "proof.iat", text(now-proofLife-skew)+" to "+text(now+skew), text(claims.made))
+	}
+	// 24
 	return p.seen.take(t.key+"."+claims.said["jti"], claims.made, now)
 }
 
@@ -294,6 +299,9 @@ func parseClaims(payload []byte) *token {
 			require(slices.Compare(t.grants[last][:], []string{action, resource}) < 0, "grants in order, each once")
 		}
 		t.grants = append(t.grants, [2]string{action, resource})
+	}
+	if f.has("lease") {
+		t.lease = parseTerms(object(f.take("lease")))
 	}
 	f.done()
 	return t
@@ -371,13 +379,13 @@ func (c *replayCache) take(name string, madeAt, now int64) *refusal {
 		}
 	}
 	if madeAt < c.madeAfter {
-		return refuse(23, 401, "proof-stale", "proof.iat", "at least "+text(c.madeAfter), text(madeAt))
+		return refuse(24, 401, "proof-stale", "proof.iat", "at least "+text(c.madeAfter), text(madeAt))
 	}
 	if c.used[name] {
-		return refuse(23, 401, "proof-replayed", "proof.jti", "a new proof", "one used before")
+		return refuse(24, 401, "proof-replayed", "proof.jti", "a new proof", "one used before")
 	}
 	if len(c.used) >= c.room {
-		return refuse(23, 503, "too-many-requests", "proof", "room for one of "+strconv.Itoa(c.room), "none until older proofs lapse")
+		return refuse(24, 503, "too-many-requests", "proof", "room for one of "+strconv.Itoa(c.room), "none until older proofs lapse")
 	}
 	c.used[name] = true
 	c.lapsing[madeAt+remembered] = append(c.lapsing[madeAt+remembered], name)

@@ -264,6 +264,7 @@ function parseClaims(payload) {
     const order = before && (Buffer.compare(Buffer.from(before[0]), Buffer.from(action)) || Buffer.compare(Buffer.from(before[1]), Buffer.from(resource)));
     require(!before || order < 0, "grants in order, each once");
   }
+  token.lease = f.has("lease") ? parseTerms(f.fields("lease")) : null;
   for (const one of [f, cnf, status, entry]) one.done();
   return token;
 }
@@ -284,6 +285,109 @@ function covers([action, granted], asked, resource) {
   if (!granted.endsWith("/*")) return resource === granted;
   const beneath = resource.slice(granted.length - 1);
   return resource.startsWith(granted.slice(0, -1)) && beneath !== "" && !beneath.startsWith("/") && !beneath.includes("//");
+}
+
+// --- leases: what the agent's TPM signed a moment ago, by TPM2_GetTime (TPM 2.0 Library Part 2) --------------------------
+
+function parseTerms(f) {
+  const [key] = [f.like("key", THUMBPRINT), f.like("approved", THUMBPRINT)].map(b64);
+  const terms = { key, time: f.uint("time"), reset: f.uint("reset", 2 ** 32 - 1), restart: f.uint("restart", 2 ** 32 - 1), life: f.uint("life", 300) };
+  f.done();
+  return terms;
+}
+
+/** Big-endian numbers and sized buffers, read to the end and no further. */
+class Cursor {
+  constructor(bytes) {
+    this.left = bytes;
+  }
+  take(count) {
+    require(count <= this.left.length, "more bytes");
+    const taken = this.left.subarray(0, count);
+    this.left = this.left.subarray(count);
+    return taken;
+  }
+  number(size) {
+    return this.take(size).readUIntBE(0, size);
+  }
+  sized(most) {
+    const size = this.number(2);
+    require(size <= most, "a buffer in its bounds");
+    return this.take(size);
+  }
+  same(want) {
+    require(this.take(want.length).equals(Buffer.from(want, "latin1")), "exactly these bytes");
+  }
+  flag() {
+    require(this.number(1) <= 1, "0 or 1");
+  }
+  /** A byte string of CBOR, of at most 1024 bytes, under its shortest head. */
+  cborBytes() {
+    const head = this.number(1);
+    require(0x40 <= head && head <= 0x59, "a byte string");
+    const [size, least] = head < 0x58 ? [head - 0x40, 0] : head === 0x58 ? [this.number(1), 24] : [this.number(2), 256];
+    require(least <= size && size <= 1024, "its shortest head");
+    return this.take(size);
+  }
+  done() {
+    require(this.left.length === 0, "nothing behind it");
+  }
+}
+
+/** The one spelling of {"v": 1, "attest": bstr, "public": bstr, "signature": bstr}. */
+function parseLease(shown) {
+  const c = new Cursor(b64(shown)), lease = {};
+  c.same("\xa4av\x01");
+  for (const [head, name] of [["\x66", "attest"], ["\x66", "public"], ["\x69", "signature"]]) {
+    c.same(head + name);
+    lease[name] = c.cborBytes();
+  }
+  c.done();
+  return lease;
+}
+
+const padded = (part) => Buffer.concat([Buffer.alloc(32 - part.length), part]);
+
+/** A TPMT_PUBLIC of an ECC key that is named by SHA-256 and signs by ECDSA with SHA-256 on P-256, as every lease key does. */
+function parseLeaseKey(area) {
+  const c = new Cursor(area);
+  c.same("\x00\x23\x00\x0b"); // TPM_ALG_ECC, TPM_ALG_SHA256
+  c.take(4); // its attributes, which the verifier judged: the token names these very bytes
+  c.sized(64); // authPolicy
+  c.same("\x00\x10\x00\x18\x00\x0b\x00\x03\x00\x10"); // no cipher; ECDSA, SHA-256, P-256; no KDF
+  const [x, y] = [c.sized(32), c.sized(32)].map((part) => padded(part).toString("base64url"));
+  c.done();
+  return parseJWK(new Map(Object.entries({ kty: "EC", crv: "P-256", x, y }))).key;
+}
+
+/** What a TPM stated about its time, under a signature by the lease key. */
+function parseStated({ public: area, attest, signature }) {
+  const key = parseLeaseKey(area);
+  let c = new Cursor(signature);
+  c.same("\x00\x18\x00\x0b"); // ECDSA, SHA-256
+  const raw = Buffer.concat([padded(c.sized(32)), padded(c.sized(32))]);
+  c.done();
+  require(crypto.verify("sha256", attest, { key, dsaEncoding: "ieee-p1363" }, raw), "a signature by the lease key");
+  c = new Cursor(attest);
+  c.same("\xff\x54\x43\x47\x80\x19"); // TPM_GENERATED_VALUE, TPM_ST_ATTEST_TIME
+  c.sized(66); // qualifiedSigner
+  const extraData = c.sized(66);
+  c.take(8 + 4 + 4); // clockInfo
+  c.flag();
+  c.take(8); // firmwareVersion
+  const time = c.take(8).readBigUInt64BE();
+  c.take(8); // clock, which its owner can set, as nobody can the time
+  const [reset, restart] = [c.number(4), c.number(4)];
+  c.flag();
+  c.take(8); // firmwareVersion
+  c.done();
+  return { extraData, time, reset, restart };
+}
+
+/** What the lease is for: this session key, under this token. */
+function leaseBinding(token, digest) {
+  const mark = (text) => Buffer.from(text, "latin1"), [instance, key] = [Buffer.from(token.instance, "hex"), b64(token.key)];
+  return hash(Buffer.concat([mark("\x84\x6dwrit/lease/v1\x50"), instance, mark("\x58\x20"), key, mark("\x58\x20"), digest]));
 }
 
 // --- the checks, by their numbers ----------------------------------------------------------------------------------------
@@ -312,9 +416,9 @@ export class ReplayCache {
       this.lapsing.delete(at);
       this.madeAfter = Math.max(this.madeAfter, at + 1 - remembered); // a clock that is set back revives nothing
     }
-    check(madeAt >= this.madeAfter, 23, 401, "proof-stale", "proof.iat", `at least ${this.madeAfter}`, madeAt);
-    check(!this.used.has(name), 23, 401, "proof-replayed", "proof.jti", "a new proof", "one used before");
-    check(this.used.size < this.room, 23, 503, "too-many-requests", "proof", `room for one of ${this.room}`, "none until older proofs lapse");
+    check(madeAt >= this.madeAfter, 24, 401, "proof-stale", "proof.iat", `at least ${this.madeAfter}`, madeAt);
+    check(!this.used.has(name), 24, 401, "proof-replayed", "proof.jti", "a new proof", "one used before");
+    check(this.used.size < this.room, 24, 503, "too-many-requests", "proof", `room for one of ${this.room}`, "none until older proofs lapse");
     this.used.add(name);
     this.lapsing.set(madeAt + remembered, [...(this.lapsing.get(madeAt + remembered) ?? []), name]);
   }
@@ -323,24 +427,24 @@ export class ReplayCache {
 /** Who asks, once the request may pass and that is on disk. Throws a Refusal. */
 export async function admit(party, request, now, reference) {
   const made = { at: now, reference, ...read(party, request), permit: false };
-  const { token, proof, ...line } = made;
+  const { token, proof, lease, ...line } = made;
   let refused = null;
   try {
     await judge(party, request, made, line);
   } catch (error) {
-    refused = error instanceof Refusal ? error : new Refusal(27, 503, "internal", "service", "a decision", "a fault of ours");
+    refused = error instanceof Refusal ? error : new Refusal(28, 503, "internal", "service", "a decision", "a fault of ours");
   }
-  // 27
+  // 28
   try {
     party.record({ ...line, permit: refused === null, code: refused?.code ?? "" });
   } catch {
-    throw new Refusal(27, 503, "record-not-durable", "record", "a durable record", "none");
+    throw new Refusal(28, 503, "record-not-durable", "record", "a durable record", "none");
   }
   if (refused !== null) throw refused;
   return line.agent;
 }
 
-/** Action, URL, token and proof of a request. */
+/** Action, URL, token, proof and perhaps a lease of a request. */
 function read(party, { method, target, headers, body }) {
   // 2
   check(body.length <= MAX_BODY, 2, 413, "too-large", "body", `at most ${MAX_BODY} bytes`, "more");
@@ -350,16 +454,16 @@ function read(party, { method, target, headers, body }) {
   check(once && resource.length <= 512, 1, 400, "malformed", "request", "a method and a path with one reading", `${method} ${target}`);
   // 3
   const given = (wanted) => headers.filter(([name]) => name.toLowerCase() === wanted).map(([, value]) => value);
-  for (const name of ["authorization", "dpop"]) {
+  for (const name of ["authorization", "dpop", "writ-lease"]) {
     const values = given(name);
     check(values.length <= 1 && /^[\x00-\x7e]*$/.test(values.join("")), 3, 400, "malformed", `header ${name}`, "once, in ASCII", `${values.length} times`);
   }
   // 4
-  const [authorization = ""] = given("authorization"), [proof] = given("dpop"), space = `${authorization} `.indexOf(" ");
+  const [authorization = ""] = given("authorization"), [proof] = given("dpop"), [lease] = given("writ-lease"), space = `${authorization} `.indexOf(" ");
   const scheme = authorization.slice(0, space).toLowerCase();
   check(scheme === "dpop", 4, 401, "unauthenticated", "Authorization", "DPoP and a token", "none");
   check(proof !== undefined, 4, 401, "proof-missing", "DPoP", "one proof", "none");
-  return { action: `http.${method.toLowerCase()}`, resource, token: authorization.slice(space + 1), proof };
+  return { action: `http.${method.toLowerCase()}`, resource, token: authorization.slice(space + 1), proof, lease };
 }
 
 async function judge(party, request, made, line) {
@@ -392,6 +496,7 @@ async function judge(party, request, made, line) {
   check(token.statusIndex < list.size, 14, 503, "status-stale", "token.status.idx", `below ${list.size}`, token.statusIndex);
   // 15
   check(list.at(token.statusIndex) === 0, 15, 401, "token-revoked", "token.status.idx", "a valid index", token.statusIndex);
+  judgeLease(made, token);
   judgeProof(party, request, made, token);
   const digest = (text) => `sha256:${hash(text).toString("hex")}`;
   Object.assign(line, { agent: token.agent, instance: token.instance, policy: token.policy, token: digest(made.token), proof: digest(made.proof) });
@@ -399,32 +504,51 @@ async function judge(party, request, made, line) {
   const active = party.active === null || (await party.active(made.token));
   check(active !== null, 15, 503, "unavailable", "introspection", "an answer of the verifier", "none");
   check(active, 15, 401, "token-revoked", "token", "one that the verifier calls active", "another");
-  // 24
-  check(party.pinned.length > 0, 24, 503, "policy-unknown", "policy", token.policy, "none pinned");
-  check(party.pinned.includes(token.policy), 24, 503, "policy-digest-mismatch", "policy", party.pinned.join(" "), token.policy);
-  // 25; there is no 26 here: grants are enough under a policy that was pinned
+  // 25
+  check(party.pinned.length > 0, 25, 503, "policy-unknown", "policy", token.policy, "none pinned");
+  check(party.pinned.includes(token.policy), 25, 503, "policy-digest-mismatch", "policy", party.pinned.join(" "), token.policy);
+  // 26; there is no 27 here: grants are enough under a policy that was pinned
   const granted = token.grants.some((grant) => covers(grant, made.action, made.resource));
-  check(granted, 25, 403, "grant-missing", "token.grants", `${made.action} on ${made.resource}`, `${token.grants.length} other grants`);
+  check(granted, 26, 403, "grant-missing", "token.grants", `${made.action} on ${made.resource}`, `${token.grants.length} other grants`);
+}
+
+function judgeLease({ lease: shown, token: text, at: now }, { lease: terms, ...token }) {
+  // 16
+  const refuse = (holds, code, claim, expected, got = "another") => check(holds, 16, 401, `lease-${code}`, claim, expected, got);
+  const [lease, fault] = shown === undefined ? [null, ""] : reading(() => parseLease(shown));
+  refuse(fault === "", "invalid", "lease", fault);
+  if (terms === null) return;
+  refuse(lease !== null, "missing", "lease", "a lease", "none");
+  refuse(hash(lease.public).equals(terms.key), "invalid", "lease.public", "the key that the token names");
+  const [stated, wrong] = reading(() => parseStated(lease));
+  refuse(stated !== null, "invalid", "lease", wrong);
+  const run = stated.reset === terms.reset && stated.restart === terms.restart;
+  refuse(run, "mismatch", "lease.resets", "the run of the TPM that was appraised");
+  refuse(stated.extraData.equals(leaseBinding(token, hash(text))), "mismatch", "lease.extra_data", "this token and its session key");
+  const since = stated.time - BigInt(terms.time);
+  refuse(since >= 0n, "mismatch", "lease.time", `at least ${terms.time}`, stated.time);
+  const until = token.issued + Number(since / 1000n) + terms.life; // and exp is after now: check 12
+  refuse(now < until, "expired", "lease.time", `alive after ${now}`, `until ${until}`);
 }
 
 function judgeProof(party, { method, body }, made, token) {
-  // 16
+  // 17
   const [parsed, fault] = reading(() => {
     const jws = parseJWS(made.proof, "dpop+jwt", 8192);
     return { jws, proof: parseProof(jws) };
   });
-  check(parsed !== null, 16, 401, "proof-invalid", "proof", fault, "another");
+  check(parsed !== null, 17, 401, "proof-invalid", "proof", fault, "another");
   const { jws, proof } = parsed, now = made.at;
-  // 17, 18
-  check(jws.jwk.thumbprint === token.key, 17, 401, "proof-invalid", "proof.jwk", token.key, jws.jwk.thumbprint);
-  check(signed(jws, jws.jwk), 18, 401, "proof-invalid", "proof", "a signature by the token's key", "another");
-  // 19, 20, 21
+  // 18, 19
+  check(jws.jwk.thumbprint === token.key, 18, 401, "proof-invalid", "proof.jwk", token.key, jws.jwk.thumbprint);
+  check(signed(jws, jws.jwk), 19, 401, "proof-invalid", "proof", "a signature by the token's key", "another");
+  // 20, 21, 22
   const ath = hash(made.token).toString("base64url"), arg = hash(body).toString("base64url"), { action, resource } = made;
-  const wanted = [[19, "ath", ath], [20, "htm", method], [20, "htu", resource], [21, "act", action], [21, "res", resource], [21, "arg", arg]];
+  const wanted = [[20, "ath", ath], [21, "htm", method], [21, "htu", resource], [22, "act", action], [22, "res", resource], [22, "arg", arg]];
   for (const [number, name, want] of wanted) check(proof[name] === want, number, 401, "proof-mismatch", `proof.${name}`, want, proof[name]);
-  // 22
-  const [oldest, newest] = [now - PROOF_LIFE - SKEW, now + SKEW];
-  check(oldest <= proof.iat && proof.iat <= newest, 22, 401, "proof-stale", "proof.iat", `${oldest} to ${newest}`, proof.iat);
   // 23
+  const [oldest, newest] = [now - PROOF_LIFE - SKEW, now + SKEW];
+  check(oldest <= proof.iat && proof.iat <= newest, 23, 401, "proof-stale", "proof.iat", `${oldest} to ${newest}`, proof.iat);
+  // 24
   party.seen.take(`${token.key}.${proof.jti}`, proof.iat, now);
 }

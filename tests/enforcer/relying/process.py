@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
@@ -24,10 +24,11 @@ READY_WITHIN = 30.0
 
 
 class Process:
-    """Runs while entered. The tokens of `gate` are good there."""
+    """Runs while entered, by `command` or the one that is installed. The tokens of `gate` are good there."""
 
-    def __init__(self, gate: Service, folder: Path, **settings: str | list[str]) -> None:
+    def __init__(self, gate: Service, folder: Path, command: Sequence[str] = (), **settings: str | int | list[str]) -> None:
         self._gate, self._folder, self._site = gate, folder, Site()
+        self._command = [*command] or [str(Path(sys.executable).with_name("enforcer"))]
         self._health = folder / "health.sock"
         attestor = gate.scene.attestor
         tokens = attestor.tokens.public
@@ -64,8 +65,7 @@ class Process:
     def start(self) -> None:
         """Run."""
         with self.output.open("wb") as log:
-            command = [str(Path(sys.executable).with_name("enforcer")), "--config", str(self._config), "relying"]
-            self.running = subprocess.Popen(command, stdout=log, stderr=log)
+            self.running = subprocess.Popen([*self._command, "--config", str(self._config), "relying"], stdout=log, stderr=log)
 
     def __exit__(self, *_: object) -> None:
         self.stop()

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from enforcer.relying import asgi
-from enforcer.relying.asgi import Message, http_action, read_body, reasons_of, shown
+from enforcer.relying.asgi import Message, Room, http_action, read_body, reasons_of, shown
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused, Unavailable
 
@@ -23,6 +23,21 @@ def test_a_target_with_two_readings_is_no_action(target: bytes) -> None:
 
 def test_parameters_that_are_no_dot_segments_stay() -> None:
     assert http_action("GET", "https://a.example", b"/a;v=1/..b", NOTHING).resource == "https://a.example/a;v=1/..b"
+
+
+def test_a_room_is_for_so_many_at_once_and_whoever_leaves_makes_room_however_it_ends() -> None:
+    room = Room(2)
+
+    def left(number: int) -> None:
+        with room:
+            raise Unavailable("client", str(number))
+
+    for number in range(3):
+        with pytest.raises(Unavailable):
+            left(number)
+    with room, room, pytest.raises(Refused) as refused:
+        left(3)
+    assert refused.value.reasons[0].code == "too-many-requests"
 
 
 SHOWN = [(b"authorization", b"DPoP a.b.c"), (b"dpop", b"d.e.f")]

@@ -271,8 +271,9 @@ def test_there_is_nothing_else(point: Point, method: str, path: str, status: int
     assert (answer.header("allow") is not None) == (status == 405)
 
 
-def test_more_at_once_than_there_is_room_for_is_refused(point: Point, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_at_once_than_there_is_room_for_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(authzen, "MAX_WAITING", 0)
+    point = Point(tmp_path)
     assert point.post(json.dumps(point.request()).encode()).status == 503
     assert point.sink.kept == []
 

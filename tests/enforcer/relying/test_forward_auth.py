@@ -106,8 +106,9 @@ def test_revoked_is_401(gate: Gate) -> None:
     assert reason(gate.question(gate.proven())) == (401, "token-revoked")
 
 
-def test_more_at_once_than_there_is_room_for_is_refused(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_at_once_than_there_is_room_for_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forward_auth, "MAX_WAITING", 0)
+    gate = Gate(tmp_path, "nginx")
     assert reason(gate.question(gate.proven())) == (403, "too-many-requests")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from enforcer.credential import Held
+from enforcer.relying import middleware
 from enforcer.relying.middleware import Middleware, Receive, Scope, Send
 from enforcer.relying.party import Access, RelyingParty
 from enforcer.relying.sink import FileSink
@@ -143,6 +144,13 @@ def test_proven_request_passes_once_and_is_recorded(service: Service) -> None:
     assert (access.token, access.instance) == (service.held.token.digest, service.scene.instance)
     assert service.code(headers) == (401, "proof-replayed")
     assert service.reached == 1
+
+
+def test_more_at_once_than_there_is_room_for_is_refused(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(middleware, "MAX_WAITING", 0)
+    service.app = service.wrap()
+    assert service.code(service.headers()) == (503, "too-many-requests")
+    assert (service.reached, service.sink.kept) == (0, [])
 
 
 def test_full_replay_cache_refuses(service: Service) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from enforcer.__main__ import main
+from enforcer.relying.authzen import CONFIGURATION, EVALUATIONS
 from enforcer.relying.config import PREFIX, RelyingConfig, listen_at
 from enforcer.relying.serve import listen, wanting
 from tests.enforcer.relying.behind import SITE, Gate
@@ -181,6 +182,43 @@ def test_the_process_decides_for_an_agent(place: Path) -> None:
         assert [(status, json.loads(said)["decision"]) for status, said in answers] == [(200, True), (200, False)]
         (recorded,) = [json.loads(line) for line in process.sink().splitlines() if '"permit":true' in line]
         assert recorded["resource"] == "document:reports/q3"
+
+
+PROGRAM = """
+import http.client, socket, sys
+class Connection(http.client.HTTPConnection):
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(sys.argv[1])
+connection = Connection("localhost")
+connection.request(sys.argv[2], sys.argv[3], sys.stdin.buffer.read() or None, {"Content-Type": "application/json"})
+sys.stdout.write(connection.getresponse().read().decode())
+"""
+"""With nothing of ours, as another user's program on the host has it."""
+NOBODY, ASKERS = 65534, 65533
+
+
+def asks(at: Path, method: str, page: str, body: bytes, groups: list[int]) -> subprocess.CompletedProcess[bytes]:
+    command = ["/usr/bin/python3", "-I", "-c", PROGRAM, str(at), method, page]
+    return subprocess.run(
+        command, input=body, capture_output=True, timeout=60, check=False, user=NOBODY, group=NOBODY, extra_groups=groups, cwd="/"
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_a_program_of_another_user_on_the_host_asks_by_the_socket_of_its_group(place: Path) -> None:
+    point, at = Point(place), place / "authzen.sock"
+    place.chmod(0o711)
+    with Process(point, place, authzen=f"unix:{at}", pdp=PDP, socket_gid=ASKERS) as process:
+        process.refresh()
+        told = asks(at, "GET", CONFIGURATION, b"", [ASKERS])
+        assert json.loads(told.stdout) == point.point.configuration()
+        items = [point.request(f"reports/{name}") for name in ("q1", "q2")]
+        answered = asks(at, "POST", EVALUATIONS, json.dumps({"evaluations": [*items, items[0]]}).encode(), [ASKERS])
+        assert [one["decision"] for one in json.loads(answered.stdout)["evaluations"]] == [True, True, False]
+        outside = asks(at, "GET", CONFIGURATION, b"", [])
+        assert outside.returncode != 0
+        assert b"PermissionError" in outside.stderr
 
 
 def test_it_is_not_ready_before_anything_can_pass(place: Path) -> None:

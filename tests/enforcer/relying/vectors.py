@@ -406,9 +406,9 @@ def swapped(one: str, other: str) -> str:
 
 
 def of_the_proof() -> list[Made]:
-    """Checks 16 to 23."""
+    """Checks 17 to 24."""
     good, es256 = token(), AGENTS[ES256]
-    form, header, claims = no(16, "proof-invalid"), proof_header(AGENT_KEY), encode_json(proof_claims(good))
+    form, header, claims = no(17, "proof-invalid"), proof_header(AGENT_KEY), encode_json(proof_claims(good))
     jwk = AGENT_KEY.public.to_jwk()
     wrong: list[tuple[str, str]] = [
         ("no parts", "x"),
@@ -441,25 +441,25 @@ def of_the_proof() -> list[Made]:
     found = [case(f"a proof with {what}", request(form, shown=shown)) for what, shown in wrong]
     found += [
         case("a proof with its claims in another spelling", request(yes(), shown=jws(header, respaced(claims), AGENT_KEY))),
-        case("a proof by a thief's key", request(no(17, "proof-invalid"), shown=proof(good, STRANGER))),
-        case("a proof of the agent's key by a thief", request(no(18, "proof-invalid"), shown=proof(good, STRANGER, header={"jwk": jwk}))),
-        case("a proof with another's claims", request(no(18, "proof-invalid"), shown=swapped(proof(good), proof(good, iat=NOW + 1)))),
-        case("a proof for another token", request(no(19, "proof-mismatch"), shown=proof(token(host="h2")))),
-        case("a proof for no token", request(no(19, "proof-mismatch"), shown=proof(good, ath=None))),
-        case("a proof for another method", request(no(20, "proof-mismatch"), shown=proof(good, htm="GET"))),
-        case("a proof for another URI", request(no(20, "proof-mismatch"), shown=proof(good, htu=f"{ORIGIN}/v1/report/"))),
+        case("a proof by a thief's key", request(no(18, "proof-invalid"), shown=proof(good, STRANGER))),
+        case("a proof of the agent's key by a thief", request(no(19, "proof-invalid"), shown=proof(good, STRANGER, header={"jwk": jwk}))),
+        case("a proof with another's claims", request(no(19, "proof-invalid"), shown=swapped(proof(good), proof(good, iat=NOW + 1)))),
+        case("a proof for another token", request(no(20, "proof-mismatch"), shown=proof(token(host="h2")))),
+        case("a proof for no token", request(no(20, "proof-mismatch"), shown=proof(good, ath=None))),
+        case("a proof for another method", request(no(21, "proof-mismatch"), shown=proof(good, htm="GET"))),
+        case("a proof for another URI", request(no(21, "proof-mismatch"), shown=proof(good, htu=f"{ORIGIN}/v1/report/"))),
         case(
-            "a proof for another origin", request(no(20, "proof-mismatch"), shown=proof(good, htu=f"https://reports.example.com{TARGET}"))
+            "a proof for another origin", request(no(21, "proof-mismatch"), shown=proof(good, htu=f"https://reports.example.com{TARGET}"))
         ),
-        case("a proof for another action", request(no(21, "proof-mismatch"), shown=proof(good, act="http.get"))),
-        case("a proof for no action", request(no(21, "proof-mismatch"), shown=proof(good, act=None))),
-        case("a proof for another resource", request(no(21, "proof-mismatch"), shown=proof(good, res=f"{ORIGIN}/v1/other"))),
-        case("a proof for another body", request(no(21, "proof-mismatch"), shown=proof(good), body='{"day":"all"}')),
-        case("a proof for no body", request(no(21, "proof-mismatch"), shown=proof(good, arg=None))),
+        case("a proof for another action", request(no(22, "proof-mismatch"), shown=proof(good, act="http.get"))),
+        case("a proof for no action", request(no(22, "proof-mismatch"), shown=proof(good, act=None))),
+        case("a proof for another resource", request(no(22, "proof-mismatch"), shown=proof(good, res=f"{ORIGIN}/v1/other"))),
+        case("a proof for another body", request(no(22, "proof-mismatch"), shown=proof(good), body='{"day":"all"}')),
+        case("a proof for no body", request(no(22, "proof-mismatch"), shown=proof(good, arg=None))),
         case("a proof made 35 s ago", request(yes(), shown=proof(good, iat=NOW - 35))),
-        case("a proof made 36 s ago", request(no(22, "proof-stale"), shown=proof(good, iat=NOW - 36))),
+        case("a proof made 36 s ago", request(no(23, "proof-stale"), shown=proof(good, iat=NOW - 36))),
         case("a proof made in 5 s", request(yes(), shown=proof(good, iat=NOW + 5))),
-        case("a proof made in 6 s", request(no(22, "proof-stale"), shown=proof(good, iat=NOW + 6))),
+        case("a proof made in 6 s", request(no(23, "proof-stale"), shown=proof(good, iat=NOW + 6))),
     ]
     return found + of_single_use()
 
@@ -470,11 +470,11 @@ def respaced(data: bytes) -> bytes:
 
 
 def of_single_use() -> list[Made]:
-    """Check 23: sequences."""
+    """Check 24: sequences."""
     good = token()
     first, second = request(yes()), request(yes(), shown=proof(good, jti="another-proof-here"))
-    full, ahead = no(23, "too-many-requests", 503), proof(good, iat=NOW + 5)
-    replayed = no(23, "proof-replayed")
+    full, ahead = no(24, "too-many-requests", 503), proof(good, iat=NOW + 5)
+    replayed = no(24, "proof-replayed")
     again = request(yes(), at=46, shown=proof(good, iat=NOW + 46))
     return [
         case("a proof used twice", first, request(replayed)),
@@ -484,9 +484,9 @@ def of_single_use() -> list[Made]:
         case("no room to remember", first, {**second, "expect": full}, capacity=1),
         case("a replay where there is no room", first, request(replayed), capacity=1),
         case("room again when a proof has lapsed", first, again, capacity=1),
-        case("a proof from before a restart", request(no(23, "proof-stale"), shown=ahead), started_at=NOW),
+        case("a proof from before a restart", request(no(24, "proof-stale"), shown=ahead), started_at=NOW),
         case("a proof made 6 s after a restart", request(yes(), at=6, shown=proof(good, iat=NOW + 6)), started_at=NOW),
-        case("a refused proof is not used up", request(no(20, "proof-mismatch"), target="/v1/other", shown=proof(good)), first),
+        case("a refused proof is not used up", request(no(21, "proof-mismatch"), target="/v1/other", shown=proof(good)), first),
         case("a jti that two keys use", first, by_another_agent()),
     ]
 
@@ -499,16 +499,16 @@ def by_another_agent() -> Made:
 
 
 def of_the_permission() -> list[Made]:
-    """Checks 24 to 27."""
+    """Checks 25 to 28."""
     asking = token(policy=HELD["asks for more"].digest)
-    digest = no(24, "policy-digest-mismatch", 503)
+    digest = no(25, "policy-digest-mismatch", 503)
     only = grant_set([("http.post", f"{ORIGIN}/v1/*")])
-    grants = no(25, "grant-missing", 403)
+    grants = no(26, "grant-missing", 403)
     other = "/v2/report"
     return [
         case("a policy that is not known", request(digest, compact=token(policy=Digest.of(b"another")))),
-        case("no policy at all", request(no(24, "policy-unknown", 503)), holds=[], pins=[]),
-        case("a policy that forbids it", request(no(26, "policy-refused", 403), compact=asking, without_cedar=digest)),
+        case("no policy at all", request(no(25, "policy-unknown", 503)), holds=[], pins=[]),
+        case("a policy that forbids it", request(no(27, "policy-refused", 403), compact=asking, without_cedar=digest)),
         case("a policy that permits it there", request(yes(), compact=asking, target="/v1/other", without_cedar=digest)),
         case("a method that is not granted", request(grants, method="GET", target="/v1/report", body="", compact=token(grants=only))),
         case("a path that is not granted", request(grants, target=other)),
@@ -518,7 +518,7 @@ def of_the_permission() -> list[Made]:
         case("what lies below an exact grant", request(grants, method="GET", target="/v1/report/1", body="")),
         case("a path deep below a prefix", request(yes(), target="/v1/a/b/c")),
         case("no grants", request(grants, compact=token(grants=()))),
-        case("a record that does not become durable", request(no(27, "record-not-durable", 503)), durable=False),
+        case("a record that does not become durable", request(no(28, "record-not-durable", 503)), durable=False),
     ]
 
 
@@ -535,8 +535,10 @@ def passing() -> list[Made]:
 
 def document() -> Made:
     """All of it."""
+    from tests.enforcer.relying.lease_vectors import of_the_lease  # which is made with what stands here
+
     cases = [
-        *passing(), *of_the_request(), *of_what_is_published(), *of_the_token(), *of_the_proof(), *of_the_permission(),
+        *passing(), *of_the_request(), *of_what_is_published(), *of_the_token(), *of_the_lease(), *of_the_proof(), *of_the_permission(),
     ]  # fmt: skip
     assert len({one["name"] for one in cases}) == len(cases)
     service = {

@@ -12,9 +12,13 @@ from tests.writ.verdict.test_cedar import ERRING
 from writ.formats.action import Action, encode_context
 from writ.formats.digest import Digest
 from writ.formats.eat import TokenClaims, parse_token
+from writ.formats.errors import FormatError
 from writ.formats.policy_bundle import PolicyBundle
-from writ.verdict.decide import decide, decision_context, judge_recorded
+from writ.formats.strict import decode_cbor, encode_cbor
+from writ.verdict.decide import decide, decision_context, judge_recorded, used_of
 from writ.verdict.decision import Decision
+from writ.verdict.memo import Memo
+from writ.verdict.schema import cedar_schema
 from writ.verdict.token import VerifiedToken, verify_token
 
 SCENE = Scene()
@@ -131,3 +135,37 @@ def test_auditor_judges_the_same() -> None:
     decision = ask()
     assert (answer.permit, answer.reasons, answer.determining, answer.context) == (True, (), decision.determining, decision.context)
     assert not judge_recorded(ACTION, CLAIMS, SCENE.bundle, gate="socket", now=CLAIMS.expires_at).permit
+
+
+CALL = 'principal, action == Writ::Action::"tool.call", resource'
+
+
+def test_exceptions_of_the_token_are_there_where_a_policy_asks_if_only_whether_they_are() -> None:
+    none, one = "when { context has exceptions }", 'unless { context has exceptions && context.exceptions.contains("b") }'
+    strict, only = (policy(policies=f"{POLICIES}forbid({CALL}) {asks};", schema=cedar_schema()) for asks in (none, one))
+    plain, excepted = replace(CLAIMS, exceptions=()), replace(CLAIMS, exceptions=("a", "b"))
+    for bundle, claims, permit in ((strict, plain, True), (strict, excepted, False), (only, plain, False), (only, excepted, True)):
+        named = verified(replace(claims, policy=bundle.digest))
+        decision = decide(ACTION, token=named, bundle=bundle, gate="socket", now=NOW, memo=Memo())
+        assert decision.permit is permit
+        assert decode_cbor(decision.context, "context").get("exceptions") == (["a", "b"] if claims is excepted else None)
+    unasked = verified(replace(excepted, policy=SCENE.bundle.digest))
+    assert "exceptions" not in decode_cbor(decide(ACTION, token=unasked, bundle=SCENE.bundle, gate="socket", now=NOW).context, "context")
+
+
+def test_policy_counts_and_its_decision_is_replayed_from_the_record() -> None:
+    bundle = policy(policies=f"permit({CALL}) when {{ context has used && context.used < 2 }};", schema=cedar_schema())
+    token = verified(replace(CLAIMS, policy=bundle.digest))
+    said = [decide(ACTION, token=token, bundle=bundle, gate="socket", now=NOW, used=used) for used in (0, 1, 2, None)]
+    assert [one.permit for one in said] == [True, True, False, False]
+    assert [used_of(one.context) for one in said] == [0, 1, 2, None]
+    for one in said:
+        again = judge_recorded(ACTION, token.claims, bundle, gate="socket", now=NOW, used=used_of(one.context))
+        assert (again.permit, again.reasons, again.context) == (one.permit, one.reasons, one.context)
+    assert used_of(judge_recorded(ACTION, CLAIMS, SCENE.bundle, gate="socket", now=NOW, used=7).context) is None  # it asks for none
+
+
+@pytest.mark.parametrize("context", [{"used": -1}, {"used": "1"}, {"used": True}, {"used": 1 << 63}, [1]])
+def test_count_that_is_none_is_refused(context: object) -> None:
+    with pytest.raises(FormatError):
+        used_of(encode_cbor(context))

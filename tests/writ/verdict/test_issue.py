@@ -26,11 +26,13 @@ from tests.world.scene import (
 )  # fmt: skip
 from tests.writ.verdict.test_cedar import ERRING
 from writ.formats.corim import Corim
+from writ.formats.decision import encode_entry, parse_entry
 from writ.formats.digest import Digest
 from writ.formats.eat import TokenClaims
-from writ.formats.errors import Misuse
+from writ.formats.errors import FormatError, Misuse
 from writ.formats.eventlog.runtime import StopEvent
 from writ.formats.grants import grant_set
+from writ.verdict.attestation import AttestationVerdict, said_parents
 from writ.verdict.reference import measured_values
 
 
@@ -103,6 +105,79 @@ def test_child_renews_without_its_parent() -> None:
     scene = family(GRANTS)
     scene.attest("one", "two")
     assert permitted(scene.attest("two")).lineage == (sixteen("one"),)
+
+
+def exps(verdict: AttestationVerdict) -> list[int | None]:
+    return [None if token.claims is None else token.claims.expires_at - NOW for token in verdict.tokens]
+
+
+def test_child_expires_no_later_than_the_token_that_its_parent_holds() -> None:
+    scene = family(GRANTS)
+    scene.alive = ((sixteen("one"), NOW + 20), (sixteen("other"), NOW + 5))
+    verdict = scene.attest("two")
+    assert (exps(verdict), verdict.entry.alive) == ([20], ((sixteen("one"), NOW + 20),))
+    scene.alive = ((sixteen("one"), NOW + 200),)
+    assert exps(scene.attest("two")) == [58]
+
+
+@pytest.mark.parametrize("alive", [(), ((sixteen("one"), NOW),), ((sixteen("other"), NOW + 60),)])
+def test_child_of_a_parent_without_a_token_gets_none(alive: tuple[tuple[bytes, int], ...]) -> None:
+    scene = family(GRANTS)
+    scene.alive = alive
+    assert codes(scene.attest("two")) == {"parent-refused"}
+
+
+def test_child_and_parent_that_ask_together_expire_together_in_whatever_order_they_ask() -> None:
+    scene = family(GRANTS)
+    scene.launch("three", parent="two")
+    scene.alive = ((sixteen("one"), NOW + 1),)
+    for names in (("three", "one", "two"), ("one", "two", "three")):
+        verdict = scene.attest(*names)
+        assert (exps(verdict), verdict.entry.alive) == ([58, 58, 58], ())
+    scene.alive = ((sixteen("one"), NOW + 30),)
+    assert exps(scene.attest("three", "two")) == [30, 30]
+
+
+def test_a_parent_that_is_refused_here_takes_its_descendants_with_it_whatever_token_it_holds() -> None:
+    scene = family(GRANTS)
+    scene.launch("three", parent="two")
+    scene.alive = ((sixteen("one"), NOW + 50), (sixteen("two"), NOW + 50))
+    forked = replace(scene.running["one"].request(), log_from=1)
+    asked = (scene.running["three"].request(), scene.running["two"].request(), forked)
+    verdict = scene.judge(scene.evidence(requests=asked))
+    assert [codes(verdict, at) for at in range(3)] == [{"parent-refused"}, {"parent-refused"}, {"action-log-base"}]
+
+
+def test_nothing_is_said_of_parents_where_none_ask_below_one_or_where_nobody_knew() -> None:
+    scene = family(GRANTS)
+    scene.alive = ((sixteen("one"), NOW + 5),)
+    assert scene.attest("one").entry.alive is None
+    scene.alive = None
+    verdict = scene.attest("two")
+    assert (exps(verdict), verdict.entry.alive) == ([58], None)
+
+
+def test_decision_that_says_until_when_parents_hold_tokens_is_read_in_one_spelling() -> None:
+    scene = family(GRANTS)
+    scene.alive = ((sixteen("one"), NOW + 20),)
+    entry = scene.attest("two").entry
+    assert parse_entry(encode_entry(entry)) == entry
+    one, other = sorted((sixteen("one"), sixteen("two")))
+    for alive in (((other, 1), (one, 1)), ((one, 1), (one, 2))):
+        with pytest.raises(FormatError, match="sorted"):
+            parse_entry(encode_entry(replace(entry, alive=alive)))
+
+
+def test_parents_to_look_up_are_those_that_state_and_log_name_for_who_asks() -> None:
+    scene = family(GRANTS)
+    scene.launch("other")
+    assert said_parents(scene.evidence("two", "other"), scene.state) == {sixteen("one")}
+    assert said_parents(scene.evidence("one"), scene.state) == frozenset()
+    scene.attest("two")
+    later = scene.evidence("two")
+    assert not later.log
+    assert said_parents(later, scene.state) == {sixteen("one")}
+    assert said_parents(replace(later, log=b"rubbish"), scene.state) == {sixteen("one")}
 
 
 def test_child_of_a_parent_that_would_not_pass_is_refused() -> None:

@@ -27,22 +27,25 @@ GRANTS = grant_set([(act, what) for act in ACTIONS for what in ("x", "y")])
 LIFE = CLAIMS.expires_at - NOW
 asks = st.lists(
     st.tuples(st.sampled_from((*ACTIONS, "tool.unknown")), st.sampled_from("xyz"), st.sampled_from(["a;b", "socket"]),
-              st.sampled_from([-2, 0, 1, 29, 30, 31, LIFE - 1, LIFE, 1 << 63]) | st.integers(0, LIFE + 1), st.booleans()),
+              st.sampled_from([-2, 0, 1, 29, 30, 31, LIFE - 1, LIFE, 1 << 63]) | st.integers(0, LIFE + 1), st.booleans(),
+              st.sampled_from([None, 0, 1, 2, 3])),
     min_size=1, max_size=24,
 )  # fmt: skip
 
 
 @given(bundle=bundles(), asked=asks, most=st.sampled_from([1, 3, 1024]), agent=st.sampled_from("ab"))
 @settings(max_examples=60)
-def test_memo_changes_no_decision(bundle: PolicyBundle, asked: list[tuple[str, str, str, int, bool]], most: int, agent: str) -> None:
+def test_memo_changes_no_decision(
+    bundle: PolicyBundle, asked: list[tuple[str, str, str, int, bool, int | None]], most: int, agent: str
+) -> None:
     """Any order of actions, resources, gates, seconds and tokens, the clock also set back, by one memo that may be too small."""
     first = replace(CLAIMS, policy=bundle.digest, grants=GRANTS, agent=replace(CLAIMS.agent, name=agent))
-    later = replace(first, issued_at=first.issued_at - 25, tpm_class="discrete", grants=GRANTS[:3])
+    later = replace(first, issued_at=first.issued_at - 25, tpm_class="discrete", grants=GRANTS[:3], exceptions=("a",))
     tokens, memo = (verified(first), verified(later)), Memo(most)
-    for act, what, gate, after, other in asked:
+    for act, what, gate, after, other, used in asked:
         action, token = Action(act, what, Digest.of(what.encode())), tokens[other]
-        plain = decide(action, token=token, bundle=bundle, gate=gate, now=NOW + after)
-        assert decide(action, token=token, bundle=bundle, gate=gate, now=NOW + after, memo=memo) == plain
+        plain = decide(action, token=token, bundle=bundle, gate=gate, now=NOW + after, used=used)
+        assert decide(action, token=token, bundle=bundle, gate=gate, now=NOW + after, memo=memo, used=used) == plain
         assert len(memo) <= most
 
 

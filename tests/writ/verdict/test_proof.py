@@ -92,6 +92,21 @@ def test_chain_with_a_state_before_it_and_without_an_outcome_is_proven() -> None
     assert prove(replace(LATER, outcome=None), CONTINUED.trust).outcome is None
 
 
+def test_action_of_a_child_is_proven_from_what_its_decision_says_of_its_parents_token() -> None:
+    scene = Scene()
+    scene.launch("boss")
+    scene.launch("one", parent="boss")
+    scene.alive = ((sixteen("boss"), NOW + 45),)
+    bundle = scene.proof_bundle()
+    assert parse_token(bundle.token).claims.expires_at == NOW + 45
+    assert prove(bundle, scene.trust).record.action == "tool.call"
+    entry = entry_of(bundle.attest_decision)
+    assert isinstance(entry, AttestDecision)
+    for alive in (None, (), ((sixteen("boss"), NOW + 46),)):
+        forged = replace(bundle, attest_decision=sign_entry(replace(entry, alive=alive)))
+        assert refuse(forged, scene.trust).code == "decision-mismatch"
+
+
 def test_bundle_survives_its_file() -> None:
     assert parse_proof_bundle(encode_proof_bundle(WHOLE)) == WHOLE
 

@@ -16,15 +16,17 @@ from writ.formats.errors import FormatError
 from writ.formats.policy_bundle import PolicyBundle
 from writ.verdict import cedar
 from writ.verdict.cedar import CedarAnswer, CedarPolicies, Slice, evaluate, load
-from writ.verdict.slicing import Moments, applicable, has_groups, moments, scope, statements
+from writ.verdict.slicing import ASKED, Moments, applicable, has_groups, moments, scope, statements
 
 GROUPED = """namespace Writ {
   entity Agent; entity Audience; entity Resource;
   action "all"; action "tools" in ["all"];
   action "tool.call", "file.read" in ["tools"] appliesTo { principal: Agent, resource: Resource, context: {
-    now: Long, attest_age: Long, gate: String, host: String, namespace: String, tpm_class: String, runtime: String, depth: Long } };
+    now: Long, attest_age: Long, gate: String, host: String, namespace: String, tpm_class: String, runtime: String, depth: Long,
+    exceptions?: Set<String>, used?: Long } };
   action "net.connect" in ["all"] appliesTo { principal: Agent, resource: Resource, context: {
-    now: Long, attest_age: Long, gate: String, host: String, namespace: String, tpm_class: String, runtime: String, depth: Long } };
+    now: Long, attest_age: Long, gate: String, host: String, namespace: String, tpm_class: String, runtime: String, depth: Long,
+    exceptions?: Set<String>, used?: Long } };
 }"""
 """A schema whose actions are in groups, so that `in` reaches further than what it names."""
 PLAIN = GROUPED.replace('action "all"; action "tools" in ["all"];', "").replace(' in ["tools"]', "").replace(' in ["all"]', "")
@@ -54,7 +56,9 @@ conditions = st.sampled_from(
     [
         "", "when { context.attest_age <= 30 }", "unless { context.now > 1000 }", 'when { action == Writ::Action::"tool.call" }',
         f"when {{ {OVERFLOWS} }}", 'when { context.gate == "a;b" && context.gate != "//" } // when; not\r', "when { context == context }",
-        'when { resource == Writ::Resource::"x" }',
+        'when { resource == Writ::Resource::"x" }', "when { context has used && context.used < 2 }", "unless { context has exceptions }",
+        'when { context has exceptions && context.exceptions.contains("a") }',
+        "unless { context has used && context.used == context.depth }",
     ]
 )  # fmt: skip
 
@@ -160,10 +164,10 @@ def test_bundle_with_too_much_in_its_slices_is_evaluated_whole(monkeypatch: pyte
     text = f"permit(principal, action == {named('tool.call')}, resource); permit(principal, action == {named('file.read')}, resource);"
     bundle = policy(policies=text, schema=PLAIN)
     assert len(load(bundle).slices) == 2
-    load.cache_clear()
+    cedar.forget()
     monkeypatch.setattr(cedar, "MAX_SLICED", 1)
     assert (load(bundle).slices, len(load(bundle).others.policies)) == ({}, 2)
-    load.cache_clear()
+    cedar.forget()
 
 
 def test_carriage_return_ends_a_comment_so_nothing_hides_behind_it() -> None:
@@ -190,8 +194,12 @@ def seen(condition: str) -> Moments:
         ("context.now == context.attest_age", Moments(None, None)),
         ("[context.now].contains(5)", Moments(None, ())),
         ("{a: context.attest_age} == {a: 1}", Moments((), None)),
-        ("context == context", Moments(None, None)),
-        ("[context].contains(context)", Moments(None, None)),
+        ("context == context", Moments(None, None, None, ASKED)),
+        ("[context].contains(context)", Moments(None, None, None, ASKED)),
+        ("context has used && 3 > context.used", Moments((), (), (3,), frozenset({"used"}))),
+        ("context has used", Moments((), (), (), frozenset({"used"}))),
+        ('context has exceptions && context["exceptions"].isEmpty()', Moments((), (), (), frozenset({"exceptions"}))),
+        ("context has used && context.used == context.now", Moments(None, (), None, frozenset({"used"}))),
         ("(if context.depth == 1 then context.now else 5) < 3", Moments(None, ())),
         ('{"Var": context.gate, ".": 1} has "now"', Moments((), ())),
         ("context.now < 7 && context.now == context.depth", Moments(None, ())),

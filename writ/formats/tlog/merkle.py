@@ -224,14 +224,17 @@ class Frontier:
 EMPTY_FRONTIER: Final = Frontier(0, ())
 
 
-def append(frontier: Frontier, leaf_hash: bytes) -> Frontier:
-    """The frontier after one more leaf. Raises Misuse for a hash that is not 32 bytes or a tree that is full."""
-    if len(leaf_hash) != HASH_SIZE or frontier.size == MAX_SIZE:
-        raise Misuse(f"append takes a hash of {HASH_SIZE} bytes and a tree below {MAX_SIZE} entries")
-    roots, value, size = list(frontier.roots), leaf_hash, frontier.size
-    while size & 1:  # a carry: two perfect subtrees of one height become the next
-        value, size = node_hash(roots.pop(), value), size >> 1
-    return Frontier(frontier.size + 1, (*roots, value))
+def append(frontier: Frontier, *leaf_hashes: bytes) -> Frontier:
+    """The frontier after more leaves. Raises Misuse for a hash that is not 32 bytes or a tree that would be too full."""
+    if frontier.size + len(leaf_hashes) > MAX_SIZE or not _hashes(leaf_hashes):
+        raise Misuse(f"append takes hashes of {HASH_SIZE} bytes and a tree of at most {MAX_SIZE} entries")
+    roots = list(frontier.roots)
+    for before, leaf in enumerate(leaf_hashes, frontier.size):
+        value, size = leaf, before
+        while size & 1:  # a carry: two perfect subtrees of one height become the next
+            value, size = node_hash(roots.pop(), value), size >> 1
+        roots.append(value)
+    return Frontier(frontier.size + len(leaf_hashes), tuple(roots))
 
 
 def frontier_root(frontier: Frontier) -> bytes:
