@@ -61,6 +61,6 @@ def test_claims_that_say_otherwise_are_none(changed: dict[str, Any]) -> None:
 
 
 def test_longer_life_cannot_be_written_either() -> None:
-    assert replace(CLAIMS, expires_at=CLAIMS.issued_at + MAX_LIFE)
+    assert replace(CLAIMS, expires_at=CLAIMS.issued_at + MAX_LIFE).expires_at == CLAIMS.issued_at + MAX_LIFE
     with pytest.raises(FormatError, match="1 to 300 s"):
         replace(CLAIMS, expires_at=CLAIMS.issued_at + MAX_LIFE + 1)
