@@ -21,7 +21,7 @@ from benchmarks.measure import Case
 from enforcer.credential import Held
 from enforcer.gates.socket import SocketGate
 from enforcer.record import ActionLog
-from enforcer.tools import Reply
+from enforcer.tools.tool import Reply
 from tests.enforcer.scene import Scene
 from tests.world import scene as world
 from tests.world.chip import private_key

@@ -26,10 +26,10 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 try:
-    from enforcer import compose, explain, frames
+    from enforcer import compose, frames
     from enforcer.config import PREFIX, EnforcerConfig
     from enforcer.control import (
         CONTROL,
@@ -46,8 +46,6 @@ try:
         Run,
         Started,
     )
-    from enforcer.mcp_server import proposal
-    from enforcer.relying import config as relying_config
     from writ.formats.approval import (
         LIFE,
         MAX_APPROVAL,
@@ -57,17 +55,16 @@ try:
         sign_approval,
         signed_elsewhere,
     )
-    from writ.formats.archive import encode_archive
     from writ.formats.errors import FormatError, Refused, Unavailable
-    from writ.formats.mcp import VERSIONS, encode_approved
-    from writ.formats.policy_bundle import PolicyBundle
     from writ.formats.reason import Reason
     from writ.service import cli, observe
     from writ.service.config import check, load
-    from writ.service.signers import load_signer
 except ImportError as missing:  # nothing is read or made before all of it is there
     sys.stderr.write(f"enforcer: could not start: {missing}\n")
     sys.exit(3)
+
+if TYPE_CHECKING:
+    from writ.formats.policy_bundle import PolicyBundle
 
 FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
 KILLED: Final = 137
@@ -86,6 +83,14 @@ def main(argv: Sequence[str]) -> int:
         _arguments(name, made)
     before, _, command = _split(argv)
     args = parser.parse_args(before)
+    try:
+        return _done(args, command)
+    except ImportError as missing:
+        raise Unavailable("enforcer", f"a part of it cannot be loaded: {missing}") from None
+
+
+def _done(args: argparse.Namespace, command: Sequence[str]) -> int:
+    """The command's exit code. Each loads what only it needs, before it reads or makes anything: `run` stands in every launch's way."""
     if args.verb == "config":
         return _check(args)
     if args.verb == "relying":
@@ -94,9 +99,9 @@ def main(argv: Sequence[str]) -> int:
         return _policy(args)
     if args.verb == "tools":
         return _tools(args, command)
-    config = compose.configuration(args.config or _default(), os.environ)
     if args.verb == "serve":
-        return _serve(config)
+        return _serve(args)
+    config = compose.configuration(args.config or _default(), os.environ)
     if args.verb == "run":
         return _run(config, args, tuple(command))
     return _show(config, args)
@@ -141,8 +146,12 @@ def _arguments(name: str, made: argparse.ArgumentParser) -> None:
         made.add_argument("act", choices=("check",))
         made.add_argument("--relying", action="store_true", help="the file is one for `enforcer relying`")
     elif name == "tools":
-        made.add_argument("--protocol", choices=VERSIONS, help="what the server speaks; tried out where it is not given")
-        made.usage = "enforcer tools [--protocol VERSION] -- PROGRAM ARG…"
+        made.add_argument("--protocol", metavar="VERSION", help="what the server speaks; tried out where it is not given")
+        made.add_argument("--url", metavar="URL", help="of a server on the network, instead of a program")
+        made.add_argument("--header", action="append", default=[], metavar="NAME:TEXT", help="sent with each request; {NAME} is a secret")
+        made.add_argument("--secret", action="append", default=[], metavar="NAME=FILE", help="what the secret NAME is, for this command")
+        made.add_argument("--ca-file", type=Path, metavar="FILE", help="roots for the server's certificate (default: the system's)")
+        made.usage = "enforcer tools [--protocol VERSION] (-- PROGRAM ARG… | --url URL [--header NAME:TEXT] [--secret NAME=FILE])"
 
 
 def _approve_arguments(made: argparse.ArgumentParser) -> None:
@@ -189,6 +198,8 @@ def _default(role: str = "enforcer") -> Path | None:
 
 def _check(args: argparse.Namespace) -> int:
     if args.relying:
+        from enforcer.relying import config as relying_config
+
         path = args.config or _default("relying")
         faults = check(relying_config.RelyingConfig, path, os.environ, relying_config.PREFIX)
     else:
@@ -200,9 +211,20 @@ def _check(args: argparse.Namespace) -> int:
 
 def _tools(args: argparse.Namespace, command: Sequence[str]) -> int:
     """What would be approved goes to standard output, as the file that does; what it says to standard error, to be read by a person."""
-    if not command:
-        raise FormatError("tools", "-- PROGRAM ARG…", "no program")
-    approved, definitions = proposal(command, args.protocol)
+    from enforcer.tools import proposed
+    from writ.formats.mcp.approved import encode_approved, remote_of
+    from writ.formats.mcp.protocol import VERSIONS
+
+    if args.protocol not in (None, *VERSIONS):
+        raise FormatError("tools --protocol", ", ".join(VERSIONS), args.protocol[:40])
+    if bool(command) == (args.url is not None):
+        raise FormatError("tools", "-- PROGRAM ARG…, or --url", "both" if command else "neither")
+    if args.url is None:
+        approved, definitions = proposed.of_program(command, args.protocol)
+    else:
+        remote = remote_of(args.url, {name: text.strip() for name, _, text in (one.partition(":") for one in args.header)})
+        files = {name: Path(path) for name, _, path in (one.partition("=") for one in args.secret)}
+        approved, definitions = proposed.of_remote(remote, args.protocol, roots=args.ca_file, secrets=files)
     if args.json:
         cli.emit({"approved": json.loads(encode_approved(approved)), "definitions": definitions}, as_json=True)
         return cli.ACCEPTED
@@ -212,7 +234,11 @@ def _tools(args: argparse.Namespace, command: Sequence[str]) -> int:
     return cli.ACCEPTED
 
 
-def _serve(config: EnforcerConfig) -> int:
+def _serve(args: argparse.Namespace) -> int:
+    import enforcer.supervisor  # noqa: F401 - all that compose makes a daemon of
+    import writ.verdict.cedar  # noqa: F401 - its holders decide with it: a daemon that could start none is none
+
+    config = compose.configuration(args.config or _default(), os.environ)
     observe.configure(sys.stderr)
     if os.geteuid() != 0:
         raise Unavailable("enforcer", f"expected root, which mounts images and gives agents their uids; got uid {os.geteuid()}")
@@ -224,6 +250,7 @@ def _serve(config: EnforcerConfig) -> int:
 
 
 def _relying(args: argparse.Namespace) -> int:
+    from enforcer.relying import config as relying_config
     from enforcer.relying.serve import Relying
 
     config = load(relying_config.RelyingConfig, args.config or _default("relying"), os.environ, relying_config.PREFIX)
@@ -233,10 +260,12 @@ def _relying(args: argparse.Namespace) -> int:
 
 
 def _show(config: EnforcerConfig, args: argparse.Namespace) -> int:
+    from enforcer import explain
+
     if args.verb == "status":
         wanted = explain.instances(config) if args.instance is None else [explain.find_instance(config, args.instance)]
         shown = [explain.standing(config, instance) for instance in wanted]
-        cli.emit({"instances": sorted(shown, key=_latest_first)}, args.json)
+        cli.emit({"instances": sorted(shown, key=explain.latest_first)}, args.json)
         return cli.ACCEPTED
     if args.verb == "why":
         answer = explain.why(config, args.reference)
@@ -258,12 +287,6 @@ def _show(config: EnforcerConfig, args: argparse.Namespace) -> int:
     return _log(config, args)
 
 
-def _latest_first(standing: dict[str, Any]) -> tuple[bool, int]:
-    """What may still act before what has ended, each from the latest on."""
-    since = standing.get("since")
-    return standing["state"] not in explain.LIVE, -since if isinstance(since, int) else 0
-
-
 def _why(answer: dict[str, Any]) -> None:
     """A refusal for people: the card as it was shown, and beneath it what was asked for or what became of the instance."""
     reasons = [Reason(r["code"], r["claim"], r["expected"], r["got"]) for r in answer.pop("reasons")]
@@ -273,6 +296,9 @@ def _why(answer: dict[str, Any]) -> None:
 
 
 def _log(config: EnforcerConfig, args: argparse.Namespace) -> int:
+    from enforcer import explain
+    from writ.formats.archive import encode_archive
+
     if args.act == "export":
         wanted = [explain.find_instance(config, name) for name in args.instance] or explain.instances(config)
         data = encode_archive(explain.export(config, wanted))
@@ -343,6 +369,8 @@ def _daemon(config: EnforcerConfig) -> socket.socket:
 
 
 def _kill(config: EnforcerConfig, args: argparse.Namespace) -> int:
+    from enforcer import explain
+
     instance = explain.find_instance(config, args.instance)
     reason = Reason("instance-tainted", "instance", "a running instance", f"killed by uid {os.getuid()}")
     with _daemon(config) as connection:
@@ -360,6 +388,9 @@ def _approve(config: EnforcerConfig, args: argparse.Namespace) -> int:
 
     The digest that is shown is the one that the record of the permitted action names.
     """
+    from enforcer import explain
+    from writ.service.signers import load_signer
+
     wanted, policy = explain.approvable(
         config, args.reference, made_at=int(time.time()), within=args.within, number=secrets.token_bytes(16)
     )  # fmt: skip
@@ -421,7 +452,7 @@ def _read(path: Path) -> bytes:
 
 def _run(config: EnforcerConfig, args: argparse.Namespace, command: tuple[str, ...]) -> int:
     """Hand our descriptors to the daemon, forward signals, and end as the agent ends."""
-    parent = None if args.parent is None else explain.find_instance(config, args.parent)
+    parent = None if args.parent is None else _parent(config, args.parent)
     connection = _daemon(config)
     for number in FORWARDED:
         signal.signal(number, lambda got, _frame: _deliver(connection, got))
@@ -444,6 +475,12 @@ def _run(config: EnforcerConfig, args: argparse.Namespace, command: tuple[str, .
                 raise Unavailable(what, detail)
             case _:
                 raise FormatError("answer", "how the run ended", type(message).__name__)
+
+
+def _parent(config: EnforcerConfig, name: str) -> bytes:
+    from enforcer import explain
+
+    return explain.find_instance(config, name)
 
 
 def _deliver(connection: socket.socket, number: int) -> None:

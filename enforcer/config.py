@@ -15,12 +15,14 @@ import shlex
 from dataclasses import dataclass, fields
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from writ.formats.action import exchange_action
 from writ.formats.errors import FormatError, Unavailable
 from writ.formats.strict import name
-from writ.formats.trust import MAX_TRUST, Trust, parse_trust
+
+if TYPE_CHECKING:
+    from writ.formats.trust import Trust
 
 PREFIX: Final = "ENFORCER"
 MAX_TOOLS: Final = 32
@@ -222,6 +224,8 @@ class EnforcerConfig:
 
     def trust(self) -> Trust:
         """The anchors, pinned by the operator as a file; nothing relayed can change them. Raises Unavailable, FormatError."""
+        from writ.formats.trust import MAX_TRUST, parse_trust
+
         try:
             with self.trust_file.open("rb") as file:
                 data = file.read(MAX_TRUST + 1)

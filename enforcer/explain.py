@@ -72,6 +72,12 @@ def standing(config: EnforcerConfig, instance: bytes) -> dict[str, Any]:
     return shown | {"processes": len(cgroup.processes()), "frozen": cgroup.frozen()}
 
 
+def latest_first(standing: dict[str, Any]) -> tuple[bool, int]:
+    """The key that sorts what may still act before what has ended, each from the latest on."""
+    since = standing.get("since")
+    return standing["state"] not in LIVE, -since if isinstance(since, int) else 0
+
+
 def _lives(pid: object) -> bool:
     """Whether there is such a process; one that ended, and that nobody has reaped, has no command line any more."""
     try:

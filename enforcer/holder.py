@@ -36,8 +36,8 @@ from enforcer.launch.rooms import make_room, with_work
 from enforcer.launch.sandbox import GATE, WORK, environment_of
 from enforcer.launch.slot import free_slot
 from enforcer.launch.store_root import StoreRoot, store_root
-from enforcer.mcp_server import McpServer
-from enforcer.tools import StdioTool
+from enforcer.tools.mcp_program import McpProgram
+from enforcer.tools.program import StdioTool
 from writ.formats.errors import FormatError, Misuse, Refused, Unavailable, WritError
 from writ.formats.local import Launch, Launched, Refusal, Unreachable
 from writ.formats.measurement import parse_measurement
@@ -143,6 +143,7 @@ class Holder(Instance):
         room = make_room(visible / "agent", agent_uid, size=config.room_bytes, files=config.room_files, gate=gate)
         if config.tool_commands:
             self._start_tools(visible)
+        self._open_remotes(self._measurement)
         self._open_gate(gate, launched)
         self._open_desks(gate)
         self._outlet.lay(gate, self._image.path)
@@ -161,7 +162,7 @@ class Holder(Instance):
         cgroup, approved = self._cgroup.child("tools"), self._approved_of(self._measurement, name)
         if approved is None:
             return StdioTool.started(name, program, cgroup, errors)
-        return McpServer.launched(name, program, cgroup, errors, approved)
+        return McpProgram.launched(name, program, cgroup, errors, approved)
 
     def _start_tools(self, visible: Path) -> None:
         """Each in a sandbox of its own, on a room that all of them share."""

@@ -42,7 +42,6 @@ from enforcer.launch.rooms import clear_rooms
 from enforcer.launch.slot import Slot
 from enforcer.leases import Leases
 from enforcer.links import Links
-from enforcer.mcp_server import McpServer, approved_of
 from enforcer.papers import keep_object
 from enforcer.record import ActionLog
 from enforcer.relay import Relay
@@ -51,13 +50,19 @@ from enforcer.secrets.bearer import Bearers
 from enforcer.secrets.sources import secrets_of
 from enforcer.shadow import Shadow, shadow_of
 from enforcer.tenure import Tenure
-from enforcer.tools import RelyingService, Tool
+from enforcer.tools.mcp_remote import McpRemote
+from enforcer.tools.mcp_server import McpServer
+from enforcer.tools.measured import approved_of, remotes_of
+from enforcer.tools.service import RelyingService
+from enforcer.tools.tool import Tool
+from enforcer.wire.addresses import SystemResolver
+from enforcer.wire.host_tls import upstream_contexts
 from enforcer.wire.lines import LineGate, Taken
 from writ.formats.digest import Digest
 from writ.formats.errors import Misuse, Unavailable, WritError
 from writ.formats.forward import MCP_PORT, Forward
 from writ.formats.local import LOCAL, Launched, Stop, Unreachable
-from writ.formats.mcp import ApprovedServer
+from writ.formats.mcp.approved import ApprovedServer
 from writ.formats.measurement import Measurement
 from writ.formats.reason import Reason
 from writ.formats.secret import Secret
@@ -170,6 +175,21 @@ class Instance:
             str(gate / GATE_FILE), uid=uid, gid=uid, is_agent=self._cgroup.child("agent").holds, gatekeeper=self._gatekeeper,
             tools=self._tools, short=self._short, taken=taken,
         )  # fmt: skip
+
+    def _open_remotes(self, measurement: Measurement) -> None:
+        """Servers on the network are tools like any other. Nothing is asked of them yet. Raises FormatError, Unavailable."""
+        config = self._config
+        remotes = remotes_of(config.images_dir, measurement, {*config.tool_commands, *config.service_urls})
+        roots = config.egress_ca_file
+        try:
+            contexts = upstream_contexts(None if roots is None or not remotes else str(roots))
+        except OSError as error:
+            raise Unavailable("egress_ca_file", f"{roots}: {error.strerror or 'no certificates'}") from None
+        for name, approved in remotes.items():
+            made = self._tools[name] = McpRemote(
+                name, approved, asks=self._gatekeeper, resolver=SystemResolver(), contexts=contexts, secrets=self._secrets
+            )
+            self._gatekeeper.hold(made.line)
 
     def _open_desks(self, gate: Path) -> None:
         """Clients of the Model Context Protocol that launch a server are heard; the endpoints over HTTP open with the ways out."""

@@ -22,13 +22,13 @@ from enforcer.launch.cgroup import Cgroup
 from enforcer.launch.image import Image
 from enforcer.launch.process import Inherited, Running, Watchdog
 from enforcer.launch.slot import Slot
-from enforcer.mcp_server import McpServer
 from enforcer.record import Checkpoint
-from enforcer.tools import StdioTool
+from enforcer.tools.mcp_program import McpProgram
+from enforcer.tools.program import StdioTool
 from enforcer.zygote import HOLDER_NAME, keep_from_cores
 from writ.formats.errors import FormatError, Unavailable
 from writ.formats.local import LOCAL, Launched
-from writ.formats.mcp import ApprovedServer
+from writ.formats.mcp.approved import ApprovedServer
 from writ.formats.measurement import Measurement, parse_measurement
 from writ.service import observe
 from writ.service.clock import Clock, SystemClock
@@ -83,7 +83,7 @@ class Successor(Instance):
         running = Running(Inherited(held.pid), held.init)
         if approved is None:
             return StdioTool(held.name, running, held.pipes, held.asked, held.rest)
-        return McpServer(held.name, running, held.pipes, held.asked, held.rest, approved=approved)
+        return McpProgram(held.name, running, held.pipes, held.asked, held.rest, approved=approved)
 
     def _take(self, estate: Estate, measurement: Measurement) -> None:
         agent = self._agent = Running(Inherited(estate.agent), estate.init)
@@ -91,6 +91,7 @@ class Successor(Instance):
             self._tools[held.name] = self._tool_of(held, self._approved_of(measurement, held.name))
         self._outlet = self._outlet_of(self._launched, estate.ca)
         gate = self._config.agent_dir(self._instance) / "gate"
+        self._open_remotes(measurement)
         self._open_desks(gate)
         self._let_out(agent.init)
         self._show_secrets(gate, self._slot.agent_uid)

@@ -38,7 +38,9 @@ from writ.formats.forward import forward_set
 from writ.formats.grants import grant_set
 from writ.formats.local import LOCAL, Launch, Refusal, Status, Stop
 from writ.formats.manifest import ComponentSpec, Manifest, encode_manifest
-from writ.formats.mcp import MODERN, ApprovedServer, encode_approved, modern_meta
+from writ.formats.mcp.approved import ApprovedServer, encode_approved
+from writ.formats.mcp.protocol import MODERN
+from writ.formats.mcp.request import modern_meta
 from writ.formats.measurement import ComponentRoot, Measurement, encode_measurement
 from writ.formats.reason import Reason
 from writ.formats.secret import Secret

@@ -23,10 +23,10 @@ from attestor.measure.layers import Layers
 from enforcer.child.command import parse_command
 from enforcer.control import CONTROL
 from enforcer.gates.egress.client_hello import read_client_hello
-from enforcer.gates.egress.destination import parse_authority
 from enforcer.gates.egress.http2 import Http2, Http2Stream
 from enforcer.gates.egress.request import parse_asked, parse_fields, parse_head, parse_trailers
 from enforcer.gates.egress.url import path_of
+from enforcer.wire.destination import parse_authority
 from enforcer.wire.limits import Limits
 from enforcer.wire.stream import Stream
 from tests.world.authority import Ca
@@ -60,7 +60,12 @@ from writ.formats.ima_rules import ImaRules
 from writ.formats.ima_signature import keys_of, parse_file_signature
 from writ.formats.local import LOCAL
 from writ.formats.manifest import parse_manifest
-from writ.formats.mcp import MODERN, Call, check_headers, parse_approved, parse_message, parse_said, uri
+from writ.formats.mcp.answer import parse_said
+from writ.formats.mcp.approved import parse_approved
+from writ.formats.mcp.headers import check_headers
+from writ.formats.mcp.names import uri
+from writ.formats.mcp.protocol import MODERN
+from writ.formats.mcp.request import Call, parse_message
 from writ.formats.measurement import parse_measurement
 from writ.formats.module_signature import parse_module_signature
 from writ.formats.oci import check_layout, parse_image_config, parse_image_manifest, parse_index

@@ -29,7 +29,7 @@ from enforcer.child.command import MAX_SECONDS
 from enforcer.child.line import LINE, MAX_FRAME, Answer, Do, End, Hold, Resume, Said
 from enforcer.control import CONTROL, MAX_CONTROL, CouldNot, RefusedRun, Run, Started
 from enforcer.credential import Held
-from enforcer.tools import Reply
+from enforcer.tools.tool import Reply
 from writ.formats.action import Action
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused, Unavailable

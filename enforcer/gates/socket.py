@@ -35,8 +35,8 @@ from typing import Final
 
 from enforcer.config import ADVISORY
 from enforcer.gatekeeper import Gatekeeper, Ruling
-from enforcer.tools import Reply, Tool, spelt
-from enforcer.wire.lines import MAX_LINE, LineGate, Taken
+from enforcer.tools.tool import Reply, Tool, spelt
+from enforcer.wire.lines import MAX_LINE, LineGate, Taken, Tell
 from writ.formats.action import Action
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Unavailable
@@ -61,7 +61,7 @@ class SocketGate(LineGate):
         self._gatekeeper, self._tools, self._short = gatekeeper, tools, short
         super().__init__(path, uid=uid, gid=gid, is_agent=is_agent, taken=taken)
 
-    def answer(self, line: bytes) -> bytes:
+    def answer(self, line: bytes, _: Tell | None = None) -> bytes:
         """The answer to one line, whatever is in it."""
         try:
             identifier, tool, method, arguments = _parse(line)

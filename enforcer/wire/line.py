@@ -1,4 +1,4 @@
-"""A listener of one instance and its connections, each in a thread of its own: what a cut must reach at once.
+"""Connections of one instance that a cut must reach at once: dialled, or taken by a listener, each of which has a thread of its own.
 
 A gate says what happens on a connection; whatever it opens further on joins the line, and so is cut with it.
 """
@@ -27,8 +27,63 @@ _HELD: Final = ctypes.PyDLL(None)
 _LOG = observe.get_logger(__name__)
 
 
-class ListeningLine:
-    """It can be cut and mended, and closed for good."""
+class OpenLine:
+    """Connections that can be cut, and mended so that new ones pass. Thread-safe."""
+
+    def __init__(self) -> None:
+        """Open."""
+        self._changed = threading.Condition()
+        self._open, self._era = True, 0
+        self._live: dict[socket.socket, float] = {}
+
+    def cut(self) -> None:
+        """No byte passes on any connection, and none begins, until `mend`."""
+        with self._changed:
+            self._era += 1
+            self._open = False
+            self._abort(self._live)
+
+    def mend(self) -> None:
+        """New connections pass again; those that were cut stay cut."""
+        with self._changed:
+            self._open = True
+
+    def _abort(self, connections: Iterable[socket.socket]) -> None:
+        for connection in connections:
+            with contextlib.suppress(OSError):
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
+            _HELD.shutdown(connection.fileno(), socket.SHUT_RDWR)
+
+    @property
+    def era(self) -> int:
+        """Of which whatever begins now is. Raises Ended where nothing may."""
+        with self._changed:
+            if not self._open:
+                raise Ended("cut")
+            return self._era
+
+    def is_cut_since(self, era: int) -> bool:
+        """Whether what belongs to `era` may not go on."""
+        with self._changed:
+            return self._era != era
+
+    @contextlib.contextmanager
+    def joined(self, connection: socket.socket, era: int) -> Iterator[socket.socket]:
+        """`connection` is cut with the line, and closed afterwards. Raises Ended where the line was cut since `era`."""
+        try:
+            with self._changed:
+                if self._era != era:
+                    raise Ended("cut")
+                self._live[connection] = time.monotonic()
+            yield connection
+        finally:
+            with self._changed:
+                self._live.pop(connection, None)
+                connection.close()
+
+
+class ListeningLine(OpenLine):
+    """A listener and its connections. It can be cut and mended, and closed for good."""
 
     def __init__(
         self, server: socket.socket, serve: Callable[[socket.socket, int], None], room: threading.BoundedSemaphore, limits: Limits
@@ -40,13 +95,12 @@ class ListeningLine:
         """
         self._server, self._serve, self._room, self._limits = server, serve, room, limits
         server.settimeout(min(_LOOK, limits.life))
-        self._changed = threading.Condition()
-        self._open, self._closed, self._era = True, False, 0
-        self._live: dict[socket.socket, float] = {}
+        super().__init__()
+        self._closed = False
         self._looked = time.monotonic()
         self._attending: set[threading.Thread] = set()
         self._told = observe.Seldom()
-        self._acceptor = threading.Thread(target=self._accept, name="egress", daemon=True)
+        self._acceptor = threading.Thread(target=self._accept, name="gate", daemon=True)
 
     def begin(self) -> None:
         """Connections are served from now on."""
@@ -55,18 +109,10 @@ class ListeningLine:
     def cut(self) -> None:
         """Nobody connects and no byte passes, until `mend`. What was in flight gets its outcome."""
         with self._changed:
-            self._era += 1
-            self._open = False
             with contextlib.suppress(OSError):
                 self._server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)  # else whoever asks for it has the port meanwhile
                 self._server.shutdown(socket.SHUT_RDWR)
-            self._abort(self._live)
-
-    def _abort(self, connections: Iterable[socket.socket]) -> None:
-        for connection in connections:
-            with contextlib.suppress(OSError):
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
-            _HELD.shutdown(connection.fileno(), socket.SHUT_RDWR)
+            super().cut()
 
     def mend(self) -> None:
         """New connections pass again; those that were cut stay cut."""
@@ -76,7 +122,7 @@ class ListeningLine:
             try:
                 self._listen()
             except OSError as error:
-                _LOG.warning("egress-port-taken", error=error.strerror)
+                _LOG.warning("gate-port-taken", error=error.strerror)
                 return
             self._open = True
             self._changed.notify_all()
@@ -101,25 +147,6 @@ class ListeningLine:
             thread.join(max(0.0, end - time.monotonic()))
         self._server.close()
 
-    def is_cut_since(self, era: int) -> bool:
-        """Whether what belongs to `era` may not go on."""
-        with self._changed:
-            return self._era != era
-
-    @contextlib.contextmanager
-    def joined(self, connection: socket.socket, era: int) -> Iterator[socket.socket]:
-        """`connection` is cut with the line, and closed afterwards. Raises Ended where the line was cut since `era`."""
-        try:
-            with self._changed:
-                if self._era != era:
-                    raise Ended("cut")
-                self._live[connection] = time.monotonic()
-            yield connection
-        finally:
-            with self._changed:
-                self._live.pop(connection, None)
-                connection.close()
-
     def _accept(self) -> None:
         while True:
             with self._changed:
@@ -137,10 +164,10 @@ class ListeningLine:
                 continue
             if not self._room.acquire(blocking=False):
                 if self._told.now():
-                    _LOG.warning("egress-full")
+                    _LOG.warning("gate-full")
                 near.close()
                 continue
-            thread = threading.Thread(target=self._attend, args=(near, era), name="egress-connection", daemon=True)
+            thread = threading.Thread(target=self._attend, args=(near, era), name="connection", daemon=True)
             with self._changed:
                 self._attending.add(thread)
             try:
@@ -166,7 +193,7 @@ class ListeningLine:
         except (Ended, OSError):
             pass
         except Exception as error:  # noqa: BLE001 - a bug refuses, and its text does not leave
-            _LOG.error("egress-failed", exception=error)
+            _LOG.error("gate-failed", exception=error)
         finally:
             with self._changed:
                 self._attending.discard(threading.current_thread())

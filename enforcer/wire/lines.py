@@ -24,6 +24,8 @@ _PART: Final = 65536
 _LOG = observe.get_logger(__name__)
 Taken = tuple[socket.socket, Sequence[tuple[socket.socket, bytes]]]
 """A listener, and connections with what was read of each ahead."""
+Tell = Callable[[bytes], None]
+"""Sends one line. Raises OSError."""
 
 
 class LineGate(ABC):
@@ -77,7 +79,7 @@ class LineGate(ABC):
         try:
             with contextlib.suppress(OSError):
                 while line := self._line(connection, ahead):
-                    if (answer := self.answer(line)) is not None:
+                    if (answer := self.answer(line, lambda said: connection.sendall(said + b"\n"))) is not None:
                         connection.sendall(answer + b"\n")
                     if len(line) > MAX_LINE:
                         return
@@ -108,8 +110,11 @@ class LineGate(ABC):
         return line
 
     @abstractmethod
-    def answer(self, line: bytes) -> bytes | None:
-        """The answer to one line, whatever is in it; None where none is owed. Of one beyond `MAX_LINE` it is the last."""
+    def answer(self, line: bytes, tell: Tell | None = None) -> bytes | None:
+        """The answer to one line, whatever is in it; None where none is owed. Of one beyond `MAX_LINE` it is the last.
+
+        `tell` sends a line before it.
+        """
 
     def leave(self, within: float) -> tuple[int, list[tuple[int, bytes]]]:
         """Nobody is attended to any more: the listener, and each connection on which no answer is owed with what was read of it ahead.

@@ -177,10 +177,9 @@ def curl(*words):
 """
 
 
-def test_i8_requests_within_tls_are_decided_one_by_one_in_the_sandbox(enforcer_host: Host, tmp_path: Path) -> None:
-    host = enforcer_host
+def test_i8_requests_within_tls_are_decided_one_by_one_in_the_sandbox(idle_host: Host, tmp_path: Path) -> None:
+    host = idle_host
     certificate = certified(tmp_path, "127.0.0.1")
-    host.kill_daemon()
     host.write_config(egress_ca_file=certificate[0])
     host.serve()
     web = Server(site, certificate=certificate)
@@ -219,13 +218,12 @@ def test_i8_requests_within_tls_are_decided_one_by_one_in_the_sandbox(enforcer_h
     ]  # fmt: skip
 
 
-def test_i8_forwards_and_inbound_ports_are_what_manifest_grants_and_host_agree_on(enforcer_host: Host, tmp_path: Path) -> None:
-    host = enforcer_host
+def test_i8_forwards_and_inbound_ports_are_what_manifest_grants_and_host_agree_on(idle_host: Host, tmp_path: Path) -> None:
+    host = idle_host
     back, model = Server(echo), tmp_path / "model.sock"
     tmp_path.chmod(0o700)
     with socket.create_server(("127.0.0.1", 0)) as free:
         outside = free.getsockname()[1]
-    host.kill_daemon()
     host.write_config(unix_sockets=(str(model),), inbound=(f"a 8080 127.0.0.1:{outside}",))
     host.serve()
     body = """

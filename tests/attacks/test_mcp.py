@@ -16,7 +16,8 @@ from tests.enforcer.gates.conftest import makes
 from tests.enforcer.gates.mcp_rig import META, OLD, Rig, approved, rule
 from tests.world.mcp_notes import STATE
 from writ.formats.errors import FormatError
-from writ.formats.mcp import FAILED, MODERN, REFUSED, mirrored
+from writ.formats.mcp.headers import mirrored
+from writ.formats.mcp.protocol import FAILED, MODERN, REFUSED
 
 READ = {"name": "read", "arguments": {"name": "today"}}
 VERSION = "io.modelcontextprotocol/protocolVersion"
@@ -396,8 +397,6 @@ def test_a_notification_does_nothing(rig: Rig, method: str) -> None:
         "tools/Call",
         "tools/call ",
         "tools//call",
-        "resources/subscribe",
-        "subscriptions/listen",
         "sampling/createMessage",
         "tasks/get",
         "roots/list",
@@ -413,8 +412,6 @@ def test_a_method_that_is_not_served_is_refused_as_unknown(rig: Rig, method: str
 @pytest.mark.parametrize(
     "more",
     [
-        {"inputResponses": {}},
-        {"requestState": "x"},
         {"task": {"ttl": 1}},
         {"Name": "wipe"},
         {"arguments": []},
@@ -433,6 +430,14 @@ def test_a_request_that_does_not_say_what_it_must_is_refused(rig: Rig, meta: dic
     nothing_passed(rig)
 
 
+@pytest.mark.parametrize("more", [{"inputResponses": {}}, {"requestState": "x"}])
+def test_an_answer_to_no_question_is_refused_in_either_generation(rig: Rig, more: dict[str, Any]) -> None:
+    assert rule(rig.modern("tools/call", {**READ, **more})) == "input-not-asked"
+    assert code(rig.old("tools/call", {**READ, **more})) == (400, -32602)
+    assert rig.heard("tools/call") == []
+    assert rig.records() == [("tool.call", "mcp:notes/read", False)]
+
+
 def test_nothing_of_a_clients_meta_reaches_the_server(rig: Rig) -> None:
     smuggled = {
         "writ/token": "stolen",
@@ -446,12 +451,9 @@ def test_nothing_of_a_clients_meta_reaches_the_server(rig: Rig) -> None:
     rig.old("tools/call", {**READ, "_meta": smuggled})
     for heard in rig.heard("tools/call"):
         assert set(heard["params"]) == {"_meta", "arguments", "name"}
-        assert set(heard["params"]["_meta"]) == {
-            VERSION,
-            "io.modelcontextprotocol/clientCapabilities",
-            "io.modelcontextprotocol/clientInfo",
-        }
-        assert heard["params"]["_meta"]["io.modelcontextprotocol/clientCapabilities"] == {}
+        meta = heard["params"]["_meta"]
+        ours = {VERSION, "io.modelcontextprotocol/clientCapabilities", "io.modelcontextprotocol/clientInfo", "progressToken"}
+        assert (set(meta), meta["progressToken"], meta["io.modelcontextprotocol/clientCapabilities"]) == (ours, heard["id"], {})
 
 
 # --- names ----------------------------------------------------------------------------------------------------------------------

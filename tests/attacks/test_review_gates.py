@@ -16,7 +16,7 @@ import pytest
 from enforcer.estate import HeldTool
 from enforcer.gatekeeper import Ruling
 from enforcer.gates.socket import SocketGate
-from enforcer.tools import StdioTool
+from enforcer.tools.program import StdioTool
 from tests.enforcer.gates.conftest import makes
 from tests.enforcer.gates.mcp_rig import OLD, Rig, rule
 from tests.world.mcp_notes import STATE
@@ -24,7 +24,7 @@ from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.eventlog.cel import CONTENT_WRIT, CelRecord
 from writ.formats.eventlog.runtime import ComponentEvent, encode_event, event_digests
-from writ.formats.mcp import uri
+from writ.formats.mcp.names import uri
 from writ.formats.state import MOST_SETS, HostState, RuntimeState, clean_runtime, encode_host_state, parse_host_state
 from writ.verdict.runtime_log import replay
 

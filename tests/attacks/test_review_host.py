@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from enforcer import tools
-from enforcer.tools import StdioTool
+from enforcer.tools import program as tools
+from enforcer.tools.program import StdioTool
 from tests.enforcer.host import Host, wait_for
 from writ.formats.errors import Unavailable
 

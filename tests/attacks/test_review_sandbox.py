@@ -33,8 +33,6 @@ from enforcer.contain import Containment
 from enforcer.control import CONTROL, MAX_CONTROL, Started
 from enforcer.credential import Held
 from enforcer.gates.egress import gate, outlet
-from enforcer.gates.egress.addresses import is_public
-from enforcer.gates.egress.destination import parse_authority
 from enforcer.gates.egress.passage import Forwarded, Inbound
 from enforcer.gates.egress.request import parse_asked
 from enforcer.gates.egress.url import path_of
@@ -46,6 +44,8 @@ from enforcer.launch.sandbox import arguments, environment_of
 from enforcer.quota import RECORDS_AT_ONCE, Quota
 from enforcer.record import ActionLog
 from enforcer.secrets.held import Secrets
+from enforcer.wire.addresses import is_public
+from enforcer.wire.destination import parse_authority
 from enforcer.wire.limits import Limits
 from enforcer.wire.line import ListeningLine
 from enforcer.wire.stream import TlsStream
@@ -558,13 +558,12 @@ def test_holder_has_the_daemons_configuration() -> None:
 
 
 @pytest.mark.cgroup
-def test_i8_where_secrets_lie_is_not_for_every_user_to_read(enforcer_host: Host) -> None:
+def test_i8_where_secrets_lie_is_not_for_every_user_to_read(idle_host: Host) -> None:
     """The whole configuration was on the zygote's command line."""
-    host = enforcer_host
+    host = idle_host
     host.write_config(
         secrets=("a mail vault secret/data/payroll data.key",), vault_url="http://127.0.0.1:1", vault_role="writ", vault_audience="v"
     )
-    host.kill_daemon()
     host.serve()
     daemon = host.daemon
     assert daemon is not None

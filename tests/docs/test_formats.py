@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -404,19 +404,27 @@ def test_an_unknown_key_fits_neither_page_nor_parser() -> None:
             assert (one.fits(data), one.parses(data)) == (False, False), (one.rule, key)
 
 
-def test_page_and_parser_agree_on_which_keys_may_be_absent() -> None:
+def maps() -> Iterator[tuple[Specimen, Any, dict[Any, Any]]]:
+    """The specimens that are maps, with their members; of those that differ in no key and no text beside the keys, one."""
+    seen = set()
     for one in specimens():
         if (found := members(value := one.value())) is None:
             continue
+        shape = (one.rule, *found, *(text for text in found.values() if isinstance(text, str)))
+        if shape not in seen:
+            seen.add(shape)
+            yield one, value, found
+
+
+def test_page_and_parser_agree_on_which_keys_may_be_absent() -> None:
+    for one, value, found in maps():
         for key in found:
             data = one.encoded(rewrapped(value, {k: v for k, v in found.items() if k != key}))
             assert one.fits(data) == one.parses(data), (one.rule, key)
 
 
 def test_a_value_of_another_type_fits_neither_page_nor_parser() -> None:
-    for one in specimens():
-        if (found := members(value := one.value())) is None:
-            continue
+    for one, value, found in maps():
         for key in found:
             data = one.encoded(rewrapped(value, {**found, key: -1}))
             assert (one.fits(data), one.parses(data)) == (False, False), (one.rule, key)

@@ -1,4 +1,4 @@
-"""A running host for each test that asks for one, where cgroup v2 can be written."""
+"""Hosts with daemons, where cgroup v2 can be written."""
 
 from __future__ import annotations
 
@@ -33,11 +33,38 @@ def cgroup_mount() -> Path:
 
 
 @pytest.fixture
-def host(cgroup_mount: Path) -> Iterator[Host]:  # noqa: ARG001 - without one there is no host
-    """A host whose daemon serves."""
+def idle_host(cgroup_mount: Path) -> Iterator[Host]:  # noqa: ARG001 - without one there is no host
+    """A host whose daemon is the test's own to start, once it is configured."""
     made = Host()
     try:
-        made.serve()
         yield made
     finally:
+        made.close()
+
+
+@pytest.fixture(scope="session")
+def served_before(cgroup_mount: Path) -> Iterator[list[Host]]:  # noqa: ARG001 - without one there is no host
+    """The host that a test marked `shared_host` left as it found it, if any."""
+    left: list[Host] = []
+    yield left
+    for one in left:
+        one.close()
+
+
+@pytest.fixture
+def host(request: pytest.FixtureRequest, served_before: list[Host]) -> Iterator[Host]:
+    """A host whose daemon serves: one of the test's own, or, where it is marked `shared_host`, perhaps one that served others before."""
+    shared = request.node.get_closest_marker("shared_host") is not None
+    made = served_before.pop() if shared and served_before else Host()
+    try:
+        if made.daemon is None:
+            made.serve()
+        yield made
+        again = shared and made.as_before()
+    except BaseException:
+        made.close()
+        raise
+    if again:
+        served_before.append(made)
+    else:
         made.close()

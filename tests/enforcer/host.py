@@ -12,7 +12,7 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,20 @@ for line in sys.stdin:
     result = {"text": notes.get(arguments.get("name"), "")} if name == "read" else {"isError": True, "text": name}
     print(json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": result}), flush=True)
 """
+KEPT = (
+    "settings",
+    "policies",
+    "schema",
+    "version",
+    "reachable",
+    "refusal",
+    "refuses",
+    "silent",
+    "lies_about_command",
+    "generous",
+    "status",
+)
+"""What a test may set of an attestor, and what no other test may find set."""
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 15.0) -> Any:
@@ -64,6 +78,14 @@ def wait_for(what: Callable[[], Any], seconds: float = 15.0) -> Any:
         time.sleep(max(0.02, 2 * (looked - began)))
         began = time.monotonic()
     return value
+
+
+def _of_process(pid: int, file: str) -> str:
+    """A file of /proc about a process; empty for one that has ended, as any may between being found and being read."""
+    try:
+        return Path(f"/proc/{pid}/{file}").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 @dataclass
@@ -114,16 +136,16 @@ class Host:
     def agent(
         self, name: str, body: str, *, prelude: str = AGENT, connects: Sequence[str] = (), more: Sequence[tuple[str, str]] = (),
         programs: Sequence[str] = (), profile: Profile = "strict", forwards: Sequence[Forward] = (), tool: str = TOOL,
-        secrets: Sequence[Secret] = (), approved: bytes | None = None,
+        secrets: Sequence[Secret] = (), approved: bytes | None = None, beside: Mapping[str, bytes] | None = None,
     ) -> None:  # fmt: skip
         """An agent `name` in the store, whose program is `body` after the client's few lines; it may connect to these resources.
 
-        Its image has `programs` too. `approved` is what was approved of the tool, where that is a server of MCP.
+        Its image has `programs` too. `approved` is what was approved of the tool, where that is a server of MCP; `beside` are files there.
         """
         root = self.store / name
         shutil.rmtree(root, ignore_errors=True)
         code = (prelude + textwrap.dedent(body)).encode()
-        tools = {"tool.py": tool.encode()} | ({} if approved is None else {"notes.mcp.json": approved})
+        tools = {"tool.py": tool.encode()} | ({} if approved is None else {"notes.mcp.json": approved}) | dict(beside or {})
         components = lay_out(root, {"code": ("code", {f"{name}.py": code}), "tools": ("tools", tools)}, *programs)
         known = KnownAgent(root, (PYTHON, "-I", f"{{store}}/code/{name}.py"), components, profile=profile, forwards=tuple(forwards))
         known = replace(known, secrets=tuple(secrets))
@@ -221,13 +243,13 @@ class Host:
         return int(self.standing(instance)["holder"])
 
     def children(self, pid: int) -> Sequence[int]:
-        """The children of a process."""
-        return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        """The children of a process; none of one that has ended."""
+        return [int(p) for p in _of_process(pid, f"task/{pid}/children").split()]
 
     def holders(self) -> Sequence[int]:
         """The pids of the holders that the daemon's zygote forked."""
         forked = [] if self.daemon is None else [pid for zygote in self.children(self.daemon.pid) for pid in self.children(zygote)]
-        return [pid for pid in forked if Path(f"/proc/{pid}/comm").read_text() == "writ-holder\n"]
+        return [pid for pid in forked if _of_process(pid, "comm") == "writ-holder\n"]
 
     def close(self) -> None:
         """Everything started here has ended, and nothing is left behind."""
@@ -256,6 +278,18 @@ class Host:
         """A zygote that has not yet seen its daemon's end may still be writing bytecode beside installed code."""
         shutil.rmtree(self.folder, ignore_errors=True)
         return not self.folder.exists()
+
+    def as_before(self) -> bool:
+        """Whether its daemon has nothing left to do, and nobody changed what it works with; what its attestor knew is then forgotten."""
+        attestor, fresh = self.attestor, Attestor(self.attestor.path, {})
+        changed = [name for name in KEPT if getattr(attestor, name) != getattr(fresh, name)]
+        if changed or not self.answers() or any(run.poll() is None for run in self.runs):
+            return False
+        if self.holders() or not all(one.stopped for one in attestor.instances.values()):
+            return False
+        for known in (attestor.agents, attestor.instances, attestor.asks, attestor.given, self.runs):
+            known.clear()
+        return True
 
     def mounts(self) -> list[str]:
         """What is mounted below this host's folder."""

@@ -97,9 +97,9 @@ def test_what_a_drifted_agent_did_last_is_carried_although_it_is_refused(host: H
     assert len(host.attestor.given) == given, "the ask that carried them got no token"
 
 
-def test_quota_that_is_used_up_kills(host: Host) -> None:
+def test_quota_that_is_used_up_kills(idle_host: Host) -> None:
+    host = idle_host
     host.write_config(log_bytes=1 << 16)
-    host.kill_daemon()
     host.serve()
     host.agent("a", BUSY)
     status, out, err = host.finish(host.run("a"), 60)

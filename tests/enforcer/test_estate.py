@@ -14,9 +14,9 @@ import pytest
 from enforcer.code_id import code_digest
 from enforcer.credential import Credential
 from enforcer.estate import Estate, HeldConnection, HeldTool, encode_estate, parse_estate, sealed, unsealed
-from enforcer.gates.egress.destination import parse_authority
 from enforcer.gates.egress.instance_ca import InstanceCa
 from enforcer.launch.process import Inherited
+from enforcer.wire.destination import parse_authority
 from tests.enforcer.scene import Scene
 from tests.parsers import assert_parser_is_total
 from writ.formats.digest import Digest

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from enforcer import explain
-from enforcer.__main__ import _latest_first, main
+from enforcer.__main__ import main
 from enforcer.config import EnforcerConfig
 from writ.formats.errors import Unavailable
 
@@ -59,5 +59,5 @@ def test_what_may_still_act_is_shown_before_what_has_ended(tmp_path: Path) -> No
         folder = config.instance_dir(bytes.fromhex(name * 16))
         folder.mkdir(parents=True)
         (folder / "state.json").write_text(json.dumps({"state": state, "since": since, "holder": os.getpid()}))
-    shown = sorted((explain.standing(config, one) for one in explain.instances(config)), key=_latest_first)
+    shown = sorted((explain.standing(config, one) for one in explain.instances(config)), key=explain.latest_first)
     assert [one["instance"][:2] for one in shown] == ["dd", "bb", "cc", "aa"]

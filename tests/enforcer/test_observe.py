@@ -23,10 +23,15 @@ print(os.environ["HTTP_PROXY"])
 """
 
 
+@pytest.fixture
+def host(idle_host: Host) -> Host:
+    """Its daemon is started by `observed`."""
+    return idle_host
+
+
 def observed(host: Host, body: str = ACTS, *, allowed: bool = True) -> None:
     """A daemon that allows observing or not, and an agent `a` whose manifest asks for it, with a grant for one method."""
     host.write_config(observe=allowed, services=("reports http://127.0.0.1:9/v1",))
-    host.kill_daemon()
     host.serve()
     host.agent("a", body)
     grants = grant_set([("tool.call", "mcp:notes/read")])

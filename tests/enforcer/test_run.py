@@ -23,6 +23,7 @@ from writ.formats.reason import Reason
 pytestmark = pytest.mark.cgroup
 
 
+@pytest.mark.shared_host
 def test_agent_acts_through_the_gate_and_its_status_is_returned(host: Host) -> None:
     host.agent("a", 'print(json.dumps([ask("notes", "read", name="today"), ask("notes", "wipe"), ask("none", "x")]))\nsys.exit(7)\n')
     status, out, err = host.finish(host.run("a"))
@@ -43,6 +44,7 @@ def test_agent_acts_through_the_gate_and_its_status_is_returned(host: Host) -> N
     assert not host.config.agent_dir(instance).exists()
 
 
+@pytest.mark.shared_host
 def test_refusal_is_explained_by_its_reference(host: Host) -> None:
     host.agent("a", 'print(ask("notes", "wipe")["reference"])')
     _, out, _ = host.finish(host.run("a"))
@@ -54,6 +56,7 @@ def test_refusal_is_explained_by_its_reference(host: Host) -> None:
     assert why["resource"] == "mcp:notes/wipe"
 
 
+@pytest.mark.shared_host
 def test_a_tools_own_error_is_a_failed_outcome(host: Host) -> None:
     host.agent("a", 'print(json.dumps(ask("notes", "explode")))')
     _, out, _ = host.finish(host.run("a"))
@@ -65,6 +68,7 @@ def test_a_tools_own_error_is_a_failed_outcome(host: Host) -> None:
     assert outcome.outcome == "failed"
 
 
+@pytest.mark.shared_host
 def test_agent_reaches_neither_token_nor_key_nor_log(host: Host) -> None:
     host.agent(
         "a",
@@ -179,6 +183,7 @@ def test_agent_without_a_token_is_never_started(host: Host, refusal: Refusal, co
     assert host.attestor.instances[instance].stopped == "exited"
 
 
+@pytest.mark.shared_host
 def test_an_agent_no_one_knows_is_refused_with_a_reference(host: Host) -> None:
     status, _, err = host.finish(host.run("nobody"))
     reference = err.split("reference ")[1].split()[0]
@@ -214,6 +219,7 @@ def test_other_command_than_the_measured_one_is_refused(host: Host) -> None:
     assert "component-mismatch" in err
 
 
+@pytest.mark.shared_host
 def test_signals_reach_the_agent_and_its_handler_decides(host: Host) -> None:
     host.agent(
         "a",
@@ -232,12 +238,14 @@ def test_signals_reach_the_agent_and_its_handler_decides(host: Host) -> None:
     assert host.finish(run)[0] == 33
 
 
+@pytest.mark.shared_host
 def test_status_of_an_agent_ended_by_a_signal_is_128_and_the_signal(host: Host) -> None:
     host.agent("a", "os.kill(os.getpid(), 9)")
 
     assert host.finish(host.run("a"))[0] == 137
 
 
+@pytest.mark.shared_host
 def test_what_the_agent_leaves_behind_ends_with_it(host: Host) -> None:
     host.agent("a", "if os.fork() == 0:\n    os.setsid()\n    os.close(1); os.close(2)\n    time.sleep(60)\n")
     assert host.finish(host.run("a"))[0] == 0
@@ -317,12 +325,12 @@ def test_second_daemon_is_refused(host: Host) -> None:
     assert b"another one serves" in done.stderr
 
 
-def test_candidate_stands_beside_the_policy_and_recorded_actions_are_decided_again_under_it(host: Host) -> None:
+def test_candidate_stands_beside_the_policy_and_recorded_actions_are_decided_again_under_it(idle_host: Host) -> None:
+    host = idle_host
     turned = POLICIES.replace("mcp:notes/wipe", "mcp:notes/read")
     candidate = host.folder / "candidate.cose"
     candidate.write_bytes(host.attestor.sign(encode_bundle(replace(host.attestor.bundle(), version=9, policies=turned)), CONTENT_TYPE))
     host.write_config(shadow_policy=candidate)
-    host.kill_daemon()
     host.serve()
     host.agent("a", 'print(json.dumps([ask("notes", "read", name="today")["ok"], ask("notes", "wipe")["ok"]]))')
     status, out, err = host.finish(host.run("a"))

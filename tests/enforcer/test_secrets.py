@@ -60,7 +60,8 @@ class Placed:
         """A daemon whose configuration says `more`, and where the secrets of `agent` come from."""
         lines = (f"{agent} db vault database/creds/reader password", f"{agent} mail vault secret/data/mail data.key")
         self.host.write_config(secrets=lines, vault_url=self.vault.url, vault_role="writ", vault_audience=VAULT, **more)
-        self.host.kill_daemon()
+        if self.host.daemon is not None:
+            self.host.kill_daemon()
         self.host.serve()
 
     def agent(self, *more: tuple[str, str], stay: int = 0, named: Sequence[Secret] = NAMED) -> None:
@@ -89,8 +90,8 @@ class Placed:
 
 
 @pytest.fixture
-def placed(host: Host) -> Iterator[Placed]:
-    made = Placed(host)
+def placed(idle_host: Host) -> Iterator[Placed]:
+    made = Placed(idle_host)
     yield made
     made.close()
 

@@ -286,10 +286,9 @@ def test_holder_that_came_over_has_no_secret_in_what_ps_shows_and_no_descriptor_
     assert holder.joinpath("comm").read_text() == "writ-holder\n"
 
 
-def test_image_of_an_agent_that_ended_goes_though_the_daemon_has_another_mount_namespace(host: Host) -> None:
+def test_image_of_an_agent_that_ended_goes_though_the_daemon_has_another_mount_namespace(idle_host: Host) -> None:
     """As each start of a systemd unit with PrivateTmp has: nobody but the holders sees what is mounted in the one before."""
-    own_mounts = ("unshare", "--mount", "--propagation", "private")
-    host.kill_daemon()
+    host, own_mounts = idle_host, ("unshare", "--mount", "--propagation", "private")
     host.write_config(image_keep=0)
     host.serve(*own_mounts)
     host.agent("a", COUNTS)

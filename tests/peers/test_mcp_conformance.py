@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from enforcer.mcp_server import proposal
+from enforcer.tools.proposed import of_program
 from tests.enforcer.gates.mcp_rig import OLD, Rig
 from tests.peers.conftest import CONFORMANCE, LIB, node, program
-from writ.formats.mcp import MODERN
+from writ.formats.mcp.protocol import MODERN
 
 pytestmark = pytest.mark.peers
 
@@ -137,7 +137,7 @@ def test_what_the_suite_finds_wrong_is_what_is_not_served(tmp_path: Path, monkey
     monkeypatch.setenv("PYTHONPATH", str(LIB))
     command = (sys.executable, str(server))
     grants = (("prompt.get", "mcp:notes/*"), ("resource.read", "mcp:notes/test://*"))
-    rig = Rig(tmp_path, command=command, pins=proposal(command, version)[0], grants=grants, environment=dict(os.environ))
+    rig = Rig(tmp_path, command=command, pins=of_program(command, version)[0], grants=grants, environment=dict(os.environ))
     try:
         url = f"http://127.0.0.1:{rig.port}/mcp/notes"
         words = ["server", "--url", url, "--suite", "all", "--spec-version", version, "--output-dir", str(results)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,11 +14,14 @@ from typing import Any
 
 import pytest
 
-from enforcer.mcp_server import proposal
+from enforcer.tools.proposed import of_program
 from tests.enforcer.gates.conftest import makes
-from tests.enforcer.gates.mcp_rig import OLD, Rig
+from tests.enforcer.gates.mcp_rig import HOST, OLD, RemoteRig, Rig
+from tests.enforcer.host import wait_for
 from tests.peers.conftest import LIB, ROOT
-from writ.formats.mcp import FAILED, MODERN, REFUSED, ApprovedServer
+from tests.world.network import certified
+from writ.formats.mcp.approved import ApprovedServer, Remote
+from writ.formats.mcp.protocol import FAILED, MODERN, REFUSED
 from writ.formats.reason import Reason
 
 pytestmark = pytest.mark.peers
@@ -129,7 +134,7 @@ def server(tmp_path: Path) -> tuple[str, ...]:
 def pins(server: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ApprovedServer]:
     """What `enforcer tools` proposes for it."""
     monkeypatch.setenv("PYTHONPATH", str(LIB))
-    return lambda protocol: proposal(server, protocol)[0]
+    return lambda protocol: of_program(server, protocol)[0]
 
 
 @pytest.fixture
@@ -239,3 +244,171 @@ def test_a_server_that_ends_is_a_failure(server: tuple[str, ...], pins: Callable
     rig.beside.process.wait()
     answer = rig.modern("resources/read", {"uri": "note://today"})[1]["error"]
     assert answer["code"] == FAILED
+
+
+FAR = """
+import ssl, sys, uvicorn
+from pydantic import BaseModel
+from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.transport_security import TransportSecuritySettings
+from mcp_types import ElicitRequest, ElicitRequestFormParams, InputRequiredResult
+
+app = MCPServer("notes", instructions="Read before you wipe.")
+
+@app.tool()
+def read(name: str) -> str:
+    "Read a note."
+    return {"today": "water the plants"}.get(name, "")
+
+@app.tool()
+def wipe() -> str:
+    "Forget all notes."
+    raise SystemExit("wiped")
+
+@app.tool()
+async def slow(ctx: Context) -> str:
+    "Work, and say how far it is."
+    for step in (1, 2, 3):
+        await ctx.report_progress(step, 3, f"step {step}")
+    return "worked"
+
+@app.tool()
+async def sure(ctx: Context) -> str | InputRequiredResult:
+    "Ask first."
+    answers = ctx.input_responses
+    if answers is None:
+        asked = ElicitRequestFormParams(message="Really?", requested_schema={"type": "object", "properties": {"ok": {"type": "boolean"}}})
+        return InputRequiredResult(input_requests={"really": ElicitRequest(params=asked)}, request_state="s1")
+    return f"{answers['really'].action} {ctx.request_state}"
+
+@app.tool()
+async def change(ctx: Context) -> str:
+    "Say that something has changed."
+    await ctx.notify_tools_changed()
+    await ctx.notify_resource_updated("note://today")
+    return "changed"
+
+@app.resource("note://today")
+def today() -> str:
+    "Today's note."
+    return "water the plants"
+
+@app.prompt()
+def greet(who: str) -> str:
+    "Greet somebody."
+    return f"Hello {who}"
+
+port, certificate, key = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+hosts = TransportSecuritySettings(allowed_hosts=[f"tools.test:{port}"])
+made = app.streamable_http_app(json_response=sys.argv[4] == "json", transport_security=hosts)
+uvicorn.run(made, host="127.0.0.1", port=port, ssl_certfile=certificate, ssl_keyfile=key, log_level="warning")
+"""
+FAR_CLIENT = """
+import anyio, json, sys
+from mcp.client.client import Client
+from mcp.shared.exceptions import MCPError
+from mcp_types import ElicitResult
+
+async def main(target, mode, listens):
+    progress = []
+    async def far(progress_, total, message):
+        progress.append([progress_, total, message])
+    async def asked(context, params):
+        return ElicitResult(action="accept", content={"ok": True})
+    async def tried(act, *words, **more):
+        try:
+            return (await act(*words, **more)).model_dump(mode="json", by_alias=True)
+        except MCPError as error:
+            reasons = (error.error.data or {}).get("refusal", {}).get("reasons", [{"code": None}])
+            return {"code": error.error.code, "rule": reasons[0]["code"]}
+    heard = []
+    async with Client(target, mode=mode, read_timeout_seconds=30, elicitation_callback=asked) as client:
+        found = {
+            "tools": [one.name for one in (await client.list_tools()).tools],
+            "read": await tried(client.call_tool, "read", {"name": "today"}),
+            "wipe": await tried(client.call_tool, "wipe"),
+            "slow": await tried(client.call_tool, "slow", progress_callback=far),
+            "sure": await tried(client.call_tool, "sure"),
+            "today": await tried(client.read_resource, "note://today"),
+            "greet": await tried(client.get_prompt, "greet", {"who": "you"}),
+        }
+        if listens == "True":
+            async with client.listen(tools_list_changed=True, resource_subscriptions=["note://today"]) as stream:
+                await client.call_tool("change")
+                async for one in stream:
+                    heard.append(type(one).__name__)
+                    if len(heard) == 2:
+                        break
+        print(json.dumps({**found, "progress": progress, "heard": heard}))
+
+anyio.run(main, *sys.argv[1:4])
+"""
+GRANTED = (
+    ("input.request", "mcp:notes/elicitation"), ("prompt.get", "mcp:notes/greet"), ("resource.read", "mcp:notes/note://today"),
+    ("resource.subscribe", "mcp:notes/note://today"), ("resource.subscribe", "mcp:notes/tools/list"),
+)  # fmt: skip
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture
+def far(tmp_path: Path) -> Iterator[Callable[..., tuple[RemoteRig, ApprovedServer]]]:
+    """Its server on the network, over TLS, and the gate in front of it."""
+    closing = contextlib.ExitStack()
+
+    def make(protocol: str, kind: str) -> tuple[RemoteRig, ApprovedServer]:
+        (tmp_path / "far").mkdir()
+        certificate = certified(tmp_path / "far", HOST)
+        program = tmp_path / "far.py"
+        program.write_text(FAR)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        command = [sys.executable, str(program), str(port), *map(str, certificate), kind]
+        process = closing.enter_context(subprocess.Popen(command, env=ENVIRONMENT))
+        closing.callback(process.kill)
+        wait_for(lambda: listens(port), 60)
+        remote = Remote(f"https://{HOST}:{port}/mcp")
+        rig = RemoteRig(tmp_path, url=remote.url, reach=f"tcp:127.0.0.1:{port}", roots=certificate[0], protocol=protocol, grants=GRANTED)
+        pins = rig.server.propose()[0]
+        rig.server.approved = pins
+        return closing.enter_context(contextlib.closing(rig)), pins
+
+    yield make
+    closing.close()
+
+
+@pytest.mark.parametrize("kind", ["json", "stream"])
+@pytest.mark.parametrize("behind", [MODERN, OLD, "2025-06-18"])
+@pytest.mark.parametrize("mode", [MODERN, "legacy"])
+def test_its_server_on_the_network_of_either_generation(
+    far: Callable[..., tuple[RemoteRig, ApprovedServer]], tmp_path: Path, behind: str, mode: str, kind: str
+) -> None:
+    rig, pins = far(behind, kind)
+    path = tmp_path / "client.py"
+    path.write_text(FAR_CLIENT)
+    target = f"http://127.0.0.1:{rig.port}/mcp/notes"
+    done = subprocess.run(
+        [sys.executable, str(path), target, mode, str(mode == behind == MODERN)],
+        env=ENVIRONMENT,
+        capture_output=True,
+        check=False,
+        timeout=100,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout)
+
+    assert sorted(found["tools"]) == sorted(pins.tools) == ["change", "read", "slow", "sure", "wipe"]
+    assert found["read"]["content"][0]["text"] == "water the plants"
+    assert found["wipe"] == {"code": REFUSED, "rule": "policy-refused"}
+    assert found["slow"]["content"][0]["text"] == "worked"
+    assert found["today"]["contents"][0]["text"] == "water the plants"
+    assert found["greet"]["messages"][0]["content"]["text"] == "Hello you"
+    assert found["progress"] == ([] if kind == "json" else [[1.0, 3.0, "step 1"], [2.0, 3.0, "step 2"], [3.0, 3.0, "step 3"]])
+    if mode == MODERN and behind == MODERN:
+        assert found["sure"]["content"][0]["text"] == "accept s1"
+        assert sorted(found["heard"]) == ["ResourceUpdated", "ToolsListChanged"]
+        assert ("input.request", "mcp:notes/elicitation", True) in rig.records()

@@ -67,7 +67,7 @@ from writ.verdict.token import VerifiedToken, verify_proof, verify_token
 SCHEMA = """
 namespace Writ {
   entity Agent; entity Resource; entity Audience;
-  action "tool.call", "resource.read", "prompt.get", "net.connect", "net.reach", "net.accept",
+  action "tool.call", "resource.read", "resource.subscribe", "prompt.get", "input.request", "net.connect", "net.reach", "net.accept",
     "http.get", "http.head", "http.post", "http.put", "http.patch", "http.delete", "http.options", "http.websocket",
     "secret.send", "secret.read", "instance.start", "instance.run", "instance.end" appliesTo {
     principal: Agent, resource: Resource,

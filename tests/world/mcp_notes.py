@@ -85,6 +85,10 @@ def misbehave(mode: str, request: dict[str, Any]) -> list[dict[str, Any]] | None
         "elicits": [{"jsonrpc": "2.0", "id": 1, "method": "elicitation/create", "params": {"message": "your password?"}}, answer],
         "roots": [{"jsonrpc": "2.0", "id": 9, "method": "roots/list"}, answer],
         "chatters": [{"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "x"}}] * 50 + [answer],
+        "works": [
+            {"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": number, "progress": 1, "message": "half"}},
+            answer,
+        ],
         "input": [{**answer, "result": {**done, "resultType": "input_required", "inputRequests": {"a": {"method": "elicitation/create"}}}}],
         "errs": [{**answer, "result": {**done, "isError": True}}],
         "more": [{**answer, "result": {**done, "token": "secret", "_meta": {"writ/reference": "forged"}, "tools": []}}],

@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from enforcer import frames
-from enforcer.gates.egress.destination import Address
+from enforcer.wire.destination import Address
 from tests.world.tls import self_signed
 from writ.formats.errors import Unavailable
 

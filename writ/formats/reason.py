@@ -201,6 +201,10 @@ REMEDIES: Final[dict[str, str]] = {
     "approval-expired": "An approval is good for 15 minutes at most, by the clocks of both ends. Approve anew.",
     # tokens for elsewhere
     "token-host": "The token is of another host: each host exchanges the tokens of its own instances.",
+    # what a server of the Model Context Protocol would have of its client
+    "input-not-offered": "The client takes no such question: use one of 2026-07-28 that declares it, or another tool.",
+    "input-not-asked": "An answer is given once, to what was asked of this very request. Call without it, and answer what is asked then.",
+    "stream-not-served": "Nothing is held open here: read or list again. What can be listened to is a server of 2026-07-28 on the network.",
 }
 """Code -> remedy. Codes are appended and never removed or renamed: old decisions name them."""
 

@@ -28,9 +28,8 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Final, NoReturn, TextIO
 
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.reason import Reason
@@ -57,7 +56,7 @@ _PLAIN: Final = "\x1b[0m"
 def parser(prog: str, description: str) -> argparse.ArgumentParser:
     """A parser with `--version` and `--config FILE` (in `args.config`, a Path or None); wrong usage exits 2."""
     made = argparse.ArgumentParser(prog=prog, description=description, allow_abbrev=False)
-    made.add_argument("--version", action="version", version=f"{prog} (writ) {_version()}")
+    made.add_argument("--version", action=_Version, nargs=0, help="show program's version number and exit")
     made.add_argument("--config", type=Path, metavar="FILE", help="configuration, TOML; environment variables override it")
     return made
 
@@ -67,11 +66,18 @@ def add_json_flag(made: argparse.ArgumentParser) -> None:
     made.add_argument("--json", action="store_true", help="print one JSON object")
 
 
-def _version() -> str:
-    try:
-        return metadata.version("writ")
-    except metadata.PackageNotFoundError:
-        return "not installed"
+class _Version(argparse.Action):
+    """Looked up when it is asked for: reading what is installed costs more than most commands."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from importlib import metadata
+
+        try:
+            installed = metadata.version("writ")
+        except metadata.PackageNotFoundError:
+            installed = "not installed"
+        sys.stdout.write(f"{parser.prog} (writ) {installed}\n")
+        parser.exit()
 
 
 # --- from outcome to exit code ------------------------------------------------------------------------------------------

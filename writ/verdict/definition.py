@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from writ.formats.mcp import ApprovedServer, definition_digest
+from writ.formats.mcp.approved import ApprovedServer, definition_digest
 from writ.formats.reason import Reason
 
 Kind = Literal["tools", "prompts"]

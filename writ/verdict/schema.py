@@ -21,7 +21,8 @@ ISSUE: Final = "token.issue"
 BY_VERIFIER: Final = (ISSUE, EXCHANGE)
 """The kinds that the verifier asks for, each about an audience."""
 KINDS: Final = (
-    ("tool.call", "resource.read", "prompt.get", "net.connect", "net.reach", "net.accept"),
+    ("tool.call", "resource.read", "resource.subscribe", "prompt.get", "input.request"),
+    ("net.connect", "net.reach", "net.accept"),
     (*(f"http.{method.lower()}" for method in METHODS), WEBSOCKET),
     ("secret.send", "secret.read"),
     ("file.read", "file.write", "exec.run", "instance.start", "instance.run", "instance.end"),

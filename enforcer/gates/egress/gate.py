@@ -25,13 +25,13 @@ import threading
 
 from enforcer.gatekeeper import Gatekeeper
 from enforcer.gates.egress import tunnel
-from enforcer.gates.egress.addresses import Resolver
 from enforcer.gates.egress.answer import Answer, saying
 from enforcer.gates.egress.exchange import Exchange, Spent
 from enforcer.gates.egress.request import Wanted, asked_of_proxy, parse_head
 from enforcer.gates.egress.session import Opened, Session
 from enforcer.gates.egress.side import Http1
 from enforcer.gates.egress.way import CONNECT, Way
+from enforcer.wire.addresses import Resolver
 from enforcer.wire.head import head_of
 from enforcer.wire.limits import Limits
 from enforcer.wire.line import ListeningLine

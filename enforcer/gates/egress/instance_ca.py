@@ -11,7 +11,7 @@ import datetime as dt
 import os
 import ssl
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from ipaddress import ip_network
 from typing import Final
 
@@ -21,15 +21,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from enforcer.gates.egress.destination import Destination
+from enforcer.wire.destination import Destination
+from enforcer.wire.host_tls import H1, H2
 from writ.formats.errors import FormatError, Misuse
 from writ.service.clock import Clock
 
-H1: Final = "http/1.1"
-H2: Final = "h2"
-"""As ALPN calls them (RFC 7301 6, RFC 9113 3.1); the agent is offered both."""
-_OFFERED: Final = {H1: (H1,), H2: (H2, H1)}
-"""What a host is offered, by the newest of it."""
 _CA_LIFE: Final = dt.timedelta(days=366)
 _LEAF_LIFE: Final = dt.timedelta(hours=24)
 _EARLIER: Final = dt.timedelta(minutes=5)
@@ -135,45 +131,6 @@ def _parsed(taken: bytes) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
         raise FormatError("certificate authority", "the certificate of its key", "another")
     return key, certificate
-
-
-def upstream_contexts(roots: str | None) -> Mapping[str, ssl.SSLContext]:
-    """The client's side of TLS, to hosts that agents name: verified against `roots`, a file, or else the system's. Raises OSError.
-
-    By the newest version of HTTP that it offers. A file is read now, and must be one; the system's roots are when they are needed: they
-    are hundreds, which no launch waits for.
-    """
-    if roots is None:
-        return _SystemContexts()
-    return {newest: _upstream(roots, offered) for newest, offered in _OFFERED.items()}
-
-
-class _SystemContexts(Mapping[str, ssl.SSLContext]):
-    """Each is made at its first use. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._made: dict[str, ssl.SSLContext] = {}
-        self._lock = threading.Lock()
-
-    def __getitem__(self, newest: str) -> ssl.SSLContext:
-        with self._lock:
-            if newest not in self._made:
-                self._made[newest] = _upstream(None, _OFFERED[newest])
-            return self._made[newest]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(_OFFERED)
-
-    def __len__(self) -> int:
-        return len(_OFFERED)
-
-
-def _upstream(roots: str | None, offered: tuple[str, ...]) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=roots)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_RENEGOTIATION
-    context.set_alpn_protocols(list(offered))
-    return context
 
 
 def _general(destination: Destination) -> x509.GeneralName:

@@ -20,10 +20,8 @@ from pathlib import Path
 from typing import Final
 
 from enforcer.gatekeeper import Gatekeeper
-from enforcer.gates.egress.addresses import SystemResolver
-from enforcer.gates.egress.destination import Destination, parse_authority
 from enforcer.gates.egress.gate import EgressGate
-from enforcer.gates.egress.instance_ca import InstanceCa, upstream_contexts
+from enforcer.gates.egress.instance_ca import InstanceCa
 from enforcer.gates.egress.passage import ACCEPT, INBOUND_SHARE, Forwarded, Inbound, Local, MakeWay, Served
 from enforcer.gates.egress.session import Opened
 from enforcer.gates.egress.way import CONNECT, Way
@@ -32,6 +30,9 @@ from enforcer.launch.netns import ADDRESS, Namespace
 from enforcer.launch.sandbox import GATE
 from enforcer.quota import Quota
 from enforcer.secrets.held import Secrets
+from enforcer.wire.addresses import SystemResolver
+from enforcer.wire.destination import Destination, parse_authority
+from enforcer.wire.host_tls import upstream_contexts
 from enforcer.wire.limits import Limits
 from enforcer.wire.line import ListeningLine
 from writ.formats.errors import FormatError, Refused, Unavailable

@@ -13,10 +13,10 @@ from typing import Final, Protocol
 
 from enforcer.gates.egress import tunnel
 from enforcer.gates.egress.answer import Answer
-from enforcer.gates.egress.destination import Destination
-from enforcer.gates.egress.dial import connect
 from enforcer.gates.egress.way import CONNECT, Passage, Way
 from enforcer.quota import Quota
+from enforcer.wire.destination import Destination
+from enforcer.wire.dial import connect
 from enforcer.wire.stream import Stream
 from writ.formats.errors import Unavailable
 from writ.formats.strict import encode_json

@@ -13,8 +13,8 @@ from typing import Final
 
 import h11
 
-from enforcer.gates.egress.destination import HTTP, HTTPS, Destination, parse_authority
 from enforcer.gates.egress.url import path_of
+from enforcer.wire.destination import HTTP, HTTPS, Destination, parse_authority
 from enforcer.wire.head import FRAMING, read_request
 from writ.formats.action import METHODS, WEBSOCKET
 from writ.formats.errors import FormatError

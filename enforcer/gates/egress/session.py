@@ -20,18 +20,19 @@ import h11
 
 from enforcer.gates.egress.answer import Answer, malformed, saying
 from enforcer.gates.egress.client_hello import HANDSHAKE
-from enforcer.gates.egress.destination import Destination
 from enforcer.gates.egress.exchange import Exchange, Spent
 from enforcer.gates.egress.http2 import Http2, Http2Stream
 from enforcer.gates.egress.injection import injected
-from enforcer.gates.egress.instance_ca import H1, H2, InstanceCa
+from enforcer.gates.egress.instance_ca import InstanceCa
 from enforcer.gates.egress.request import Asked, Headers, parse_asked, parse_fields
 from enforcer.gates.egress.side import Http1, Side
 from enforcer.gates.egress.tunnel import may_begin
 from enforcer.gates.egress.upstream import Upstream
 from enforcer.gates.egress.way import CONNECT, Passage, Way
 from enforcer.secrets.held import Secrets
+from enforcer.wire.destination import Destination
 from enforcer.wire.head import head_of
+from enforcer.wire.host_tls import H1, H2
 from enforcer.wire.limits import Ended
 from enforcer.wire.stream import Stream, TlsStream
 from writ.formats.errors import FormatError

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from enforcer.gates.egress.client_hello import HANDSHAKE, read_client_hello
-from enforcer.gates.egress.destination import HTTPS, Destination
+from enforcer.wire.destination import HTTPS, Destination
 from enforcer.wire.limits import Ended, Limits
 from enforcer.wire.stream import Stream
 from writ.formats.errors import FormatError

@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from enforcer.gates.egress.destination import Destination
 from enforcer.gates.egress.http2 import Http2, Http2Stream
-from enforcer.gates.egress.instance_ca import H1, H2
 from enforcer.gates.egress.request import Asked
 from enforcer.gates.egress.side import Http1, Side
 from enforcer.gates.egress.way import Passage, Way
+from enforcer.wire.destination import Destination
+from enforcer.wire.host_tls import H1, H2
 from enforcer.wire.limits import Ended
 from enforcer.wire.stream import Stream, TlsStream
 from writ.formats.errors import FormatError, Unavailable

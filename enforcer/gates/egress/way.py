@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from enforcer.gatekeeper import Gatekeeper, Ruling
-from enforcer.gates.egress.addresses import Resolver
 from enforcer.gates.egress.answer import Answer
-from enforcer.gates.egress.destination import Destination
-from enforcer.gates.egress.dial import addresses_of, dialled
 from enforcer.gates.egress.tunnel import Traffic
+from enforcer.wire.addresses import Resolver
+from enforcer.wire.destination import Destination
+from enforcer.wire.dial import addresses_of, dialled
 from enforcer.wire.limits import Ended, Limits
 from enforcer.wire.line import ListeningLine
 from writ.formats.action import Action

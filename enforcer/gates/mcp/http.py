@@ -11,14 +11,16 @@
     > {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "read", "arguments": {…}, "_meta": {…}}}
     < HTTP/1.1 200 OK
 
-Every answer is one JSON object: there is no stream of events, no session, and nothing that a server could say of itself. The listener is
-in the network namespace of the agent's sandbox, where nobody else is; Host and Origin are judged all the same, for a browser in there.
+An answer is one JSON object, unless progress of it comes first, or it is held (`subscriptions/listen`): then it is a stream of events,
+the last of which is the answer. There is no session, and nothing that a server could say of itself. The listener is in the network
+namespace of the agent's sandbox, where nobody else is; Host and Origin are judged all the same, for a browser in there.
 
 Source: Model Context Protocol 2026-07-28, basic/transports/streamable-http; RFC 9110, RFC 9112.
 """
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
@@ -28,24 +30,42 @@ from typing import Final
 import h11
 
 from enforcer.gatekeeper import Gatekeeper
-from enforcer.gates.mcp.desk import Desk, bad
+from enforcer.gates.mcp.desk import Desk, Tell
+from enforcer.gates.mcp.refusal import bad
 from enforcer.launch.netns import ADDRESS
 from enforcer.wire.head import head_of, read_request
 from enforcer.wire.limits import Ended, Limits
 from enforcer.wire.line import ListeningLine
 from enforcer.wire.stream import Stream
-from writ.formats import mcp
 from writ.formats.errors import FormatError
 from writ.formats.forward import MCP_PORT
-from writ.formats.mcp import BadMessage, Call, Note
+from writ.formats.mcp.events import event
+from writ.formats.mcp.headers import check_headers, check_parameters
+from writ.formats.mcp.protocol import (
+    HEADER_MISMATCH,
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    MAX_MESSAGE,
+    METHOD_NOT_FOUND,
+    MODERN,
+    PARSE_ERROR,
+    UNSUPPORTED_VERSION,
+    BadMessage,
+)
+from writ.formats.mcp.request import Call, Note, parse_message
 
 PATH: Final = "/mcp/"
 URL: Final = f"http://{ADDRESS}:{MCP_PORT}/mcp"
 CONNECTIONS: Final = 16
 _PART: Final = 65536
+_TELL_WITHIN: Final = 10.0
+_STREAM: Final = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\nX-Accel-Buffering: no\r\n"
+    b"X-Content-Type-Options: nosniff\r\nTransfer-Encoding: chunked\r\n\r\n"
+)
 _STATUS: Final = {
-    mcp.PARSE_ERROR: 400, mcp.INVALID_REQUEST: 400, mcp.METHOD_NOT_FOUND: 404, mcp.INVALID_PARAMS: 400, mcp.HEADER_MISMATCH: 400,
-    mcp.UNSUPPORTED_VERSION: 400,
+    PARSE_ERROR: 400, INVALID_REQUEST: 400, METHOD_NOT_FOUND: 404, INVALID_PARAMS: 400, HEADER_MISMATCH: 400,
+    UNSUPPORTED_VERSION: 400,
 }  # fmt: skip
 """Of what is no request. One that is has 200, also where it is refused: its error is what a client's model is to read."""
 _WORDS: Final = {
@@ -106,13 +126,16 @@ class McpHttpGate:
             # 3
             body = _body(near, reader, time.monotonic() + self._limits.head_within)
         except FormatError as error:
-            _tell(near, 400, bad(BadMessage(error, mcp.INVALID_REQUEST)), keep=False)
+            _tell(near, 400, bad(BadMessage(error, INVALID_REQUEST)), keep=False)
             return False
         except _Wrong as wrong:
-            _tell(near, wrong.status, bad(BadMessage(wrong.error, mcp.INVALID_REQUEST)), keep=False)
+            _tell(near, wrong.status, bad(BadMessage(wrong.error, INVALID_REQUEST)), keep=False)
             return False
         keep = request.http_version == b"1.1" and headers.get("connection", "").lower() in ("", "keep-alive")
-        status, answer = _answer(desk, body, headers)
+        events = _Events(near) if request.http_version == b"1.1" and "text/event-stream" in headers.get("accept", "") else None
+        status, answer = _answer(desk, body, headers, None if events is None else events.tell)
+        if events is not None and events.begun:
+            return events.end(answer) and keep
         _tell(near, status, answer, keep=keep)
         return keep
 
@@ -139,22 +162,50 @@ class McpHttpGate:
         return desk
 
 
-def _answer(desk: Desk, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
+class _Events:
+    """An answer that is a stream, from the first that is told before it."""
+
+    def __init__(self, near: Stream) -> None:
+        self._near, self.begun, self._broken = near, False, False
+
+    def tell(self, message: bytes) -> None:
+        """One message, or a sign of life. Raises OSError, and from then on always."""
+        if self._broken:
+            raise BrokenPipeError
+        self._broken = True  # until it has left whole
+        self._near.settimeout(_TELL_WITHIN)
+        if not self.begun:
+            self.begun = True
+            self._near.sendall(_STREAM)
+        data = event(message) if message else b":\n\n"
+        self._near.sendall(b"%x\r\n%s\r\n" % (len(data), data))
+        self._broken = False
+
+    def end(self, answer: bytes) -> bool:
+        """The answer is the last. Whether all of it has left."""
+        with contextlib.suppress(OSError):
+            self.tell(answer)
+            self._near.sendall(b"0\r\n\r\n")
+            return True
+        return False
+
+
+def _answer(desk: Desk, body: bytes, headers: Mapping[str, str], tell: Tell | None) -> tuple[int, bytes]:
     """Status and body."""
     try:
         # 4
-        message = mcp.parse_message(body, said=headers.get("mcp-protocol-version"))
-        mcp.check_headers(headers, message)
+        message = parse_message(body, said=headers.get("mcp-protocol-version"))
+        check_headers(headers, message)
         if isinstance(message, Note):
             return 202, b""
         # 5
         call: Call = message
         if not call.modern:
-            return 200, desk.answer(call)
-        return 200, desk.answer(call, lambda definition: mcp.check_parameters(headers, definition, call))
+            return 200, desk.answer(call, tell=tell)
+        return 200, desk.answer(call, lambda definition: check_parameters(headers, definition, call), tell=tell, holds=tell is not None)
     except BadMessage as error:
         # A client of the older generation takes 404 for the end of a session
-        old = error.code == mcp.METHOD_NOT_FOUND and not error.modern and headers.get("mcp-protocol-version") != mcp.MODERN
+        old = error.code == METHOD_NOT_FOUND and not error.modern and headers.get("mcp-protocol-version") != MODERN
         return 200 if old and error.identifier is not None else _STATUS[error.code], bad(error)
 
 
@@ -191,8 +242,8 @@ def _body(near: Stream, reader: h11.Connection, end: float) -> bytes:
             reader.receive_data(part)
         elif isinstance(event, h11.Data):
             body += event.data
-            if len(body) > mcp.MAX_MESSAGE:
-                raise _Wrong(413, FormatError("content", f"at most {mcp.MAX_MESSAGE} bytes", "more"))
+            if len(body) > MAX_MESSAGE:
+                raise _Wrong(413, FormatError("content", f"at most {MAX_MESSAGE} bytes", "more"))
         elif isinstance(event, h11.EndOfMessage):
             if list(event.headers):
                 raise FormatError("content", "nothing after it", "trailers")
@@ -208,7 +259,7 @@ def _tell(near: Stream, status: int, body: bytes, *, keep: bool) -> None:
         f"Content-Length: {len(body)}", "Cache-Control: no-store", *(["Allow: POST"] if status == 405 else []),
         *([] if keep else ["Connection: close"]), "", "",
     ]  # fmt: skip
-    near.settimeout(10.0)
+    near.settimeout(_TELL_WITHIN)
     near.sendall("\r\n".join(head).encode("ascii") + body)
     if not keep:
         near.end()

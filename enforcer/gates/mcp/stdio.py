@@ -14,9 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from enforcer.gates.mcp.desk import Desk, bad
-from enforcer.wire.lines import LineGate
-from writ.formats.mcp import BadMessage, Note, parse_message
+from enforcer.gates.mcp.desk import Desk
+from enforcer.gates.mcp.refusal import bad
+from enforcer.wire.lines import LineGate, Tell
+from writ.formats.mcp.protocol import BadMessage
+from writ.formats.mcp.request import Note, parse_message
 
 
 def socket_name(server: str) -> str:
@@ -32,10 +34,10 @@ class McpStdioGate(LineGate):
         self._desk = desk
         super().__init__(path, uid=uid, gid=gid, is_agent=is_agent)
 
-    def answer(self, line: bytes) -> bytes | None:
-        """The answer to one line; none to a notification."""
+    def answer(self, line: bytes, tell: Tell | None = None) -> bytes | None:
+        """The answer to one line; none to a notification. What comes before it is told, and nothing is held: other requests wait."""
         try:
             message = parse_message(line)
-            return None if isinstance(message, Note) else self._desk.answer(message)
+            return None if isinstance(message, Note) else self._desk.answer(message, tell=tell)
         except BadMessage as error:
             return bad(error)

@@ -88,6 +88,7 @@ def ended(host: Host, *instances: bytes) -> None:
 # --- a command -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.shared_host
 def test_a_command_is_decided_and_recorded_in_both_logs(host: Host) -> None:
     host.child("coder", "/usr/bin/cat")
     script = "echo hello; echo no >&2; cat; exit 3"
@@ -108,6 +109,7 @@ def test_a_command_is_decided_and_recorded_in_both_logs(host: Host) -> None:
     assert host.attestor.instances[host.instance("coder")].log[0] == 2, "carried to the verifier before the child is closed"
 
 
+@pytest.mark.shared_host
 def test_the_childs_record_names_the_parents_and_the_scripts_digest(host: Host) -> None:
     host.child("coder")
     act(host, 'print(json.dumps(run("true", stdin="aW4=")))')
@@ -125,18 +127,21 @@ def test_the_childs_record_names_the_parents_and_the_scripts_digest(host: Host) 
     assert "content" not in result["stdout"], "the parent's log has what came, the child's says what it was"
 
 
+@pytest.mark.shared_host
 def test_files_stay_from_one_command_to_the_next_and_processes_do_not(host: Host) -> None:
     host.child("coder", "/usr/bin/sleep", "/usr/bin/cat")
     first, then = "echo kept > f; sleep 60 & echo $! > pid", "cat f; kill -0 $(cat pid) && echo alive; true"
     assert act(host, f"run({first!r})\nprint(json.dumps(said(run({then!r}))))") == "kept\n"
 
 
+@pytest.mark.shared_host
 def test_what_it_wrote_runs_in_work_and_nowhere_else(host: Host) -> None:
     host.child("coder", "/usr/bin/cp", "/usr/bin/true")
     script = "for at in /work /work/tmp /tmp /agent /dev/shm; do cp /usr/bin/true $at/own; $at/own 2>/dev/null && echo $at; done; true"
     assert act(host, f"print(json.dumps(said(run({script!r}))))") == "/work\n/work/tmp\n"
 
 
+@pytest.mark.shared_host
 def test_its_environment_is_empty_and_it_has_no_gate(host: Host) -> None:
     host.child("coder", "/usr/bin/env", "/usr/bin/ls")
     answer = act(host, 'print(json.dumps(said(run("env; pwd; ls /run/writ; ls /proc/self/fd", env={"MINE": "1"}, cwd="/tmp"))))')
@@ -146,6 +151,7 @@ def test_its_environment_is_empty_and_it_has_no_gate(host: Host) -> None:
     assert f"HOME={WORK}" in answer
 
 
+@pytest.mark.shared_host
 def test_a_command_ends_at_its_time_and_its_output_is_bounded(host: Host) -> None:
     host.child("coder")
     late, much = act(
@@ -160,6 +166,7 @@ def test_a_command_ends_at_its_time_and_its_output_is_bounded(host: Host) -> Non
     }  # fmt: skip
 
 
+@pytest.mark.shared_host
 def test_a_program_that_is_not_there_is_a_failed_outcome(host: Host) -> None:
     host.child("coder")
     answer = act(host, 'print(json.dumps(ask("instance", "run", instance=child, argv=["/usr/bin/nothing"])))')
@@ -169,6 +176,7 @@ def test_a_program_that_is_not_there_is_a_failed_outcome(host: Host) -> None:
     assert outcome.outcome == "failed"
 
 
+@pytest.mark.shared_host
 def test_only_so_many_commands_run_at_a_time(host: Host) -> None:
     host.child("coder", "/usr/bin/sleep")
     answers = act(
@@ -183,6 +191,7 @@ def test_only_so_many_commands_run_at_a_time(host: Host) -> None:
 # --- who may -------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.shared_host
 def test_without_a_grant_no_child_is_started(host: Host) -> None:
     host.child("coder")
     host.agent("a", 'print(json.dumps(ask("instance", "start", agent="coder")))', prelude=PRELUDE, more=[("instance.start", "agent:other")])
@@ -191,12 +200,14 @@ def test_without_a_grant_no_child_is_started(host: Host) -> None:
     assert len(host.attestor.instances) == 1
 
 
+@pytest.mark.shared_host
 def test_without_any_grant_there_is_no_such_tool(host: Host) -> None:
     host.agent("a", 'print(json.dumps(ask("instance", "start", agent="coder")))')
     _, out, _ = host.finish(host.run("a"))
     assert [r["code"] for r in json.loads(out)["refusal"]["reasons"]] == ["unknown-tool"]
 
 
+@pytest.mark.shared_host
 def test_the_childs_own_token_decides_too(host: Host) -> None:
     host.child("coder")
     host.attestor.agents["coder"] = replace(host.attestor.agents["coder"], grants=())
@@ -236,6 +247,7 @@ def test_a_child_is_started_by_an_agent_only(host: Host) -> None:
     assert (status, "child-refused" in err) == (1, True)
 
 
+@pytest.mark.shared_host
 def test_only_a_sandboxed_agent_is_a_child(host: Host) -> None:
     host.child("coder")
     host.attestor.agents["coder"] = replace(host.attestor.agents["coder"], profile="jit")
@@ -244,10 +256,10 @@ def test_only_a_sandboxed_agent_is_a_child(host: Host) -> None:
     assert [r["code"] for r in json.loads(out)["result"]["refusal"]["reasons"]] == ["child-refused"]
 
 
-def test_a_child_is_never_only_watched(host: Host) -> None:
+def test_a_child_is_never_only_watched(idle_host: Host) -> None:
+    host = idle_host
     host.child("coder")
     host.attestor.agents["coder"] = replace(host.attestor.agents["coder"], mode="observe")
-    host.kill_daemon()
     host.write_config(observe=True)
     host.serve()
     host.agent("a", 'print(json.dumps(ask("instance", "start", agent="coder")))', prelude=PRELUDE, more=GRANTS)
@@ -275,10 +287,9 @@ def test_a_child_needs_a_line_and_a_parent_that_lives(host: Host) -> None:
     assert isinstance(said[1], CouldNot), "there is no cgroup of that parent"
 
 
-def test_an_operator_asks_for_no_child(host: Host) -> None:
+def test_an_operator_asks_for_no_child(idle_host: Host) -> None:
     """The control socket tells by the peer's uid."""
-    gid = 61999
-    host.kill_daemon()
+    host, gid = idle_host, 61999
     host.write_config(operator_gid=gid)
     host.serve()
     code = (
@@ -296,6 +307,7 @@ def test_an_operator_asks_for_no_child(host: Host) -> None:
     assert "parent's holder" in answer.detail
 
 
+@pytest.mark.shared_host
 def test_a_handle_that_no_start_gave_is_malformed(host: Host) -> None:
     host.child("coder")
     answer = act(host, 'print(json.dumps(ask("instance", "run", instance="0" * 32, script="true")))')
@@ -303,6 +315,7 @@ def test_a_handle_that_no_start_gave_is_malformed(host: Host) -> None:
     assert len([r for r in records(host, "a") if isinstance(r, ActionRecord)]) == 1, "no action, no record"
 
 
+@pytest.mark.shared_host
 def test_only_so_many_children_live_at_a_time(host: Host) -> None:
     host.child("coder")
     answers = act(host, 'print(json.dumps([ask("instance", "start", agent="coder") for _ in range(4)]))')
@@ -461,6 +474,7 @@ def test_a_child_connects_where_its_own_grants_say_so(host: Host, granted: bool)
     assert acted == [("instance.run", True), ("net.connect", granted)]
 
 
+@pytest.mark.shared_host
 def test_a_child_without_such_a_grant_has_no_way_out(host: Host) -> None:
     host.child("coder")
     answer = act(host, f"print(json.dumps({_connects(1)}))")

@@ -17,19 +17,27 @@ from enforcer.gates.mcp.desk import Desk
 from enforcer.gates.mcp.http import McpHttpGate
 from enforcer.gates.mcp.stdio import McpStdioGate
 from enforcer.launch.process import Running
-from enforcer.mcp_server import McpServer
 from enforcer.record import ActionLog, LogReader
+from enforcer.secrets.held import Secrets
+from enforcer.tools.mcp_program import McpProgram
+from enforcer.tools.mcp_remote import McpRemote
+from enforcer.tools.mcp_server import McpServer
+from enforcer.wire.host_tls import upstream_contexts
 from tests.enforcer.gates.proxied import listener
 from tests.enforcer.scene import Scene
 from tests.world import mcp_notes
+from tests.world.mcp_site import McpSite
+from tests.world.network import Names, certified
 from writ.formats.action import ActionRecord
-from writ.formats.mcp import MODERN, ApprovedServer, definition_digest
+from writ.formats.mcp.approved import ApprovedServer, Remote, definition_digest
+from writ.formats.mcp.protocol import MODERN
 
 GRANTS = (
     ("prompt.get", "mcp:notes/greet"), ("resource.read", "mcp:notes/note://today"), ("resource.read", "mcp:notes/note://files/*"),
 )  # fmt: skip
 META = {"io.modelcontextprotocol/protocolVersion": MODERN, "io.modelcontextprotocol/clientCapabilities": {}}
 OLD = "2025-11-25"
+HOST = "tools.test"
 
 
 def approved(protocol: str = MODERN, **without: Any) -> ApprovedServer:
@@ -54,28 +62,26 @@ class Beside:
         self.process.stdin.close()
         self.process.stdout.close()
         os.set_blocking(pipes[0], False)
-        self.server = McpServer(name, Running(self.process, self.process.pid), pipes, approved=pins)
+        self.server = McpProgram(name, Running(self.process, self.process.pid), pipes, approved=pins)
 
     def close(self) -> None:
         """The end."""
         self.server.close()
 
 
-class Rig:
-    """A desk, both of its wires, and the server behind it, whose state `says` sets."""
+class Gated:
+    """A desk and both of its wires, in front of a server: `_begun` makes it."""
 
-    def __init__(
-        self, folder: Path, *, protocol: str = MODERN, pins: ApprovedServer | None = None, grants: tuple[tuple[str, str], ...] = GRANTS,
-        command: Sequence[str] | None = None, environment: Mapping[str, str] | None = None, renewed: bool = True,
-    ) -> None:  # fmt: skip
-        self.scene, self.page = Scene(folder, more=grants), folder / "state.json"
+    server: McpServer
+
+    def __init__(self, folder: Path, *, grants: tuple[tuple[str, str], ...] = GRANTS, renewed: bool = True, **more: Any) -> None:
+        self.folder, self.closing = folder, contextlib.ExitStack()
+        self.scene = Scene(folder, more=(*grants, *self._grants(**more)))
         self.log = ActionLog(folder, self.scene.instance)
         self.gatekeeper = self.scene.gatekeeper(self.log)
         if renewed:
             self.scene.renew()
-        ours = (sys.executable, "-I", mcp_notes.__file__, str(self.page))
-        self.beside = Beside(command or ours, pins or approved(protocol), environment=environment)
-        self.server = self.beside.server
+        self.server = self._begun(**more)
         self.desk = Desk("notes", self.server, self.gatekeeper, "5f1c09ab")
         at = listener()
         self.port: int = at.getsockname()[1]
@@ -83,24 +89,11 @@ class Rig:
         self.path = str(folder / "notes.mcp.sock")
         self.lines = McpStdioGate(self.path, uid=os.getuid(), gid=os.getgid(), is_agent=lambda _: True, desk=self.desk)
 
-    def says(self, **state: Any) -> None:
-        """From now on the server is so."""
-        self.page.write_text(json.dumps(state))
+    def _grants(self, **_: Any) -> tuple[tuple[str, str], ...]:
+        return ()
 
-    def heard(self, method: str) -> list[dict[str, Any]]:
-        """The requests of `method` that reached the server."""
-        path = self.page.with_suffix(".heard")
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [one for one in map(json.loads, lines) if one.get("method") == method]
-
-    def restart(self) -> None:
-        """The server is another process, as after a new launch."""
-        command = self.beside.process.args
-        assert isinstance(command, tuple)
-        pins = self.server.approved
-        self.beside.close()
-        self.beside = Beside(command, pins)
-        self.server = self.desk._server = self.beside.server  # noqa: SLF001 - a launch would make another desk
+    def _begun(self, **_: Any) -> McpServer:
+        raise NotImplementedError
 
     def post(self, body: bytes, headers: Sequence[tuple[str, str]], path: str = "/mcp/notes", method: str = "POST") -> tuple[int, Any]:
         """Status and decoded body of one request, as it is."""
@@ -166,10 +159,81 @@ class Rig:
 
     def close(self) -> None:
         """The end."""
+        self.closing.close()
         self.gate.close()
         self.lines.close()
-        self.beside.close()
+        self.server.close()
         self.log.close()
+
+
+class Rig(Gated):
+    """In front of a program that runs beside it, whose state `says` sets."""
+
+    server: McpProgram
+
+    def _begun(
+        self, protocol: str = MODERN, pins: ApprovedServer | None = None, command: Sequence[str] | None = None,
+        environment: Mapping[str, str] | None = None, **_: Any,
+    ) -> McpServer:  # fmt: skip
+        self.page = self.folder / "state.json"
+        ours = (sys.executable, "-I", mcp_notes.__file__, str(self.page))
+        self.beside = Beside(command or ours, pins or approved(protocol), environment=environment)
+        return self.beside.server
+
+    def says(self, **state: Any) -> None:
+        """From now on the server is so."""
+        self.page.write_text(json.dumps(state))
+
+    def heard(self, method: str) -> list[dict[str, Any]]:
+        """The requests of `method` that reached the server."""
+        path = self.page.with_suffix(".heard")
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [one for one in map(json.loads, lines) if one.get("method") == method]
+
+    def restart(self) -> None:
+        """The server is another process, as after a new launch."""
+        command = self.beside.process.args
+        assert isinstance(command, tuple)
+        pins = self.server.approved
+        self.beside.close()
+        self.beside = Beside(command, pins)
+        self.server = self.desk._server = self.beside.server  # noqa: SLF001 - a launch would make another desk
+
+
+class RemoteRig(Gated):
+    """In front of a site that is called `tools.test`, over TLS, at an address that the agent is granted."""
+
+    def _grants(self, *, reach: str | None = None, sends: str | None = None, **_: Any) -> tuple[tuple[str, str], ...]:
+        self.certificate = certified(self.folder, HOST)
+        self.site = McpSite(self.certificate)
+        self.url = f"https://{HOST}:{self.site.port}/mcp"
+        reaches = ("net.reach", f"tcp:127.0.0.1:{self.site.port}" if reach is None else reach)
+        return (reaches, *(() if sends is None else (("secret.send", f"secret:{sends}@{self.url}"),)))
+
+    def _begun(
+        self, protocol: str = MODERN, names: Names | None = None, url: str | None = None, roots: Path | None = None,
+        headers: tuple[tuple[str, str, str | None], ...] = (), secrets: Secrets | None = None, reach: str | None = None,
+        sends: str | None = None,
+        **pins: Any,
+    ) -> McpServer:  # fmt: skip
+        self.names = names or Names()
+        if names is None:
+            self.names.name(HOST, "127.0.0.1")
+        made = McpRemote(
+            "notes", approved(protocol, remote=Remote(url or self.url, headers), **pins), asks=self.gatekeeper, resolver=self.names,
+            contexts=upstream_contexts(str(roots or self.certificate[0])), secrets=secrets or Secrets((), {}),
+        )  # fmt: skip
+        self.gatekeeper.hold(made.line)
+        return made
+
+    def heard(self, method: str) -> list[dict[str, Any]]:
+        """The requests of `method` that reached the site."""
+        return [message for _, message in self.site.heard if message.get("method") == method]
+
+    def close(self) -> None:
+        """The end."""
+        super().close()
+        self.site.close()
 
 
 def rule(answer: tuple[int, Any]) -> str:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from enforcer.gates.egress.gate import EgressGate
-from enforcer.gates.egress.instance_ca import InstanceCa, upstream_contexts
+from enforcer.gates.egress.instance_ca import InstanceCa
 from enforcer.gates.egress.outlet import opened_by
 from enforcer.gates.egress.session import Opened
 from enforcer.record import ActionLog, LogReader
 from enforcer.secrets.held import Secrets
+from enforcer.wire.host_tls import upstream_contexts
 from enforcer.wire.limits import Limits
 from tests.enforcer.host import wait_for
 from tests.enforcer.scene import Scene

@@ -21,12 +21,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enforcer.gates.egress.addresses import is_public
 from enforcer.gates.egress.client_hello import MAX_HELLO, MAX_RECORDS, ClientHello, read_client_hello
-from enforcer.gates.egress.destination import Address, parse_authority
 from enforcer.gates.egress.gate import EgressGate
 from enforcer.gates.egress.request import parse_head
 from enforcer.gates.egress.tunnel import may_begin
+from enforcer.wire.addresses import is_public
+from enforcer.wire.destination import Address, parse_authority
 from enforcer.wire.head import MAX_HEAD
 from enforcer.wire.limits import Limits
 from enforcer.wire.line import ListeningLine
@@ -283,7 +283,7 @@ def test_address_is_public(address: str) -> None:
 
 
 def test_the_hosts_own_address_is_not_public_whatever_it_is(cgroup_mount: Path) -> None:  # noqa: ARG001 - needs root
-    code = "from enforcer.gates.egress.addresses import *; print(is_public(ip_address('9.9.9.9')), is_public(ip_address('9.9.9.8')))"
+    code = "from enforcer.wire.addresses import *; print(is_public(ip_address('9.9.9.9')), is_public(ip_address('9.9.9.8')))"
     script = f'ip link set lo up && ip address add 9.9.9.9/32 dev lo && exec "{sys.executable}" -c "{code}"'
     done = subprocess.run(["unshare", "--net", "sh", "-c", script], capture_output=True, text=True, check=False)
 

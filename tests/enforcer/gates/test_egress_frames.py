@@ -14,10 +14,10 @@ from h2.errors import ErrorCodes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enforcer.gates.egress.destination import parse_authority
 from enforcer.gates.egress.frames import ALLOWANCE, MAX_BLOCK, MAX_CONTINUATIONS, MAX_FRAME, Frames, Type
 from enforcer.gates.egress.http2 import TABLE, Http2
 from enforcer.gates.egress.request import Headers, parse_asked, parse_fields, parse_trailers
+from enforcer.wire.destination import parse_authority
 from enforcer.wire.head import MAX_HEAD
 from enforcer.wire.limits import Limits
 from enforcer.wire.stream import Stream

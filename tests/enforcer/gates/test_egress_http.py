@@ -20,13 +20,14 @@ from cryptography import x509
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enforcer.gates.egress.destination import parse_authority
-from enforcer.gates.egress.instance_ca import H1, H2, InstanceCa, upstream_contexts
+from enforcer.gates.egress.instance_ca import InstanceCa
 from enforcer.gates.egress.outlet import CA_FILE, Outlet, opened_by
 from enforcer.gates.egress.request import parse_asked
 from enforcer.gates.egress.url import MAX_PATH, path_of
 from enforcer.record import LogReader
+from enforcer.wire.destination import parse_authority
 from enforcer.wire.head import MAX_HEAD
+from enforcer.wire.host_tls import H1, H2, upstream_contexts
 from enforcer.wire.limits import Limits
 from tests.enforcer.gates.conftest import makes
 from tests.enforcer.gates.proxied import NO_SECRETS, Proxied

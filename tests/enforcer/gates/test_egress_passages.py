@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from enforcer.gates.egress.destination import parse_authority
 from enforcer.gates.egress.outlet import Outlet
 from enforcer.gates.egress.passage import Forwarded, Inbound, Local, MakeWay, Served
 from enforcer.gates.egress.way import Way
 from enforcer.quota import Quota
+from enforcer.wire.destination import parse_authority
 from enforcer.wire.limits import Limits
 from enforcer.wire.line import ListeningLine
 from tests.enforcer.gates.proxied import NO_SECRETS, Proxied, listener

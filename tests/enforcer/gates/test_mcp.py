@@ -13,7 +13,7 @@ from tests.enforcer.gates.conftest import makes
 from tests.enforcer.gates.mcp_rig import META, OLD, Rig, approved, rule
 from tests.enforcer.host import wait_for
 from tests.world.mcp_notes import STATE
-from writ.formats.mcp import FAILED, MODERN, REFUSED
+from writ.formats.mcp.protocol import FAILED, MODERN, REFUSED
 from writ.formats.reason import Reason
 
 READ = {"name": "read", "arguments": {"name": "today"}}

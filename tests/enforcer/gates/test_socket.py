@@ -15,7 +15,7 @@ import pytest
 from enforcer.credential import Held
 from enforcer.gates.socket import SocketGate
 from enforcer.record import ActionLog, LogReader
-from enforcer.tools import Reply
+from enforcer.tools.tool import Reply
 from enforcer.wire.lines import MAX_LINE
 from tests.enforcer.scene import Scene
 from tests.parsers import assert_parser_is_total

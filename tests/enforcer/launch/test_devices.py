@@ -252,10 +252,10 @@ def test_filter_without_devices_is_what_it_was() -> None:
 
 
 @pytest.mark.cgroup
-def test_agent_has_the_devices_of_its_manifest_and_its_tools_have_none(host: Host, cdi: Callable[..., Path]) -> None:
+def test_agent_has_the_devices_of_its_manifest_and_its_tools_have_none(idle_host: Host, cdi: Callable[..., Path]) -> None:
+    host = idle_host
     folder = cdi({"deviceNodes": [ZERO], "env": ["IMITATION=1"]})
     host.write_config(cdi_dirs=(str(folder),))
-    host.kill_daemon()
     host.serve()
     host.agent("a", 'print(os.environ["IMITATION"], len(open("/dev/imitation/zero", "rb").read(3)), os.listdir("/dev/imitation"))')
     host.attestor.agents["a"] = replace(host.attestor.agents["a"], devices=(NAME,))

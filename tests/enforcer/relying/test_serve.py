@@ -248,9 +248,16 @@ def test_ready_is_what_could_be_permitted(place: Path) -> None:
 def test_one_interrupt_ends_it_and_the_socket_can_be_taken_again(place: Path) -> None:
     gate = Gate(place, "nginx")
     for _ in range(2):
-        with Process(gate, place, forward_auth=f"unix:{place}/fa.sock", proxy="nginx", origins=[SITE]) as process:
+        process = Process(gate, place, forward_auth=f"unix:{place}/fa.sock", proxy="nginx", origins=[SITE])
+        process.start()
+        try:
+            while process.page("/healthz") != (200, b"ok\n"):
+                assert process.running.poll() is None, process.log()
+                time.sleep(0.1)
             process.running.send_signal(signal.SIGINT)
             assert process.running.wait(20) == 0
+        finally:
+            process.__exit__()
 
 
 def test_a_place_that_is_taken_is_said(place: Path) -> None:

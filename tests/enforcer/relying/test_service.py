@@ -12,7 +12,7 @@ import uvicorn
 
 from enforcer.credential import Held
 from enforcer.relying.middleware import Receive, Scope, Send
-from enforcer.tools import RelyingService
+from enforcer.tools.service import RelyingService
 from tests.enforcer.host import wait_for
 from tests.enforcer.relying.test_middleware import Service
 from writ.formats.errors import FormatError, Unavailable

@@ -13,25 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.parsers import assert_parser_is_total
-from writ.formats import mcp
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError
-from writ.formats.mcp import (
-    MODERN,
-    ApprovedServer,
-    Call,
-    Note,
-    check_headers,
-    definition_digest,
-    encode_approved,
-    header_text,
-    parse_approved,
-    parse_message,
-    parse_result,
-    parse_said,
-    template,
-    uri,
-)
+from writ.formats.mcp.answer import parse_result, parse_said
+from writ.formats.mcp.approved import ApprovedServer, definition_digest, encode_approved, parse_approved
+from writ.formats.mcp.headers import check_headers, header_text
+from writ.formats.mcp.names import template, uri
+from writ.formats.mcp.protocol import MODERN, VERSIONS, BadMessage
+from writ.formats.mcp.request import Call, Note, parse_message
 from writ.formats.strict import decode_json, encode_json
 
 META = {"io.modelcontextprotocol/protocolVersion": MODERN, "io.modelcontextprotocol/clientCapabilities": {}}
@@ -83,11 +72,11 @@ def test_any_result_is_what_was_asked_for_or_refused(method: str, result: dict[s
 
 @given(_JSON)
 def test_any_json_is_a_message_or_refused(value: Any) -> None:
-    with contextlib.suppress(mcp.BadMessage):
+    with contextlib.suppress(BadMessage):
         check_headers({}, parse_message(spelt(value)))
 
 
-@given(_DIGESTS, _DIGESTS, st.booleans(), st.booleans(), st.none() | st.binary(min_size=32, max_size=32), st.sampled_from(mcp.VERSIONS))
+@given(_DIGESTS, _DIGESTS, st.booleans(), st.booleans(), st.none() | st.binary(min_size=32, max_size=32), st.sampled_from(VERSIONS))
 def test_what_was_approved_comes_back(
     tools: dict[str, bytes], prompts: dict[str, bytes], resources: bool, completions: bool, said: bytes | None, protocol: str
 ) -> None:

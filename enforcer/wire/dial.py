@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
 
 from enforcer.gatekeeper import Ruling
-from enforcer.gates.egress.addresses import Resolver, is_public
-from enforcer.gates.egress.destination import Address, Destination, at
-from enforcer.wire.line import ListeningLine
+from enforcer.wire.addresses import Resolver, is_public
+from enforcer.wire.destination import Address, Destination, at
+from enforcer.wire.line import OpenLine
 from writ.formats.errors import Refused, Unavailable
 
 
@@ -42,7 +42,7 @@ def addresses_of(
 
 
 @contextlib.contextmanager
-def dialled(line: ListeningLine, era: int, addresses: tuple[Address, ...], port: int, within: float) -> Iterator[socket.socket]:
+def dialled(line: OpenLine, era: int, addresses: tuple[Address, ...], port: int, within: float) -> Iterator[socket.socket]:
     """A connection to the first of `addresses` that takes one, on the line. Raises Unavailable, Ended."""
     end, said = time.monotonic() + within, "no address"
     for address in addresses:

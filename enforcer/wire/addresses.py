@@ -9,7 +9,7 @@ import socket
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
 from typing import Final, Protocol
 
-from enforcer.gates.egress.destination import Address
+from enforcer.wire.destination import Address
 from writ.formats.errors import Unavailable
 
 MAX_ADDRESSES: Final = 8

@@ -1,0 +1,55 @@
+"""What a permitted action can be forwarded to, as a gate knows it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from enforcer.credential import Held
+from enforcer.estate import HeldTool
+from writ.formats.action import Action
+from writ.formats.errors import FormatError
+from writ.formats.reason import Reason
+from writ.formats.strict import encode_json
+
+CALL_WITHIN: Final = 30.0
+MAX_REPLY: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back: the result as JSON bytes in one spelling, and whether the tool says that it did what was asked."""
+
+    done: bool
+    body: bytes
+
+
+def spelt(value: object) -> bytes:
+    """The one spelling of decoded JSON. Raises FormatError for text that has none (a lone surrogate)."""
+    try:
+        return encode_json(value)
+    except UnicodeEncodeError:
+        raise FormatError("JSON text", "Unicode", "a lone surrogate") from None
+
+
+class Tool(Protocol):
+    """Something an action can be forwarded to."""
+
+    def action(self, method: str, arguments: bytes) -> Action:
+        """The action that this call is. Raises FormatError."""
+
+    def turn(self) -> AbstractContextManager[object]:
+        """The caller's turn: within it, nobody else's call comes between what is decided and what is forwarded."""
+
+    def against(self, method: str) -> Reason | None:
+        """What the tool itself has against this call, before anybody decides it. Raises Unavailable, FormatError."""
+
+    def call(self, action: Action, method: str, arguments: bytes, held: Held | None, record: bytes = b"") -> Reply:
+        """Forward an action that passes, whose record has this leaf hash; an observed one has no token. Raises Unavailable, FormatError."""
+
+    def leave(self, within: float) -> HeldTool | None:
+        """No call is made any more, and one in flight fails. What goes over to other code, which is only what runs by itself."""
+
+    def close(self) -> None:
+        """End it, and whatever call is in flight."""
