@@ -276,6 +276,18 @@ def test_revoked_token_gets_none(verifier: RunningVerifier, host: SimulatedHost)
     host.exchange(asked(host))  # another token of the instance is not
 
 
+@pytest.mark.parametrize("changed", [{"token_id": "never-issued-by-anyone"}, {"token_id": None}])
+def test_token_that_the_ledger_does_not_know_of_this_instance_gets_none(
+    verifier: RunningVerifier, host: SimulatedHost, changed: dict[str, str | None]
+) -> None:
+    """By who has the key of execution tokens: the id of no token, or of another instance's."""
+    one, two = tokens(host, "one", "two")
+    token_id = changed["token_id"] or parse_token(two).claims.token_id
+    keys = verifier.made.parts.keys
+    forged = keys.sign_token(replace(parse_token(one).claims, token_id=token_id), keys.current())
+    assert refused(host, host.exchange_request("one", forged, VAULT)) == ["token-revoked"]
+
+
 def test_revoked_instance_and_contained_host_get_none(verifier: RunningVerifier, host: SimulatedHost) -> None:
     one, two = tokens(host, "one", "two")
     verifier.client.post("/v1/revocations", {"kind": "instance", "subject": host.instances["one"].instance.hex()})
