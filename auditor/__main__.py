@@ -10,11 +10,13 @@ from typing import Any
 
 from auditor.export import Chains, Wanted
 from auditor.verify import read, report, verify
-from writ.formats.archive import EMPTY, MAX_ARCHIVE, parse_archive
+from writ.formats.archive import EMPTY, MAX_ARCHIVE, Archive, parse_archive
+from writ.formats.eat import parse_token
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.proof_bundle import ProofBundle, encode_proof_bundle
 from writ.formats.reason import Reason
 from writ.service import cli
+from writ.verdict.lineage import judge_lineage
 
 _FOREVER = (1 << 53) - 1
 
@@ -38,9 +40,14 @@ def _main(argv: Sequence[str]) -> int:
     x.add_argument("--from", dest="earliest", type=_seconds, default=0, metavar="RFC3339")
     x.add_argument("--to", dest="latest", type=_seconds, default=_FOREVER, metavar="RFC3339")
     cli.add_json_flag(x)
+    lineage = verbs.add_parser("lineage", help="look for the record that led to each, in the logs of archives")
+    lineage.add_argument("source", type=Path, nargs="+", help="archives: `enforcer log export`, with the logs of parents and children")
+    cli.add_json_flag(lineage)
     args = parser.parse_args(argv)
     if args.verb == "verify":
         return _verify(args.bundle, args.trust, as_json=args.json)
+    if args.verb == "lineage":
+        return _lineage(args.source, as_json=args.json)
     return _export(args.source, args.out, Wanted(args.agent, args.earliest, args.latest), as_json=args.json)
 
 
@@ -76,11 +83,25 @@ def _verify(bundle: Path, trust: Path, *, as_json: bool) -> int:
     return 0
 
 
-def _archive(sources: Sequence[Path]) -> Chains:
+def _archive(sources: Sequence[Path]) -> Archive:
     archive = EMPTY
     for source in sources:
         archive = archive.merged(parse_archive(read(source, MAX_ARCHIVE)))
-    return Chains(archive)
+    return archive
+
+
+def _lineage(sources: Sequence[Path], *, as_json: bool) -> int:
+    archive = _archive(sources)
+    tokens = {token.digest: token.claims.lineage for token in map(parse_token, archive.tokens)}
+    reasons = judge_lineage({log.instance: log.leaves for log in archive.logs}, tokens)
+    if as_json:
+        said = {"verdict": "refused" if reasons else "accepted", "reasons": [reason.to_json() for reason in reasons]}
+        cli.emit({**said, "logs": len(archive.logs), "records": sum(len(log.leaves) for log in archive.logs)}, as_json=True)
+    elif reasons:
+        raise Refused(*reasons)
+    else:
+        print(f"each record of {len(archive.logs)} logs names what led to it, or that nothing did")
+    return 1 if reasons else 0
 
 
 def _export(sources: Sequence[Path], out: Path, wanted: Wanted, *, as_json: bool) -> int:
@@ -90,7 +111,7 @@ def _export(sources: Sequence[Path], out: Path, wanted: Wanted, *, as_json: bool
         raise Unavailable("--out", f"expected a directory, or a place for one, at {out}: {error.strerror}") from None
     written: list[str] = []
     missing: list[dict[str, Any]] = []
-    for record, bundle in _archive(sources).bundles(wanted):
+    for record, bundle in Chains(_archive(sources)).bundles(wanted):
         name = f"{record.instance.hex()}-{record.sequence}.writ-proof"
         if isinstance(bundle, ProofBundle):
             _write(out / name, encode_proof_bundle(bundle))

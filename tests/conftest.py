@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Final, Protocol
 
 import hypothesis
 import pytest
@@ -36,11 +37,55 @@ class SoftTpmFactory(Protocol):
     def __call__(self, name: str = "tpm", *, banks: tuple[str, ...] = BANKS, delays: Delays | None = None) -> SoftTpm: ...
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test that asks for a software TPM is marked so, without being told."""
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A test that asks for a software TPM is marked so, without being told. Each worker begins with its share of the long ones."""
     for item in items:
         if {"soft_tpm", "soft_tpm_factory", "manufacturer"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.swtpm)
+    given = getattr(config, "workerinput", None)
+    if given is not None:
+        items[:] = [items[at] for at in dealt([item.nodeid for item in items], given["long"], given["workercount"])]
+
+
+# --- what took long last time is begun first -----------------------------------------------------------------------------
+
+LONG: Final = 3.0
+"""Seconds of a test from which it is begun before others, so that none is begun when all else is done."""
+_LONG_KEY: Final = "writ/long"
+_took: dict[str, float] = {}
+
+
+def dealt(names: Sequence[str], took: Mapping[str, float], workers: int) -> list[int]:
+    """The tests `names`, by index, in blocks of the sizes that xdist hands out to begin with; the long ones dealt out, first in each."""
+    long = sorted((at for at, name in enumerate(names) if name in took), key=lambda at: (-took[names[at]], at))
+    others = iter([at for at, name in enumerate(names) if name not in took])
+    order: list[int] = []
+    for worker in range(workers):
+        size, mine = (len(names) - len(order)) // (workers - worker), long[worker::workers]
+        order += [*mine, *itertools.islice(others, max(0, size - len(mine)))]
+    return order
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """How long it took is remembered."""
+    if report.when == "call":
+        _took[report.nodeid] = report.duration
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """What took long is kept in pytest's cache for the next run."""
+    cache: pytest.Cache | None = getattr(session.config, "cache", None)
+    if cache is not None and not hasattr(session.config, "workerinput"):
+        before = {name: took for name, took in cache.get(_LONG_KEY, {}).items() if name not in _took}
+        cache.set(_LONG_KEY, before | {name: round(took, 1) for name, took in _took.items() if took >= LONG})
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Every worker is told the same: xdist wants one order from all."""
+    cache: pytest.Cache | None = getattr(node.config, "cache", None)
+    node.workerinput["long"] = {} if cache is None else cache.get(_LONG_KEY, {})
 
 
 def pytest_collection_finish() -> None:

@@ -83,6 +83,7 @@ REMEDIES: Final[dict[str, str]] = {
     "policy-rollback": "The bundle is older than one already held.",
     "grant-missing": "The token does not grant this action on this resource.",
     "grants-not-narrower": "An instance's grants must be within its manifest's and its parent's.",
+    "lineage-broken": "What a record says led to it is not there, or was no permit for it. Get all logs of the host, and look again.",
     "parent-refused": "A parent of the instance would not pass now; ask why of the parent.",
     "token-expired": "Renew: attest again.",
     "token-not-yet-valid": "The clock of this machine is behind the verifier's by more than the allowed skew.",
