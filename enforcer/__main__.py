@@ -408,6 +408,8 @@ def _approve(config: EnforcerConfig, args: argparse.Namespace) -> int:
         case _:
             raise FormatError("approve", "--key, or --by and --out, or --request and --signature", "others")
     approval = parse_signed_approval(signed)
+    if (refused := approval.approval.refused) != wanted.refused:  # what is told below is about the reference
+        raise Refused(Reason("approval-refused", "approval.refused", wanted.refused.hex(), refused.hex()))
     with _daemon(config) as connection:
         frames.send(connection, CONTROL.encode(Approve(wanted.instance, signed)), (0,))
         data = frames.receive(connection, MAX_CONTROL, 15.0)

@@ -100,6 +100,12 @@ def single(scope: Scope, wanted: bytes) -> str | None:
     return found[0].decode("ascii")
 
 
+def one_length(scope: Scope) -> None:
+    """What says where the body ends is one header, once, or none. Raises FormatError: two readers could take what follows for another."""
+    if None not in [single(scope, name) for name in (b"content-length", b"transfer-encoding")]:
+        raise FormatError("body", "Content-Length or Transfer-Encoding", "both")
+
+
 def shown(scope: Scope) -> tuple[str, str, str | None]:
     """Token, proof and perhaps a lease, of `Authorization: DPoP …`, `DPoP: …` and `Writ-Lease: …`.
 

@@ -25,6 +25,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from enforcer.relying.asgi import (
+    MAX_BODY,
     Headers,
     Receive,
     Room,
@@ -34,6 +35,7 @@ from enforcer.relying.asgi import (
     answer,
     is_http,
     new_reference,
+    one_length,
     read_body,
     reasons_of,
     refuse,
@@ -123,6 +125,7 @@ class AuthZen:
         kind = (single(scope, b"content-type") or "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise FormatError("header content-type", "application/json", repr(kind)[:80])
+        one_length(scope)
         with self._room:
             body = decode_json(await read_body(receive), "request")
             return await (self._evaluations if path == EVALUATIONS else self._evaluation)(body, reference)
@@ -139,7 +142,7 @@ class AuthZen:
         """Each evaluation decided in its order, as far as the semantic goes; without any it is one evaluation.
 
         1. `evaluations` is an array of objects, no longer than the bound, and the semantic is one of the three.
-        2. A part that an evaluation does not have is the request's own, whole.
+        2. A part that an evaluation does not have is the request's own, whole; said out in each, they would still be a body in bounds.
         3. A fault of one evaluation is a denial of that one.
         """
         if not isinstance(body, dict):
@@ -157,6 +160,8 @@ class AuthZen:
             return await self._evaluation(body, reference)
         # 2
         defaults = {part: body[part] for part in _PARTS if part in body}
+        if len(_canonical(defaults)) * len(items) > MAX_BODY:
+            raise Refused(Reason("too-large", "evaluations", f"at most {MAX_BODY} bytes with what they share said out in each", "more"))
         # 3
         each = [self._evaluation_of(defaults, item, f"{reference}-{number}") for number, item in enumerate(items)]
         if SEMANTICS[semantic] is None:

@@ -40,6 +40,7 @@ from enforcer.relying.asgi import (
     http_action,
     is_http,
     new_reference,
+    one_length,
     read_body,
     reasons_of,
     refuse,
@@ -116,8 +117,7 @@ class ForwardAuth:
         # 1
         if any(bytes(name).lower() == b"upgrade" for name, _ in scope["headers"]):
             raise FormatError("header upgrade", "none", "another protocol")
-        if None not in [single(scope, name) for name in (b"content-length", b"transfer-encoding")]:
-            raise FormatError("body", "Content-Length or Transfer-Encoding", "both")
+        one_length(scope)
         # 2
         method, origin, target = self._asked(scope)
         # 3

@@ -31,6 +31,7 @@ from enforcer.relying.asgi import (
     http_action,
     is_http,
     new_reference,
+    one_length,
     read_body,
     reasons_of,
     refuse,
@@ -65,6 +66,7 @@ class Middleware:
         reference = new_reference()
         try:
             with self._room:
+                one_length(scope)
                 body = await read_body(receive)
                 action = http_action(str(scope["method"]), self._origin, target_of(scope), Digest.of(body))
                 request = Presented(action, str(scope["method"]), action.resource, *shown(scope))

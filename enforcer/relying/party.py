@@ -37,7 +37,7 @@ _LOG = observe.get_logger(__name__)
 _STATUS: Final[Mapping[str, int]] = {
     "malformed": 400, "too-large": 413, "too-many-requests": 503, "unavailable": 503, "internal": 503, "record-not-durable": 503,
     "status-stale": 503, "policy-unknown": 503, "policy-digest-mismatch": 503,
-    "policy-refused": 403, "policy-error": 403, "grant-missing": 403, "hold": 403,
+    "policy-refused": 403, "policy-error": 403, "approval-required": 403, "grant-missing": 403, "hold": 403,
 }  # fmt: skip
 """HTTP status by reason code; every other code is about token or proof: 401."""
 _PROOF_CODES: Final = ("proof-missing", "proof-invalid", "proof-mismatch", "proof-stale", "proof-replayed")

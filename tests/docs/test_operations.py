@@ -110,7 +110,7 @@ class Machine:
 
     def write(self, block: Block) -> None:
         """A file that the page shows, under the name in its first line."""
-        path = block.text.partition("\n")[0].removeprefix("# ")
+        path = block.text.partition("\n")[0].removeprefix("# ").removeprefix("// ")
         self._mapped(path).write_text(self.exchanged(block.text))
 
     def type(self, line: str) -> None:
@@ -172,7 +172,7 @@ def test_every_command_of_the_page_is_accepted_in_its_order(tmp_path: Path, soft
 def play(machine: Machine, blocks: list[Block]) -> None:
     """Files are written, commands are typed; what needs root and cgroup v2 is the demonstration's."""
     for block in blocks:
-        if block.info == "toml":
+        if block.info == "toml" or block.text.startswith("// /etc/writ/"):
             machine.write(block)
         elif block.info == "sh":
             for line in commands(block):

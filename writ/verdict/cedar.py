@@ -12,6 +12,7 @@ integer overflow does that even in a schema-valid policy (cedar#2428). Here:
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,6 +25,7 @@ except ImportError as error:
 
 from writ.formats.errors import FormatError
 from writ.formats.policy_bundle import PolicyBundle
+from writ.verdict.breadth import bounded
 from writ.verdict.slicing import LEXEME, Moments, applicable, has_groups, moments, scope, statements
 
 _ARITHMETIC: Final = frozenset({"+", "-", "*", "neg"})
@@ -33,8 +35,11 @@ MAX_POLICIES: Final = 2000
 MAX_NESTING: Final = 32
 """Brackets within each other."""
 MAX_STATEMENT: Final = 8192
+MAX_DEPTH: Final = 640
+"""Of Cedar's JSON view, which has two levels for each operator of a chain."""
 MAX_SCHEMA: Final = 65_536
 """Characters up to a semicolon: a bound on chains of operators, which nest without brackets."""
+_JSON: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]]', re.DOTALL)
 _PANIC: Final = "PanicException"
 """What PyO3 raises where Rust panics: it derives from BaseException, and cannot be imported."""
 MAX_SLICED: Final = 4 * MAX_POLICIES
@@ -79,7 +84,8 @@ class CedarAnswer:
 def load(bundle: PolicyBundle) -> CedarPolicies:
     """The bundle's policies, ready to evaluate, after every check that can be made before a request.
 
-    1. Schema and policies are shallow and in short statements, since Cedar's parser recurses and would end the process; they parse.
+    1. Schema and policies are shallow and in short statements, since Cedar's parser recurses and would end the process; the schema says no
+       more than Cedar can judge soon; they parse.
     2. Every policy validates against the schema.
     3. No policy computes on integers.
     4. No policy permits any action on any resource to anyone, under no condition that looks at the request.
@@ -111,15 +117,17 @@ def _load(bundle: PolicyBundle) -> CedarPolicies:
     # 1
     _bounded("policy.schema", bundle.schema, "([{<", ")]}>", MAX_SCHEMA)
     _bounded("policy.policies", bundle.policies, "([{", ")]}", MAX_STATEMENT)
+    bounded(bundle.schema, len(statements(bundle.policies)))
     try:
         schema = cedarpy.Schema.from_str(bundle.schema)
     except ValueError:
         raise FormatError("policy.schema", JUDGED[0], "text that is not one; `cedar validate` shows where") from None
     try:
         whole = cedarpy.PolicySet.from_str(bundle.policies)
-        document = json.loads(cedarpy.policies_to_json_str(bundle.policies))
-    except (ValueError, RecursionError):
+        view = cedarpy.policies_to_json_str(bundle.policies)
+    except ValueError:
         raise FormatError("policy.policies", JUDGED[1], "text that is not; `cedar validate` shows where") from None
+    document = json.loads(_shallow(view))
     static = document.get("staticPolicies", {})
     if document.get("templates") or len(static) > MAX_POLICIES:
         raise FormatError("policy.policies", f"at most {MAX_POLICIES} policies and no templates", f"{len(static)}")
@@ -228,6 +236,19 @@ def _bounded(what: str, text: str, opening: str, closing: str, longest: int) -> 
         if len(text) - since <= longest:
             return
     raise FormatError(what, f"statements of at most {longest} characters", "a longer one")
+
+
+def _shallow(view: str) -> str:
+    """Cedar's JSON view of policies, which `json` reads whoever calls: it recurses, and how deep it can, the caller's frames would say.
+
+    Raises FormatError.
+    """
+    depth = 0
+    for lexeme in _JSON.finditer(view):
+        depth += (lexeme[0] in "{[") - (lexeme[0] in "}]")
+        if depth > MAX_DEPTH:
+            raise FormatError("policy.policies", f"at most {MAX_DEPTH} levels of Cedar's JSON", "a longer chain of operators")
+    return view
 
 
 def keys(conditions: object) -> Iterator[str]:
