@@ -6,11 +6,12 @@ from attestor.agentd import AgentDaemon
 from attestor.collect.kernel_logs import KernelLogs
 from attestor.collect.runtime_log import RuntimeLog
 from attestor.config import AttestorConfig, Enrolment, read_enrolment
+from attestor.esapi import EsapiTpm
 from attestor.evidence import Attestation
 from attestor.measure.governance import governance_events, measure_governance
 from attestor.measure.store import Store
 from attestor.measure.watch import Watch
-from attestor.tpm import EsapiTpm, Tpm
+from attestor.tpm import Tpm
 from writ.formats.keys import Signer
 from writ.service.clock import SystemClock
 from writ.service.signers import load_signer

@@ -464,14 +464,19 @@ def _key_revoke(args: argparse.Namespace) -> int:
 
 def _why(args: argparse.Namespace) -> int:
     entry = _client(args).get(f"/v1/decisions/{segment(args.reference)}")
-    if args.json or entry["kind"] != "attest":
+    if args.json or entry["kind"] not in ("attest", "exchange"):
         return _show(args, entry)
-    said = [*entry["reasons"], *(reason for outcome in entry["outcomes"] for reason in outcome["reasons"])]
+    outcomes = entry.get("outcomes", ())
+    said = [*entry["reasons"], *(reason for outcome in outcomes for reason in outcome["reasons"])]
     reasons = [Reason(r["code"], r["claim"], r["expected"], r["got"]) for r in said]
     if reasons:
         print(cli.refusal_card(reasons, entry["reference"][:16], stream=sys.stdout))
-    issued = sum(outcome["issued"] for outcome in entry["outcomes"])
-    print(f"{entry['verdict']}: {entry['host']} at {entry['at']}, {issued} of {len(entry['outcomes'])} instances were given a token")
+    if entry["kind"] == "exchange":
+        verdict = "given" if entry["issued"] else "refused"
+        print(f"{verdict}: {entry['host']} at {entry['at']}, instance {entry['instance']}, an exchange token for {entry['audience']}")
+        return cli.ACCEPTED
+    issued = sum(outcome["issued"] for outcome in outcomes)
+    print(f"{entry['verdict']}: {entry['host']} at {entry['at']}, {issued} of {len(outcomes)} instances were given a token")
     return cli.ACCEPTED
 
 

@@ -13,7 +13,6 @@ from verifier.attest import Inputs, ReferenceSets, read_inputs
 from verifier.keys import Keys
 from verifier.ledger import ATTEMPTS, Exchanged, Ledger, Void
 from verifier.ledger.schema import ProofRow
-from verifier.ledger.transaction import judge_live
 from writ.formats.digest import Digest
 from writ.formats.engine import EngineId
 from writ.formats.errors import Refused, Unavailable
@@ -72,7 +71,6 @@ class TokenExchange:
                 body, record=inputs.record, state=inputs.state, references=inputs.references, bundle=inputs.bundle, keys=keys,
                 exchanging=exchanging, engine=self._engine,
             )  # fmt: skip
-            judge_live(tables, verdict.execution.token_id, host=host, instance=verdict.execution.instance)
             entry, answer = self._keys.sign_entry(verdict.entry), b""
             if verdict.claims is not None:
                 signer = self._keys.exchange_signer(now)

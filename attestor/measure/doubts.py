@@ -10,14 +10,15 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from writ.formats.action import METHODS, WEBSOCKET
+from writ.formats.action import EXCHANGE, METHODS, WEBSOCKET, exchange_action
+from writ.formats.errors import FormatError
 from writ.formats.grants import Grant
 from writ.formats.manifest import Manifest
 
 _HTTP: Final = (*(f"http.{method.lower()}" for method in METHODS), WEBSOCKET)
 _KNOWN: Final = (
     "tool.call", "net.connect", "net.reach", "net.accept", *_HTTP, "secret.send", "secret.read",
-    "instance.start", "instance.run", "instance.end",
+    "instance.start", "instance.run", "instance.end", EXCHANGE,
 )  # fmt: skip
 _AUTHORITY: Final = re.compile(r"(?:\[[0-9a-f:.]+\]|[a-z0-9_](?:[a-z0-9._-]*[a-z0-9_])?):[1-9][0-9]{0,4}", re.ASCII)
 _URL: Final = re.compile(r"https?://([^/]+)/")
@@ -53,12 +54,22 @@ def _expected(grant: Grant, secrets: set[str]) -> str | None:
         return None if url and _is_authority(url[1]) else "https://HOST:PORT/PATH or …/*, in lower case and with the port"
     if action.startswith("instance."):
         return None if kind == "agent" and rest else "agent:NAME"
+    if action == EXCHANGE:
+        return None if _is_audience(grant.resource) else "one audience, spelt as a resource and with no /* at its end"
     name, _, place = rest.partition("@")
     if kind != "secret" or name not in secrets:
         return f"secret: and a name of [secrets] ({', '.join(sorted(secrets)) or 'none is there'})"
     if action == "secret.send":
         return None if (url := _URL.match(place)) and _is_authority(url[1]) else "secret:NAME@https://HOST:PORT/PATH or …/*"
     return "secret:NAME, with no place" if place else None
+
+
+def _is_audience(text: str) -> bool:
+    try:
+        exchange_action(text)
+    except FormatError:
+        return False
+    return not text.endswith("/*")
 
 
 def _is_authority(text: str) -> bool:

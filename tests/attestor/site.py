@@ -22,10 +22,11 @@ from attestor.collect.kernel_logs import KernelLogs
 from attestor.collect.runtime_log import RuntimeLog
 from attestor.config import Enrolment, LogPaths, StateDir
 from attestor.enrol import enrol
+from attestor.esapi import EsapiTpm
 from attestor.evidence import Attestation
 from attestor.measure.store import Store
 from attestor.measure.watch import Watch
-from attestor.tpm import EsapiTpm, Tpm
+from attestor.tpm import Tpm
 from swtpm import SoftTpm
 from tests.signers import new_signer
 from tests.world.applications import application, closed

@@ -14,10 +14,11 @@ import pytest
 from attestor import agentd
 from attestor.collect.runtime_log import RuntimeLog
 from attestor.config import read_enrolment
+from attestor.esapi import EsapiTpm
 from attestor.measure.governance import not_said
 from attestor.measure.manifest import Measured, measure_manifest
 from attestor.measure.store import Store
-from attestor.tpm import EsapiTpm, Quoted
+from attestor.tpm import Quoted
 from swtpm import SoftTpm
 from tests.attestor.site import GOVERNANCE, Host, VerifierSite, exchange, launch, receive, token_ask
 from tests.signers import new_signer

@@ -8,7 +8,7 @@ import pytest
 
 from attestor.config import read_enrolment
 from attestor.enrol import enrol
-from attestor.tpm import EsapiTpm
+from attestor.esapi import EsapiTpm
 from swtpm import SoftTpm
 from tests.attestor.site import Host, VerifierSite, host_with
 from tests.conftest import SoftTpmFactory

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from attestor import agentd
+from attestor.exchange import ask
 from enforcer.bundles import HeldBundles
 from enforcer.credential import Held, Subject, accept
 from enforcer.leases import with_lease
@@ -17,7 +21,9 @@ from enforcer.secrets.bearer import Bearers
 from tests.attestor.site import Host, VerifierSite, token_ask
 from tests.signers import MemorySigner, new_signer
 from tests.world.federation import JwtMethod, NotTaken, discovered
+from verifier.ledger.schema import EntryRow
 from writ.formats.errors import Unavailable
+from writ.formats.exchange import ExchangeAnswer
 from writ.formats.local import Done, Launch, Launched, Stop, TokenGiven
 from writ.formats.spiffe import AgentId
 from writ.formats.trust import Trust
@@ -66,6 +72,11 @@ class Holder:
         """An exchange token for the vault, asked for now."""
         return (await asyncio.to_thread(self.bearers(key).token, VAULT, held or self.held))[0]
 
+    @property
+    def decided(self) -> list[EntryRow]:
+        """What the verifier decided about exchanges."""
+        return self.site.built.parts.ledger.read().select(EntryRow, kind="exchange")
+
     async def refused(self, *, key: MemorySigner | None = None, held: Held | None = None) -> str:
         """Why there is none."""
         with pytest.raises(Unavailable) as caught:
@@ -104,13 +115,39 @@ def test_holder_gets_a_token_that_a_vault_takes(holder: Holder) -> None:
     told(story)
 
 
-def test_drift_and_stop_end_it_before_the_verifier_knows(holder: Holder) -> None:
+def test_stop_ends_it_before_the_verifier_knows_and_it_is_not_even_asked(holder: Holder) -> None:
     async def story() -> None:
         async with holder.host.running():
             await holder.start()
             assert await holder.token()
             await holder.host.ask(Stop(holder.launched.instance, "exited"), Done)
+            before = len(holder.decided)
             assert await holder.refused() == "instance-stopped"
+            assert len(holder.decided) == before == 1
+
+    told(story)
+
+
+def test_token_that_comes_after_a_stop_is_not_passed_on(holder: Holder, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, go = threading.Event(), threading.Event()
+
+    def slow(*question: Any) -> ExchangeAnswer:
+        answer: ExchangeAnswer = ask(*question)
+        asked.set()
+        go.wait(10)
+        return answer
+
+    monkeypatch.setattr(agentd, "ask_verifier", slow)
+
+    async def story() -> None:
+        async with holder.host.running():
+            await holder.start()
+            waiting = asyncio.create_task(holder.refused())
+            await asyncio.to_thread(asked.wait, 10)
+            await holder.host.ask(Stop(holder.launched.instance, "exited"), Done)
+            go.set()
+            assert await waiting == "instance-stopped"
+            assert len(holder.decided) == 1
 
     told(story)
 

@@ -28,7 +28,8 @@ from tpm2_pytss.types import (  # type: ignore[import-untyped]
     TPMU_HA,
 )
 
-from attestor.tpm import EsapiTpm, MadeLeaseKey
+from attestor.esapi import EsapiTpm
+from attestor.tpm import MadeLeaseKey
 from swtpm import SoftTpm
 from tests.conftest import SoftTpmFactory
 from tests.writ.verdict.refusal import refused

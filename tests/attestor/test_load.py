@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 from pathlib import Path
 
-from attestor.tpm import EsapiTpm, Quoted
+from attestor.esapi import EsapiTpm
+from attestor.tpm import Quoted
 from swtpm import Delays
 from tests.attestor.site import VerifierSite, exchange, host_with, launch, receive, token_ask
 from tests.conftest import SoftTpmFactory

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from attestor.collect.runtime_log import RuntimeLog
-from attestor.tpm import EsapiTpm
+from attestor.esapi import EsapiTpm
 from swtpm import SoftTpm
 from writ.formats.digest import Digest, extend
 from writ.formats.errors import Refused, Unavailable
@@ -86,7 +86,7 @@ def test_killed_at_each_moment_of_an_append_the_log_agrees_again(moment: str, tm
 CHILD = """
 import os, pathlib, signal, sys
 from attestor.collect.runtime_log import RuntimeLog
-from attestor.tpm import EsapiTpm
+from attestor.esapi import EsapiTpm
 from writ.formats.digest import Digest
 from writ.formats.eventlog.runtime import ComponentEvent
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from attestor.tpm import EsapiTpm, check_tcti
+from attestor.esapi import EsapiTpm
+from attestor.tpm import check_tcti
 from swtpm import SoftTpm
 from tests.conftest import SoftTpmFactory
 from writ.formats.digest import Digest, Nonce, extend

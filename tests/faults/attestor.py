@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from attestor.esapi import EsapiTpm
 from attestor.measure.governance import governance_events, measure_governance
-from attestor.tpm import EsapiTpm
 from swtpm import SoftTpm
 from tests.attestor.site import NAMESPACE, OPERATOR, Host, VerifierSite, launch, token_ask
 from tests.faults.fault import ROOT, Step

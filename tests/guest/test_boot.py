@@ -24,7 +24,7 @@ IMA = "/sys/kernel/security/ima/binary_runtime_measurements"
 READ = """
 import base64, json
 from pathlib import Path
-from attestor.tpm import EsapiTpm
+from attestor.esapi import EsapiTpm
 tpm = EsapiTpm("device:/dev/tpmrm0", Path("/var/lib/writ/attestor/ak.cbor"))
 pcrs = tpm.quote(b"first slice", "sha256").pcrs
 print(json.dumps({str(n): pcrs.get(n).hex() for n in range(16)}))

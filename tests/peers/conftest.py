@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-collect_ignore = ["frameworks"]  # programs, which need what LIB has
+collect_ignore = ["frameworks", "verifiers"]  # programs, which need what LIB has
 
 ROOT = Path(__file__).parents[2]
 LIB = ROOT / ".peers/lib"

@@ -128,10 +128,12 @@ def test_relying_process_sheds_and_every_permit_is_on_record(tmp_path: Path, rat
         permits = {one["reference"] for one in recorded if one["permit"]}
         passed = {answer.partition(" ")[2] for answer in came["answers"] if answer.startswith("passed ")}
 
-        assert passed == permits
-        assert words["passed"] == len(permits)
+        late = words["record-not-durable"]  # refused after 3 s, and perhaps written all the same
+        assert passed <= permits
+        assert len(permits - passed) <= late
+        assert words["passed"] == len(passed)
         shed = words.pop("too-many-requests", 0)
-        assert sum(words.values()) == len(recorded)
+        assert sum(words.values()) - late <= len(recorded) <= sum(words.values())
         assert rate < 10_000 or shed > 0
         process.refresh()
         assert asked(at, "GET", "/forward-auth", headers=question(gate))[0] == 200

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import secrets
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,21 +22,23 @@ from tests.world.federation import JwtMethod, NotTaken, decoded, discovered
 from tests.world.host import RefusedByVerifier, SimulatedHost
 from tests.world.network import certified
 from tests.world.verifier import RunningVerifier, running_verifier
+from verifier.__main__ import main
 from verifier.attest import ReferenceSets, read_inputs
-from verifier.keys import AHEAD, RETIRED_FOR
+from verifier.keys import AHEAD, RETIRED_FOR, Keys
 from verifier.ledger.schema import BlobRow, EntryRow, ProofRow
-from verifier.token_exchange import EXCHANGE_JWKS
+from verifier.token_exchange import EXCHANGE_JWKS, TokenExchange
 from writ.formats.cose import parse_sign1, verify_sign1
 from writ.formats.decision import ExchangeDecision, encode_entry, parse_entry
 from writ.formats.digest import Digest
 from writ.formats.eat import parse_token
-from writ.formats.errors import FormatError
+from writ.formats.errors import FormatError, Refused
 from writ.formats.exchange import EXCHANGE, ExchangeAnswer, ExchangeRequest
 from writ.formats.exchange_token import MAX_LIFE, parse_exchange_token
 from writ.formats.keys import key_id, parse_cose_key
 from writ.formats.policy_bundle import parse_bundle
 from writ.formats.state import parse_host_record, parse_host_state
 from writ.formats.strict import b64url, decode_cbor, encode_json
+from writ.verdict.token import PROOF_LIFE
 from writ.verdict.token_exchange import Exchanging, decide_exchange
 
 VAULT, CLOUD, OTHER = "https://vault.example.org", "api://cloud", "https://ungranted.example.org"
@@ -218,14 +221,36 @@ def test_nobody_but_the_host_asks(verifier: RunningVerifier, host: SimulatedHost
 
 
 def test_replayed_proof_is_refused_also_by_a_verifier_that_was_restarted(verifier: RunningVerifier, host: SimulatedHost) -> None:
-    request = asked(host)
+    request, parts = asked(host), verifier.made.parts
     host.exchange(request)
     assert refused(host, request) == ["proof-replayed"]
-    (row,) = verifier.made.ledger.read().select(ProofRow)
-    assert row.expires_at > verifier.clock.now() + 30, "durable, for as long as anybody would take it"
+    engine = decisions(verifier)[0].engine
+    restarted = TokenExchange(
+        parts.ledger, Keys(verifier.config.key_dir, parts.ledger), parts.clock, engine, verifier.url, secrets.token_bytes
+    )
+    with pytest.raises(Refused, match="proof-replayed"):
+        restarted.exchange("h1", EXCHANGE.encode(request))
+    (row,) = parts.ledger.read().select(ProofRow)
+    assert row.expires_at >= verifier.clock.now() + PROOF_LIFE, "for as long as anybody would take it"
     refusing = host.exchange_request("one", request.token, OTHER)
     assert refused(host, refusing) == ["grant-missing"]
     assert refused(host, refusing) == ["proof-replayed"], "a refusal uses it up, too"
+
+
+def test_why_says_what_was_decided(verifier: RunningVerifier, host: SimulatedHost, capsys: pytest.CaptureFixture[str]) -> None:
+    (token,) = tokens(host, "one")
+    host.exchange(host.exchange_request("one", token, VAULT))
+    refused(host, host.exchange_request("one", token, OTHER))
+    given, not_given = [row.reference for row in verifier.made.ledger.read().select(EntryRow, kind="exchange")]
+    where = ["--url", verifier.url, "--api-key-file", str(verifier.key_file)]
+    said = []
+    for reference in (given, not_given):
+        assert main(["why", reference, *where]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0].startswith("given: h1 at ")
+    assert VAULT in said[0]
+    assert "grant-missing" in said[1]
+    assert f"an exchange token for {OTHER}" in said[1]
 
 
 def test_expired_proof_and_expired_token_are_refused(verifier: RunningVerifier, host: SimulatedHost) -> None:
@@ -249,6 +274,18 @@ def test_revoked_token_gets_none(verifier: RunningVerifier, host: SimulatedHost)
     verifier.client.post("/v1/revocations", {"kind": "jti", "subject": parse_token(request.token).claims.token_id})
     assert refused(host, request) == ["token-revoked"]
     host.exchange(asked(host))  # another token of the instance is not
+
+
+@pytest.mark.parametrize("changed", [{"token_id": "never-issued-by-anyone"}, {"token_id": None}])
+def test_token_that_the_ledger_does_not_know_of_this_instance_gets_none(
+    verifier: RunningVerifier, host: SimulatedHost, changed: dict[str, str | None]
+) -> None:
+    """By who has the key of execution tokens: the id of no token, or of another instance's."""
+    one, two = tokens(host, "one", "two")
+    token_id = changed["token_id"] or parse_token(two).claims.token_id
+    keys = verifier.made.parts.keys
+    forged = keys.sign_token(replace(parse_token(one).claims, token_id=token_id), keys.current())
+    assert refused(host, host.exchange_request("one", forged, VAULT)) == ["token-revoked"]
 
 
 def test_revoked_instance_and_contained_host_get_none(verifier: RunningVerifier, host: SimulatedHost) -> None:

@@ -148,7 +148,9 @@ def _exchanged(change: Exchanged, tables: Tables) -> Committed:
     if tables.get(ProofRow, change.proof.proof) is not None:
         raise Refused(Reason("proof-replayed", "proof.jti", "a proof used once", "a used one"))
     # 2
-    judge_live(tables, change.token_id, host=change.entry.host, instance=change.instance)
+    rows = tables.select(TokenRow, token_id=change.token_id)
+    if not any((row.host, row.instance) == (change.entry.host, change.instance) for row in rows) or any(row.revoked for row in rows):
+        raise Refused(Reason("token-revoked", "token.jti", "a token that was issued and not revoked", change.token_id[:64]))
     # 3
     host = _host(tables, change.entry.host)
     if host.record is None or Digest.of(host.record).value != change.basis.record:
@@ -160,13 +162,6 @@ def _exchanged(change: Exchanged, tables: Tables) -> Committed:
     tables.put(change.proof)
     _blobs(tables, change.blobs)
     return Committed(_append(tables, change.entry))
-
-
-def judge_live(tables: Tables, token_id: str, *, host: str, instance: bytes) -> None:
-    """The execution token was issued to that instance, and is not revoked. Raises Refused."""
-    rows = tables.select(TokenRow, token_id=token_id)
-    if not any((row.host, row.instance) == (host, instance) for row in rows) or any(row.revoked for row in rows):
-        raise Refused(Reason("token-revoked", "token.jti", "a token that was issued and not revoked", token_id[:64]))
 
 
 @apply.register
@@ -470,4 +465,4 @@ def _prune(tables: Tables, at: int) -> None:
     tables.prune(ProofRow, at - KEPT_AFTER_EXPIRY)
 
 
-__all__ = ["apply", "judge_admission", "judge_ek", "judge_live", "judge_nonce", "space", "stored_answer", "unheard"]
+__all__ = ["apply", "judge_admission", "judge_ek", "judge_nonce", "space", "stored_answer", "unheard"]

@@ -39,6 +39,8 @@ def of(grants: str, more: str = "") -> tuple[str, ...]:
         '["http.get", "https://api.example.org:443/v1/*"]',
         '["http.websocket", "https://api.example.org:443/v1"]',
         '["instance.start", "agent:coder"]',
+        '["token.exchange", "https://vault.example.org"]',
+        '["token.exchange", "api://AzureADTokenExchange"]',
     ],
 )
 def test_grant_of_the_pages_is_in_no_doubt(grant: str) -> None:
@@ -57,6 +59,8 @@ def test_grant_of_the_pages_is_in_no_doubt(grant: str) -> None:
         ('["http.GET", "https://api.example.org:443/"]', "http.get"),
         ('["http.get", "https://api.example.org/v1/*"]', "with the port"),
         ('["instance.start", "coder"]', "agent:NAME"),
+        ('["token.exchange", "https://vault.example.org/*"]', "one audience"),
+        ('["token.exchange", "//iam.example/pool"]', "one audience"),
         ('["secret.send", "secret:mial@https://a.example:443/*"]', "none is there"),
     ],
 )

@@ -83,6 +83,7 @@ def test_cut_forgets_and_gives_back_and_a_mend_fetches_anew(safe: Safe) -> None:
         safe.secrets.value("db", safe.held)
     safe.secrets.mend()
     assert safe.secrets.value("db", safe.held) != first
+    assert len(set(safe.vault.shown)) == 2, "the exchange token was forgotten, too"
     safe.secrets.close()
 
     assert not safe.vault.leases
@@ -177,6 +178,15 @@ def test_cloud_gives_its_token_for_ours(safe: Safe) -> None:
             "scope": ["storage.read storage.list"],
         }
     ]
+
+
+def test_cut_forgets_what_was_shown_to_the_cloud(safe: Safe) -> None:
+    held = safe.of((Secret("gcs", "GCS"),), f"a gcs exchange {safe.vault.url}/sts {CLOUD} aud")
+    for _ in range(2):
+        assert held.value("gcs", safe.held) == b"ya29.cloud"
+        held.cut()
+        held.mend()
+    assert len(set(safe.vault.shown)) == 2
 
 
 def test_exchange_that_refuses_is_unavailable(safe: Safe) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.parsers import assert_parser_is_total
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError
-from writ.formats.mcp.answer import parse_result, parse_said
+from writ.formats.mcp.answer import parse_error, parse_result, parse_said
 from writ.formats.mcp.approved import ApprovedServer, definition_digest, encode_approved, parse_approved
 from writ.formats.mcp.events import Events, event
 from writ.formats.mcp.headers import check_headers, header_text
@@ -44,6 +44,8 @@ def test_a_call_is_read_whole_and_its_meta_is_not_what_is_sent() -> None:
 def test_any_bytes_are_a_message_or_refused() -> None:
     assert_parser_is_total(parse_message, spelt(CALL))
     assert_parser_is_total(lambda data: parse_said(data, "server"), spelt({"jsonrpc": "2.0", "id": 1, "result": {"content": []}}))
+    error = spelt({"jsonrpc": "2.0", "id": 1, "error": {"code": -32001, "message": "no"}})
+    assert_parser_is_total(lambda data: parse_error(data, "server", 1), error)
     assert_parser_is_total(parse_approved, encode_approved(ApprovedServer(MODERN, {"read": Digest.of(b"")}, {})))
 
 
