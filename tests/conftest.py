@@ -37,12 +37,18 @@ class SoftTpmFactory(Protocol):
     def __call__(self, name: str = "tpm", *, banks: tuple[str, ...] = BANKS, delays: Delays | None = None) -> SoftTpm: ...
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """A test that asks for a software TPM, or for an enforcer's whole host that no other test may have, is marked so without being told."""
+    asked = set(getattr(item, "fixturenames", ()))
+    if {"soft_tpm", "soft_tpm_factory", "manufacturer"} & asked:
+        item.add_marker(pytest.mark.swtpm)
+    if {"idle_host", "served_before"} & asked and item.get_closest_marker("shared_host") is None:
+        item.add_marker(pytest.mark.hosts)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A test that asks for a software TPM is marked so, without being told. Each worker begins with its share of the long ones."""
-    for item in items:
-        if {"soft_tpm", "soft_tpm_factory", "manufacturer"} & set(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.swtpm)
+    """Each worker begins with its share of the long ones."""
     given = getattr(config, "workerinput", None)
     if given is not None:
         items[:] = [items[at] for at in dealt([item.nodeid for item in items], given["long"], given["workercount"])]
