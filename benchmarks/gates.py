@@ -272,6 +272,11 @@ def services_own(service: Gate, where: str, commit: Callable[[], None]) -> Itera
     asks = {name: Proofs(service, GET, method, uri) for name, method, uri in (
         ("admit", "GET", None), ("forward", "GET", None), ("authzen", "POST", "https://pdp.example.org/access/v1/evaluation"))}  # fmt: skip
 
+    access = party.weigh(
+        Presented(GET, "GET", GET.resource, service.held.compact, asks["admit"]()), gate="relying", reference="0" * 12
+    ).access
+    yield Case(f"a line in a relying service's sink, record {where}", "one commit", lambda: sink.write(access), commit)
+
     def admit() -> None:
         party.admit(Presented(GET, "GET", GET.resource, service.held.compact, asks["admit"]()), gate="forward-auth", reference="0" * 12)
 
