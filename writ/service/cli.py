@@ -235,7 +235,7 @@ def refusal_card(reasons: Iterable[Reason], reference: str | None = None, *, str
 
 
 def emit(value: object, as_json: bool) -> None:
-    """Print `value` on standard output: as one JSON object on a line, or for people as aligned lines.
+    """Print `value` on standard output: as one JSON object on a line, or for people as aligned lines; lines of text are marked.
 
     `value` is JSON data; with `as_json` anything else raises TypeError.
     """
@@ -260,6 +260,9 @@ def _lines(value: object, indent: int) -> list[str]:
             if isinstance(item, Mapping | list | tuple) and item:
                 rows.append(f"{pad}{name}")
                 rows.extend(_lines(item, indent + 2))
+            elif isinstance(item, str) and "\n" in item:
+                rows.append(f"{pad}{name}")
+                rows.extend(f"{pad}  | {printable(line)}".rstrip() for line in item.removesuffix("\n").split("\n"))
             else:
                 rows.append(f"{pad}{name:<{width}}  {_moment(name, item) or _word(item)}".rstrip())
         return rows

@@ -169,13 +169,18 @@ def test_card_is_coloured_only_at_a_terminal_that_wants_it(monkeypatch: pytest.M
     assert "\x1b" not in cli.refusal_card([SPENT], stream=Terminal())
 
 
+def test_text_of_several_lines_is_shown_as_these_and_passes_for_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.emit({"version": 3, "policies": "permit (a);\n\nversion  4\x1b[2J\n"}, False)
+    assert capsys.readouterr().out.splitlines() == ["version   3", "policies", "  | permit (a);", "  |", "  | version  4\\x1b[2J"]
+
+
 def test_emit_prints_one_json_object_or_aligned_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    value = {"host": "a\nb", "ok": True, "none": None, "pcrs": {"sha256": [1, 2]}, "rows": [{"a": 1, "b": 2}], "empty": []}
+    value = {"host": "a\tb", "ok": True, "none": None, "pcrs": {"sha256": [1, 2]}, "rows": [{"a": 1, "b": 2}], "empty": []}
     cli.emit(value, True)
     assert json.loads(capsys.readouterr().out) == value
     cli.emit(value, False)
     assert capsys.readouterr().out == (
-        "host   a\\nb\nok     yes\nnone   -\npcrs\n  sha256\n    - 1\n    - 2\nrows\n  - a  1\n    b  2\nempty  -\n"
+        "host   a\\tb\nok     yes\nnone   -\npcrs\n  sha256\n    - 1\n    - 2\nrows\n  - a  1\n    b  2\nempty  -\n"
     )
 
 
