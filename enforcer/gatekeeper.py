@@ -23,7 +23,7 @@ from writ.formats.reason import NO_TOKEN, Reason
 from writ.formats.spiffe import AgentId
 from writ.service.clock import Clock
 from writ.verdict.approval import Asked, Given, consent_of
-from writ.verdict.decide import decide, would_refuse
+from writ.verdict.decide import counts, decide, would_refuse
 from writ.verdict.memo import Memo
 
 _NO_CONTEXT: Final = encode_context({})
@@ -93,7 +93,7 @@ class Gatekeeper:
         self._lines: list[Line] = []
         self._last = last
         self._used = Counter(log.permits)
-        self._lock = threading.Lock()
+        self._lock, self._counting = threading.Lock(), threading.Lock()
 
     @property
     def spent(self) -> Reason | None:
@@ -161,7 +161,8 @@ class Gatekeeper:
         `led_by` is the leaf hash of the record that led to this one, where that is in another instance's log.
 
         0. There is room for a record, else it is refused without one.
-        1. Token and bundle are taken once, the clock is read once. Permits of the same action are counted, with those being decided now.
+        1. Token and bundle are taken once, the clock is read once. Permits of the same action are counted; an action that a policy counts is
+           decided by itself, from the count to its record.
         2. The action is decided; what lacks an approval, again with the one that was given, if there is one: it is spent from then on.
         3. The record, and the arguments sealed beside it, are durable; a log that fails refuses (I4).
         4. Nothing was cut and no token died meanwhile; else the record gets a failed outcome and the action does not pass.
@@ -184,12 +185,17 @@ class Gatekeeper:
         with self._lock:
             cut, parent = self._cut, self._last if led_by is None else led_by
         held, now = (None, self._clock.now()) if cut or against is not None else (self._credential.current(), self._clock.now())
-        watched = self._observes is not None and against is None and not cut
-        with self._lock:
-            used = self._used[action.name]
-            self._used[action.name] = used + 1
+        watched, stands = self._observes is not None and against is None and not cut, cut or (() if against is None else (against,))
+        with self._counting if held is not None and counts(held.bundle, action.name) else contextlib.nullcontext():
+            return self._decide(action, arguments, gate, stands, held, now, parent, watched)
+
+    def _decide(
+        self, action: Action, arguments: bytes, gate: str, stands: tuple[Reason, ...], held: Held | None, now: int, parent: bytes | None,
+        watched: bool,
+    ) -> Ruling:  # fmt: skip
         # 2
-        judged = self._judge(action, cut or (() if against is None else (against,)), held, gate, now, used)
+        used = self._used[action.name]
+        judged = self._judge(action, stands, held, gate, now, used)
         # 3
         try:
             recorded = self._log.append(
@@ -197,15 +203,17 @@ class Gatekeeper:
             )
         except Unavailable as error:
             fault = Reason("record-not-durable", "record", "a durable record", error.detail[:200])
-            self._not_used(action)
+            if judged.permit:
+                self._count(action)  # it may be on record all the same
             return Ruling(action, (fault, *judged.reasons), None, None)
         sequence = recorded.record.sequence
         self._wait_for_approval(action, judged, recorded)
         with self._lock:
             cut, self._last = self._cut, recorded.leaf_hash
+        if judged.permit:
+            self._count(action)
         self._tell(action, judged, gate, now, sequence, used)
         if not judged.permit:
-            self._not_used(action)
             return Ruling(action, judged.reasons, sequence, None, recorded.leaf_hash, observed=watched and not cut)
         # 4
         if cut or self._credential.current() is None:
@@ -214,9 +222,9 @@ class Gatekeeper:
             return Ruling(action, late, sequence, None, recorded.leaf_hash)
         return Ruling(action, (), sequence, judged.held, recorded.leaf_hash)
 
-    def _not_used(self, action: Action) -> None:
+    def _count(self, action: Action) -> None:
         with self._lock:
-            self._used[action.name] -= 1
+            self._used[action.name] += 1
 
     def _tell(self, action: Action, judged: _Judged, gate: str, now: int, sequence: int, used: int) -> None:
         """The shadow hears of it, if there is one; whatever comes of that ends here."""

@@ -51,6 +51,7 @@ from writ.formats.mcp.approved import ApprovedServer
 from writ.formats.mcp.events import Events
 from writ.formats.mcp.headers import request_headers
 from writ.formats.mcp.protocol import MODERN
+from writ.formats.mcp.request import NAMED
 from writ.formats.strict import encode_json
 from writ.service import observe
 
@@ -85,7 +86,7 @@ class Values(Protocol):
 
 
 class _SessionOver(Exception):
-    """The server knows our session no more; it has not done what it was asked."""
+    """The server says that it knows our session no more."""
 
 
 @dataclass(slots=True)
@@ -129,8 +130,14 @@ class McpRemote(McpServer):
         return self._lock
 
     def leave(self, within: float) -> None:
-        """A connection is opened anew by other code."""
-        self.close()
+        """A connection is opened anew by other code. Raises Unavailable where what is in flight does not end within `within` seconds."""
+        self.line.cut()
+        if not self._lock.acquire(timeout=within):
+            raise Unavailable(self._what, "its call does not end")
+        try:
+            self._drop("closed")
+        finally:
+            self._lock.release()
 
     def close(self) -> None:
         """Nothing is asked any more. What is in flight fails."""
@@ -147,6 +154,8 @@ class McpRemote(McpServer):
                 try:
                     return self._in_session(method, params, hearing, end)
                 except _SessionOver:
+                    if method in NAMED:
+                        raise Unavailable(self._what, "it forgot our session, and whether it did this is not known: ask again") from None
                     return self._in_session(method, params, hearing, end)
             except _SessionOver:
                 raise Unavailable(self._what, "it knows no session of ours, however new") from None

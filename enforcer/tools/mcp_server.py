@@ -7,6 +7,7 @@ plain one (`program.StdioTool`). A server is asked, and asks nothing: what it wa
 from __future__ import annotations
 
 import contextlib
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -31,6 +32,10 @@ from writ.verdict.definition import Kind, judge_definition
 CLIENT, VERSION = "writ-enforcer", "1"
 """What servers hear of who asks, and clients of who answers."""
 MAX_PAGES: Final = 64
+MAX_LISTED: Final = 4 << 20
+"""Bytes of a whole list."""
+LISTED_WITHIN: Final = 60.0
+"""Seconds after which no further page is asked for."""
 MAX_TOLD: Final = 1024
 """Notifications of progress of one request."""
 
@@ -117,17 +122,21 @@ class McpServer(ABC):
         """Every entry of a list, whatever its pages. Raises Unavailable, FormatError."""
         entries: list[dict[str, Any]] = []
         params: dict[str, Any] = {}
+        size, end = 0, time.monotonic() + LISTED_WITHIN
         for _ in range(MAX_PAGES):
+            if time.monotonic() > end:
+                raise Unavailable(f"tool {self._name}", f"{method}: not whole within {LISTED_WITHIN:g} s")
             result = self.request(method, params)
             if not isinstance(result, dict):
                 raise Unavailable(f"tool {self._name}", f"{method}: {self._other(result)}")
-            entries += listed(method, result)
-            if len(entries) > MAX_LIST:
+            page = listed(method, result)
+            entries, size = entries + page, size + len(encode_json(page, floats=True))
+            if len(entries) > MAX_LIST or size > MAX_LISTED:
                 break
             if not result.get("nextCursor"):
                 return entries
             params = {"cursor": result["nextCursor"]}
-        raise FormatError(f"tool {self._name}", f"at most {MAX_LIST} entries on {MAX_PAGES} pages", "more")
+        raise FormatError(f"tool {self._name}", f"at most {MAX_LIST} entries on {MAX_PAGES} pages, of {MAX_LISTED} bytes", "more")
 
     def definitions(self, kind: Kind) -> list[dict[str, Any]]:
         """What it says now of its tools or prompts, approved or not."""

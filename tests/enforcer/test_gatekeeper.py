@@ -280,3 +280,27 @@ def test_callers_at_once_never_pass_more_often_than_the_policy_says(scene: Scene
     assert sum(passed) == 5
     permits = [one for one in records(scene) if isinstance(one, ActionRecord) and one.permit]
     assert sorted(used_of(one.context) or 0 for one in permits) == [0, 1, 2, 3, 4]
+
+
+def test_first_use_is_the_first_though_two_ask_at_once(scene: Scene, log: ActionLog) -> None:
+    """What is being decided, and will be refused, is no permit before."""
+    scene.attestor.policies = (
+        """permit(principal, action == Writ::Action::"tool.call", resource) when { context has used && context.used >= 1 };"""
+    )
+    scene.attestor.schema = cedar_schema()
+    scene.attestor.version += 1
+    scene.renew()
+    gatekeeper = scene.gatekeeper(log)
+    with ThreadPoolExecutor(8) as pool:
+        passed = list(pool.map(lambda _: gatekeeper.ask(READ, b"{}", gate="socket").permit, range(64)))
+    assert not any(passed)
+    assert {used_of(one.context) for one in records(scene) if isinstance(one, ActionRecord)} == {0}
+
+
+def test_permit_that_may_be_on_record_counts(scene: Scene, log: ActionLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    counting(scene)
+    gatekeeper = scene.gatekeeper(log)
+    with monkeypatch.context() as patch:
+        patch.setattr(log, "append", lambda *_: (_ for _ in ()).throw(Unavailable("action log", "late")))
+        assert [gatekeeper.ask(READ, b"{}", gate="socket").permit for _ in range(2)] == [False] * 2
+    assert [gatekeeper.ask(READ, b"{}", gate="socket").permit for _ in range(4)] == [True, True, True, False]

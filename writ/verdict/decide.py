@@ -99,6 +99,14 @@ class _Asked:
         )  # fmt: skip
 
 
+def counts(bundle: PolicyBundle, action: str) -> bool:
+    """Whether a policy that can match `action` looks at `used`."""
+    try:
+        return USED in load(bundle).slice_of(action).moments.asked
+    except FormatError:
+        return False
+
+
 def _asked(action: Action, bundle: PolicyBundle, gate: str, now: int, used: int | None, consent: Consent | None = None) -> _Asked:
     try:
         moments = load(bundle).slice_of(action.name).moments

@@ -45,6 +45,7 @@ class Listening:
     def __init__(self, name: str, server: McpServer, gatekeeper: Gatekeeper, short: str) -> None:
         """As `Desk`."""
         self._name, self._server, self._gatekeeper, self._short = name, server, gatekeeper, short
+        self._told = observe.Seldom()
 
     def answer(self, call: Call, tell: Any) -> dict[str, Any]:
         """How it ended: until then `tell` sends what comes. Where it is None, nothing can be held, and everything is refused.
@@ -116,7 +117,8 @@ class Listening:
         elif said.method == _UPDATED and params.get("uri") in wanted.get("resourceSubscriptions", []):
             found = {"uri": params["uri"]}
         if found is None:
-            _LOG.warning("notification-withheld", server=self._name, method=said.method[:60])
+            if self._told.now():
+                _LOG.warning("notification-withheld", server=self._name, method=said.method[:60])
             return None
         return {"jsonrpc": "2.0", "method": said.method, "params": {**found, "_meta": {META + "subscriptionId": call.identifier}}}
 

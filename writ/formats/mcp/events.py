@@ -28,14 +28,18 @@ class Events:
 
     def __init__(self, most: int) -> None:
         """No line, and no event, is longer than `most` bytes."""
-        self._most, self._rest, self._data = most, b"", list[bytes]()
+        self._most, self._rest, self._data = most, bytearray(), list[bytes]()
         self._size = 0
 
     def feed(self, part: bytes) -> list[bytes]:
         """The data of the events that end in `part`. Raises FormatError."""
-        *lines, self._rest = (self._rest + part).split(b"\n")
-        if max(map(len, (*lines, self._rest))) > self._most:
+        first, *more = part.split(b"\n")
+        self._rest += first  # what is held of a line is not copied for each part of it
+        if max(map(len, (self._rest, *more))) > self._most:
             raise FormatError(_WHAT, f"lines of at most {self._most} bytes", "a longer one")
+        if not more:
+            return []
+        lines, self._rest = [bytes(self._rest), *more[:-1]], bytearray(more[-1])
         return [whole for line in lines if (whole := self._line(line.removesuffix(b"\r"))) is not None]
 
     def _line(self, line: bytes) -> bytes | None:
