@@ -32,6 +32,7 @@ from attestor.measure.manifest import Measured, find_manifest, measure_manifest
 from attestor.measure.store import Store
 from attestor.measure.watch import Watch
 from writ.formats.digest import Digest
+from writ.formats.eat import parse_token
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.eventlog.runtime import ComponentEvent, DriftEvent, Outcome, RuntimeEvent, StartEvent, StopEvent, command_digest
 from writ.formats.evidence import MAX_REQUESTS, InstanceRequest
@@ -350,12 +351,24 @@ class AgentDaemon:
     async def _exchange(self, ask: ExchangeAsk) -> Local:
         """The verifier's token for elsewhere, of a running instance; one question at a time. Of drift we may know before it does."""
         request = ExchangeRequest(ask.audience, ask.token, ask.proof, ask.lease)
+        if (shown := parse_token(ask.token).claims.instance) != ask.instance:
+            raise FormatError("exchange-ask.token", f"a token of {ask.instance.hex()}", shown.hex())
         async with self._exchanging:
-            if (gone := self._not_running(ask.instance)) is not None:
+            if (gone := self._lineage_gone(ask.instance)) is not None:
                 return gone
             path = f"/v1/hosts/{self._enrolment.host}/exchange"
             answer = await asyncio.to_thread(ask_verifier, self._exchange_line, path, request, ExchangeAnswer)
-        return self._not_running(ask.instance) or ExchangeGiven(answer.token, answer.decision, answer.key)
+        return self._lineage_gone(ask.instance) or ExchangeGiven(answer.token, answer.decision, answer.key)
+
+    def _lineage_gone(self, instance: bytes) -> Refusal | None:
+        """None while the instance runs and whatever it descends from."""
+        gone, above = self._not_running(instance), self._instances.get(instance).start.parent
+        while gone is None and above is not None:
+            parent = self._instances.get(above)
+            if parent.phase != "running":
+                gone = Refusal((Reason("parent-refused", f"instance.{instance.hex()}.parent", "running", parent.phase),), False)
+            above = parent.start.parent
+        return gone
 
     def _not_running(self, instance: bytes) -> Refusal | None:
         phase = self._instances.get(instance).phase

@@ -80,7 +80,7 @@ class TokenExchange:
                 self._ledger.commit(
                     Exchanged(
                         entry, inputs.basis, _used(host, verdict), verdict.execution.token_id, verdict.execution.instance,
-                        blobs=_blobs(body, encode_keys(keys), inputs),
+                        verdict.execution.lineage, blobs=_blobs(body, encode_keys(keys), inputs),
                     )
                 )  # fmt: skip
             except Void as void:

@@ -29,6 +29,8 @@ from writ.service.clock import Clock
 from writ.service.uplink import Answer, Uplink
 
 _MAX_ANSWER: Final = 256 << 10
+_MAX_FORMER: Final = 64
+"""Former sessions of an instance that are still ended with it; what was leased under an older one has long run out."""
 _LOG = observe.get_logger(__name__)
 
 
@@ -40,25 +42,36 @@ class Session:
         self._bearers, self._audience = bearers, audience
         self._url, self._mount, self._role, self._ca_file, self._clock = url, mount, role, ca_file, clock
         self._token, self._until = "", 0.0
+        self._former: list[str] = []
+        self._denied: set[str] = set()
         self._lock = threading.Lock()
         self._uplink(None).close()
 
     def read(self, path: str, held: Held) -> Fields:
-        """The answer to a read of `path` below /v1. A session that has ended is begun anew, once. Raises Unavailable, FormatError."""
-        for token in self._tokens(held):
+        """The answer to a read of `path` below /v1. A session that has ended is begun anew, once. Raises Unavailable, FormatError.
+
+        A vault says 403 to a session that ended and to a path that the role may not read. What was refused to a session that had just
+        begun is the path's, and no reason to begin another: an agent could have one begun for each of its requests.
+        """
+        for token in self._tokens(path, held):
             with self._uplink(token) as uplink:
                 answer = uplink.get(f"/v1/{quote(path)}")
             if answer.status != 403:
+                with self._lock:
+                    self._denied.discard(path)
                 return _fields(answer, path)
-            self._drop(token)
+        with self._lock:
+            self._denied.add(path)
         raise Unavailable("vault", f"{path}: refused (403) to role {self._role}")
 
-    def _tokens(self, held: Held) -> Iterator[str]:
-        """The token that is there, and one that is new."""
+    def _tokens(self, path: str, held: Held) -> Iterator[str]:
+        """The token that is there, and one that is new, but for a path that was refused to a new one before."""
         with self._lock:
-            kept = self._token if time.monotonic() < self._until else ""
+            kept, denied = self._token if time.monotonic() < self._until else "", path in self._denied
         if kept:
             yield kept
+            if denied:
+                return
         shown, _ = self._bearers.token(self._audience, held)
         with self._uplink(None) as uplink:
             body = encode_json({"jwt": shown, "role": self._role})
@@ -66,26 +79,31 @@ class Session:
         auth = answer.fields("auth")
         token, seconds = auth.text("client_token", least=1, most=4096), auth.uint("lease_duration")
         with self._lock:
+            if self._token:  # leases may hang on it
+                self._former = [*self._former, self._token][-_MAX_FORMER:]
             self._token, self._until = token, time.monotonic() + seconds * DUE
         yield token
-
-    def _drop(self, token: str) -> None:
-        with self._lock:
-            if self._token == token:
-                self._token = ""
 
     def forget(self) -> GiveBack | None:
         """As `Source`: what gives back ends the session at the vault, and with it whatever it had leased."""
         self._bearers.forget()
         with self._lock:
-            token, self._token, self._until = self._token, "", 0.0
-        return (lambda: self._revoke(token)) if token else None
+            tokens = [*self._former, *([self._token] if self._token else [])]
+            self._token, self._until = "", 0.0
+            self._former.clear()
+        return (lambda: self._revoke(tokens)) if tokens else None
 
-    def _revoke(self, token: str) -> None:
+    def _revoke(self, tokens: list[str]) -> None:
+        *former, current = tokens
+        for token in former:  # most have ended by themselves: then there is nothing to give back
+            self._revoked(token, ended=True)
+        self._revoked(current)
+
+    def _revoked(self, token: str, *, ended: bool = False) -> None:
         try:
             with self._uplink(token) as uplink:
                 answer = uplink.post("/v1/auth/token/revoke-self", b"{}", "application/json", retry=True)
-            failed = "" if answer.status in (200, 204) else f"status {answer.status}"
+            failed = "" if answer.status in (200, 204, *((403,) if ended else ())) else f"status {answer.status}"
         except Unavailable as error:
             failed = error.detail
         if failed:

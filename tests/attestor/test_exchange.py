@@ -48,11 +48,11 @@ class Holder:
         self.site.approve(self.launched)
         self.held = await self.renew()
 
-    async def renew(self) -> Held:
+    async def renew(self, parent: bytes | None = None) -> Held:
         """A new token, with a lease where it takes one."""
         launched = self.launched
         given = await self.host.ask(token_ask(launched, self.key.public), TokenGiven)
-        subject = Subject(launched.instance, AgentId.parse(AGENT), self.key.public, launched.audience, launched.grants, None)
+        subject = Subject(launched.instance, AgentId.parse(AGENT), self.key.public, launched.audience, launched.grants, parent)
         clock = SystemClock()
         bundles = HeldBundles(self.host.directory / "policies")
         held = accept(given, subject, self.trust, bundles, wall=clock.now(), boot=clock.boot())

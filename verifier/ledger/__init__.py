@@ -236,13 +236,17 @@ class KeyRotated:
 
 @dataclass(frozen=True, slots=True)
 class Exchanged:
-    """An exchange decided, either way: the proof that it uses up, what it was made with, and the execution token, which must be live."""
+    """An exchange decided, either way: the proof that it uses up, what it was made with, and the execution token, which must be live.
+
+    `lineage` are the parents of its instance, which must each hold a live token, too.
+    """
 
     entry: Entry
     basis: Basis
     proof: ProofRow
     token_id: str
     instance: bytes
+    lineage: tuple[bytes, ...]
     blobs: tuple[bytes, ...]
 
 

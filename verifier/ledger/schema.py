@@ -43,7 +43,7 @@ class HostRow(Row):
 
 @dataclass(frozen=True, slots=True)
 class HeardRow(Row):
-    """What was last heard of a host, beside `HostRow`: for people to see, never for a verdict.
+    """What was last heard of a host, beside `HostRow`: for people to see, and for exchanges, which a host refused last gets none of.
 
     `moved_at` is when its status changed or it enrolled, `contacted_at` when its newest nonce was issued. The last decision since it
     enrolled: when (`decided_at`, None without one), whether it accepted, its reasons (a CBOR array), `since` when decisions say the

@@ -143,7 +143,8 @@ def _attested(change: Attested, tables: Tables) -> Committed:
 
 @apply.register
 def _exchanged(change: Exchanged, tables: Tables) -> Committed:
-    """1. The proof is unused. 2. The execution token is live, of this instance. 3. The basis stands. 4. All writes: proof, entry."""
+    """1. The proof is unused. 2. The execution token is live, of this instance, and its parents hold live ones. 3. The basis stands, and
+    the host was not refused at its last attestation. 4. All writes: proof, entry."""
     # 1
     if tables.get(ProofRow, change.proof.proof) is not None:
         raise Refused(Reason("proof-replayed", "proof.jti", "a proof used once", "a used one"))
@@ -151,6 +152,10 @@ def _exchanged(change: Exchanged, tables: Tables) -> Committed:
     rows = tables.select(TokenRow, token_id=change.token_id)
     if not any((row.host, row.instance) == (change.entry.host, change.instance) for row in rows) or any(row.revoked for row in rows):
         raise Refused(Reason("token-revoked", "token.jti", "a token that was issued and not revoked", change.token_id[:64]))
+    for parent in change.lineage:
+        held = tables.select(TokenRow, instance=parent, host=change.entry.host, revoked=0)
+        if not any(row.expires_at > change.entry.at for row in held):
+            raise Refused(Reason("token-revoked", "token.lineage", "a parent with a token", "none"))
     # 3
     host = _host(tables, change.entry.host)
     if host.record is None or Digest.of(host.record).value != change.basis.record:
@@ -158,6 +163,9 @@ def _exchanged(change: Exchanged, tables: Tables) -> Committed:
     if host.version != change.basis.version:
         raise Void("the host's state")
     _still(tables, host.namespace, change.basis)
+    heard = tables.get(HeardRow, host.host)
+    if heard is not None and heard.decided_at is not None and not heard.accepted:
+        raise Refused(Reason("host-refused", "host.verdict", "accepted at its last attestation", "refused"))
     # 4
     tables.put(change.proof)
     _blobs(tables, change.blobs)

@@ -41,9 +41,9 @@ class SignedJws:
 
     header: Mapping[str, Any] = field(hash=False)
     payload: bytes
-    signing_input: bytes
-    signature: bytes
-    compact: str
+    signing_input: bytes = field(repr=False)
+    signature: bytes = field(repr=False)
+    compact: str = field(repr=False)
 
     @property
     def algorithm(self) -> str:
