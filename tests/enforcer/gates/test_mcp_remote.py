@@ -20,7 +20,7 @@ from tests.enforcer.gates.test_injection import Known
 from tests.enforcer.host import wait_for
 from tests.world.mcp_notes import STATE
 from tests.world.mcp_site import Asked
-from writ.formats.errors import FormatError
+from writ.formats.errors import FormatError, Unavailable
 from writ.formats.mcp.approved import ApprovedServer, Remote, encode_approved, parse_approved
 from writ.formats.mcp.protocol import FAILED, MODERN, REFUSED
 from writ.formats.reason import Reason
@@ -625,3 +625,41 @@ def test_nothing_is_listened_to_of_the_older_generation_or_on_a_line(rigs: Make)
         "params": {"notifications": {"toolsListChanged": True}, "_meta": META},
     }
     assert rule((200, rig.line(body)[0])) == "stream-not-served"
+
+
+# --- what a review found -------------------------------------------------------------------------------------------------
+
+
+def test_whose_client_does_not_read_holds_up_no_takeover(rigs: Make) -> None:
+    rig = rigs()
+    taken, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with rig.server.turn():
+            taken.set()
+            over.wait(20)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    try:
+        assert taken.wait(5)
+        with pytest.raises(Unavailable, match="does not end"):
+            rig.server.leave(0.2)
+    finally:
+        over.set()
+        holder.join()
+
+
+def test_a_list_is_bounded_as_a_whole(monkeypatch: pytest.MonkeyPatch, rigs: Make) -> None:
+    rig = rigs()
+    page = {"tools": [{"name": "a", "inputSchema": {"type": "object", "description": "x" * 900_000}}], "nextCursor": "more"}
+    asked: list[object] = []
+
+    def answered(_: str, params: object, *_more: object) -> dict[str, Any]:
+        asked.append(params)
+        return page
+
+    monkeypatch.setattr(rig.server, "request", answered)
+    with pytest.raises(FormatError, match="bytes"):
+        rig.server.list_all("tools/list")
+    assert len(asked) == 5
