@@ -161,7 +161,7 @@ class Gatekeeper:
         `led_by` is the leaf hash of the record that led to this one, where that is in another instance's log.
 
         0. There is room for a record, else it is refused without one.
-        1. Token and bundle are taken once, the clock is read once. Permits of the same action are counted: where a policy looks at them, it is
+        1. Token and bundle are taken once, the clock is read once. Permits of the same action are counted: where a policy looks, it is
            decided by itself, from the count to its record.
         2. The action is decided; what lacks an approval, again with the one that was given, if there is one: it is spent from then on.
         3. The record, and the arguments sealed beside it, are durable; a log that fails refuses (I4).

@@ -42,7 +42,11 @@ class Revocations:
         self._lock = threading.Lock()
 
     def revoke(self, operator: Operator, namespace: str, kind: str, subject: str) -> EntryRow:
-        """The subject (`jti`, `instance` as hex, or `host`) is revoked, and all that descends from it. Raises Refused `not-found`."""
+        """The subject (`jti`, `instance` as hex, or `host`) is revoked, and all that descends from it. Raises Refused `not-found`.
+
+        Of a `jti` what descends is refused at its next attestation, and no exchange is made for it: a child's token of before is good until
+        its end, which is no later than its parent's.
+        """
         for _ in range(ATTEMPTS):
             now = self._clock.now()
             entry = self._log.entry(operator, "token-revoke", f"{kind} {subject}", namespace=namespace, at=now)

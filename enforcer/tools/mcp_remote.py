@@ -323,7 +323,7 @@ class McpRemote(McpServer):
         """What is said with a status that is no answer. Raises FormatError, Unavailable."""
         if 300 <= status < 400:
             raise FormatError(self._what, "an answer, and no redirect", f"HTTP {status}")
-        if kind != JSON:
+        if kind != JSON or status in (401, 403, 407):  # these may repeat what we were known by, and the agent would hear of it
             raise Unavailable(self._what, f"HTTP {status}")
         data = _whole(far.client.parts(end), self._what)
         try:

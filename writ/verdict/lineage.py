@@ -24,7 +24,8 @@ CHILD_GATE: Final = "instance"
 def judge_lineage(logs: Mapping[bytes, Sequence[bytes]], lineages: Mapping[Digest, tuple[bytes, ...]]) -> tuple[Reason, ...]:
     """What is wrong with the parents of the records in `logs`, leaves by instance. `lineages` is that of each token at hand, by digest.
 
-    1. A record at the gate of a child names a parent, and it is in another log; any other names none, or one before it in its own log.
+    1. A record is of the instance whose log it is in. One at the gate of a child names a parent, which is in another log and no other such
+       record's; any other names none, or one before it in its own log.
     2. The parent is an action, for the same on the same resource where it is in another log, which was permitted.
     3. It was decided no later, give or take the skew.
     4. The parent's instance is that from which the child's token says that it descends, where the record names a token and it is at hand.
@@ -34,11 +35,19 @@ def judge_lineage(logs: Mapping[bytes, Sequence[bytes]], lineages: Mapping[Diges
     records = {instance: [parse_record(leaf) for leaf in leaves] for instance, leaves in logs.items()}
     places = {leaf_hash(leaf): (instance, at) for instance, leaves in logs.items() for at, leaf in enumerate(leaves)}
     found: list[Reason] = []
+    answered: set[bytes] = set()
     for instance in sorted(records):
         for at, record in enumerate(records[instance]):
+            if record.instance != instance:
+                found.append(Reason("lineage-broken", f"{instance.hex()}-{at}.instance", instance.hex(), record.instance.hex()))
+                continue
             if isinstance(record, ActionRecord) and (record.parent is not None or record.gate == CHILD_GATE):
                 place = None if record.parent is None else places.get(record.parent)
                 expected, got = _fault(record, at, place, records, lineages)
+                if not expected and record.gate == CHILD_GATE and record.parent is not None:
+                    if record.parent in answered:
+                        expected, got = "one record of a child for each of its parent's", "another"
+                    answered.add(record.parent)
                 if expected:
                     found.append(Reason("lineage-broken", f"{instance.hex()}-{at}.parent", expected, got))
     return tuple(found)

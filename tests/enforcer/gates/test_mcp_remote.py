@@ -663,3 +663,20 @@ def test_a_list_is_bounded_as_a_whole(monkeypatch: pytest.MonkeyPatch, rigs: Mak
     with pytest.raises(FormatError, match="bytes"):
         rig.server.list_all("tools/list")
     assert len(asked) == 5
+
+
+@pytest.mark.parametrize("status", [401, 403, 407])
+def test_what_a_server_says_to_what_it_does_not_know_us_by_is_not_handed_on(rigs: Make, status: int) -> None:
+    rig = rigs()
+
+    def echo(asked: Asked, message: dict[str, Any]) -> bool:
+        if message["method"] != "tools/call":
+            return False
+        error = {"code": -32001, "message": "bad credentials: Bearer s3cr3t"}
+        asked.say(status, "application/json", json.dumps({"jsonrpc": "2.0", "id": message["id"], "error": error}).encode())
+        return True
+
+    rig.site.script = echo
+    said = rig.modern("tools/call", READ)
+    assert "s3cr3t" not in json.dumps(said[1])
+    assert str(status) in json.dumps(said[1])

@@ -126,3 +126,15 @@ def test_the_command_says_what_is_broken_and_where(tmp_path: Path, capsys: pytes
         assert [reason["expected"] for reason in said["reasons"]] == ["a permit"] * status
         assert main(["lineage", str(path)]) == status
         assert ("lineage-broken" in "".join(capsys.readouterr())) == bool(status)
+
+
+def test_one_permit_of_a_parent_is_for_one_command_of_its_child() -> None:
+    leaves = {PARENT: [FIRST, ASKED], CHILD: [RAN, replace(RAN, sequence=1, arguments=bytes(32))]}
+    found = judge_lineage({instance: [encode_record(one) for one in records] for instance, records in leaves.items()}, {TOKEN: (PARENT,)})
+    assert broken(found) == ("1.parent", "one record of a child for each of its parent's")
+
+
+def test_a_record_of_another_instance_is_none_of_this_log() -> None:
+    leaves = {PARENT: [FIRST, ASKED, replace(RAN, sequence=2)]}
+    found = judge_lineage({instance: [encode_record(one) for one in records] for instance, records in leaves.items()}, {TOKEN: (PARENT,)})
+    assert broken(found) == ("2.instance", PARENT.hex())
