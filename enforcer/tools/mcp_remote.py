@@ -247,7 +247,7 @@ class McpRemote(McpServer):
     # --- a stream that is held ---------------------------------------------------------------------------------------------
 
     def listen(self, params: Mapping[str, Any], within: float) -> Generator[Said | Fault | None]:
-        """What comes on a stream of its own for `subscriptions/listen`, to its end or an error; None where nothing came for so long.
+        """What comes on a stream of its own for `subscriptions/listen`, to its end or an error; None each time so long has passed.
 
         The server acknowledges it first. Raises Unavailable, FormatError, Refused.
         """
@@ -273,11 +273,12 @@ class McpRemote(McpServer):
             self._end(far, ended)
 
     def _held(self, client: Client, number: int, within: float) -> Iterator[Said | Fault | None]:
-        events, acknowledged = Events(MAX_REPLY), False
+        events, acknowledged, looked = Events(MAX_REPLY), False, time.monotonic()
         while True:
             try:
-                part = client.part(time.monotonic() + within)
+                part = client.part(looked + within)
             except TimeoutError:
+                looked = time.monotonic()
                 yield None
                 continue
             if part is None:
@@ -290,8 +291,8 @@ class McpRemote(McpServer):
                     if said.error is not None:
                         yield Fault(*said.error)
                     return
-                if said.identifier is not None or (not acknowledged and said.method != "notifications/subscriptions/acknowledged"):
-                    raise FormatError(self._what, "an acknowledgement first, and no request", repr(said.method)[:60])
+                if said.identifier is not None or acknowledged == (said.method == "notifications/subscriptions/acknowledged"):
+                    raise FormatError(self._what, "one acknowledgement, first, and no request", repr(said.method)[:60])
                 acknowledged = True
                 yield said
 

@@ -31,6 +31,8 @@ from writ.service import observe
 SUBSCRIBING: Final = ("subscriptions/listen", "resources/subscribe", "resources/unsubscribe")
 SUBSCRIBE: Final = "resource.subscribe"
 MOST: Final = 1024
+MOST_HEARD: Final = 16 * MOST
+"""Of all that comes on a stream, also what is withheld."""
 ALIVE_EVERY: Final = 15.0
 """Seconds after which a client of a silent stream is told that it is there: whoever has gone is noticed."""
 _GATE: Final = "mcp"
@@ -65,7 +67,9 @@ class Listening:
             if not refusals and isinstance(server, McpRemote):
                 with contextlib.closing(server.listen(call.params, ALIVE_EVERY)) as heard:
                     # 3
-                    for said in heard:
+                    for number, said in enumerate(heard):
+                        if number >= MOST_HEARD:
+                            raise FormatError(f"server {self._name}", f"at most {MOST_HEARD} notifications on a stream", "more")
                         if isinstance(said, Fault):
                             ended = {"error": {"code": theirs(said.code), "message": said.message, "data": {"ok": False}}}
                             break

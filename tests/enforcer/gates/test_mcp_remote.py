@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from enforcer.secrets.held import Secrets
+from enforcer.tools.mcp_remote import McpRemote
 from tests.enforcer.gates.conftest import makes
 from tests.enforcer.gates.mcp_rig import META, OLD, RemoteRig, Rig, rule
 from tests.enforcer.gates.test_injection import Known
@@ -680,3 +681,45 @@ def test_what_a_server_says_to_what_it_does_not_know_us_by_is_not_handed_on(rigs
     said = rig.modern("tools/call", READ)
     assert "s3cr3t" not in json.dumps(said[1])
     assert str(status) in json.dumps(said[1])
+
+
+def listened(rig: RemoteRig, script: Callable[[Asked], None], within: float) -> Iterator[object]:
+    """What is heard where `script` is what the server says after its acknowledgement."""
+
+    def stream(asked: Asked, message: dict[str, Any]) -> bool:
+        if message["method"] != "subscriptions/listen":
+            return False
+        asked.begin_stream()
+        asked.event({"jsonrpc": "2.0", "method": "notifications/subscriptions/acknowledged", "params": {}})
+        with contextlib.suppress(OSError):
+            script(asked)
+        return True
+
+    rig.site.script = stream
+    assert rule(rig.modern("tools/call", {"name": "wipe"})) == "policy-refused"
+    assert isinstance(rig.server, McpRemote)
+    return rig.server.listen({"notifications": {"toolsListChanged": True}}, within)
+
+
+def test_a_stream_of_comments_gives_signs_of_life_all_the_same(rigs: Make) -> None:
+    over = threading.Event()
+
+    def comments(asked: Asked) -> None:
+        while not over.wait(0.02):
+            asked.wfile.write(b"3\r\n:x\n\r\n")
+
+    try:
+        heard = listened(rigs(), comments, 0.2)
+        assert [said is None for said, _ in zip(heard, range(3), strict=False)] == [False, True, True]
+    finally:
+        over.set()
+
+
+def test_an_acknowledgement_comes_once(rigs: Make) -> None:
+    def again(asked: Asked) -> None:
+        asked.event({"jsonrpc": "2.0", "method": "notifications/subscriptions/acknowledged", "params": {}})
+
+    heard = listened(rigs(), again, 5)
+    assert next(iter(heard)) is not None
+    with pytest.raises(FormatError, match="one acknowledgement"):
+        next(iter(heard))
