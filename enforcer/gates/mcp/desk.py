@@ -159,7 +159,7 @@ class Desk:
         body = spelt(arguments)
         action = Action(name, f"mcp:{self.name}/{_of(call)}", Digest.of(body))
         # 2, 3
-        against = self._questions.against(call) or (self._against(call, checked) if call.method in _KINDS else None)
+        against = self._questions.against(call) or (self._against(call, action, checked) if call.method in _KINDS else None)
         ruling = self._gatekeeper.ask(action, body, gate=GATE, against=against)
         reference = self._reference(ruling)
         if not ruling.permit or ruling.leaf is None:
@@ -189,10 +189,16 @@ class Desk:
         self._outcome(ruling, done=result.get("isError") is not True, result=whole)
         return self._result(call, result, {"writ/reference": reference, **beside})
 
-    def _against(self, call: Call, checked: Checked) -> Reason | None:
-        """What speaks against a call before it is decided: its definition, what the wire said of it, or that neither can be known."""
-        if self._gatekeeper.reaches() is None:
+    def _against(self, call: Call, action: Action, checked: Checked) -> Reason | None:
+        """What speaks against a call before it is decided: its definition, what the wire said of it, or that neither can be known.
+
+        The server is asked for nobody who has no grant.
+        """
+        reaches = self._gatekeeper.reaches()
+        if reaches is None:
             return NO_TOKEN  # also where a token comes in this moment: nobody has looked at the definition
+        if not reaches(action.name, action.resource):
+            return Reason("grant-missing", "token.grants", f"{action.name} on {action.resource}"[:200], "other grants")
         kind, wanted = _KINDS[call.method], str(call.params["name"])
         try:
             listed = self._server.definitions(kind)

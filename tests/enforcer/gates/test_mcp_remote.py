@@ -723,3 +723,9 @@ def test_an_acknowledgement_comes_once(rigs: Make) -> None:
     assert next(iter(heard)) is not None
     with pytest.raises(FormatError, match="one acknowledgement"):
         next(iter(heard))
+
+
+def test_server_is_asked_for_nobody_who_has_no_grant(rigs: Make) -> None:
+    rig = rigs(grants=())
+    assert rule(rig.modern("prompts/get", {"name": "greet", "arguments": {"who": "you"}})) == "grant-missing"
+    assert (rig.site.heard, rig.records()) == ([], [("prompt.get", "mcp:notes/greet", False)])
