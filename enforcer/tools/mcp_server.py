@@ -130,7 +130,7 @@ class McpServer(ABC):
             if not isinstance(result, dict):
                 raise Unavailable(f"tool {self._name}", f"{method}: {self._other(result)}")
             page = listed(method, result)
-            entries, size = entries + page, size + len(encode_json(page, floats=True))
+            entries, size = entries + page, size + len(spelt(page))
             if len(entries) > MAX_LIST or size > MAX_LISTED:
                 break
             if not result.get("nextCursor"):
