@@ -131,19 +131,16 @@ class ActionLog:
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute("PRAGMA synchronous=FULL")
                 self._db.executescript(_SCHEMA)
-                leaves = _read_leaves(self._db)
+                read = _read_records(self._db)
             except sqlite3.DatabaseError as error:
                 raise Unavailable("action log", f"SQLite says {type(error).__name__} ({error.sqlite_errorname})") from None
             except OSError as error:
                 raise Unavailable("action log", f"{error.strerror}") from None
             opened.pop_all()
-        self.permits: Final = Counter(
-            record.action for record in map(parse_record, leaves) if isinstance(record, ActionRecord) and record.permit
-        )
+        self.permits: Final = Counter(record.action for _, record in read if isinstance(record, ActionRecord) and record.permit)
         """How often each action had been permitted when the log was opened."""
-        self._leaves = [merkle.leaf_hash(leaf) for leaf in leaves]
+        self._leaves = [merkle.leaf_hash(leaf) for leaf, _ in read]
         self._frontier = merkle.append(merkle.EMPTY_FRONTIER, *self._leaves)
-        self._committed = len(self._leaves)
         self._last_batch, self._last_took = 1, 0.0
         self._thread = threading.Thread(target=self._write, name="action-log", daemon=True)
         self._thread.start()
@@ -221,7 +218,6 @@ class ActionLog:
         with self._lock:
             self._leaves += [recorded.leaf_hash for recorded in done]
             self._frontier = frontier
-            self._committed = frontier.size
         return done
 
     def _sealed(self, nonce: bytes, sequence: int, content: bytes) -> bytes:
@@ -291,22 +287,21 @@ class LogReader:
             db = sqlite3.connect(f"file:{folder / LOG_FILE}?mode=ro", uri=True)
             try:
                 db.execute("BEGIN")  # one snapshot for all that is read: the log may be written meanwhile
-                leaves = _read_leaves(db)
+                self._entries = _read_records(db)
                 self._sealed = dict(db.execute("SELECT sequence, sealed FROM contents"))
             finally:
                 db.close()
         except sqlite3.Error as error:
             raise Unavailable("action log", f"{folder}: SQLite says {type(error).__name__}") from None
-        self._entries = leaves
-        self.leaf_hashes = tuple(merkle.leaf_hash(leaf) for leaf in leaves)
-        self.checkpoint = Checkpoint(len(leaves), merkle.root(self.leaf_hashes))
+        self.leaf_hashes = tuple(merkle.leaf_hash(leaf) for leaf, _ in self._entries)
+        self.checkpoint = Checkpoint(len(self._entries), merkle.root(self.leaf_hashes))
 
     def entries(self) -> tuple[Entry, ...]:
         """Every record in order."""
         key = _held_key(self._folder / KEY_FILE)
         return tuple(
-            Entry(parse_record(leaf), leaf, _open(key, self._instance, sequence, self._sealed.get(sequence)))
-            for sequence, leaf in enumerate(self._entries)
+            Entry(record, leaf, _open(key, self._instance, sequence, self._sealed.get(sequence)))
+            for sequence, (leaf, record) in enumerate(self._entries)
         )
 
     def salted(self, sequence: int) -> tuple[bytes, bytes] | None:
@@ -318,7 +313,7 @@ class LogReader:
         """Record `index` with its proof. Raises FormatError where there is none."""
         if not 0 <= index < len(self._entries):
             raise FormatError("record", f"0 to {len(self._entries) - 1}", str(index))
-        return Inclusion(self._entries[index], index, self.checkpoint, merkle.inclusion_proof(self.leaf_hashes, index))
+        return Inclusion(self._entries[index][0], index, self.checkpoint, merkle.inclusion_proof(self.leaf_hashes, index))
 
 
 def erase(folder: Path) -> bool:
@@ -338,8 +333,8 @@ def erase(folder: Path) -> bool:
     return True
 
 
-def _read_leaves(db: sqlite3.Connection) -> list[bytes]:
-    """All leaves, after the check that they lead to the root recorded at every commit.
+def _read_records(db: sqlite3.Connection) -> list[tuple[bytes, Record]]:
+    """All leaves with what they say, after the check that they lead to the root recorded at every commit.
 
     1. Sequence numbers run from 0 without a gap, and each leaf is a record with its own number.
     2. The tree over the first n leaves has the recorded root, for every commit (n, root), and the last n is all of them.
@@ -347,12 +342,13 @@ def _read_leaves(db: sqlite3.Connection) -> list[bytes]:
     rows = db.execute("SELECT sequence, leaf FROM records ORDER BY sequence").fetchall()
     commits = dict(db.execute("SELECT size, root FROM commits"))
     # 1
-    leaves: list[bytes] = []
+    read: list[tuple[bytes, Record]] = []
     frontier = merkle.EMPTY_FRONTIER
     for at, (sequence, leaf) in enumerate(rows):
-        if sequence != at or parse_record(leaf).sequence != at:
+        record = parse_record(leaf)
+        if sequence != at or record.sequence != at:
             raise FormatError("action log", f"record {at}", f"record {sequence}")
-        leaves.append(leaf)
+        read.append((leaf, record))
         frontier = merkle.append(frontier, merkle.leaf_hash(leaf))
         # 2
         recorded = commits.pop(frontier.size, None)
@@ -363,7 +359,7 @@ def _read_leaves(db: sqlite3.Connection) -> list[bytes]:
             raise FormatError("action log", "a commit of its last record", f"none at size {frontier.size}")
     if commits:
         raise FormatError("action log", f"{max(commits)} records", f"{len(rows)}")
-    return leaves
+    return read
 
 
 def _only_writer(path: Path) -> int:
