@@ -129,13 +129,15 @@ class McpServer(ABC):
             result = self.request(method, params)
             if not isinstance(result, dict):
                 raise Unavailable(f"tool {self._name}", f"{method}: {self._other(result)}")
-            page = listed(method, result)
-            entries, size = entries + page, size + len(spelt(page))
+            page, more = listed(method, result), result.get("nextCursor")
+            entries += page
+            if more or params:  # one page alone is within the bound of an answer, and most lists are one: asked for before each call
+                size += len(spelt(page))
             if len(entries) > MAX_LIST or size > MAX_LISTED:
                 break
-            if not result.get("nextCursor"):
+            if not more:
                 return entries
-            params = {"cursor": result["nextCursor"]}
+            params = {"cursor": more}
         raise FormatError(f"tool {self._name}", f"at most {MAX_LIST} entries on {MAX_PAGES} pages, of {MAX_LISTED} bytes", "more")
 
     def definitions(self, kind: Kind) -> list[dict[str, Any]]:
