@@ -5,9 +5,12 @@ The server is asked as whoever runs the command, with no gate between: nothing i
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from enforcer.gatekeeper import Ruling
 from enforcer.launch.process import Running
 from enforcer.tools.mcp_program import McpProgram
 from enforcer.tools.mcp_remote import McpRemote
+from enforcer.tools.mcp_server import McpServer
 from enforcer.wire.addresses import SystemResolver
 from enforcer.wire.host_tls import upstream_contexts
 from writ.formats.action import Action
@@ -27,8 +31,16 @@ Proposed = tuple[ApprovedServer, list[dict[str, Any]]]
 """What would be approved, and each definition as the server says it."""
 
 
-def _tried(protocol: str | None) -> Sequence[str]:
-    return (MODERN, LEGACY[0]) if protocol is None else (protocol,)
+def _proposed(protocol: str | None, begun: Callable[[str], AbstractContextManager[McpServer]]) -> Proposed:
+    """What the server that is `begun` for a protocol says: for this one, or for each generation until one is spoken."""
+    for tried in (MODERN, LEGACY[0]) if protocol is None else (protocol,):
+        with begun(tried) as server:
+            try:
+                return server.propose()
+            except (FormatError, Unavailable):
+                if tried != MODERN or protocol is not None:
+                    raise
+    raise Misuse("a protocol at least is tried")
 
 
 def of_program(command: Sequence[str], protocol: str | None = None) -> Proposed:
@@ -37,25 +49,24 @@ def of_program(command: Sequence[str], protocol: str | None = None) -> Proposed:
 
     Raises Unavailable, FormatError.
     """
-    for tried in _tried(protocol):
-        try:
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        except OSError as error:
-            raise Unavailable(command[0], f"{error.strerror}") from None
-        with process:
-            if process.stdin is None or process.stdout is None:
-                raise Misuse("pipes were asked for")
-            pipes = (os.dup(process.stdin.fileno()), os.dup(process.stdout.fileno()))
-            os.set_blocking(pipes[0], False)
-            server = McpProgram("server", Running(process, process.pid), pipes, approved=ApprovedServer(tried, {}, {}))
-            try:
-                return server.propose()
-            except (FormatError, Unavailable):
-                if tried != MODERN or protocol is not None:
-                    raise
-            finally:
-                server.close()
-    raise Misuse("a protocol at least is tried")
+    return _proposed(protocol, partial(_begun, command))
+
+
+@contextlib.contextmanager
+def _begun(command: Sequence[str], tried: str) -> Iterator[McpServer]:
+    try:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    except OSError as error:
+        raise Unavailable(command[0], f"{error.strerror}") from None
+    with process:
+        if process.stdin is None or process.stdout is None:
+            raise Misuse("pipes were asked for")
+        pipes = (os.dup(process.stdin.fileno()), os.dup(process.stdout.fileno()))
+        os.set_blocking(pipes[0], False)
+        with contextlib.closing(
+            McpProgram("server", Running(process, process.pid), pipes, approved=ApprovedServer(tried, {}, {}))
+        ) as server:
+            yield server
 
 
 def of_remote(
@@ -66,17 +77,13 @@ def of_remote(
         contexts = upstream_contexts(None if roots is None else str(roots))
     except OSError as error:
         raise Unavailable("roots", f"{roots}: {error.strerror or 'no certificates'}") from None
-    for tried in _tried(protocol):
+
+    def begun(tried: str) -> contextlib.closing[McpRemote]:
         approved = ApprovedServer(tried, {}, {}, remote=remote)
-        server = McpRemote("server", approved, asks=_Oneself(), resolver=SystemResolver(), contexts=contexts, secrets=_Given(secrets or {}))
-        try:
-            return server.propose()
-        except (FormatError, Unavailable):
-            if tried != MODERN or protocol is not None:
-                raise
-        finally:
-            server.close()
-    raise Misuse("a protocol at least is tried")
+        asks, given = _Oneself(), _Given(secrets or {})
+        return contextlib.closing(McpRemote("server", approved, asks=asks, resolver=SystemResolver(), contexts=contexts, secrets=given))
+
+    return _proposed(protocol, begun)
 
 
 class _Oneself:
