@@ -78,7 +78,7 @@ def _verify(bundle: Path, trust: Path, *, as_json: bool) -> int:
     record = proven.record
     said = "permitted" if record.permit else "refused"
     when = datetime.fromtimestamp(record.decided_at, UTC).isoformat()
-    print(f"proven: {record.action} on {record.resource} by {record.agent} was {said} at {when}")
+    print(f"proven: {record.action} on {record.resource} by {proven.opening.agent} was {said} at {when}")
     print(f"        on host {proven.host.host}, {proven.host.tpm_class} TPM of {proven.tpm_root}, runtime {proven.runtime}")
     return 0
 
@@ -111,8 +111,8 @@ def _export(sources: Sequence[Path], out: Path, wanted: Wanted, *, as_json: bool
         raise Unavailable("--out", f"expected a directory, or a place for one, at {out}: {error.strerror}") from None
     written: list[str] = []
     missing: list[dict[str, Any]] = []
-    for record, bundle in Chains(_archive(sources)).bundles(wanted):
-        name = f"{record.instance.hex()}-{record.sequence}.writ-proof"
+    for instance, sequence, bundle in Chains(_archive(sources)).bundles(wanted):
+        name = f"{instance.hex()}-{sequence}.writ-proof"
         if isinstance(bundle, ProofBundle):
             _write(out / name, encode_proof_bundle(bundle))
             written.append(name)

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from writ.formats.action import ActionRecord, OutcomeRecord, Record, parse_record
-from writ.formats.archive import Archive
+from writ.formats.archive import Archive, InstanceLog
 from writ.formats.cose import parse_sign1
 from writ.formats.decision import AttestDecision, EnrolDecision, parse_entry
 from writ.formats.digest import Digest
 from writ.formats.eat import SignedToken, encode_claims, parse_token
 from writ.formats.errors import FormatError, Refused
 from writ.formats.evidence import parse_evidence
-from writ.formats.proof_bundle import Leaf, ProofBundle
+from writ.formats.proof_bundle import Leaf, Opened, ProofBundle
 from writ.formats.reason import Reason
+from writ.formats.record import ActionRecord, OutcomeRecord, Record, opening_of, parse_log, parse_preimage
 from writ.formats.strict import decode_cbor
 from writ.formats.tlog.merkle import inclusion_proof, leaf_hash
 from writ.verdict.appraisal import NOT_CONTINUED
@@ -29,9 +29,9 @@ class Wanted:
     earliest: int
     latest: int
 
-    def matches(self, record: ActionRecord) -> bool:
-        """Whether this action is wanted."""
-        return (self.agent is None or record.agent == self.agent) and self.earliest <= record.decided_at <= self.latest
+    def matches(self, agent: str, record: ActionRecord) -> bool:
+        """Whether this action of `agent` is wanted."""
+        return (self.agent is None or agent == self.agent) and self.earliest <= record.decided_at <= self.latest
 
 
 class Chains:
@@ -51,21 +51,22 @@ class Chains:
                 self._attests.append((entry, signed))
         self._attests.sort(key=lambda item: item[0].decided_at)
 
-    def bundles(self, wanted: Wanted) -> Iterator[tuple[ActionRecord, ProofBundle | Refused]]:
-        """Each wanted action with its bundle, or with what is missing from the archive."""
+    def bundles(self, wanted: Wanted) -> Iterator[tuple[bytes, int, ProofBundle | Refused]]:
+        """Each wanted action by instance and sequence with its bundle, or with what is missing from the archive."""
         for log in self._archive.logs:
-            records = [parse_record(leaf) for leaf in log.leaves]
+            records = parse_log(log.leaves)
             for record in records:
-                if isinstance(record, ActionRecord) and wanted.matches(record):
-                    yield record, self._bundle(record, records, log.leaves)
+                if isinstance(record, ActionRecord) and wanted.matches(opening_of(records, record).agent, record):
+                    yield log.instance, record.sequence, self._bundle(record, records, log)
 
-    def _bundle(self, record: ActionRecord, records: list[Record], leaves: tuple[bytes, ...]) -> ProofBundle | Refused:
+    def _bundle(self, record: ActionRecord, records: list[Record], log: InstanceLog) -> ProofBundle | Refused:
         try:
-            return self._chain(record, records, leaves)
+            return self._chain(record, records, log)
         except Refused as refused:
             return refused
 
-    def _chain(self, record: ActionRecord, records: list[Record], leaves: tuple[bytes, ...]) -> ProofBundle:
+    def _chain(self, record: ActionRecord, records: list[Record], log: InstanceLog) -> ProofBundle:
+        leaves = log.leaves
         token = self._token(record)
         decision, signed = self._issuing(token)
         inputs = dict(decision.inputs)
@@ -75,7 +76,7 @@ class Chains:
         enrol = parse_entry(parse_sign1(enrol_signed).payload or b"")
         if not isinstance(enrol, EnrolDecision):
             raise _missing("enrol_decision", str(inputs["record"]))
-        size, carrier, carrier_signed = self._carrier(record, inputs["record"])
+        size, carrier, carrier_signed = self._carrier(record, log.instance, inputs["record"])
         hashes = [leaf_hash(leaf) for leaf in leaves]
         if size > len(hashes):
             raise _missing("log", f"{size} leaves")
@@ -83,6 +84,7 @@ class Chains:
         def leaf(index: int) -> Leaf:
             return Leaf(leaves[index], index, inclusion_proof(hashes, index, size))
 
+        context = self._context(record)
         outcome = next((r for r in records[:size] if isinstance(r, OutcomeRecord) and r.of == record.sequence), None)
         return ProofBundle(
             enrolment=self._object(enrol.evidence, "enrolment"),
@@ -95,11 +97,13 @@ class Chains:
             attest_decision=signed,
             result=self._object(decision.result, "result"),
             token=token.jws.compact,
+            opening=leaf(record.opening),
             action=leaf(record.sequence),
+            context=context,
             outcome=None if outcome is None else leaf(outcome.sequence),
             carrier=carrier,
             carrier_decision=carrier_signed,
-            approval=self._approval(record),
+            approval=None if context is None else self._approval(context.context),
         )
 
     def _object(self, digest: Digest, what: str) -> bytes:
@@ -110,9 +114,17 @@ class Chains:
             raise _missing(what, str(digest))
         return found
 
-    def _approval(self, record: ActionRecord) -> bytes | None:
-        """The signed approval that the record's context names."""
-        consent = consent_of(record.context)
+    def _context(self, record: ActionRecord) -> Opened | None:
+        """What the record's commitment to its context hides; None where the archive has no preimage of it: it was erased."""
+        preimage = self._objects.get(Digest("sha256", record.context))
+        if preimage is None:
+            return None
+        salt, named = parse_preimage(preimage)
+        return Opened(salt, self._object(named, "context"))
+
+    def _approval(self, context: bytes) -> bytes | None:
+        """The signed approval that a context names."""
+        consent = consent_of(context)
         return None if consent is None else self._object(Digest.parse(consent.approval), "approval")
 
     def _token(self, record: ActionRecord) -> SignedToken:
@@ -136,18 +148,18 @@ class Chains:
             raise FormatError("references", "an array of digests", type(names).__name__)
         return tuple(self._object(Digest("sha256", name), "reference") for name in names)
 
-    def _carrier(self, record: ActionRecord, host: Digest) -> tuple[int, bytes, bytes]:
+    def _carrier(self, record: ActionRecord, instance: bytes, host: Digest) -> tuple[int, bytes, bytes]:
         """The earliest attestation that carried the record, under the same host record, and that the verifier took as a continuation."""
         found: list[tuple[int, bytes, bytes]] = []
         for decision, signed in self._attests:
             inputs = dict(decision.inputs)
             evidence = self._objects.get(inputs["evidence"])
-            if inputs["record"] != host or evidence is None or not _taken(decision, record.instance):
+            if inputs["record"] != host or evidence is None or not _taken(decision, instance):
                 continue
             found.extend(
                 (request.log_size, evidence, signed)
                 for request in parse_evidence(evidence).requests
-                if request.instance == record.instance and request.log_size > record.sequence
+                if request.instance == instance and request.log_size > record.sequence
             )
         if not found:
             raise _missing("carrier", f"an attestation that carried record {record.sequence}")

@@ -20,7 +20,6 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, utils
 from benchmarks.measure import Case
 from enforcer.credential import Held
 from enforcer.gates.socket import SocketGate
-from enforcer.record import ActionLog
 from enforcer.tools.tool import Reply
 from tests.enforcer.scene import Scene
 from tests.world import scene as world
@@ -191,7 +190,7 @@ def gate(folder: Path) -> Iterator[Case]:
     """An action through the socket gate, its record and its outcome durable, beside a socket that echoes."""
     scene = Scene(folder)
     scene.renew()
-    log = ActionLog(folder, scene.instance)
+    log = scene.log(folder)
     path = str(folder / "gate.sock")
     served = SocketGate(
         path, uid=os.getuid(), gid=os.getgid(), is_agent=os.getpid().__eq__, gatekeeper=scene.gatekeeper(log),

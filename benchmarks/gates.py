@@ -26,7 +26,7 @@ from benchmarks.measure import Case
 from enforcer.credential import Held
 from enforcer.gatekeeper import Gatekeeper
 from enforcer.gates.socket import SocketGate
-from enforcer.record import ActionLog, Make, Recorded
+from enforcer.record import ActionLog, Recorded
 from enforcer.relying.authzen import AuthZen
 from enforcer.relying.forward_auth import ForwardAuth
 from enforcer.relying.party import Presented
@@ -35,10 +35,10 @@ from tests.enforcer.relying.asking import exchange
 from tests.enforcer.relying.behind import SITE, Gate
 from tests.enforcer.relying.process import Process, UnixConnection
 from tests.enforcer.scene import Scene
-from tests.world.attestor import ENGINE
-from writ.formats.action import Action, OutcomeRecord
+from writ.formats.action import Action
 from writ.formats.digest import Digest
 from writ.formats.jose import parse_dpop
+from writ.formats.record import ActionDraft, OutcomeDraft
 from writ.verdict.decide import decide
 from writ.verdict.memo import Memo
 from writ.verdict.token import VerifiedToken, verify_proof
@@ -79,9 +79,9 @@ class Leaping:
 class Apart(ActionLog):
     """A log that appends nothing: with it, a gate costs what it costs beside its commits."""
 
-    def append(self, make: Make, content: bytes) -> Recorded:
-        """The record is made, and is nowhere."""
-        return Recorded(make(0, bytes(32)), bytes(32))
+    def append(self, draft: ActionDraft | OutcomeDraft, content: bytes) -> Recorded:
+        """The record is nowhere."""
+        return Recorded(1, bytes(32), bytes(32))
 
 
 class Spot:
@@ -91,10 +91,9 @@ class Spot:
         folder.mkdir()
         self.folder, self.scene = folder, Scene(folder)
         self.held = twenty(self.scene, READ.name)
-        self.log = log(folder, self.scene.instance)
+        self.log = self.scene.log(folder, log)
         self.gatekeeper = Gatekeeper(
-            instance=self.scene.instance, agent=self.scene.agent, credential=self.scene.credential, log=self.log, engine=ENGINE,
-            clock=Leaping(self.scene), left=1 << 50,
+            credential=self.scene.credential, log=self.log, clock=Leaping(self.scene), left=1 << 50,
         )  # fmt: skip
 
     def served(self, closing: contextlib.ExitStack) -> Line:
@@ -200,10 +199,10 @@ def recorded(spot: Spot, where: str, commit: Callable[[], None]) -> Iterator[Cas
         for _ in range(EACH):
             ask()
 
-    instance = spot.scene.instance
+    draft = ActionDraft(1, READ, None, None, bytes(120), (), bytes(32), "socket")
 
     def append() -> None:
-        spot.log.append(lambda number, content: OutcomeRecord(number, 1, instance, 0, "done", content), b"{}")
+        spot.log.append(draft, b"{}")
 
     yield Case(f"a record appended to the action log {where}", "one commit", append, commit)
     yield Case(f"decision and record {where}", "one commit", ask, commit)

@@ -32,7 +32,6 @@ from tests.enforcer.gates.mcp_rig import META, Beside, approved
 from tests.enforcer.gates.proxied import listener
 from tests.enforcer.scene import Scene
 from tests.world import mcp_notes
-from tests.world.attestor import ENGINE
 from tests.world.network import Names
 from writ.formats.mcp.approved import Remote
 from writ.formats.mcp.protocol import MODERN
@@ -79,10 +78,9 @@ class Spot:
         scene.attestor.policies = rules + 'permit(principal, action, resource) when { context.namespace == "test" };'
         scene.attestor.version += 1
         scene.renew()
-        self.log = log(folder, scene.instance)
+        self.log = scene.log(folder, log)
         self.gatekeeper = Gatekeeper(
-            instance=scene.instance, agent=scene.agent, credential=scene.credential, log=self.log, engine=ENGINE, clock=Leaping(scene),
-            left=1 << 50,
+            credential=scene.credential, log=self.log, clock=Leaping(scene), left=1 << 50,
         )  # fmt: skip
 
 

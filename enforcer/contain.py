@@ -22,9 +22,9 @@ from enforcer.credential import Credential, Held
 from enforcer.gatekeeper import Gatekeeper
 from enforcer.launch.cgroup import Cgroup
 from enforcer.record import LogReader
-from writ.formats.action import ActionRecord
 from writ.formats.errors import Misuse, Refused, WritError
 from writ.formats.reason import Reason
+from writ.formats.record import ActionRecord, Opening
 from writ.service.clock import Clock
 
 EVIDENCE_FILE: Final = "containment.json"
@@ -189,6 +189,7 @@ def last_records(folder: Path, instance: bytes) -> list[dict[str, object]]:
         if isinstance(r, ActionRecord)
         else {"sequence": r.sequence, "of": r.of, "outcome": r.outcome}
         for r in records
+        if not isinstance(r, Opening)
     ]
 
 

@@ -16,12 +16,12 @@ from enforcer.config import EnforcerConfig
 from enforcer.launch.cgroup import MOUNTINFO, Cgroup, find_mount
 from enforcer.papers import kept
 from enforcer.record import Entry, LogReader
-from writ.formats.action import ActionRecord, OutcomeRecord
 from writ.formats.approval import Approval
 from writ.formats.archive import Archive, InstanceLog
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.policy_bundle import PolicyBundle, parse_bundle
 from writ.formats.reason import REMEDIES, Reason
+from writ.formats.record import ActionRecord, Opening, OutcomeRecord, preimage_of
 from writ.formats.tlog.merkle import leaf_hash
 
 _REFERENCE: Final = re.compile(r"(?:r[0-9a-f]{8}|([0-9a-f]{4,32})(?:-([0-9]{1,12}))?)\Z", re.ASCII)
@@ -108,7 +108,7 @@ def _approvable(entry: Entry) -> dict[str, Any]:
     record = entry.record
     if not isinstance(record, ActionRecord) or [reason.code for reason in record.reasons] != ["approval-required"]:
         return {}
-    named = {"instance": record.instance.hex(), "refused": leaf_hash(entry.leaf).hex(), "arguments": record.arguments.hex()}
+    named = {"instance": entry.opening.instance.hex(), "refused": leaf_hash(entry.leaf).hex(), "arguments": record.arguments.hex()}
     return {"approval": {**named, "policy": str(record.bundle)}}
 
 
@@ -179,11 +179,15 @@ def shown(entry: Entry) -> dict[str, Any]:
     """A record for people and scripts; `content` is the argument or result, None once erased."""
     record = entry.record
     content = None if entry.content is None else entry.content.decode("utf-8", "replace")
+    if isinstance(record, Opening):
+        told = {"agent": record.agent, "at": record.opened_at, "engine": str(record.engine.tree)}
+        return {"sequence": record.sequence, "kind": "opening", **told, "content": None}
     if isinstance(record, OutcomeRecord):
-        told = {"of": record.of, "outcome": record.outcome, "at": record.finished_at}
-        return {"sequence": record.sequence, "kind": "outcome", **told, "content": content}
+        status = {} if record.status is None else {"status": record.status}
+        said = {"of": record.of, "outcome": record.outcome, **status, "bytes": record.size, "at": record.finished_at}
+        return {"sequence": record.sequence, "kind": "outcome", **said, "content": content}
     return {
-        "sequence": record.sequence, "kind": "action", "agent": record.agent, "action": record.action, "resource": record.resource,
+        "sequence": record.sequence, "kind": "action", "agent": entry.opening.agent, "action": record.action, "resource": record.resource,
         "permit": record.permit, **({"observed": True} if _is_observed(record) else {}), "at": record.decided_at, "gate": record.gate,
         "reasons": [{**reason.to_json(), "remedy": REMEDIES[reason.code]} for reason in record.reasons],
         "token": None if record.token is None else str(record.token), "policy": None if record.bundle is None else str(record.bundle),
@@ -213,6 +217,16 @@ def export(config: EnforcerConfig, wanted: list[bytes]) -> Archive:
     for instance in wanted:
         folder = config.instance_dir(instance)
         reader = LogReader(folder, instance)
-        own = InstanceLog(instance, tuple(entry.leaf for entry in reader.entries()))
-        archive = archive.merged(kept(folder)).merged(Archive((), (), (), (own,)))
+        entries = reader.entries()
+        own = InstanceLog(instance, tuple(entry.leaf for entry in entries))
+        contexts = {part for entry in entries for part in _shown_context(entry)}
+        archive = archive.merged(kept(folder)).merged(Archive((), (), tuple(sorted(contexts)), (own,)))
     return archive
+
+
+def _shown_context(entry: Entry) -> tuple[bytes, ...]:
+    """What opens the commitment to the context, under the names by which an auditor finds it; nothing once erased."""
+    hidden = entry.hidden
+    if hidden is None or hidden.context is None or hidden.context_salt is None:
+        return ()
+    return preimage_of(hidden.context_salt, hidden.context), hidden.context

@@ -14,13 +14,12 @@ from enforcer.credential import Credential, Held
 from enforcer.quota import BYTES_IN_ALL, Quota
 from enforcer.record import ActionLog, Recorded
 from enforcer.shadow import Decided, Shadow
-from writ.formats.action import Action, ActionRecord, OutcomeRecord, encode_context
+from writ.formats.action import Action, encode_context
 from writ.formats.digest import Digest
-from writ.formats.engine import EngineId
 from writ.formats.errors import Misuse, Unavailable
 from writ.formats.grants import Grant, covers
 from writ.formats.reason import NO_TOKEN, Reason
-from writ.formats.spiffe import AgentId
+from writ.formats.record import ActionDraft, OutcomeDraft
 from writ.service.clock import Clock
 from writ.verdict.approval import Asked, Given, consent_of
 from writ.verdict.decide import counts, decide, would_refuse
@@ -72,9 +71,8 @@ class Gatekeeper:
     """Decides for one instance. Thread-safe."""
 
     def __init__(
-        self, *, instance: bytes, agent: AgentId, credential: Credential, log: ActionLog, engine: EngineId, clock: Clock,
-        observes: tuple[Grant, ...] | None = None, last: bytes | None = None, left: int = BYTES_IN_ALL, shadow: Shadow | None = None,
-        approvals: Approvals | None = None,
+        self, *, credential: Credential, log: ActionLog, clock: Clock, observes: tuple[Grant, ...] | None = None, last: bytes | None = None,
+        left: int = BYTES_IN_ALL, shadow: Shadow | None = None, approvals: Approvals | None = None,
     ) -> None:  # fmt: skip
         """`observes`, where it is not None, are the grants of an agent that is only watched: nothing it does is decided by a token.
 
@@ -84,7 +82,6 @@ class Gatekeeper:
         """
         self._shadow = shadow
         self._observes = observes
-        self._instance, self._agent, self._engine = instance, str(agent), engine
         self._credential, self._log, self._clock = credential, log, clock
         self._quota = Quota(clock, in_all=left)
         self._memo = Memo()
@@ -198,16 +195,14 @@ class Gatekeeper:
         judged = self._judge(action, stands, held, gate, now, used)
         # 3
         try:
-            recorded = self._log.append(
-                lambda number, commitment: self._record(number, commitment, action, judged, parent, gate, now), arguments
-            )
+            recorded = self._log.append(_draft(action, judged, parent, gate, now), arguments)
         except Unavailable as error:
             fault = Reason("record-not-durable", "record", "a durable record", error.detail[:200])
             if judged.permit:
                 self._count(action)  # it may be on record all the same
             return Ruling(action, (fault, *judged.reasons), None, None)
-        sequence = recorded.record.sequence
-        self._wait_for_approval(action, judged, recorded)
+        sequence = recorded.sequence
+        self._wait_for_approval(action, judged, gate, recorded)
         with self._lock:
             cut, self._last = self._cut, recorded.leaf_hash
         if judged.permit:
@@ -218,7 +213,7 @@ class Gatekeeper:
         # 4
         if cut or self._credential.current() is None:
             late = cut or (NO_TOKEN,)
-            self._outcome(sequence, "failed", b"")
+            self._outcome(sequence, False, b"")
             return Ruling(action, late, sequence, None, recorded.leaf_hash)
         return Ruling(action, (), sequence, judged.held, recorded.leaf_hash)
 
@@ -238,13 +233,13 @@ class Gatekeeper:
         """What became of a permitted action is recorded, its result sealed beside the log. False where that failed."""
         if ruling.sequence is None or not ruling.permit:
             raise Misuse("an outcome of an action that did not pass")
-        return self._outcome(ruling.sequence, "done" if done else "failed", result)
+        return self._outcome(ruling.sequence, done, result)
 
-    def _outcome(self, of: int, outcome: str, result: bytes) -> bool:
+    def _outcome(self, of: int, done: bool, result: bytes) -> bool:
         now = self._clock.now()
         self._quota.spend(len(result))
         try:
-            self._log.append(lambda sequence, commitment: OutcomeRecord(sequence, now, self._instance, of, outcome, commitment), result)
+            self._log.append(OutcomeDraft(now, of, done), result)
         except Unavailable:
             return False
         return True
@@ -264,22 +259,16 @@ class Gatekeeper:
         """The approval that was given for this action, if that is all it lacks. Whatever comes of it, nobody gets it again."""
         return self._approvals.take(action, gate) if self._approvals is not None and _lacks_approval(reasons) else None
 
-    def _wait_for_approval(self, action: Action, judged: _Judged, recorded: Recorded) -> None:
+    def _wait_for_approval(self, action: Action, judged: _Judged, gate: str, recorded: Recorded) -> None:
         """A person can approve the action from now on, if that is all it lacks."""
-        record = recorded.record
-        if self._approvals is not None and _lacks_approval(judged.reasons) and isinstance(record, ActionRecord):
-            self._approvals.wait(Asked(action, record.gate, recorded.leaf_hash, record.arguments))
+        if self._approvals is not None and _lacks_approval(judged.reasons):
+            self._approvals.wait(Asked(action, gate, recorded.leaf_hash, recorded.commitment))
 
-    def _record(
-        self, sequence: int, commitment: bytes, action: Action, judged: _Judged, parent: bytes | None, gate: str, now: int
-    ) -> ActionRecord:
-        token: Digest | None = None if judged.held is None else judged.held.token.digest
-        bundle: Digest | None = None if judged.held is None else judged.held.bundle.digest
-        return ActionRecord(
-            sequence=sequence, decided_at=now, engine=self._engine, instance=self._instance, agent=self._agent,
-            action=action.name, resource=action.resource, arguments=commitment, token=token, bundle=bundle, context=judged.context,
-            permit=judged.permit, reasons=judged.reasons, parent=parent, gate=gate,
-        )  # fmt: skip
+
+def _draft(action: Action, judged: _Judged, parent: bytes | None, gate: str, now: int) -> ActionDraft:
+    token: Digest | None = None if judged.held is None else judged.held.token.digest
+    bundle: Digest | None = None if judged.held is None else judged.held.bundle.digest
+    return ActionDraft(now, action, token, bundle, judged.context, judged.reasons, parent, gate)
 
 
 def _lacks_approval(reasons: tuple[Reason, ...]) -> bool:

@@ -18,23 +18,25 @@ of the host `host` under a token just issued:
 from __future__ import annotations
 
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from enforcer.config import EnforcerConfig
 from enforcer.explain import find_instance, instances
 from enforcer.papers import kept
 from enforcer.record import LogReader
 from enforcer.shadow import differences
-from writ.formats.action import Action, ActionRecord
+from writ.formats.action import Action
 from writ.formats.cose import parse_sign1
 from writ.formats.digest import Digest
 from writ.formats.eat import TokenClaims, parse_token
 from writ.formats.errors import FormatError, Unavailable
 from writ.formats.mcp.approved import ApprovedServer, parse_approved
 from writ.formats.policy_bundle import MAX_BUNDLE, PolicyBundle, PolicySettings, parse_bundle
+from writ.formats.record import ActionRecord
 from writ.formats.spiffe import AgentId
 from writ.formats.strict import Fields, decode_json
 from writ.verdict.catalogue import uncatalogued
@@ -161,32 +163,40 @@ def shadowed(config: EnforcerConfig, wanted: Sequence[str]) -> dict[str, Any]:
     return {"instances": [{"instance": instance.hex(), **one} for instance, one in told if one is not None]}
 
 
+_Aside = Literal["not asked", "erased"]
+
+
 @dataclass(frozen=True, slots=True)
 class _Recorded:
     instance: bytes
+    agent: str
     record: ActionRecord
+    context: bytes
     claims: TokenClaims
 
 
 def what_if(config: EnforcerConfig, bundle: PolicyBundle, references: Sequence[str]) -> dict[str, Any]:
     """What `bundle` would have decided otherwise, of the actions recorded under each reference, or of all on this host.
 
-    An action that grants and policy were not asked about is left out and counted: under a hold, without a token, observed.
+    An action that grants and policy were not asked about is left out and counted: under a hold, without a token, observed. So is one whose
+    content was erased, with which went the context of its decision.
     Raises FormatError, Refused, Unavailable; FormatError too for a bundle that could not be published.
     """
     explained(bundle)
-    differences, determining, decided, aside = [], [], 0, 0
+    differences, determining, decided = [], [], 0
+    aside: Counter[_Aside] = Counter()
     for one in _actions(config, references):
-        if one is None:
-            aside += 1
+        if not isinstance(one, _Recorded):
+            aside[one] += 1
             continue
         decided += 1
-        answer = again(one.record, one.claims, bundle)
+        answer = again(one.record, one.context, one.claims, bundle)
         determining.append(answer.determining)
         if answer.permit != one.record.permit:
             differences.append(_difference(one, answer.permit, answer.determining, [reason.to_json() for reason in answer.reasons]))
     return {
-        "candidate": str(bundle.digest), "decided": decided, "not_decided_by_policy": aside, "differences": differences,
+        "candidate": str(bundle.digest), "decided": decided, "not_decided_by_policy": aside["not asked"], "erased": aside["erased"],
+        "differences": differences,
         "unexercised": list(unexercised(bundle, determining)),
     }  # fmt: skip
 
@@ -194,14 +204,14 @@ def what_if(config: EnforcerConfig, bundle: PolicyBundle, references: Sequence[s
 def _difference(one: _Recorded, permit: bool, rules: tuple[str, ...], reasons: list[dict[str, str]]) -> dict[str, Any]:
     record = one.record
     return {
-        "reference": f"{one.instance.hex()[:8]}-{record.sequence}", "at": record.decided_at, "agent": record.agent,
+        "reference": f"{one.instance.hex()[:8]}-{record.sequence}", "at": record.decided_at, "agent": one.agent,
         "action": record.action, "resource": record.resource, "was": "permit" if record.permit else "refuse",
         "would": "permit" if permit else "refuse", "rules": list(rules), "reasons": reasons,
     }  # fmt: skip
 
 
-def _actions(config: EnforcerConfig, references: Sequence[str]) -> Iterator[_Recorded | None]:
-    """Each recorded action with the claims of its token; None for one that grants and policy were not asked about."""
+def _actions(config: EnforcerConfig, references: Sequence[str]) -> Iterator[_Recorded | _Aside]:
+    """Each recorded action with the claims of its token, or why there is nothing to decide again."""
     wanted = [(name, "") for name in instances(config)]
     if references:
         parted = [reference.partition("-") for reference in references]
@@ -219,11 +229,13 @@ def _actions(config: EnforcerConfig, references: Sequence[str]) -> Iterator[_Rec
             if not isinstance(record, ActionRecord):
                 continue
             if record.token is None or not by_policy(record.reasons):
-                yield None
+                yield "not asked"
             elif record.token not in claims:
                 raise Unavailable("papers", f"{folder}: the token of record {record.sequence} is not kept")
+            elif entry.context is None:
+                yield "erased"
             else:
-                yield _Recorded(instance, record, claims[record.token])
+                yield _Recorded(instance, entry.opening.agent, record, entry.context, claims[record.token])
 
 
 def _read(path: Path) -> bytes:

@@ -8,8 +8,7 @@ so a log that was altered, cut or only half written is noticed when it is
 opened: a torn tail was never acknowledged and is rolled back by SQLite, and
 everything else is refused.
 
-    records(sequence, leaf)            leaf = formats.action.encode_record
-    contents(sequence, sealed)         salt and content, sealed with the instance's content key
+    records(sequence, leaf, sealed)    leaf = formats.record; salts and what they hide, sealed with the instance's content key
     commits(size, root)                one row a transaction
 
 The content key lies in a file of its own. Destroying it (`erase`) makes every
@@ -29,8 +28,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Final
@@ -38,14 +36,15 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from writ.formats.action import ActionRecord, Record, commit, encode_record, parse_record
-from writ.formats.errors import FormatError, Misuse, Unavailable
+from writ.formats.engine import EngineId
+from writ.formats.errors import FormatError, Unavailable
+from writ.formats.record import ActionDraft, ActionRecord, LogShape, Opening, OutcomeDraft, Record, commit, encode_record, parse_record
+from writ.formats.spiffe import AgentId
 from writ.formats.tlog import merkle
 
 _SCHEMA: Final = """
 BEGIN;
-CREATE TABLE IF NOT EXISTS records(sequence INTEGER PRIMARY KEY, leaf BLOB NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS contents(sequence INTEGER PRIMARY KEY, sealed BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS records(sequence INTEGER PRIMARY KEY, leaf BLOB NOT NULL, sealed BLOB) STRICT;
 CREATE TABLE IF NOT EXISTS commits(size INTEGER PRIMARY KEY, root BLOB NOT NULL) STRICT;
 COMMIT;
 """
@@ -53,8 +52,9 @@ LOG_FILE: Final = "action-log.sqlite"
 KEY_FILE: Final = "content.key"
 LOCK_FILE: Final = "action-log.lock"
 MAX_BATCH: Final = 256
-_SALT, _NONCE = 32, 12
-"""Bytes of the commitment's salt and of the seal's nonce."""
+_SALT, _NONCE, _LENGTH = 32, 12, 2
+"""Bytes of a commitment's salt, of the seal's nonce, and of the length of a context."""
+_RANDOM: Final = 2 * _SALT + _NONCE
 DURABLE_WITHIN: Final = 10.0
 """Seconds a caller waits for its record; after that the action is refused, even if the record comes to be."""
 MAX_CONTENT: Final = 4 << 20
@@ -72,12 +72,13 @@ class Checkpoint:
     root: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Recorded:
-    """A record that is durable: its place in the log and its leaf hash."""
+    """A record that is durable: its place in the log, its leaf hash, and the commitment to its arguments or result."""
 
-    record: Record
+    sequence: int
     leaf_hash: bytes
+    commitment: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +91,7 @@ class Inclusion:
     proof: tuple[bytes, ...]
 
 
-Make = Callable[[int, bytes], Record]
-"""From a sequence number and a commitment, the record to be."""
+_Row = tuple[int, bytes, bytes | None]
 
 
 def _held_lock() -> threading.Lock:
@@ -104,7 +104,7 @@ def _held_lock() -> threading.Lock:
 class _Waiting:
     """One caller. `told` is released once, when there is a record or a fault: a future does as much, and takes four times as long."""
 
-    make: Make
+    draft: ActionDraft | OutcomeDraft
     content: bytes
     recorded: Recorded | None = None
     fault: str = ""
@@ -114,9 +114,12 @@ class _Waiting:
 class ActionLog:
     """The log, open for appending by one object at a time: a lock beside the file holds it to that. Others may read meanwhile."""
 
-    def __init__(self, folder: Path, instance: bytes) -> None:
-        """Open or begin the log in `folder`. Raises FormatError for a log that was altered, Unavailable where it cannot be opened."""
-        self._instance = instance
+    def __init__(self, folder: Path, instance: bytes, agent: AgentId, engine: EngineId, now: int) -> None:
+        """Open or begin the log in `folder`, in which `engine` decides from here on: where no opening says so, one comes before the next.
+
+        Raises FormatError for a log that was altered, or is another's, Unavailable where it cannot be opened.
+        """
+        self._instance, self._begins = instance, Opening(0, now, instance, str(agent), engine)
         self._queue: SimpleQueue[_Waiting | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._broken: str | None = None
@@ -131,30 +134,33 @@ class ActionLog:
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute("PRAGMA synchronous=FULL")
                 self._db.executescript(_SCHEMA)
-                read = _read_records(self._db)
+                read, last = _read_records(self._db, instance)
+                self._leaves = [merkle.leaf_hash(leaf) for leaf, _ in read]
+                self._frontier = merkle.append(merkle.EMPTY_FRONTIER, *self._leaves)
             except sqlite3.DatabaseError as error:
                 raise Unavailable("action log", f"SQLite says {type(error).__name__} ({error.sqlite_errorname})") from None
             except OSError as error:
                 raise Unavailable("action log", f"{error.strerror}") from None
             opened.pop_all()
+        if last is not None and last.agent != self._begins.agent:
+            raise FormatError("action log", f"one of {self._begins.agent}", f"one of {last.agent}")
+        self._opening = last.sequence if last is not None and last.engine == engine else None
         self.permits: Final = Counter(record.action for _, record in read if isinstance(record, ActionRecord) and record.permit)
         """How often each action had been permitted when the log was opened."""
-        self._leaves = [merkle.leaf_hash(leaf) for leaf, _ in read]
-        self._frontier = merkle.append(merkle.EMPTY_FRONTIER, *self._leaves)
         self._last_batch, self._last_took = 1, 0.0
         self._thread = threading.Thread(target=self._write, name="action-log", daemon=True)
         self._thread.start()
 
     # --- appending ---------------------------------------------------------------------------------------------------
 
-    def append(self, make: Make, content: bytes) -> Recorded:
-        """The record is durable, and so is its content, sealed. Raises Unavailable where it is not known to be."""
+    def append(self, draft: ActionDraft | OutcomeDraft, content: bytes) -> Recorded:
+        """The record is durable, and so is its content (arguments or result), sealed. Raises Unavailable where it is not known to be."""
         if len(content) > MAX_CONTENT:
             raise Unavailable("action log", f"expected content of at most {MAX_CONTENT} bytes, got {len(content)}")
         with self._lock:
             if self._broken is not None or self._closed:
                 raise Unavailable("action log", self._broken or "closed")
-            waiting = _Waiting(make, content)
+            waiting = _Waiting(draft, content)
             self._queue.put(waiting)
         if not waiting.told.acquire(timeout=DURABLE_WITHIN):
             raise Unavailable("action log", f"not durable within {DURABLE_WITHIN:.0f} s")
@@ -196,32 +202,44 @@ class ActionLog:
         return batch
 
     def _commit(self, batch: list[_Waiting]) -> list[Recorded]:
-        """One transaction: leaves, contents, size and root. Nothing in memory moves before it is durable."""
-        done, rows, sealed = [], [], []
-        random = os.urandom(len(batch) * (_SALT + _NONCE))
-        for at, waiting in enumerate(batch):
-            own = random[at * (_SALT + _NONCE) : (at + 1) * (_SALT + _NONCE)]
-            sequence, salt = self._frontier.size + at, own[:_SALT]
-            record = waiting.make(sequence, commit(salt, waiting.content))
-            if record.sequence != sequence or record.instance != self._instance:
-                raise Misuse("a record of another sequence or instance")
-            leaf = encode_record(record)
-            rows.append((sequence, leaf))
-            sealed.append((sequence, self._sealed(own[_SALT:], sequence, salt + waiting.content)))
-            done.append(Recorded(record, merkle.leaf_hash(leaf)))
-        frontier = merkle.append(self._frontier, *(recorded.leaf_hash for recorded in done))
+        """One transaction for all that wait. Nothing in memory moves before it is durable."""
+        rows: list[_Row] = []
+        done: list[Recorded] = []
+        first, opening = self._frontier.size, self._opening
+        if opening is None:
+            rows.append((first, encode_record(replace(self._begins, sequence=first)), None))
+            first, opening = first + 1, first
+        random = os.urandom(len(batch) * _RANDOM)
+        for at, waiting in enumerate(batch, first):
+            own, random = random[:_RANDOM], random[_RANDOM:]
+            draft, content, salt, nonce = waiting.draft, waiting.content, own[:_SALT], own[2 * _SALT :]
+            commitment = commit(salt, content)
+            if isinstance(draft, ActionDraft):
+                context = draft.context
+                leaf = draft.leaf(at, opening, commitment, commit(own[_SALT : 2 * _SALT], context))
+                hidden = own[: 2 * _SALT] + len(context).to_bytes(_LENGTH, "big") + context + content
+            else:
+                leaf = draft.leaf(at, len(content), commitment)
+                hidden = salt + content
+            rows.append((at, leaf, nonce + self._cipher.encrypt(nonce, hidden, _aad(self._instance, at))))
+            done.append(Recorded(at, merkle.leaf_hash(leaf), commitment))
+        hashes = [recorded.leaf_hash for recorded in done]
+        if len(rows) > len(done):
+            hashes.insert(0, merkle.leaf_hash(rows[0][1]))
+        self._store(rows, hashes)
+        self._opening = opening
+        return done
+
+    def _store(self, rows: list[_Row], hashes: list[bytes]) -> None:
+        """One transaction: leaves, what they hide, size and root."""
+        frontier = merkle.append(self._frontier, *hashes)
         self._db.execute("BEGIN IMMEDIATE")
-        self._db.executemany("INSERT INTO records VALUES (?, ?)", rows)
-        self._db.executemany("INSERT INTO contents VALUES (?, ?)", sealed)
+        self._db.executemany("INSERT INTO records VALUES (?, ?, ?)", rows)
         self._db.execute("INSERT INTO commits VALUES (?, ?)", (frontier.size, merkle.frontier_root(frontier)))
         self._db.execute("COMMIT")
         with self._lock:
-            self._leaves += [recorded.leaf_hash for recorded in done]
+            self._leaves += hashes
             self._frontier = frontier
-        return done
-
-    def _sealed(self, nonce: bytes, sequence: int, content: bytes) -> bytes:
-        return nonce + self._cipher.encrypt(nonce, content, _aad(self._instance, sequence))
 
     def _break(self, why: str, batch: list[_Waiting]) -> None:
         """After a failed write nothing is known about the file: no record is accepted any more."""
@@ -269,12 +287,33 @@ class ActionLog:
 
 
 @dataclass(frozen=True, slots=True)
+class Hidden:
+    """What a record's commitments hide. `context` is None of an outcome, which has none."""
+
+    salt: bytes
+    content: bytes
+    context_salt: bytes | None
+    context: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
-    """One record as it is read back: its content too, where the content key still exists."""
+    """One record as it is read back, under its opening; what it hides, too, where the content key still exists."""
 
     record: Record
     leaf: bytes
-    content: bytes | None
+    opening: Opening
+    hidden: Hidden | None
+
+    @property
+    def content(self) -> bytes | None:
+        """The arguments, or the result; None once erased."""
+        return None if self.hidden is None else self.hidden.content
+
+    @property
+    def context(self) -> bytes | None:
+        """What the decision saw; None once erased, and of what is no action."""
+        return None if self.hidden is None else self.hidden.context
 
 
 class LogReader:
@@ -287,8 +326,8 @@ class LogReader:
             db = sqlite3.connect(f"file:{folder / LOG_FILE}?mode=ro", uri=True)
             try:
                 db.execute("BEGIN")  # one snapshot for all that is read: the log may be written meanwhile
-                self._entries = _read_records(db)
-                self._sealed = dict(db.execute("SELECT sequence, sealed FROM contents"))
+                self._entries, _ = _read_records(db, instance)
+                self._sealed = dict(db.execute("SELECT sequence, sealed FROM records"))
             finally:
                 db.close()
         except sqlite3.Error as error:
@@ -297,17 +336,14 @@ class LogReader:
         self.checkpoint = Checkpoint(len(self._entries), merkle.root(self.leaf_hashes))
 
     def entries(self) -> tuple[Entry, ...]:
-        """Every record in order."""
-        key = _held_key(self._folder / KEY_FILE)
-        return tuple(
-            Entry(record, leaf, _open(key, self._instance, sequence, self._sealed.get(sequence)))
-            for sequence, (leaf, record) in enumerate(self._entries)
-        )
-
-    def salted(self, sequence: int) -> tuple[bytes, bytes] | None:
-        """Salt and content of a record, which open its commitment; None once erased."""
-        opened = _open_sealed(_held_key(self._folder / KEY_FILE), self._instance, sequence, self._sealed.get(sequence))
-        return None if opened is None else (opened[:32], opened[32:])
+        """Every record in order, the openings too."""
+        key, found = _held_key(self._folder / KEY_FILE), []
+        opening: Opening | None = None
+        for leaf, record in self._entries:
+            opening = record if isinstance(record, Opening) else opening
+            if opening is not None:  # the first record is one
+                found.append(Entry(record, leaf, opening, _hidden(key, self._instance, record, self._sealed.get(record.sequence))))
+        return tuple(found)
 
     def inclusion(self, index: int) -> Inclusion:
         """Record `index` with its proof. Raises FormatError where there is none."""
@@ -333,21 +369,22 @@ def erase(folder: Path) -> bool:
     return True
 
 
-def _read_records(db: sqlite3.Connection) -> list[tuple[bytes, Record]]:
-    """All leaves with what they say, after the check that they lead to the root recorded at every commit.
+def _read_records(db: sqlite3.Connection, instance: bytes) -> tuple[list[tuple[bytes, Record]], Opening | None]:
+    """All leaves with what they say, and the last opening, after the check that they lead to the root recorded at every commit.
 
-    1. Sequence numbers run from 0 without a gap, and each leaf is a record with its own number.
+    1. Sequence numbers run from 0 without a gap, and the records are a log, of this instance.
     2. The tree over the first n leaves has the recorded root, for every commit (n, root), and the last n is all of them.
     """
     rows = db.execute("SELECT sequence, leaf FROM records ORDER BY sequence").fetchall()
     commits = dict(db.execute("SELECT size, root FROM commits"))
     # 1
     read: list[tuple[bytes, Record]] = []
-    frontier = merkle.EMPTY_FRONTIER
+    shape, frontier = LogShape(), merkle.EMPTY_FRONTIER
     for at, (sequence, leaf) in enumerate(rows):
         record = parse_record(leaf)
-        if sequence != at or record.sequence != at:
+        if sequence != at:
             raise FormatError("action log", f"record {at}", f"record {sequence}")
+        shape.add(record)
         read.append((leaf, record))
         frontier = merkle.append(frontier, merkle.leaf_hash(leaf))
         # 2
@@ -359,7 +396,9 @@ def _read_records(db: sqlite3.Connection) -> list[tuple[bytes, Record]]:
             raise FormatError("action log", "a commit of its last record", f"none at size {frontier.size}")
     if commits:
         raise FormatError("action log", f"{max(commits)} records", f"{len(rows)}")
-    return read
+    if shape.opening is not None and shape.opening.instance != instance:
+        raise FormatError("action log", f"one of instance {instance.hex()}", f"one of {shape.opening.instance.hex()}")
+    return read, shape.opening
 
 
 def _only_writer(path: Path) -> int:
@@ -402,15 +441,15 @@ def _aad(instance: bytes, sequence: int) -> bytes:
     return b"writ/content/v1" + instance + sequence.to_bytes(8, "big")
 
 
-def _open_sealed(key: bytes | None, instance: bytes, sequence: int, sealed: bytes | None) -> bytes | None:
-    if key is None or sealed is None or len(sealed) < 12:
+def _hidden(key: bytes | None, instance: bytes, record: Record, sealed: bytes | None) -> Hidden | None:
+    if key is None or sealed is None or len(sealed) < _NONCE:
         return None
     try:
-        return ChaCha20Poly1305(key).decrypt(sealed[:12], sealed[12:], _aad(instance, sequence))
+        data = ChaCha20Poly1305(key).decrypt(sealed[:_NONCE], sealed[_NONCE:], _aad(instance, record.sequence))
     except InvalidTag:
         return None
-
-
-def _open(key: bytes | None, instance: bytes, sequence: int, sealed: bytes | None) -> bytes | None:
-    opened = _open_sealed(key, instance, sequence, sealed)
-    return None if opened is None else opened[32:]
+    if not isinstance(record, ActionRecord):
+        return Hidden(data[:_SALT], data[_SALT:], None, None)
+    salts, rest = data[: 2 * _SALT], data[2 * _SALT :]
+    end = _LENGTH + int.from_bytes(rest[:_LENGTH], "big")
+    return Hidden(salts[:_SALT], rest[end:], salts[_SALT:], rest[_LENGTH:end])

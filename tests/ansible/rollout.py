@@ -48,9 +48,9 @@ from cryptography.x509.oid import NameOID
 from enforcer.launch.cgroup import MOUNTINFO, Cgroup, find_mount
 from examples.stage import add_python, free_port
 from tests.docs.blocks import all_blocks
-from writ.formats.action import ActionRecord, Record, parse_record
 from writ.formats.archive import parse_archive
 from writ.formats.errors import WritError
+from writ.formats.record import ActionRecord, Record, opening_of, parse_log
 
 ROOT: Final = Path(__file__).parents[2]
 KEPT: Final = ROOT / ".rollout"
@@ -547,20 +547,21 @@ def prove(place: Path, machine: Machine, tally: Tally, early: dict[str, list[Rec
     machine.ssh("systemctl", "stop", "writ-verifier")
     alone = ["unshare", "--net", sys.executable, "-m", "auditor"]
     sources, proofs = [str(machine.root / "root/enforcer.archive"), str(theirs)], place / "proofs"
-    wanted: dict[int, list[ActionRecord]] = {}
+    wanted: dict[int, list[tuple[str, ActionRecord]]] = {}
     for name, records in early.items():
-        stints = [list(actions) for _, actions in groupby(permitted(logs[name]), key=lambda action: action.engine)]
+        stints = [list(actions) for _, actions in groupby(permitted(logs[name]), key=lambda action: action.opening)]
         for at, action in enumerate(action for stint in stints for action in (stint[0], stint[-1])):
-            wanted.setdefault(at, []).append(action)
-        kept = len(stints) == 3 and stints[0][0].engine == stints[2][0].engine and logs[name][: len(records)] == records
+            wanted.setdefault(at, []).append((name, action))
+        engines = [opening_of(logs[name], stint[0]).engine for stint in stints]
+        kept = len(engines) == 3 and engines[0] == engines[2] != engines[1] and logs[name][: len(records)] == records
         text = f"proof: {name[:8]} has one log through all of it, of {len(logs[name])} records under two engines in turn"
         tally.expect(kept, text, str([len(stint) for stint in stints]))
     told: list[str] = []
     for alike in wanted.values():  # such as the first of each agent: they are close together, and a bundle takes its time
-        times = [dt.datetime.fromtimestamp(which(action.decided_at for action in alike), dt.UTC).isoformat() for which in (min, max)]
+        times = [dt.datetime.fromtimestamp(which(action.decided_at for _, action in alike), dt.UTC).isoformat() for which in (min, max)]
         made = run([*alone, "export", *sources, "--out", str(proofs), "--from", times[0], "--to", times[1]], cwd=ROOT)
         told.append(made.stderr[-500:])
-    bundles = [proofs / f"{action.instance.hex()}-{action.sequence}.writ-proof" for alike in wanted.values() for action in alike]
+    bundles = [proofs / f"{name}-{action.sequence}.writ-proof" for alike in wanted.values() for name, action in alike]
     trust = ["--trust", str(machine.root / "etc/writ/trust.cbor"), "--json"]
     proven = 0
     for bundle in bundles:
@@ -632,7 +633,7 @@ def archived(machine: Machine) -> dict[str, list[Record]]:
     if done.returncode != 0:
         raise RolloutError(f"enforcer log export: {done.stdout[-1000:]}{done.stderr[-2000:]}")
     archive = parse_archive((machine.root / "root/enforcer.archive").read_bytes())
-    return {log.instance.hex(): [parse_record(leaf) for leaf in log.leaves] for log in archive.logs}
+    return {log.instance.hex(): parse_log(log.leaves) for log in archive.logs}
 
 
 def permitted(records: list[Record]) -> Actions:

@@ -17,17 +17,18 @@ from enforcer import approvals as held
 from enforcer.approvals import Approvals
 from enforcer.gatekeeper import Gatekeeper, Ruling
 from enforcer.papers import PAPERS_FILE, keep_object, kept
-from enforcer.record import ActionLog, LogReader
+from enforcer.record import LogReader
 from enforcer.shadow import Decided, Shadow
 from tests.enforcer.scene import Scene
 from tests.signers import new_signer
 from tests.world.approvals import ALICE, BOB, PEOPLE, POLICIES, SCHEMA
-from writ.formats.action import Action, ActionRecord
+from writ.formats.action import Action
 from writ.formats.approval import CONTENT_TYPE, Approval, encode_approval, parse_signed_approval, sign_approval
 from writ.formats.cose import encode_sign1
 from writ.formats.digest import Digest
 from writ.formats.errors import Unavailable
 from writ.formats.keys import Signer
+from writ.formats.record import ActionRecord
 
 ARGUMENTS = b'{"to":"alice"}'
 SEND = Action("tool.call", "mcp:notes/send", Digest.of(ARGUMENTS))
@@ -42,7 +43,7 @@ class Place:
         attestor = self.scene.attestor
         attestor.schema, attestor.policies = SCHEMA, POLICIES
         attestor.settings = replace(attestor.settings, approvers=PEOPLE, token_life=300)
-        self.log = ActionLog(folder, self.scene.instance)
+        self.log = self.scene.log(folder)
         self.held = self.scene.renew()
         self.begin()
 
@@ -68,7 +69,7 @@ class Place:
         assert record.bundle is not None
         assert ruling.leaf is not None
         return Approval(
-            record.instance, record.action, record.resource, record.arguments, record.bundle, record.gate, ruling.leaf, now, now + 300,
+            self.scene.instance, record.action, record.resource, record.arguments, record.bundle, record.gate, ruling.leaf, now, now + 300,
             bytes(16),
         )  # fmt: skip
 

@@ -13,9 +13,9 @@ from enforcer.record import LogReader
 from tests.enforcer.host import Host, wait_for
 from tests.world.network import Server, certified, echo, http, pour
 from tests.world.web import site
-from writ.formats.action import ActionRecord
 from writ.formats.forward import Forward
 from writ.formats.policy_bundle import PolicySettings
+from writ.formats.record import ActionRecord, Opening
 
 pytestmark = pytest.mark.cgroup
 
@@ -55,7 +55,11 @@ def pours() -> Iterator[Server]:
 
 def records(host: Host, instance: bytes) -> list[tuple[str, str | bool]]:
     found = [entry.record for entry in LogReader(host.config.instance_dir(instance), instance).entries()]
-    return [(one.resource, one.permit) if isinstance(one, ActionRecord) else ("outcome", one.outcome) for one in found]
+    return [
+        (one.resource, one.permit) if isinstance(one, ActionRecord) else ("outcome", one.outcome)
+        for one in found
+        if not isinstance(one, Opening)
+    ]
 
 
 def test_i8_agent_goes_out_by_its_grants_and_no_other_way(enforcer_host: Host, web: Server) -> None:

@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 
 from tests.world.scene import DEMO, Scene, policy, sign_entry, sixteen
-from writ.formats.action import ActionRecord, encode_record, parse_record
 from writ.formats.digest import Digest
 from writ.formats.eat import parse_token
 from writ.formats.errors import Refused
 from writ.formats.eventlog.runtime import DriftEvent
 from writ.formats.evidence import Evidence, encode_evidence
 from writ.formats.proof_bundle import Leaf, ProofBundle
+from writ.formats.record import ActionRecord, encode_record, parse_record
 from writ.formats.tlog.merkle import inclusion_proof
 from writ.verdict.proof import prove
 

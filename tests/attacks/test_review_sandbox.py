@@ -42,7 +42,6 @@ from enforcer.launch import process
 from enforcer.launch.cgroup import Cgroup
 from enforcer.launch.sandbox import arguments, environment_of
 from enforcer.quota import RECORDS_AT_ONCE, Quota
-from enforcer.record import ActionLog
 from enforcer.secrets.held import Secrets
 from enforcer.wire.addresses import is_public
 from enforcer.wire.destination import parse_authority
@@ -320,7 +319,7 @@ def test_i11_agents_gate_outlives_a_moment_without(lacking: str, tmp_path: Path,
         start(self)
 
     monkeypatch.setattr(threading.Thread, "start", started)
-    with contextlib.closing(ActionLog(tmp_path, scene.instance)) as log:
+    with contextlib.closing(scene.log(tmp_path)) as log:
         made = SocketGate(
             path, uid=os.getuid(), gid=os.getgid(), is_agent=lambda _: True, gatekeeper=scene.gatekeeper(log), tools={}, short="5f1c09ab",
             taken=(listener, ()),
@@ -515,7 +514,7 @@ def test_i8_file_of_a_secret_that_was_had_before_a_cut_is_not_laid_after_it(tmp_
 
     scene = Scene(tmp_path, more=(("secret.read", "secret:key"),))
     scene.renew()
-    with contextlib.closing(ActionLog(tmp_path, scene.instance)) as log:
+    with contextlib.closing(scene.log(tmp_path)) as log:
         made = SecretFiles(tmp_path, os.getuid(), scene.gatekeeper(log), Late((Secret("key", "file"),), {"key": Known(KEY)}))
         made.fill()
         assert not list(tmp_path.rglob("key"))
@@ -576,7 +575,7 @@ def test_i6_nothing_that_contains_leaves_a_token_in_force(tmp_path: Path, how: s
     """No test missed it: the cut hid it."""
     scene = Scene(tmp_path)
     held = scene.renew()
-    with contextlib.closing(ActionLog(tmp_path, scene.instance)) as log:
+    with contextlib.closing(scene.log(tmp_path)) as log:
         gone = Cgroup(tmp_path / "gone")
         made = Containment(gone, scene.gatekeeper(log), scene.credential, tmp_path, clock=scene.clock, changed=lambda _: None)
         assert scene.credential.current() is held
@@ -616,7 +615,7 @@ def test_i8_cut_stops_bytes_before_it_tells_whoever_may_be_slow(tmp_path: Path) 
 
         mend = cut
 
-    with contextlib.closing(ActionLog(tmp_path, scene.instance)) as log:
+    with contextlib.closing(scene.log(tmp_path)) as log:
         gatekeeper = scene.gatekeeper(log)
         for name in ("children", "egress"):
             gatekeeper.hold(Way(name))
@@ -758,7 +757,7 @@ def test_i11_others_cannot_take_the_connections_of_an_agent(tmp_path: Path, monk
         at = free.getsockname()
     grants = grant_set([("net.connect", "tcp:a.test:1"), ("net.accept", "tcp:8080")])
     scene = Scene(tmp_path)
-    with contextlib.closing(ActionLog(tmp_path, scene.instance)) as log:
+    with contextlib.closing(scene.log(tmp_path)) as log:
         made = outlet.Outlet(
             grants, SystemClock(), NO_SECRETS, roots=None, always=False, forwards=[Forward(1, "tcp:a.test:1")], inbound=[(8080, at)]
         )

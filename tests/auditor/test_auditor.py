@@ -19,6 +19,7 @@ from writ.formats.errors import FormatError, Refused
 from writ.formats.evidence import encode_evidence
 from writ.formats.policy_bundle import encode_bundle
 from writ.formats.proof_bundle import ProofBundle, encode_proof_bundle, parse_proof_bundle
+from writ.formats.record import preimage_of
 from writ.formats.state import encode_host_record, encode_host_state
 from writ.formats.trust import encode_trust
 from writ.verdict.proof import prove
@@ -66,7 +67,8 @@ def told(scene: Scene | None = None, refused: str = "mail/delete") -> tuple[Scen
         ),
         logs=(),
     )
-    enforcer = Archive((), (token,), (), (InstanceLog(one.instance, tuple(one.leaves)),))
+    shown = {part for context in one.contexts.values() for part in (context, preimage_of(bytes(32), context))}
+    enforcer = Archive((), (token,), tuple(sorted(shown)), (InstanceLog(one.instance, tuple(one.leaves)),))
     return scene, verifier, enforcer
 
 
@@ -86,7 +88,7 @@ def test_bundle_of_an_approved_action_has_its_approval_or_says_that_it_is_missin
 
 
 def bundles(archive: Archive, wanted: Wanted = ALWAYS) -> list[ProofBundle | Refused]:
-    return [bundle for _, bundle in Chains(archive).bundles(wanted)]
+    return [bundle for _, _, bundle in Chains(archive).bundles(wanted)]
 
 
 def test_each_action_gets_a_bundle_that_proves_it() -> None:

@@ -16,10 +16,10 @@ from tests.enforcer.host import TOOL, Host
 from tests.world.attestor import KnownAgent
 from tests.world.network import Server
 from tests.world.root_fs import PYTHON, lay_out_on
-from writ.formats.action import ActionRecord
 from writ.formats.forward import Forward
 from writ.formats.grants import grant_set
 from writ.formats.measurement import Profile
+from writ.formats.record import ActionRecord
 from writ.formats.tree import Component
 
 pytestmark = [pytest.mark.clients, pytest.mark.cgroup, pytest.mark.timeout(300)]

@@ -35,7 +35,7 @@ from tests.world.scene import (
     sign_token,
     signer,
 )
-from writ.formats.action import Action, ActionRecord, commit, encode_record, parse_record
+from writ.formats.action import Action
 from writ.formats.approval import Approval, encode_approval, parse_approval, parse_signed_approval, sign_approval
 from writ.formats.archive import Archive, InstanceLog, encode_archive, parse_archive
 from writ.formats.corim import Corim, encode_corim, parse_corim, parse_signed_corim, sign_corim
@@ -107,6 +107,7 @@ from writ.formats.policy_bundle import encode_bundle, parse_bundle
 from writ.formats.proof_bundle import encode_proof_bundle, parse_proof_bundle
 from writ.formats.proposal import Draft, Proposal, encode_proposal, parse_proposal
 from writ.formats.reason import Reason
+from writ.formats.record import ActionRecord, commit, encode_record, parse_record
 from writ.formats.spiffe import AgentId
 from writ.formats.state import PHASES, TPM_CLASSES, encode_host_state, parse_host_record, parse_host_state
 from writ.formats.status_list import StatusList, StatusListToken, encode_status_list, parse_status_list
@@ -201,7 +202,7 @@ def specimens() -> tuple[Specimen, ...]:
     allowed = parse_record(bundle.action.record)
     assert isinstance(allowed, ActionRecord)
     assert bundle.outcome is not None
-    refused = replace(allowed, permit=False, reasons=(REASON,), token=None, bundle=None, parent=D.value)
+    refused = replace(allowed, reasons=(REASON,), token=None, bundle=None, parent=D.value)
     attest_refused = scene.judge(scene.evidence("one"), nonce_age=10_000).entry
     act = OperatorAct(ENGINE_ID, NOW, "billing", "alice", ACTS[0], "host-1", None)
     signed_corim = sign_corim(reference(), signer("approver"), signer_name="build")
@@ -241,7 +242,10 @@ def specimens() -> tuple[Specimen, ...]:
         Specimen("lease-approval", encode_lease_approval(LEASE_APPROVAL), parse_lease_approval),
         Specimen("lease", LeaseChip().lease(SIXTEEN, bytes(32), D), parse_lease),
         Specimen("status-claims", encode_status_list(listed), parse_status_list, json=True),
-        *(Specimen("record", data, parse_record) for data in (bundle.action.record, bundle.outcome.record, encode_record(refused))),
+        *(
+            Specimen("record", data, parse_record)
+            for data in (bundle.opening.record, bundle.action.record, bundle.outcome.record, encode_record(refused))
+        ),
         Specimen("policy", encode_bundle(policy()), parse_bundle),
         Specimen("policy", encode_bundle(policy(replace(DEMO, lease_approver=P256))), parse_bundle),
         Specimen("policy", encode_bundle(policy(replace(DEMO, approvals=(("boot", 2), ("rooted/*", 3))))), parse_bundle),

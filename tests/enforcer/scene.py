@@ -54,9 +54,10 @@ class Scene:
         self.credential.take(held)
         return held
 
+    def log(self, folder: Path, kind: type[ActionLog] = ActionLog) -> ActionLog:
+        """The action log of the instance, in `folder`."""
+        return kind(folder, self.instance, self.agent, ENGINE, self.clock.wall)
+
     def gatekeeper(self, log: ActionLog, shadow: Shadow | None = None, approvals: Approvals | None = None) -> Gatekeeper:
         """The gatekeeper of the instance, recording in `log`, with `shadow` beside it."""
-        return Gatekeeper(
-            instance=self.instance, agent=self.agent, credential=self.credential, log=log, engine=ENGINE, clock=self.clock, shadow=shadow,
-            approvals=approvals,
-        )  # fmt: skip
+        return Gatekeeper(credential=self.credential, log=log, clock=self.clock, shadow=shadow, approvals=approvals)

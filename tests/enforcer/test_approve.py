@@ -14,7 +14,7 @@ from enforcer.explain import export
 from enforcer.record import LogReader
 from tests.enforcer.host import ROOT, Host, wait_for
 from tests.world.approvals import BOB, POLICIES, SCHEMA
-from writ.formats.action import ActionRecord
+from writ.formats.record import ActionRecord
 from writ.service.signers import create_signer
 from writ.verdict.approval import consent_of
 

@@ -14,10 +14,10 @@ from enforcer.contain import EVIDENCE_FILE
 from enforcer.launch.cgroup import Cgroup
 from enforcer.record import LogReader
 from tests.enforcer.host import Host, wait_for
-from writ.formats.action import ActionRecord
 from writ.formats.local import Refusal
 from writ.formats.policy_bundle import PolicySettings
 from writ.formats.reason import Reason
+from writ.formats.record import ActionRecord
 
 pytestmark = pytest.mark.cgroup
 

@@ -11,14 +11,14 @@ import cbor2
 import pytest
 
 from enforcer.gatekeeper import Gatekeeper, Ruling
-from enforcer.record import ActionLog, LogReader, Make, Recorded
+from enforcer.record import ActionLog, LogReader, Recorded
 from tests.enforcer.scene import Scene
-from tests.world.attestor import ENGINE
-from writ.formats.action import Action, ActionRecord, OutcomeRecord
+from writ.formats.action import Action
 from writ.formats.digest import Digest
 from writ.formats.errors import Misuse, Unavailable
 from writ.formats.grants import Grant
 from writ.formats.reason import Reason
+from writ.formats.record import ActionDraft, ActionRecord, Opening, OutcomeDraft, OutcomeRecord
 from writ.verdict.decide import used_of
 from writ.verdict.schema import cedar_schema
 
@@ -33,7 +33,7 @@ def scene(tmp_path: Path) -> Scene:
 
 @pytest.fixture
 def log(scene: Scene) -> Iterator[ActionLog]:
-    made = ActionLog(scene.folder, scene.instance)
+    made = scene.log(scene.folder)
     yield made
     made.close()
 
@@ -43,7 +43,15 @@ def codes(ruling: Ruling) -> list[str]:
 
 
 def records(scene: Scene) -> list[ActionRecord | OutcomeRecord]:
-    return [entry.record for entry in LogReader(scene.folder, scene.instance).entries()]
+    found = [entry.record for entry in LogReader(scene.folder, scene.instance).entries()]
+    return [record for record in found if not isinstance(record, Opening)]
+
+
+def contexts(scene: Scene, *, permit: bool | None = None) -> list[bytes]:
+    """What each decision saw, of those with this answer."""
+    entries = LogReader(scene.folder, scene.instance).entries()
+    acted = [one for one in entries if isinstance(one.record, ActionRecord) and permit in (None, one.record.permit)]
+    return [one.context for one in acted if one.context is not None]
 
 
 def test_permit_is_recorded_with_what_it_was_decided_on(scene: Scene, log: ActionLog) -> None:
@@ -60,7 +68,7 @@ def test_permit_is_recorded_with_what_it_was_decided_on(scene: Scene, log: Actio
 def test_without_a_token_everything_is_refused_and_recorded(scene: Scene, log: ActionLog) -> None:
     ruling = scene.gatekeeper(log).ask(READ, b"{}", gate="socket")
 
-    assert (ruling.permit, codes(ruling), ruling.sequence) == (False, ["hold"], 0)
+    assert (ruling.permit, codes(ruling), ruling.sequence) == (False, ["hold"], 1)
     assert len(records(scene)) == 1
 
 
@@ -98,8 +106,7 @@ def test_what_was_cut_is_refused_for_that_reason_until_it_is_mended(scene: Scene
 
 def observing(scene: Scene, log: ActionLog) -> Gatekeeper:
     return Gatekeeper(
-        instance=scene.instance, agent=scene.agent, credential=scene.credential, log=log, engine=ENGINE, clock=scene.clock,
-        observes=(Grant("tool.call", "mcp:notes/*"),),
+        credential=scene.credential, log=log, clock=scene.clock, observes=(Grant("tool.call", "mcp:notes/*"),),
     )  # fmt: skip
 
 
@@ -123,7 +130,7 @@ def test_observed_action_does_not_pass_where_the_gate_cannot_or_all_is_cut_or_no
     unknown = gatekeeper.ask(READ, b"{}", gate="socket", against=Reason("unknown-tool", "tool", "one", "none"))
     gatekeeper.cut(DRIFT)
     cut = gatekeeper.ask(READ, b"{}", gate="socket")
-    full = Failing(scene.folder.parent, scene.instance)
+    full = scene.log(scene.folder.parent, Failing)
     unrecorded = observing(scene, full).ask(READ, b"{}", gate="socket")
     full.close()
     assert [(r.permit, codes(r)[0]) for r in (unknown, cut, unrecorded)] == [
@@ -132,7 +139,8 @@ def test_observed_action_does_not_pass_where_the_gate_cannot_or_all_is_cut_or_no
 
 
 def test_observed_action_that_was_overtaken_does_not_pass(scene: Scene) -> None:
-    log = Slow(scene.folder, scene.instance)
+    log = scene.log(scene.folder, Slow)
+    assert isinstance(log, Slow)
     gatekeeper = observing(scene, log)
     log.meanwhile = lambda: gatekeeper.cut(DRIFT)
     assert not gatekeeper.ask(READ, b"{}", gate="socket").permit
@@ -144,9 +152,9 @@ class Slow(ActionLog):
 
     meanwhile: object = None
 
-    def append(self, make: Make, content: bytes) -> Recorded:
+    def append(self, draft: ActionDraft | OutcomeDraft, content: bytes) -> Recorded:
         """Append, and then let it happen, once."""
-        recorded = super().append(make, content)
+        recorded = super().append(draft, content)
         happens, self.meanwhile = self.meanwhile, None
         if callable(happens):
             happens()
@@ -155,7 +163,8 @@ class Slow(ActionLog):
 
 @pytest.mark.parametrize("what", ["cut", "expiry"])
 def test_permit_that_was_overtaken_does_not_pass_and_fails_in_the_log(scene: Scene, what: str) -> None:
-    log = Slow(scene.folder, scene.instance)
+    log = scene.log(scene.folder, Slow)
+    assert isinstance(log, Slow)
     scene.renew()
     gatekeeper = scene.gatekeeper(log)
 
@@ -171,19 +180,19 @@ def test_permit_that_was_overtaken_does_not_pass_and_fails_in_the_log(scene: Sce
     first, second = records(scene)
     assert isinstance(first, ActionRecord)
     assert isinstance(second, OutcomeRecord)
-    assert (first.permit, second.of, second.outcome) == (True, 0, "failed")
+    assert (first.permit, second.of, second.outcome) == (True, first.sequence, "failed")
 
 
 class Failing(ActionLog):
     """A log on a disk that is full."""
 
-    def append(self, make: Make, content: bytes) -> Recorded:
+    def append(self, draft: ActionDraft | OutcomeDraft, content: bytes) -> Recorded:
         """Never."""
         raise Unavailable("action log", "disk full")
 
 
 def test_record_that_cannot_be_made_refuses(scene: Scene) -> None:
-    log = Failing(scene.folder, scene.instance)
+    log = scene.log(scene.folder, Failing)
     scene.renew()
     ruling = scene.gatekeeper(log).ask(READ, b"{}", gate="socket")
     log.close()
@@ -198,11 +207,11 @@ def test_records_name_the_one_before(scene: Scene, log: ActionLog) -> None:
     gatekeeper.outcome(first, done=True, result=b"1")
     gatekeeper.ask(READ, b"{}", gate="socket")
     reader = LogReader(scene.folder, scene.instance)
-    records = [entry.record for entry in reader.entries()]
+    _, first_record, _, second_record = [entry.record for entry in reader.entries()]
 
-    assert isinstance(records[0], ActionRecord)
-    assert isinstance(records[2], ActionRecord)
-    assert (records[0].parent, records[2].parent) == (None, reader.leaf_hashes[0])
+    assert isinstance(first_record, ActionRecord)
+    assert isinstance(second_record, ActionRecord)
+    assert (first_record.parent, second_record.parent) == (None, reader.leaf_hashes[1])
 
 
 def test_outcome_of_a_refusal_is_misuse(scene: Scene, log: ActionLog) -> None:
@@ -235,9 +244,9 @@ def test_remembered_decision_is_recorded_as_of_its_own_second(scene: Scene, log:
         assert gatekeeper.ask(READ, b"{}", gate="socket").permit
         scene.clock.wall += 1
         scene.clock.since_boot += 1.0
-    made = [record for record in records(scene) if isinstance(record, ActionRecord)]
-    assert [cbor2.loads(one.context)["now"] for one in made] == [one.decided_at for one in made]
-    assert len({one.context for one in made}) == 3
+    made = [record.decided_at for record in records(scene) if isinstance(record, ActionRecord)]
+    assert [cbor2.loads(context)["now"] for context in contexts(scene)] == made
+    assert len(set(contexts(scene))) == 3
 
 
 COUNTED = """permit(principal, action == Writ::Action::"tool.call", resource) when { context has used && context.used < 5 };
@@ -260,11 +269,11 @@ def test_policy_may_bound_how_often_and_refusals_do_not_count(scene: Scene, log:
 
 def test_count_goes_on_from_the_log(scene: Scene) -> None:
     counting(scene)
-    first = ActionLog(scene.folder, scene.instance)
+    first = scene.log(scene.folder)
     before = scene.gatekeeper(first)
     assert [before.ask(READ, b"{}", gate="socket").permit for _ in range(3)] == [True] * 3
     first.close()
-    again = ActionLog(scene.folder, scene.instance)
+    again = scene.log(scene.folder)
     try:
         after = scene.gatekeeper(again)
         assert [after.ask(READ, b"{}", gate="socket").permit for _ in range(4)] == [True, True, False, False]
@@ -278,8 +287,7 @@ def test_callers_at_once_never_pass_more_often_than_the_policy_says(scene: Scene
     with ThreadPoolExecutor(8) as pool:
         passed = list(pool.map(lambda _: gatekeeper.ask(READ, b"{}", gate="socket").permit, range(40)))
     assert sum(passed) == 5
-    permits = [one for one in records(scene) if isinstance(one, ActionRecord) and one.permit]
-    assert sorted(used_of(one.context) or 0 for one in permits) == [0, 1, 2, 3, 4]
+    assert sorted(used_of(one) or 0 for one in contexts(scene, permit=True)) == [0, 1, 2, 3, 4]
 
 
 def test_first_use_is_the_first_though_two_ask_at_once(scene: Scene, log: ActionLog) -> None:
@@ -294,7 +302,7 @@ def test_first_use_is_the_first_though_two_ask_at_once(scene: Scene, log: Action
     with ThreadPoolExecutor(8) as pool:
         passed = list(pool.map(lambda _: gatekeeper.ask(READ, b"{}", gate="socket").permit, range(64)))
     assert not any(passed)
-    assert {used_of(one.context) for one in records(scene) if isinstance(one, ActionRecord)} == {0}
+    assert {used_of(one) for one in contexts(scene)} == {0}
 
 
 def test_permit_that_may_be_on_record_counts(scene: Scene, log: ActionLog, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,7 @@ def hardware(tmp_path: Path) -> Iterator[Hardware]:
     scene, chip = Scene(tmp_path), LeaseChip()
     scene.attestor.chip, scene.attestor.wall = chip, scene.clock.now
     scene.attestor.start()
-    log, relay = ActionLog(tmp_path, scene.instance), Relay(str(scene.attestor.path))
+    log, relay = scene.log(tmp_path), Relay(str(scene.attestor.path))
     renewal = Renewal(scene.subject, relay, log, scene.attestor.trust(), scene.bundles, tmp_path, scene.clock)
     yield Hardware(scene, chip, relay, renewal, log)
     log.close()

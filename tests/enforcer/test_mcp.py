@@ -16,9 +16,9 @@ from tests.enforcer.gates.mcp_rig import GRANTS, OLD, approved
 from tests.enforcer.host import ROOT, Host, wait_for
 from tests.world import mcp_notes
 from tests.world.mcp_site import McpSite
-from writ.formats.action import ActionRecord, OutcomeRecord, Record
 from writ.formats.mcp.approved import ApprovedServer, Remote, encode_approved, parse_approved
 from writ.formats.mcp.protocol import MODERN
+from writ.formats.record import ActionRecord, OutcomeRecord, Record
 
 SERVER = Path(mcp_notes.__file__).read_text()
 CLIENT = """

@@ -9,10 +9,10 @@ import pytest
 
 from enforcer.record import LogReader
 from tests.enforcer.host import Host, wait_for
-from writ.formats.action import ActionRecord, OutcomeRecord
 from writ.formats.grants import grant_set
 from writ.formats.local import Refusal
 from writ.formats.reason import Reason
+from writ.formats.record import ActionRecord, OutcomeRecord
 
 pytestmark = pytest.mark.cgroup
 

@@ -13,7 +13,6 @@ import pytest
 from enforcer.__main__ import main
 from enforcer.config import EnforcerConfig
 from enforcer.papers import keep
-from enforcer.record import ActionLog
 from tests.enforcer.scene import Scene
 from verifier.__main__ import DEFAULT_POLICY
 from writ.formats.action import Action
@@ -182,7 +181,7 @@ class Host:
         self.file = folder / "enforcer.toml"
         self.file.write_text(f'state_dir = "{folder}/state"\n')
         given = self.scene.give()
-        log = ActionLog(self.folder, self.scene.instance)
+        log = self.scene.log(self.folder)
         gatekeeper = self.scene.gatekeeper(log)
         self.scene.credential.take(self.scene.accept(given))
         keep(self.folder, given)

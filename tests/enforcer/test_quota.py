@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from enforcer.quota import BYTES_AT_ONCE, BYTES_PER_SECOND, RECORD_BYTES, RECORDS_AT_ONCE, RECORDS_PER_SECOND, Quota
-from enforcer.record import ActionLog, LogReader
+from enforcer.record import LogReader
 from tests.enforcer.scene import Scene
 from tests.enforcer.test_gatekeeper import READ
 from tests.world.clock import HandClock
@@ -48,7 +48,7 @@ def test_the_sum_never_comes_back_and_outcomes_count() -> None:
 def test_what_is_beyond_the_quota_is_refused_without_a_record(tmp_path: Path) -> None:
     scene = Scene(tmp_path)
     scene.renew()
-    log = ActionLog(scene.folder, scene.instance)
+    log = scene.log(scene.folder)
     try:
         gatekeeper = scene.gatekeeper(log)
         big = b"x" * (1 << 20)

@@ -12,43 +12,35 @@ from pathlib import Path
 
 import pytest
 
-from enforcer.record import KEY_FILE, LOG_FILE, ActionLog, LogReader, Make, erase
+from enforcer.record import KEY_FILE, LOG_FILE, ActionLog, LogReader, erase
 from tests.world.attestor import ENGINE
-from writ.formats.action import ActionRecord, OutcomeRecord, commit, parse_record
+from writ.formats.action import Action, encode_context
 from writ.formats.digest import Digest
+from writ.formats.engine import EngineId
 from writ.formats.errors import FormatError, Unavailable
 from writ.formats.reason import Reason
+from writ.formats.record import ActionDraft, ActionRecord, Opening, OutcomeDraft, OutcomeRecord, commit
+from writ.formats.spiffe import AgentId
 from writ.formats.tlog import merkle
 
 INSTANCE = bytes(range(16))
 
 
-def action(resource: str = "mcp:notes/read", instance: bytes = INSTANCE) -> Make:
-    def make(sequence: int, commitment: bytes) -> ActionRecord:
-        reasons = (Reason("hold", "token", "a token", "none"),)
-        return ActionRecord(
-            sequence,
-            1,
-            ENGINE,
-            instance,
-            "spiffe://d/n/agent/a",
-            "tool.call",
-            resource,
-            commitment,
-            None,
-            None,
-            b"\xa0",
-            False,
-            reasons,
-            None,
-            "socket",
-        )
+AGENT = AgentId("d", "n", "a")
+CONTEXT = encode_context({"now": 1})
 
-    return make
+
+def action(resource: str = "mcp:notes/read") -> ActionDraft:
+    reasons = (Reason("hold", "token", "a token", "none"),)
+    return ActionDraft(1, Action("tool.call", resource, Digest.of(b"")), None, None, CONTEXT, reasons, None, "socket")
+
+
+def opened(folder: Path, engine: EngineId = ENGINE) -> ActionLog:
+    return ActionLog(folder, INSTANCE, AGENT, engine, 1)
 
 
 def filled(folder: Path, count: int = 5) -> tuple[int, bytes]:
-    log = ActionLog(folder, INSTANCE)
+    log = opened(folder)
     for number in range(count):
         log.append(action(), b"argument %d" % number)
     checkpoint = log.checkpoint()
@@ -58,34 +50,32 @@ def filled(folder: Path, count: int = 5) -> tuple[int, bytes]:
 
 def test_log_continues_where_it_stood(tmp_path: Path) -> None:
     size, root = filled(tmp_path, 5)
-    log = ActionLog(tmp_path, INSTANCE)
+    log = opened(tmp_path)
     assert (log.checkpoint().size, log.checkpoint().root) == (size, root)
     for _ in range(4):
         log.append(action(), b"")
-    proof, now = log.consistency(5, 9), log.checkpoint()
+    proof, now = log.consistency(6, 10), log.checkpoint()
     log.close()
 
-    assert merkle.verify_consistency(5, root, now.size, now.root, proof)
+    assert merkle.verify_consistency(6, root, now.size, now.root, proof)
 
 
 def test_many_threads_get_records_in_one_order(tmp_path: Path) -> None:
-    log = ActionLog(tmp_path, INSTANCE)
+    log = opened(tmp_path)
     seen: list[int] = []
-    threads = [
-        threading.Thread(target=lambda: seen.extend(log.append(action(), b"x").record.sequence for _ in range(20))) for _ in range(8)
-    ]
+    threads = [threading.Thread(target=lambda: seen.extend(log.append(action(), b"x").sequence for _ in range(20))) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     log.close()
 
-    assert sorted(seen) == list(range(160))
-    assert LogReader(tmp_path, INSTANCE).checkpoint.size == 160
+    assert sorted(seen) == list(range(1, 161))
+    assert LogReader(tmp_path, INSTANCE).checkpoint.size == 161
 
 
 def test_log_is_whole_to_a_reader_while_it_is_written(tmp_path: Path) -> None:
-    log = ActionLog(tmp_path, INSTANCE)
+    log = opened(tmp_path)
     log.append(action(), b"")
     writer = threading.Thread(target=lambda: [log.append(action(), b"") for _ in range(200)])
     writer.start()
@@ -112,18 +102,21 @@ def test_every_record_is_proven_to_be_in_the_log(tmp_path: Path) -> None:
 def test_content_opens_its_commitment_until_it_is_erased(tmp_path: Path) -> None:
     filled(tmp_path, 3)
     reader = LogReader(tmp_path, INSTANCE)
-    record, opened = parse_record(reader.inclusion(1).leaf), reader.salted(1)
+    entry = reader.entries()[2]
+    record, hidden = entry.record, entry.hidden
     assert isinstance(record, ActionRecord)
-    assert opened is not None
-    assert commit(*opened) == record.arguments
-    assert opened[1] == b"argument 1"
+    assert hidden is not None
+    assert (hidden.content, hidden.context) == (b"argument 1", CONTEXT)
+    assert commit(hidden.salt, hidden.content) == record.arguments
+    assert commit(hidden.context_salt or b"", CONTEXT) == record.context
+    assert hidden.salt != hidden.context_salt, "who is shown one is not shown the other"
+    assert len({one.hidden.salt for one in reader.entries() if one.hidden is not None}) == 3
     raw = b"".join((tmp_path / name).read_bytes() for name in os.listdir(tmp_path) if name.startswith(LOG_FILE))
     assert b"argument 1" not in raw
 
     assert erase(tmp_path)
     after = LogReader(tmp_path, INSTANCE)
-    assert after.salted(1) is None
-    assert [entry.content for entry in after.entries()] == [None] * 3
+    assert [(entry.hidden, entry.content, entry.context) for entry in after.entries()] == [(None, None, None)] * 4
     assert after.checkpoint == reader.checkpoint
     assert not erase(tmp_path)
 
@@ -132,12 +125,13 @@ def test_content_opens_its_commitment_until_it_is_erased(tmp_path: Path) -> None
     "damage",
     [
         "UPDATE records SET leaf = (SELECT leaf FROM records WHERE sequence = 1) WHERE sequence = 2",
-        "DELETE FROM records WHERE sequence = 4",
+        "DELETE FROM records WHERE sequence = 5",
         "DELETE FROM records WHERE sequence = 2",
-        "DELETE FROM commits WHERE size = 5",
+        "DELETE FROM commits WHERE size = 6",
         "UPDATE commits SET root = zeroblob(32) WHERE size = 3",
         "INSERT INTO commits VALUES (9, zeroblob(32))",
         "UPDATE records SET leaf = x'00' WHERE sequence = 0",
+        "DELETE FROM records WHERE sequence = 0",
     ],
 )
 def test_altered_log_is_not_opened(tmp_path: Path, damage: str) -> None:
@@ -149,7 +143,7 @@ def test_altered_log_is_not_opened(tmp_path: Path, damage: str) -> None:
 
     for _ in range(2):  # and what was refused holds no lock
         with pytest.raises(FormatError):
-            ActionLog(tmp_path, INSTANCE)
+            opened(tmp_path)
     with pytest.raises(FormatError):
         LogReader(tmp_path, INSTANCE)
 
@@ -165,18 +159,17 @@ def test_a_changed_argument_in_a_leaf_is_found(tmp_path: Path) -> None:
     db.close()
 
     with pytest.raises(FormatError, match="root"):
-        ActionLog(tmp_path, INSTANCE)
+        opened(tmp_path)
 
 
 WRITER = """
 import sys
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
-from enforcer.record import ActionLog
-from tests.enforcer.test_record import INSTANCE, action
-log = ActionLog(Path(sys.argv[1]), INSTANCE)
+from tests.enforcer.test_record import action, opened
+log = opened(Path(sys.argv[1]))
 while True:
-    print(log.append(action(), b"x" * 3000).record.sequence, flush=True)
+    print(log.append(action(), b"x" * 3000).sequence, flush=True)
 """
 
 
@@ -191,7 +184,7 @@ def test_killed_in_the_middle_of_a_record_loses_none_that_was_acknowledged(tmp_p
     writer.wait()
     writer.stdout.close()
 
-    log = ActionLog(tmp_path, INSTANCE)
+    log = opened(tmp_path)
     assert log.checkpoint().size > acknowledged[-1]
     log.append(action(), b"")
     log.close()
@@ -202,7 +195,7 @@ def test_torn_tail_leaves_a_whole_prefix(tmp_path: Path, kept: float) -> None:
     """The write-ahead file is cut as a crash of the machine may cut what was not yet synced."""
     whole = tmp_path / "whole"
     whole.mkdir()
-    log = ActionLog(whole, INSTANCE)
+    log = opened(whole)
     for number in range(20):
         log.append(action(), b"argument %d" % number)
     torn = tmp_path / "torn"
@@ -213,22 +206,22 @@ def test_torn_tail_leaves_a_whole_prefix(tmp_path: Path, kept: float) -> None:
     full = list(log._leaves)  # noqa: SLF001 - what the whole log held
     log.close()
 
-    again = ActionLog(torn, INSTANCE)
+    again = opened(torn)
     size = again.checkpoint().size
-    assert size <= 20
+    assert size <= 21
     assert again.checkpoint().root == merkle.root(full[:size])
     again.close()
 
 
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:
-    log = ActionLog(tmp_path, INSTANCE)
+    log = opened(tmp_path)
     with pytest.raises(Unavailable, match="another process"):
-        ActionLog(tmp_path, INSTANCE)
+        opened(tmp_path)
     log.close()
 
 
 def test_after_a_failed_write_no_record_is_accepted(tmp_path: Path) -> None:
-    log = ActionLog(tmp_path, INSTANCE)
+    log = opened(tmp_path)
     log.append(action(), b"")
     other = sqlite3.connect(tmp_path / LOG_FILE)
     other.execute("DROP TABLE commits")
@@ -239,23 +232,63 @@ def test_after_a_failed_write_no_record_is_accepted(tmp_path: Path) -> None:
     with pytest.raises(Unavailable):
         log.append(action(), b"")
     assert log.broken is not None
-    assert log.checkpoint().size == 1
+    assert log.checkpoint().size == 2
     log.close()
 
 
 def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / LOG_FILE).write_bytes(b"not a database at all, but long enough to be looked at" * 30)
     with pytest.raises(Unavailable):
-        ActionLog(tmp_path, INSTANCE)
+        opened(tmp_path)
 
 
 def test_outcomes_stand_beside_actions(tmp_path: Path) -> None:
-    log = ActionLog(tmp_path, INSTANCE)
+    log = opened(tmp_path)
     log.append(action(), b"in")
-    log.append(lambda sequence, commitment: OutcomeRecord(sequence, 2, INSTANCE, 0, "done", commitment), b"out")
+    log.append(OutcomeDraft(2, 1, True, 200), b"out")
     log.close()
 
-    first, second = LogReader(tmp_path, INSTANCE).entries()
+    _, first, second = LogReader(tmp_path, INSTANCE).entries()
     assert (first.content, second.content) == (b"in", b"out")
     assert isinstance(second.record, OutcomeRecord)
-    assert Digest.of(first.leaf) != Digest.of(second.leaf)
+    assert (second.record.of, second.record.status, second.record.size) == (1, 200, 3)
+
+
+def test_opening_says_who_decides_and_comes_before_what_another_engine_decided(tmp_path: Path) -> None:
+    later = EngineId(ENGINE.number, Digest.of(b"other code"), ENGINE.libraries)
+    for engine in (ENGINE, ENGINE, later, ENGINE):
+        log = opened(tmp_path, engine)
+        before = log.checkpoint().size
+        log.append(action(), b"")
+        assert log.checkpoint().size >= before + 1
+        log.close()
+    silent = opened(tmp_path, later)
+    silent.close()
+
+    entries = LogReader(tmp_path, INSTANCE).entries()
+    assert [type(entry.record) for entry in entries] == [Opening, ActionRecord, ActionRecord, Opening, ActionRecord, Opening, ActionRecord]
+    assert [entry.opening.engine for entry in entries if isinstance(entry.record, ActionRecord)] == [ENGINE, ENGINE, later, ENGINE]
+    assert {(entry.opening.instance, entry.opening.agent) for entry in entries} == {(INSTANCE, str(AGENT))}
+
+
+def test_log_of_another_instance_or_agent_is_not_opened(tmp_path: Path) -> None:
+    filled(tmp_path, 1)
+    with pytest.raises(FormatError, match="of instance"):
+        ActionLog(tmp_path, bytes(16), AGENT, ENGINE, 1)
+    with pytest.raises(FormatError, match="one of spiffe://d/n/agent/b"):
+        ActionLog(tmp_path, INSTANCE, AgentId("d", "n", "b"), ENGINE, 1)
+    with pytest.raises(FormatError, match="of instance"):
+        LogReader(tmp_path, bytes(16))
+
+
+def test_record_of_an_ordinary_action_with_its_outcome_takes_at_most_300_bytes_and_leaf_hashes(tmp_path: Path) -> None:
+    """What docs/formats.md says of them: the action at most 300 bytes, whatever its trace, and the outcome 60."""
+    log = opened(tmp_path)
+    asked = Action("http.post", "https://api.example.com:443/v1/reports", Digest.of(b"{}"))
+    digests = Digest.of(b"a token"), Digest.of(b"a policy")
+    log.append(ActionDraft(1_796_000_000, asked, *digests, CONTEXT, (), bytes(32), "egress", bytes(25)), b"{}")
+    log.append(OutcomeDraft(1_796_000_000, 1, True, 200), bytes(100_000))
+    log.close()
+
+    _, act, outcome = LogReader(tmp_path, INSTANCE).entries()
+    assert (len(act.leaf) <= 300, len(outcome.leaf) <= 60) == (True, True), (len(act.leaf), len(outcome.leaf))

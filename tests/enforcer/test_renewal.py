@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from enforcer import papers
-from enforcer.record import ActionLog
 from enforcer.relay import Relay
 from enforcer.renewal import RETRY_LEAST, RETRY_MOST, Granted, Never, NotNow, Renewal, Verdict
 from tests.enforcer.host import wait_for
@@ -26,7 +25,7 @@ class Asking:
         self.scene = Scene(folder)
         self.attestor = self.scene.attestor
         self.attestor.start()
-        self.log = ActionLog(folder, self.scene.instance)
+        self.log = self.scene.log(folder)
         relay = Relay(str(self.attestor.path))
         trust = self.attestor.trust()
         self.renewal = Renewal(self.scene.subject, relay, self.log, trust, self.scene.bundles, folder, self.scene.clock)
@@ -34,7 +33,7 @@ class Asking:
     def record(self, count: int) -> None:
         """More records."""
         for _ in range(count):
-            self.log.append(action(instance=self.scene.instance), b"")
+            self.log.append(action(), b"")
 
 
 @pytest.fixture

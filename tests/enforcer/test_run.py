@@ -14,11 +14,11 @@ from enforcer.record import LogReader
 from tests.enforcer.host import UID_FIRST, Host, wait_for
 from tests.world.attestor import POLICIES
 from tests.world.root_fs import PYTHON
-from writ.formats.action import ActionRecord, OutcomeRecord
 from writ.formats.archive import parse_archive
 from writ.formats.local import Refusal
 from writ.formats.policy_bundle import CONTENT_TYPE, PolicySettings, encode_bundle
 from writ.formats.reason import Reason
+from writ.formats.record import ActionRecord, OutcomeRecord
 
 pytestmark = pytest.mark.cgroup
 

@@ -22,11 +22,11 @@ from tests.enforcer.test_containment import short_life
 from tests.world.network import Server
 from tests.world.vault import Vault
 from tests.world.web import site
-from writ.formats.action import ActionRecord
 from writ.formats.errors import FormatError
 from writ.formats.grants import grant_set
 from writ.formats.local import Refusal
 from writ.formats.reason import Reason
+from writ.formats.record import ActionRecord
 from writ.formats.secret import OURS, Secret, secret_set
 from writ.service.clock import SystemClock
 

@@ -16,7 +16,6 @@ from enforcer import doctor, shadow
 from enforcer.__main__ import main
 from enforcer.config import EnforcerConfig
 from enforcer.gatekeeper import Gatekeeper, Ruling
-from enforcer.record import ActionLog
 from enforcer.shadow import SHADOW_FILE, Decided, Shadow, candidate_of, differences, shadow_of
 from tests.enforcer.scene import Scene
 from tests.signers import new_signer
@@ -39,7 +38,7 @@ class Beside:
     def __init__(self, folder: Path) -> None:
         self.scene = Scene(folder)
         self.folder = folder
-        self.log = ActionLog(folder, self.scene.instance)
+        self.log = self.scene.log(folder)
         self.shadows: list[Shadow] = []
 
     def candidate(self, policies: str = TURNED) -> PolicyBundle:

@@ -26,8 +26,8 @@ from enforcer.launch.cgroup import MOUNTINFO, find_mount
 from enforcer.launch.image import BWRAP, MKFS
 from enforcer.record import LogReader
 from tests.enforcer.host import ROOT, Host, wait_for
-from writ.formats.action import ActionRecord
 from writ.formats.policy_bundle import PolicySettings
+from writ.formats.record import ActionRecord
 
 faults = pytest.mark.faults
 cgroup = pytest.mark.cgroup

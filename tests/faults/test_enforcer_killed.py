@@ -15,10 +15,10 @@ import pytest
 from enforcer.launch.cgroup import Cgroup
 from enforcer.record import LogReader
 from tests.enforcer.host import Host, wait_for
-from writ.formats.action import ActionRecord, OutcomeRecord
 from writ.formats.eat import parse_token
 from writ.formats.errors import Unavailable
 from writ.formats.local import TokenGiven
+from writ.formats.record import ActionRecord, OutcomeRecord
 
 pytestmark = pytest.mark.cgroup
 

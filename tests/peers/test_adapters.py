@@ -19,8 +19,8 @@ import pytest
 from enforcer.record import LogReader
 from tests.enforcer.gates.test_socket import Gate
 from tests.peers.conftest import LIB, ROOT
-from writ.formats.action import ActionRecord
 from writ.formats.reason import Reason
+from writ.formats.record import ActionRecord
 
 pytestmark = pytest.mark.peers
 

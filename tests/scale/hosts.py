@@ -289,10 +289,12 @@ class Agent:
         log.append(StartEvent(self.instance, str(AGENT), MEASUREMENT.root(), command, key.public.thumbprint(), None, ()))
         self._runtime = log
         relay = HostRelay(Attestation(tpm, log, KernelLogs(LogPaths(), enrolment.bank), wire, enrolment, clock), self.instance, enrolment)
-        self.cgroup, self.log, self.credential = MemoryCgroup(self.name), ActionLog(self.folder, self.instance), Credential(clock)
-        self.gate = Gatekeeper(
-            instance=self.instance, agent=AGENT, credential=self.credential, log=self.log, engine=installed_engine(), clock=clock
+        self.cgroup, self.log, self.credential = (
+            MemoryCgroup(self.name),
+            ActionLog(self.folder, self.instance, AGENT, installed_engine(), clock.now()),
+            Credential(clock),
         )
+        self.gate = Gatekeeper(credential=self.credential, log=self.log, clock=clock)
         self.containment = Containment(self.cgroup, self.gate, self.credential, self.folder, clock=clock, changed=self._changed)
         self.tenure = Tenure(self.containment, self.credential, clock)
         subject = Subject(self.instance, AGENT, key.public, "tools", GRANTS, None)

@@ -21,8 +21,9 @@ from tests.enforcer.gates.test_socket import Gate as AgentGate
 from tests.enforcer.relying.behind import SITE, Gate
 from tests.enforcer.relying.process import Process, asked
 from tests.scale.offered import offer
-from writ.formats.action import Action, ActionRecord, OutcomeRecord
+from writ.formats.action import Action
 from writ.formats.digest import Digest
+from writ.formats.record import ActionRecord, OutcomeRecord
 
 GET = Action("http.get", f"{SITE}/v1/report", Digest.of(b""))
 LINE = json.dumps({"id": 1, "tool": "notes", "method": "read", "arguments": {"name": "x" * 100}}).encode() + b"\n"

@@ -7,10 +7,11 @@ from typing import Any, Final
 
 from tests.signers import new_signer
 from tests.world.scene import DEMO, Scene, policy
-from writ.formats.action import Action, encode_record
+from writ.formats.action import Action
 from writ.formats.approval import Approval, sign_approval
 from writ.formats.digest import Digest
 from writ.formats.keys import ES256
+from writ.formats.record import commit, encode_record
 from writ.verdict.approval import Asked, Consent
 from writ.verdict.decide import judge_recorded
 from writ.verdict.schema import cedar_schema
@@ -56,6 +57,7 @@ class Approved(Scene):
         consent = Consent("alice", str(Digest.of(self.approval)))
         answer = judge_recorded(SEND, claims, self.bundle, gate="socket", now=self.now, consent=consent)
         record = super().act(name, token, claims, resource="files/read")
-        record = replace(record, resource="files/send", context=answer.context)
+        record = replace(record, resource="files/send", context=commit(bytes(32), answer.context))
+        one.contexts[record.sequence] = answer.context
         one.leaves[-1] = encode_record(record)
         return record

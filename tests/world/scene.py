@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.signers import MemorySigner
 from tests.world.chip import Chip
-from writ.formats.action import Action, ActionRecord, OutcomeRecord, commit, encode_record
+from writ.formats.action import Action
 from writ.formats.corim import Corim, encode_corim
 from writ.formats.cose import encode_sign1
 from writ.formats.decision import CONTENT_TYPE, EnrolDecision, Entry, encode_entry
@@ -35,7 +35,8 @@ from writ.formats.keys import ED25519, PublicKey
 from writ.formats.lease import LeaseKeys
 from writ.formats.measurement import ComponentRoot, Measurement, Profile, encode_measurement
 from writ.formats.policy_bundle import PolicyBundle, PolicySettings, encode_bundle
-from writ.formats.proof_bundle import Leaf, ProofBundle
+from writ.formats.proof_bundle import Leaf, Opened, ProofBundle
+from writ.formats.record import ActionRecord, Opening, OutcomeRecord, commit, encode_record
 from writ.formats.spiffe import AgentId
 from writ.formats.state import HostRecord, HostState, encode_host_record, encode_host_state
 from writ.formats.tlog.merkle import consistency_proof, inclusion_proof, leaf_hash, root
@@ -141,7 +142,11 @@ class Running:
     name: str
     instance: bytes
     key: MemorySigner
+    opening: bytes
+    """The leaf before its first action."""
     leaves: list[bytes] = field(default_factory=list)
+    contexts: dict[int, bytes] = field(default_factory=dict)
+    """Of each action's decision, by sequence."""
     carried: int = 0
     grants: tuple[tuple[str, str], ...] = GRANTS
 
@@ -238,10 +243,11 @@ class Scene:
     ) -> Running:  # fmt: skip
         """An instance starts."""
         measured = what or measurement(agent)
-        one = Running(name, sixteen(name), key or signer(f"session/{name}"), grants=grants)
+        agent_id = f"spiffe://{DOMAIN}/{measured.agent.namespace}/agent/{agent}"
+        opening = Opening(0, self.now, sixteen(name), agent_id, ENGINE_ID)
+        one = Running(name, sixteen(name), key or signer(f"session/{name}"), encode_record(opening), grants=grants)
         above = None if parent is None else self.running[parent].instance
         session = one.key.public.thumbprint()
-        agent_id = f"spiffe://{DOMAIN}/{measured.agent.namespace}/agent/{agent}"
         self.event(StartEvent(one.instance, agent_id, measured.root(), command_digest(COMMAND), session, above, ()))
         self.measured.append(encode_measurement(measured))
         self.running[name] = one
@@ -307,18 +313,20 @@ class Scene:
         asked = Action(action, resource, Digest.of(b"arguments"))
         answer = judge_recorded(asked, claims, self.bundle, gate="socket", now=self.now)
         assert answer.permit == permit
+        one.leaves = one.leaves or [one.opening]
         record = ActionRecord(
-            sequence=len(one.leaves), decided_at=self.now, engine=ENGINE_ID, instance=one.instance, agent=str(claims.agent), action=action,
-            resource=resource, arguments=commit(bytes(32), b"arguments"), token=Digest.of(token.encode()), bundle=self.bundle.digest,
-            context=answer.context, permit=answer.permit, reasons=answer.reasons, parent=None, gate="socket",
+            sequence=len(one.leaves), decided_at=self.now, opening=0, action=action, resource=resource,
+            arguments=commit(bytes(32), b"arguments"), token=Digest.of(token.encode()), bundle=self.bundle.digest,
+            context=commit(bytes(32), answer.context), reasons=answer.reasons, parent=None, gate="socket",
         )  # fmt: skip
+        one.contexts[record.sequence] = answer.context
         one.leaves.append(encode_record(record))
         return record
 
     def outcome(self, name: str, of: int) -> OutcomeRecord:
         """What became of the record at `of`."""
         one = self.running[name]
-        record = OutcomeRecord(len(one.leaves), self.now + 1, one.instance, of, "done", commit(bytes(32), b"result"))
+        record = OutcomeRecord(len(one.leaves), self.now + 1, of, "done", None, 6, commit(bytes(32), b"result"))
         one.leaves.append(encode_record(record))
         return record
 
@@ -351,7 +359,9 @@ class Scene:
             attest_decision=sign_entry(verdict.entry),
             result=verdict.result,
             token=token,
+            opening=Leaf(self.running["one"].leaves[0], 0, inclusion_proof(hashes, 0)),
             action=Leaf(encode_record(record), record.sequence, inclusion_proof(hashes, record.sequence)),
+            context=Opened(bytes(32), self.running["one"].contexts[record.sequence]),
             outcome=Leaf(encode_record(outcome), outcome.sequence, inclusion_proof(hashes, outcome.sequence)),
             carrier=encode_evidence(carrier),
             carrier_decision=sign_entry(carried.entry),

@@ -11,7 +11,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.world.chip import private_key
 from tests.world.lease_chip import LeaseChip
 from tests.world.scene import ENGINE_ID, GRANTS, NAMESPACE, NOW, Scene, permitted, signer, sixteen
-from writ.formats.action import ActionRecord, encode_record, parse_record
 from writ.formats.archive import Archive, InstanceLog, encode_archive, parse_archive
 from writ.formats.cose import parse_sign1
 from writ.formats.decision import EXCHANGE_INPUTS, ExchangeDecision, OperatorAct, encode_entry, parse_entry
@@ -67,6 +66,7 @@ from writ.formats.measurement import encode_measurement, parse_measurement
 from writ.formats.policy_bundle import encode_bundle, parse_bundle
 from writ.formats.proof_bundle import encode_proof_bundle, parse_proof_bundle
 from writ.formats.reason import Reason
+from writ.formats.record import ActionRecord, encode_record, parse_record
 from writ.formats.state import encode_host_record, encode_host_state, parse_host_record, parse_host_state
 from writ.formats.trust import encode_trust, parse_trust
 
@@ -103,7 +103,7 @@ def specimens() -> dict[str, Specimen]:
     session = signer("session/one").public
     record = parse_record(proof.action.record)
     assert isinstance(record, ActionRecord)
-    denied = replace(record, permit=False, reasons=REASONS, token=None, bundle=None, parent=bytes(32))
+    denied = replace(record, reasons=REASONS, token=None, bundle=None, parent=bytes(32))
     archive = Archive(
         tuple(sorted((proof.enrol_decision, proof.attest_decision))), (proof.token,), tuple(sorted((proof.policy, proof.record))),
         (InstanceLog(sixteen("one"), tuple(scene.running["one"].leaves)),),
@@ -178,9 +178,10 @@ def specimens() -> dict[str, Specimen]:
         "exchange-decision": Specimen(given, encode_entry, parse_entry),
         "exchange-decision-refused": Specimen(replace(given, claims=None, reasons=REASONS), encode_entry, parse_entry),
         "exchange-claims": Specimen(elsewhere, encode_exchange_claims, parse_exchange_claims),
+        "log-opening": Specimen(parse_record(proof.opening.record), encode_record, parse_record),
         "action-record": Specimen(record, encode_record, parse_record),
         "action-record-denied": Specimen(denied, encode_record, parse_record),
-        "outcome-record": Specimen(parse_record(scene.running["one"].leaves[2]), encode_record, parse_record),
+        "outcome-record": Specimen(parse_record(scene.running["one"].leaves[3]), encode_record, parse_record),
         "policy-bundle": Specimen(scene.bundle, encode_bundle, parse_bundle),
         "policy-bundle-hardware": Specimen(
             replace(scene.bundle, settings=replace(scene.bundle.settings, lease_approver=approver)), encode_bundle, parse_bundle

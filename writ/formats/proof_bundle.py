@@ -13,6 +13,7 @@ from typing import Final
 from writ.formats.approval import MAX_APPROVAL
 from writ.formats.errors import FormatError
 from writ.formats.exemption import MOST as MOST_EXEMPTIONS
+from writ.formats.record import MAX_CONTEXT
 from writ.formats.strict import Fields, decode_cbor, encode_cbor
 
 MAX_PART: Final = 32 << 20
@@ -34,13 +35,22 @@ class Leaf:
 
 
 @dataclass(frozen=True, slots=True)
+class Opened:
+    """What a record's commitment to the context hides: the context, and the salt under which it is committed to."""
+
+    salt: bytes
+    context: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class ProofBundle:
     """The chain of one action, in the order in which it is judged.
 
     `enrol_decision`, `attest_decision` and `carrier_decision` are COSE_Sign1
     of the verifier. `carrier` is the evidence of a later attestation, whose
-    quote binds the action log's checkpoint; `outcome` is None where none was recorded by then. `approval` is the signed approval that the
-    record's context names, None where it names none.
+    quote binds the action log's checkpoint; `outcome` is None where none was recorded by then. `opening` is that
+    under which the action stands. `context` is None where it was erased: then the decision on the action cannot be made again. `approval`
+    is the signed approval that the context names, None where it names none.
     """
 
     enrolment: bytes
@@ -53,7 +63,9 @@ class ProofBundle:
     attest_decision: bytes
     result: bytes
     token: str
+    opening: Leaf
     action: Leaf
+    context: Opened | None
     outcome: Leaf | None
     carrier: bytes
     carrier_decision: bytes
@@ -75,7 +87,9 @@ def encode_proof_bundle(bundle: ProofBundle) -> bytes:
             "attest_decision": bundle.attest_decision,
             "result": bundle.result,
             "token": bundle.token,
+            "opening": _leaf_out(bundle.opening),
             "action": _leaf_out(bundle.action),
+            "context": None if bundle.context is None else [bundle.context.salt, bundle.context.context],
             "outcome": None if bundle.outcome is None else _leaf_out(bundle.outcome),
             "carrier": bundle.carrier,
             "carrier_decision": bundle.carrier_decision,
@@ -100,7 +114,9 @@ def parse_proof_bundle(data: bytes) -> ProofBundle:
         attest_decision=f.raw("attest_decision"),
         result=f.raw("result"),
         token=f.text("token", most=16384),
+        opening=_leaf_in(f.any("opening")),
         action=_leaf_in(f.any("action")),
+        context=_context_in(f.any("context")),
         outcome=None if outcome is None else _leaf_in(outcome),
         carrier=f.raw("carrier", most=MAX_PART),
         carrier_decision=f.raw("carrier_decision"),
@@ -119,6 +135,15 @@ def _leaf_in(value: object) -> Leaf:
         raise FormatError("proof bundle leaf", "[record, index, proof]", type(value).__name__)
     f = Fields(dict(enumerate(value)), "proof bundle leaf")
     return Leaf(f.raw(0, most=65535), f.uint(1), tuple(_raw(item) for item in f.items(2, most=64)))
+
+
+def _context_in(value: object) -> Opened | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != 2:
+        raise FormatError("proof bundle context", "[salt, context], or null", type(value).__name__)
+    f = Fields(dict(enumerate(value)), "proof bundle context")
+    return Opened(f.raw(0, size=32), f.raw(1, most=MAX_CONTEXT))
 
 
 def _raw(value: object) -> bytes:

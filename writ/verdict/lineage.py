@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from writ.formats.action import ActionRecord, Record, parse_record
 from writ.formats.digest import Digest
 from writ.formats.policy_bundle import CLOCK_SKEW
 from writ.formats.reason import Reason
+from writ.formats.record import ActionRecord, Opening, Record, parse_log
 from writ.formats.tlog.merkle import leaf_hash
 
 CHILD_GATE: Final = "instance"
@@ -24,7 +24,7 @@ CHILD_GATE: Final = "instance"
 def judge_lineage(logs: Mapping[bytes, Sequence[bytes]], lineages: Mapping[Digest, tuple[bytes, ...]]) -> tuple[Reason, ...]:
     """What is wrong with the parents of the records in `logs`, leaves by instance. `lineages` is that of each token at hand, by digest.
 
-    1. A record is of the instance whose log it is in. One at the gate of a child names a parent, which is in another log and no other such
+    1. A log is of the instance under which it stands. One at the gate of a child names a parent, which is in another log and no other such
        record's; any other names none, or one before it in its own log.
     2. The parent is an action, for the same on the same resource where it is in another log, which was permitted.
     3. It was decided no later, give or take the skew.
@@ -32,18 +32,17 @@ def judge_lineage(logs: Mapping[bytes, Sequence[bytes]], lineages: Mapping[Diges
 
     Raises FormatError for a leaf that is no record.
     """
-    records = {instance: [parse_record(leaf) for leaf in leaves] for instance, leaves in logs.items()}
+    records = {instance: parse_log(leaves) for instance, leaves in logs.items()}
     places = {leaf_hash(leaf): (instance, at) for instance, leaves in logs.items() for at, leaf in enumerate(leaves)}
     found: list[Reason] = []
     answered: set[bytes] = set()
     for instance in sorted(records):
         for at, record in enumerate(records[instance]):
-            if record.instance != instance:
+            if isinstance(record, Opening) and record.instance != instance:
                 found.append(Reason("lineage-broken", f"{instance.hex()}-{at}.instance", instance.hex(), record.instance.hex()))
-                continue
             if isinstance(record, ActionRecord) and (record.parent is not None or record.gate == CHILD_GATE):
                 place = None if record.parent is None else places.get(record.parent)
-                expected, got = _fault(record, at, place, records, lineages)
+                expected, got = _fault(instance, record, at, place, records, lineages)
                 if not expected and record.gate == CHILD_GATE and record.parent is not None:
                     if record.parent in answered:
                         expected, got = "one record of a child for each of its parent's", "another"
@@ -54,7 +53,7 @@ def judge_lineage(logs: Mapping[bytes, Sequence[bytes]], lineages: Mapping[Diges
 
 
 def _fault(
-    record: ActionRecord, at: int, place: tuple[bytes, int] | None, records: Mapping[bytes, Sequence[Record]],
+    own: bytes, record: ActionRecord, at: int, place: tuple[bytes, int] | None, records: Mapping[bytes, Sequence[Record]],
     lineages: Mapping[Digest, tuple[bytes, ...]],
 ) -> tuple[str, str]:  # fmt: skip
     # 1
@@ -64,14 +63,14 @@ def _fault(
     if place is None:
         return "a record that is at hand", record.parent.hex()
     instance, number = place
-    if child == (instance == record.instance):
+    if child == (instance == own):
         return ("a record of another log" if child else "a record of its own log"), f"{instance.hex()}-{number}"
     parent = records[instance][number]
     if not child and number >= at:
         return f"a record before {at}", str(number)
     # 2
     if not isinstance(parent, ActionRecord):
-        return "an action", "an outcome"
+        return "an action", "no action"
     if not child:
         return "", ""
     if (parent.action, parent.resource) != (record.action, record.resource):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from writ.formats.action import Action, ActionRecord, OutcomeRecord, parse_record
+from writ.formats.action import Action
 from writ.formats.approval import parse_signed_approval
 from writ.formats.cose import CONTENT_TYPE as COSE_CONTENT_TYPE
 from writ.formats.cose import parse_sign1, verify_sign1
@@ -23,8 +23,9 @@ from writ.formats.exchange import EXCHANGE, Activation, EnrolRequest
 from writ.formats.jose import b64url
 from writ.formats.keys import PublicKey
 from writ.formats.policy_bundle import CLOCK_SKEW, PolicyBundle, parse_bundle
-from writ.formats.proof_bundle import Leaf, ProofBundle
+from writ.formats.proof_bundle import Leaf, Opened, ProofBundle
 from writ.formats.reason import Reason
+from writ.formats.record import ActionRecord, Opening, OutcomeRecord, commit, parse_record
 from writ.formats.state import HostRecord, HostState, encode_host_record, parse_host_record, parse_host_state
 from writ.formats.tlog.merkle import leaf_hash, verify_inclusion
 from writ.formats.tpm.public import parse_public
@@ -41,9 +42,14 @@ from writ.verdict.reference import parse_references
 
 @dataclass(frozen=True, slots=True)
 class ProvenAction:
-    """Proof that `prove` ran: the action, who did it, and the times (seconds) between which everything happened."""
+    """Proof that `prove` ran: the action, who did it, and the times (seconds) between which everything happened.
 
+    `rerun` says whether the decision on the action was made again: it cannot be where its context was erased.
+    """
+
+    opening: Opening
     record: ActionRecord
+    rerun: bool
     outcome: OutcomeRecord | None
     host: HostRecord
     tpm_root: str
@@ -65,8 +71,9 @@ def prove(bundle: ProofBundle, trust: Trust) -> ProvenAction:
     4. Run again, the decision gives the same bytes.
     5. The token's claims are those the decision issued.
     6. The action record names that token and that policy, and lies within the token's life, give or take the skew.
-    7. Run again, the decision on the action gives the same answer; the approval that its context names is in the bundle, and good.
-    8. The record is in the action log of the carried checkpoint.
+    7. Run again, the decision on the action gives the same answer; the approval that its context names is in the bundle, and good. Where
+       the context was erased this is left out, and `rerun` says so.
+    8. The record and its opening, which is of the token's instance and agent, are in the action log of the carried checkpoint.
     9. The TPM quoted that checkpoint, later, in evidence whose decision is signed by a trusted key and found no fork in that log.
     10. The outcome, where there is one, is in the same log, after the action; and all of it happened in order.
 
@@ -102,11 +109,15 @@ def prove(bundle: ProofBundle, trust: Trust) -> ProvenAction:
     # 6, 7
     record = parse_record(bundle.action.record)
     if not isinstance(record, ActionRecord):
-        raise _refused("proof-bundle-incomplete", "action", "an action record", "an outcome")
-    _acted(record, token, policy, bundle.approval)
-    steps.append("action decided by that token and policy, re-run")
+        raise _refused("proof-bundle-incomplete", "action", "an action record", type(record).__name__)
+    _acted(record, token, policy)
+    _decided(record, token, policy, bundle.context, bundle.approval)
+    rerun = bundle.context is not None
+    steps.append("action decided by that token and policy" + (", re-run" if rerun else "; not re-run: its context is erased"))
     # 8, 9
     size, log_root, carried_at = _carried(bundle, host, token, trust)
+    opening = _opened(bundle, record, token)
+    _included(bundle.opening, size, log_root, "opening")
     _included(bundle.action, size, log_root, "action")
     steps.append("record in the log that the TPM quoted")
     # 10
@@ -117,8 +128,8 @@ def prove(bundle: ProofBundle, trust: Trust) -> ProvenAction:
     if record.decided_at > carried_at + _skew(policy):
         raise _refused("chain-order", "action.decided_at", f"at most {carried_at + _skew(policy)}", str(record.decided_at))
     return ProvenAction(
-        record, outcome, host, root, token.claims.runtime, token.claims.exceptions, enrol.decided_at, decision.decided_at, carried_at,
-        decision.engine.number, tuple(steps),
+        opening, record, rerun, outcome, host, root, token.claims.runtime, token.claims.exceptions, enrol.decided_at, decision.decided_at,
+        carried_at, decision.engine.number, tuple(steps),
     )  # fmt: skip
 
 
@@ -205,34 +216,59 @@ def _issued(token: SignedToken, decision: AttestDecision) -> None:
     raise _refused("digest-mismatch", "token.instance", "an instance of the decision", token.claims.instance.hex())
 
 
-def _acted(record: ActionRecord, token: SignedToken, policy: PolicyBundle, approval: bytes | None) -> None:
+def _acted(record: ActionRecord, token: SignedToken, policy: PolicyBundle) -> None:
     claims = token.claims
     expected = (("token", token.digest, record.token), ("bundle", policy.digest, record.bundle), ("policy", policy.digest, claims.policy))
     for claim, want, got in expected:
         if want != got:
             raise _refused("digest-mismatch", f"action.{claim}", str(want), str(got))
-    if record.instance != claims.instance or record.agent != str(claims.agent):
-        raise _refused("digest-mismatch", "action.instance", claims.instance.hex(), record.instance.hex())
     if record.decided_at + _skew(policy) < claims.issued_at:
         raise _refused("chain-order", "action.decided_at", f"at least {claims.issued_at - _skew(policy)}", str(record.decided_at))
+
+
+def _opened(bundle: ProofBundle, record: ActionRecord, token: SignedToken) -> Opening:
+    """The opening under which the record stands; it is of the token's instance and agent."""
+    opening = parse_record(bundle.opening.record)
+    if not isinstance(opening, Opening):
+        raise _refused("proof-bundle-incomplete", "opening", "an opening", type(opening).__name__)
+    if not record.opening == opening.sequence == bundle.opening.index:
+        raise _refused("inclusion-invalid", "action.opening", str(record.opening), f"{opening.sequence} at {bundle.opening.index}")
+    if (opening.instance, opening.agent) != (token.claims.instance, str(token.claims.agent)):
+        raise _refused("digest-mismatch", "opening.instance", token.claims.instance.hex(), opening.instance.hex())
+    return opening
+
+
+def _decided(
+    record: ActionRecord, token: SignedToken, policy: PolicyBundle, opened: Opened | None, approval: bytes | None
+) -> None:  # fmt: skip
+    """The decision made again in the context that the record commits to, with the same answer; where that is erased, nothing is said."""
+    if opened is None:
+        if approval is not None:
+            raise _refused("proof-bundle-incomplete", "context", "the context that names the approval", "none")
+        return
+    if commit(opened.salt, opened.context) != record.context:
+        raise _refused("digest-mismatch", "action.context", record.context.hex(), commit(opened.salt, opened.context).hex())
     action = Action(record.action, record.resource, Digest("sha256", bytes(32)))
-    consent = _consented(record, action, policy, approval)
-    answer = judge_recorded(action, claims, policy, gate=record.gate, now=record.decided_at, consent=consent, used=used_of(record.context))
-    if answer.permit != record.permit or answer.reasons != record.reasons or answer.context != record.context:
+    consent = _consented(record, opened.context, token.claims.instance, action, policy, approval)
+    answer = judge_recorded(
+        action, token.claims, policy, gate=record.gate, now=record.decided_at, consent=consent, used=used_of(opened.context)
+    )  # fmt: skip
+    if answer.permit != record.permit or answer.reasons != record.reasons or answer.context != opened.context:
         raise _refused("decision-mismatch", "action", f"permit {record.permit}", f"permit {answer.permit}")
 
 
-def _consented(record: ActionRecord, action: Action, policy: PolicyBundle, approval: bytes | None) -> Consent | None:
+def _consented(
+    record: ActionRecord, context: bytes, instance: bytes, action: Action, policy: PolicyBundle, approval: bytes | None
+) -> Consent | None:  # fmt: skip
     """The approval that the record's context names, verified as of the decision; None where it names none."""
-    named = consent_of(record.context)
+    named = consent_of(context)
     if (named is None) != (approval is None):
         got = "none" if approval is None else "one that no context names"
         raise _refused("proof-bundle-incomplete", "approval", "the approval that the record names", got)
     if approval is None:
         return None
     consent = verify_approval(
-        parse_signed_approval(approval), action=action, gate=record.gate, instance=record.instance, bundle=policy,
-        now=record.decided_at,
+        parse_signed_approval(approval), action=action, gate=record.gate, instance=instance, bundle=policy, now=record.decided_at
     )  # fmt: skip
     if consent != named:
         raise _refused("digest-mismatch", "approval", str(named), str(consent))
@@ -290,7 +326,7 @@ def _outcome(bundle: ProofBundle, record: ActionRecord, size: int, root: bytes) 
     if bundle.outcome is None:
         return None
     outcome = parse_record(bundle.outcome.record)
-    if not isinstance(outcome, OutcomeRecord) or outcome.of != record.sequence or outcome.instance != record.instance:
+    if not isinstance(outcome, OutcomeRecord) or outcome.of != record.sequence:
         raise _refused("digest-mismatch", "outcome.of", str(record.sequence), "another record")
     _included(bundle.outcome, size, root, "outcome")
     if outcome.sequence != bundle.outcome.index:

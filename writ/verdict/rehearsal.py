@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from writ.formats.action import Action, ActionRecord
+from writ.formats.action import Action
 from writ.formats.digest import Digest
 from writ.formats.eat import TokenClaims
 from writ.formats.policy_bundle import PolicyBundle
 from writ.formats.reason import Reason
+from writ.formats.record import ActionRecord
 from writ.verdict.approval import Consent, consent_of
 from writ.verdict.cedar import CedarAnswer, evaluate, load
 from writ.verdict.decide import Answer, judge_recorded, used_of
@@ -107,11 +108,11 @@ def recorded(record: ActionRecord) -> Action:
     return Action(record.action, record.resource, _NO_ARGUMENTS)
 
 
-def again(record: ActionRecord, claims: TokenClaims, candidate: PolicyBundle) -> Answer:
+def again(record: ActionRecord, context: bytes, claims: TokenClaims, candidate: PolicyBundle) -> Answer:
     """What `candidate` says of a recorded action at the second, gate, claims, approval and count of its decision. Raises FormatError.
 
-    The count is on record where the policy in force looked at it.
+    Approval and count are those of the `context` that it was decided in; the count is there where the policy in force looked at it.
     """
     named = replace(claims, policy=candidate.digest)
-    consent, used = consent_of(record.context), used_of(record.context)
+    consent, used = consent_of(context), used_of(context)
     return judge_recorded(recorded(record), named, candidate, gate=record.gate, now=record.decided_at, consent=consent, used=used)

@@ -17,8 +17,8 @@ import enforcer.adapters
 from enforcer.adapters.ask import NotPermittedError, ask
 from enforcer.record import LogReader
 from tests.enforcer.gates.test_socket import Gate
-from writ.formats.action import ActionRecord, OutcomeRecord
 from writ.formats.reason import Reason
+from writ.formats.record import ActionRecord, OutcomeRecord
 
 
 @pytest.fixture

@@ -21,10 +21,10 @@ from enforcer.launch.sandbox import WORK
 from enforcer.record import LogReader
 from tests.enforcer.host import Host, wait_for
 from tests.world.root_fs import PYTHON
-from writ.formats.action import ActionRecord, OutcomeRecord
 from writ.formats.archive import parse_archive
 from writ.formats.local import Refusal
 from writ.formats.reason import Reason
+from writ.formats.record import ActionRecord, Opening, OutcomeRecord
 from writ.formats.tlog.merkle import leaf_hash
 
 pytestmark = pytest.mark.cgroup
@@ -62,7 +62,8 @@ def act(host: Host, body: str) -> Any:
 
 def records(host: Host, name: str) -> list[ActionRecord | OutcomeRecord]:
     instance = host.instance(name)
-    return [entry.record for entry in LogReader(host.config.instance_dir(instance), instance).entries()]
+    found = [entry.record for entry in LogReader(host.config.instance_dir(instance), instance).entries()]
+    return [record for record in found if not isinstance(record, Opening)]
 
 
 def running(host: Host, script: str = "sleep 60") -> tuple[bytes, bytes]:

@@ -25,8 +25,8 @@ from tests.enforcer.child import toolchain
 from tests.enforcer.child.test_children import GRANTS, PRELUDE
 from tests.enforcer.host import Host
 from tests.world.attestor import KnownAgent
-from writ.formats.action import ActionRecord
 from writ.formats.grants import grant_set
+from writ.formats.record import ActionRecord
 
 pytestmark = [pytest.mark.cgroup, pytest.mark.clients]
 

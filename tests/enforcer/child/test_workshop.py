@@ -17,7 +17,6 @@ from enforcer.child.workshop import Bench, Workshop
 from enforcer.events import AgentEnded, ParentHeld, ParentRuns
 from enforcer.gatekeeper import Line
 from enforcer.launch.cgroup import Cgroup
-from enforcer.record import ActionLog
 from tests.enforcer.scene import Scene
 from writ.formats.errors import Misuse
 from writ.formats.reason import Reason
@@ -32,7 +31,7 @@ class Child:
     def __init__(self, folder: Path) -> None:
         scene = Scene(folder)
         scene.renew()
-        self.instance, self.log = scene.instance, ActionLog(folder, scene.instance)
+        self.instance, self.log = scene.instance, scene.log(folder)
         self.line, theirs = socket.socketpair()
         self.events: SimpleQueue[ParentHeld | ParentRuns | AgentEnded] = SimpleQueue()
 
@@ -104,7 +103,7 @@ class Wire(Line):
 
 def test_line_that_was_released_is_cut_no_more(tmp_path: Path) -> None:
     scene, wire, kept = Scene(tmp_path), Wire(), Wire()
-    log = ActionLog(tmp_path, scene.instance)
+    log = scene.log(tmp_path)
     gatekeeper = scene.gatekeeper(log)
     for one in (wire, kept):
         gatekeeper.hold(one)

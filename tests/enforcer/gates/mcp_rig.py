@@ -17,7 +17,7 @@ from enforcer.gates.mcp.desk import Desk
 from enforcer.gates.mcp.http import McpHttpGate
 from enforcer.gates.mcp.stdio import McpStdioGate
 from enforcer.launch.process import Running
-from enforcer.record import ActionLog, LogReader
+from enforcer.record import LogReader
 from enforcer.secrets.held import Secrets
 from enforcer.tools.mcp_program import McpProgram
 from enforcer.tools.mcp_remote import McpRemote
@@ -28,9 +28,9 @@ from tests.enforcer.scene import Scene
 from tests.world import mcp_notes
 from tests.world.mcp_site import McpSite
 from tests.world.network import Names, certified
-from writ.formats.action import ActionRecord
 from writ.formats.mcp.approved import ApprovedServer, Remote, definition_digest
 from writ.formats.mcp.protocol import MODERN
+from writ.formats.record import ActionRecord, Opening
 
 GRANTS = (
     ("prompt.get", "mcp:notes/greet"), ("resource.read", "mcp:notes/note://today"), ("resource.read", "mcp:notes/note://files/*"),
@@ -77,7 +77,7 @@ class Gated:
     def __init__(self, folder: Path, *, grants: tuple[tuple[str, str], ...] = GRANTS, renewed: bool = True, **more: Any) -> None:
         self.folder, self.closing = folder, contextlib.ExitStack()
         self.scene = Scene(folder, more=(*grants, *self._grants(**more)))
-        self.log = ActionLog(folder, self.scene.instance)
+        self.log = self.scene.log(folder)
         self.gatekeeper = self.scene.gatekeeper(self.log)
         if renewed:
             self.scene.renew()
@@ -155,7 +155,11 @@ class Gated:
     def records(self) -> list[tuple[str, str, bool] | str]:
         """What is in the log: action, resource and whether it was permitted, or an outcome."""
         found = [entry.record for entry in LogReader(self.scene.folder, self.scene.instance).entries()]
-        return [(one.action, one.resource, one.permit) if isinstance(one, ActionRecord) else one.outcome for one in found]
+        return [
+            (one.action, one.resource, one.permit) if isinstance(one, ActionRecord) else one.outcome
+            for one in found
+            if not isinstance(one, Opening)
+        ]
 
     def close(self) -> None:
         """The end."""

@@ -13,14 +13,14 @@ from enforcer.gates.egress.gate import EgressGate
 from enforcer.gates.egress.instance_ca import InstanceCa
 from enforcer.gates.egress.outlet import opened_by
 from enforcer.gates.egress.session import Opened
-from enforcer.record import ActionLog, LogReader
+from enforcer.record import LogReader
 from enforcer.secrets.held import Secrets
 from enforcer.wire.host_tls import upstream_contexts
 from enforcer.wire.limits import Limits
 from tests.enforcer.host import wait_for
 from tests.enforcer.scene import Scene
 from tests.world.network import Names
-from writ.formats.action import ActionRecord, OutcomeRecord
+from writ.formats.record import ActionRecord, Opening, OutcomeRecord
 from writ.service.clock import SystemClock
 
 NO_SECRETS = Secrets((), {})
@@ -42,7 +42,7 @@ class Proxied:
     ) -> None:  # fmt: skip
         """The token grants `more`, too; `roots` are whom the gate verifies hosts by, `secrets` the instance's."""
         self.scene = Scene(folder, *(f"tcp:{one}" for one in connects), more=more)
-        self.log, self.names = ActionLog(folder, self.scene.instance), names or Names()
+        self.log, self.names = self.scene.log(folder), names or Names()
         self.gatekeeper = self.scene.gatekeeper(self.log)
         self.scene.renew()
         server = listener()
@@ -109,9 +109,12 @@ class Proxied:
         return wait_for(self._settled)  # type: ignore[no-any-return]  # wait_for returns what it is given
 
     def _settled(self) -> list[tuple[str, str | bool]] | None:
-        found = [entry.record for entry in LogReader(self.scene.folder, self.scene.instance).entries()]
+        read = [entry.record for entry in LogReader(self.scene.folder, self.scene.instance).entries()]
+        found = [one for one in read if not isinstance(one, Opening)]
         shown: list[tuple[str, str | bool]] = [
-            (one.resource, one.permit) if isinstance(one, ActionRecord) else ("outcome", one.outcome) for one in found
+            (one.resource, one.permit) if isinstance(one, ActionRecord) else ("outcome", one.outcome)
+            for one in found
+            if not isinstance(one, Opening)
         ]
         open_ones = sum(isinstance(one, ActionRecord) and one.permit for one in found) - sum(
             isinstance(one, OutcomeRecord) for one in found

@@ -21,9 +21,9 @@ from tests.enforcer.host import wait_for
 from tests.enforcer.scene import Scene
 from tests.world.network import Names, Server, certified
 from tests.world.web import site
-from writ.formats.action import ActionRecord
 from writ.formats.errors import Refused, Unavailable
 from writ.formats.reason import Reason
+from writ.formats.record import ActionRecord
 from writ.formats.secret import Secret
 
 HOST = "api.test"
@@ -196,7 +196,7 @@ def test_source_that_fails_is_a_failure_and_nothing_is_sent(tmp_path: Path) -> N
 def files(folder: Path, *grants: tuple[str, str], value: bytes | None = KEY) -> tuple[SecretFiles, Gatekeeper, Known, ActionLog]:
     scene = Scene(folder, more=grants)
     scene.renew()
-    log, source = ActionLog(folder, scene.instance), Known(value)
+    log, source = scene.log(folder), Known(value)
     gatekeeper, secrets = scene.gatekeeper(log), Secrets((Secret("key", "file"),), {"key": source})
     (folder / "gate").mkdir()
     made = SecretFiles(folder / "gate", 12345, gatekeeper, secrets)

@@ -14,15 +14,16 @@ import pytest
 
 from enforcer.credential import Held
 from enforcer.gates.socket import SocketGate
-from enforcer.record import ActionLog, LogReader
+from enforcer.record import LogReader
 from enforcer.tools.tool import Reply
 from enforcer.wire.lines import MAX_LINE
 from tests.enforcer.scene import Scene
 from tests.parsers import assert_parser_is_total
-from writ.formats.action import Action, OutcomeRecord
+from writ.formats.action import Action
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Unavailable
 from writ.formats.reason import Reason
+from writ.formats.record import OutcomeRecord
 
 
 class Echo:
@@ -61,7 +62,7 @@ class Gate:
 
     def __init__(self, folder: Path, *more: tuple[str, str]) -> None:
         self.scene, self.tool = Scene(folder, more=more), Echo()
-        self.log = ActionLog(folder, self.scene.instance)
+        self.log = self.scene.log(folder)
         self.gatekeeper = self.scene.gatekeeper(self.log)
         self.path = str(folder / "gate.sock")
         self.agents = {os.getpid()}

@@ -12,7 +12,6 @@ from tests.world.chip import private_key
 from tests.world.scene import signer
 from writ.formats import exchange as ex
 from writ.formats import local as lo
-from writ.formats.action import ActionRecord, OutcomeRecord
 from writ.formats.archive import Archive, InstanceLog
 from writ.formats.boot_state import BootState
 from writ.formats.decision import ACTS, EXCHANGE_INPUTS, INPUTS, AttestDecision, EnrolDecision, ExchangeDecision, OperatorAct, Outcome
@@ -30,9 +29,10 @@ from writ.formats.keys import ES256, PublicKey
 from writ.formats.lease import HostMoment, Lease, LeaseApproval, LeaseKey, LeaseKeys, LeaseTerms
 from writ.formats.measurement import MODES, PROFILES, RESERVED, ComponentRoot, Measurement
 from writ.formats.policy_bundle import PolicyBundle, PolicySettings
-from writ.formats.proof_bundle import Leaf, ProofBundle
+from writ.formats.proof_bundle import Leaf, Opened, ProofBundle
 from writ.formats.proposal import KINDS, Draft, Proposal
 from writ.formats.reason import REMEDIES, Reason
+from writ.formats.record import ActionRecord, Opening, OutcomeRecord
 from writ.formats.secret import Secret
 from writ.formats.spiffe import AgentId
 from writ.formats.state import HOST_STATUSES, LOGS, PHASES, TPM_CLASSES, HostRecord, HostState, InstanceState, RuntimeState
@@ -174,17 +174,24 @@ ENTRY = st.one_of(
 
 @st.composite
 def action_records(draw: st.DrawFn) -> ActionRecord:
-    """Records whose reasons fit their answer."""
-    reasons = draw(REASONS)
+    """Records, permits and refusals."""
+    opening = draw(st.integers(0, 1000))
     return ActionRecord(
-        draw(WHOLE), draw(WHOLE), draw(ENGINE), draw(ID), draw(TEXT), draw(TEXT), draw(TEXT), draw(KEY32), draw(st.none() | DIGEST),
-        draw(st.none() | DIGEST), draw(BLOB), not reasons, reasons, draw(st.none() | KEY32), draw(NAME),
+        opening + draw(st.integers(1, 9)), draw(WHOLE), opening, draw(st.sampled_from(["tool.call", "http.get"])),
+        draw(st.sampled_from(["mcp:notes/read", "https://api.example.com:443/v1"])), draw(KEY32), draw(st.none() | DIGEST),
+        draw(st.none() | DIGEST), draw(KEY32), draw(REASONS), draw(st.none() | KEY32), draw(NAME),
+        draw(st.none() | st.binary(min_size=25, max_size=25)),
     )  # fmt: skip
 
 
-RECORD = action_records() | st.builds(
-    lambda of, more, *rest: OutcomeRecord(of + more, rest[0], rest[1], of, rest[2], rest[3]),
-    st.integers(0, 1000), st.integers(1, 9), WHOLE, ID, st.sampled_from(["done", "failed"]), KEY32,
+RECORD = (
+    action_records()
+    | st.builds(
+        lambda of, more, *rest: OutcomeRecord(of + more, rest[0], of, *rest[1:]),
+        st.integers(0, 1000), st.integers(1, 9), WHOLE, st.sampled_from(["done", "failed"]), st.none() | st.integers(-70_000, 600), WHOLE,
+        KEY32,
+    )
+    | st.builds(Opening, WHOLE, WHOLE, ID, st.just("spiffe://example.org/billing/agent/a"), ENGINE)
 )  # fmt: skip
 CEDAR_TEXT = st.text(PRINTABLE | st.just("\n"), min_size=1, max_size=30).filter(lambda text: bool(text.strip()))
 SETTINGS = st.builds(
@@ -244,7 +251,8 @@ ENROLMENT = st.builds(
 )  # fmt: skip
 LEAF = st.builds(Leaf, BLOB, WHOLE, several(BLOB))
 PROOF = st.builds(
-    ProofBundle, BLOB, BLOB, BLOB, BLOB, BLOB, several(BLOB), BLOB, BLOB, BLOB, TEXT, LEAF, st.none() | LEAF, BLOB, BLOB
+    ProofBundle, BLOB, BLOB, BLOB, BLOB, BLOB, several(BLOB), BLOB, BLOB, BLOB, TEXT, LEAF, LEAF,
+    st.none() | st.builds(Opened, KEY32, BLOB), st.none() | LEAF, BLOB, BLOB, st.none() | BLOB,
 )  # fmt: skip
 ARCHIVE = st.builds(
     Archive, sorted_set(BLOB), sorted_set(ARGUMENT), sorted_set(BLOB),

@@ -12,7 +12,7 @@ from tests.parsers import assert_parser_is_total
 from tests.world.scene import measurement, signer, sixteen
 from tests.world.specimens import REASONS, specimens
 from writ.formats import evidence as evidence_format
-from writ.formats.action import Action, commit
+from writ.formats.action import Action
 from writ.formats.archive import EMPTY, Archive, InstanceLog, parse_archive
 from writ.formats.cmw import encode_collection
 from writ.formats.digest import Digest
@@ -26,6 +26,7 @@ from writ.formats.local import LOCAL, Done
 from writ.formats.measurement import ComponentRoot, Governance, Measurement, encode_governance, encode_measurement, parse_measured
 from writ.formats.ocsp import MAX_OCSP
 from writ.formats.policy_bundle import PolicySettings, parse_bundle
+from writ.formats.record import commit, parse_record
 from writ.formats.secret import Secret
 from writ.formats.state import clean_runtime, parse_host_state
 from writ.formats.strict import decode_cbor, encode_cbor
@@ -80,11 +81,40 @@ def test_commitment_hides_by_its_salt_and_binds_its_content() -> None:
             commit(salt, b"a")
 
 
-def test_record_has_reasons_exactly_where_it_was_refused() -> None:
-    assert "reasons" in refused("action-record", permit=False).expected
-    assert "reasons" in refused("action-record-denied", permit=True).expected
-    assert "earlier" in refused("outcome-record", of=2).expected
-    assert "done" in refused("outcome-record", outcome="perhaps").expected
+@pytest.mark.parametrize(
+    "name, at, wrong, expected",
+    [
+        ("outcome-record", 3, 3, "earlier"),
+        ("outcome-record", 4, "done", "a boolean"),
+        ("outcome-record", 5, 1 << 31, "32 bits"),
+        ("outcome-record", 5, True, "32 bits"),
+        ("outcome-record", 7, b"", "32 bytes"),
+        ("action-record", 0, 4, "an opening, an action or an outcome"),
+        ("action-record", 0, 3, "an opening, an action or an outcome"),
+        ("action-record", 0, True, "an opening, an action or an outcome"),
+        ("action-record", 3, 2, "earlier"),
+        ("action-record", 4, "Not an action", "lower-case"),
+        ("action-record", 9, bytes(31), "32 bytes"),
+        ("action-record", 13, bytes(24), "25 bytes"),
+        ("log-opening", 4, "reporter", "spiffe://"),
+        ("log-opening", 3, bytes(15), "16 bytes"),
+    ],
+)
+def test_leaf_that_says_what_none_does_is_refused(name: str, at: int, wrong: object, expected: str) -> None:
+    specimen = SPECIMENS[name]
+    items = decode_cbor(specimen.encode(specimen.value), "leaf")
+    items[at] = wrong
+    with pytest.raises(FormatError) as refused:
+        parse_record(encode_cbor(items))
+    assert expected in refused.value.expected
+
+
+def test_leaf_is_an_array_of_its_kind_whole() -> None:
+    for name in ("action-record", "outcome-record", "log-opening"):
+        items = decode_cbor(SPECIMENS[name].encode(SPECIMENS[name].value), "leaf")
+        for other in (items[:-1], [*items, None], [], dict(enumerate(items)), items[0]):
+            with pytest.raises(FormatError):
+                parse_record(encode_cbor(other))
 
 
 # --- archive

@@ -12,7 +12,7 @@ from tests.signers import new_signer
 from tests.world.approvals import ALICE, BOB, BUNDLE, NEVER, PEOPLE, READ, SCHEMA, SEND, WIPE, Approved, approval_of
 from tests.world.scene import AUDIENCE, DEMO, ISSUER, NOW, Scene, permitted, policy, sign_token, signer
 from tests.writ.verdict.refusal import refused
-from writ.formats.action import Action, ActionRecord, encode_context, parse_record
+from writ.formats.action import Action, encode_context
 from writ.formats.approval import parse_signed_approval, sign_approval
 from writ.formats.digest import Digest
 from writ.formats.eat import parse_token
@@ -20,6 +20,7 @@ from writ.formats.errors import FormatError
 from writ.formats.keys import Signer
 from writ.formats.policy_bundle import PolicyBundle
 from writ.formats.proof_bundle import encode_proof_bundle, parse_proof_bundle
+from writ.formats.record import ActionRecord, parse_record
 from writ.verdict.approval import Asked, Consent, Given, consent_of
 from writ.verdict.decide import decide, judge_recorded
 from writ.verdict.decision import Decision
@@ -199,15 +200,17 @@ def test_auditor_proves_an_approved_action_and_only_with_its_approval() -> None:
 
 def test_another_policy_is_asked_about_an_approved_action_as_approved() -> None:
     scene = Approved(bundle=BUNDLE)
-    record = parse_record(scene.proof_bundle().action.record)
+    bundle = scene.proof_bundle()
+    record, opened = parse_record(bundle.action.record), bundle.context
+    assert opened is not None
     assert isinstance(record, ActionRecord)
-    claims, consent = permitted(scene.attest("one")), consent_of(record.context)
+    claims, consent = permitted(scene.attest("one")), consent_of(opened.context)
     claims = replace(claims, issued_at=record.decided_at, expires_at=record.decided_at + 60)
     stricter = replace(
         BUNDLE, version=2, policies=BUNDLE.policies.replace("context has approver }", 'context has approver && context.approver == "bob" }')
     )
     for candidate, permit in ((replace(BUNDLE, version=2), True), (stricter, False)):
-        assert again(record, claims, candidate).permit == permit
+        assert again(record, opened.context, claims, candidate).permit == permit
         found = otherwise(SEND, claims, candidate, gate="socket", now=record.decided_at, reasons=(), consent=consent)
         assert (found is None) == permit
     assert by_policy(ask().reasons)

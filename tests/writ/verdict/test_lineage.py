@@ -11,11 +11,11 @@ import pytest
 
 from auditor.__main__ import main
 from tests.world.scene import ENGINE_ID, NOW, Scene, permitted, sign_token, sixteen
-from writ.formats.action import ActionRecord, OutcomeRecord, commit, encode_record
 from writ.formats.archive import Archive, InstanceLog, encode_archive
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError
 from writ.formats.reason import Reason
+from writ.formats.record import ActionRecord, Opening, OutcomeRecord, commit, encode_record
 from writ.formats.tlog.merkle import leaf_hash
 from writ.verdict.lineage import judge_lineage
 
@@ -23,21 +23,29 @@ PARENT, CHILD, OTHER = sixteen("boss"), sixteen("coder"), sixteen("other")
 TOKEN = Digest.of(b"the child's token")
 
 
-def record(instance: bytes, sequence: int, **changed: object) -> ActionRecord:
+def opening(instance: bytes) -> Opening:
+    return Opening(0, NOW, instance, "spiffe://example.org/billing/agent/a", ENGINE_ID)
+
+
+def record(sequence: int, **changed: object) -> ActionRecord:
     made = ActionRecord(
-        sequence, NOW + sequence, ENGINE_ID, instance, "spiffe://example.org/billing/agent/a", "instance.run", "agent:coder",
-        commit(bytes(32), b"true"), Digest.of(b"a token"), Digest.of(b"a policy"), b"\xa0", True, (), None, "socket",
+        sequence, NOW + sequence, 0, "instance.run", "agent:coder", commit(bytes(32), b"true"), Digest.of(b"a token"),
+        Digest.of(b"a policy"), commit(bytes(32), b"\xa0"), (), None, "socket",
     )  # fmt: skip
     return replace(made, **changed)  # type: ignore[arg-type]  # fields of a record, by name
+
+
+def logged(instance: bytes, records: Sequence[ActionRecord | OutcomeRecord]) -> list[bytes]:
+    return [encode_record(one) for one in (opening(instance), *records)]
 
 
 def name(one: ActionRecord | OutcomeRecord) -> bytes:
     return leaf_hash(encode_record(one))
 
 
-FIRST = record(PARENT, 0, action="tool.call", resource="notes")
-ASKED = record(PARENT, 1, parent=name(FIRST))
-RAN = record(CHILD, 0, gate="instance", parent=name(ASKED), token=TOKEN)
+FIRST = record(1, action="tool.call", resource="notes")
+ASKED = record(2, parent=name(FIRST))
+RAN = record(1, gate="instance", parent=name(ASKED), token=TOKEN)
 
 
 def judged(
@@ -45,7 +53,7 @@ def judged(
     above: Mapping[Digest, tuple[bytes, ...]] | None = None, **more: Sequence[ActionRecord],
 ) -> tuple[Reason, ...]:  # fmt: skip
     logs = {PARENT: parents, CHILD: [child], **{sixteen(which): records for which, records in more.items()}}
-    leaves = {instance: [encode_record(one) for one in records] for instance, records in logs.items()}
+    leaves = {instance: logged(instance, records) for instance, records in logs.items()}
     return judge_lineage(leaves, {TOKEN: (PARENT,)} if above is None else above)
 
 
@@ -58,13 +66,13 @@ def broken(reasons: tuple[Reason, ...]) -> tuple[str, str]:
 def test_a_command_of_a_child_descends_from_the_permit_of_its_parent() -> None:
     assert judged() == ()
     assert judged(above={}) == (), "its token is not at hand"
-    assert judged(child=replace(RAN, token=None, permit=False, reasons=(Reason("token-expired", "token", "a live token", "none"),))) == ()
+    assert judged(child=replace(RAN, token=None, reasons=(Reason("token-expired", "token", "a live token", "none"),))) == ()
 
 
-REFUSED = replace(ASKED, permit=False, reasons=(Reason("policy-refused", "a", "b", "c"),))
+REFUSED = replace(ASKED, reasons=(Reason("policy-refused", "a", "b", "c"),))
 ELSEWHERE = replace(ASKED, resource="agent:other")
 LATER = replace(ASKED, decided_at=RAN.decided_at + 6)
-ENDED = OutcomeRecord(1, NOW, PARENT, 0, "done", commit(bytes(32), b""))
+ENDED = OutcomeRecord(2, NOW, 1, "done", None, 0, commit(bytes(32), b""))
 
 
 @pytest.mark.parametrize(
@@ -79,29 +87,29 @@ ENDED = OutcomeRecord(1, NOW, PARENT, 0, "done", commit(bytes(32), b""))
     ids=["a refusal", "of another child", "of another action", "decided later", "an outcome"],
 )
 def test_what_led_to_nothing_led_not_to_this(asked: ActionRecord | OutcomeRecord, expected: str) -> None:
-    assert broken(judged((FIRST, asked), replace(RAN, parent=name(asked)))) == ("0.parent", expected)
+    assert broken(judged((FIRST, asked), replace(RAN, parent=name(asked)))) == ("1.parent", expected)
 
 
 def test_a_parent_that_is_in_no_log_is_forged_or_kept_back() -> None:
-    assert broken(judged(child=replace(RAN, parent=bytes(32)))) == ("0.parent", "a record that is at hand")
-    assert broken(judged(child=replace(RAN, parent=None))) == ("0.parent", "a record of its parent's log")
+    assert broken(judged(child=replace(RAN, parent=bytes(32)))) == ("1.parent", "a record that is at hand")
+    assert broken(judged(child=replace(RAN, parent=None))) == ("1.parent", "a record of its parent's log")
 
 
 def test_a_permit_of_an_instance_from_which_the_child_does_not_descend_is_none() -> None:
-    others = record(OTHER, 0)
+    others = record(1, decided_at=NOW)
     forged = replace(RAN, parent=name(others))
-    assert broken(judged(child=forged, other=[others])) == ("0.parent", PARENT.hex())
-    assert broken(judged(above={TOKEN: ()})) == ("0.parent", "no parent")
-    own = [record(CHILD, 0), record(CHILD, 1, gate="instance", parent=name(record(CHILD, 0)))]
-    leaves = {CHILD: [encode_record(one) for one in own]}
-    assert broken(judge_lineage(leaves, {})) == ("1.parent", "a record of another log")
+    assert broken(judged(child=forged, other=[others])) == ("1.parent", PARENT.hex())
+    assert broken(judged(above={TOKEN: ()})) == ("1.parent", "no parent")
+    own = [record(1), record(2, gate="instance", parent=name(record(1)))]
+    leaves = {CHILD: logged(CHILD, own)}
+    assert broken(judge_lineage(leaves, {})) == ("2.parent", "a record of another log")
 
 
 def test_what_is_no_child_names_what_stands_before_it_in_its_own_log() -> None:
-    elsewhere = record(OTHER, 0, parent=name(FIRST))
-    assert broken(judged(other=[elsewhere])) == ("0.parent", "a record of its own log")
-    late = [record(OTHER, 0, parent=name(record(OTHER, 1))), record(OTHER, 1)]
-    assert broken(judged(other=late)) == ("0.parent", "a record before 0")
+    elsewhere = record(1, parent=name(FIRST))
+    assert broken(judged(other=[elsewhere])) == ("1.parent", "a record of its own log")
+    late = [record(1, parent=name(record(2))), record(2)]
+    assert broken(judged(other=late)) == ("1.parent", "a record before 1")
 
 
 def test_a_leaf_that_is_no_record_is_malformed() -> None:
@@ -116,25 +124,37 @@ def test_the_command_says_what_is_broken_and_where(tmp_path: Path, capsys: pytes
     token = sign_token(permitted(scene.attest("coder")))
     ran = replace(RAN, token=Digest.of(token.encode()))
     for asked, status in ((ASKED, 0), (REFUSED, 1)):
-        records = (FIRST, asked), (replace(ran, parent=name(asked)),)
-        logs = tuple(InstanceLog(one[0].instance, tuple(map(encode_record, one))) for one in records)
+        records = {PARENT: (FIRST, asked), CHILD: (replace(ran, parent=name(asked)),)}
+        logs = tuple(InstanceLog(instance, tuple(logged(instance, one))) for instance, one in records.items())
         path = tmp_path / "enforcer.archive"
         path.write_bytes(encode_archive(Archive((), (token,), (), logs)))
         assert main(["lineage", str(path), "--json"]) == status
         said = json.loads(capsys.readouterr().out)
-        assert (said["verdict"], said["logs"], said["records"]) == ("refused" if status else "accepted", 2, 3)
+        assert (said["verdict"], said["logs"], said["records"]) == ("refused" if status else "accepted", 2, 5)
         assert [reason["expected"] for reason in said["reasons"]] == ["a permit"] * status
         assert main(["lineage", str(path)]) == status
         assert ("lineage-broken" in "".join(capsys.readouterr())) == bool(status)
 
 
 def test_one_permit_of_a_parent_is_for_one_command_of_its_child() -> None:
-    leaves = {PARENT: [FIRST, ASKED], CHILD: [RAN, replace(RAN, sequence=1, arguments=bytes(32))]}
-    found = judge_lineage({instance: [encode_record(one) for one in records] for instance, records in leaves.items()}, {TOKEN: (PARENT,)})
-    assert broken(found) == ("1.parent", "one record of a child for each of its parent's")
+    leaves = {PARENT: [FIRST, ASKED], CHILD: [RAN, replace(RAN, sequence=2, arguments=bytes(32))]}
+    found = judge_lineage({instance: logged(instance, records) for instance, records in leaves.items()}, {TOKEN: (PARENT,)})
+    assert broken(found) == ("2.parent", "one record of a child for each of its parent's")
 
 
-def test_a_record_of_another_instance_is_none_of_this_log() -> None:
-    leaves = {PARENT: [FIRST, ASKED, replace(RAN, sequence=2)]}
-    found = judge_lineage({instance: [encode_record(one) for one in records] for instance, records in leaves.items()}, {TOKEN: (PARENT,)})
-    assert broken(found) == ("2.instance", PARENT.hex())
+def test_a_log_of_another_instance_is_none_of_this_one() -> None:
+    found = judge_lineage({OTHER: logged(PARENT, [FIRST])}, {})
+    assert broken(found) == ("0.instance", OTHER.hex())
+
+
+def test_a_log_that_is_none_is_malformed() -> None:
+    """Without an opening, under another's opening, out of its place, with two outcomes of one action, with one of an outcome."""
+    twice: list[ActionRecord | OutcomeRecord] = [FIRST, replace(ENDED, sequence=2), replace(ENDED, sequence=3)]
+    for leaves in (
+        logged(PARENT, [FIRST])[1:], logged(PARENT, [replace(FIRST, sequence=2)]), logged(PARENT, twice),
+        logged(PARENT, [*twice[:2], replace(ENDED, sequence=3, of=2)]),
+        [*logged(PARENT, [FIRST]), encode_record(replace(opening(CHILD), sequence=2))],
+        [*logged(PARENT, [FIRST]), encode_record(replace(opening(PARENT), sequence=2)), encode_record(replace(FIRST, sequence=3))],
+    ):  # fmt: skip
+        with pytest.raises(FormatError):
+            judge_lineage({PARENT: leaves}, {})

@@ -25,7 +25,6 @@ from tests.world.scene import (
     sixteen,
 )  # fmt: skip
 from tests.writ.verdict.refusal import refused
-from writ.formats.action import OutcomeRecord, encode_record, parse_record
 from writ.formats.cose import parse_sign1
 from writ.formats.decision import AttestDecision, EnrolDecision, OperatorAct, Outcome, encode_entry, parse_entry
 from writ.formats.digest import Digest
@@ -35,8 +34,9 @@ from writ.formats.errors import FormatError, Refused
 from writ.formats.evidence import encode_evidence, parse_evidence
 from writ.formats.exemption import Exemption
 from writ.formats.policy_bundle import encode_bundle
-from writ.formats.proof_bundle import Leaf, ProofBundle, encode_proof_bundle, parse_proof_bundle
+from writ.formats.proof_bundle import Leaf, Opened, ProofBundle, encode_proof_bundle, parse_proof_bundle
 from writ.formats.reason import Reason
+from writ.formats.record import Opening, OutcomeRecord, commit, encode_record, parse_record
 from writ.formats.state import encode_host_record
 from writ.formats.tlog.merkle import inclusion_proof, leaf_hash, root
 from writ.formats.trust import ChainRules, ManufacturerRoot, Trust
@@ -76,7 +76,7 @@ def forged(part: str, change: Callable[[Any], Any]) -> ProofBundle:
 
 def test_whole_chain_is_proven_with_every_step_named() -> None:
     proven = prove(WHOLE, TRUST)
-    assert (proven.record.action, proven.record.resource, proven.record.sequence) == ("tool.call", "files/a", 1)
+    assert (proven.record.action, proven.record.resource, proven.record.sequence) == ("tool.call", "files/a", 2)
     assert proven.outcome is not None
     assert (proven.outcome.of, proven.outcome.outcome) == (1, "done")
     assert (proven.host, proven.tpm_root, proven.runtime, proven.exceptions) == (
@@ -277,7 +277,9 @@ def test_token_of_another_attestation_is_refused() -> None:
     assert refuse(replace(WHOLE, token=sign_token(stranger))).claim == "token.instance"
 
 
-def rerecorded(*, acted: int = 0, shift: int = 0, **changed: Any) -> Reason:
+def rerecorded(
+    *, acted: int = 0, shift: int = 0, context: bytes | None = None, opened: dict[str, Any] | None = None, **changed: Any
+) -> Reason:  # fmt: skip
     """The action recorded otherwise, in a log whose root the TPM really quoted: an enforcer that lies."""
     scene = Scene()
     scene.launch("one")
@@ -286,14 +288,19 @@ def rerecorded(*, acted: int = 0, shift: int = 0, **changed: Any) -> Reason:
     claims, token = permitted(verdict), sign_token(permitted(verdict))
     scene.state = verdict.state_after
     scene.now += acted
-    record = replace(scene.act("one", token, claims), **changed)
-    scene.running["one"].leaves = [encode_record(record)]
+    record = scene.act("one", token, claims)
+    seen = scene.running["one"].contexts[record.sequence] if context is None else context
+    record = replace(record, context=commit(bytes(32), seen), **changed)
+    opening = parse_record(scene.running["one"].opening)
+    assert isinstance(opening, Opening)
+    leaves = scene.running["one"].leaves = [encode_record(replace(opening, **(opened or {}))), encode_record(record)]
     scene.now += 30 + shift
     carrier = scene.evidence("one")
     carried = scene.judge(carrier)
+    hashes = [leaf_hash(leaf) for leaf in leaves]
     bundle = replace(
-        WHOLE, action=Leaf(encode_record(record), 0, ()), outcome=None, token=token,
-        carrier=encode_evidence(carrier), carrier_decision=sign_entry(carried.entry)
+        WHOLE, opening=Leaf(leaves[0], 0, (hashes[1],)), action=Leaf(leaves[1], 1, (hashes[0],)), context=Opened(bytes(32), seen),
+        outcome=None, token=token, carrier=encode_evidence(carrier), carrier_decision=sign_entry(carried.entry),
     )  # fmt: skip
     try:
         prove(bundle, TRUST)
@@ -312,8 +319,9 @@ DENIED = (Reason("policy-refused", "tool.call on files/a", "a permit", "no polic
         ({"token": None}, "digest-mismatch", "action.token"),
         ({"token": Digest.of(b"")}, "digest-mismatch", "action.token"),
         ({"bundle": Digest.of(b"")}, "digest-mismatch", "action.bundle"),
-        ({"instance": sixteen("two")}, "digest-mismatch", "action.instance"),
-        ({"agent": "spiffe://example.org/billing/agent/other"}, "digest-mismatch", "action.instance"),
+        ({"opened": {"instance": sixteen("two")}}, "digest-mismatch", "opening.instance"),
+        ({"opened": {"agent": "spiffe://example.org/billing/agent/other"}}, "digest-mismatch", "opening.instance"),
+        ({"opened": {"sequence": 1}}, "inclusion-invalid", "action.opening"),
         ({"decided_at": NOW - 5}, "decision-mismatch", "action"),
         ({"decided_at": NOW - 6}, "chain-order", "action.decided_at"),
         ({"decided_at": NOW + 58}, "decision-mismatch", "action"),
@@ -321,9 +329,9 @@ DENIED = (Reason("policy-refused", "tool.call on files/a", "a permit", "no polic
         ({"action": "file.read"}, "decision-mismatch", "action"),
         ({"gate": "http"}, "decision-mismatch", "action"),
         ({"context": b"\xa0"}, "decision-mismatch", "action"),
-        ({"permit": False, "reasons": DENIED}, "decision-mismatch", "action"),
-        ({"resource": "other/a", "permit": False, "reasons": DENIED}, "decision-mismatch", "action"),
-        ({"sequence": 1}, "inclusion-invalid", "action.sequence"),
+        ({"reasons": DENIED}, "decision-mismatch", "action"),
+        ({"resource": "other/a", "reasons": DENIED}, "decision-mismatch", "action"),
+        ({"sequence": 2}, "inclusion-invalid", "action.sequence"),
     ],
 )
 def test_action_recorded_otherwise_is_refused(changed: dict[str, Any], code: str, claim: str) -> None:
@@ -342,7 +350,30 @@ def test_outcome_in_the_place_of_the_action_is_refused() -> None:
     assert refuse(replace(WHOLE, action=WHOLE.outcome)).claim == "action"
 
 
+# --- 7: the context
+
+
+def test_context_is_the_one_that_the_record_commits_to() -> None:
+    assert WHOLE.context is not None
+    for opened in (replace(WHOLE.context, salt=bytes(31) + b"x"), replace(WHOLE.context, context=b"\xa0")):
+        assert refuse(replace(WHOLE, context=opened)).claim == "action.context"
+
+
+def test_without_its_context_an_action_is_proven_and_not_decided_again() -> None:
+    proven = prove(replace(WHOLE, context=None), TRUST)
+    assert (proven.rerun, prove(WHOLE, TRUST).rerun) == (False, True)
+    assert "erased" in proven.steps[5]
+    assert refuse(replace(WHOLE, context=None, approval=b"one")).claim == "context"
+
+
 # --- 8, 9, 10
+
+
+def test_opening_is_one_in_the_carried_log() -> None:
+    leaf = WHOLE.opening
+    assert refuse(replace(WHOLE, opening=WHOLE.action)).claim == "opening"
+    assert refuse(replace(WHOLE, opening=replace(leaf, proof=()))).claim == "opening"
+    assert refuse(replace(WHOLE, opening=replace(leaf, index=1))).claim == "action.opening"
 
 
 def test_record_that_is_not_in_the_carried_log_is_refused() -> None:
@@ -406,8 +437,7 @@ def test_outcome_is_of_this_action_and_in_the_same_log() -> None:
     record = parse_record(WHOLE.outcome.record)
     assert isinstance(record, OutcomeRecord)
     changes: tuple[tuple[dict[str, Any], str], ...] = (
-        ({"of": 0}, "outcome.of"),
-        ({"instance": sixteen("two")}, "outcome.of"),
+        ({"of": 1}, "outcome.of"),
         ({"outcome": "failed"}, "outcome"),
     )
     for changed, claim in changes:
@@ -424,13 +454,14 @@ def test_outcome_at_another_index_than_it_says_is_refused() -> None:
     claims, token = permitted(verdict), sign_token(permitted(verdict))
     scene.state = verdict.state_after
     record = scene.act("one", token, claims)
-    outcome = replace(scene.outcome("one", 0), sequence=2)
-    scene.running["one"].leaves[1] = encode_record(outcome)
+    outcome = replace(scene.outcome("one", record.sequence), sequence=3)
+    scene.running["one"].leaves[2] = encode_record(outcome)
     hashes = scene.running["one"].hashes()
     carrier = scene.evidence("one")
     bundle = replace(
-        WHOLE, action=Leaf(encode_record(record), 0, inclusion_proof(hashes, 0)),
-        outcome=Leaf(encode_record(outcome), 1, inclusion_proof(hashes, 1)),
+        WHOLE, opening=Leaf(scene.running["one"].leaves[0], 0, inclusion_proof(hashes, 0)),
+        action=Leaf(encode_record(record), 1, inclusion_proof(hashes, 1)),
+        context=Opened(bytes(32), scene.running["one"].contexts[1]), outcome=Leaf(encode_record(outcome), 2, inclusion_proof(hashes, 2)),
         token=token, carrier=encode_evidence(carrier), carrier_decision=sign_entry(scene.judge(carrier).entry),
     )  # fmt: skip
     assert refuse(bundle).claim == "outcome.sequence"
@@ -450,6 +481,8 @@ def test_any_byte_flipped_in_any_part_is_refused(name: str) -> None:
         whole = [part.encode()]
     elif isinstance(part, Leaf):
         whole = [part.record, *part.proof]
+    elif isinstance(part, Opened):
+        whole = [part.salt, part.context]
     elif isinstance(part, tuple):
         whole = list(part)
     assert any(whole)
@@ -463,6 +496,8 @@ def test_any_byte_flipped_in_any_part_is_refused(name: str) -> None:
                 given = bytes(spoilt).decode("ascii", "replace")
             elif isinstance(part, Leaf):
                 given = replace(part, record=changed[0], proof=tuple(changed[1:]))
+            elif isinstance(part, Opened):
+                given = Opened(*changed)
             elif isinstance(part, tuple):
                 given = tuple(changed)
             with pytest.raises((Refused, FormatError)):

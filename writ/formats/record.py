@@ -1,0 +1,306 @@
+"""The leaves of an instance's action log, which is one RFC 6962 tree.
+
+A log begins with an `Opening`, which says whose it is and which engine decides; another follows where another engine goes on. What was
+decided about an action is an `ActionRecord`, durable before the action passes; what became of it is an `OutcomeRecord`, a later leaf, and
+where there is none the outcome is unknown.
+
+Arguments, results and the context of the decision never enter the log: a leaf holds `commit(salt, content)`, so that a person can be shown
+the content and the log still proves it, and destroying the salt makes the leaf say nothing.
+
+A leaf is an array whose first item is its kind: the three are told apart by it. Source: docs/formats.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final
+
+from writ.formats.action import Action
+from writ.formats.digest import Digest
+from writ.formats.engine import EngineId
+from writ.formats.errors import FormatError
+from writ.formats.reason import Reason
+from writ.formats.spiffe import AgentId
+from writ.formats.strict import Fields, decode_cbor, encode_cbor, encode_written
+
+MAX_RECORD: Final = 60_000
+"""Below the 64 KiB an entry bundle of tlog-tiles can hold (C2SP tlog-tiles)."""
+
+MAX_CONTEXT: Final = 16_384
+
+_NO_ARGUMENTS: Final = Digest.of(b"")
+_OPENING, _ACTION, _OUTCOME = 1, 2, 3
+_NAMES: Final = {
+    _OPENING: ("kind", "sequence", "opened_at", "instance", "agent", "engine"),
+    _ACTION: (
+        "kind", "sequence", "decided_at", "opening", "action", "resource", "arguments", "token", "bundle", "context", "reasons", "parent",
+        "gate", "trace",
+    ),
+    _OUTCOME: ("kind", "sequence", "finished_at", "of", "outcome", "status", "size", "result"),
+}  # fmt: skip
+"""The items of each kind, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """From here on the records are of `instance` of `agent`, decided by `engine`."""
+
+    sequence: int
+    opened_at: int
+    instance: bytes
+    agent: str
+    engine: EngineId
+
+
+@dataclass(frozen=True, slots=True)
+class ActionRecord:
+    """One decision of an enforcer about one action: a permit where there are no `reasons`.
+
+    `opening` is the sequence of the opening it stands under. `token` is the digest of the compact token (None where there was none),
+    `bundle` of the policy; `arguments` and `context` are salted commitments, to the arguments and to the exact CBOR map that the decision
+    saw. `parent` is the leaf hash of the record that led to this one, `trace` what the asker said of the trace that it belongs to
+    (`formats.trace`), which nobody has checked.
+    """
+
+    sequence: int
+    decided_at: int
+    opening: int
+    action: str
+    resource: str
+    arguments: bytes
+    token: Digest | None
+    bundle: Digest | None
+    context: bytes
+    reasons: tuple[Reason, ...]
+    parent: bytes | None
+    gate: str
+    trace: bytes | None = None
+
+    @property
+    def permit(self) -> bool:
+        """Whether the action was permitted."""
+        return not self.reasons
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeRecord:
+    """What became of the action recorded at `of`: `done` or `failed`, and a salted commitment to the result of `size` bytes.
+
+    `status` is what the wire said (of HTTP the status, of JSON-RPC the error's code), None where it says nothing of the kind.
+    """
+
+    sequence: int
+    finished_at: int
+    of: int
+    outcome: str
+    status: int | None
+    size: int
+    result: bytes
+
+
+Record = Opening | ActionRecord | OutcomeRecord
+
+
+def commit(salt: bytes, content: bytes) -> bytes:
+    """A hiding commitment to `content`: SHA-256 over CBOR of tag, 32-byte salt and content digest."""
+    if len(salt) != 32:
+        raise FormatError("salt", "32 bytes", f"{len(salt)} bytes")
+    return sha256(_COMMITMENT + salt + _BYTES_32 + sha256(content).digest()).digest()
+
+
+def preimage_of(salt: bytes, content: bytes) -> bytes:
+    """What `commit` hashes: whoever has it has the salt, and the digest of the content."""
+    return _COMMITMENT + salt + _BYTES_32 + sha256(content).digest()
+
+
+def parse_preimage(data: bytes) -> tuple[bytes, Digest]:
+    """The salt, and the digest of the content. Raises FormatError."""
+    head, salt, middle, digest = data[: len(_COMMITMENT)], data[len(_COMMITMENT) :][:32], data[-34:-32], data[-32:]
+    if len(data) != len(_COMMITMENT) + 66 or head != _COMMITMENT or middle != _BYTES_32:
+        raise FormatError("preimage", "a tag, a salt and a digest", f"{len(data)} other bytes")
+    return salt, Digest("sha256", digest)
+
+
+_BYTES_32: Final = b"\x58\x20"
+"""The head of a CBOR byte string of 32 bytes."""
+_COMMITMENT: Final = b"\x83" + encode_cbor("writ/commit/v1") + _BYTES_32
+"""The head of an array of three, the tag, and the head of the salt."""
+
+
+@dataclass(slots=True)
+class ActionDraft:
+    """An action as it was decided, whose record has no place in a log yet; `context` is the map itself."""
+
+    decided_at: int
+    action: Action
+    token: Digest | None
+    bundle: Digest | None
+    context: bytes
+    reasons: tuple[Reason, ...]
+    parent: bytes | None
+    gate: str
+    trace: bytes | None = None
+
+    def leaf(self, sequence: int, opening: int, arguments: bytes, context: bytes) -> bytes:
+        """The leaf at `sequence` under `opening`, with these commitments: `encode_record` of its record, without making that."""
+        token, bundle, action = self.token, self.bundle, self.action
+        return encode_written(
+            [
+                _ACTION, sequence, self.decided_at, opening, action.name, action.resource, arguments,
+                None if token is None else token.value, None if bundle is None else bundle.value, context,
+                [reason.to_cbor() for reason in self.reasons], self.parent, self.gate, self.trace,
+            ]
+        )  # fmt: skip
+
+
+@dataclass(slots=True)
+class OutcomeDraft:
+    """What became of the action at `of`, whose record has no place in a log yet."""
+
+    finished_at: int
+    of: int
+    done: bool
+    status: int | None = None
+
+    def leaf(self, sequence: int, size: int, result: bytes) -> bytes:
+        """The leaf at `sequence`, with the commitment to a result of `size` bytes."""
+        return encode_written([_OUTCOME, sequence, self.finished_at, self.of, self.done, self.status, size, result])
+
+
+def encode_record(record: Record) -> bytes:
+    """The leaf: its RFC 9162 hash is `merkle.leaf_hash` of these bytes."""
+    if isinstance(record, ActionRecord):
+        r, action = record, Action(record.action, record.resource, _NO_ARGUMENTS)
+        draft = ActionDraft(r.decided_at, action, r.token, r.bundle, b"", r.reasons, r.parent, r.gate, r.trace)
+        return draft.leaf(r.sequence, r.opening, r.arguments, r.context)
+    if isinstance(record, OutcomeRecord):
+        ending = OutcomeDraft(record.finished_at, record.of, record.outcome == "done", record.status)
+        return ending.leaf(record.sequence, record.size, record.result)
+    return encode_cbor([_OPENING, record.sequence, record.opened_at, record.instance, record.agent, record.engine.to_cbor()])
+
+
+def parse_record(data: bytes) -> Record:
+    """Read a leaf. Raises FormatError."""
+    read = decode_cbor(data, "record", max_size=MAX_RECORD)
+    names = _NAMES.get(read[0]) if isinstance(read, list) and read and type(read[0]) is int else None
+    if names is None or len(names) != len(read):
+        raise FormatError("record", "an opening, an action or an outcome, whole", "something else")
+    f = Fields(dict(zip(names, read, strict=True)), "record")
+    kind = f.uint("kind")
+    if kind == _ACTION:
+        return _action(f)
+    return _outcome(f) if kind == _OUTCOME else _opening(f)
+
+
+def _opening(f: Fields) -> Opening:
+    opening = Opening(
+        f.uint("sequence"), f.uint("opened_at"), f.raw("instance", size=16), f.text("agent"), EngineId.from_cbor(f.any("engine"))
+    )  # fmt: skip
+    AgentId.parse(opening.agent)
+    return opening
+
+
+def _action(f: Fields) -> ActionRecord:
+    record = ActionRecord(
+        sequence=f.uint("sequence"),
+        decided_at=f.uint("decided_at"),
+        opening=f.uint("opening"),
+        action=f.text("action"),
+        resource=f.text("resource"),
+        arguments=f.raw("arguments", size=32),
+        token=f.optional_digest("token"),
+        bundle=f.optional_digest("bundle"),
+        context=f.raw("context", size=32),
+        reasons=tuple(Reason.from_cbor(item) for item in f.items("reasons", most=64)),
+        parent=f.optional_raw("parent", size=32),
+        gate=f.name("gate"),
+        trace=f.optional_raw("trace", size=25),
+    )
+    Action(record.action, record.resource, _NO_ARGUMENTS)
+    if record.opening >= record.sequence:
+        raise FormatError("record.opening", "an earlier record", str(record.opening))
+    return record
+
+
+def _outcome(f: Fields) -> OutcomeRecord:
+    outcome = OutcomeRecord(
+        sequence=f.uint("sequence"),
+        finished_at=f.uint("finished_at"),
+        of=f.uint("of"),
+        outcome="done" if f.flag("outcome") else "failed",
+        status=_status(f),
+        size=f.uint("size"),
+        result=f.raw("result", size=32),
+    )
+    if outcome.of >= outcome.sequence:
+        raise FormatError("record.of", "an earlier record", str(outcome.of))
+    return outcome
+
+
+def _status(f: Fields) -> int | None:
+    value = f.any("status")
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 1 << 31):
+        raise FormatError("record.status", "an integer of 32 bits, or null", type(value).__name__)
+    return value
+
+
+class LogShape:
+    """What the records of one log must be to each other, told one after another from the first.
+
+    1. Each has its own place for its sequence number.
+    2. The first is an opening, and every other opening is of the same instance and agent.
+    3. An action stands under the last opening before it.
+    4. An outcome is of an action, and of one that has none yet.
+    """
+
+    def __init__(self) -> None:
+        self.opening: Opening | None = None
+        """The last one; None before the first record."""
+        self._size = 0
+        self._open: set[int] = set()
+        """Actions without an outcome."""
+
+    def add(self, record: Record) -> None:
+        """`record` is the next. Raises FormatError."""
+        # 1
+        if record.sequence != self._size:
+            raise FormatError("action log", f"record {self._size}", f"record {record.sequence}")
+        # 2
+        if isinstance(record, Opening):
+            one = self.opening or record
+            if (one.instance, one.agent) != (record.instance, record.agent):
+                raise FormatError("action log", f"an opening of {one.instance.hex()}", f"one of {record.instance.hex()}")
+            self.opening = record
+        elif self.opening is None:
+            raise FormatError("action log", "an opening first", type(record).__name__)
+        # 3
+        elif isinstance(record, ActionRecord):
+            if record.opening != self.opening.sequence:
+                raise FormatError("record.opening", str(self.opening.sequence), str(record.opening))
+            self._open.add(record.sequence)
+        # 4
+        elif record.of in self._open:
+            self._open.remove(record.of)
+        else:
+            raise FormatError("record.of", "an action without an outcome", str(record.of))
+        self._size += 1
+
+
+def parse_log(leaves: Sequence[bytes]) -> list[Record]:
+    """The records of a whole log, in order. Raises FormatError."""
+    shape, records = LogShape(), []
+    for leaf in leaves:
+        record = parse_record(leaf)
+        shape.add(record)
+        records.append(record)
+    return records
+
+
+def opening_of(records: Sequence[Record], record: ActionRecord) -> Opening:
+    """The opening under which `record` of a whole log stands."""
+    opening = records[record.opening]
+    if not isinstance(opening, Opening):
+        raise FormatError("record.opening", "an opening", type(opening).__name__)
+    return opening
