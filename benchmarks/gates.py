@@ -26,7 +26,7 @@ from benchmarks.measure import Case
 from enforcer.credential import Held
 from enforcer.gatekeeper import Gatekeeper
 from enforcer.gates.socket import SocketGate
-from enforcer.record import ActionLog, Recorded
+from enforcer.record import ActionLog, Recorded, Waiting
 from enforcer.relying.authzen import AuthZen
 from enforcer.relying.forward_auth import ForwardAuth
 from enforcer.relying.party import Presented
@@ -84,6 +84,18 @@ class Apart(ActionLog):
         return Recorded(1, bytes(32), bytes(32))
 
 
+class Gathered(ActionLog):
+    """A log that commits when `CALLERS` wait, in the caller's thread: what both cost where no thread waits."""
+
+    def append(self, draft: ActionDraft | OutcomeDraft, content: bytes) -> Recorded:
+        """The record is durable, and those before it, where it is the last of so many; else it is not yet."""
+        self._gathered = [*getattr(self, "_gathered", ()), Waiting(draft, content)]
+        if len(self._gathered) == CALLERS:
+            self._commit(self._gathered)
+            self._gathered = []
+        return Recorded(1, bytes(32), bytes(32))
+
+
 class Spot:
     """One agent under 20 policies, its log in `folder`."""
 
@@ -118,10 +130,13 @@ def gates(folder: Path) -> Iterator[Case]:
         places = {"on disk": folder, **({} if memory is None else {"in memory": memory})}
         spots = {where: Spot(place / "agent") for where, place in places.items()}
         apart = Spot(folder / "apart", Apart)
-        for spot in (*spots.values(), apart):
+        gathered = {where: Spot(place / "gathered", Gathered) for where, place in places.items()}
+        for spot in (*spots.values(), *gathered.values(), apart):
             closing.callback(spot.log.close)
         commit = Commit(folder / "commit", closing)
         yield from decisions(spots["on disk"])
+        for where, spot in gathered.items():
+            yield at_once(spot, where, commit)
         for where, spot in spots.items():
             yield from recorded(spot, where, commit)
         yield from through_the_socket(apart, "apart", commit, closing)
@@ -217,6 +232,17 @@ def recorded(spot: Spot, where: str, commit: Callable[[], None]) -> Iterator[Cas
 
         name = f"{CALLERS * EACH} decisions and records {where}, by {CALLERS} callers at once"
         yield Case(name, f"{EACH} commits", together, commits, CALLERS * EACH, "decision")
+
+
+def at_once(spot: Spot, where: str, commit: Callable[[], None]) -> Case:
+    """As many decisions as share a commit, one after another, and then the commit."""
+
+    def ask() -> None:
+        for _ in range(CALLERS):
+            spot.gatekeeper.ask(READ, b"{}", gate="socket")
+
+    name = f"{CALLERS} decisions and their records {where}, in one commit by one thread"
+    return Case(name, "one commit", ask, commit, CALLERS, "decision")
 
 
 def through_the_socket(spot: Spot, where: str, commit: Callable[[], None], closing: contextlib.ExitStack) -> Iterator[Case]:

@@ -101,8 +101,11 @@ def _held_lock() -> threading.Lock:
 
 
 @dataclass(slots=True, eq=False)
-class _Waiting:
-    """One caller. `told` is released once, when there is a record or a fault: a future does as much, and takes four times as long."""
+class Waiting:
+    """A caller whose record is not durable yet. `told` is released once, when there is a record or a fault.
+
+    A future does as much, and takes four times as long.
+    """
 
     draft: ActionDraft | OutcomeDraft
     content: bytes
@@ -120,7 +123,7 @@ class ActionLog:
         Raises FormatError for a log that was altered, or is another's, Unavailable where it cannot be opened.
         """
         self._instance, self._begins = instance, Opening(0, now, instance, str(agent), engine)
-        self._queue: SimpleQueue[_Waiting | None] = SimpleQueue()
+        self._queue: SimpleQueue[Waiting | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._broken: str | None = None
         self._closed = False
@@ -160,7 +163,7 @@ class ActionLog:
         with self._lock:
             if self._broken is not None or self._closed:
                 raise Unavailable("action log", self._broken or "closed")
-            waiting = _Waiting(draft, content)
+            waiting = Waiting(draft, content)
             self._queue.put(waiting)
         if not waiting.told.acquire(timeout=DURABLE_WITHIN):
             raise Unavailable("action log", f"not durable within {DURABLE_WITHIN:.0f} s")
@@ -184,7 +187,7 @@ class ActionLog:
                 waiting.recorded = recorded
                 waiting.told.release()
 
-    def _batch(self) -> list[_Waiting]:
+    def _batch(self) -> list[Waiting]:
         """Whatever waits, at least one; empty at the end."""
         first = self._queue.get()
         batch = [] if first is None else [first]
@@ -201,7 +204,7 @@ class ActionLog:
             batch.append(more)
         return batch
 
-    def _commit(self, batch: list[_Waiting]) -> list[Recorded]:
+    def _commit(self, batch: list[Waiting]) -> list[Recorded]:
         """One transaction for all that wait. Nothing in memory moves before it is durable."""
         rows: list[_Row] = []
         done: list[Recorded] = []
@@ -241,7 +244,7 @@ class ActionLog:
             self._leaves += hashes
             self._frontier = frontier
 
-    def _break(self, why: str, batch: list[_Waiting]) -> None:
+    def _break(self, why: str, batch: list[Waiting]) -> None:
         """After a failed write nothing is known about the file: no record is accepted any more."""
         with self._lock:
             self._broken = why
