@@ -135,21 +135,20 @@ def _hashes(values: Sequence[bytes]) -> bool:
     return all(isinstance(value, bytes) and len(value) == HASH_SIZE for value in values)
 
 
-def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> bool:
-    """Whether `proof` leads from the leaf hash `leaf` at `index` to `root` of a tree of `size` entries.
+def root_from_path(leaf: bytes, index: int, size: int, path: Sequence[bytes]) -> bytes | None:
+    """The root to which `path` leads from the leaf hash `leaf` at `index` of a tree of `size` entries.
 
-    False for anything else: an index outside the tree, a proof one hash too
-    long or too short, a hash that is not 32 bytes. Does not say that `root`
-    and `size` are anyone's: take both from a signed checkpoint.
+    None for an index outside the tree, a path one hash too long or too short, and a hash that is not 32 bytes. A root that comes out is
+    worth what signed it together with `size`.
 
     Source: RFC 9162 section 2.1.3.2.
     """
-    if not 0 <= index < size <= MAX_SIZE or not _hashes((leaf, root, *proof)):
-        return False
+    if not 0 <= index < size <= MAX_SIZE or not _hashes((leaf, *path)):
+        return None
     at, last, value = index, size - 1, leaf
-    for sibling in proof:
+    for sibling in path:
         if last == 0:
-            return False
+            return None
         if at & 1 or at == last:
             value = node_hash(sibling, value)
             while not at & 1 and at != 0:
@@ -157,7 +156,15 @@ def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes],
         else:
             value = node_hash(value, sibling)
         at, last = at >> 1, last >> 1
-    return last == 0 and value == root
+    return value if last == 0 else None
+
+
+def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> bool:
+    """Whether `proof` leads from the leaf hash `leaf` at `index` to `root` of a tree of `size` entries.
+
+    False for anything else. Does not say that `root` and `size` are anyone's: take both from a signed checkpoint.
+    """
+    return _hashes((root,)) and root_from_path(leaf, index, size, proof) == root
 
 
 def verify_consistency(old_size: int, old_root: bytes, size: int, root: bytes, proof: Sequence[bytes]) -> bool:

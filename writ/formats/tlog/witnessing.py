@@ -1,0 +1,79 @@
+"""What a log asks of a witness: the size it knows the log at, why the newer one extends it, and the checkpoint.
+
+    old 5
+    base64(hash)              one line a hash of the consistency proof
+                              an empty line
+    the checkpoint, as signed
+
+The answer is cosignature lines. A witness that knows another size says which (409, `text/x.tlog.size`).
+
+Source: C2SP tlog-witness v1.0.0.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from writ.formats.errors import FormatError
+from writ.formats.tlog.checkpoint import MAX_CHECKPOINT, SignedCheckpoint, parse_signed_checkpoint
+from writ.formats.tlog.merkle import HASH_SIZE
+from writ.formats.tlog.note import Note, NoteSignature, encode_note, from_base64, parse_note, to_base64
+
+MOST_HASHES: Final = 63
+MAX_REQUEST: Final = MAX_CHECKPOINT + 64 * 48
+SIZE_TYPE: Final = "text/x.tlog.size"
+_OLD = re.compile(r"old (0|[1-9][0-9]{0,18})\Z", re.ASCII)
+_SIZE = re.compile(r"(0|[1-9][0-9]{0,18})\n\Z", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class AddCheckpoint:
+    """A checkpoint to cosign, and the proof that it extends the log of `old` entries."""
+
+    old: int
+    proof: tuple[bytes, ...]
+    checkpoint: SignedCheckpoint
+
+
+def encode_add_checkpoint(asked: AddCheckpoint) -> bytes:
+    """The body of the request."""
+    lines = "".join(f"{to_base64(one)}\n" for one in asked.proof)
+    return f"old {asked.old}\n{lines}\n".encode() + encode_note(asked.checkpoint.note)
+
+
+def parse_add_checkpoint(data: bytes) -> AddCheckpoint:
+    """Read the body. Raises FormatError."""
+    if len(data) > MAX_REQUEST:
+        raise FormatError("add-checkpoint", f"at most {MAX_REQUEST} bytes", f"{len(data)}")
+    head, parted, checkpoint = data.partition(b"\n\n")
+    try:
+        lines = head.decode("ascii").split("\n")
+    except UnicodeDecodeError:
+        raise FormatError("add-checkpoint", "ASCII above the checkpoint", "other bytes") from None
+    match = _OLD.match(lines[0])
+    if not parted or match is None or int(match[1]) >= 1 << 63 or len(lines) > 1 + MOST_HASHES:
+        raise FormatError("add-checkpoint", f"old SIZE and at most {MOST_HASHES} hashes", repr(head[:80]))
+    proof = tuple(from_base64(line, "add-checkpoint") for line in lines[1:])
+    if any(len(one) != HASH_SIZE for one in proof):
+        raise FormatError("add-checkpoint", f"hashes of {HASH_SIZE} bytes", "another length")
+    return AddCheckpoint(int(match[1]), proof, parse_signed_checkpoint(checkpoint))
+
+
+def encode_cosignatures(lines: tuple[NoteSignature, ...]) -> bytes:
+    """The answer of a witness that cosigned."""
+    return encode_note(Note("x\n", lines)).partition(b"\n\n")[2]
+
+
+def parse_cosignatures(data: bytes) -> tuple[NoteSignature, ...]:
+    """Read the answer. Raises FormatError."""
+    return parse_note(b"x\n\n" + data, "cosignatures", max_size=MAX_CHECKPOINT).signatures
+
+
+def parse_size(data: bytes) -> int:
+    """Read the size that a witness knows the log at. Raises FormatError."""
+    match = _SIZE.match(data[:32].decode("ascii", "replace"))
+    if match is None or len(data) > 20:
+        raise FormatError("witness size", "a decimal number and a newline", repr(data[:40]))
+    return int(match[1])

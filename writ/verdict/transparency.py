@@ -1,0 +1,94 @@
+"""Logs judged: is this checkpoint the log's, do enough witnesses say that they saw it, and is this entry in it?
+
+Size, index and root are taken from what was signed. That a checkpoint is the newest, or the only one of its size, no signature says:
+witnesses say that they saw no other, and an auditor compares what he holds.
+
+Source: C2SP tlog-checkpoint, tlog-cosignature, tlog-policy; RFC 9162 section 2.1.3; RFC 9942.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from writ.formats.cose import sign1_bytes
+from writ.formats.errors import Refused
+from writ.formats.keys import PublicKey
+from writ.formats.reason import Reason
+from writ.formats.tlog.checkpoint import Checkpoint, SignedCheckpoint
+from writ.formats.tlog.cosignature import TlogPolicy, cosigned_at
+from writ.formats.tlog.merkle import root_from_path
+from writ.formats.tlog.note import NoteKey, is_signed
+from writ.formats.tlog.proof import TlogProof
+from writ.formats.tlog.receipt import Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Witnessed:
+    """A checkpoint that the log signed, and the witnesses of the policy that cosigned it: by their names there, with the time of each."""
+
+    checkpoint: Checkpoint
+    seen: tuple[tuple[str, int], ...]
+
+
+def verify_checkpoint(signed: SignedCheckpoint, key: NoteKey) -> Checkpoint:
+    """The log of `key` signed this checkpoint, under its own name. Raises Refused."""
+    if signed.checkpoint.origin != key.name:
+        raise _refused("checkpoint-invalid", "checkpoint.origin", key.name, signed.checkpoint.origin)
+    if not is_signed(signed.note, key):
+        raise _refused("checkpoint-invalid", "checkpoint.signature", f"one by {key.name}+{key.id.hex()}", "none that holds")
+    return signed.checkpoint
+
+
+def verify_witnessed(signed: SignedCheckpoint, policy: TlogPolicy) -> Witnessed:
+    """A log of the policy signed the checkpoint, and its quorum of witnesses cosigned it.
+
+    1. The log is one of the policy's, and its signature holds.
+    2. No line says it is of a witness of the policy and does not hold.
+    3. The witnesses make the quorum.
+
+    Raises Refused.
+    """
+    # 1
+    key = next((key for key, _ in policy.logs if key.name == signed.checkpoint.origin), None)
+    if key is None:
+        raise _refused("checkpoint-invalid", "checkpoint.origin", "a log of the policy", signed.checkpoint.origin)
+    checkpoint = verify_checkpoint(signed, key)
+    # 2
+    seen = []
+    for witness in policy.witnesses:
+        time = cosigned_at(signed.note, witness.key)
+        if time is not None:
+            seen.append((witness.name, time))
+        elif signed.note.by(witness.key) is not None:
+            raise _refused("checkpoint-invalid", f"cosignature.{witness.name}", "one that holds", "one that does not")
+    # 3
+    if not policy.satisfied(frozenset(name for name, _ in seen)):
+        raise _refused("quorum-missing", "checkpoint.cosignatures", f"the quorum {policy.quorum}", f"{len(seen)} witnesses")
+    return Witnessed(checkpoint, tuple(seen))
+
+
+def verify_included(leaf: bytes, proof: TlogProof, checkpoint: Checkpoint) -> int:
+    """The index of the entry with the leaf hash `leaf`, which is in the log of `checkpoint`; that was verified before. Raises Refused."""
+    if proof.checkpoint.checkpoint != checkpoint:
+        raise _refused("inclusion-invalid", "proof.checkpoint", str(checkpoint.size), str(proof.checkpoint.checkpoint.size))
+    if root_from_path(leaf, proof.index, checkpoint.size, proof.hashes) != checkpoint.root:
+        raise _refused("inclusion-invalid", "proof", f"a path to the root at size {checkpoint.size}", f"index {proof.index}")
+    return proof.index
+
+
+def verify_receipt(receipt: Receipt, leaf: bytes, key: PublicKey, *, issuer: str) -> int:
+    """The index of the entry with the leaf hash `leaf` in the log of `issuer`, whose `key` signed the root that its path leads to.
+
+    Raises Refused.
+    """
+    sign1 = receipt.sign1
+    if receipt.issuer != issuer or sign1.kid != key.thumbprint() or sign1.algorithm != key.algorithm:
+        raise _refused("receipt-invalid", "receipt.issuer", issuer, receipt.issuer)
+    root = root_from_path(leaf, receipt.index, receipt.size, receipt.path)
+    if root is None or not key.verify(sign1.signature, sign1_bytes(sign1.protected, root)):
+        raise _refused("receipt-invalid", "receipt.signature", "one over the root that the path leads to", "another")
+    return receipt.index
+
+
+def _refused(code: str, claim: str, expected: str, got: str) -> Refused:
+    return Refused(Reason(code, claim, expected[:200], got[:200]))
