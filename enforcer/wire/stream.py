@@ -98,7 +98,10 @@ class Stream:
     def _taken(self, data: memoryview, end: float | None) -> int:
         """How many of them the socket took, once it takes any. The time is not its own, which begins anew with each part."""
         poll = select.poll()
-        poll.register(self._raw, select.POLLOUT)
+        try:
+            poll.register(self._raw, select.POLLOUT)
+        except ValueError:  # somebody closed it
+            raise BrokenPipeError from None
         while poll.poll(0 if end is None else 1000 * max(0.0, end - time.monotonic())):
             with contextlib.suppress(BlockingIOError):
                 return self._raw.send(data, socket.MSG_DONTWAIT)

@@ -110,6 +110,15 @@ def test_after_a_part_of_something_nothing_is_sent(pair: tuple[socket.socket, so
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_to_what_was_closed_nothing_is_sent(pair: tuple[socket.socket, socket.socket], tmp_path: Path, kind: Made) -> None:
+    near, far = pair
+    made = kind(near, far, tmp_path)
+    near.close()
+    with pytest.raises(BrokenPipeError):
+        made.sendall(b"more", WITHIN)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_reader_in_another_thread_is_left_alone(pair: tuple[socket.socket, socket.socket], tmp_path: Path, kind: Made) -> None:
     near, far = pair
     made = kind(near, far, tmp_path)
