@@ -97,6 +97,11 @@ class Stream:
 
     def _taken(self, data: memoryview, end: float | None) -> int:
         """How many of them the socket took, once it takes any. The time is not its own, which begins anew with each part."""
+        if not self._raw.gettimeout():  # mostly there is room, and nothing to wait for
+            try:
+                return self._raw.send(data, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                pass
         poll = select.poll()
         try:
             poll.register(self._raw, select.POLLOUT)
