@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from verifier.keys import Keys
 from verifier.ledger import ApiKeyMade, Entry, Ledger
 from verifier.ledger.schema import ApiKeyRow, HostRow
-from writ.formats.decision import OperatorAct
+from writ.formats.decision import DOMAIN, OperatorAct
 from writ.formats.digest import Digest
 from writ.formats.engine import EngineId
 from writ.formats.errors import FormatError, Refused
@@ -35,8 +35,6 @@ from writ.service.clock import Clock
 
 ROLES: Final = ("operator", "publisher", "reader", "relying")
 WHOLE_DOMAIN: Final = "*"
-DOMAIN: Final = "domain"
-"""The namespace under which an act on the whole domain is recorded."""
 PREFIX: Final = "writ_"
 
 PROOF_LIFE: Final = 60

@@ -23,11 +23,12 @@ from verifier.hosts import Hosts
 from verifier.http.app import build
 from verifier.http.limits import DeadlineProtocol
 from verifier.http.route import Parts
-from verifier.keys import Keys, make_decision_key
-from verifier.ledger import Ledger
-from verifier.ledger.schema import ApiKeyRow, ExchangeKeyRow, KeyRow
+from verifier.keys import Keys, log_signer, make_decision_key
+from verifier.ledger import Began, Ledger
+from verifier.ledger.schema import ApiKeyRow, EntryRow, ExchangeKeyRow, KeyRow
 from verifier.ledger.sequencer import SqliteLedger
 from verifier.ledger.sqlite import SqliteTables, connect
+from verifier.ledger.translog import TransparencyLog
 from verifier.policy import Policies
 from verifier.publications import Publications
 from verifier.reference import References
@@ -35,6 +36,7 @@ from verifier.revocation import Revocations
 from verifier.rotation import Rotation
 from verifier.token_exchange import TokenExchange
 from verifier.trust import Anchors
+from writ.formats.decision import Genesis
 from writ.formats.engine import EngineId
 from writ.formats.errors import Unavailable
 from writ.service.clock import Clock, SystemClock
@@ -59,8 +61,9 @@ class Verifier:
 
 
 def parts(
-    config: VerifierConfig, ledger: Ledger, *, clock: Clock, engine: EngineId, random: Callable[[int], bytes] = secrets.token_bytes
-) -> Parts:
+    config: VerifierConfig, ledger: Ledger, *, clock: Clock, engine: EngineId, random: Callable[[int], bytes] = secrets.token_bytes,
+    translog: TransparencyLog | None = None,
+) -> Parts:  # fmt: skip
     """Everything the routes need, over any ledger, clock and source of randomness."""
     keys = Keys(config.key_dir, ledger)
     log = OperatorLog(keys, engine)
@@ -70,6 +73,7 @@ def parts(
     anchors = Anchors(ledger, keys, log, clock, config.domain, config.issuer)
     return Parts(
         ledger=ledger,
+        translog=translog,
         keys=keys,
         clock=clock,
         counters=Counters(),
@@ -96,9 +100,9 @@ def verifier(config: VerifierConfig, clock: Clock | None = None, application: Ca
     """The verifier of a state directory that `init` made, served by `application`. Raises Unavailable where it did not."""
     if not config.ledger_file.exists():
         raise Unavailable("state directory", f"no ledger in {config.state_dir}; run `verifier init`")
-    ledger = SqliteLedger(config.ledger_file)
+    ledger, translog = _opened(config)
     try:
-        made = parts(config, ledger, clock=clock or SystemClock(), engine=installed_engine())
+        made = parts(config, ledger, clock=clock or SystemClock(), engine=installed_engine(), translog=translog)
         made.keys.current()
         made.keys.exchange_signer(made.clock.now())
         return Verifier(application(made), made, ledger)
@@ -114,9 +118,11 @@ def init(config: VerifierConfig, key_file: Path, clock: Clock | None = None) -> 
     make_decision_key(config.key_dir)
     if config.ledger_file.exists() and _is_initialised(config):
         return None  # also beside a verifier that serves, and holds its ledger
-    ledger = SqliteLedger(config.ledger_file)
+    ledger, translog = _opened(config)
     try:
-        made = parts(config, ledger, clock=clock or SystemClock(), engine=installed_engine())
+        made = parts(config, ledger, clock=clock or SystemClock(), engine=installed_engine(), translog=translog)
+        if ledger.read().last(EntryRow) is None:
+            ledger.commit(Began(made.keys.sign_entry(_genesis(config, translog, made.clock.now()))))
         if not any(row.retired_at is None for row in ledger.read().select(KeyRow)):
             made.rotation.rotate(INIT)
         if not ledger.read().select(ExchangeKeyRow):
@@ -130,6 +136,20 @@ def init(config: VerifierConfig, key_file: Path, clock: Clock | None = None) -> 
         return row
     finally:
         ledger.close()
+
+
+def _opened(config: VerifierConfig) -> tuple[SqliteLedger, TransparencyLog]:
+    """The ledger with its log. Raises Unavailable, and Refused where one of them was put back."""
+    translog = TransparencyLog(config.origin, log_signer(config.key_dir), config.head_file)
+    try:
+        return SqliteLedger(config.ledger_file, log=translog), translog
+    except BaseException:
+        translog.close()
+        raise
+
+
+def _genesis(config: VerifierConfig, translog: TransparencyLog, now: int) -> Genesis:
+    return Genesis(installed_engine(), now, config.issuer, config.domain, config.origin, translog.key.key)
 
 
 def _is_initialised(config: VerifierConfig) -> bool:

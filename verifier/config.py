@@ -11,6 +11,7 @@ from writ.formats.errors import FormatError
 from writ.formats.spiffe import AgentId
 
 PREFIX = "VERIFIER"
+LOG_PATH = "/log"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,7 @@ class VerifierConfig:
 
     `issuer` is the URL under which hosts and relying services reach it. Without
     `tls_cert_file` and `tls_key_file` it listens on loopback addresses only.
+    `log_head_file` is where the last checkpoint is kept outside the ledger, best on another disk than it and in no backup of it.
     """
 
     state_dir: Path
@@ -30,6 +32,7 @@ class VerifierConfig:
     requests_per_second: int = 200
     requests_burst: int = 400
     log_level: str = "info"
+    log_head_file: Path | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -65,6 +68,16 @@ class VerifierConfig:
     def ledger_file(self) -> Path:
         """The SQLite file."""
         return self.state_dir / "ledger.sqlite"
+
+    @property
+    def head_file(self) -> Path:
+        """The head of the transparency log."""
+        return self.log_head_file or self.state_dir / "log-head"
+
+    @property
+    def origin(self) -> str:
+        """The name of the transparency log: the issuer without its scheme, and `/log`, below which it is served."""
+        return self.issuer.partition("://")[2] + LOG_PATH
 
     @property
     def key_dir(self) -> Path:

@@ -6,7 +6,7 @@ from verifier.ledger import Tables
 from verifier.ledger.schema import AnswerRow, BlobRow, EntryRow, ExemptionRow, ReferenceRow
 from writ.formats.archive import Archive
 from writ.formats.cose import parse_sign1
-from writ.formats.decision import AttestDecision, EnrolDecision, Entry, ExchangeDecision, parse_entry
+from writ.formats.decision import AttestDecision, EnrolDecision, Entry, ExchangeDecision, Genesis, parse_entry
 from writ.formats.digest import Digest
 from writ.formats.exchange import EXCHANGE, AttestAnswer
 
@@ -36,6 +36,8 @@ def objects_of(decision: Entry) -> tuple[Digest, ...]:
         return (decision.record, decision.evidence, decision.trust)
     if isinstance(decision, ExchangeDecision):
         return tuple(digest for _, digest in decision.inputs)
+    if isinstance(decision, Genesis):
+        return ()
     return () if decision.detail is None else (decision.detail,)
 
 

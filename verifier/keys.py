@@ -17,7 +17,7 @@ from typing import Final
 from verifier.ledger import Entry, Ledger
 from verifier.ledger.schema import ExchangeKeyRow, KeyRow
 from writ.formats.cose import encode_sign1
-from writ.formats.decision import CONTENT_TYPE, AttestDecision, EnrolDecision, ExchangeDecision, encode_entry, parse_entry
+from writ.formats.decision import CONTENT_TYPE, AttestDecision, EnrolDecision, ExchangeDecision, Genesis, encode_entry, parse_entry
 from writ.formats.decision import Entry as LogEntry
 from writ.formats.eat import TYP, TokenClaims, encode_claims
 from writ.formats.errors import Unavailable
@@ -36,6 +36,7 @@ RETIRED_FOR: Final = TOKEN_LIFE_CEILING + 2 * CLOCK_SKEW + 60
 AHEAD: Final = 300
 """Seconds for which a new key of exchange tokens is shown before it signs."""
 DECISION_FILE: Final = "decision.key"
+LOG_FILE: Final = "log.key"
 APPROVAL_FILE: Final = "approval.key"
 
 
@@ -135,6 +136,8 @@ class Keys:
             return Entry("enrol", decision.namespace, decision.host, decision.decided_at, signed)
         if isinstance(decision, ExchangeDecision):
             return Entry("exchange", decision.namespace, decision.host, decision.decided_at, signed)
+        if isinstance(decision, Genesis):
+            return Entry("genesis", decision.namespace, "", decision.decided_at, signed)
         host = decision.subject if decision.act.startswith("host-") else ""
         return Entry("operator", decision.namespace, host, decision.decided_at, signed)
 
@@ -159,6 +162,11 @@ class Keys:
 
 def _jwks(keys: tuple[PublicKey, ...]) -> dict[str, object]:
     return {"keys": [{**key.to_jwk(), "kid": key_id(key), "use": "sig", "alg": key.algorithm} for key in keys]}
+
+
+def log_signer(directory: Path) -> Signer:
+    """The key of the log's checkpoints, made where there is none."""
+    return load_or_create_signer(directory / LOG_FILE)
 
 
 def make_decision_key(directory: Path) -> PublicKey:

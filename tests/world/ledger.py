@@ -46,6 +46,10 @@ class MemoryTables:
         assert table is not EntryRow or key not in self._of(table), "the log is append-only"
         self._of(table)[key] = row
 
+    def drop(self, table: type[R], key: object) -> None:
+        """Drop the row under its key."""
+        self._of(table).pop(key, None)
+
     def prune(self, table: type[R], before: int) -> None:
         """Drop what expired before that time."""
         for key, row in list(self._of(table).items()):

@@ -77,14 +77,16 @@ def _add(app: FastAPI, route: Route, parts: Parts) -> None:
     )
 
 
+def _pattern(path: str) -> re.Pattern[str]:
+    plain = re.escape(path).replace(r"\{", "{").replace(r"\}", "}")
+    return re.compile(re.sub(r"\{\w+:path\}", ".+", re.sub(r"\{\w+\}", "[^/]+", plain)))
+
+
 class _Finder:
     """The limits of a request by method and path; those of a path that no route has are the smallest."""
 
     def __init__(self, routes: tuple[Route, ...]) -> None:
-        self._routes = [
-            (route.method, re.compile(re.sub(r"\{\w+\}", "[^/]+", re.escape(route.path).replace(r"\{", "{").replace(r"\}", "}"))), route)
-            for route in routes
-        ]
+        self._routes = [(route.method, _pattern(route.path), route) for route in routes]
 
     def find(self, method: str, path: str) -> RouteLimit:
         """The limits of that route."""

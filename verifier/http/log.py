@@ -1,4 +1,4 @@
-"""What anyone may read: keys, status lists, health. None of it holds an EK certificate or an argument hash."""
+"""What anyone may read: keys, status lists, the transparency log, health. None of it holds an EK certificate or an argument hash."""
 
 from __future__ import annotations
 
@@ -7,10 +7,28 @@ from typing import Annotated
 from fastapi import Path, Response
 from fastapi.responses import JSONResponse
 
+from verifier.config import LOG_PATH
 from verifier.http.route import Parts, Route
+from verifier.ledger.translog import TransparencyLog
 from verifier.token_exchange import EXCHANGE_JWKS
+from writ.formats.errors import FormatError, Refused
+from writ.formats.reason import Reason
+from writ.formats.tlog.tile import parse_path
 
 STATUS_LIST: str = "application/statuslist+jwt"
+
+
+CHECKPOINT: str = "text/plain; charset=utf-8"
+
+
+def _log(parts: Parts) -> TransparencyLog:
+    if parts.translog is None or not parts.translog.checkpoint:
+        raise Refused(Reason("not-found", "log", "a log with a checkpoint", "none"))
+    return parts.translog
+
+
+def _no_tile(path: str) -> Refused:
+    return Refused(Reason("not-found", "tile", "a tile of this log", repr(path[:80])))
 
 
 def routes(parts: Parts) -> tuple[Route, ...]:
@@ -35,7 +53,22 @@ def routes(parts: Parts) -> tuple[Route, ...]:
         parts.keys.current()
         return JSONResponse({"status": "ready"})
 
+    def checkpoint() -> Response:
+        return Response(_log(parts).checkpoint, media_type=CHECKPOINT, headers={"Cache-Control": "no-cache"})
+
+    def tile(path: Annotated[str, Path(max_length=80)]) -> Response:
+        try:
+            named = parse_path(f"tile/{path}")
+        except FormatError:
+            raise _no_tile(path) from None
+        data = _log(parts).tile(parts.ledger.read(), named)
+        if data is None:
+            raise _no_tile(path)
+        return Response(data, media_type="application/octet-stream", headers={"Cache-Control": "public, max-age=31536000, immutable"})
+
     return (
+        Route("GET", f"{LOG_PATH}/checkpoint", "public", checkpoint, answer_type=CHECKPOINT),
+        Route("GET", f"{LOG_PATH}/tile/{{path:path}}", "public", tile, answer_type="application/octet-stream"),
         Route("GET", "/.well-known/jwks.json", "public", jwks),
         Route("GET", "/.well-known/openid-configuration", "public", discovery),
         Route("GET", EXCHANGE_JWKS, "public", exchange_jwks),

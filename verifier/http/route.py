@@ -18,7 +18,7 @@ from fastapi import Query, Request, Response
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 
-from verifier.access import DOMAIN, WHOLE_DOMAIN, ApiKeys, HostProofs, Operator
+from verifier.access import WHOLE_DOMAIN, ApiKeys, HostProofs, Operator
 from verifier.approval import Approvals
 from verifier.attest import Attestation
 from verifier.dry_runs import DryRuns
@@ -28,6 +28,7 @@ from verifier.http.problems import PROBLEM_JSON, TITLES
 from verifier.http.wire import NAME
 from verifier.keys import Keys
 from verifier.ledger import Ledger
+from verifier.ledger.translog import TransparencyLog
 from verifier.policy import Policies
 from verifier.publications import Publications
 from verifier.reference import References
@@ -35,6 +36,7 @@ from verifier.revocation import Revocations
 from verifier.rotation import Rotation
 from verifier.token_exchange import TokenExchange
 from verifier.trust import Anchors
+from writ.formats.decision import DOMAIN
 from writ.formats.errors import Misuse, Refused
 from writ.formats.reason import Reason
 from writ.formats.strict import decode_json, name
@@ -56,6 +58,7 @@ class Parts:
     """What the routes are made of."""
 
     ledger: Ledger
+    translog: TransparencyLog | None
     keys: Keys
     clock: Clock
     counters: Counters

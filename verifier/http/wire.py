@@ -13,13 +13,13 @@ from verifier.ledger.schema import ApiKeyRow, EntryRow, ReferenceRow
 from writ.formats.boot_state import BootState
 from writ.formats.corim import parse_signed_corim
 from writ.formats.cose import parse_sign1
-from writ.formats.decision import AttestDecision, EnrolDecision, ExchangeDecision, parse_entry
+from writ.formats.decision import AttestDecision, EnrolDecision, ExchangeDecision, Genesis, parse_entry
 from writ.formats.digest import Digest
 from writ.formats.ear import encode_ear_json, parse_ear_cbor
 from writ.formats.errors import FormatError
 from writ.formats.ima_rules import ImaRules
 from writ.formats.ima_state import ImaState
-from writ.formats.keys import PublicKey, parse_jwk
+from writ.formats.keys import PublicKey, key_id, parse_jwk
 from writ.formats.policy_bundle import CLOCK_SKEW, HOLD_MAX, NONCE_LIFE, TOKEN_LIFE, PolicyBundle, PolicySettings
 from writ.formats.state import HostRecord, HostState, parse_host_record, parse_host_state
 from writ.formats.strict import decode_json
@@ -289,6 +289,8 @@ def entry_view(row: EntryRow, result: bytes | None) -> dict[str, object]:
             "reasons": [reason.to_json() for reason in decision.reasons],
             "inputs": {name: str(value) for name, value in decision.inputs},
         }
+    elif isinstance(decision, Genesis):
+        view |= {"origin": decision.origin, "log_key": key_id(decision.log_key)}
     else:
         view |= {"operator": decision.operator, "act": decision.act, "subject": decision.subject}
     return view

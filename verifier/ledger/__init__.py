@@ -54,7 +54,7 @@ class Void(WritError):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A signed decision, ready to append. `kind` is attest, enrol, exchange or operator; `host` is empty where none is concerned."""
+    """A signed decision, ready to append. `kind` is genesis, attest, enrol, exchange or operator; `host` may be empty."""
 
     kind: str
     namespace: str
@@ -109,6 +109,13 @@ class Enrolment:
     nonce: NonceRow
     blobs: tuple[bytes, ...]
     cleared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """The log begins: its first entry says whose it is."""
+
+    entry: Entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +279,7 @@ class NonceIssued:
 
 Decided = (
     Attested | Enrolment | Admitted | HostMoved | ReferencesImported | PolicyPublished | TokensRevoked | ApiKeyMade | KeyRotated
-    | TrustImported | Consented | DelegationPublished | Exchanged
+    | TrustImported | Consented | DelegationPublished | Exchanged | Began
 )  # fmt: skip
 Change = Decided | NonceIssued
 
@@ -307,6 +314,10 @@ class Tables(Protocol):
 
     def put(self, row: R) -> None:
         """Insert the row, or replace the one under its key."""
+        ...
+
+    def drop(self, table: type[R], key: object) -> None:
+        """Drop the row under its key."""
         ...
 
     def prune(self, table: type[R], before: int) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from types import UnionType
 from typing import Final, TypeVar, Union, get_args, get_origin, get_type_hints
 
-VERSION: Final = 6
+VERSION: Final = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +124,22 @@ class EntryRow(Row):
     at: int
     leaf: bytes
     entry: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TileRow(Row):
+    """A tile of the transparency log: its level in the upper bits of `id`, its index below, and 1 to 256 hashes."""
+
+    id: int
+    hashes: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointRow(Row):
+    """A checkpoint of the transparency log as it was signed, by its size: the last one, and the last one within each 256 entries."""
+
+    size: int
+    note: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,7 +338,7 @@ TABLES: Final[dict[type[Row], str]] = {
     EntryRow: "entry", BlobRow: "blob",
     SpaceRow: "space", PolicyRow: "policy", ReferenceRow: "reference", TokenRow: "token", ApiKeyRow: "api_key", KeyRow: "token_key",
     TrustRow: "trust", ExemptionRow: "exemption", ProposalRow: "proposal", ApprovalRow: "approval", DelegationRow: "delegation",
-    ImaRow: "ima_part", ExchangeKeyRow: "exchange_key", ProofRow: "proof",
+    ImaRow: "ima_part", ExchangeKeyRow: "exchange_key", ProofRow: "proof", TileRow: "tile", CheckpointRow: "checkpoint",
 }  # fmt: skip
 
 _INDEXES: Final = (
@@ -348,6 +364,7 @@ def statements() -> tuple[str, ...]:
         f"CREATE TRIGGER entry_{verb.lower()} BEFORE {verb} ON entry BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END"
         for verb in ("UPDATE", "DELETE")
     ]
+    made += ["CREATE TRIGGER checkpoint_update BEFORE UPDATE ON checkpoint BEGIN SELECT RAISE(ABORT, 'one checkpoint of a size'); END"]
     return (*made, f"PRAGMA user_version = {VERSION}")
 
 

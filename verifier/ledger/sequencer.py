@@ -14,7 +14,7 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Final
 from verifier.ledger import Change, Committed, Tables
 from verifier.ledger.sqlite import SqliteTables, connect, hold
 from verifier.ledger.transaction import apply
+from verifier.ledger.translog import Extended, TransparencyLog
 from writ.formats.errors import Unavailable, WritError
 from writ.service.observe import get_logger
 
@@ -40,14 +41,17 @@ Job = tuple[Change, "Future[Committed]"]
 class SqliteLedger:
     """`Ledger` on one SQLite file, which no other ledger has meanwhile. `close` when done. `writer` is the one connection that writes.
 
-    Raises Unavailable where another process, or another ledger of this one, holds the file.
+    `log` is the transparency log of its entries, and closed with it; without one no checkpoint is ever signed.
+    Raises Unavailable where another process, or another ledger of this one, holds the file, and what `TransparencyLog.open` does.
     """
 
-    def __init__(self, path: Path, writer: sqlite3.Connection | None = None) -> None:
-        self._path = path
+    def __init__(self, path: Path, writer: sqlite3.Connection | None = None, log: TransparencyLog | None = None) -> None:
+        self._path, self._log = path, log
         self._held = hold(path)
         try:
             self._writer = writer or connect(path)
+            if log is not None:
+                log.open(SqliteTables(self._writer))
         except BaseException:
             os.close(self._held)
             raise
@@ -110,6 +114,8 @@ class SqliteLedger:
             if self._held >= 0:
                 os.close(self._held)
                 self._held = -1
+                if self._log is not None:
+                    self._log.close()
 
     # --- the thread -----------------------------------------------------------------------------------------------------
 
@@ -150,7 +156,12 @@ class SqliteLedger:
                     self._writer.execute("ROLLBACK TO change")
                     answers.append((done, error))
                 self._writer.execute("RELEASE change")
+            extended = self._extended(tables, [answer for _, answer in answers])
             self._writer.execute("COMMIT")
+            if self._log is not None:
+                if extended is not None:
+                    self._log.keep(extended)
+                self._log.publish()
         except Exception as error:  # noqa: BLE001 - whatever it is, the group did not happen, and every caller must hear so
             self._abandon(group, error)
             return
@@ -163,6 +174,11 @@ class SqliteLedger:
                 _LOG.error("change-refused-by-database", exception=answer)
                 done.set_exception(Unavailable("ledger", "the database refused the change"))
 
+    def _extended(self, tables: SqliteTables, answers: Sequence[Committed | Exception]) -> Extended | None:
+        """What the group makes of the log; None where it appends nothing."""
+        rows = [one.entry for one in answers if isinstance(one, Committed) and one.entry is not None and not one.repeated]
+        return self._log.extend(tables, rows) if rows and self._log is not None else None
+
     def _abandon(self, group: list[Job], error: Exception) -> None:
         _LOG.error("commit-failed", exception=error, changes=len(group))
         try:
@@ -171,4 +187,4 @@ class SqliteLedger:
         except sqlite3.Error as fault:
             _LOG.error("rollback-failed", exception=fault)
         for _, done in group:
-            done.set_exception(Unavailable("ledger", "the commit did not happen"))
+            done.set_exception(Unavailable("ledger", "the commit is not known to have happened"))

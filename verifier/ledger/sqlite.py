@@ -125,6 +125,10 @@ class SqliteTables:
         """Insert the row, or replace the one under its key; a log entry is inserted only."""
         self._connection.execute(_UPSERT[type(row)], [getattr(row, column) for column in columns(type(row))])
 
+    def drop(self, table: type[R], key: object) -> None:
+        """Drop the row under its key."""
+        self._connection.execute(f"DELETE FROM {TABLES[table]} WHERE {columns(table)[0]} = ?", (key,))  # noqa: S608 - our own names
+
     def prune(self, table: type[R], before: int) -> None:
         """Drop the rows that expired before that time."""
         self._connection.execute(f"DELETE FROM {TABLES[table]} WHERE expires_at < ?", (before,))  # noqa: S608 - names of our own tables

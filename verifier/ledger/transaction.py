@@ -16,6 +16,7 @@ from verifier.ledger import (
     ApiKeyMade,
     Attested,
     Basis,
+    Began,
     Change,
     Committed,
     Consent,
@@ -141,6 +142,14 @@ def _attested(change: Attested, tables: Tables) -> Committed:
         tables.put(change.listed)
     _blobs(tables, change.blobs)
     return Committed(_append(tables, change.entry), change.answer.answer)
+
+
+@apply.register
+def _began(change: Began, tables: Tables) -> Committed:
+    """There is no entry yet."""
+    if tables.last(EntryRow) is not None:
+        raise Misuse("a log begins once")
+    return Committed(_append(tables, change.entry))
 
 
 @apply.register

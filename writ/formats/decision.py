@@ -4,7 +4,7 @@ A decision is recorded whole, as the bytes that are signed. Every input is
 named by digest, the clock was read once and stands in `decided_at`, and the
 engine is pinned: `auditor replay` runs it again and demands identical bytes.
 
-Four kinds, one envelope (`Entry`): an attestation, an enrolment, an exchange, an operator's act.
+Five kinds, one envelope (`Entry`): the beginning of the log, an attestation, an enrolment, an exchange, an operator's act.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ from typing import Final
 from writ.formats.digest import Digest
 from writ.formats.engine import EngineId
 from writ.formats.errors import FormatError
+from writ.formats.keys import PublicKey, parse_cose_key
 from writ.formats.reason import Reason
 from writ.formats.strict import Fields, decode_cbor, encode_cbor
 
 CONTENT_TYPE: Final = "application/vnd.writ.decision+cbor"
+DOMAIN: Final = "domain"
+"""The namespace under which an act on the whole domain is recorded."""
 MAX_OUTCOMES: Final = 256
 MAX_REASONS: Final = 1024
 
@@ -94,6 +97,23 @@ class OperatorAct:
 
 
 @dataclass(frozen=True, slots=True)
+class Genesis:
+    """Entry 0 of a verifier's log: the log's name, the key of its checkpoints, and for whom the verifier speaks."""
+
+    engine: EngineId
+    decided_at: int
+    issuer: str
+    domain: str
+    origin: str
+    log_key: PublicKey
+
+    @property
+    def namespace(self) -> str:
+        """The one of what concerns the whole domain."""
+        return DOMAIN
+
+
+@dataclass(frozen=True, slots=True)
 class ExchangeDecision:
     """What became of a request for an exchange token: the digest of its claims, or the reasons for none.
 
@@ -115,7 +135,7 @@ class ExchangeDecision:
     reasons: tuple[Reason, ...]
 
 
-Entry = AttestDecision | EnrolDecision | OperatorAct | ExchangeDecision
+Entry = AttestDecision | EnrolDecision | OperatorAct | ExchangeDecision | Genesis
 
 INPUTS: Final = ("evidence", "policy", "record", "references", "state")
 EXCHANGE_INPUTS: Final = ("keys", "policy", "record", "references", "request", "state")
@@ -188,6 +208,19 @@ def encode_entry(entry: Entry) -> bytes:
                 "reasons": [r.to_cbor() for r in entry.reasons],
             }
         )
+    if isinstance(entry, Genesis):
+        return encode_cbor(
+            {
+                "v": 1,
+                "kind": "genesis",
+                "engine": entry.engine.to_cbor(),
+                "decided_at": entry.decided_at,
+                "issuer": entry.issuer,
+                "domain": entry.domain,
+                "origin": entry.origin,
+                "log_key": entry.log_key.to_cose_key(),
+            }
+        )
     return encode_cbor(
         {
             "v": 1,
@@ -208,7 +241,7 @@ def parse_entry(data: bytes) -> Entry:
     f = Fields(decode_cbor(data, "decision"), "decision")
     f.version(1)
     kind = f.text("kind")
-    readers = {"attest": _attest, "enrol": _enrol, "operator": _operator, "exchange": _exchange}
+    readers = {"attest": _attest, "enrol": _enrol, "operator": _operator, "exchange": _exchange, "genesis": _genesis}
     if kind not in readers:
         raise FormatError("decision.kind", f"one of {', '.join(readers)}", repr(kind))
     entry = readers[kind](f)
@@ -275,6 +308,13 @@ def _enrol(f: Fields) -> Entry:
         f.digest("trust"),
         f.flag("cleared"),
     )
+
+
+def _genesis(f: Fields) -> Entry:
+    return Genesis(
+        EngineId.from_cbor(f.any("engine")), f.uint("decided_at"), f.text("issuer", least=1), f.text("domain", least=1),
+        f.text("origin", least=1, most=255), parse_cose_key(f.any("log_key")),
+    )  # fmt: skip
 
 
 def _operator(f: Fields) -> Entry:

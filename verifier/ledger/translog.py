@@ -1,0 +1,279 @@
+"""The transparency log of a ledger: tiles and signed checkpoints, in the transaction of the entries that they are of.
+
+    1. In the transaction that appends entries: their hashes enter the tiles, and the checkpoint of the new size is signed and inserted.
+       A size that is there already, or that does not follow the last one known here, ends the transaction: a second writer can only fail.
+    2. The transaction is on disk.
+    3. The checkpoint is in the head file, outside the database, and on disk.
+    4. Answers leave, and the checkpoint is served.
+
+So a database that is older than the head was put back, and signs nothing: `open` refuses it. One that is ahead of the head lost its process
+between 2 and 3, and nobody was answered: the head follows.
+
+Where head file and database are both put back as they were, nothing here can know; hosts, witnesses and auditors find it.
+
+Source: C2SP tlog-tiles, tlog-checkpoint; `docs/model/`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from verifier.ledger import Tables
+from verifier.ledger.schema import CheckpointRow, EntryRow, TileRow
+from writ.formats.errors import FormatError, Misuse, Refused, Unavailable
+from writ.formats.keys import Signer
+from writ.formats.reason import Reason
+from writ.formats.tlog import merkle
+from writ.formats.tlog.checkpoint import Checkpoint, parse_signed_checkpoint
+from writ.formats.tlog.merkle import Frontier
+from writ.formats.tlog.note import PLAIN, NoteKey, encode_note, sign_note
+from writ.formats.tlog.tile import ENTRIES, WIDTH, Tile, consistency_from, encode_bundle, inclusion_from, parse_tile, root_of
+from writ.verdict.transparency import verify_checkpoint
+
+GENESIS: Final = "genesis"
+"""The kind of entry 0, and of no other."""
+SLOT: Final = 4096
+_LEVEL: Final = 56
+
+
+class HeadFile:
+    """The last checkpoint that was signed, in a file of two slots: the older one is written over, so one of them is always whole."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises Unavailable."""
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_DSYNC, 0o600)
+            self._slots = [os.pread(self._file, SLOT, at * SLOT).rstrip(b"\0") for at in range(2)]
+            folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise Unavailable("log head", f"{path}: {error.strerror}") from None
+        self._path = path
+
+    def read(self, key: NoteKey) -> Checkpoint | None:
+        """The newer of those that `key` signed; None in a file in which nothing was ever written. Raises Refused."""
+        found = []
+        for slot in self._slots:
+            try:
+                found.append(verify_checkpoint(parse_signed_checkpoint(slot), key))
+            except (FormatError, Refused):
+                continue
+        if not found and any(self._slots):
+            raise Refused(Reason("log-rolled-back", "head", f"a checkpoint by {key.name}", "another text, or one by another key"))
+        return max(found, key=lambda one: one.size, default=None)
+
+    def write(self, note: bytes) -> None:
+        """`note` is on disk. Raises Unavailable; then it may be there or not."""
+        if len(note) > SLOT:
+            raise Misuse(f"a checkpoint of at most {SLOT} bytes")
+        at = 0 if len(self._slots[0]) == 0 or _size(self._slots[0]) < _size(self._slots[1]) else 1
+        try:
+            if os.pwrite(self._file, note.ljust(SLOT, b"\0"), at * SLOT) != SLOT:
+                raise Unavailable("log head", f"{self._path}: written in part")
+        except OSError as error:
+            raise Unavailable("log head", f"{self._path}: {error.strerror}") from None
+        self._slots[at] = note
+
+    def close(self) -> None:
+        """The file is closed."""
+        os.close(self._file)
+
+
+def _size(slot: bytes) -> int:
+    try:
+        return parse_signed_checkpoint(slot).checkpoint.size
+    except FormatError:
+        return -1
+
+
+@dataclass(frozen=True, slots=True)
+class Extended:
+    """What a transaction makes of the log; it is so once that is on disk."""
+
+    frontier: Frontier
+    edges: tuple[tuple[bytes, ...], ...]
+    note: bytes
+
+
+class TransparencyLog:
+    """The log of one ledger: one writer extends it, anyone reads. `open` it before anything else."""
+
+    def __init__(self, origin: str, signer: Signer, head: Path) -> None:
+        """`signer` signs its checkpoints, and nothing else; `head` is the head file, best on another disk. Raises Unavailable."""
+        self.key: Final = NoteKey(origin, PLAIN, signer.public)
+        self._signer = signer
+        self._head = HeadFile(head)
+        self._stands = Extended(merkle.EMPTY_FRONTIER, (), b"")
+        self._published = b""
+        self._lock = threading.Lock()
+
+    def open(self, tables: Tables) -> None:
+        """What the tables hold is the log that was signed last, or goes on from it.
+
+        1. The last checkpoint is by this log's key, and the tiles lead to its root; there is an entry for each of its leaves, and no more.
+        2. The head is of the same log, and the tables extend it.
+        3. The head is the last checkpoint from now on.
+
+        Raises Refused for a database or a head that was put back or altered, Unavailable where the head cannot be written.
+        """
+        # 1
+        last = tables.last(CheckpointRow)
+        entry = tables.last(EntryRow)
+        entries = 0 if entry is None else entry.sequence + 1
+        size = 0 if last is None else last.size
+        if size != entries:
+            raise _rolled_back("entries", str(size), str(entries))
+        if last is not None:
+            checkpoint = verify_checkpoint(parse_signed_checkpoint(last.note), self.key)
+            edges = _edges(tables, size)
+            frontier = _frontier(size, edges)
+            if checkpoint.size != size or merkle.frontier_root(frontier) != checkpoint.root:
+                raise _rolled_back("checkpoint", f"the root of {size} entries", "another")
+            self._stands = Extended(frontier, edges, last.note)
+        # 2
+        head = self._head.read(self.key)
+        if head is None and size:
+            raise _rolled_back("head", f"a head of {size} entries or fewer", "none")
+        if head is not None:
+            if head.size > size:
+                raise _rolled_back("entries", f"{head.size} at least, as the head says", str(size))
+            if head.size and root_of(self._reader(tables, size), size, 0, head.size) != head.root:
+                raise _rolled_back("root", f"{head.root.hex()} at size {head.size}", "another")
+        # 3
+        if size and (head is None or head.size < size):
+            self._head.write(self._stands.note)
+        self._published = self._stands.note
+
+    # --- the writer ------------------------------------------------------------------------------------------------------
+
+    def extend(self, tables: Tables, rows: Sequence[EntryRow]) -> Extended:
+        """In the transaction that inserted `rows`: tiles and checkpoint follow. Nothing here has changed until `keep`.
+
+        Raises Unavailable where the tables are not those that this log left.
+        """
+        size, last = self._stands.frontier.size, tables.last(CheckpointRow)
+        if (0 if last is None else last.size) != size or [row.sequence for row in rows] != list(range(size, size + len(rows))):
+            raise Unavailable("log", f"expected a log of {size} entries, got one that another process wrote")
+        if any((row.sequence == 0) != (row.kind == GENESIS) for row in rows):
+            raise Misuse("entry 0 is the genesis, and no other is")
+        leaves = [row.leaf for row in rows]
+        edges = _append(tables, [list(edge) for edge in self._stands.edges], size, leaves)
+        frontier = merkle.append(self._stands.frontier, *leaves)
+        checkpoint = Checkpoint(self.key.name, frontier.size, merkle.frontier_root(frontier))
+        note = encode_note(sign_note(str(checkpoint), self.key, self._signer.sign))
+        tables.put(CheckpointRow(frontier.size, note))
+        if size and size // WIDTH == frontier.size // WIDTH:
+            tables.drop(CheckpointRow, size)
+        return Extended(frontier, tuple(tuple(edge) for edge in edges), note)
+
+    def keep(self, extended: Extended) -> None:
+        """The transaction is on disk: the log is so."""
+        with self._lock:
+            self._stands = extended
+
+    def publish(self) -> None:
+        """The last checkpoint is in the head file, and served from now on. Raises Unavailable; nobody may be answered then."""
+        if self._published != self._stands.note:
+            self._head.write(self._stands.note)
+            self._published = self._stands.note
+
+    def close(self) -> None:
+        """The head file is closed."""
+        self._head.close()
+
+    # --- readers -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def checkpoint(self) -> bytes:
+        """The last checkpoint that was published, signed; empty before the first."""
+        return self._published
+
+    def current(self) -> Checkpoint | None:
+        """The same, read."""
+        return parse_signed_checkpoint(self._published).checkpoint if self._published else None
+
+    def tile(self, tables: Tables, tile: Tile) -> bytes | None:
+        """The bytes of a tile or an entry bundle; None where the log has not so many entries."""
+        if tile.level == ENTRIES:
+            first = tile.index * WIDTH
+            rows = tables.select(EntryRow, most=tile.width, after=first - 1)
+            whole = len(rows) == tile.width and rows[-1].sequence == first + tile.width - 1
+            return encode_bundle([row.entry for row in rows]) if whole else None
+        row = tables.get(TileRow, _tile_id(tile.level, tile.index))
+        end = tile.width * merkle.HASH_SIZE
+        return None if row is None or len(row.hashes) < end else row.hashes[:end]
+
+    def inclusion(self, tables: Tables, index: int, size: int) -> tuple[bytes, ...]:
+        """The path from entry `index` to the root of `size` entries. Raises Misuse."""
+        return inclusion_from(self._reader(tables, size), index, size)
+
+    def consistency(self, tables: Tables, old: int, size: int) -> tuple[bytes, ...]:
+        """Why the log of `size` extends that of `old`. Raises Misuse."""
+        return consistency_from(self._reader(tables, size), old, size)
+
+    def _reader(self, tables: Tables, size: int) -> Callable[[Tile], Sequence[bytes]]:
+        def read(tile: Tile) -> Sequence[bytes]:
+            data = self.tile(tables, tile)
+            if data is None:
+                raise Unavailable("log", f"no {tile} in a log of {size} entries")
+            return parse_tile(data, tile.width)
+
+        return read
+
+
+def _tile_id(level: int, index: int) -> int:
+    return level << _LEVEL | index
+
+
+def _append(tables: Tables, edges: list[list[bytes]], size: int, leaves: Sequence[bytes]) -> list[list[bytes]]:
+    """The hashes that stand in partial tiles after `leaves`, by level; every tile that changed is put."""
+    fresh, count, level = list(leaves), size, 0
+    while fresh:
+        if level == len(edges):
+            edges.append([])
+        hashes, rising = edges[level] + fresh, []
+        for index, start in enumerate(range(0, len(hashes), WIDTH), count // WIDTH):
+            part = hashes[start : start + WIDTH]
+            tables.put(TileRow(_tile_id(level, index), b"".join(part)))
+            if len(part) == WIDTH:
+                rising.append(merkle.root(part))
+        edges[level] = hashes[len(hashes) // WIDTH * WIDTH :]
+        fresh, count, level = rising, count >> 8, level + 1
+    return edges
+
+
+def _edges(tables: Tables, size: int) -> tuple[tuple[bytes, ...], ...]:
+    """The hashes in partial tiles by level, of a log of `size`."""
+    edges, count, level = [], size, 0
+    while count:
+        width = count % WIDTH
+        row = tables.get(TileRow, _tile_id(level, count // WIDTH)) if width else None
+        if width and (row is None or len(row.hashes) != width * merkle.HASH_SIZE):
+            raise _rolled_back(f"tile/{level}", f"{width} hashes", "another number")
+        edges.append(() if row is None else parse_tile(row.hashes, width))
+        count, level = count >> 8, level + 1
+    return tuple(edges)
+
+
+def _frontier(size: int, edges: Sequence[Sequence[bytes]]) -> Frontier:
+    """The perfect subtrees of the log, out of its partial tiles."""
+    roots: list[bytes] = []
+    for edge in reversed(edges):
+        at = 0
+        for bit in reversed(range(8)):
+            if len(edge) & 1 << bit:
+                roots.append(merkle.root(edge[at : at + (1 << bit)]))
+                at += 1 << bit
+    return Frontier(size, tuple(roots))
+
+
+def _rolled_back(claim: str, expected: str, got: str) -> Refused:
+    return Refused(Reason("log-rolled-back", claim, expected[:200], got[:200]))
