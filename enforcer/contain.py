@@ -179,17 +179,17 @@ def processes(cgroup: Cgroup) -> list[dict[str, object]]:
 
 
 def last_records(folder: Path, instance: bytes) -> list[dict[str, object]]:
-    """The last records of a log, for the evidence; none where the log cannot be read."""
+    """What was done last, by a log, for the evidence; none where the log cannot be read."""
     try:
-        records = [entry.record for entry in LogReader(folder, instance).entries()[-LAST_RECORDS:]]
+        entries = LogReader(folder, instance).entries()
     except WritError:
         return []
+    records = [entry.record for entry in entries if not isinstance(entry.record, Opening)][-LAST_RECORDS:]
     return [
         {"sequence": r.sequence, "action": r.action, "resource": r.resource, "permit": r.permit}
         if isinstance(r, ActionRecord)
         else {"sequence": r.sequence, "of": r.of, "outcome": r.outcome}
         for r in records
-        if not isinstance(r, Opening)
     ]
 
 

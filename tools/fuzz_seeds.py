@@ -43,6 +43,8 @@ from writ.formats.mcp.protocol import MODERN
 from writ.formats.mcp.request import modern_meta
 from writ.formats.measurement import ComponentRoot, Measurement, encode_measurement
 from writ.formats.reason import Reason
+from writ.formats.record import encode_record as encode_leaf
+from writ.formats.record import preimage_of
 from writ.formats.secret import Secret
 from writ.formats.spiffe import AgentId
 from writ.formats.strict import encode_cbor, encode_json
@@ -130,6 +132,20 @@ def runtime_logs() -> Iterator[bytes]:
     yield encode_record(replace(scene.records[0], content_type=4, content=b"another's"))
     yield from (record.content for record in scene.records)
     yield from map(encode_event, more)
+
+
+def action_logs() -> Iterator[bytes]:
+    """Leaves of each kind, a commitment opened, and a log of them: its second engine begins where the first has left an action open."""
+    kinds = [specimens()[name].value for name in ("log-opening", "action-record", "outcome-record", "action-record-denied")]
+    opening, permitted, outcome, denied = kinds
+    log = [
+        opening, replace(permitted, sequence=1, opening=0), replace(denied, sequence=2, opening=0), replace(opening, sequence=3),
+        replace(permitted, sequence=4, opening=3), replace(outcome, sequence=5, of=1),
+    ]  # fmt: skip
+    leaves = [encode_leaf(record) for record in (*kinds, *log)]
+    yield from leaves
+    yield b"".join(len(leaf).to_bytes(2, "big") + leaf for leaf in leaves[len(kinds) :])
+    yield preimage_of(bytes(32), b"arguments")
 
 
 def evidences() -> Iterator[bytes]:
@@ -324,6 +340,7 @@ SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
     "systemd-log": systemd_logs,
     "ima-log": ima_logs,
     "cel": runtime_logs,
+    "action-log": action_logs,
     "evidence": evidences,
     "certificates": certificates,
     "pe": images,

@@ -73,6 +73,9 @@ from writ.formats.module_signature import parse_module_signature
 from writ.formats.oci import check_layout, parse_image_config, parse_image_manifest, parse_index
 from writ.formats.ocsp import parse_ocsp
 from writ.formats.pe import parse_pe
+from writ.formats.record import ActionRecord, opening_of, parse_log, parse_preimage, preimage_of
+from writ.formats.record import encode_record as encode_leaf
+from writ.formats.record import parse_record as parse_leaf
 from writ.formats.state import HostState, clean_runtime, encode_host_state, parse_host_state
 from writ.formats.strict import decode_json
 from writ.formats.tpm.attest import encode_attest, parse_attest
@@ -325,6 +328,32 @@ def cel(data: bytes) -> None:
         _kept(replace(_host()[1], runtime=runtime))
 
 
+def action_log(data: bytes) -> None:
+    """A leaf of an action log has one spelling, and so has what opens a commitment. A log, in pieces behind their length, is read leaf by
+    leaf or not at all, and each of its actions stands under an opening."""
+    _one_spelling(parse_leaf, encode_leaf, data)
+    preimage = _read(parse_preimage, data)
+    if preimage is not None:
+        salt, digest = preimage
+        _hold(preimage_of(salt, b"")[:-32] + digest.value == data, "preimage: two spellings of one value")
+    leaves = _pieces(data)
+    records = _read(lambda _: parse_log(leaves), data)
+    if records is not None:
+        _hold([encode_leaf(one) for one in records] == leaves, "action log: other leaves than were given")
+        for one in records:
+            _hold(not isinstance(one, ActionRecord) or opening_of(records, one).sequence < one.sequence, "an action before its opening")
+
+
+def _pieces(data: bytes) -> list[bytes]:
+    """What stands behind each two bytes of length, as far as it goes."""
+    found = []
+    while len(data) > 1:
+        end = 2 + int.from_bytes(data[:2], "big")
+        found.append(data[2:end])
+        data = data[end:]
+    return found
+
+
 def _event(record: CelRecord) -> RuntimeEvent | None:
     try:
         return parse_record(record)
@@ -506,6 +535,7 @@ TARGETS: Final = {
     "systemd-log": Target(systemd_log, 4096),
     "ima-log": Target(ima_log, 4096),
     "cel": Target(cel, 4096),
+    "action-log": Target(action_log, 2048),
     "evidence": Target(evidence, 8192),
     "certificates": Target(certificates, 4096),
     "pe": Target(pe, 8192),

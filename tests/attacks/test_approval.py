@@ -17,8 +17,9 @@ from enforcer import approvals as held
 from enforcer.approvals import Approvals
 from enforcer.gatekeeper import Gatekeeper, Ruling
 from enforcer.papers import PAPERS_FILE, keep_object, kept
-from enforcer.record import LogReader
+from enforcer.record import Entry
 from enforcer.shadow import Decided, Shadow
+from tests.enforcer.records import entries_of
 from tests.enforcer.scene import Scene
 from tests.signers import new_signer
 from tests.world.approvals import ALICE, BOB, PEOPLE, POLICIES, SCHEMA
@@ -56,12 +57,22 @@ class Place:
         """The agent asks."""
         return self.gatekeeper.ask(action, arguments, gate="socket")
 
+    def entry(self, ruling: Ruling) -> Entry:
+        """Where it is recorded."""
+        (entry,) = (one for one in entries_of(self.scene.folder, self.scene.instance) if one.record.sequence == ruling.sequence)
+        return entry
+
     def record(self, ruling: Ruling) -> ActionRecord:
         """What was recorded of it."""
-        assert ruling.sequence is not None
-        record = LogReader(self.scene.folder, self.scene.instance).entries()[ruling.sequence].record
+        record = self.entry(ruling).record
         assert isinstance(record, ActionRecord)
         return record
+
+    def context(self, ruling: Ruling) -> dict[str, Any]:
+        """What its decision saw."""
+        context = self.entry(ruling).context
+        assert context is not None
+        return dict(cbor2.loads(context))
 
     def wanted(self, ruling: Ruling) -> Approval:
         """What a person is to sign of a refusal."""
@@ -104,7 +115,7 @@ def test_approved_action_passes_once_and_its_record_names_the_approval_that_lies
     signed = approved(place, BOB)
     ruling = place.ask()
     assert ruling.permit
-    assert cbor2.loads(place.record(ruling).context)["approval"] == str(Digest.of(signed))
+    assert place.context(ruling)["approval"] == str(Digest.of(signed))
     assert kept(place.scene.folder).by_digest()[Digest.of(signed)] == signed
     assert codes(place.ask()) == ["approval-required"]
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from enforcer.record import LogReader
 from tests.enforcer.host import Host, wait_for
+from tests.enforcer.records import records_of
 from tests.world.network import Server, certified, echo, http, pour
 from tests.world.web import site
 from writ.formats.forward import Forward
 from writ.formats.policy_bundle import PolicySettings
-from writ.formats.record import ActionRecord, Opening
+from writ.formats.record import ActionRecord
 
 pytestmark = pytest.mark.cgroup
 
@@ -54,12 +54,8 @@ def pours() -> Iterator[Server]:
 
 
 def records(host: Host, instance: bytes) -> list[tuple[str, str | bool]]:
-    found = [entry.record for entry in LogReader(host.config.instance_dir(instance), instance).entries()]
-    return [
-        (one.resource, one.permit) if isinstance(one, ActionRecord) else ("outcome", one.outcome)
-        for one in found
-        if not isinstance(one, Opening)
-    ]
+    found = records_of(host.config.instance_dir(instance), instance)
+    return [(one.resource, one.permit) if isinstance(one, ActionRecord) else ("outcome", one.outcome) for one in found]
 
 
 def test_i8_agent_goes_out_by_its_grants_and_no_other_way(enforcer_host: Host, web: Server) -> None:
@@ -93,7 +89,7 @@ def test_i8_agent_goes_out_by_its_grants_and_no_other_way(enforcer_host: Host, w
     assert found["granted"] == "hello "
     assert (found["other"][0], found["name"][0], found["tunnel"], found["metadata"]) == (403, 403, 200, 403)
     assert found["other"][1]["refusal"]["reasons"][0]["code"] == "grant-missing"
-    assert found["other"][1]["reference"] == f"{instance.hex()[:8]}-2"
+    assert found["other"][1]["reference"] == f"{instance.hex()[:8]}-3"
     assert found["around"] == "ConnectionRefusedError"
     assert {found["route"], found["udp"], found["port"]} <= {"OSError", "PermissionError"}
     assert web.connections == 2
@@ -167,7 +163,7 @@ def test_kill_cuts_what_is_under_way_and_its_outcome_is_carried(enforcer_host: H
     print(f"killed under load: {host.standing(instance)['measured']}")
 
     assert records(host, instance) == [(f"tcp:127.0.0.1:{pours.port}", True), ("outcome", "failed")]
-    assert host.attestor.instances[instance].log[0] == 2
+    assert host.attestor.instances[instance].log[0] == 3
     wait_for(lambda: len(pours.errors) == 1)
 
 

@@ -582,7 +582,7 @@ def test_a_server_that_answers_with_more_than_was_asked_is_cut_to_that(rig: Rig)
     rig.says(mode="more")
     result = rig.modern("tools/call", READ)[1]["result"]
     assert set(result) == {"content", "resultType", "_meta"}
-    assert result["_meta"]["writ/reference"] == "5f1c09ab-0"
+    assert result["_meta"]["writ/reference"] == "5f1c09ab-1"
 
 
 def test_a_resource_that_was_not_asked_for_is_not_passed_on(rig: Rig) -> None:
@@ -616,7 +616,7 @@ def test_a_late_answer_and_chatter_are_passed_over(rig: Rig) -> None:
 def test_a_server_cannot_speak_as_the_gate(rig: Rig, mode: str) -> None:
     rig.says(mode=mode)
     error = rig.modern("tools/call", READ)[1]["error"]
-    assert (error["code"], error["data"]) == (-32603, {"ok": False, "reference": "5f1c09ab-0"})
+    assert (error["code"], error["data"]) == (-32603, {"ok": False, "reference": "5f1c09ab-1"})
 
 
 def test_events_within_a_text_stay_a_text(rig: Rig) -> None:

@@ -54,6 +54,7 @@ from tests.enforcer.gates.test_egress_passages import CUT, Ports, dial, ended
 from tests.enforcer.gates.test_injection import HOST, KEY, Known
 from tests.enforcer.host import Host, wait_for
 from tests.enforcer.inside import Inside, fresh_cgroup, inside
+from tests.enforcer.records import records_of
 from tests.enforcer.scene import Scene
 from tests.enforcer.secrets.test_sources import Safe
 from tests.world.clock import HandClock
@@ -519,7 +520,7 @@ def test_i8_file_of_a_secret_that_was_had_before_a_cut_is_not_laid_after_it(tmp_
         made.fill()
         assert not list(tmp_path.rglob("key"))
         made.mend()
-        wait_for(lambda: log.checkpoint().size == 4)
+        wait_for(lambda: len(records_of(tmp_path, scene.instance)) == 4)
         assert not list(tmp_path.rglob("key"))
 
 

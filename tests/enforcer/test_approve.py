@@ -11,8 +11,8 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from enforcer.explain import export
-from enforcer.record import LogReader
 from tests.enforcer.host import ROOT, Host, wait_for
+from tests.enforcer.records import entries_of
 from tests.world.approvals import BOB, POLICIES, SCHEMA
 from writ.formats.record import ActionRecord
 from writ.service.signers import create_signer
@@ -79,9 +79,10 @@ def test_person_approves_an_action_which_passes_once(host: Host, tmp_path: Path,
     assert "result" in passed
     assert [reason["code"] for reason in again["refusal"]["reasons"]] == ["approval-required"]
     instance = host.instance("a")
-    records = [one.record for one in LogReader(host.config.instance_dir(instance), instance).entries()]
-    (permitted,) = [one for one in records if isinstance(one, ActionRecord) and one.permit]
-    consent = consent_of(permitted.context)
+    entries = entries_of(host.config.instance_dir(instance), instance)
+    (context,) = [one.context for one in entries if isinstance(one.record, ActionRecord) and one.record.permit]
+    assert context is not None
+    consent = consent_of(context)
     assert consent is not None
     assert consent.approver == "alice"
     assert consent.approval in {str(name) for name in export(host.config, [instance]).by_digest()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,12 @@ import pytest
 from enforcer import explain
 from enforcer.__main__ import main
 from enforcer.config import EnforcerConfig
+from enforcer.contain import LAST_RECORDS, last_records
+from enforcer.record import ActionLog
+from tests.enforcer.scene import Scene
+from tests.world.attestor import ENGINE
+from writ.formats.action import Action
+from writ.formats.digest import Digest
 from writ.formats.errors import Unavailable
 
 
@@ -50,6 +57,47 @@ def test_log_that_cannot_be_read_counts_no_actions_and_says_not_zero(tmp_path: P
     config.instance_dir(bytes(16)).mkdir(parents=True)
 
     assert explain.why(config, "0" * 32)["agent_did"] is None
+
+
+def test_log_with_two_engines_is_readable_and_counts_what_was_done(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    config = EnforcerConfig(state_dir=tmp_path / "state")
+    folder = config.instance_dir(scene.instance)
+    folder.mkdir(parents=True)
+    scene.renew()
+    read, wipe = (Action("tool.call", resource, Digest.of(b"{}")) for resource in ("mcp:notes/read", "mcp:notes/wipe"))
+    for engine in (ENGINE, replace(ENGINE, number=ENGINE.number + 1)):
+        log = ActionLog(folder, scene.instance, scene.agent, engine, scene.clock.wall)
+        gatekeeper = scene.gatekeeper(log)
+        gatekeeper.outcome(gatekeeper.ask(read, b"{}", gate="socket"), done=True, result=b"a note")
+        gatekeeper.ask(wipe, b"{}", gate="socket")
+        log.close()
+
+    shown = explain.log(config, scene.instance)["records"]
+    kinds = [(one["sequence"], one["kind"], one["content"]) for one in shown]
+    assert kinds == [
+        (0, "opening", None), (1, "action", "{}"), (2, "outcome", "a note"), (3, "action", "{}"),
+        (4, "opening", None), (5, "action", "{}"), (6, "outcome", "a note"), (7, "action", "{}"),
+    ]  # fmt: skip
+    assert {one["agent"] for one in shown if one["kind"] != "outcome"} == {str(scene.agent)}
+    assert [(one["of"], one["outcome"], one["bytes"]) for one in shown if one["kind"] == "outcome"] == [(1, "done", 6), (5, "done", 6)]
+    short = scene.instance.hex()[:8]
+    assert explain.why(config, short)["agent_did"] == {"permitted": 2, "refused": 2}
+    assert [one["code"] for one in explain.why(config, f"{short}-7")["reasons"]] == ["policy-refused"]
+    opened = explain.why(config, f"{short}-4")
+    assert (opened["kind"], opened["agent"], opened["at"]) == ("opening", str(scene.agent), scene.clock.wall)
+    last = last_records(folder, scene.instance)
+    assert [one["sequence"] for one in last] == [1, 2, 3, 5, 6, 7]
+    assert [one.get("permit", one.get("outcome")) for one in last] == [True, "done", False] * 2
+
+
+def test_evidence_of_a_containment_has_as_many_records_whatever_stands_between_them(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    for number in range(LAST_RECORDS + 4):
+        log = ActionLog(tmp_path, scene.instance, scene.agent, replace(ENGINE, number=1 + number), scene.clock.wall)
+        scene.gatekeeper(log).ask(Action("tool.call", "mcp:notes/read", Digest.of(b"{}")), b"{}", gate="socket")
+        log.close()
+    assert [one["sequence"] for one in last_records(tmp_path, scene.instance)] == [2 * at + 1 for at in range(4, LAST_RECORDS + 4)]
 
 
 def test_what_may_still_act_is_shown_before_what_has_ended(tmp_path: Path) -> None:

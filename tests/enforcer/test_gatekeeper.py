@@ -12,13 +12,14 @@ import pytest
 
 from enforcer.gatekeeper import Gatekeeper, Ruling
 from enforcer.record import ActionLog, LogReader, Recorded
+from tests.enforcer.records import records_of
 from tests.enforcer.scene import Scene
 from writ.formats.action import Action
 from writ.formats.digest import Digest
 from writ.formats.errors import Misuse, Unavailable
 from writ.formats.grants import Grant
 from writ.formats.reason import Reason
-from writ.formats.record import ActionDraft, ActionRecord, Opening, OutcomeDraft, OutcomeRecord
+from writ.formats.record import ActionDraft, ActionRecord, OutcomeDraft, OutcomeRecord
 from writ.verdict.decide import used_of
 from writ.verdict.schema import cedar_schema
 
@@ -43,8 +44,7 @@ def codes(ruling: Ruling) -> list[str]:
 
 
 def records(scene: Scene) -> list[ActionRecord | OutcomeRecord]:
-    found = [entry.record for entry in LogReader(scene.folder, scene.instance).entries()]
-    return [record for record in found if not isinstance(record, Opening)]
+    return records_of(scene.folder, scene.instance)
 
 
 def contexts(scene: Scene, *, permit: bool | None = None) -> list[bytes]:

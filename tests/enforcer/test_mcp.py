@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from enforcer.record import LogReader
 from tests.enforcer.gates.mcp_rig import GRANTS, OLD, approved
 from tests.enforcer.host import ROOT, Host, wait_for
+from tests.enforcer.records import records_of
 from tests.world import mcp_notes
 from tests.world.mcp_site import McpSite
 from writ.formats.mcp.approved import ApprovedServer, Remote, encode_approved, parse_approved
 from writ.formats.mcp.protocol import MODERN
-from writ.formats.record import ActionRecord, OutcomeRecord, Record
+from writ.formats.record import ActionRecord, OutcomeRecord
 
 SERVER = Path(mcp_notes.__file__).read_text()
 CLIENT = """
@@ -46,8 +46,8 @@ def agent(host: Host, body: str, pins: ApprovedServer) -> None:
     host.agent("a", body, prelude=CLIENT, tool=SERVER, approved=encode_approved(pins), more=GRANTS)
 
 
-def records(host: Host, instance: bytes) -> list[Record]:
-    return [entry.record for entry in LogReader(host.config.instance_dir(instance), instance).entries()]
+def records(host: Host, instance: bytes) -> list[ActionRecord | OutcomeRecord]:
+    return records_of(host.config.instance_dir(instance), instance)
 
 
 def tools(host: Host, instance: bytes) -> str:

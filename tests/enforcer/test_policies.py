@@ -218,7 +218,7 @@ def test_only_what_would_be_decided_otherwise_is_shown(host: Host, tmp_path: Pat
     short = host.scene.instance.hex()[:8]
     assert (code, told["decided"], told["not_decided_by_policy"]) == (1, 3, 1)
     assert [(one["reference"], one["was"], one["would"], one["rules"]) for one in told["differences"]] == [
-        (f"{short}-0", "permit", "refuse", ["no-wipe"]), (f"{short}-2", "refuse", "permit", ["tools"]),
+        (f"{short}-1", "permit", "refuse", ["no-wipe"]), (f"{short}-3", "refuse", "permit", ["tools"]),
     ]  # fmt: skip
     assert told["differences"][0]["reasons"][0]["code"] == "policy-refused"
     assert told["unexercised"] == ["tokens"]
@@ -227,7 +227,7 @@ def test_only_what_would_be_decided_otherwise_is_shown(host: Host, tmp_path: Pat
 def test_candidate_that_says_the_same_differs_in_nothing(host: Host, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert what_if(host, tmp_path, capsys, TOOLS)[0] == 0
     instance = host.scene.instance.hex()
-    code, told = what_if(host, tmp_path, capsys, TOOLS, f"{instance[:12]}-2")
+    code, told = what_if(host, tmp_path, capsys, TOOLS, f"{instance[:12]}-3")
     assert (code, told["decided"]) == (0, 1)
     assert what_if(host, tmp_path, capsys, TOOLS, instance)[1]["decided"] == 3
 
@@ -240,7 +240,7 @@ def test_candidate_that_could_not_be_published_is_a_misuse(host: Host, tmp_path:
 
 def test_where_nothing_was_decided_nothing_can_be_said(host: Host, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     short = host.scene.instance.hex()[:8]
-    assert what_if(host, tmp_path, capsys, TOOLS, f"{short}-4")[0] == 3, "a hold"
+    assert what_if(host, tmp_path, capsys, TOOLS, f"{short}-5")[0] == 3, "a hold"
     assert what_if(host, tmp_path, capsys, TOOLS, f"{short}-99")[0] == 2
     assert what_if(host, tmp_path, capsys, TOOLS, f"{short}-x")[0] == 2
     assert what_if(host, tmp_path, capsys, TOOLS, "0000")[0] == 1, "no such instance"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from enforcer.quota import BYTES_AT_ONCE, BYTES_PER_SECOND, RECORD_BYTES, RECORDS_AT_ONCE, RECORDS_PER_SECOND, Quota
-from enforcer.record import LogReader
+from tests.enforcer.records import records_of
 from tests.enforcer.scene import Scene
 from tests.enforcer.test_gatekeeper import READ
 from tests.world.clock import HandClock
@@ -58,4 +58,4 @@ def test_what_is_beyond_the_quota_is_refused_without_a_record(tmp_path: Path) ->
     refused = [ruling for ruling in rulings if not ruling.permit]
     assert refused
     assert {(r.sequence, r.reasons[0].code) for r in refused} == {(None, "too-many-requests")}
-    assert len(LogReader(scene.folder, scene.instance).entries()) == len(rulings) - len(refused)
+    assert len(records_of(scene.folder, scene.instance)) == len(rulings) - len(refused)

@@ -12,13 +12,14 @@ import pytest
 
 from enforcer.record import LogReader
 from tests.enforcer.host import UID_FIRST, Host, wait_for
+from tests.enforcer.records import records_of
 from tests.world.attestor import POLICIES
 from tests.world.root_fs import PYTHON
 from writ.formats.archive import parse_archive
 from writ.formats.local import Refusal
 from writ.formats.policy_bundle import CONTENT_TYPE, PolicySettings, encode_bundle
 from writ.formats.reason import Reason
-from writ.formats.record import ActionRecord, OutcomeRecord
+from writ.formats.record import ActionRecord, Opening, OutcomeRecord, parse_log
 
 pytestmark = pytest.mark.cgroup
 
@@ -34,12 +35,12 @@ def test_agent_acts_through_the_gate_and_its_status_is_returned(host: Host) -> N
     assert [r["code"] for r in forbidden["refusal"]["reasons"]] == ["policy-refused"]
     assert [r["code"] for r in unknown["refusal"]["reasons"]] == ["unknown-tool"]
     instance = host.instance("a")
-    records = [entry.record for entry in LogReader(host.config.instance_dir(instance), instance).entries()]
+    records = records_of(host.config.instance_dir(instance), instance)
     assert [(type(r), getattr(r, "permit", None)) for r in records] == [
         (ActionRecord, True), (OutcomeRecord, None), (ActionRecord, False), (ActionRecord, False),
     ]  # fmt: skip
     assert host.attestor.instances[instance].stopped == "exited"
-    assert host.attestor.instances[instance].log[0] == 4, "what was done last is carried before the instance is closed"
+    assert host.attestor.instances[instance].log[0] == 5, "what was done last is carried before the instance is closed"
     assert not host.cgroup_of(instance).exists()
     assert not host.config.agent_dir(instance).exists()
 
@@ -61,7 +62,7 @@ def test_a_tools_own_error_is_a_failed_outcome(host: Host) -> None:
     host.agent("a", 'print(json.dumps(ask("notes", "explode")))')
     _, out, _ = host.finish(host.run("a"))
     instance = host.instance("a")
-    outcome = LogReader(host.config.instance_dir(instance), instance).entries()[1].record
+    _, outcome = records_of(host.config.instance_dir(instance), instance)
 
     assert json.loads(out)["ok"] is False
     assert isinstance(outcome, OutcomeRecord)
@@ -276,7 +277,7 @@ def test_renewal_comes_at_half_life_and_carries_the_log(host: Host) -> None:
     sizes = [ask.log_size for ask in host.attestor.asks]
     assert len(sizes) >= 4
     assert sizes == sorted(sizes)
-    assert sizes[-1] == 80
+    assert sizes[-1] == 81, "forty actions, each with its outcome, and the opening"
 
 
 def test_lost_answer_is_resumed_from_the_checkpoint_that_the_verifier_holds(host: Host) -> None:
@@ -301,7 +302,7 @@ def test_export_holds_the_log_and_every_paper(host: Host) -> None:
     host.show("log", "export", "--output", str(out))
     archive = parse_archive(out.read_bytes())
 
-    assert [len(log.leaves) for log in archive.logs] == [2]
+    assert [[type(record) for record in parse_log(log.leaves)] for log in archive.logs] == [[Opening, ActionRecord, OutcomeRecord]]
     assert {given.token for given in host.attestor.given} == set(archive.tokens)
     assert {given.decision for given in host.attestor.given} == set(archive.entries)
     assert {given.evidence for given in host.attestor.given} <= set(archive.objects)

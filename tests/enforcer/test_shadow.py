@@ -79,7 +79,7 @@ def test_only_what_the_candidate_would_decide_otherwise_is_kept_and_no_answer_ch
     assert (told["candidate"], told["namespace"], told["version"]) == (str(beside.candidate().digest), "test-next", 7)
     assert (told["compared"], told["missed"]) == (3, 0)
     assert [(one["sequence"], one["was"], one["would"], one["rules"]) for one in told["differences"]] == [
-        (0, "permit", "refuse", ["no-wipe"]), (1, "refuse", "permit", ["agents-act"]),
+        (1, "permit", "refuse", ["no-wipe"]), (2, "refuse", "permit", ["agents-act"]),
     ]  # fmt: skip
     assert told["differences"][0]["reasons"][0]["code"] == "policy-refused"
 

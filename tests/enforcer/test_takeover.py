@@ -227,7 +227,7 @@ def test_call_in_flight_fails_on_record_and_its_late_answer_answers_nothing(host
     first, last = map(json.loads, out.splitlines())
     assert (status, first["ok"], first["failure"]["detail"]) == (0, False, "tool notes: the enforcer comes over to other code")
     assert last["result"] == {"asked": 2}, "the answer to the first call came when the tool ran again, and was passed over"
-    assert (outcomes(host, instance)[0].of, outcomes(host, instance)[0].outcome) == (0, "failed")
+    assert (outcomes(host, instance)[0].of, outcomes(host, instance)[0].outcome) == (1, "failed")
 
 
 def test_request_that_was_sent_in_pieces_is_read_whole_across_the_takeover(host: Host) -> None:

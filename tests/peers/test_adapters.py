@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from enforcer.record import LogReader
 from tests.enforcer.gates.test_socket import Gate
+from tests.enforcer.records import entries_of
 from tests.peers.conftest import LIB, ROOT
 from writ.formats.reason import Reason
 from writ.formats.record import ActionRecord
@@ -57,7 +57,7 @@ def test_a_permitted_tool_runs_and_its_record_says_advisory(agent: str, way: str
     done = run(agent, way, gate.path, gate.agents.add)
 
     assert (done["ran"], done["refused"]) == (["tides"], False)
-    (entry,) = LogReader(tmp_path, gate.scene.instance).entries()
+    (entry,) = entries_of(tmp_path, gate.scene.instance)
     assert isinstance(entry.record, ActionRecord)
     assert (entry.record.gate, entry.record.permit) == ("advisory", True)
     assert entry.record.resource == f"advisory:{FRAMEWORK[agent]}/{TOOL[agent]}"
@@ -71,7 +71,7 @@ def test_a_refused_tool_does_not_run_and_the_model_is_told_why(agent: str, way: 
 
     assert (done["ran"], done["refused"]) == ([], True)
     assert "Do not retry" in done["answer"]
-    assert "5f1c09ab-0" in done["answer"]
+    assert "5f1c09ab-1" in done["answer"]
 
 
 @pytest.mark.parametrize("agent, way", AGENTS)

@@ -7,16 +7,21 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from tools import fuzz, fuzz_targets
 from tools.fuzz_seeds import SEEDS
 from tools.fuzz_targets import TARGETS
+from writ.formats.errors import FormatError
 from writ.formats.eventlog.ima import summarise
 from writ.formats.ima_signature import parse_file_signature
+from writ.formats.record import ActionRecord, Opening, OutcomeRecord, parse_log, parse_preimage, parse_record
 
+T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
 SPOILT = 60
 """Copies of the seeds of each target; the fuzzer itself makes some hundred thousand."""
@@ -84,6 +89,9 @@ def test_target_holds_on_seeds_and_on_spoilt_ones(name: str) -> None:
         ("systemd-log", "parse_systemd_log"),
         ("ima-log", "summarise"),
         ("cel", "parse_cel"),
+        ("action-log", "parse_leaf"),
+        ("action-log", "parse_preimage"),
+        ("action-log", "parse_log"),
         ("evidence", "parse_evidence"),
         ("certificates", "parse_crl"),
         ("pe", "parse_pe"),
@@ -109,6 +117,23 @@ def test_another_spelling_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fuzz_targets, "parse_cel", lenient)
     with pytest.raises(fuzz_targets.Found, match="two spellings"):
         TARGETS["cel"].run(b"any")
+
+
+def read(parse: Callable[[bytes], T], seeds: list[bytes]) -> list[T]:
+    """What `parse` makes of those seeds that are for it."""
+    found: list[T] = []
+    for seed in seeds:
+        with suppress(FormatError):
+            found.append(parse(seed))
+    return found
+
+
+def test_seeds_of_action_logs_are_of_every_kind_and_a_whole_log() -> None:
+    pieces: Callable[[bytes], list[bytes]] = fuzz_targets._pieces  # noqa: SLF001 - what the target rests on
+    seeds = list(SEEDS["action-log"]())
+    assert {type(one) for one in read(parse_record, seeds)} == {Opening, ActionRecord, OutcomeRecord}
+    assert max(len(log) for log in read(lambda data: parse_log(pieces(data)), seeds)) == 6
+    assert len(read(parse_preimage, seeds)) == 1
 
 
 def test_list_put_right_has_no_wrong_template_hash() -> None:

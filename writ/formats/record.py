@@ -271,7 +271,8 @@ class LogShape:
         if isinstance(record, Opening):
             one = self.opening or record
             if (one.instance, one.agent) != (record.instance, record.agent):
-                raise FormatError("action log", f"an opening of {one.instance.hex()}", f"one of {record.instance.hex()}")
+                expected, got = (f"{this.instance.hex()} of {this.agent}" for this in (one, record))
+                raise FormatError("action log", f"an opening of {expected}", got)
             self.opening = record
         elif self.opening is None:
             raise FormatError("action log", "an opening first", type(record).__name__)

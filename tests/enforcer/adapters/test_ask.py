@@ -15,8 +15,8 @@ import pytest
 
 import enforcer.adapters
 from enforcer.adapters.ask import NotPermittedError, ask
-from enforcer.record import LogReader
 from tests.enforcer.gates.test_socket import Gate
+from tests.enforcer.records import entries_of
 from writ.formats.reason import Reason
 from writ.formats.record import ActionRecord, OutcomeRecord
 
@@ -32,7 +32,7 @@ def gate(tmp_path: Path) -> Iterator[Gate]:
 def test_what_is_permitted_is_recorded_as_advisory_and_has_no_outcome(gate: Gate, tmp_path: Path) -> None:
     reference = ask("search_web", {"query": "tides", "weight": 0.5}, framework="langchain", path=gate.path)
 
-    (entry,) = LogReader(tmp_path, gate.scene.instance).entries()
+    (entry,) = entries_of(tmp_path, gate.scene.instance)
     assert isinstance(entry.record, ActionRecord)
     assert (entry.record.gate, entry.record.resource, entry.record.permit) == ("advisory", "advisory:langchain/search_web", True)
     assert json.loads(json.loads(entry.content or b"")["json"]) == {"query": "tides", "weight": 0.5}
@@ -40,12 +40,12 @@ def test_what_is_permitted_is_recorded_as_advisory_and_has_no_outcome(gate: Gate
 
 
 def test_a_refusal_says_why_and_where_to_look(gate: Gate, tmp_path: Path) -> None:
-    with pytest.raises(NotPermittedError, match=r"grant-missing.*\n.*Reference: 5f1c09ab-0") as caught:
+    with pytest.raises(NotPermittedError, match=r"grant-missing.*\n.*Reference: 5f1c09ab-1") as caught:
         ask("drop_tables", {}, framework="other", path=gate.path)
 
     assert caught.value.decided
-    assert caught.value.reference == "5f1c09ab-0"
-    assert not [one for one in LogReader(tmp_path, gate.scene.instance).entries() if isinstance(one.record, OutcomeRecord)]
+    assert caught.value.reference == "5f1c09ab-1"
+    assert not [one for one in entries_of(tmp_path, gate.scene.instance) if isinstance(one.record, OutcomeRecord)]
 
 
 def test_after_a_cut_nothing_is_permitted(gate: Gate) -> None:

@@ -18,13 +18,13 @@ import pytest
 from enforcer import frames
 from enforcer.control import CONTROL, CouldNot, RefusedRun, Run
 from enforcer.launch.sandbox import WORK
-from enforcer.record import LogReader
 from tests.enforcer.host import Host, wait_for
+from tests.enforcer.records import entries_of, records_of
 from tests.world.root_fs import PYTHON
 from writ.formats.archive import parse_archive
 from writ.formats.local import Refusal
 from writ.formats.reason import Reason
-from writ.formats.record import ActionRecord, Opening, OutcomeRecord
+from writ.formats.record import ActionRecord, OutcomeRecord
 from writ.formats.tlog.merkle import leaf_hash
 
 pytestmark = pytest.mark.cgroup
@@ -62,8 +62,7 @@ def act(host: Host, body: str) -> Any:
 
 def records(host: Host, name: str) -> list[ActionRecord | OutcomeRecord]:
     instance = host.instance(name)
-    found = [entry.record for entry in LogReader(host.config.instance_dir(instance), instance).entries()]
-    return [record for record in found if not isinstance(record, Opening)]
+    return records_of(host.config.instance_dir(instance), instance)
 
 
 def running(host: Host, script: str = "sleep 60") -> tuple[bytes, bytes]:
@@ -106,8 +105,8 @@ def test_a_command_is_decided_and_recorded_in_both_logs(host: Host) -> None:
     assert isinstance(asked, ActionRecord)
     assert isinstance(outcome, OutcomeRecord)
     assert (asked.action, asked.resource, asked.gate, asked.permit) == ("instance.run", "agent:coder", "instance", True)
-    assert (outcome.of, outcome.outcome) == (0, "failed")
-    assert host.attestor.instances[host.instance("coder")].log[0] == 2, "carried to the verifier before the child is closed"
+    assert (outcome.of, outcome.outcome) == (asked.sequence, "failed")
+    assert host.attestor.instances[host.instance("coder")].log[0] == 3, "carried to the verifier before the child is closed"
 
 
 @pytest.mark.shared_host
@@ -115,13 +114,13 @@ def test_the_childs_record_names_the_parents_and_the_scripts_digest(host: Host) 
     host.child("coder")
     act(host, 'print(json.dumps(run("true", stdin="aW4=")))')
     instance = host.instance("a")
-    entries = LogReader(host.config.instance_dir(instance), instance).entries()
+    entries = entries_of(host.config.instance_dir(instance), instance)
     (run,) = (e for e in entries if isinstance(e.record, ActionRecord) and e.record.action == "instance.run")
     asked = records(host, "coder")[0]
     assert isinstance(asked, ActionRecord)
     assert asked.parent == leaf_hash(run.leaf)
     instance = host.instance("coder")
-    arguments, result = (json.loads(e.content or b"") for e in LogReader(host.config.instance_dir(instance), instance).entries())
+    arguments, result = (json.loads(e.content or b"") for e in entries_of(host.config.instance_dir(instance), instance))
     assert arguments["script"] == {"bytes": 4, "sha256": hashlib.sha256(b"true").hexdigest()}
     assert arguments["stdin"] == {"bytes": 2, "sha256": hashlib.sha256(b"in").hexdigest()}
     assert (result["ended"], result["status"], result["stdout"]["bytes"]) == ("exit", 0, 0)
@@ -346,7 +345,7 @@ def test_a_child_ends_with_its_parent(host: Host) -> None:
     host.child("coder", "/usr/bin/sleep")
     act(host, "threading.Thread(target=lambda: run('sleep 60'), daemon=True).start()\ntime.sleep(1)\nprint(1)")
     ended(host, host.instance("coder"), host.instance("a"))
-    assert host.attestor.instances[host.instance("coder")].log[0] == 2
+    assert host.attestor.instances[host.instance("coder")].log[0] == 3
 
 
 def test_a_kill_of_the_parent_kills_the_child(host: Host) -> None:

@@ -17,20 +17,20 @@ from enforcer.gates.mcp.desk import Desk
 from enforcer.gates.mcp.http import McpHttpGate
 from enforcer.gates.mcp.stdio import McpStdioGate
 from enforcer.launch.process import Running
-from enforcer.record import LogReader
 from enforcer.secrets.held import Secrets
 from enforcer.tools.mcp_program import McpProgram
 from enforcer.tools.mcp_remote import McpRemote
 from enforcer.tools.mcp_server import McpServer
 from enforcer.wire.host_tls import upstream_contexts
 from tests.enforcer.gates.proxied import listener
+from tests.enforcer.records import records_of
 from tests.enforcer.scene import Scene
 from tests.world import mcp_notes
 from tests.world.mcp_site import McpSite
 from tests.world.network import Names, certified
 from writ.formats.mcp.approved import ApprovedServer, Remote, definition_digest
 from writ.formats.mcp.protocol import MODERN
-from writ.formats.record import ActionRecord, Opening
+from writ.formats.record import ActionRecord
 
 GRANTS = (
     ("prompt.get", "mcp:notes/greet"), ("resource.read", "mcp:notes/note://today"), ("resource.read", "mcp:notes/note://files/*"),
@@ -154,12 +154,8 @@ class Gated:
 
     def records(self) -> list[tuple[str, str, bool] | str]:
         """What is in the log: action, resource and whether it was permitted, or an outcome."""
-        found = [entry.record for entry in LogReader(self.scene.folder, self.scene.instance).entries()]
-        return [
-            (one.action, one.resource, one.permit) if isinstance(one, ActionRecord) else one.outcome
-            for one in found
-            if not isinstance(one, Opening)
-        ]
+        found = records_of(self.scene.folder, self.scene.instance)
+        return [(one.action, one.resource, one.permit) if isinstance(one, ActionRecord) else one.outcome for one in found]
 
     def close(self) -> None:
         """The end."""

@@ -13,14 +13,14 @@ from enforcer.gates.egress.gate import EgressGate
 from enforcer.gates.egress.instance_ca import InstanceCa
 from enforcer.gates.egress.outlet import opened_by
 from enforcer.gates.egress.session import Opened
-from enforcer.record import LogReader
 from enforcer.secrets.held import Secrets
 from enforcer.wire.host_tls import upstream_contexts
 from enforcer.wire.limits import Limits
 from tests.enforcer.host import wait_for
+from tests.enforcer.records import entries_of, records_of
 from tests.enforcer.scene import Scene
 from tests.world.network import Names
-from writ.formats.record import ActionRecord, Opening, OutcomeRecord
+from writ.formats.record import ActionRecord, OutcomeRecord
 from writ.service.clock import SystemClock
 
 NO_SECRETS = Secrets((), {})
@@ -109,12 +109,9 @@ class Proxied:
         return wait_for(self._settled)  # type: ignore[no-any-return]  # wait_for returns what it is given
 
     def _settled(self) -> list[tuple[str, str | bool]] | None:
-        read = [entry.record for entry in LogReader(self.scene.folder, self.scene.instance).entries()]
-        found = [one for one in read if not isinstance(one, Opening)]
+        found = records_of(self.scene.folder, self.scene.instance)
         shown: list[tuple[str, str | bool]] = [
-            (one.resource, one.permit) if isinstance(one, ActionRecord) else ("outcome", one.outcome)
-            for one in found
-            if not isinstance(one, Opening)
+            (one.resource, one.permit) if isinstance(one, ActionRecord) else ("outcome", one.outcome) for one in found
         ]
         open_ones = sum(isinstance(one, ActionRecord) and one.permit for one in found) - sum(
             isinstance(one, OutcomeRecord) for one in found
@@ -124,7 +121,7 @@ class Proxied:
     def results(self) -> list[Any]:
         """What the outcomes say, sealed beside the log."""
         self.records()
-        entries = LogReader(self.scene.folder, self.scene.instance).entries()
+        entries = entries_of(self.scene.folder, self.scene.instance)
         return [json.loads(entry.content or b"null") for entry in entries if isinstance(entry.record, OutcomeRecord)]
 
     def close(self) -> None:

@@ -34,7 +34,7 @@ def rig(rigs: Make, request: pytest.FixtureRequest) -> Rig:
 def test_a_granted_call_passes_once_with_what_was_decided_and_has_its_outcome(rig: Rig) -> None:
     status, answer = rig.modern("tools/call", READ)
 
-    assert (status, answer["result"]["resultType"], answer["result"]["_meta"]["writ/reference"]) == (200, "complete", "5f1c09ab-0")
+    assert (status, answer["result"]["resultType"], answer["result"]["_meta"]["writ/reference"]) == (200, "complete", "5f1c09ab-1")
     (heard,) = rig.heard("tools/call")
     assert {name: one for name, one in heard["params"].items() if name != "_meta"} == READ
     assert rig.records() == [("tool.call", "mcp:notes/read", True), "done"]
@@ -57,7 +57,7 @@ def test_what_is_not_granted_is_refused_with_the_contract_and_reaches_nothing(ri
     status, answer = rig.modern("resources/read", {"uri": "note://secret/key"})
 
     error = answer["error"]
-    assert (status, error["code"], error["data"]["ok"], error["data"]["reference"]) == (200, REFUSED, False, "5f1c09ab-0")
+    assert (status, error["code"], error["data"]["ok"], error["data"]["reference"]) == (200, REFUSED, False, "5f1c09ab-1")
     (reason,) = error["data"]["refusal"]["reasons"]
     assert set(reason) == {"code", "claim", "expected", "got", "remedy"}
     assert reason["code"] == "grant-missing"

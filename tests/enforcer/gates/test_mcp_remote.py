@@ -167,7 +167,7 @@ def test_an_error_of_the_server_is_its_own_and_recorded_as_failed(rigs: Make) ->
     rig = rigs()
     rig.site.state["mode"] = "spoof-ours"
     answer = rig.modern("tools/call", READ)[1]["error"]
-    assert (answer["code"], answer["data"]) == (-32603, {"ok": False, "reference": "5f1c09ab-1"})
+    assert (answer["code"], answer["data"]) == (-32603, {"ok": False, "reference": "5f1c09ab-2"})
     assert rig.records() == [reached(rig), ("tool.call", "mcp:notes/read", True), "failed"]
 
 

@@ -14,9 +14,9 @@ import pytest
 
 from enforcer.credential import Held
 from enforcer.gates.socket import SocketGate
-from enforcer.record import LogReader
 from enforcer.tools.tool import Reply
 from enforcer.wire.lines import MAX_LINE
+from tests.enforcer.records import records_of
 from tests.enforcer.scene import Scene
 from tests.parsers import assert_parser_is_total
 from writ.formats.action import Action
@@ -95,7 +95,7 @@ def gate(tmp_path: Path) -> Iterator[Gate]:
 def test_permitted_action_reaches_the_tool_once_with_canonical_arguments(gate: Gate) -> None:
     answer = gate.ask(id="x", arguments={"b": 1, "a": [True, None, "ä"]})
 
-    assert answer == {"id": "x", "ok": True, "reference": "5f1c09ab-0", "result": {"a": [True, None, "ä"], "b": 1}}
+    assert answer == {"id": "x", "ok": True, "reference": "5f1c09ab-1", "result": {"a": [True, None, "ä"], "b": 1}}
     assert gate.tool.called == 1
 
 
@@ -115,14 +115,14 @@ def test_held_gate_refuses_and_nothing_reaches_the_tool(gate: Gate) -> None:
     assert answer["ok"] is False
     (reason,) = answer["refusal"]["reasons"]
     assert set(reason) == {"code", "claim", "expected", "got", "remedy"}
-    assert (reason["code"], answer["refusal"]["reference"]) == ("hold", "5f1c09ab-0")
+    assert (reason["code"], answer["refusal"]["reference"]) == ("hold", "5f1c09ab-1")
     assert gate.tool.called == 0
 
 
 def test_failed_forwarding_is_a_failed_outcome(gate: Gate) -> None:
     gate.tool.fails = True
     answer = gate.ask()
-    outcome = LogReader(gate.scene.folder, gate.scene.instance).entries()[1].record
+    _, outcome = records_of(gate.scene.folder, gate.scene.instance)
 
     assert (answer["ok"], answer["failure"]["what"]) == (False, "tool notes")
     assert isinstance(outcome, OutcomeRecord)

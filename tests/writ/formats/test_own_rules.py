@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ from writ.formats.local import LOCAL, Done
 from writ.formats.measurement import ComponentRoot, Governance, Measurement, encode_governance, encode_measurement, parse_measured
 from writ.formats.ocsp import MAX_OCSP
 from writ.formats.policy_bundle import PolicySettings, parse_bundle
-from writ.formats.record import commit, parse_record
+from writ.formats.record import commit, parse_preimage, parse_record, preimage_of
 from writ.formats.secret import Secret
 from writ.formats.state import clean_runtime, parse_host_state
 from writ.formats.strict import decode_cbor, encode_cbor
@@ -79,6 +80,18 @@ def test_commitment_hides_by_its_salt_and_binds_its_content() -> None:
     for salt in (b"", bytes(31), bytes(33)):
         with pytest.raises(FormatError):
             commit(salt, b"a")
+
+
+def test_preimage_of_a_commitment_is_read_as_it_was_hashed_and_no_other_is() -> None:
+    salt, content = bytes(range(32)), b"arguments"
+    preimage = preimage_of(salt, content)
+    assert sha256(preimage).digest() == commit(salt, content)
+    assert decode_cbor(preimage, "preimage") == ["writ/commit/v1", salt, Digest.of(content).value]
+    assert parse_preimage(preimage) == (salt, Digest.of(content))
+    assert_parser_is_total(parse_preimage, preimage)
+    for at in set(range(len(preimage))) - {*range(18, 50), *range(52, 84)}:
+        with pytest.raises(FormatError):
+            parse_preimage(preimage[:at] + bytes([preimage[at] ^ 1]) + preimage[at + 1 :])
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from writ.formats.archive import Archive, InstanceLog, encode_archive
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError
 from writ.formats.reason import Reason
-from writ.formats.record import ActionRecord, Opening, OutcomeRecord, commit, encode_record
+from writ.formats.record import ActionRecord, LogShape, Opening, OutcomeRecord, Record, commit, encode_record
 from writ.formats.tlog.merkle import leaf_hash
 from writ.verdict.lineage import judge_lineage
 
@@ -179,14 +179,43 @@ def test_a_log_of_another_instance_is_none_of_this_one() -> None:
     assert broken(found.reasons) == ("0.instance", OTHER.hex())
 
 
-def test_a_log_that_is_none_is_malformed() -> None:
-    """Without an opening, under another's opening, out of its place, with two outcomes of one action, with one of an outcome."""
-    twice: list[ActionRecord | OutcomeRecord] = [FIRST, replace(ENDED, sequence=2), replace(ENDED, sequence=3)]
-    for leaves in (
-        logged(PARENT, [FIRST])[1:], logged(PARENT, [replace(FIRST, sequence=2)]), logged(PARENT, twice),
-        logged(PARENT, [*twice[:2], replace(ENDED, sequence=3, of=2)]),
-        [*logged(PARENT, [FIRST]), encode_record(replace(opening(CHILD), sequence=2))],
-        [*logged(PARENT, [FIRST]), encode_record(replace(opening(PARENT), sequence=2)), encode_record(replace(FIRST, sequence=3))],
-    ):  # fmt: skip
-        with pytest.raises(FormatError):
-            judge_lineage({PARENT: leaves}, {})
+OPENING, AGAIN = opening(PARENT), replace(opening(PARENT), sequence=2)
+STRANGER = "spiffe://example.org/billing/agent/b"
+
+
+@pytest.mark.parametrize(
+    "records, field, expected, got",
+    [
+        # 1
+        ((replace(OPENING, sequence=1),), "action log", "record 0", "record 1"),
+        ((OPENING, replace(FIRST, sequence=2)), "action log", "record 1", "record 2"),
+        ((OPENING, FIRST, FIRST), "action log", "record 2", "record 1"),
+        # 2
+        ((replace(opening(CHILD), sequence=0), FIRST, AGAIN), "action log", f"an opening of {CHILD.hex()}", PARENT.hex()),
+        ((OPENING, FIRST, replace(AGAIN, agent=STRANGER)), "action log", f"an opening of {PARENT.hex()} of {OPENING.agent}", STRANGER),
+        # 3
+        ((OPENING, FIRST, AGAIN, record(3)), "record.opening", "2", "0"),
+        ((OPENING, FIRST, AGAIN, record(3, opening=1)), "record.opening", "2", "1"),
+        # 4
+        ((OPENING, FIRST, ENDED, replace(ENDED, sequence=3)), "record.of", "an action without an outcome", "1"),
+        ((OPENING, FIRST, ENDED, replace(ENDED, sequence=3, of=2)), "record.of", "an action without an outcome", "2"),
+        ((OPENING, replace(ENDED, sequence=1, of=0)), "record.of", "an action without an outcome", "0"),
+    ],
+)  # fmt: skip
+def test_a_log_that_is_none_is_malformed(records: Sequence[Record], field: str, expected: str, got: str) -> None:
+    with pytest.raises(FormatError) as refused:
+        judge_lineage({PARENT: [encode_record(one) for one in records]}, {})
+    assert refused.value.what == field
+    assert refused.value.expected.startswith(expected)
+    assert got in refused.value.got
+
+
+def test_a_log_begins_with_its_opening() -> None:
+    """A leaf at 0 names no opening before it: only a shape that is told of records that nobody wrote meets one."""
+    with pytest.raises(FormatError, match="an opening first"):
+        LogShape().add(replace(FIRST, sequence=0))
+
+
+def test_an_opening_goes_on_where_another_engine_does_and_actions_may_end_after_it() -> None:
+    leaves = [encode_record(one) for one in (OPENING, FIRST, AGAIN, replace(ENDED, sequence=3), record(4, opening=2))]
+    assert judge_lineage({PARENT: leaves}, {}) == ()

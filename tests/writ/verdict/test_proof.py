@@ -78,7 +78,7 @@ def test_whole_chain_is_proven_with_every_step_named() -> None:
     proven = prove(WHOLE, TRUST)
     assert (proven.record.action, proven.record.resource, proven.record.sequence) == ("tool.call", "files/a", 2)
     assert proven.outcome is not None
-    assert (proven.outcome.of, proven.outcome.outcome) == (1, "done")
+    assert (proven.outcome.of, proven.outcome.outcome) == (2, "done")
     assert (proven.host, proven.tpm_root, proven.runtime, proven.exceptions) == (
         SCENE.record, "maker", "runtime-only", ("attestor-not-rooted",),
     )  # fmt: skip

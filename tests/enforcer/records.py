@@ -1,0 +1,19 @@
+"""What an instance did, as its log has it: every record but the openings, which say whose the log is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from enforcer.record import Entry, LogReader
+from writ.formats.record import ActionRecord, Opening, OutcomeRecord
+
+
+def entries_of(folder: Path, instance: bytes) -> list[Entry]:
+    """Each action and outcome in the log in `folder`, in order, with what it hides."""
+    return [entry for entry in LogReader(folder, instance).entries() if not isinstance(entry.record, Opening)]
+
+
+def records_of(folder: Path, instance: bytes) -> list[ActionRecord | OutcomeRecord]:
+    """The same, without what they hide."""
+    records = (entry.record for entry in LogReader(folder, instance).entries())
+    return [record for record in records if not isinstance(record, Opening)]
