@@ -38,7 +38,7 @@ from writ.formats.policy_bundle import MAX_BUNDLE, PolicyBundle, PolicySettings,
 from writ.formats.spiffe import AgentId
 from writ.formats.strict import Fields, decode_json
 from writ.verdict.catalogue import uncatalogued
-from writ.verdict.lint import ISSUED, SPECIMEN, explained
+from writ.verdict.lint import ISSUED, SPECIMEN, explained, publishable
 from writ.verdict.rehearsal import Case, Tried, again, by_policy, rehearse, unexercised
 from writ.verdict.schema import BY_VERIFIER, cedar_schema
 
@@ -174,7 +174,7 @@ def what_if(config: EnforcerConfig, bundle: PolicyBundle, references: Sequence[s
     An action that grants and policy were not asked about is left out and counted: under a hold, without a token, observed.
     Raises FormatError, Refused, Unavailable; FormatError too for a bundle that could not be published.
     """
-    explained(bundle)
+    explained(bundle, publishable)
     differences, determining, decided, aside = [], [], 0, 0
     for one in _actions(config, references):
         if one is None:
