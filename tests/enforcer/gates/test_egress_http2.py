@@ -283,7 +283,8 @@ def test_stream_without_a_byte_is_given_up_and_the_others_go_on(sites: Callable[
     agent.h2.end_stream(busy)
     agent.flush()
     assert agent.answer(busy).trailers == [("grpc-status", "0")]
-    assert sorted(result["ended"] for result in one.out.results()) == ["closed", "idle", "idle"]
+    ended = sorted(result["ended"] for result in one.out.results())
+    assert ended in (["closed", "idle", "idle"], ["closed", "closed", "idle"])  # the way there ends as whichever of the two dialled
 
 
 def test_connection_without_requests_ends_with_a_goodbye(sites: Callable[..., Web]) -> None:
