@@ -46,7 +46,7 @@ class SqliteLedger:
     """
 
     def __init__(self, path: Path, writer: sqlite3.Connection | None = None, log: TransparencyLog | None = None) -> None:
-        self._path, self._log = path, log
+        self._path, self.log = path, log
         self._held = hold(path)
         try:
             self._writer = writer or connect(path)
@@ -114,8 +114,8 @@ class SqliteLedger:
             if self._held >= 0:
                 os.close(self._held)
                 self._held = -1
-                if self._log is not None:
-                    self._log.close()
+                if self.log is not None:
+                    self.log.close()
 
     # --- the thread -----------------------------------------------------------------------------------------------------
 
@@ -158,10 +158,10 @@ class SqliteLedger:
                 self._writer.execute("RELEASE change")
             extended = self._extended(tables, [answer for _, answer in answers])
             self._writer.execute("COMMIT")
-            if self._log is not None:
+            if self.log is not None:
                 if extended is not None:
-                    self._log.keep(extended)
-                self._log.publish()
+                    self.log.keep(extended)
+                self.log.publish()
         except Exception as error:  # noqa: BLE001 - whatever it is, the group did not happen, and every caller must hear so
             self._abandon(group, error)
             return
@@ -177,7 +177,7 @@ class SqliteLedger:
     def _extended(self, tables: SqliteTables, answers: Sequence[Committed | Exception]) -> Extended | None:
         """What the group makes of the log; None where it appends nothing."""
         rows = [one.entry for one in answers if isinstance(one, Committed) and one.entry is not None and not one.repeated]
-        return self._log.extend(tables, rows) if rows and self._log is not None else None
+        return self.log.extend(tables, rows) if rows and self.log is not None else None
 
     def _abandon(self, group: list[Job], error: Exception) -> None:
         _LOG.error("commit-failed", exception=error, changes=len(group))
