@@ -32,12 +32,16 @@ from writ.formats.tlog import merkle
 from writ.formats.tlog.checkpoint import Checkpoint, parse_signed_checkpoint
 from writ.formats.tlog.merkle import Frontier
 from writ.formats.tlog.note import PLAIN, NoteKey, encode_note, sign_note
+from writ.formats.tlog.proof import TlogProof, encode_tlog_proof
+from writ.formats.tlog.receipt import encode_receipt
 from writ.formats.tlog.tile import ENTRIES, WIDTH, Tile, consistency_from, encode_bundle, inclusion_from, parse_tile, root_of
 from writ.verdict.transparency import verify_checkpoint
 
 GENESIS: Final = "genesis"
 """The kind of entry 0, and of no other."""
 SLOT: Final = 4096
+LEAST_RECEIPT: Final = 2
+"""A COSE Receipt cannot say that an entry is alone in its log."""
 _LEVEL: Final = 56
 
 
@@ -214,6 +218,26 @@ class TransparencyLog:
     def inclusion(self, tables: Tables, index: int, size: int) -> tuple[bytes, ...]:
         """The path from entry `index` to the root of `size` entries. Raises Misuse."""
         return inclusion_from(self._reader(tables, size), index, size)
+
+    def proof(self, tables: Tables, index: int) -> bytes:
+        """That entry `index` is in the log of the last checkpoint, as `formats.tlog.proof` has it. Raises Unavailable if it is not."""
+        signed = parse_signed_checkpoint(self._published_of(index))
+        return encode_tlog_proof(TlogProof(index, self.inclusion(tables, index, signed.checkpoint.size), signed))
+
+    def receipt(self, tables: Tables, index: int) -> bytes:
+        """The same as a COSE Receipt by the log's key: `formats.tlog.receipt`. Raises Unavailable where the entry is not published."""
+        checkpoint = parse_signed_checkpoint(self._published_of(index)).checkpoint
+        path, key = self.inclusion(tables, index, checkpoint.size), self.key.key
+        return encode_receipt(
+            self.key.name, size=checkpoint.size, index=index, path=path, root=checkpoint.root, algorithm=key.algorithm,
+            kid=key.thumbprint(), sign=self._signer.sign,
+        )  # fmt: skip
+
+    def _published_of(self, index: int) -> bytes:
+        published = self._published
+        if not published or parse_signed_checkpoint(published).checkpoint.size < max(index + 1, LEAST_RECEIPT):
+            raise Unavailable("log", f"no checkpoint yet that has entry {index}, of {LEAST_RECEIPT} at least")
+        return published
 
     def consistency(self, tables: Tables, old: int, size: int) -> tuple[bytes, ...]:
         """Why the log of `size` extends that of `old`. Raises Misuse."""
