@@ -22,7 +22,7 @@ _FOREVER = (1 << 53) - 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Exit 0: proven; 1: refused; 2: misuse; 3: could not."""
+    """Run one command. Exit 0: proven; 1: refused; 2: misuse; 3: could not, also where what is at hand does not tell."""
     return cli.run(_main, sys.argv[1:] if argv is None else argv)
 
 
@@ -93,15 +93,26 @@ def _archive(sources: Sequence[Path]) -> Archive:
 def _lineage(sources: Sequence[Path], *, as_json: bool) -> int:
     archive = _archive(sources)
     tokens = {token.digest: token.claims.lineage for token in map(parse_token, archive.tokens)}
-    reasons = judge_lineage({log.instance: log.leaves for log in archive.logs}, tokens)
+    judged = judge_lineage({log.instance: log.leaves for log in archive.logs}, tokens)
+    reasons, without, records = judged.reasons, judged.without_token, sum(len(log.leaves) for log in archive.logs)
+    verdict = "refused" if reasons else "incomplete" if without else "accepted"
     if as_json:
-        said = {"verdict": "refused" if reasons else "accepted", "reasons": [reason.to_json() for reason in reasons]}
-        cli.emit({**said, "logs": len(archive.logs), "records": sum(len(log.leaves) for log in archive.logs)}, as_json=True)
-    elif reasons:
+        said = {"verdict": verdict, "reasons": [reason.to_json() for reason in reasons], "without_token": list(without)}
+        cli.emit({**said, "logs": len(archive.logs), "records": records}, as_json=True)
+        return {"refused": 1, "incomplete": 3, "accepted": 0}[verdict]
+    missing = (
+        f"expected the token of each child's record among the archives; got none for {len(without)} of {records} records "
+        f"({', '.join(without[:3])}{' …' if without[3:] else ''}), so whether they descend from whom they name is not known. "
+        "Give all that `enforcer log export` wrote on their host"
+    )
+    if reasons:
+        if without:
+            print(cli.printable(missing), file=sys.stderr)
         raise Refused(*reasons)
-    else:
-        print(f"each record of {len(archive.logs)} logs names what led to it, or that nothing did")
-    return 1 if reasons else 0
+    if without:
+        raise Unavailable("tokens", missing)
+    print(f"each of {records} records in {len(archive.logs)} logs names what led to it, or that nothing did; no token is missing")
+    return 0
 
 
 def _export(sources: Sequence[Path], out: Path, wanted: Wanted, *, as_json: bool) -> int:

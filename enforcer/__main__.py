@@ -382,7 +382,7 @@ def _kill(config: EnforcerConfig, args: argparse.Namespace) -> int:
         data = frames.receive(connection, MAX_CONTROL, 15.0)
     answer = None if data is None else CONTROL.parse(data)
     if not isinstance(answer, Did) or not answer.found:
-        raise Refused(Reason("not-found", "instance", "a running instance", instance.hex()))
+        raise Refused(Reason("instance-stopped", "instance", "a running instance", instance.hex()))
     cli.emit({"instance": instance.hex(), "killed": True}, args.json)
     return cli.ACCEPTED
 
@@ -429,7 +429,7 @@ def _approve(config: EnforcerConfig, args: argparse.Namespace) -> int:
             raise Refused(*reasons)
         case CouldNot(what, detail):
             raise Unavailable(what, detail)
-    raise Refused(Reason("not-found", "instance", "a running instance", wanted.instance.hex()))
+    raise Refused(Reason("instance-stopped", "instance", "a running instance", wanted.instance.hex()))
 
 
 def _to_sign(wanted: Approval, policy: PolicyBundle, name: str, out: Path, as_json: bool) -> int:

@@ -3,7 +3,9 @@
 Single use needs no memory of what was used. An approval is for a refused record that waits here; when it is given, that record waits no
 more, so no second one is taken for it, nor the same one again; and who takes an approval takes it out. A holder that came later (a
 restart, other code) has nothing waiting, so what was given before it is useless there: the agent asks again, and a person approves again.
-Full, it takes nothing new in and forgets nothing.
+
+An action at a gate takes one place, however often it is asked. Two of its records wait there: the first, which a person may be reading
+while the agent goes on asking, and the last, which is what the agent was told. Full, no other action gets a place, and none loses its own.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from writ.service.clock import Clock
 from writ.verdict.approval import Asked, Given, is_about, verify_approval
 
 MOST_WAITING: Final = 1024
+"""Actions, each with the first and the last of its records."""
 MOST_GIVEN: Final = 64
 WAITS: Final = 3600.0
 """Seconds since boot for which a refused action can be approved."""
@@ -34,6 +37,12 @@ class _Waiting:
     asked: Asked
     wall: int
     boot: float
+
+
+_WANTED: Final = "a refusal that waits: the first of its action, or the last"
+
+_Place = tuple[Action, str]
+"""An action, arguments and all, and the gate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +59,24 @@ class Approvals:
     def __init__(self, instance: bytes, clock: Clock, keep: Callable[[bytes], None]) -> None:
         """`keep` makes a signed approval durable for those who prove the action later; it raises Unavailable."""
         self._instance, self._clock, self._keep = instance, clock, keep
-        self._waiting: dict[bytes, _Waiting] = {}
+        self._waiting: dict[_Place, tuple[_Waiting, ...]] = {}
         self._given: list[_Held] = []
         self._lock = threading.Lock()
 
     def wait(self, asked: Asked) -> None:
-        """`asked` can be approved for an hour; where too many wait already, it cannot."""
+        """`asked` can be approved for an hour, or until it is asked again, unless it is the first of those that wait for the same action.
+
+        Where too many other actions wait already, it cannot.
+        """
         now, boot = self._clock.now(), self._clock.boot()
+        place = (asked.action, asked.gate)
         with self._lock:
             if len(self._waiting) >= MOST_WAITING:
-                self._waiting = {leaf: one for leaf, one in self._waiting.items() if boot < one.boot + WAITS}
-            if len(self._waiting) < MOST_WAITING:
-                self._waiting[asked.leaf] = _Waiting(asked, now, boot)
+                alive = ((at, tuple(one for one in waiting if boot < one.boot + WAITS)) for at, waiting in self._waiting.items())
+                self._waiting = {at: waiting for at, waiting in alive if waiting}
+            if place in self._waiting or len(self._waiting) < MOST_WAITING:
+                first = tuple(one for one in self._waiting.get(place, ()) if boot < one.boot + WAITS)[:1]
+                self._waiting[place] = (*first, _Waiting(asked, now, boot))
 
     def give(self, signed: bytes, held: Held | None) -> tuple[Reason, ...]:
         """Why this approval is not taken; none: the action that it is for passes once, if it is asked again in time.
@@ -83,9 +98,9 @@ class Approvals:
         approval = parsed.approval
         with self._lock:
             # 2
-            waiting = self._waiting.get(approval.refused)
+            waiting = next((one for place in self._waiting.values() for one in place if one.asked.leaf == approval.refused), None)
             if waiting is None or boot >= waiting.boot + WAITS:
-                return (Reason("approval-unknown", "approval.refused", "a refused action that waits", approval.refused.hex()),)
+                return (Reason("approval-unknown", "approval.refused", _WANTED, approval.refused.hex()),)
             asked, latest = waiting.asked, max(now, waiting.wall + int(boot - waiting.boot))
             try:
                 is_about(approval, asked)
@@ -103,9 +118,18 @@ class Approvals:
                 self._keep(signed)
             except Unavailable as error:
                 return (Reason("record-not-durable", "approval", "a durable approval", error.detail[:200]),)
-            del self._waiting[approval.refused]
+            self._leave(asked)
             self._given.append(_Held(Given(parsed, asked), boot + (approval.not_after - latest)))
         return ()
+
+    def _leave(self, asked: Asked) -> None:
+        """`asked` waits no more; the other record of its action, if there is one, does."""
+        place = (asked.action, asked.gate)
+        left = tuple(one for one in self._waiting[place] if one.asked.leaf != asked.leaf)
+        if left:
+            self._waiting[place] = left
+        else:
+            del self._waiting[place]
 
     def take(self, action: Action, gate: str) -> Given | None:
         """An approval that was given for exactly this action at this gate, and is dead by neither clock; nobody gets it again."""

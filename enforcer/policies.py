@@ -40,7 +40,7 @@ from writ.formats.record import ActionRecord
 from writ.formats.spiffe import AgentId
 from writ.formats.strict import Fields, decode_json
 from writ.verdict.catalogue import uncatalogued
-from writ.verdict.lint import ISSUED, SPECIMEN, explained
+from writ.verdict.lint import ISSUED, SPECIMEN, explained, publishable
 from writ.verdict.rehearsal import Case, Tried, again, by_policy, rehearse, unexercised
 from writ.verdict.schema import BY_VERIFIER, cedar_schema
 
@@ -182,7 +182,7 @@ def what_if(config: EnforcerConfig, bundle: PolicyBundle, references: Sequence[s
     content was erased, with which went the context of its decision.
     Raises FormatError, Refused, Unavailable; FormatError too for a bundle that could not be published.
     """
-    explained(bundle)
+    explained(bundle, publishable)
     differences, determining, decided = [], [], 0
     aside: Counter[_Aside] = Counter()
     for one in _actions(config, references):

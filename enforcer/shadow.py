@@ -35,7 +35,7 @@ from writ.formats.policy_bundle import CONTENT_TYPE, MAX_BUNDLE, PolicyBundle, p
 from writ.formats.reason import Reason
 from writ.formats.trust import Trust
 from writ.verdict.approval import Consent
-from writ.verdict.lint import validate
+from writ.verdict.lint import publishable
 from writ.verdict.rehearsal import by_policy, otherwise
 
 SHADOW_FILE: Final = "shadow.jsonl"
@@ -72,7 +72,7 @@ def candidate_of(path: Path, trust: Trust) -> PolicyBundle:
     except OSError as error:
         raise Unavailable("shadow policy", f"{path}: {error.strerror}") from None
     bundle = parse_bundle(verify_signed(signed, CONTENT_TYPE, trust.decision_keys, "shadow policy"))
-    validate(bundle)
+    publishable(bundle)
     return bundle
 
 

@@ -370,7 +370,7 @@ def _validated(bundle: PolicyBundle) -> tuple[list[str], dict[str, object]]:
     """
     from writ.verdict import cedar, lint
 
-    findings = [one.to_json() for one in lint.explained(bundle)]
+    findings = [one.to_json() for one in lint.explained(bundle, lint.publishable)]
     return [name for _, name in cedar.load(bundle).ids], {"findings": findings} if findings else {}
 
 

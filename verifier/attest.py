@@ -115,7 +115,9 @@ class ReferenceSets:
 class Attestation:
     """Nonces, and the answers to evidence."""
 
-    def __init__(self, ledger: Ledger, keys: Keys, clock: Clock, engine: EngineId, issuer: str, random: Callable[[int], bytes]) -> None:
+    def __init__(
+        self, ledger: Ledger, keys: Keys, clock: Clock, engine: EngineId, issuer: str, random: Callable[[int], bytes], sets: ReferenceSets
+    ) -> None:
         self._ledger = ledger
         self._keys = keys
         self._clock = clock
@@ -123,7 +125,7 @@ class Attestation:
         self._issuer = issuer
         self._random = random
         self._indexes = StatusIndexes(ledger)
-        self._sets = ReferenceSets()
+        self._sets = sets
 
     def nonce(self, host: str) -> bytes:
         """A fresh nonce is the only valid one of the host; the encoded NonceAnswer."""

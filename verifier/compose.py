@@ -15,7 +15,7 @@ from uvicorn import Config as ServerConfig
 
 from verifier.access import ApiKeys, HostProofs, Operator, OperatorLog
 from verifier.approval import Approvals
-from verifier.attest import Attestation
+from verifier.attest import Attestation, ReferenceSets
 from verifier.config import VerifierConfig
 from verifier.dry_runs import DryRuns
 from verifier.enrol import Enrolment
@@ -66,21 +66,22 @@ def parts(
     log = OperatorLog(keys, engine)
     references, policies = References(ledger, keys, log, clock), Policies(ledger, keys, log, clock)
     publications = Publications(ledger, keys, log, clock)
+    sets = ReferenceSets()
     anchors = Anchors(ledger, keys, log, clock, config.domain, config.issuer)
     return Parts(
         ledger=ledger,
         keys=keys,
         clock=clock,
         counters=Counters(),
-        attestation=Attestation(ledger, keys, clock, engine, config.issuer, random),
-        exchange=TokenExchange(ledger, keys, clock, engine, config.issuer, random),
+        attestation=Attestation(ledger, keys, clock, engine, config.issuer, random, sets),
+        exchange=TokenExchange(ledger, keys, clock, engine, config.issuer, random, sets),
         enrolment=Enrolment(ledger, keys, anchors, clock, engine, config.domain, config.issuer, random),
         hosts=Hosts(ledger, log, clock, random),
         references=references,
         publications=publications,
         policies=policies,
         approvals=Approvals(ledger, log, clock, references, publications, policies),
-        dry_runs=DryRuns(ledger, clock),
+        dry_runs=DryRuns(ledger, clock, sets),
         revocations=Revocations(ledger, keys, log, clock, config.issuer),
         anchors=anchors,
         rotation=Rotation(ledger, keys, log, clock),

@@ -33,9 +33,8 @@ class DryRun:
 class DryRuns:
     """Dry runs over what hosts attested last."""
 
-    def __init__(self, ledger: Ledger, clock: Clock) -> None:
-        self._ledger, self._clock = ledger, clock
-        self._sets = ReferenceSets()
+    def __init__(self, ledger: Ledger, clock: Clock, sets: ReferenceSets) -> None:
+        self._ledger, self._clock, self._sets = ledger, clock, sets
 
     def ask(self, namespace: str, added: Sequence[bytes], retired: Sequence[str], *, replace: bool) -> DryRun:
         """The hosts of the namespace under the set in force, with `added` CoRIMs and without `retired` digests.

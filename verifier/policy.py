@@ -23,7 +23,7 @@ from writ.formats.policy_bundle import CONTENT_TYPE, PolicyBundle, PolicySetting
 from writ.formats.proposal import Proposal
 from writ.formats.reason import Reason
 from writ.service.clock import Clock
-from writ.verdict.lint import validate
+from writ.verdict.lint import publishable
 from writ.verdict.publication import Accepted, Pending, judge_policy, judge_runtime_only
 
 
@@ -71,7 +71,7 @@ class Policies:
             bundle = PolicyBundle(namespace, held.policy_version + 1 if version is None else version, now, settings, schema, policies)
             encoded = encode_bundle(bundle)
             bundle = parse_bundle(encoded)
-            validate(bundle)
+            publishable(bundle)
             verdict = _verdict(tables, bundle, {operator.who})
             name = bundle.digest
             if isinstance(verdict, Accepted):

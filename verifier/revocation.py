@@ -44,8 +44,8 @@ class Revocations:
     def revoke(self, operator: Operator, namespace: str, kind: str, subject: str) -> EntryRow:
         """The subject (`jti`, `instance` as hex, or `host`) is revoked, and all that descends from it. Raises Refused `not-found`.
 
-        Of a `jti` what descends is refused at its next attestation, and no exchange is made for it: a child's token of before is good until
-        its end, which is no later than its parent's.
+        Of a `jti` those are the tokens of the instance's descendants that may rest on it (ADR 0037): they end no later than it. Instances
+        stay as they are, and attest again.
         """
         for _ in range(ATTEMPTS):
             now = self._clock.now()
@@ -64,9 +64,13 @@ class Revocations:
     def _affected(self, namespace: str, kind: str, subject: str) -> tuple[str | None, str, tuple[bytes, ...], HostChange | None]:
         tables = self._ledger.read()
         if kind == "jti":
-            if not tables.select(TokenRow, token_id=subject, namespace=namespace):
+            rows = tables.select(TokenRow, token_id=subject, namespace=namespace)
+            if not rows:
                 raise _unknown(kind, namespace, subject)
-            return subject, "", (), None
+            row = tables.get(HostRow, rows[0].host)
+            if row is None or row.state is None:
+                return subject, "", (), None
+            return subject, row.host, descendants(parse_host_state(row.state), rows[0].instance)[1:], HostChange(row, row)
         if kind == "host":
             row = tables.get(HostRow, subject)
             if row is None or row.namespace != namespace or row.record is None or row.status == "retired":

@@ -30,14 +30,16 @@ _LOG = get_logger("verifier.token_exchange")
 class TokenExchange:
     """Exchange tokens, each with its committed decision."""
 
-    def __init__(self, ledger: Ledger, keys: Keys, clock: Clock, engine: EngineId, issuer: str, random: Callable[[int], bytes]) -> None:
+    def __init__(
+        self, ledger: Ledger, keys: Keys, clock: Clock, engine: EngineId, issuer: str, random: Callable[[int], bytes], sets: ReferenceSets
+    ) -> None:
         self._ledger = ledger
         self._keys = keys
         self._clock = clock
         self._engine = engine
         self._issuer = issuer
         self._random = random
-        self._sets = ReferenceSets()
+        self._sets = sets
 
     def metadata(self) -> dict[str, object]:
         """The OpenID provider's configuration, as far as there is any: nobody logs in here, so there is no authorization endpoint.
@@ -51,7 +53,8 @@ class TokenExchange:
             "subject_types_supported": ["public"],
             "id_token_signing_alg_values_supported": [ES256],
             "claims_supported": [
-                "iss", "sub", "aud", "iat", "nbf", "exp", "jti", "token_use", "host", "instance", "tpm_class", "runtime", "execution_token",
+                "iss", "sub", "aud", "iat", "nbf", "exp", "jti", "token_use", "host", "instance", "tpm_class", "runtime",
+                "exceptions", "execution_token",
             ],
         }  # fmt: skip
 

@@ -11,16 +11,13 @@ from typing import Any
 from enforcer.estate import HeldTool
 from enforcer.launch.cgroup import Cgroup
 from enforcer.launch.process import Program, Running
-from enforcer.tools.mcp_server import Fault, Hearing, McpServer, spelt
+from enforcer.tools.mcp_server import Fault, Hearing, McpServer
 from enforcer.tools.program import StdioTool, piped
 from enforcer.tools.tool import CALL_WITHIN
 from writ.formats.errors import FormatError, Unavailable
 from writ.formats.mcp.answer import Said, parse_said
 from writ.formats.mcp.approved import ApprovedServer
-from writ.formats.mcp.protocol import METHOD_NOT_FOUND, MODERN
-from writ.service import observe
-
-_LOG = observe.get_logger(__name__)
+from writ.formats.mcp.protocol import MODERN
 
 
 class McpProgram(McpServer, StdioTool):
@@ -59,7 +56,9 @@ class McpProgram(McpServer, StdioTool):
             end = time.monotonic() + CALL_WITHIN
             try:
                 if self.approved.protocol != MODERN and not self._greeted:
-                    self._greeted_by(self._ask("initialize", self._greeting(), hearing, end))
+                    greeting = Hearing()
+                    self._greeted_by(self._ask("initialize", self._greeting(), greeting, end))
+                    hearing.count(greeting)
                     self._write(b'{"jsonrpc":"2.0","method":"notifications/initialized"}\n', end)
                     self._greeted = True
                 return self._ask(method, params, hearing, end)
@@ -76,19 +75,10 @@ class McpProgram(McpServer, StdioTool):
                 if said.identifier is None:
                     hearing.hear(said, self._next)
                 else:
-                    self._decline(said, hearing, end)
+                    self._write(self._declining(said, hearing) + b"\n", end)
             elif not 1 <= said.identifier <= self._next:
                 raise FormatError(f"tool {self._name}", f"an answer to {self._next}", f"one to {said.identifier}")
             elif said.identifier == self._next:
                 return said.result if said.result is not None else Fault(*said.error) if said.error is not None else {}
             if time.monotonic() > end:
                 raise Unavailable(f"tool {self._name}", f"no answer within {CALL_WITHIN:.0f} s, only other words")
-
-    def _decline(self, said: Said, hearing: Hearing, end: float) -> None:
-        """It hears that its request is not served here: no sampling, no elicitation, no roots. So does, later, who called."""
-        if said.method != "ping":
-            _LOG.warning("server-request-refused", tool=self._name, method=said.method[:60])
-            hearing.declined.append(said.method[:60])
-        error = {"code": METHOD_NOT_FOUND, "message": "nothing is served to a server here"}
-        answer: dict[str, Any] = {"result": {}} if said.method == "ping" else {"error": error}
-        self._write(spelt({"id": said.identifier, "jsonrpc": "2.0", **answer}) + b"\n", end)

@@ -61,6 +61,8 @@ JSON, EVENTS = "application/json", "text/event-stream"
 LIFE: Final = 60.0
 """Seconds after which a connection is asked no more: the next is decided anew."""
 DIAL_WITHIN: Final = 10.0
+MAX_ASKED: Final = 16
+"""Requests of a server of the older generation to its client, beside one of ours."""
 MAX_STREAM: Final = 4 << 20
 """Bytes of an answer that is a stream."""
 _OVER_WITHIN: Final = 0.05
@@ -175,8 +177,11 @@ class McpRemote(McpServer):
     def _in_session(self, method: str, params: Mapping[str, Any], hearing: Hearing, end: float) -> Mapping[str, Any] | Fault:
         if self.approved.protocol != MODERN and not self._greeted:
             self._session = None
-            self._greeted_by(self._ask("initialize", self._greeting(), hearing, end))
-            self._tell(spelt({"jsonrpc": "2.0", "method": "notifications/initialized"}), end)
+            greeting = Hearing()
+            self._greeted_by(self._ask("initialize", self._greeting(), greeting, end))
+            hearing.count(greeting)
+            initialized = spelt({"jsonrpc": "2.0", "method": "notifications/initialized"})
+            self._given(self._connected(end), initialized, "the end of the handshake", end)
             self._greeted = True
         return self._ask(method, params, hearing, end)
 
@@ -201,7 +206,7 @@ class McpRemote(McpServer):
         for data in self._messages(far.client, kind, end):
             said = parse_said(data, self._what)
             if isinstance(said, Said):
-                self._beside(said, hearing)
+                self._beside(said, hearing, kind, end)
                 continue
             if said.identifier != self._next:
                 raise FormatError(self._what, f"an answer to {self._next}", f"one to {said.identifier}")
@@ -210,19 +215,34 @@ class McpRemote(McpServer):
             return _answered(said)
         raise Unavailable(self._what, "its stream ended without an answer")
 
-    def _beside(self, said: Said, hearing: Hearing) -> None:
-        if said.identifier is not None:
-            hearing.declined.append(said.method[:60])
+    def _beside(self, said: Said, hearing: Hearing, kind: str, end: float) -> None:
+        """A notification is heard. A request to us is declined on a stream of the older generation; elsewhere there must be none."""
+        if said.identifier is None:
+            hearing.hear(said, self._next)
+        elif self.approved.protocol == MODERN or kind != EVENTS or hearing.asked >= MAX_ASKED:
             raise FormatError(self._what, "an answer, and no request of its own", repr(said.method)[:60])
-        hearing.hear(said, self._next)
+        else:
+            self._decline(said, hearing, end)
 
-    def _tell(self, message: bytes, end: float) -> None:
-        """A notification of ours is taken. Raises Unavailable."""
-        far = self._connected(end)
-        status, headers = far.client.post(self._path, self._headers(far, "notifications/initialized", {}), message, end)
+    def _decline(self, said: Said, hearing: Hearing, end: float) -> None:
+        """It has its answer, on a connection of its own, while the stream goes on. Raises Unavailable, FormatError, Ended, OSError."""
+        answer, ended = self._declining(said, hearing), "reset"
+        try:
+            far = self._dialled(end)
+        except Refused as refused:  # by then the call is with the server: it was not refused
+            raise Unavailable(self._what, f"its request cannot be declined: {refused.reasons[0]}") from None
+        try:
+            self._given(far, answer, "that its request is declined", end)
+            ended = "closed"
+        finally:
+            self._end(far, ended)
+
+    def _given(self, far: _Far, message: bytes, what: str, end: float) -> None:
+        """A message of ours that has no answer is taken. Raises as `Client.post`."""
+        status, headers = far.client.post(self._path, self._headers(far, "", {}), message, end)
         self._keep_session(headers, first=False)
         if status not in (200, 202, 204) or any(far.client.parts(end)):
-            raise Unavailable(self._what, f"it did not take the end of the handshake: HTTP {status}")
+            raise Unavailable(self._what, f"it did not take {what}: HTTP {status}")
 
     def _headers(self, far: _Far, method: str, params: Mapping[str, Any]) -> list[tuple[str, str]]:
         found = [("Accept", f"{JSON}, {EVENTS}")]

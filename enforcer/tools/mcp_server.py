@@ -23,10 +23,11 @@ from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.mcp.answer import Said, listed, parse_progress, parse_result, theirs
 from writ.formats.mcp.approved import ApprovedServer, definition_digest, encode_approved, instructions_digest, parse_approved
 from writ.formats.mcp.input import INPUT_REQUIRED, InputRequired, parse_input_required
-from writ.formats.mcp.protocol import MAX_LIST, MODERN
+from writ.formats.mcp.protocol import MAX_LIST, METHOD_NOT_FOUND, MODERN
 from writ.formats.mcp.request import NAMED, modern_meta
 from writ.formats.reason import Reason
 from writ.formats.strict import decode_json, encode_json
+from writ.service import observe
 from writ.verdict.definition import Kind, judge_definition
 
 CLIENT, VERSION = "writ-enforcer", "1"
@@ -38,6 +39,7 @@ LISTED_WITHIN: Final = 60.0
 """Seconds after which no further page is asked for."""
 MAX_TOLD: Final = 1024
 """Notifications of progress of one request."""
+_LOG = observe.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class Hearing:
     def __init__(self, tell: Callable[[Mapping[str, Any]], None] | None = None, offers: frozenset[str] = frozenset()) -> None:
         """`tell` passes progress on; none is asked for where it is None. `offers` are the kinds of questions that may come back."""
         self.tell, self.offers = tell, offers
-        self.withheld, self.declined = 0, list[str]()
+        self.withheld, self.declined, self.asked = 0, list[str](), 0
         self._told, self._far = 0, float("-inf")
 
     def hear(self, said: Said, token: int) -> None:
@@ -68,6 +70,11 @@ class Hearing:
                     self._tell(progress)
                     return
         self.withheld += 1
+
+    def count(self, other: Hearing) -> None:
+        """What came beside a request of our own, on the way to this one, is counted here. Of its progress nothing was asked for."""
+        self.withheld += other.withheld
+        self.declined += other.declined
 
     def _tell(self, progress: Mapping[str, Any]) -> None:
         try:
@@ -196,6 +203,16 @@ class McpServer(ABC):
         if hearing.tell is not None:
             meta["progressToken"] = number
         return spelt({"id": number, "jsonrpc": "2.0", "method": method, "params": {**params, **({"_meta": meta} if meta else {})}})
+
+    def _declining(self, said: Said, hearing: Hearing) -> bytes:
+        """What it hears of a request of its own: no sampling, no elicitation, no roots. So does, later, who called. A ping is answered."""
+        hearing.asked += 1
+        if said.method != "ping":
+            _LOG.warning("server-request-refused", tool=self._name, method=said.method[:60])
+            hearing.declined.append(said.method[:60])
+        error = {"code": METHOD_NOT_FOUND, "message": "nothing is served to a server here"}
+        answer: dict[str, Any] = {"result": {}} if said.method == "ping" else {"error": error}
+        return spelt({"id": said.identifier, "jsonrpc": "2.0", **answer})
 
     def _greeting(self) -> dict[str, Any]:
         return {"protocolVersion": self.approved.protocol, "capabilities": {}, "clientInfo": {"name": CLIENT, "version": VERSION}}

@@ -5,7 +5,11 @@ What is dialled is the address that was looked at: no name is looked up a second
 
 from __future__ import annotations
 
+import queue
 import socket
+import threading
+import time
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
 from typing import Final, Protocol
 
@@ -14,6 +18,11 @@ from writ.formats.errors import Unavailable
 
 MAX_ADDRESSES: Final = 8
 """Of one name; what a name has beyond is passed over."""
+LOOKED_UP_WITHIN: Final = 10.0
+"""Seconds: as long as the C library asks one server in vain (resolv.conf(5): timeout, attempts), so that it may ask another."""
+MAX_LOOKED_UP: Final = 16
+"""Look-ups of one resolver at once, also of those that nobody waits for any more."""
+_Found = tuple[Address, ...] | Unavailable
 # IANA's registries of special-purpose addresses (RFC 6890 and its updates): all that is not globally reachable, or is somebody's tunnel.
 _FOUR: Final = tuple(
     map(
@@ -37,16 +46,56 @@ class Resolver(Protocol):
         """The addresses of `name`, in the order to be tried. Raises Unavailable where there are none."""
 
 
+def asked(name: str) -> list[str]:
+    """The addresses that this host finds, each as often as it finds it. Takes as long as it likes. Raises OSError, UnicodeError."""
+    return [str(entry[4][0]) for entry in socket.getaddrinfo(f"{name}.", None, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)]
+
+
 class SystemResolver:
-    """As this host resolves names, but each only as it stands: no search list makes another name of it."""
+    """As this host resolves names, but each only as it stands: no search list makes another name of it.
+
+    The C library cannot be told when to stop. So it is asked on a thread that nobody waits for beyond the bound, and that has one of so
+    many places until it ends: the threads of a pool would be waited for at the end of the process.
+    """
+
+    def __init__(self, ask: Callable[[str], Iterable[str]] = asked, *, within: float = LOOKED_UP_WITHIN, most: int = MAX_LOOKED_UP) -> None:
+        """`ask` as `asked`. `within` is seconds, for a place and the answer together; `most` is how many places there are."""
+        self._ask, self._within, self._most = ask, within, most
+        self._room = threading.BoundedSemaphore(most)
 
     def addresses(self, name: str) -> tuple[Address, ...]:
-        """Raises Unavailable."""
+        """Raises Unavailable, also where there is no answer in time."""
+        end = time.monotonic() + self._within
+        if not self._room.acquire(timeout=self._within):
+            raise Unavailable("name", f"{name}: {self._most} others are looked up and have no answer")
+        answer = queue.SimpleQueue[_Found]()
         try:
-            found = socket.getaddrinfo(f"{name}.", None, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+            threading.Thread(target=self._look_up, args=(name, answer), name="look-up", daemon=True).start()
+        except RuntimeError:
+            self._room.release()
+            raise Unavailable("name", f"{name}: no thread is left to look it up") from None
+        try:
+            found = answer.get(timeout=max(0.0, end - time.monotonic()))
+        except queue.Empty:
+            raise Unavailable("name", f"{name}: no answer within {self._within:g} s") from None
+        if isinstance(found, Unavailable):
+            raise found
+        return found
+
+    def _look_up(self, name: str, answer: queue.SimpleQueue[_Found]) -> None:
+        try:
+            answer.put(self._found(name))
+        except Unavailable as error:
+            answer.put(error)
+        finally:
+            self._room.release()
+
+    def _found(self, name: str) -> tuple[Address, ...]:
+        try:
+            found = self._ask(name)
         except (OSError, UnicodeError) as error:
             raise Unavailable("name", f"{name}: {getattr(error, 'strerror', None) or 'cannot be looked up'}") from None
-        return tuple(dict.fromkeys(ip_address(str(entry[4][0]).partition("%")[0]) for entry in found))[:MAX_ADDRESSES]
+        return tuple(dict.fromkeys(ip_address(one.partition("%")[0]) for one in found))[:MAX_ADDRESSES]
 
 
 def is_public(address: Address) -> bool:

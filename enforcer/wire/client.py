@@ -55,8 +55,7 @@ class Client:
         data = f"POST {path} HTTP/1.1\r\n{head}\r\n".encode("ascii") + body
         self._http.send(_ASKED)
         self._http.send(_END)
-        self._stream.settimeout(max(0.001, end - time.monotonic()))
-        self._stream.sendall(data)
+        self._stream.sendall(data, end - time.monotonic())
         self.sent += len(data)
         for _ in range(_MOST_BEFORE):
             event = self._event(end)

@@ -16,6 +16,7 @@ from typing import Final
 
 from enforcer import frames
 from enforcer.standstill import Standstill
+from enforcer.wire.stream import TELL_WITHIN, Stream
 from writ.service import observe
 
 MAX_LINE: Final = 1 << 20
@@ -25,7 +26,7 @@ _LOG = observe.get_logger(__name__)
 Taken = tuple[socket.socket, Sequence[tuple[socket.socket, bytes]]]
 """A listener, and connections with what was read of each ahead."""
 Tell = Callable[[bytes], None]
-"""Sends one line. Raises OSError."""
+"""Sends one line. Raises OSError, where nobody takes it in time too, and from then on always."""
 
 
 class LineGate(ABC):
@@ -33,13 +34,14 @@ class LineGate(ABC):
 
     def __init__(
         self, path: str, *, uid: int, gid: int, is_agent: Callable[[int], bool], taken: Taken | None = None,
+        tell_within: float = TELL_WITHIN,
     ) -> None:  # fmt: skip
         """Listen at `path`, for processes of `uid` whose pid `is_agent`; from now on lines are answered.
 
-        `taken` are a listener that is there already, and connections, of each of which somebody has read so much already.
-        Raises Unavailable.
+        `taken` are a listener that is there already, and connections, of each of which somebody has read so much already. One whose
+        client does not take a whole line within `tell_within` seconds is closed. Raises Unavailable.
         """
-        self._uid, self._is_agent = uid, is_agent
+        self._uid, self._is_agent, self._tell_within = uid, is_agent, tell_within
         self._room = threading.BoundedSemaphore(MAX_CONNECTIONS)
         self._live: dict[socket.socket, threading.Thread] = {}
         self._left: dict[socket.socket, bytes] = {}
@@ -75,12 +77,16 @@ class LineGate(ABC):
             self._room.release()
 
     def _attend(self, connection: socket.socket, rest: bytes) -> None:
-        ahead, stays = bytearray(rest), False
+        ahead, stays, out = bytearray(rest), False, Stream(connection)
+
+        def tell(said: bytes) -> None:
+            out.sendall(said + b"\n", self._tell_within)
+
         try:
             with contextlib.suppress(OSError):
                 while line := self._line(connection, ahead):
-                    if (answer := self.answer(line, lambda said: connection.sendall(said + b"\n"))) is not None:
-                        connection.sendall(answer + b"\n")
+                    if (answer := self.answer(line, tell)) is not None:
+                        tell(answer)
                     if len(line) > MAX_LINE:
                         return
                 stays = line is None

@@ -1,7 +1,7 @@
 """Bytes to and from one side: as they are, or within TLS that ends here.
 
 TLS runs over memory, so the socket beneath stays the one that a cut reaches, and what was read from it before TLS began is not lost.
-One thread may read while another writes.
+One thread may read while another writes. Whoever is sent something whole has a time in all to take it, however little at once.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Final
 
 LINGER: Final = 1.0
 """Seconds in which somebody who is told the end may hear it."""
+TELL_WITHIN: Final = 10.0
+"""Seconds in which somebody who is told something has taken all of it, where nothing else is said."""
 _PART: Final = 64 << 10
 _RECORD: Final = 16 << 10
 _MOST_UNSENT: Final = 64 << 10
@@ -29,7 +31,7 @@ class Stream:
         """It closes with `raw`, which whoever made it closes. What is sent leaves at once, small or not."""
         with contextlib.suppress(OSError):  # a unix socket has no such delay
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._raw, self._unread = raw, b""
+        self._raw, self._unread, self._broken = raw, b"", False
         self.settimeout, self.fileno = raw.settimeout, raw.fileno
 
     @property
@@ -70,9 +72,45 @@ class Stream:
         """How many of them were taken."""
         return self._raw.send(data)
 
-    def sendall(self, data: bytes) -> None:
-        """All have left."""
-        self._raw.sendall(data)
+    def sendall(self, data: bytes, within: float | None = None) -> None:
+        """All have left within so many seconds in all; within the timeout where None, and where there is none `TELL_WITHIN`.
+
+        Raises OSError. Nobody knows then how much was taken, so nothing is sent whole here any more.
+        """
+        if self._broken:
+            raise BrokenPipeError
+        try:
+            self._send_whole(data, self._until(within))
+        except BaseException:
+            self._broken = True
+            raise
+
+    def _send_whole(self, data: bytes, end: float | None) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[self._taken(view, end) :]
+
+    def _until(self, within: float | None) -> float | None:
+        """When, on the monotonic clock; None where nobody waits."""
+        timeout = self._raw.gettimeout() if within is None else within
+        return None if within is None and timeout == 0 else time.monotonic() + (TELL_WITHIN if timeout is None else timeout)
+
+    def _taken(self, data: memoryview, end: float | None) -> int:
+        """How many of them the socket took, once it takes any. The time is not its own, which begins anew with each part."""
+        if not self._raw.gettimeout():  # mostly there is room, and nothing to wait for
+            try:
+                return self._raw.send(data, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                pass
+        poll = select.poll()
+        try:
+            poll.register(self._raw, select.POLLOUT)
+        except ValueError:  # somebody closed it
+            raise BrokenPipeError from None
+        while poll.poll(0 if end is None else 1000 * max(0.0, end - time.monotonic())):
+            with contextlib.suppress(BlockingIOError):
+                return self._raw.send(data, socket.MSG_DONTWAIT)
+        raise BlockingIOError if end is None else TimeoutError
 
     def flush(self) -> None:
         """What was taken has left."""
@@ -170,21 +208,25 @@ class TlsStream(Stream):
             self.flush()
         return sent
 
-    def sendall(self, data: bytes) -> None:
+    def flush(self) -> None:
+        """As far as the socket takes it."""
+        self._leave(self._until(None))
+
+    def _send_whole(self, data: bytes, end: float | None) -> None:
         """Record by record."""
         view = memoryview(data)
         while view:
-            view = view[self.send(view) :]
-        self.flush()
+            with self._lock:
+                view = view[self._tls.write(view[:_RECORD]) :]
+            self._leave(end)
 
-    def flush(self) -> None:
-        """As far as the socket takes it."""
+    def _leave(self, end: float | None) -> None:
         with self._sending:
             with self._lock:
                 self._unsent += self._out.read()
             while self._unsent:
                 with memoryview(self._unsent) as view:
-                    sent = self._raw.send(view)
+                    sent = self._taken(view, end)
                 del self._unsent[:sent]
 
     def end(self) -> None:

@@ -332,13 +332,49 @@ def test_refusal_for_another_reason_waits_for_nobody(place: Place) -> None:
 
 def test_full_it_forgets_nothing_and_takes_nothing_new(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(held, "MOST_WAITING", 2)
-    first, second, third = place.ask(), place.ask(), place.ask()
+    other = replace(SEND, resource="mcp:notes/wipe")
+    first, second, third = place.ask(), place.ask(other), place.ask(replace(SEND, resource="mcp:notes/burn"))
     assert place.give(sign_approval(place.wanted(third), ALICE)) == ["approval-unknown"]
     monkeypatch.setattr(held, "MOST_GIVEN", 1)
     assert place.give(sign_approval(place.wanted(first), ALICE)) == []
-    assert place.give(sign_approval(place.wanted(second), ALICE)) == ["too-many-requests"]
+    assert place.give(sign_approval(place.wanted(second), BOB)) == ["too-many-requests"]
     assert place.ask().permit
-    assert place.give(sign_approval(place.wanted(second), ALICE)) == []
+    assert place.give(sign_approval(place.wanted(second), BOB)) == []
+    assert place.ask(other).permit
+
+
+def test_of_one_action_asked_again_the_first_refusal_and_the_last_wait_and_each_passes_once(place: Place) -> None:
+    """The first, so that an agent that asks on does not take it from a person who reads it; of those between, none."""
+    first, between, last = (place.ask() for _ in range(3))
+    assert place.give(sign_approval(place.wanted(between), ALICE)) == ["approval-unknown"]
+    for waits in (first, last):
+        signed = sign_approval(place.wanted(waits), ALICE)
+        assert place.give(signed) == []
+        assert place.give(signed) == ["approval-unknown"]
+        assert place.ask().permit
+        assert codes(place.ask()) == ["approval-required"]
+
+
+def test_first_refusal_makes_room_for_a_later_one_when_its_hour_is_over(place: Place) -> None:
+    first = place.ask()
+    place.scene.clock.advance(int(held.WAITS) - 1)
+    place.held = place.scene.renew()
+    later = place.ask()
+    place.scene.clock.advance(1)
+    place.held = place.scene.renew()
+    last = place.ask()
+    assert place.give(sign_approval(place.wanted(first), ALICE)) == ["approval-unknown"]
+    assert place.give(sign_approval(place.wanted(later), ALICE)) == []
+    assert place.give(sign_approval(place.wanted(last), BOB)) == []
+
+
+def test_same_action_with_other_arguments_or_at_another_gate_has_a_place_of_its_own(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held, "MOST_WAITING", 3)
+    other, more = b'{"to":"bob"}', b'{"to":"carol"}'
+    asked = [place.ask(), place.ask(replace(SEND, arguments=Digest.of(other)), other), place.gatekeeper.ask(SEND, ARGUMENTS, gate="proxy")]
+    assert place.give(sign_approval(place.wanted(place.ask(replace(SEND, arguments=Digest.of(more)), more)), ALICE)) == ["approval-unknown"]
+    for one in (*asked, place.ask()):  # one that has a place keeps it, also in a full store
+        assert place.give(sign_approval(place.wanted(one), ALICE)) == []
 
 
 def test_on_hold_nothing_is_taken(place: Place) -> None:

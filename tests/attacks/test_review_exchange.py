@@ -59,11 +59,6 @@ def test_i6_host_that_was_refused_since_gets_none_under_an_older_token(bare: Run
     assert all(one.claims is None for one in decisions(bare))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="what stands against a host is judged at its next attestation only; of the recorded state the PCRs that no log explains are"
-    " missing, so that it cannot be judged anew here",
-)
 def test_i6_host_whose_attestor_is_approved_no_more_gets_none_under_an_older_token(bare: RunningVerifier, granted: SimulatedHost) -> None:
     (token,) = tokens(granted, "one")
     listed = bare.client.get("/v1/references")["references"]
@@ -111,7 +106,6 @@ def test_i4_proof_shown_many_times_at_once_gives_one_token_and_one_entry(bare: R
     assert len(decisions(bare)) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="nothing bounds exchanges under one execution token but the rate of an address")
 def test_i11_holder_cannot_have_the_log_grow_without_bound_under_one_token(bare: RunningVerifier, granted: SimulatedHost) -> None:
     """By who has taken over a holder: agents cannot, since a holder keeps what it was given and what it was refused."""
     (token,) = tokens(granted, "one")
@@ -121,9 +115,8 @@ def test_i11_holder_cannot_have_the_log_grow_without_bound_under_one_token(bare:
     assert len(decisions(bare)) < 100
 
 
-@pytest.mark.xfail(strict=True, reason="an exchange token has no claim for them, and one is a change of format")
 def test_i2_what_was_let_pass_by_an_exemption_is_said_to_the_recipient_too(asking: Asking) -> None:
-    """To a service of Writ an execution token says it in `exceptions`; a vault is told `affirming` and no more."""
+    """To a service of Writ an execution token says it in `exceptions`; so does its exchange token to a vault."""
     token, _ = asking.token("one", runtime="affirming", exceptions=("hotfix-1",))
     given = asking.decide(asking.request("one", token)).claims
     assert given is not None

@@ -31,7 +31,7 @@ from writ.formats.keys import ES256
 from writ.formats.lease import LEASE_HEADER, HostMoment, LeaseApproval, encode_lease_approval, parse_lease_approval
 from writ.formats.policy_bundle import PolicyBundle, PolicySettings, encode_bundle
 from writ.verdict.cedar import forget, load
-from writ.verdict.lint import validate
+from writ.verdict.lint import NO_TOKENS, publishable, validate
 from writ.verdict.schema import cedar_schema
 
 __all__ = ["place", "served", "service"]
@@ -318,14 +318,14 @@ def test_i5_a_policy_loads_or_not_whoever_calls_and_from_however_deep(operators:
     assert said[0] == said[1]
 
 
-@pytest.mark.xfail(strict=True, reason="whether fragments, which `policy test` is given too, are told so is to be decided")
 def test_i10_a_policy_without_tokens_is_told_of() -> None:
     """What a newcomer publishes who puts a `forbid` of the page into a file of its own: `--policies` takes the text whole."""
     alone = '@id("a-person-sends") forbid (principal, action, resource == Writ::Resource::"mcp:mail/send") unless { context has approver };'
-    assert validate(bundle(policies=alone)) != ()
+    assert [one.code for one in validate(bundle(policies=alone))] == [NO_TOKENS]
+    with pytest.raises(FormatError, match=r"token\.issue"):
+        publishable(bundle(policies=alone))
 
 
-@pytest.mark.xfail(strict=True, reason="ADR 0034: full, it forgets nothing; each refusal waits by itself, and so does the same one again")
 def test_i11_one_action_asked_again_and_again_leaves_room_for_another(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked twenty times a second, as our own test of it does, one action is a full store for an hour within a minute."""
     monkeypatch.setattr(approvals, "MOST_WAITING", 4)

@@ -288,7 +288,7 @@ EVENTS: tuple[runtime.RuntimeEvent, ...] = (
 
 ELSEWHERE = ExchangeClaims(
     ISSUER, AgentId.parse(AGENT), "https://vault.example.org", NOW, NOW + 60, "exchange-token-1", "host-1", SIXTEEN, "software",
-    "runtime-only", D,
+    "runtime-only", ("attestor-not-rooted",), D,
 )  # fmt: skip
 _GIVEN = ExchangeDecision(
     ENGINE_ID, NOW, ISSUER, "host-1", "billing", SIXTEEN, ELSEWHERE.audience, tuple((name, D) for name in EXCHANGE_INPUTS),

@@ -33,18 +33,8 @@ PAGE: Final = "docs/operations.md"
 ISSUER: Final = "https://verifier.example.org:8443"
 TREES: Final = ("/etc/writ", "/var/lib/writ", "/run/writ")
 READY_WITHIN: Final = 30.0
-MANIFEST: Final = """
-version = 1
-agent = "reporter"
-namespace = "billing"
-audience = "tools"
-command = ["{store}/main/main.sh"]
-grants = [["tool.call", "mcp:notes/*"]]
-
-[components.main]
-kind = "code"
-source = "src"
-"""
+AGENT: Final = ("code/agent.py", "prompts/reporter.txt", "tools/server.py")
+"""The files of the agent whose manifest the page shows."""
 
 
 def lay_out_image(place: Path) -> None:
@@ -75,10 +65,10 @@ class Machine:
         }
         for tree in TREES:
             self._mapped(tree).mkdir(parents=True)
-        manifests = self._mapped("/etc/writ/manifests")
-        (manifests / "src").mkdir(parents=True)
-        (manifests / "src" / "main.sh").write_text("#!/bin/sh\n")
-        (manifests / "reporter.toml").write_text(MANIFEST)
+        for name in AGENT:
+            path = self._mapped("/etc/writ/manifests/reporter") / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{name}\n")
         lay_out_image(place / "reporter-image")
         (place / "tpm-roots.pem").write_bytes(roots)
         self._update(place)

@@ -56,6 +56,10 @@ def test_person_approves_an_action_which_passes_once(host: Host, tmp_path: Path,
     status, told = approve(host, reference, "--key", str(stranger.path))
     assert (status, "approval-refused" in told) == (1, True), told
     assert approve(host, reference)[0] == 2
+    public = tmp_path / "alice.pub"
+    public.write_bytes(b"-----BEGIN PUBLIC KEY-----\n")
+    status, told = approve(host, reference, "--key", str(public))
+    assert (status, "a public key, which signs nothing" in told) == (2, True), told
     if where == "here":
         status, told = approve(host, reference, "--key", str(key.path), "--within", "60")
     else:
@@ -83,7 +87,7 @@ def test_person_approves_an_action_which_passes_once(host: Host, tmp_path: Path,
     assert consent.approver == "alice"
     assert consent.approval in {str(name) for name in export(host.config, [instance]).by_digest()}
     status, told = approve(host, reference, "--key", str(key.path))
-    assert (status, "not-found" in told) == (1, True), told
+    assert (status, "instance-stopped" in told, "--namespace" in told) == (1, True, False), told
 
 
 def test_approval_reaches_a_holder_that_came_over_only_for_what_it_refused_itself(host: Host, tmp_path: Path) -> None:

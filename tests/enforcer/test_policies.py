@@ -82,11 +82,10 @@ def test_a_policy_that_names_a_tool_in_no_catalogue_is_among_the_findings(run: R
     (tmp_path / "notes.mcp.json").write_text(NOTES)
     policy = 'permit(principal, action == Writ::Action::"tool.call", resource == Writ::Resource::"mcp:notes/raed");'
     code, told = run("test", "--catalogue", "notes.mcp.json", "--policies", "p.cedar", p_cedar=policy)
-    assert (code, [one["code"] for one in told["findings"]]) == (0, ["not-in-catalogue"])
-    assert run("test", "--policies", "p.cedar")[1]["findings"] == []
-    assert (
-        run("test", "--catalogue", "notes.mcp.json", "--policies", "p.cedar", p_cedar=policy.replace("raed", "read"))[1]["findings"] == []
-    )
+    assert (code, [one["code"] for one in told["findings"]]) == (0, ["no-tokens", "not-in-catalogue"])
+    assert [one["code"] for one in run("test", "--policies", "p.cedar")[1]["findings"]] == ["no-tokens"]
+    named = run("test", "--catalogue", "notes.mcp.json", "--policies", "p.cedar", p_cedar=policy.replace("raed", "read"))[1]["findings"]
+    assert [one["code"] for one in named] == ["no-tokens"]
     (tmp_path / "notes.json").write_text(NOTES)
     assert run("test", "--catalogue", "notes.json", "--policies", "p.cedar")[0] == 2
 
@@ -142,6 +141,13 @@ def test_policies_that_could_not_be_published_are_a_misuse_and_files_that_are_no
     assert "attest_aeg" in run("test", "--policies", "p.cedar", p_cedar=unguarded)[1]["got"], "in Cedar's own words"
     assert run("test", "--policies", "nowhere")[0] == 3
     assert run("test", "nowhere", "--policies", "p.cedar", p_cedar=TOOLS)[0] == 3
+
+
+def test_part_of_a_policy_is_tried_and_told_that_it_gives_no_token(run: Run) -> None:
+    part = '@id("none") forbid(principal, action == Writ::Action::"tool.call", resource);'
+    asked = {"agent": "spiffe://example.org/billing/agent/a", "action": "tool.call", "resource": "x", "expect": "refuse", "rule": "none"}
+    code, told = run("test", "cases.json", "--policies", "p.cedar", cases_json=json.dumps({"case": [asked]}), p_cedar=part)
+    assert (code, told["verdict"], [one["code"] for one in told["findings"]]) == (0, "accepted", ["no-tokens"])
 
 
 def test_signed_bundle_brings_its_own_schema(run: Run, tmp_path: Path) -> None:
@@ -224,6 +230,12 @@ def test_candidate_that_says_the_same_differs_in_nothing(host: Host, tmp_path: P
     code, told = what_if(host, tmp_path, capsys, TOOLS, f"{instance[:12]}-3")
     assert (code, told["decided"]) == (0, 1)
     assert what_if(host, tmp_path, capsys, TOOLS, instance)[1]["decided"] == 3
+
+
+def test_candidate_that_could_not_be_published_is_a_misuse(host: Host, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    part = '@id("none") forbid(principal, action == Writ::Action::"tool.call", resource);'
+    code, told = what_if(host, tmp_path, capsys, part)
+    assert (code, "token.issue" in told["expected"]) == (2, True)
 
 
 def test_where_nothing_was_decided_nothing_can_be_said(host: Host, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

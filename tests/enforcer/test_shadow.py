@@ -234,6 +234,7 @@ def test_candidate_that_nobody_pinned_signed_or_that_could_not_be_published_does
         (foreign, Refused), (payload, FormatError), (TURNED.encode(), FormatError), (b"", FormatError),
         (beside.scene.attestor.sign(payload, "application/other"), FormatError),
         (signed(beside, "permit(principal, action, resource);"), FormatError),
+        (signed(beside, 'permit(principal, action == Writ::Action::"tool.call", resource);'), FormatError),
     ]  # fmt: skip
     for data, error in wrong:
         config = placed(beside, data)

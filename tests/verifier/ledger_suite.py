@@ -42,6 +42,7 @@ from verifier.ledger.schema import (
     EkRow,
     EntryRow,
     ExemptionRow,
+    HeardRow,
     HostRow,
     NonceRow,
     PolicyRow,
@@ -411,6 +412,29 @@ class LedgerSuite:
         with pytest.raises(Refused):
             desk.ledger.commit(desk.attested(9, 2))
         assert [row for table in (HostRow, NonceRow, EntryRow, TokenRow, SpaceRow) for row in desk.ledger.read().select(table)] == before
+
+    def test_namespace_counts_what_hosts_are_judged_by_and_an_attestation_what_it_found(self, desk: Desk) -> None:
+        def counted(*rows: ReferenceRow, retired: tuple[str, ...] = (), exemptions: tuple[ExemptionRow, ...] = ()) -> int:
+            before = space(desk.ledger.read(), "default").references_digest
+            change = ReferencesImported(entry("operator"), rows, retired, before, b"after", (), exemptions=exemptions)
+            desk.ledger.commit(change)
+            return space(desk.ledger.read(), "default").governing
+
+        def version(environment: str, name: str) -> ReferenceRow:
+            return ReferenceRow(name, "default", environment, name, b"signed", 1, NOW)
+
+        agent = "spiffe://example.org/default/agent/a"
+        assert counted(version(agent, "a1")) == 0
+        assert counted(version(agent, "a2"), retired=("a1",)) == 0
+        assert counted(version("governance", "g1")) == 1
+        assert counted(version(agent, "a3"), version("files/os", "f1")) == 2
+        assert counted(retired=("g1", "a3")) == 3
+        assert counted(exemptions=(ExemptionRow("e1", "default", b"data", 1, NOW + 60),)) == 3, "it lets pass what was refused"
+        assert counted(retired=("e1",)) == 4
+        desk.ledger.commit(desk.attested(1, 2))
+        heard = desk.ledger.read().get(HeardRow, HOST)
+        assert heard is not None
+        assert heard.governing == 4
 
     def test_policy_held_against_other_reference_values_is_void(self, desk: Desk) -> None:
         desk.ledger.commit(ReferencesImported(entry("operator"), (), (), NO_REFERENCES, b"x" * 32, ()))

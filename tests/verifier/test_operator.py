@@ -15,6 +15,7 @@ from tests.world.chip import Maker
 from tests.world.host import SimulatedHost
 from tests.world.verifier import DEFAULT_POLICY, SETTINGS, RunningVerifier
 from verifier.http.wire import to_base64
+from verifier.ledger import Change, Committed, TokensRevoked
 from writ.formats.archive import parse_archive
 from writ.formats.corim import Corim, sign_corim
 from writ.formats.cose import parse_sign1, verify_sign1
@@ -94,6 +95,8 @@ def test_policy_never_goes_back(verifier: RunningVerifier) -> None:
         {"policies": "permit(principal, action, resource);"},
         {"policies": "permit(principal"},
         {"policies": 'permit(principal, action == Writ::Action::"nothing", resource);'},
+        {"policies": 'forbid(principal, action == Writ::Action::"tool.call", resource);'},
+        {"policies": 'permit(principal, action == Writ::Action::"tool.call", resource);'},
         {"schema": "entity"},
         {"settings": {"token_life": 301}},
         {"settings": {"nonsense": 1}},
@@ -251,6 +254,42 @@ def test_child_has_a_token_no_longer_than_its_parent_and_none_where_that_was_rev
     verifier.clock.advance(61)
     host.fetch_nonce()
     assert [reason.code for reason in host.attest("child").answers[0].reasons] == ["parent-refused"]
+
+
+def test_revoked_token_takes_those_that_descend_from_it_and_no_later_ones(verifier: RunningVerifier, host: SimulatedHost) -> None:
+    for name, parent in (("child", "one"), ("grandchild", "child")):
+        host.launch(name, parent=parent)
+    host.launch("other")
+    first = [answer.token or "" for answer in host.attest("one", "child", "grandchild", "other").answers]
+    verifier.clock.advance(20)
+    host.fetch_nonce()
+    later = [answer.token or "" for answer in host.attest("one", "child", "grandchild").answers]
+    verifier.client.post("/v1/revocations", {"kind": "jti", "subject": parse_token(first[0]).claims.token_id})
+    assert [revoked(verifier, token) for token in first] == [True, True, True, False]
+    assert [revoked(verifier, token) for token in later] == [False, False, False]
+    verifier.client.post("/v1/revocations", {"kind": "jti", "subject": parse_token(later[1]).claims.token_id})
+    assert [revoked(verifier, token) for token in later] == [False, True, True]
+    assert all(answer.token for answer in host.attest("one", "child", "grandchild").answers), "nobody is tainted"
+
+
+def test_token_of_a_child_that_comes_while_its_parents_is_revoked_is_revoked_too(
+    verifier: RunningVerifier, host: SimulatedHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The verifier read who descends from it; before it commits, a child starts and has a token that rests on it."""
+    token = token_of(host, "one")
+    commit = verifier.made.ledger.commit
+    given: list[str] = []
+
+    def late(change: Change) -> Committed:
+        if isinstance(change, TokensRevoked) and not given:
+            given.append("")
+            host.launch("child", parent="one")
+            given[0] = token_of(host, "child")
+        return commit(change)
+
+    monkeypatch.setattr(verifier.made.ledger, "commit", late)
+    verifier.client.post("/v1/revocations", {"kind": "jti", "subject": parse_token(token).claims.token_id})
+    assert [revoked(verifier, one) for one in (token, *given)] == [True, True]
 
 
 def test_revoked_host_is_contained_and_its_nonce_and_tokens_are_dead(verifier: RunningVerifier, host: SimulatedHost) -> None:

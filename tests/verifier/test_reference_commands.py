@@ -156,6 +156,8 @@ def test_what_is_not_understood_is_a_misuse_whoever_says_so(desk: Desk, argv: tu
         (("trust", "import", "TEXT", "--tpm-class", "software"), "TEXT: expected a certificate, in PEM or DER, got none"),
         (("policy", "publish", "--ima", "EMPTY"), "EMPTY: expected a JSON object with exclude, violations,"),
         (("policy", "publish", "--policies", "TEXT"), "unexpected end of input"),
+        (("policy", "publish", "--policies", "PART"), "a permit that can concern token.issue"),
+        (("policy", "check", "--policies", "PART"), "a permit that can concern token.issue"),
         (("policy", "publish", "--policies", "UNKNOWN"), 'unrecognized action `Writ::Action::"tool.cal"`'),
     ],
 )  # fmt: skip
@@ -164,13 +166,15 @@ def test_mistake_is_told_in_the_words_of_who_made_it(
 ) -> None:
     files = {
         "EMPTY": b"", "TEXT": b"rubbish", "MEASUREMENT": encode_governance(Governance((("attestor", Digest.of(b"a")),))),
+        "PART": b'forbid(principal, action == Writ::Action::"tool.call", resource);',
         "UNKNOWN": b'permit(principal, action == Writ::Action::"tool.cal", resource);',
     }  # fmt: skip
     for name, data in files.items():
         (desk.folder / name).write_bytes(data)
     (desk.folder / "FOLDER").mkdir()
     words = [str(desk.folder / word) if word in files or word == "FOLDER" else word for word in argv]
-    assert main([*words, "--url", desk.verifier.url, "--api-key-file", str(desk.keys["root"])]) == 2
+    asked = () if argv[1] == "check" else ("--url", desk.verifier.url, "--api-key-file", str(desk.keys["root"]))
+    assert main([*words, *asked]) == 2
     assert said in capsys.readouterr().err
 
 

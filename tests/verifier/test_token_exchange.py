@@ -24,9 +24,12 @@ from tests.world.network import certified
 from tests.world.verifier import RunningVerifier, running_verifier
 from verifier.__main__ import main
 from verifier.attest import ReferenceSets, read_inputs
+from verifier.http.wire import to_base64
 from verifier.keys import AHEAD, RETIRED_FOR, Keys
 from verifier.ledger.schema import BlobRow, EntryRow, ProofRow
+from verifier.ledger.transaction import MOST_EXCHANGES
 from verifier.token_exchange import EXCHANGE_JWKS, TokenExchange
+from writ.formats.corim import Corim, encode_corim
 from writ.formats.cose import parse_sign1, verify_sign1
 from writ.formats.decision import ExchangeDecision, encode_entry, parse_entry
 from writ.formats.digest import Digest
@@ -38,6 +41,7 @@ from writ.formats.keys import key_id, parse_cose_key
 from writ.formats.policy_bundle import parse_bundle
 from writ.formats.state import parse_host_record, parse_host_state
 from writ.formats.strict import b64url, decode_cbor, encode_json
+from writ.verdict.reference import GOVERNANCE
 from writ.verdict.token import PROOF_LIFE
 from writ.verdict.token_exchange import Exchanging, decide_exchange
 
@@ -120,7 +124,7 @@ def test_token_is_for_one_audience_says_that_it_is_a_bearer_and_is_recorded_firs
     assert payload == {
         "iss": verifier.url, "sub": AGENT, "aud": VAULT, "iat": now, "nbf": now, "exp": execution.claims.expires_at,
         "token_use": "writ-exchange-bearer", "host": "h1", "instance": host.instances["one"].instance.hex(), "tpm_class": "software",
-        "runtime": "runtime-only", "execution_token": str(execution.digest),
+        "runtime": "runtime-only", "exceptions": ["attestor-not-rooted"], "execution_token": str(execution.digest),
     }  # fmt: skip
     signed = parse_sign1(answer.decision)
     assert host.decision_key is not None
@@ -226,7 +230,7 @@ def test_replayed_proof_is_refused_also_by_a_verifier_that_was_restarted(verifie
     assert refused(host, request) == ["proof-replayed"]
     engine = decisions(verifier)[0].engine
     restarted = TokenExchange(
-        parts.ledger, Keys(verifier.config.key_dir, parts.ledger), parts.clock, engine, verifier.url, secrets.token_bytes
+        parts.ledger, Keys(verifier.config.key_dir, parts.ledger), parts.clock, engine, verifier.url, secrets.token_bytes, ReferenceSets()
     )
     with pytest.raises(Refused, match="proof-replayed"):
         restarted.exchange("h1", EXCHANGE.encode(request))
@@ -331,6 +335,43 @@ def test_agent_that_is_approved_no_more_gets_none(verifier: RunningVerifier, hos
     (digest,) = [one["digest"] for one in listed if one["environment"] == AGENT]
     verifier.client.post("/v1/retirements", {"digests": [digest]})
     assert refused(host, request) == ["agent-unknown"]
+
+
+def test_i6_host_is_appraised_under_what_hosts_are_judged_by_now_before_it_gets_more(
+    verifier: RunningVerifier, host: SimulatedHost
+) -> None:
+    """Whatever comes or goes of it: a version that names PCRs refuses hosts, too, which were accepted without."""
+    (token,) = tokens(host, "one")
+    more = encode_corim(Corim("governance-2", "default", GOVERNANCE, (("attestor", Digest.of(b"another")),)))
+    verifier.client.post("/v1/references", {"corims": [to_base64(more)]})
+    assert refused(host, host.exchange_request("one", token, VAULT)) == ["host-unappraised"]
+    assert decisions(verifier) == []
+    (fresh,) = tokens(host, "one")
+    host.exchange(host.exchange_request("one", fresh, VAULT))
+    host.exchange(host.exchange_request("one", token, VAULT))  # the older one too, since it is the host that was appraised
+
+
+def test_agents_that_come_and_go_leave_the_others_theirs(verifier: RunningVerifier, host: SimulatedHost) -> None:
+    (token,) = tokens(host, "one")
+    listed = verifier.client.get("/v1/references")["references"]
+    verifier.client.post("/v1/retirements", {"digests": [one["digest"] for one in listed if one["environment"].endswith("/scribe")]})
+    host.launch("three", agent="newcomer")
+    verifier.approve(host)
+    host.exchange(host.exchange_request("one", token, VAULT))
+
+
+def test_i11_exchanges_under_one_token_end_and_what_is_refused_then_is_in_no_log(verifier: RunningVerifier, host: SimulatedHost) -> None:
+    one, two = tokens(host, "one", "two")
+    for at in range(MOST_EXCHANGES):
+        request = host.exchange_request("one", one, VAULT if at % 2 else OTHER)
+        host.exchange(request) if at % 2 else refused(host, request)
+    entries = len(verifier.made.ledger.read().select(EntryRow))
+    for audience in (VAULT, OTHER):
+        assert refused(host, host.exchange_request("one", one, audience)) == ["exchange-limit"]
+    assert len(verifier.made.ledger.read().select(EntryRow)) == entries
+    host.exchange(host.exchange_request("two", two, VAULT))
+    (following,) = tokens(host, "one")
+    host.exchange(host.exchange_request("one", following, VAULT))
 
 
 # --- what is published ------------------------------------------------------------------------------------------------------

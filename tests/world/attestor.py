@@ -258,7 +258,7 @@ class Attestor:
         held = token.claims
         claims = ExchangeClaims(
             ISSUER, held.agent, ask.audience, now, min(held.expires_at, now + self.exchange_life), secrets.token_hex(16), held.host,
-            held.instance, held.tpm_class, held.runtime, token.digest,
+            held.instance, held.tpm_class, held.runtime, held.exceptions, token.digest,
         )  # fmt: skip
         payload = encode_exchange_claims(replace(claims, **changed))  # type: ignore[arg-type]  # a test names fields of the claims
         inputs = tuple((name, Digest.of(name.encode())) for name in EXCHANGE_INPUTS)

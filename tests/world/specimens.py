@@ -148,7 +148,7 @@ def specimens() -> dict[str, Specimen]:
     act = OperatorAct(ENGINE_ID, NOW, NAMESPACE, "root", "host-admit", "host-1", X)
     elsewhere = ExchangeClaims(
         claims.issuer, claims.agent, "https://vault.example.org", NOW, NOW + 50, "exchange-token-1", claims.host, claims.instance,
-        claims.tpm_class, claims.runtime, X,
+        claims.tpm_class, claims.runtime, claims.exceptions, X,
     )  # fmt: skip
     given = ExchangeDecision(
         ENGINE_ID, NOW, claims.issuer, claims.host, NAMESPACE, claims.instance, elsewhere.audience,

@@ -208,7 +208,10 @@ class DelegationPublished:
 
 @dataclass(frozen=True, slots=True)
 class TokensRevoked:
-    """Revoked: one token by its id, or those of `instances` of a host, or (by `change`) of a whole host."""
+    """Revoked: one token by its id, or those of `instances` of a host, or (by `change`) of a whole host.
+
+    With `token_id`, `instances` are what descends from the token's, and lose what may rest on it: tokens that end no later.
+    """
 
     entry: Entry
     token_id: str | None

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from types import UnionType
 from typing import Final, TypeVar, Union, get_args, get_origin, get_type_hints
 
-VERSION: Final = 5
+VERSION: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class HeardRow(Row):
     enrolled: when (`decided_at`, None without one), whether it accepted, its reasons (a CBOR array), `since` when decisions say the
     same, and whether an operator has moved the host since (`overtaken`). `epoch` is how the TPM came to count as it does (first,
     rebooted, resumed; empty without a decision), seen at `epoch_at`. `cleared` stands from an enrolment after TPM2_Clear until the
-    next acceptance.
+    next acceptance. `governing` is the namespace's at the last decision.
     """
 
     host: str
@@ -64,6 +64,7 @@ class HeardRow(Row):
     overtaken: int
     epoch: str
     epoch_at: int
+    governing: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,10 @@ class BlobRow(Row):
 
 @dataclass(frozen=True, slots=True)
 class SpaceRow(Row):
-    """A namespace: the digests that a verdict must have been made with, its revocation epoch, and the delegation in force."""
+    """A namespace: the digests that a verdict must have been made with, its revocation epoch, and the delegation in force.
+
+    `governing` counts the changes of what a host itself is judged by: reference values that are of no agent, and exemptions that went.
+    """
 
     namespace: str
     policy: str | None
@@ -144,6 +148,7 @@ class SpaceRow(Row):
     epoch: int
     delegation: str | None = None
     delegation_version: int = 0
+    governing: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +248,7 @@ class ImaRow(Row):
 
 @dataclass(frozen=True, slots=True)
 class TokenRow(Row):
-    """A token that was issued, under its index in the status lists."""
+    """A token that was issued, under its index in the status lists. `exchanges` were decided under it, either way."""
 
     status_index: int
     token_id: str
@@ -252,6 +257,7 @@ class TokenRow(Row):
     instance: bytes
     expires_at: int
     revoked: int
+    exchanges: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,13 +60,15 @@ from writ.formats.errors import Misuse, Refused, Unavailable
 from writ.formats.policy_bundle import CLOCK_SKEW
 from writ.formats.reason import Reason
 from writ.formats.tlog.merkle import leaf_hash
-from writ.verdict.reference import reference_set
+from writ.verdict.reference import judges_hosts, reference_set
 
 NO_REFERENCES: Final = reference_set(()).digest.value
 KEPT_AFTER_EXPIRY: Final = 3600
 """Seconds for which expired nonces, answers and tokens stay, so that a late use of one is told what it is."""
 PRUNED_EVERY: Final = 32
 """Entries of the log between two prunings."""
+MOST_EXCHANGES: Final = 64
+"""Exchanges decided under one execution token: as many as it has grants at most. A holder asks once for each audience."""
 
 
 def space(tables: Tables, namespace: str) -> SpaceRow:
@@ -124,7 +126,7 @@ def _attested(change: Attested, tables: Tables) -> Committed:
     tables.put(replace(nonce, newest=0, spent_by=change.evidence))
     contained_by = None if change.status != "contained" else host.contained_by or "fork"
     tables.put(replace(host, status=change.status, contained_by=contained_by, state=change.state, version=change.version))
-    tables.put(change.heard)
+    tables.put(replace(change.heard, governing=space(tables, host.namespace).governing))
     if change.status == "contained":
         _revoke(tables, tables.select(TokenRow, host=host.host, revoked=0))
     for instance in change.doomed:
@@ -143,8 +145,13 @@ def _attested(change: Attested, tables: Tables) -> Committed:
 
 @apply.register
 def _exchanged(change: Exchanged, tables: Tables) -> Committed:
-    """1. The proof is unused. 2. The execution token is live, of this instance, and its parents hold live ones. 3. The basis stands, and
-    the host was not refused at its last attestation. 4. All writes: proof, entry."""
+    """The proof is used up, the decision in the log. What is refused here writes nothing, so nobody makes the log grow by it.
+
+    1. The proof is unused.
+    2. The execution token is live, of this instance, and not at the end of its exchanges; its parents hold live ones.
+    3. The basis stands, the host was not refused at its last attestation, and what hosts are judged by is what it was then.
+    4. All writes: proof, count, entry.
+    """
     # 1
     if tables.get(ProofRow, change.proof.proof) is not None:
         raise Refused(Reason("proof-replayed", "proof.jti", "a proof used once", "a used one"))
@@ -152,6 +159,8 @@ def _exchanged(change: Exchanged, tables: Tables) -> Committed:
     rows = tables.select(TokenRow, token_id=change.token_id)
     if not any((row.host, row.instance) == (change.entry.host, change.instance) for row in rows) or any(row.revoked for row in rows):
         raise Refused(Reason("token-revoked", "token.jti", "a token that was issued and not revoked", change.token_id[:64]))
+    if (made := max(row.exchanges for row in rows)) >= MOST_EXCHANGES:
+        raise Refused(Reason("exchange-limit", "token.jti", f"at most {MOST_EXCHANGES} exchanges under one token", f"{made} before"))
     for parent in change.lineage:
         held = tables.select(TokenRow, instance=parent, host=change.entry.host, revoked=0)
         if not any(row.expires_at > change.entry.at for row in held):
@@ -164,10 +173,14 @@ def _exchanged(change: Exchanged, tables: Tables) -> Committed:
         raise Void("the host's state")
     _still(tables, host.namespace, change.basis)
     heard = tables.get(HeardRow, host.host)
-    if heard is not None and heard.decided_at is not None and not heard.accepted:
+    if heard is None or not heard.accepted:
         raise Refused(Reason("host-refused", "host.verdict", "accepted at its last attestation", "refused"))
+    if heard.governing != space(tables, host.namespace).governing:
+        raise Refused(Reason("host-unappraised", "host.verdict", "under the reference values of now", "under those of before"))
     # 4
     tables.put(change.proof)
+    for row in rows:
+        tables.put(replace(row, exchanges=row.exchanges + 1))
     _blobs(tables, change.blobs)
     return Committed(_append(tables, change.entry))
 
@@ -265,15 +278,18 @@ def _references(change: ReferencesImported, tables: Tables) -> Committed:
     if change.policy is not None and now.policy != change.policy:
         raise Void("the policy")
     _consent(tables, change.entry.namespace, change.consent)
+    governs = any(judges_hosts(row.environment) for row in change.rows)
     for digest in change.retired:
         row, exemption = tables.get(ReferenceRow, digest), tables.get(ExemptionRow, digest)
         if row is not None:
             tables.put(replace(row, active=0, retired_at=change.entry.at))
+            governs |= judges_hosts(row.environment)
         if exemption is not None:
             tables.put(replace(exemption, active=0))
+            governs = True
     for one in (*change.rows, *change.exemptions):
         tables.put(one)
-    tables.put(replace(now, references_digest=change.digest))
+    tables.put(replace(now, references_digest=change.digest, governing=now.governing + governs))
     _blobs(tables, change.blobs)
     return Committed(_append(tables, change.entry))
 
@@ -338,8 +354,9 @@ def _revoked(change: TokensRevoked, tables: Tables) -> Committed:
     doomed: list[TokenRow] = []
     if change.token_id is not None:
         doomed += tables.select(TokenRow, token_id=change.token_id, namespace=change.entry.namespace)
+    end = max((row.expires_at for row in doomed), default=None)
     for instance in change.instances:
-        doomed += tables.select(TokenRow, instance=instance, host=change.host)
+        doomed += [row for row in tables.select(TokenRow, instance=instance, host=change.host) if end is None or row.expires_at <= end]
     _revoke(tables, doomed)
     now = space(tables, change.entry.namespace)
     tables.put(replace(now, epoch=now.epoch + 1))

@@ -130,7 +130,7 @@ def parse_claims(payload: bytes) -> TokenClaims:
         lineage=tuple(_hex16(item) for item in f.items("lineage", most=16)),
         tpm_class=_one_of(f.text("tpm_class"), TPM_CLASSES, "tpm_class"),
         runtime=_one_of(f.text("runtime"), RUNTIME_TIERS, "runtime"),
-        exceptions=tuple(_code(item) for item in f.items("exceptions", most=80)),
+        exceptions=parse_exceptions(f, "token"),
         status_index=index,
         status_uri=uri,
         lease=LeaseTerms.read(f.fields("lease")) if f.has("lease") else None,
@@ -164,7 +164,11 @@ def _one_of(value: str, accepted: tuple[str, ...], what: str) -> str:
     return value
 
 
-def _code(value: object) -> str:
-    if not isinstance(value, str) or not 1 <= len(value) <= 64:
-        raise FormatError("token.exceptions", "reason codes", repr(value)[:80])
-    return value
+def parse_exceptions(f: Fields, what: str) -> tuple[str, ...]:
+    """The claim `exceptions` of this kind of token. Raises FormatError."""
+    found: list[str] = []
+    for value in f.items("exceptions", most=80):
+        if not isinstance(value, str) or not 1 <= len(value) <= 64:
+            raise FormatError(f"{what}.exceptions", "reason codes", repr(value)[:80])
+        found.append(value)
+    return tuple(found)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from writ.formats.digest import Digest
-from writ.formats.eat import RUNTIME_TIERS
+from writ.formats.eat import RUNTIME_TIERS, parse_exceptions
 from writ.formats.errors import FormatError
 from writ.formats.jose import SignedJws, parse_jws
 from writ.formats.keys import ES256
@@ -27,7 +27,7 @@ from writ.formats.strict import Fields, decode_json, encode_json
 TYP: Final = "JWT"
 """What federations and JWT-SVID ask for."""
 TOKEN_USE: Final = "writ-exchange-bearer"
-MAX_TOKEN: Final = 8192
+MAX_TOKEN: Final = 16_384
 MAX_LIFE: Final = 300
 """Seconds."""
 
@@ -36,7 +36,10 @@ _HEX16 = re.compile(r"[0-9a-f]{32}\Z", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class ExchangeClaims:
-    """The claims of an exchange token. Times in seconds since the epoch; `execution_token` is the digest of the one it was given for."""
+    """The claims of an exchange token. Times in seconds since the epoch; `execution_token` is the digest of the one it was given for.
+
+    `exceptions` are that token's: what was let pass, by a policy or by an exemption.
+    """
 
     issuer: str
     agent: AgentId
@@ -48,6 +51,7 @@ class ExchangeClaims:
     instance: bytes
     tpm_class: str
     runtime: str
+    exceptions: tuple[str, ...]
     execution_token: Digest
 
     def __post_init__(self) -> None:
@@ -79,6 +83,7 @@ def encode_exchange_claims(claims: ExchangeClaims) -> bytes:
             "instance": claims.instance.hex(),
             "tpm_class": claims.tpm_class,
             "runtime": claims.runtime,
+            "exceptions": list(claims.exceptions),
             "execution_token": str(claims.execution_token),
         }
     )
@@ -106,6 +111,7 @@ def parse_exchange_claims(payload: bytes) -> ExchangeClaims:
         instance=bytes.fromhex(instance),
         tpm_class=_one_of(f, "tpm_class", TPM_CLASSES),
         runtime=_one_of(f, "runtime", RUNTIME_TIERS),
+        exceptions=parse_exceptions(f, "exchange token"),
         execution_token=of,
     )
     f.done()

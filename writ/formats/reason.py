@@ -202,6 +202,8 @@ REMEDIES: Final[dict[str, str]] = {
     "approval-expired": "An approval is good for 15 minutes at most, by the clocks of both ends. Approve anew.",
     # tokens for elsewhere
     "token-host": "The token is of another host: each host exchanges the tokens of its own instances.",
+    "host-unappraised": "What hosts are judged by changed since this one attested: ask again once it has, within half a token's life.",
+    "exchange-limit": "So many are decided under one execution token: use the tokens that were given, or wait for the next one.",
     # what a server of the Model Context Protocol would have of its client
     "input-not-offered": "The client takes no such question: use one of 2026-07-28 that declares it, or another tool.",
     "input-not-asked": "An answer is given once, to what was asked of this very request. Call without it, and answer what is asked then.",

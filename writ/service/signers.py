@@ -35,6 +35,7 @@ from writ.formats.keys import ED25519, ES256, PublicKey, key_id
 
 _MAX_SIZE: Final = 4096
 _PEM_HEAD: Final = b"-----BEGIN PRIVATE KEY-----"
+_PUBLIC_HEAD: Final = b"-----BEGIN PUBLIC KEY-----"
 _PrivateKey = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey
 
 
@@ -155,20 +156,22 @@ def _load(path: Path) -> FileSigner | None:
     except OSError as error:
         raise Unavailable("signing key", f"cannot open {path}: {error.strerror}") from None
     with os.fdopen(fd, "rb") as file:
-        _refuse_shared(fd, path)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise FormatError(f"signing key file {path}", "a regular file", "another kind of file")
         try:
             data = file.read(_MAX_SIZE + 1)
         except OSError as error:
             raise Unavailable("signing key", f"cannot read {path}: {error.strerror}") from None
+        if data.startswith(_PUBLIC_HEAD):  # anyone may read one: its mode is not what is wrong with it
+            raise FormatError(f"signing key file {path}", "the private key, PKCS#8 PEM", "a public key, which signs nothing")
+        _refuse_shared(fd, path)
     return FileSigner(_parse(data, path), path)
 
 
 def _refuse_shared(fd: int, path: Path) -> None:
-    """Refuse a file that is not regular, not ours or root's, or that anyone but owner and this user can read."""
+    """Refuse a file that is not ours or root's, or that anyone but owner and this user can read."""
     status = os.fstat(fd)
     what = f"signing key file {path}"
-    if not stat.S_ISREG(status.st_mode):
-        raise FormatError(what, "a regular file", "another kind of file")
     if status.st_uid not in (os.geteuid(), 0):
         raise FormatError(what, f"owner uid {os.geteuid()} or 0", f"uid {status.st_uid}")
     mode = stat.S_IMODE(status.st_mode)

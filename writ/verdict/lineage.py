@@ -9,6 +9,7 @@ That a log is the one that a TPM vouched for is not said here: `proof.prove` say
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from writ.formats.digest import Digest
@@ -21,20 +22,29 @@ CHILD_GATE: Final = "instance"
 """The gate of a child instance, at which only its parent asks."""
 
 
-def judge_lineage(logs: Mapping[bytes, Sequence[bytes]], lineages: Mapping[Digest, tuple[bytes, ...]]) -> tuple[Reason, ...]:
+@dataclass(frozen=True, slots=True)
+class JudgedLineage:
+    """What is wrong, and of which records nobody can say whether they descend from where they say, as `INSTANCE-NUMBER`."""
+
+    reasons: tuple[Reason, ...]
+    without_token: tuple[str, ...]
+
+
+def judge_lineage(logs: Mapping[bytes, Sequence[bytes]], lineages: Mapping[Digest, tuple[bytes, ...]]) -> JudgedLineage:
     """What is wrong with the parents of the records in `logs`, leaves by instance. `lineages` is that of each token at hand, by digest.
 
     1. A log is of the instance under which it stands. One at the gate of a child names a parent, which is in another log and no other such
        record's; any other names none, or one before it in its own log.
     2. The parent is an action, for the same on the same resource where it is in another log, which was permitted.
     3. It was decided no later, give or take the skew.
-    4. The parent's instance is that from which the child's token says that it descends, where the record names a token and it is at hand.
+    4. The parent's instance is that from which the child's token says that it descends, where the record names a token. Of a record whose
+       token is not at hand, and that is not broken otherwise, this is not known.
 
     Raises FormatError for a leaf that is no record.
     """
     records = {instance: parse_log(leaves) for instance, leaves in logs.items()}
     places = {leaf_hash(leaf): (instance, at) for instance, leaves in logs.items() for at, leaf in enumerate(leaves)}
-    found: list[Reason] = []
+    found, without_token = list[Reason](), list[str]()
     answered: set[bytes] = set()
     for instance in sorted(records):
         for at, record in enumerate(records[instance]):
@@ -49,7 +59,9 @@ def judge_lineage(logs: Mapping[bytes, Sequence[bytes]], lineages: Mapping[Diges
                     answered.add(record.parent)
                 if expected:
                     found.append(Reason("lineage-broken", f"{instance.hex()}-{at}.parent", expected, got))
-    return tuple(found)
+                elif record.gate == CHILD_GATE and record.token is not None and record.token not in lineages:
+                    without_token.append(f"{instance.hex()}-{at}")
+    return JudgedLineage(tuple(found), tuple(without_token))
 
 
 def _fault(

@@ -10,12 +10,14 @@ an erring policy refuses every action that it can concern:
 - no attributes and tags of entities: nothing gives any, they would be missing.
 
 The rest are findings, for whoever writes the policy: it can be loaded, and does
-not mean what it seems to.
+not mean what it seems to. One of them keeps it from being published
+(`publishable`), and is told to who tries a part of a policy: under policies that
+permit nobody a token nothing is permitted at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -28,8 +30,8 @@ from writ.formats.spiffe import AgentId
 from writ.formats.state import TPM_CLASSES
 from writ.verdict.approval import supposed
 from writ.verdict.cedar import JUDGED, CedarPolicies, evaluate, faults, keys, load, parts
-from writ.verdict.schema import BY_VERIFIER, KINDS
-from writ.verdict.slicing import LEXEME
+from writ.verdict.schema import BY_VERIFIER, ISSUE, KINDS
+from writ.verdict.slicing import LEXEME, has_groups, scope
 
 _OVERFLOWS: Final = frozenset({"offset", "durationSince", "toDate", "toTime"})
 _ENTITIES: Final = ("principal", "resource", "action")
@@ -41,6 +43,8 @@ SPECIMEN: Final = {
 }  # fmt: skip
 """A context as every action is decided in."""
 ISSUED: Final = {"host": "host", "tpm_class": "discrete", "runtime": "affirming", "endorsed": True}
+NO_TOKENS: Final = "no-tokens"
+"""The code of the finding that no agent can have a token."""
 _CONSENT: Final = supposed("anybody").to_context()
 _NOTHING: Final[Mapping[str, str]] = {}
 _NOBODY: Final = "spiffe://example.org/test/agent/nobody"
@@ -48,7 +52,7 @@ _NOBODY: Final = "spiffe://example.org/test/agent/nobody"
 
 @dataclass(frozen=True, slots=True, order=True)
 class Finding:
-    """Something a policy does not do though it seems to. `policy` is its name, "schema" where it is that."""
+    """Something a policy does not do though it seems to. `policy` is its name, "schema" or "policies" where it is one of those whole."""
 
     policy: str
     code: str
@@ -84,13 +88,26 @@ def validate(bundle: PolicyBundle) -> tuple[Finding, ...]:
         if any(True for _ in _entity_reads(conditions)):
             raise FormatError("policy.policies", "no attribute of an entity, since nothing gives any", name)
     findings = {finding for name, policy in policies for finding in _findings(name, policy)}
+    if not _permitted(ISSUE, policies, bundle.schema):
+        findings.add(Finding("policies", NO_TOKENS, f"no permit can concern {ISSUE}: no agent gets a token, and nothing is permitted"))
     return tuple(sorted(findings | set(_misfits(loaded, bool(bundle.settings.approvers)))))
 
 
-def explained(bundle: PolicyBundle) -> tuple[Finding, ...]:
-    """As `validate`, for people: a fault that Cedar found is told in its words, which are recorded nowhere. Raises FormatError."""
+def publishable(bundle: PolicyBundle) -> tuple[Finding, ...]:
+    """As `validate`, of a bundle that is to be in force: under it agents can have tokens. Raises FormatError.
+
+    A part of a policy that is published by itself would end every agent of the namespace.
+    """
+    findings = validate(bundle)
+    if any(finding.code == NO_TOKENS for finding in findings):
+        raise FormatError("policy.policies", f"a permit that can concern {ISSUE}: a text is published whole, and replaces another", "none")
+    return findings
+
+
+def explained(bundle: PolicyBundle, judge: Callable[[PolicyBundle], tuple[Finding, ...]] = validate) -> tuple[Finding, ...]:
+    """As `judge`, for people: a fault that Cedar found is told in its words, which are recorded nowhere. Raises FormatError."""
     try:
-        return validate(bundle)
+        return judge(bundle)
     except FormatError as error:
         if error.expected in JUDGED:
             raise FormatError(error.what, error.expected, faults(bundle) or error.got) from None
@@ -108,6 +125,13 @@ def _entity_with_attributes(schema: str) -> bool:
         elif declaring and lexeme[0] in ("{", "tags"):
             return True
     return False
+
+
+def _permitted(action: str, policies: Iterable[tuple[str, Mapping[str, Any]]], schema: str) -> bool:
+    """Whether some permit can concern `action`, by its scope: what its conditions say is another matter."""
+    groups = has_groups(schema)
+    scopes = (scope(policy, groups=groups) for _, policy in policies if policy.get("effect") == "permit")
+    return any(actions is None or action in actions for actions in scopes)
 
 
 def _nodes(conditions: object) -> Iterator[dict[str, Any]]:

@@ -170,6 +170,23 @@ def exempted(
     return tuple(left), frozenset(used)
 
 
+def judges_hosts(environment: str) -> bool:
+    """Whether hosts themselves are judged by the versions of `environment`, and not the launches of one agent."""
+    return not environment.startswith("spiffe://")
+
+
+def ended(references: ReferenceSet, host: str, *, since: int, now: int) -> str | None:
+    """What `host` is judged by that was valid at `since` and is not at `now`, None if nothing: who was accepted then may be refused."""
+    at = bisect_left(references.ends, since)
+    some = at < len(references.ends) and references.ends[at] < now
+    for environment, versions in references.versions.items() if some else ():
+        if judges_hosts(environment) and any(c.valid_until is not None and since <= c.valid_until < now for c in versions):
+            return environment
+    if any(host in one.hosts and since <= one.not_after < now for one in references.exemptions):
+        return "an exemption"
+    return None
+
+
 def measured_values(measurement: Measurement) -> dict[str, Digest]:
     """What a measurement claims, by the names that a CoRIM uses: each component, command, grants, sandbox, devices, mode, forwards."""
     ceiling = Digest.of(encode_cbor([measurement.audience, encode_grants(measurement.grants)]))

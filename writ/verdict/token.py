@@ -234,6 +234,8 @@ def verify_exchange_token(
     checks = (
         ("iss", issuer, claims.issuer), ("sub", str(held.agent), str(claims.agent)), ("aud", audience, claims.audience),
         ("host", held.host, claims.host), ("instance", held.instance.hex(), claims.instance.hex()),
+        ("tpm_class", held.tpm_class, claims.tpm_class), ("runtime", held.runtime, claims.runtime),
+        ("exceptions", " ".join(held.exceptions), " ".join(claims.exceptions)),
         ("execution_token", str(execution.digest), str(claims.execution_token)),
     )  # fmt: skip
     for name, expected, got in checks:

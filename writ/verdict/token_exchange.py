@@ -28,7 +28,7 @@ from writ.formats.state import HostRecord, HostState, encode_host_record, encode
 from writ.formats.strict import encode_cbor
 from writ.verdict.appraisal import lineage, not_as_approved
 from writ.verdict.issue import narrowed
-from writ.verdict.reference import ReferenceSet, exempted
+from writ.verdict.reference import ReferenceSet, ended, exempted
 from writ.verdict.token import VerifiedProof, VerifiedToken, verify_lease, verify_proof, verify_token
 
 
@@ -66,13 +66,14 @@ def decide_exchange(
 ) -> ExchangeVerdict:  # fmt: skip
     """The decision on `request`, which this host sent.
 
-    That the execution token is not revoked, and that its proof was never used, is checked when this is committed.
+    Checked when this is committed: that the execution token is not revoked, that its proof was never used, and that its host was
+    appraised under the reference values of now, which it is not appraised by here.
 
     1. An execution token of this issuer, alive, of this host, signed by one of `keys`.
     2. A proof by its session key, for `token.exchange` on exactly this audience.
     3. A lease that is alive, where the token takes one.
     4. Host and instance stand as recorded: active, running, under this session key, with no parent gone.
-    5. The instance is as is approved now.
+    5. The instance is as is approved now, and nothing that its host is judged by ran out since the token was issued.
     6. The token is of the policy in force.
     7. A grant of the token covers `token.exchange` on the audience.
     8. The policy permits it to the agent and to each of its parents.
@@ -103,7 +104,8 @@ def decide_exchange(
     given = None if reasons else ExchangeClaims(
         issuer=exchanging.issuer, agent=claims.agent, audience=asked.audience, issued_at=exchanging.now,
         expires_at=min(claims.expires_at, exchanging.now + MAX_LIFE), token_id=exchanging.token_id, host=claims.host,
-        instance=claims.instance, tpm_class=claims.tpm_class, runtime=claims.runtime, execution_token=token.digest,
+        instance=claims.instance, tpm_class=claims.tpm_class, runtime=claims.runtime, exceptions=claims.exceptions,
+        execution_token=token.digest,
     )  # fmt: skip
     inputs = (
         ("keys", Digest.of(encode_keys(known))),
@@ -146,6 +148,8 @@ def _against(
     # 5
     found, _ = exempted(not_as_approved(instance, references, claim, now), references, instance.agent, record.host, now)
     reasons.update(found[:64])
+    if (over := ended(references, record.host, since=claims.issued_at, now=now)) is not None:
+        reasons.add(Reason("host-unappraised", "host.verdict", f"since {over} ran out", "before"))
     # 6
     if claims.policy != bundle.digest:
         reasons.add(Reason("policy-digest-mismatch", "token.policy", str(bundle.digest), str(claims.policy)))

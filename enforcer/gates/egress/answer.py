@@ -57,8 +57,7 @@ def saying(near: Stream) -> Say:
     def say(status: int, word: str, body: bytes) -> None:
         head = f"HTTP/1.1 {status} {word}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         with contextlib.suppress(OSError):
-            near.settimeout(LINGER)
-            near.sendall(head.encode("ascii") + body)
+            near.sendall(head.encode("ascii") + body, LINGER)
             near.end()
             near.linger(LINGER)
 

@@ -13,8 +13,9 @@
 | `server/discover`, `initialize`, `ping`, `logging/setLevel` | no action: answered here                                          |
 
 Each action is decided and recorded before anything reaches the server, and has its outcome. A definition is compared with the approved one
-before each call, and no other call comes between: what a client was shown is what it calls. A refusal is an error whose `data` is as on the
-socket gate:
+before each call, and no other call comes between: what a client was shown is what it calls. Lists take their turn with calls, so that no
+call comes between their pages, and what is shown is what the token grants once the list is there. A refusal is an error whose `data` is as
+on the socket gate:
 
     {"id": 7, "jsonrpc": "2.0", "error": {"code": 1403, "message": "refused: grant-missing: …",
       "data": {"ok": false, "reference": "5f1c09ab-12", "refusal": {"verdict": "refused", "reasons": […], "reference": …}}}}
@@ -93,17 +94,18 @@ class Desk:
         if not self._server.approved.serves(call.method):
             fault = FormatError("message.method", "what the server's approved file offers", call.method)
             raise BadMessage(fault, METHOD_NOT_FOUND, call.identifier, modern=call.modern)
-        if call.method.endswith("/list"):
-            return self._list(call)
         with self._server.turn():
-            return self._act(call, checked, tell)
+            return self._list(call) if call.method.endswith("/list") else self._act(call, checked, tell)
 
     def _of_ours(self, call: Call) -> dict[str, Any]:
         if call.method in ("ping", "logging/setLevel"):
             return {"result": {}}
         about: dict[str, Any] = {"capabilities": self._server.approved.capabilities}
+        instructions = None
         try:
-            instructions = None if self._gatekeeper.reaches() is None else self._server.instructions
+            if self._server.approved.instructions is not None:
+                with self._server.turn():
+                    instructions = None if self._gatekeeper.reaches() is None else self._server.instructions
         except Refused as error:
             return refused(error.reasons, None)
         except (Unavailable, FormatError) as error:
@@ -118,13 +120,15 @@ class Desk:
 
     def _list(self, call: Call) -> dict[str, Any]:
         """Approved definitions, and resources, as far as the token grants them. Not an action: nothing of it is recorded."""
-        reaches = self._gatekeeper.reaches()
-        if reaches is None:
+        if not self._gatekeeper.passes():
             return refused((NO_TOKEN,), None)
         if "cursor" in call.params:
             raise FormatError("params.cursor", "none: a list is one page", repr(call.params["cursor"])[:80])
         try:
             entries = self._server.list_all(call.method)
+            reaches = self._gatekeeper.reaches()  # as it is now: the list took its time
+            if reaches is None:
+                return refused((NO_TOKEN,), None)
             kind = _KINDS.get(call.method)
             shown = [one for one in entries if self._may_show(call.method, kind, one, entries, reaches)]
         except Refused as error:

@@ -36,7 +36,7 @@ from enforcer.launch.netns import ADDRESS
 from enforcer.wire.head import head_of, read_request
 from enforcer.wire.limits import Ended, Limits
 from enforcer.wire.line import ListeningLine
-from enforcer.wire.stream import Stream
+from enforcer.wire.stream import LINGER, TELL_WITHIN, Stream
 from writ.formats.errors import FormatError
 from writ.formats.forward import MCP_PORT
 from writ.formats.mcp.events import event
@@ -58,7 +58,6 @@ PATH: Final = "/mcp/"
 URL: Final = f"http://{ADDRESS}:{MCP_PORT}/mcp"
 CONNECTIONS: Final = 16
 _PART: Final = 65536
-_TELL_WITHIN: Final = 10.0
 _STREAM: Final = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\nX-Accel-Buffering: no\r\n"
     b"X-Content-Type-Options: nosniff\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -161,26 +160,20 @@ class _Events:
     """An answer that is a stream, from the first that is told before it."""
 
     def __init__(self, near: Stream) -> None:
-        self._near, self.begun, self._broken = near, False, False
+        self._near, self.begun = near, False
 
     def tell(self, message: bytes) -> None:
         """One message, or a sign of life. Raises OSError, and from then on always."""
-        if self._broken:
-            raise BrokenPipeError
-        self._broken = True  # until it has left whole
-        self._near.settimeout(_TELL_WITHIN)
-        if not self.begun:
-            self.begun = True
-            self._near.sendall(_STREAM)
         data = event(message) if message else b":\n\n"
-        self._near.sendall(b"%x\r\n%s\r\n" % (len(data), data))
-        self._broken = False
+        before = b"" if self.begun else _STREAM
+        self.begun = True
+        self._near.sendall(before + b"%x\r\n%s\r\n" % (len(data), data), TELL_WITHIN)
 
     def end(self, answer: bytes) -> bool:
         """The answer is the last. Whether all of it has left."""
         with contextlib.suppress(OSError):
             self.tell(answer)
-            self._near.sendall(b"0\r\n\r\n")
+            self._near.sendall(b"0\r\n\r\n", TELL_WITHIN)
             return True
         return False
 
@@ -254,8 +247,7 @@ def _tell(near: Stream, status: int, body: bytes, *, keep: bool) -> None:
         f"Content-Length: {len(body)}", "Cache-Control: no-store", *(["Allow: POST"] if status == 405 else []),
         *([] if keep else ["Connection: close"]), "", "",
     ]  # fmt: skip
-    near.settimeout(_TELL_WITHIN)
-    near.sendall("\r\n".join(head).encode("ascii") + body)
+    near.sendall("\r\n".join(head).encode("ascii") + body, TELL_WITHIN)
     if not keep:
         near.end()
-        near.linger(1.0)
+        near.linger(LINGER)

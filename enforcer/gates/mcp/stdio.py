@@ -8,6 +8,7 @@ The client launches a bridge in the agent's image, which knows nothing (`/run/wr
     for line in sys.stdin.buffer: f.write(line)
 
 There are no headers here, so a message is of the generation that it says itself. Answers come in the order of requests.
+A client that does not take one is cut off, and what it asked for has its outcome all the same.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from enforcer.gates.mcp.desk import Desk
 from enforcer.gates.mcp.refusal import bad
 from enforcer.wire.lines import LineGate, Tell
+from enforcer.wire.stream import TELL_WITHIN
 from writ.formats.mcp.protocol import BadMessage
 from writ.formats.mcp.request import Note, parse_message
 
@@ -29,10 +31,12 @@ def socket_name(server: str) -> str:
 class McpStdioGate(LineGate):
     """The socket of one server."""
 
-    def __init__(self, path: str, *, uid: int, gid: int, is_agent: Callable[[int], bool], desk: Desk) -> None:
+    def __init__(
+        self, path: str, *, uid: int, gid: int, is_agent: Callable[[int], bool], desk: Desk, tell_within: float = TELL_WITHIN
+    ) -> None:  # fmt: skip
         """As `LineGate`."""
         self._desk = desk
-        super().__init__(path, uid=uid, gid=gid, is_agent=is_agent)
+        super().__init__(path, uid=uid, gid=gid, is_agent=is_agent, tell_within=tell_within)
 
     def answer(self, line: bytes, tell: Tell | None = None) -> bytes | None:
         """The answer to one line; none to a notification. What comes before it is told, and nothing is held: other requests wait."""

@@ -17,7 +17,8 @@ from writ.formats.digest import Digest
 
 SITE = "https://reports.example.org"
 PLAIN = "http://reports.example.org"
-GRANTS = tuple((action, f"{origin}/v1/*") for origin in (SITE, PLAIN) for action in ("http.get", "http.post"))
+PORTED = f"{PLAIN}:8080"
+GRANTS = tuple((action, f"{origin}/v1/*") for origin in (SITE, PLAIN, PORTED) for action in ("http.get", "http.post"))
 
 
 class Gate(Service):

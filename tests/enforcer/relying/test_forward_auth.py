@@ -12,7 +12,7 @@ from enforcer.relying import forward_auth
 from enforcer.relying.forward_auth import Body, ForwardAuth, Proxy
 from enforcer.replay_cache import ReplayCache
 from tests.enforcer.relying.asking import exchange
-from tests.enforcer.relying.behind import SITE, Gate, claim, reason
+from tests.enforcer.relying.behind import PLAIN, PORTED, SITE, Gate, claim, reason
 from tests.enforcer.relying.test_middleware import KnownFeed
 from writ.formats.digest import Digest
 from writ.formats.errors import Misuse
@@ -183,6 +183,16 @@ def test_the_scheme_is_the_proxys_where_it_says_one(tmp_path: Path) -> None:
     gate = Gate(tmp_path, "caddy", origins=(SITE, plain))
     assert gate.question(gate.proven(url=f"{plain}/v1/report"), origin=plain).status == 200
     assert reason(gate.question(gate.proven(), origin=plain)) == (401, "proof-mismatch")
+
+
+@pytest.mark.parametrize("proxy", PROXIES)
+def test_a_port_is_part_of_an_origin(tmp_path: Path, proxy: Any) -> None:
+    """As docs/relying.md says of a proxy to whose port agents come themselves."""
+    gate = Gate(tmp_path / "ported", proxy, origins=(PORTED,))
+    assert gate.question(gate.proven(url=f"{PORTED}/v1/report"), origin=PORTED).status == 200
+    other = Gate(tmp_path / "other", proxy, origins=(PLAIN,))
+    refused = other.question(other.proven(url=f"{PORTED}/v1/report"), origin=PORTED)
+    assert (refused.status, claim(refused)) == (403, "origin")
 
 
 def test_bodies_and_proxies_are_what_is_documented() -> None:

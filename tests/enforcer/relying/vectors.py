@@ -321,7 +321,7 @@ def of_the_token() -> list[Made]:
     elsewhere = encode_exchange_claims(
         ExchangeClaims(
             ISSUER, CLAIMS.agent, AUDIENCE, NOW - 10, NOW + 50, "exchange-token-of-the-vectors", "h1", CLAIMS.instance, "discrete",
-            "affirming", Digest.of(good.encode()),
+            "affirming", (), Digest.of(good.encode()),
         )
     )  # fmt: skip
     last = good[:-1] + ("B" if good[-1] == "A" else chr(ord(good[-1]) + 1))

@@ -188,6 +188,9 @@ def lie(holding: Holding, name: str) -> Callable[[Local], Local]:
             "another issuer": {"issuer": "https://evil.example.org"}, "another instance": {"instance": bytes(16)},
             "another host": {"host": "host-2"}, "another execution token": {"execution_token": Digest.of(b"x")},
             "a longer life": {"expires_at": claims.expires_at + 1}, "a dead one": {"issued_at": now - 60, "expires_at": now},
+            "nothing let pass": {"exceptions": () if claims.exceptions else ("attestor-not-rooted",)},
+            "another runtime": {"runtime": "affirming" if claims.runtime != "affirming" else "runtime-only"},
+            "another class of TPM": {"tpm_class": "discrete" if claims.tpm_class != "discrete" else "software"},
         }  # fmt: skip
         return attestor.exchanged(ask, token, now=now, **lies[name])
 
@@ -203,7 +206,7 @@ def _payload(signed: bytes) -> bytes:
     [
         "another's signature", "another's decision", "a decision of another token", "an attestation", "the execution token",
         "another audience", "another agent", "another issuer", "another instance", "another host", "another execution token",
-        "a longer life", "a dead one",
+        "a longer life", "a dead one", "nothing let pass", "another runtime", "another class of TPM",
     ],
 )  # fmt: skip
 def test_relay_that_lies_is_not_believed(holding: Holding, name: str) -> None:

@@ -153,7 +153,7 @@ EXCHANGE_CLAIMS = st.builds(
     lambda issued_at, life, **rest: ExchangeClaims(issued_at=issued_at, expires_at=issued_at + life, **rest),
     st.integers(0, 1 << 40), st.integers(1, MAX_LIFE),
     issuer=WORD, agent=AGENT, audience=WORD, token_id=LONG_ID, host=NAME, instance=ID, tpm_class=CLASS,
-    runtime=st.sampled_from(RUNTIME_TIERS), execution_token=DIGEST,
+    runtime=st.sampled_from(RUNTIME_TIERS), exceptions=several(st.sampled_from(sorted(REMEDIES))), execution_token=DIGEST,
 )  # fmt: skip
 OUTCOME = st.builds(Outcome, ID, st.none() | DIGEST, REASONS)
 ENTRY = st.one_of(

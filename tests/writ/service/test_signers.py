@@ -11,7 +11,14 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_der_public_key,
+)
 
 from writ.formats.errors import FormatError, Misuse, Unavailable
 from writ.formats.keys import ALGORITHMS, Signer, key_id
@@ -93,6 +100,17 @@ def test_file_that_others_can_read_or_write_is_refused(tmp_path: Path, mode: int
 
     with pytest.raises(FormatError, match="0600"):
         load_signer(tmp_path / "key.pem")
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644])
+def test_a_public_key_is_called_one_whoever_may_read_it(tmp_path: Path, mode: int) -> None:
+    made = create_signer(tmp_path / "key.pem")
+    spki = load_der_public_key(made.public.to_spki())
+    (tmp_path / "key.pub").write_bytes(spki.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    (tmp_path / "key.pub").chmod(mode)
+
+    with pytest.raises(FormatError, match="expected the private key, PKCS#8 PEM, got a public key"):
+        load_signer(tmp_path / "key.pub")
 
 
 def acl(*entries: tuple[int, int, int]) -> bytes:

@@ -54,7 +54,7 @@ def judged(
 ) -> tuple[Reason, ...]:  # fmt: skip
     logs = {PARENT: parents, CHILD: [child], **{sixteen(which): records for which, records in more.items()}}
     leaves = {instance: logged(instance, records) for instance, records in logs.items()}
-    return judge_lineage(leaves, {TOKEN: (PARENT,)} if above is None else above)
+    return judge_lineage(leaves, {TOKEN: (PARENT,)} if above is None else above).reasons
 
 
 def broken(reasons: tuple[Reason, ...]) -> tuple[str, str]:
@@ -102,7 +102,7 @@ def test_a_permit_of_an_instance_from_which_the_child_does_not_descend_is_none()
     assert broken(judged(above={TOKEN: ()})) == ("1.parent", "no parent")
     own = [record(1), record(2, gate="instance", parent=name(record(1)))]
     leaves = {CHILD: logged(CHILD, own)}
-    assert broken(judge_lineage(leaves, {})) == ("2.parent", "a record of another log")
+    assert broken(judge_lineage(leaves, {}).reasons) == ("2.parent", "a record of another log")
 
 
 def test_what_is_no_child_names_what_stands_before_it_in_its_own_log() -> None:
@@ -115,6 +115,38 @@ def test_what_is_no_child_names_what_stands_before_it_in_its_own_log() -> None:
 def test_a_leaf_that_is_no_record_is_malformed() -> None:
     with pytest.raises(FormatError):
         judge_lineage({PARENT: [b"rubbish"]}, {})
+
+
+def without_token(child: ActionRecord, above: Mapping[Digest, tuple[bytes, ...]]) -> tuple[str, ...]:
+    logs: dict[bytes, list[ActionRecord]] = {PARENT: [FIRST, ASKED], CHILD: [child]}
+    return judge_lineage({instance: logged(instance, records) for instance, records in logs.items()}, above).without_token
+
+
+def test_of_which_records_the_token_is_not_at_hand_is_said() -> None:
+    assert without_token(RAN, {}) == (f"{CHILD.hex()}-1",)
+    assert without_token(RAN, {TOKEN: (PARENT,)}) == (), "it is at hand"
+    assert without_token(replace(RAN, token=None), {}) == (), "the record names none"
+    assert without_token(replace(RAN, parent=bytes(32)), {}) == (), "it is broken, whatever its token says"
+
+
+def test_the_command_does_not_accept_what_it_could_not_look_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    logs = tuple(InstanceLog(of, tuple(logged(of, records))) for of, records in ((PARENT, (FIRST, ASKED)), (CHILD, (RAN,))))
+    path = tmp_path / "enforcer.archive"
+    path.write_bytes(encode_archive(Archive((), (), (), logs)))
+    assert main(["lineage", str(path), "--json"]) == 3
+    said = json.loads(capsys.readouterr().out)
+    assert (said["verdict"], said["without_token"], said["reasons"], said["records"]) == ("incomplete", [f"{CHILD.hex()}-1"], [], 5)
+    assert main(["lineage", str(path)]) == 3
+    out, err = capsys.readouterr()
+    assert (out, "none for 1 of 5 records" in err) == ("", True)
+
+    broke = InstanceLog(OTHER, tuple(logged(OTHER, [record(1, parent=bytes(32))])))
+    path.write_bytes(encode_archive(Archive((), (), (), (*logs, broke))))
+    assert main(["lineage", str(path), "--json"]) == 1
+    assert len(json.loads(capsys.readouterr().out)["without_token"]) == 1
+    assert main(["lineage", str(path)]) == 1
+    said = capsys.readouterr().err
+    assert all(word in said for word in ("lineage-broken", "none for 1 of 7 records"))
 
 
 def test_the_command_says_what_is_broken_and_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,12 +171,12 @@ def test_the_command_says_what_is_broken_and_where(tmp_path: Path, capsys: pytes
 def test_one_permit_of_a_parent_is_for_one_command_of_its_child() -> None:
     leaves = {PARENT: [FIRST, ASKED], CHILD: [RAN, replace(RAN, sequence=2, arguments=bytes(32))]}
     found = judge_lineage({instance: logged(instance, records) for instance, records in leaves.items()}, {TOKEN: (PARENT,)})
-    assert broken(found) == ("2.parent", "one record of a child for each of its parent's")
+    assert broken(found.reasons) == ("2.parent", "one record of a child for each of its parent's")
 
 
 def test_a_log_of_another_instance_is_none_of_this_one() -> None:
     found = judge_lineage({OTHER: logged(PARENT, [FIRST])}, {})
-    assert broken(found) == ("0.instance", OTHER.hex())
+    assert broken(found.reasons) == ("0.instance", OTHER.hex())
 
 
 OPENING, AGAIN = opening(PARENT), replace(opening(PARENT), sequence=2)
@@ -186,4 +218,4 @@ def test_a_log_begins_with_its_opening() -> None:
 
 def test_an_opening_goes_on_where_another_engine_does_and_actions_may_end_after_it() -> None:
     leaves = [encode_record(one) for one in (OPENING, FIRST, AGAIN, replace(ENDED, sequence=3), record(4, opening=2))]
-    assert judge_lineage({PARENT: leaves}, {}) == ()
+    assert judge_lineage({PARENT: leaves}, {}).reasons == ()

@@ -19,7 +19,7 @@ from verifier import compose
 from writ.formats.errors import FormatError
 from writ.formats.policy_bundle import PolicyBundle
 from writ.verdict.cedar import CedarAnswer, evaluate, load
-from writ.verdict.lint import SPECIMEN, Finding, validate
+from writ.verdict.lint import NO_TOKENS, SPECIMEN, Finding, publishable, validate
 from writ.verdict.schema import ACTION_CONTEXT, ISSUE, ISSUE_CONTEXT, KINDS, cedar_schema
 
 ROOT: Final = Path(__file__).parents[3]
@@ -119,7 +119,9 @@ def test_policy_that_no_action_can_match_is_refused() -> None:
 
 
 def found(policies: str, schema: str = SCHEMA) -> list[tuple[str, str]]:
-    return [(one.policy, one.code) for one in validate(policy(policies=policies, schema=schema)) if one.policy != "schema"]
+    return [
+        (one.policy, one.code) for one in validate(policy(policies=policies, schema=schema)) if one.policy not in ("schema", "policies")
+    ]
 
 
 TOOL: Final = 'action == Writ::Action::"tool.call"'
@@ -183,7 +185,7 @@ def test_schema_has_the_context_that_is_decided_in() -> None:
 
 def test_kinds_of_ones_own_are_added_once() -> None:
     text = on("true", "reports.render").replace("when { true }", "")
-    assert validate(policy(policies=text, schema=cedar_schema(["reports.render"]))) == ()
+    assert [one.code for one in validate(policy(policies=text, schema=cedar_schema(["reports.render"])))] == [NO_TOKENS]
     assert refuse(text, cedar_schema()).what == "policy.policies"
     for wrong in (["tool.call"], [ISSUE], ["a", "a"], ["No"], ['a"b'], [f"a.{n}" for n in range(257)]):
         with pytest.raises(FormatError):
@@ -343,4 +345,41 @@ def test_findings_are_sorted_and_shown() -> None:
     one = Finding("a", "never-applies", "why")
     assert one.to_json() == {"policy": "a", "code": "never-applies", "detail": "why"}
     both = validate(policy(policies="".join(f'@id("{n}") {on("false").partition(" ")[2]}' for n in "ba")))
-    assert [finding.policy for finding in both] == ["a", "b", "schema"]
+    assert [finding.policy for finding in both] == ["a", "b", "policies", "schema"]
+
+
+TOKENS: Final = 'permit(principal, action == Writ::Action::"token.issue", resource);'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"forbid(principal, {TOOL}, resource);", f"permit(principal, {TOOL}, resource);", TOKENS.replace("permit", "forbid"),
+        'permit(principal, action in [Writ::Action::"tool.call", Writ::Action::"resource.read"], resource);', "// nothing but a comment",
+    ],
+)  # fmt: skip
+def test_policy_under_which_nobody_gets_a_token_is_told_of_and_not_publishable(text: str) -> None:
+    bundle = policy(policies=text, schema=cedar_schema())
+    assert ("policies", NO_TOKENS) in [(one.policy, one.code) for one in validate(bundle)]
+    with pytest.raises(FormatError, match=r"token\.issue"):
+        publishable(bundle)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        TOKENS, f"forbid(principal, {TOOL}, resource); {TOKENS}", 'permit(principal, action, resource) when { context.host == "h" };',
+        'permit(principal, action in [Writ::Action::"token.exchange", Writ::Action::"token.issue"], resource);',
+        f"{TOKENS} forbid(principal, action, resource);",
+    ],
+)  # fmt: skip
+def test_policy_that_may_give_a_token_is_publishable(text: str) -> None:
+    bundle = policy(policies=text, schema=cedar_schema())
+    assert publishable(bundle) == validate(bundle)
+    assert NO_TOKENS not in [one.code for one in validate(bundle)]
+
+
+def test_permit_of_a_group_may_be_one_of_tokens() -> None:
+    schema = SCHEMA.replace('action "token.issue" applies', 'action "all"; action "token.issue" in ["all"] applies')
+    assert schema != SCHEMA
+    publishable(policy(policies='permit(principal, action in Writ::Action::"all", resource);', schema=schema))

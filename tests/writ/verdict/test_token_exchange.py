@@ -29,7 +29,8 @@ from writ.formats.eat import TokenClaims
 from writ.formats.errors import FormatError
 from writ.formats.eventlog.runtime import DriftEvent
 from writ.formats.exchange import EXCHANGE, ExchangeRequest, NonceAnswer
-from writ.formats.exchange_token import MAX_LIFE
+from writ.formats.exchange_token import MAX_LIFE, encode_exchange_claims, parse_exchange_claims
+from writ.formats.exemption import Exemption
 from writ.formats.grants import grant_set
 from writ.formats.jose import encode_dpop_payload, sign_dpop
 from writ.formats.keys import key_id
@@ -72,7 +73,8 @@ class Asking:
     def decide(self, request: bytes, *, now: int | None = None) -> ExchangeVerdict:
         scene = self.scene
         return decide_exchange(
-            request, record=scene.record, state=scene.state, references=reference_set(scene.references), bundle=scene.bundle, keys=(KEY,),
+            request, record=scene.record, state=scene.state, references=reference_set(scene.references, scene.exemptions),
+            bundle=scene.bundle, keys=(KEY,),
             exchanging=Exchanging(ISSUER, URI, scene.now if now is None else now, "an-exchange-token-id"), engine=ENGINE_ID,
         )  # fmt: skip
 
@@ -119,6 +121,48 @@ def test_policy_is_asked_for_each_parent(asking: Asking) -> None:
     token, _ = asking.token("two")
     (reason,) = asking.decide(asking.request("two", token)).entry.reasons
     assert (reason.code, reason.expected) == ("policy-refused", f"a permit for {REPORTER}")
+
+
+def test_what_was_let_pass_is_said_as_the_execution_token_says_it(asking: Asking) -> None:
+    token, claims = asking.token("one")
+    for exceptions in (claims.exceptions, (), ("attestor-not-rooted", "component-mismatch/0011223344556677")):
+        token, _ = asking.token("one", exceptions=exceptions)
+        given = asking.decide(asking.request("one", token)).claims
+        assert given is not None
+        assert parse_exchange_claims(encode_exchange_claims(given)).exceptions == exceptions
+
+
+def test_i6_host_is_appraised_again_once_something_that_it_is_judged_by_ran_out(asking: Asking) -> None:
+    """Another version stands, so that the host may be accepted again: which one it is, its next attestation says."""
+    scene = asking.scene
+    scene.references = (replace(GOVERNED, id="until-then", valid_until=NOW + 10), *scene.references)
+    token, _ = asking.token("one")
+    request = asking.request("one", token)
+    assert asking.decide(request, now=NOW + 10).claims is not None
+    (reason,) = asking.decide(request, now=NOW + 11).entry.reasons
+    assert (reason.code, reason.expected) == ("host-unappraised", "since governance ran out")
+    scene.now += 11
+    token, _ = asking.token("one")
+    assert asking.decide(asking.request("one", token)).claims is not None
+
+
+@pytest.mark.parametrize("host, codes", [("host-1", ["host-unappraised"]), ("host-2", [])])
+def test_i6_host_is_appraised_again_once_an_exemption_of_its_own_is_over(asking: Asking, host: str, codes: list[str]) -> None:
+    scene = asking.scene
+    scene.exemptions = (
+        Exemption("billing", "governance-mismatch", "governance.attestor", "x", (host,), NOW, NOW + 10, "", ("alice", "bob")),
+    )
+    token, _ = asking.token("one")
+    request = asking.request("one", token)
+    assert asking.decide(request, now=NOW + 10).claims is not None
+    assert [reason.code for reason in asking.decide(request, now=NOW + 11).entry.reasons] == codes
+
+
+def test_agents_whose_version_ran_out_leave_the_others_theirs(asking: Asking) -> None:
+    scene = asking.scene
+    scene.references = (*scene.references, replace(approved("other", measurement("other")), valid_until=NOW + 10))
+    token, _ = asking.token("one")
+    assert asking.decide(asking.request("one", token), now=NOW + 11).claims is not None
 
 
 def test_lineage_that_the_log_does_not_tell_is_refused(asking: Asking) -> None:
