@@ -21,7 +21,7 @@ from verifier.ledger import Admitted, Began, NonceIssued
 from verifier.ledger.schema import CheckpointRow, EntryRow, TileRow
 from verifier.ledger.sequencer import SqliteLedger
 from verifier.ledger.sqlite import SqliteTables, connect
-from verifier.ledger.translog import GENESIS, SLOT, HeadFile, TransparencyLog
+from verifier.ledger.translog import GENESIS, SLOT, HeadFile, TransparencyLog, tile_of
 from writ.formats.errors import Misuse, Refused, Unavailable
 from writ.formats.exchange import EXCHANGE, AttestAnswer
 from writ.formats.strict import parse_b64url
@@ -80,13 +80,13 @@ def test_tiles_and_checkpoints_are_those_of_the_entries_however_they_came(
         assert verify_checkpoint(signed, log.key) == Checkpoint(ORIGIN, size, merkle.root(leaves))
         roots.append((size, signed.checkpoint.root))
     for tile in tiles_of(size):
-        data = log.tile(tables, tile)
+        data = tile_of(tables, tile)
         assert data is not None
         span = 256**tile.level
         first = tile.index * 256
         assert data == b"".join(merkle.root(leaves[at * span : (at + 1) * span]) for at in range(first, first + tile.width))
     for bundle in bundles_of(size):
-        data = log.tile(tables, bundle)
+        data = tile_of(tables, bundle)
         assert data is not None
         assert parse_bundle(data, bundle.width) == tuple(
             b"entry %d" % at for at in range(bundle.index * 256, bundle.index * 256 + bundle.width)
@@ -118,9 +118,9 @@ def test_a_tile_that_is_not_there_is_none(tmp_path: Path) -> None:
         "tile/entries/001",
         "tile/entries/001.p/45",
     ):
-        assert log.tile(tables, parse_path(path)) is None, path
+        assert tile_of(tables, parse_path(path)) is None, path
     for path in ("tile/0/000", "tile/0/000.p/7", "tile/0/001.p/44", "tile/0/001.p/1", "tile/entries/001.p/44", "tile/entries/000.p/9"):
-        assert log.tile(tables, parse_path(path)) is not None, path
+        assert tile_of(tables, parse_path(path)) is not None, path
     log.close()
 
 
