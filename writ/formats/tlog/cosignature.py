@@ -77,11 +77,11 @@ class TlogPolicy:
 
     def satisfied(self, cosigners: frozenset[str]) -> bool:
         """Whether these witnesses, by their names here, make the quorum."""
-        return self.quorum == NONE or self._met(self.quorum, cosigners)
-
-    def _met(self, name: str, cosigners: frozenset[str]) -> bool:
-        group = self.groups.get(name)
-        return name in cosigners if group is None else sum(self._met(one, cosigners) for one in group.members) >= group.least
+        met = {one.name for one in self.witnesses} & cosigners
+        for group in self.groups.values():  # each after its members, however deep they stand in each other
+            if sum(one in met for one in group.members) >= group.least:
+                met.add(group.name)
+        return self.quorum == NONE or self.quorum in met
 
 
 def parse_policy(data: bytes) -> TlogPolicy:
