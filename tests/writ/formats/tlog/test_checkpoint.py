@@ -73,8 +73,8 @@ NUMBER = "a decimal number without zeros before it"
         pytest.param(TEXT[:-1], "three lines", id="no newline at the end"),
         pytest.param(f"{ORIGIN}\n12\n", "three lines", id="no root"),
         pytest.param("", "three lines", id="nothing"),
-        pytest.param(TEXT.replace(ORIGIN, ""), "one line of 1 to 255 characters", id="no origin"),
-        pytest.param(TEXT.replace(ORIGIN, "o" * 256), "one line of 1 to 255 characters", id="a long origin"),
+        pytest.param(TEXT.replace(ORIGIN, ""), "one line of 1 to 255 printable characters", id="no origin"),
+        pytest.param(TEXT.replace(ORIGIN, "o" * 256), "one line of 1 to 255 printable characters", id="a long origin"),
         pytest.param(TEXT.replace(to_base64(ROOT), to_base64(ROOT[:31])), "the root of so many entries", id="a short root"),
         pytest.param(TEXT.replace(to_base64(ROOT), to_base64(ROOT + b"x")), "the root of so many entries", id="a long root"),
         pytest.param(TEXT.replace(to_base64(ROOT), ""), "the root of so many entries", id="an empty root"),
@@ -89,8 +89,9 @@ def test_a_checkpoint_that_is_none_is_refused_by_name(text: str, expected: str) 
 
 
 def test_an_origin_is_one_line() -> None:
-    with pytest.raises(FormatError, match="one line"):
-        Checkpoint("a\nb", 1, ROOT)
+    for origin in ("a\nb", "a\n", "a\rb", "a\0", "\x7f"):
+        with pytest.raises(FormatError, match="one line"):
+            Checkpoint(origin, 1, ROOT)
 
 
 def test_a_signed_checkpoint_is_bounded_and_is_a_note() -> None:

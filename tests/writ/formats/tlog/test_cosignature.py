@@ -157,6 +157,11 @@ def test_a_policy_that_is_none_is_refused_by_name(lines: tuple[str, ...], expect
 def test_a_policy_is_bounded_text() -> None:
     with pytest.raises(FormatError, match="UTF-8"):
         parse_policy(b"\xff")
+    for control in (b"\r\n", b"\0\n", b"\x0b\n", b"\x7f\n"):
+        with pytest.raises(FormatError, match="a control character"):
+            parse_policy(f"{LOG}\nquorum none".encode() + control)
+    with pytest.raises(FormatError, match=KINDS):
+        policy(LOG, "quorum\u00a0none")  # no space between words
     with pytest.raises(FormatError, match=f"at most {MAX_POLICY} bytes"):
         parse_policy(b"#" * (MAX_POLICY + 1))
 
