@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from tests.peers.conftest import LIB, node
 from tests.signers import MemorySigner, new_signer
 from tests.world.tlog import ORIGIN, MemoryLog
-from writ.formats.keys import ALGORITHMS
+from writ.formats.errors import FormatError
+from writ.formats.keys import ALGORITHMS, ED25519, PublicKey
 from writ.formats.strict import encode_cbor
 
 pytestmark = pytest.mark.peers
@@ -62,18 +62,19 @@ console.log(JSON.stringify(accepted));
 """
 
 
-def test_node_accepts_the_edges_of_ed25519_that_the_library_does(vectors: Path) -> None:
-    """So a browser and a server give one verdict."""
+def test_node_accepts_the_edges_of_ed25519_that_we_do_but_for_a_small_commitment(vectors: Path) -> None:
+    """No signature that a browser takes is refused by us. WebCrypto refuses 43 more, all with an R of small order, which the holder of the
+    key alone can make. (Node 20 took all 208 that OpenSSL takes; 24 refuses keys of small order, as we do.)"""
     file = vectors / "audit/cctv/ed25519vectors.json"
     done = subprocess.run(
         [node(), "--input-type=module", "--eval", WEBCRYPTO, file], capture_output=True, text=True, timeout=60, check=True
     )
-    library = []
-    for case in json.loads(file.read_text()):
-        try:
-            Ed25519PublicKey.from_public_bytes(bytes.fromhex(case["key"])).verify(bytes.fromhex(case["sig"]), case["msg"].encode())
-            library.append(case["number"])
-        except InvalidSignature:
-            pass
-    assert json.loads(done.stdout) == library
-    assert len(library) == 208
+    ours = set()
+    cases = {case["number"]: case for case in json.loads(file.read_text())}
+    for number, case in cases.items():
+        with suppress(FormatError):
+            if PublicKey(ED25519, bytes.fromhex(case["key"])).verify(bytes.fromhex(case["sig"]), case["msg"].encode()):
+                ours.add(number)
+    small = {number for number, case in cases.items() if "low_order_R" in (case["flags"] or ())}
+    assert set(json.loads(done.stdout)) == ours - small
+    assert (len(ours), len(ours - small)) == (86, 43)

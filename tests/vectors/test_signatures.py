@@ -32,8 +32,8 @@ def test_wycheproof_ml_dsa_44_gets_its_result_from_the_library(vectors: Path) ->
 
 
 def test_cctv_edges_are_taken_as_by_others_but_under_keys_of_small_order(vectors: Path) -> None:
-    """The library accepts the 208 that Node's WebCrypto accepts (`tests/peers/test_receipts.py`). We refuse the keys of 122 of them:
-    each is of small order, and one signature under it fits many messages."""
+    """The library takes 208. We refuse the keys of 122 of these: each is of small order, and one signature under it fits many messages.
+    What Node's WebCrypto takes is in `tests/peers/test_receipts.py`."""
     cases = json.loads((vectors / "audit/cctv/ed25519vectors.json").read_text())
     library, ours = set(), set()
     for case in cases:
