@@ -53,7 +53,7 @@ def verify_witnessed(signed: SignedCheckpoint, policy: TlogPolicy) -> Witnessed:
     keys = [key for key, _ in policy.logs if key.name == signed.checkpoint.origin]
     if not keys:
         raise _refused("checkpoint-invalid", "checkpoint.origin", "a log of the policy", signed.checkpoint.origin)
-    checkpoint, *_ = [verify_checkpoint(signed, key) for key in [key for key in keys if signed.note.by(key) is not None] or keys[:1]]
+    checkpoint, *_ = [verify_checkpoint(signed, key) for key in [key for key in keys if signed.note.by(key) is not None] or keys]
     # 2
     seen = []
     for witness in policy.witnesses:

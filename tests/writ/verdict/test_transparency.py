@@ -109,9 +109,18 @@ def test_witnesses_do_not_stand_in_for_the_log() -> None:
 def test_a_log_that_the_policy_does_not_name_is_refused() -> None:
     other = MemoryLog([b"x"], origin="another.example.org")
     reason = refused(lambda: verify_witnessed(other.checkpoint(witnesses=["w1", "w2"]), TWO))
-    assert (reason.claim, reason.got) == ("checkpoint.origin", "another.example.org")
+    assert (reason.claim, reason.expected, reason.got) == ("checkpoint.origin", "a log of the policy", "another.example.org")
     both = policy("group g 2 w1 w2 w3", "quorum g", log=f"log {KEY}\nlog {plain_key('another.example.org')}")
     assert verify_witnessed(other.checkpoint(witnesses=["w1", "w2"]), both).checkpoint.origin == "another.example.org"
+
+
+def test_a_line_by_another_log_of_the_policy_says_nothing() -> None:
+    both = policy("quorum none", log=f"log {KEY}\nlog {plain_key('another.example.org')}")
+    signed = LOG.checkpoint()
+    by = plain_key("another.example.org")
+    for line in (sign_note(signed.note.text, by, signer("log/another.example.org").sign).signatures[0], NoteSignature(by.name, by.id, b"no")):
+        note = Note(signed.note.text, (line, *signed.note.signatures))
+        assert verify_witnessed(SignedCheckpoint(signed.checkpoint, note), both).checkpoint == signed.checkpoint
 
 
 def test_a_log_may_have_two_keys_and_each_line_of_either_holds() -> None:
