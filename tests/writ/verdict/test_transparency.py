@@ -118,7 +118,10 @@ def test_a_line_by_another_log_of_the_policy_says_nothing() -> None:
     both = policy("quorum none", log=f"log {KEY}\nlog {plain_key('another.example.org')}")
     signed = LOG.checkpoint()
     by = plain_key("another.example.org")
-    for line in (sign_note(signed.note.text, by, signer("log/another.example.org").sign).signatures[0], NoteSignature(by.name, by.id, b"no")):
+    for line in (
+        sign_note(signed.note.text, by, signer("log/another.example.org").sign).signatures[0],
+        NoteSignature(by.name, by.id, b"no"),
+    ):
         note = Note(signed.note.text, (line, *signed.note.signatures))
         assert verify_witnessed(SignedCheckpoint(signed.checkpoint, note), both).checkpoint == signed.checkpoint
 

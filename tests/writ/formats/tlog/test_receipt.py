@@ -19,7 +19,7 @@ from writ.formats.errors import FormatError, Misuse
 from writ.formats.keys import ED25519, ES256
 from writ.formats.strict import encode_cbor
 from writ.formats.tlog.merkle import MAX_SIZE
-from writ.formats.tlog.receipt import MAX_RECEIPT, SIZE, encode_receipt, inclusion_of, parse_receipt
+from writ.formats.tlog.receipt import MAX_RECEIPT, RECEIPTS, SIZE, VDP, VDS, encode_receipt, inclusion_of, parse_receipt
 
 LOG = MemoryLog([b"%d" % number for number in range(9)])
 DATA = LOG.receipt(5)
@@ -63,6 +63,11 @@ def test_reader_is_total() -> None:
 
 def test_a_receipt_of_another_algorithm_is_read() -> None:
     assert parse_receipt(LOG.receipt(5, by=new_signer(ES256))).sign1.algorithm == ES256
+
+
+def test_numbers_are_those_of_the_rfc_and_one_of_ours() -> None:
+    assert (RECEIPTS, VDS, VDP) == (394, 395, 396)
+    assert HEADERS[15] == {1: ORIGIN, -65_537: 9}
 
 
 def test_the_parts_are_put_together_again() -> None:
