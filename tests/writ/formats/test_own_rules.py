@@ -447,3 +447,11 @@ def test_governance_measurement_has_one_spelling_and_is_told_from_an_agents() ->
     for wrong in ({"v": 1, "governance": {}}, {"v": 1, "governance": {"a": "text"}}, {"v": 1, "governance": {"A": bytes(32)}}):
         with pytest.raises(FormatError):
             parse_measured(encode_cbor(wrong))
+
+
+def test_what_a_commitment_is_made_of_comes_back_as_it_was() -> None:
+    salt, content = bytes(range(32)), b"content"
+    data = preimage_of(salt, content)
+    assert Digest.of(data).value == commit(salt, content)
+    assert parse_preimage(data) == (salt, Digest.of(content))
+    assert_parser_is_total(parse_preimage, data)

@@ -22,6 +22,7 @@ from writ.formats.tlog.note import MAX_NAME, Note, from_base64, parse_note, to_b
 
 MAX_CHECKPOINT: Final = 64 << 10
 """With every signature that witnesses may have added."""
+_ORIGIN = re.compile(rf"[^\x00-\x1f\x7f]{{1,{MAX_NAME}}}\Z")
 _SIZE = re.compile(r"(?:0|[1-9][0-9]{0,18})\Z", re.ASCII)
 
 
@@ -34,8 +35,8 @@ class Checkpoint:
     root: bytes
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.origin) <= MAX_NAME or "\n" in self.origin:
-            raise FormatError("checkpoint.origin", f"one line of 1 to {MAX_NAME} characters", repr(self.origin[:80]))
+        if not _ORIGIN.match(self.origin):
+            raise FormatError("checkpoint.origin", f"one line of 1 to {MAX_NAME} printable characters", repr(self.origin[:80]))
         if not 0 <= self.size <= MAX_SIZE:
             raise FormatError("checkpoint.size", f"0 to {MAX_SIZE}", str(self.size)[:40])
         if len(self.root) != HASH_SIZE or (self.size == 0 and self.root != EMPTY_ROOT):

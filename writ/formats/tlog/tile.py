@@ -45,7 +45,7 @@ class Tile:
     width: int = WIDTH
 
     def __post_init__(self) -> None:
-        if not ENTRIES <= self.level <= MAX_LEVEL or not 0 <= self.index < MAX_SIZE >> _HEIGHT or not 1 <= self.width <= WIDTH:
+        if not ENTRIES <= self.level <= MAX_LEVEL or not 0 <= self.index <= MAX_SIZE >> _HEIGHT or not 1 <= self.width <= WIDTH:
             raise FormatError("tile", f"a level up to {MAX_LEVEL}, an index and a width up to {WIDTH}", f"{self.level}, {self.width}")
 
     def __str__(self) -> str:
