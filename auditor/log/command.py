@@ -10,7 +10,7 @@ from typing import Final
 
 from auditor.log.diff import diff
 from auditor.log.mirror import CHECKPOINTS, EVIDENCE, mirror, seen_in
-from auditor.log.source import open_source, parse_served, read_checkpoint, read_file
+from auditor.log.source import is_address, open_source, parse_served, read_checkpoint, read_file
 from auditor.log.verify import Content, Report, verify
 from auditor.moment import seconds
 from writ.formats.errors import FormatError, Refused, Unavailable
@@ -96,16 +96,15 @@ def _log_trust(trust: Trust | None, named: Sequence[NoteKey], policy_file: Path 
 def _verify(args: argparse.Namespace, trust: Trust | None, believed: LogTrust) -> int:
     if trust is None and args.silence is not None:
         raise FormatError("--silence", "--trust beside it, for times are in the decisions", "none")
-    source = open_source(args.source, args.ca_file)
-    signed = read_checkpoint(source)
-    checkpoint = believed.verify(signed)
-    remote = args.source.startswith(("https://", "http://"))
+    remote = is_address(args.source)
     kept = [one.checkpoint for one in (() if remote else seen_in(Path(args.source), believed, CHECKPOINTS, EVIDENCE))]
     if args.since is not None:
         kept.append(believed.verify_kept(parse_served(_read(args.since, MAX_CHECKPOINT), str(args.since))))
     until = int(time.time()) if args.until is None and remote else args.until
     content = None if trust is None else Content(trust, args.skew, args.silence, until)
-    report = verify(source, checkpoint, kept, content)
+    with open_source(args.source, args.ca_file) as source:
+        checkpoint = believed.verify(read_checkpoint(source))
+        report = verify(source, checkpoint, kept, content)
     report.steps.insert(0, _signed_step(checkpoint, believed))
     return _show(args, report, checkpoint)
 
@@ -138,7 +137,8 @@ def _explain(args: argparse.Namespace, steps: Sequence[str]) -> None:
 
 
 def _mirror(args: argparse.Namespace, believed: LogTrust) -> int:
-    done = mirror(open_source(args.source, args.ca_file), args.mirror, believed)
+    with open_source(args.source, args.ca_file) as source:
+        done = mirror(source, args.mirror, believed)
     if args.json:
         shown = {"verdict": "accepted", "reasons": [], "log": _named(done.checkpoint), "new": done.new, "steps": list(done.steps)}
         cli.emit(shown, as_json=True)
@@ -149,7 +149,8 @@ def _mirror(args: argparse.Namespace, believed: LogTrust) -> int:
 
 
 def _diff(args: argparse.Namespace, believed: LogTrust) -> int:
-    compared = diff(open_source(args.a, args.ca_file), open_source(args.b, args.ca_file), believed)
+    with open_source(args.a, args.ca_file) as a, open_source(args.b, args.ca_file) as b:
+        compared = diff(a, b, believed)
     forked = compared.parts_at is not None
     shown = compared.to_json()
     if args.json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
@@ -61,10 +62,27 @@ class Address:
             raise Unavailable(f"{self.name}/{path}", f"expected status 200, or 404 where there is nothing, got {answer.status}")
         return answer.body[: most + 1]
 
+    def close(self) -> None:
+        """The connection is closed."""
+        self._uplink.close()
 
-def open_source(text: str, ca_file: Path | None) -> Source:
-    """The log at an address or in a directory. Raises Unavailable or FormatError."""
-    return Address(text, ca_file) if text.startswith(("https://", "http://")) else Directory(Path(text))
+
+def is_address(text: str) -> bool:
+    """Whether this names a server, not a directory."""
+    return text.startswith(("https://", "http://"))
+
+
+@contextmanager
+def open_source(text: str, ca_file: Path | None) -> Iterator[Source]:
+    """The log at an address or in a directory, until the end of the block. Raises Unavailable or FormatError."""
+    if not is_address(text):
+        yield Directory(Path(text))
+        return
+    address = Address(text, ca_file)
+    try:
+        yield address
+    finally:
+        address.close()
 
 
 def read_file(path: Path, most: int) -> bytes | None:
