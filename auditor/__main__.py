@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from auditor.export import Chains, Wanted
+from auditor.log import command as log
+from auditor.moment import seconds
 from auditor.verify import read, report, verify
 from writ.formats.archive import EMPTY, MAX_ARCHIVE, Archive, parse_archive
 from writ.formats.eat import parse_token
@@ -37,26 +39,21 @@ def _main(argv: Sequence[str]) -> int:
     x.add_argument("source", type=Path, nargs="+", help="archives: `verifier export`, `enforcer log export`")
     x.add_argument("--out", type=Path, required=True, help="directory for the bundles, one file an action")
     x.add_argument("--agent", help="only this agent (SPIFFE id)")
-    x.add_argument("--from", dest="earliest", type=_seconds, default=0, metavar="RFC3339")
-    x.add_argument("--to", dest="latest", type=_seconds, default=_FOREVER, metavar="RFC3339")
+    x.add_argument("--from", dest="earliest", type=seconds, default=0, metavar="RFC3339")
+    x.add_argument("--to", dest="latest", type=seconds, default=_FOREVER, metavar="RFC3339")
     cli.add_json_flag(x)
     lineage = verbs.add_parser("lineage", help="look for the record that led to each, in the logs of archives")
     lineage.add_argument("source", type=Path, nargs="+", help="archives: `enforcer log export`, with the logs of parents and children")
     cli.add_json_flag(lineage)
+    log.add_parser(verbs)
     args = parser.parse_args(argv)
+    if args.verb == "log":
+        return log.run(args)
     if args.verb == "verify":
         return _verify(args.bundle, args.trust, as_json=args.json)
     if args.verb == "lineage":
         return _lineage(args.source, as_json=args.json)
     return _export(args.source, args.out, Wanted(args.agent, args.earliest, args.latest), as_json=args.json)
-
-
-def _seconds(text: str) -> int:
-    try:
-        when = datetime.fromisoformat(text)
-    except ValueError:
-        raise FormatError("time", "RFC 3339, such as 2026-11-25T10:00:00Z", repr(text)[:40]) from None
-    return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp())
 
 
 def _verify(bundle: Path, trust: Path, *, as_json: bool) -> int:

@@ -212,6 +212,22 @@ REMEDIES: Final[dict[str, str]] = {
     "input-not-offered": "The client takes no such question: use one of 2026-07-28 that declares it, or another tool.",
     "input-not-asked": "An answer is given once, to what was asked of this very request. Call without it, and answer what is asked then.",
     "stream-not-served": "Nothing is held open here: read or list again. What can be listened to is a server of 2026-07-28 on the network.",
+    # a log as an auditor finds it
+    "log-entry-altered": "An entry is not the one that the log committed to: keep this copy, and read the log from another place.",
+    "log-entry-removed": "An entry that the log committed to is not there: keep this copy, and read the log from another place.",
+    "log-entry-inserted": "An entry is there that the log never committed to: keep this copy, and read the log from another place.",
+    "log-entry-reordered": "Entries stand in another order than the log committed to: keep this copy, and read the log from another place.",
+    "log-entry-malformed": "The log holds what is no signed decision of a verifier: ask its operator what wrote it.",
+    "log-tile-missing": "A file that the signed size calls for is not there: read the log from another place, or ask its operator.",
+    "log-tile-cut": "A file ends before the signed size: read the log from another place, or ask its operator.",
+    "log-tile-mismatch": "A tile is not what lies below it: read the log from another place, or ask its operator.",
+    "log-trailing-bytes": "A file goes on behind its last entry or hash: keep this copy, and read the log from another place.",
+    "log-root-mismatch": "Tiles and entries do not lead to the root that was signed: read the log from another place, or ask its operator.",
+    "log-size-mismatch": "The checkpoint names another size than its root has, so its signer lied. Keep it, and stop relying on it.",
+    "log-fork": "The log signed two histories: keep both checkpoints, stop relying on it, and ask who was shown which.",
+    "log-rollback": "The log is shorter than it was: a restored backup, or a stale copy. Read it elsewhere; if it stays, ask its operator.",
+    "log-time-backwards": "An entry is older than one before it by more than clocks may differ: ask whose clock was moved.",
+    "log-silent": "The log said nothing for longer than was agreed: ask what ran meanwhile, and whether it was logged.",
 }
 """Code -> remedy. Codes are appended and never removed or renamed: old decisions name them."""
 

@@ -160,7 +160,13 @@ def _perfect(read: Hashes, size: int, start: int, length: int) -> bytes:
     first, count = start >> (_HEIGHT * level), length >> (_HEIGHT * level)
     full, partial = widths(size, level)
     index, at = first >> _HEIGHT, first & (WIDTH - 1)
-    hashes = list(read(Tile(level, index, WIDTH if index < full else partial))[at : at + count])
+    return fold(read(Tile(level, index, WIDTH if index < full else partial))[at : at + count])
+
+
+def fold(hashes: Sequence[bytes]) -> bytes:
+    """The root over a power of two of hashes: of a full tile, the hash of it in the level above."""
+    if not hashes or len(hashes) & (len(hashes) - 1):
+        raise Misuse(f"a power of two of hashes, not {len(hashes)}")
     while len(hashes) > 1:
         hashes = [node_hash(hashes[one], hashes[one + 1]) for one in range(0, len(hashes), 2)]
     return hashes[0]
