@@ -17,15 +17,16 @@ from auditor.__main__ import main
 from auditor.witness import directory, serve, state
 from auditor.witness.cosigner import Answer, Cosigner
 from auditor.witness.server import MAX_HEAD, Head, _DoubtError, is_prefix, parse_head
+from tests.docs.blocks import all_blocks
 from tests.parsers import assert_parser_is_total
 from tests.signers import new_signer
 from tests.world.clock import HandClock
 from tests.world.witness import Log, WitnessInMemory
 from writ.formats.errors import FormatError, Unavailable
 from writ.formats.tlog.checkpoint import parse_signed_checkpoint
-from writ.formats.tlog.cosignature import cosigned_at
+from writ.formats.tlog.cosignature import cosigned_at, parse_policy
 from writ.formats.tlog.merkle import EMPTY_ROOT
-from writ.formats.tlog.note import COSIGNATURE, Note, NoteKey, encode_note
+from writ.formats.tlog.note import COSIGNATURE, Note, NoteKey, encode_note, sign_note
 from writ.formats.tlog.witnessing import MAX_REQUEST, SIZE_TYPE, encode_add_checkpoint, parse_cosignatures
 from writ.service.clock import SystemClock
 
@@ -142,7 +143,8 @@ def test_lines_that_a_sender_added_are_not_kept() -> None:
     asked = LOG.asks(0, 5)
     other = Log("log.example/two")
     both = WitnessInMemory("w2", (LOG.key, other.key))
-    added = replace(asked.checkpoint.note, signatures=(*asked.checkpoint.note.signatures, *other.signed(5).note.signatures))
+    others = sign_note(asked.checkpoint.note.text, other.key, other.signer.sign).signatures
+    added = replace(asked.checkpoint.note, signatures=(*asked.checkpoint.note.signatures, *others))
     body = encode_add_checkpoint(replace(asked, checkpoint=replace(asked.checkpoint, note=added)))
     assert status(both, body) == 200
     shown = parse_signed_checkpoint(both.cosigner.latest(place()).body).note
@@ -308,6 +310,13 @@ def test_another_key_than_the_one_that_is_shown_does_not_serve(folder: Path) -> 
     (folder / "vkey").write_text(f"{other}\n")
     with pytest.raises(FormatError, match="whose private half"):
         opens(folder)
+
+
+def test_the_policy_of_the_page_is_one(folder: Path) -> None:
+    (shown,) = [block.text for block in all_blocks() if block.text.startswith("# /etc/writ/tlog-policy\n")]
+    (folder.parent / "logs").write_text(shown)
+    opens(folder)
+    assert not parse_policy(shown.encode()).satisfied(frozenset({"ours"}))
 
 
 @pytest.mark.parametrize("kind", ["log with the witness's key", "no policy"])
