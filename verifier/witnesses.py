@@ -155,7 +155,10 @@ def uplinks(ca_file: Path | None, seconds: float) -> Callable[[Witness], Uplink 
     def reach(witness: Witness) -> Uplink | None:
         if witness.url is None:
             return None
-        return Uplink(witness.url, ca_file=ca_file, signer=None, clock=SystemClock(), timeout=seconds, max_answer=MAX_CHECKPOINT)
+        try:
+            return Uplink(witness.url, ca_file=ca_file, signer=None, clock=SystemClock(), timeout=seconds, max_answer=MAX_CHECKPOINT)
+        except FormatError as error:
+            raise FormatError(f"address of witness {witness.name}", error.expected, error.got) from None
 
     return reach
 

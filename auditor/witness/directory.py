@@ -11,7 +11,6 @@ A witness whose folder is lost is another witness, with another key.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -70,13 +69,9 @@ def open_cosigner(folder: Path, logs: Path, clock: Clock) -> Cosigner:
 
 def _logs(path: Path, own: NoteKey) -> tuple[NoteKey, ...]:
     keys = tuple(key for key, _ in parse_policy(_read(path, MAX_POLICY)).logs)
-    if own.key in _keys(keys):
+    if any(key.key == own.key for key in keys):
         raise FormatError(f"tlog policy {path}", "logs with keys of their own", "one with the key of this witness")
     return keys
-
-
-def _keys(keys: Iterable[NoteKey]) -> list[PublicKey]:
-    return [key.key for key in keys]
 
 
 def _read(path: Path, most: int) -> bytes:

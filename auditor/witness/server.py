@@ -30,7 +30,7 @@ SECONDS: Final = 10.0
 MOST_REQUESTS: Final = 1000
 MOST_CONNECTIONS: Final = 256
 LINGER: Final = 1.0
-"""Seconds in which a sender that was refused may finish, so that it reads the answer and not a reset."""
+"""Seconds in which a sender may finish behind its last answer, so that it reads that and not a reset."""
 
 _REQUEST = re.compile(r"([A-Z]{1,16}) (/[!-~]{0,1023}) HTTP/1\.([01])\Z")
 _FIELD = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}):[ \t]*([!-~](?:[ \t!-~]*[!-~])?|)[ \t]*\Z")
@@ -177,6 +177,7 @@ class Server:
             for _ in range(MOST_REQUESTS):
                 if not await self._one(reader, writer):
                     break
+            await _linger(reader, writer)
         except OSError:
             pass  # it went away, or took no answer in time
         finally:
@@ -195,10 +196,10 @@ class Server:
         except asyncio.IncompleteReadError:
             return False
         except TimeoutError:
-            await self._refuse(reader, writer, Answer(408, PLAIN, f"expected a request within {SECONDS:g} s\n".encode()))
+            await _send(writer, Answer(408, PLAIN, f"expected a request within {SECONDS:g} s\n".encode()), goes_on=False)
             return False
         except _DoubtError as doubt:
-            await self._refuse(reader, writer, doubt.answer)
+            await _send(writer, doubt.answer, goes_on=False)
             return False
         answer = await self._answer(head, body)
         await _send(writer, answer, goes_on=head.goes_on)
@@ -230,16 +231,6 @@ class Server:
             _log.error("internal", exception=error)
             return Answer(503, PLAIN, b"the witness could not: ask later\n")
 
-    async def _refuse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answer: Answer) -> None:
-        """The answer is sent, and what the sender had still to say is read for a moment and forgotten."""
-        await _send(writer, answer, goes_on=False)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LINGER):
-                if writer.can_write_eof():
-                    writer.write_eof()
-                while await reader.read(MAX_HEAD):
-                    pass
-
 
 async def _send(writer: asyncio.StreamWriter, answer: Answer, *, goes_on: bool) -> None:
     lines = [
@@ -253,3 +244,15 @@ async def _send(writer: asyncio.StreamWriter, answer: Answer, *, goes_on: bool) 
     writer.write("\r\n".join([*lines, "", ""]).encode() + answer.body)
     async with asyncio.timeout(SECONDS):
         await writer.drain()
+
+
+async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """No more is said; what the sender had still to say is read for a moment and forgotten, and what was said is delivered."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LINGER):
+            if writer.can_write_eof():
+                writer.write_eof()
+            while await reader.read(MAX_HEAD):
+                pass
+            writer.close()
+            await writer.wait_closed()

@@ -232,14 +232,36 @@ def test_two_processes_on_one_state_take_turns(tmp_path: Path) -> None:
     two.close()
 
 
-@pytest.mark.parametrize("damage", [b"", b"not a database, but long enough to be taken for one" * 40])
-def test_a_state_that_is_gone_or_is_none_is_not_begun_anew(tmp_path: Path, damage: bytes) -> None:
+def test_a_process_waits_for_what_another_is_about_to_store(tmp_path: Path) -> None:
     path = tmp_path / "state"
-    if damage:
-        path.write_bytes(damage)
-    with pytest.raises(Unavailable, match="witness state"):
+    state.create(path)
+    one = state.open_state(path)
+    signer = new_signer()
+    two = Cosigner(NoteKey("w", COSIGNATURE, signer.public), signer, [LOG.key], state.open_state(path), HandClock())
+    answers: list[Answer] = []
+    asking = threading.Thread(target=lambda: answers.append(two.add(LOG.forked(1).body(0, 5))))
+    with one.exclusive() as inside:
+        asking.start()
+        asking.join(0.2)
+        inside.put(LOG.signed(5).checkpoint, b"note")
+    asking.join()
+    one.close()
+    two.close()
+    assert [(answer.status, answer.body) for answer in answers] == [(409, b"5\n")]
+
+
+def test_a_state_that_is_gone_is_not_begun_anew(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="another folder with another key"):
+        state.open_state(tmp_path / "state")
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_file_that_is_no_state_stays_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    path.write_bytes(damage := b"not a database, but long enough to be taken for one" * 40)
+    with pytest.raises(Unavailable, match="SQLITE_NOTADB"):
         state.open_state(path)
-    assert path.exists() == bool(damage)
+    assert path.read_bytes() == damage
 
 
 def test_a_state_of_another_version_is_refused(tmp_path: Path) -> None:

@@ -302,7 +302,7 @@ def test_a_cosignature_is_bound_to_what_was_asked(pair: tuple[Log, list[Served]]
 def test_an_address_that_is_none_is_refused_at_once() -> None:
     key = NoteKey("w", COSIGNATURE, new_signer().public)
     for url in ("http://witness.example", "ftp://witness.example", "https://user@witness.example"):
-        with pytest.raises(FormatError, match="address"):
+        with pytest.raises(FormatError, match="address of witness w: expected "):
             uplinks(None, 1.0)(Witness("w", key, url))
     assert uplinks(None, 1.0)(Witness("w", key, None)) is None
 

@@ -51,6 +51,16 @@ def test_another_origin_is_unknown() -> None:
     assert code(Log("log.example/other").asks(0, 5), None) == "log-unknown"
 
 
+def test_what_is_said_of_a_long_origin_is_short() -> None:
+    with pytest.raises(Refused) as refused:
+        verify_extension(Log("o" * 255).asks(0, 5), [LOG.key], None)
+    assert [(reason.expected, reason.got) for reason in refused.value.reasons] == [("a log of this witness", "o" * 200)]
+    key = NoteKey("o" * 255, PLAIN, new_signer().public)
+    with pytest.raises(Refused) as refused:
+        verify_extension(Log("o" * 255).asks(0, 5), [key] * 20, None)
+    assert [len(reason.expected) for reason in refused.value.reasons] == [200]
+
+
 def test_the_name_of_a_log_with_another_key_is_not_the_log() -> None:
     assert code(Log().asks(0, 5), None) == "checkpoint-invalid"
 
