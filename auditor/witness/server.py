@@ -216,7 +216,7 @@ class Server:
 
     async def _answer(self, head: Head, body: bytes) -> Answer:
         """The witness's word; where it has none in time, or fails as nobody foresaw, 503: nothing was said, and it may be asked again."""
-        path = head.path.removeprefix(self._prefix) if head.path.startswith(f"{self._prefix}/") else ""
+        path = head.path.removeprefix(self._prefix) if head.path.startswith(self._prefix) else ""
         place = _PLACE.match(path)
         wanted = "POST" if path == "/add-checkpoint" else "GET" if place is not None else None
         if wanted is None:

@@ -358,6 +358,8 @@ def test_it_listens_on_loopback_or_with_tls() -> None:
     for wrong in ("0.0.0.0:80", "192.0.2.1:80", "localhost:80", "127.0.0.1:65536", "127.0.0.1:x", "127.0.0.1"):
         with pytest.raises(FormatError, match="--listen"):
             serve.parse_listen(wrong, "", None, None)
+    with pytest.raises(FormatError, match="--prefix"):
+        serve.parse_listen("127.0.0.1:80", "/w1/", None, None)
     with pytest.raises(FormatError, match="together"):
         serve.parse_listen("127.0.0.1:80", "", Path("cert"), None)
     with pytest.raises(Unavailable, match="--tls-cert"):
