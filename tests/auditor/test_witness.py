@@ -97,7 +97,7 @@ def test_before_the_first_checkpoint_it_is_at_0(witness: WitnessInMemory) -> Non
         (LOG.body(0, 5).replace(b"old 0", b"old +0"), 400),
         (LOG.body(0, 5).replace(b"old 0", b"old 6"), 400),
         (LOG.body(0, 5).replace(b"\n5\n", b"\n5\nextension\n"), 400),
-        (LOG.body(0, 5, [bytes(32)] * 64), 400),
+        (LOG.body(0, 5, [bytes(32)] * 63).replace(b"old 0\n", b"old 0\n" + base64.b64encode(bytes(32)) + b"\n"), 400),
         (LOG.body(0, 5) + b"x" * MAX_REQUEST, 400),
         (Log().body(0, 5), 403),
         (LOG.body(0, 5).replace(b"\n5\n", b"\n6\n"), 403),
