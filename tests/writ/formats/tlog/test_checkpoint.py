@@ -52,7 +52,7 @@ def test_a_signed_checkpoint_is_the_text_of_its_note() -> None:
 
 def test_the_empty_log_has_the_empty_root_and_no_other() -> None:
     assert parse_checkpoint(str(Checkpoint("a", 0, EMPTY_ROOT))).size == 0
-    with pytest.raises(FormatError, match="checkpoint.root of no entries"):
+    with pytest.raises(FormatError, match=r"checkpoint\.root of no entries"):
         Checkpoint("a", 0, ROOT)
 
 
