@@ -77,7 +77,7 @@ class OperatorLog:
     def entry(self, operator: Operator, act: str, subject: str, *, namespace: str, at: int, detail: Digest | None = None) -> Entry:
         """The entry, ready to commit."""
         recorded = DOMAIN if namespace == WHOLE_DOMAIN else namespace
-        return self._keys.sign_entry(OperatorAct(self._engine, at, recorded, operator.id, act, subject, detail))
+        return self._keys.sign_entry(OperatorAct(self._engine.digest, at, recorded, operator.id, act, subject, detail))
 
 
 class ApiKeys:

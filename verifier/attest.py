@@ -166,7 +166,7 @@ class Attestation:
     ) -> Attested:
         number, places = self._indexes.take(len(evidence.requests))
         issued = tuple((b64url(self._random(16)), place % LIST_SIZE) for place in places)
-        issuance = Issuance(self._issuer, now, nonce.issued_at, issued, status_uri(self._issuer, number), alive)
+        issuance = Issuance(self._issuer, now, nonce.issued_at, issued, number, alive)
         verdict = decide_attestation(
             body,
             record=inputs.record,
@@ -221,11 +221,6 @@ class Attestation:
         if token.approved is not None and settings.lease_approver is not None:
             approval = self._keys.approve(token.approved, settings.lease_approver)
         return InstanceAnswer(token.instance, signed, token.reasons, approval)
-
-
-def status_uri(issuer: str, number: int) -> str:
-    """Where a status list is published."""
-    return f"{issuer}/v1/status/{number}"
 
 
 def fresh_nonce(host: str, now: int, life: int, random: Callable[[int], bytes]) -> NonceRow:

@@ -24,7 +24,7 @@ from verifier.http.app import build
 from verifier.http.limits import DeadlineProtocol
 from verifier.http.route import Parts
 from verifier.keys import Keys, log_signer, make_decision_key
-from verifier.ledger import Began, Ledger
+from verifier.ledger import Began, EngineInstalled, Ledger
 from verifier.ledger.schema import ApiKeyRow, EntryRow, ExchangeKeyRow, KeyRow
 from verifier.ledger.sequencer import SqliteLedger
 from verifier.ledger.sqlite import SqliteTables, connect
@@ -37,7 +37,7 @@ from verifier.rotation import Rotation
 from verifier.token_exchange import TokenExchange
 from verifier.trust import Anchors
 from writ.formats.decision import Genesis
-from writ.formats.engine import EngineId
+from writ.formats.engine import EngineId, encode_engine
 from writ.formats.errors import Unavailable
 from writ.service.clock import Clock, SystemClock
 from writ.service.engine_id import installed_engine
@@ -64,7 +64,8 @@ def parts(
     config: VerifierConfig, ledger: Ledger, *, clock: Clock, engine: EngineId, random: Callable[[int], bytes] = secrets.token_bytes,
     translog: TransparencyLog | None = None,
 ) -> Parts:  # fmt: skip
-    """Everything the routes need, over any ledger, clock and source of randomness."""
+    """Everything the routes need, over any ledger, clock and source of randomness; the ledger has the engine that entries will name."""
+    ledger.commit(EngineInstalled(encode_engine(engine)))
     keys = Keys(config.key_dir, ledger)
     log = OperatorLog(keys, engine)
     references, policies = References(ledger, keys, log, clock), Policies(ledger, keys, log, clock)

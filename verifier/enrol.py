@@ -144,7 +144,7 @@ class Enrolment:
         row = HostRow(record.host, record.namespace, record.generation, status, by, str(record.ek), encoded, after, version)
         evidence = _evidence(pending, body, known)
         decision = EnrolDecision(
-            self._engine, now, record.host, record.namespace, Digest.of(encoded), Digest.of(evidence), trust.digest, enrolled.cleared
+            self._engine.digest, now, record.host, record.namespace, Digest.of(encoded), Digest.of(evidence), trust.digest, enrolled.cleared
         )
         nonce = fresh_nonce(record.host, now, nonce_life(tables, record.namespace), self._random)
         blobs = (encoded, evidence, encode_trust(trust))

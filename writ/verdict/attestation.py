@@ -6,10 +6,12 @@ calls it again, years later, and demands the same bytes (I5).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
-from writ.formats.decision import AttestDecision, Outcome
+from writ.formats.decision import MAX_ENTRY, MAX_REASONS, AttestDecision, Outcome, encode_entry
 from writ.formats.digest import Digest
 from writ.formats.ear import encode_ear_cbor
 from writ.formats.eat import encode_claims
@@ -21,11 +23,14 @@ from writ.formats.evidence import Evidence, parse_evidence
 from writ.formats.policy_bundle import PolicyBundle
 from writ.formats.state import HostRecord, HostState, encode_host_record, encode_host_state
 from writ.formats.tpm.public import parse_public
-from writ.verdict.appraisal import appraise
+from writ.verdict.appraisal import appraise, size_of, within
 from writ.verdict.evidence import verify_evidence
 from writ.verdict.issue import Issuance, TokenDecision, consulted, issue
 from writ.verdict.lease_key import judge_lease_keys
 from writ.verdict.reference import ReferenceSet
+
+HOST_ROOM: Final = 6000
+"""Bytes of a decision that reasons against 256 refused instances leave to those against their host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,24 +94,51 @@ def decide_attestation(
         ("references", references.digest),
         ("state", Digest.of(b"" if state is None else encode_host_state(state))),
     )
-    outcomes = tuple(Outcome(t.instance, None if t.claims is None else Digest.of(encode_claims(t.claims)), t.reasons) for t in tokens)
-    alive = consulted(result, issuance)
     entry = AttestDecision(
-        engine=engine,
+        engine=engine.digest,
         decided_at=issuance.now,
-        issuer=issuance.issuer,
         host=record.host,
         namespace=record.namespace,
         nonce=parsed.nonce.value,
         nonce_issued_at=issuance.nonce_issued_at,
         inputs=inputs,
-        issued=issuance.issued,
-        status_uri=issuance.status_uri,
-        verdict="refused" if result.reasons else "accepted",
+        status_list=issuance.status_list,
         result=Digest.of(encoded),
         state_after=Digest.of(after),
-        outcomes=outcomes,
+        outcomes=_outcomes(parsed, issuance, tokens),
         reasons=result.reasons,
-        alive=alive,
+        alive=consulted(result, issuance),
     )
+    if len(encode_entry(entry)) > MAX_ENTRY or len(entry.reasons) > MAX_REASONS:
+        entry, tokens = _fitted(entry, parsed, issuance, tokens)
     return AttestationVerdict(entry, encoded, tokens, result.state_after)
+
+
+def _outcomes(evidence: Evidence, issuance: Issuance, tokens: Sequence[TokenDecision]) -> tuple[Outcome, ...]:
+    """What is answered to each request, in their order, beside the checkpoint that it carried."""
+    return tuple(
+        Outcome(
+            token.instance, token_id, index, None if token.claims is None else Digest.of(encode_claims(token.claims)),
+            request.log_size, request.log_root, token.reasons,
+        )
+        for request, (token_id, index), token in zip(evidence.requests, issuance.issued, tokens, strict=True)
+    )  # fmt: skip
+
+
+def _fitted(
+    entry: AttestDecision, evidence: Evidence, issuance: Issuance, tokens: Sequence[TokenDecision]
+) -> tuple[AttestDecision, tuple[TokenDecision, ...]]:  # fmt: skip
+    """The decision with so many of its reasons that an entry holds it, and the tokens with the same.
+
+    The host's have `HOST_ROOM` at least, or what they take; what refused instances leave of the rest in addition.
+    """
+    bare = replace(entry, outcomes=tuple(replace(one, reasons=()) for one in entry.outcomes), reasons=())
+    room = MAX_ENTRY - len(encode_entry(bare))
+    refused = sum(1 for token in tokens if token.reasons)
+    share = (room - min(size_of(entry.reasons), HOST_ROOM)) // max(1, refused)
+    fitted = tuple(
+        TokenDecision(token.instance, token.claims, within(token.reasons, share), token.approved) if token.reasons else token
+        for token in tokens
+    )
+    room -= sum(size_of(token.reasons) for token in fitted)
+    return replace(entry, outcomes=_outcomes(evidence, issuance, fitted), reasons=within(entry.reasons, room)), fitted
