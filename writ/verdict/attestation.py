@@ -109,8 +109,7 @@ def decide_attestation(
         reasons=result.reasons,
         alive=consulted(result, issuance),
     )
-    if len(encode_entry(entry)) > MAX_ENTRY or len(entry.reasons) > MAX_REASONS:
-        entry, tokens = _fitted(entry, parsed, issuance, tokens)
+    entry, tokens = fitted(entry, tokens)
     return AttestationVerdict(entry, encoded, tokens, result.state_after)
 
 
@@ -125,20 +124,22 @@ def _outcomes(evidence: Evidence, issuance: Issuance, tokens: Sequence[TokenDeci
     )  # fmt: skip
 
 
-def _fitted(
-    entry: AttestDecision, evidence: Evidence, issuance: Issuance, tokens: Sequence[TokenDecision]
-) -> tuple[AttestDecision, tuple[TokenDecision, ...]]:  # fmt: skip
-    """The decision with so many of its reasons that an entry holds it, and the tokens with the same.
+def fitted(entry: AttestDecision, tokens: Sequence[TokenDecision]) -> tuple[AttestDecision, tuple[TokenDecision, ...]]:
+    """The decision with so many of its reasons that an entry holds it, and `tokens`, one for each outcome, with the same.
 
-    The host's have `HOST_ROOM` at least, or what they take; what refused instances leave of the rest in addition.
+    Refused instances share alike what the rest leaves, less what the host's reasons take, up to `HOST_ROOM`; the host's then have what is
+    left. Each that was refused says so still. A decision that an entry holds anyway is as it was.
     """
+    if len(encode_entry(entry)) <= MAX_ENTRY and len(entry.reasons) <= MAX_REASONS:
+        return entry, tuple(tokens)
     bare = replace(entry, outcomes=tuple(replace(one, reasons=()) for one in entry.outcomes), reasons=())
     room = MAX_ENTRY - len(encode_entry(bare))
     refused = sum(1 for token in tokens if token.reasons)
     share = (room - min(size_of(entry.reasons), HOST_ROOM)) // max(1, refused)
-    fitted = tuple(
+    kept = tuple(
         TokenDecision(token.instance, token.claims, within(token.reasons, share), token.approved) if token.reasons else token
         for token in tokens
     )
-    room -= sum(size_of(token.reasons) for token in fitted)
-    return replace(entry, outcomes=_outcomes(evidence, issuance, fitted), reasons=within(entry.reasons, room)), fitted
+    room -= sum(size_of(token.reasons) for token in kept)
+    outcomes = tuple(replace(one, reasons=token.reasons) for one, token in zip(entry.outcomes, kept, strict=True))
+    return replace(entry, outcomes=outcomes, reasons=within(entry.reasons, room) if entry.reasons else ()), kept
