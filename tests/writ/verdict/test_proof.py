@@ -29,6 +29,7 @@ from writ.formats.cose import parse_sign1
 from writ.formats.decision import AttestDecision, EnrolDecision, OperatorAct, encode_entry, parse_entry
 from writ.formats.digest import Digest
 from writ.formats.eat import encode_claims, parse_token
+from writ.formats.engine import encode_engine
 from writ.formats.enrolment import encode_enrolment_evidence, parse_enrolment_evidence
 from writ.formats.errors import FormatError, Refused
 from writ.formats.evidence import encode_evidence, parse_evidence
@@ -408,6 +409,21 @@ def test_carrier_without_the_instance_or_with_another_key_is_refused() -> None:
         decision = SCENE.judge(evidence)
         bundle = replace(WHOLE, carrier=encode_evidence(evidence), carrier_decision=sign_entry(decision.entry))
         assert refuse(bundle).claim == claim
+
+
+def test_checkpoint_other_than_the_public_log_names_proves_nothing() -> None:
+    for lie in ({"log_size": 2}, {"log_root": bytes(32)}):
+        changed: dict[str, Any] = lie
+        bundle = forged("carrier_decision", lambda e, changed=changed: replace(e, outcomes=(replace(e.outcomes[0], **changed),)))
+        assert refuse(bundle).claim == "carrier_decision.log"
+
+
+def test_engine_other_than_the_decision_names_is_refused() -> None:
+    other = encode_engine(replace(ENGINE_ID, number=2))
+    assert refuse(swap("engine", other)).claim == "engine"
+    forged_too = forged("attest_decision", lambda e: replace(e, engine=Digest.of(b"no engine")))
+    with pytest.raises(FormatError):
+        prove(replace(forged_too, engine=b"no engine"), TRUST)
 
 
 def test_checkpoint_that_was_found_forked_proves_nothing() -> None:
