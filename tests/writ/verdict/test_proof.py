@@ -412,9 +412,10 @@ def test_carrier_without_the_instance_or_with_another_key_is_refused() -> None:
 
 
 def test_checkpoint_other_than_the_public_log_names_proves_nothing() -> None:
-    for lie in ({"log_size": 2}, {"log_root": bytes(32)}):
-        changed: dict[str, Any] = lie
-        bundle = forged("carrier_decision", lambda e, changed=changed: replace(e, outcomes=(replace(e.outcomes[0], **changed),)))
+    entry = entry_of(WHOLE.carrier_decision)
+    one = entry.outcomes[0]
+    for lie in (replace(one, log_size=2), replace(one, log_root=bytes(32))):
+        bundle = swap("carrier_decision", sign_entry(replace(entry, outcomes=(lie,))))
         assert refuse(bundle).claim == "carrier_decision.log"
 
 
