@@ -21,7 +21,6 @@ from verifier.ledger.transaction import judge_nonce, space, stored_answer, unhea
 from verifier.proposals import policy_in_force, settings_in_force
 from writ.formats.corim import parse_signed_corim
 from writ.formats.digest import Digest
-from writ.formats.engine import EngineId
 from writ.formats.errors import Refused, Unavailable
 from writ.formats.evidence import Evidence, parse_evidence
 from writ.formats.exchange import EXCHANGE, AttestAnswer, InstanceAnswer, NonceAnswer
@@ -116,7 +115,7 @@ class Attestation:
     """Nonces, and the answers to evidence."""
 
     def __init__(
-        self, ledger: Ledger, keys: Keys, clock: Clock, engine: EngineId, issuer: str, random: Callable[[int], bytes], sets: ReferenceSets
+        self, ledger: Ledger, keys: Keys, clock: Clock, engine: Digest, issuer: str, random: Callable[[int], bytes], sets: ReferenceSets
     ) -> None:
         self._ledger = ledger
         self._keys = keys

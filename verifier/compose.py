@@ -66,8 +66,9 @@ def parts(
 ) -> Parts:  # fmt: skip
     """Everything the routes need, over any ledger, clock and source of randomness; the ledger has the engine that entries will name."""
     ledger.commit(EngineInstalled(encode_engine(engine)))
+    named = engine.digest
     keys = Keys(config.key_dir, ledger)
-    log = OperatorLog(keys, engine)
+    log = OperatorLog(keys, named)
     references, policies = References(ledger, keys, log, clock), Policies(ledger, keys, log, clock)
     publications = Publications(ledger, keys, log, clock)
     sets = ReferenceSets()
@@ -78,9 +79,9 @@ def parts(
         keys=keys,
         clock=clock,
         counters=Counters(),
-        attestation=Attestation(ledger, keys, clock, engine, config.issuer, random, sets),
-        exchange=TokenExchange(ledger, keys, clock, engine, config.issuer, random, sets),
-        enrolment=Enrolment(ledger, keys, anchors, clock, engine, config.domain, config.issuer, random),
+        attestation=Attestation(ledger, keys, clock, named, config.issuer, random, sets),
+        exchange=TokenExchange(ledger, keys, clock, named, config.issuer, random, sets),
+        enrolment=Enrolment(ledger, keys, anchors, clock, named, config.domain, config.issuer, random),
         hosts=Hosts(ledger, log, clock, random),
         references=references,
         publications=publications,

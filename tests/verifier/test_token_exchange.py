@@ -149,7 +149,7 @@ def test_i5_decision_is_made_again_from_what_it_names(verifier: RunningVerifier,
         again = decide_exchange(
             blobs["request"], record=parse_host_record(blobs["record"]), state=parse_host_state(blobs["state"]),
             references=read_inputs(tables, "h1", ReferenceSets()).references, bundle=parse_bundle(blobs["policy"]),
-            keys=[parse_cose_key(key) for key in decode_cbor(blobs["keys"], "keys")], exchanging=exchanging, engine=installed_engine(),
+            keys=[parse_cose_key(key) for key in decode_cbor(blobs["keys"], "keys")], exchanging=exchanging, engine=decision.engine,
         )  # fmt: skip
         assert encode_entry(again.entry) == encode_entry(decision)
 
@@ -229,7 +229,7 @@ def test_replayed_proof_is_refused_also_by_a_verifier_that_was_restarted(verifie
     request, parts = asked(host), verifier.made.parts
     host.exchange(request)
     assert refused(host, request) == ["proof-replayed"]
-    engine = installed_engine()
+    engine = installed_engine().digest
     restarted = TokenExchange(
         parts.ledger, Keys(verifier.config.key_dir, parts.ledger), parts.clock, engine, verifier.url, secrets.token_bytes, ReferenceSets()
     )

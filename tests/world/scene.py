@@ -293,7 +293,7 @@ class Scene:
             encode_evidence(evidence), record=self.record, state=self.state, bundle=self.bundle,
             references=reference_set(self.references, self.exemptions),
             verifier=signer("decision").public.thumbprint(), issuance=self.issuance(len(evidence.requests), nonce_age=nonce_age),
-            engine=ENGINE_ID,
+            engine=ENGINE_ID.digest,
         )  # fmt: skip
 
     def attest(self, *names: str) -> AttestationVerdict:

@@ -15,7 +15,6 @@ from writ.formats.decision import MAX_ENTRY, MAX_REASONS, AttestDecision, Outcom
 from writ.formats.digest import Digest
 from writ.formats.ear import encode_ear_cbor
 from writ.formats.eat import encode_claims
-from writ.formats.engine import EngineId
 from writ.formats.errors import FormatError
 from writ.formats.eventlog.cel import parse_cel
 from writ.formats.eventlog.runtime import StartEvent, parse_event
@@ -61,11 +60,11 @@ def said_parents(evidence: Evidence, state: HostState | None) -> frozenset[bytes
 
 def decide_attestation(
     evidence: bytes, *, record: HostRecord, state: HostState | None, references: ReferenceSet, bundle: PolicyBundle,
-    verifier: bytes, issuance: Issuance, engine: EngineId,
+    verifier: bytes, issuance: Issuance, engine: Digest,
 ) -> AttestationVerdict:  # fmt: skip
     """The decision on `evidence`: what it is worth, who gets a token, and what is remembered.
 
-    `verifier` is the thumbprint of the decision key. `issuance.issued` has one
+    `verifier` is the thumbprint of the decision key, `engine` the digest of the engine that decides. `issuance.issued` has one
     row for each request in the evidence, in its order. The nonce in the
     evidence must be the one whose issue time `issuance` states; that it is
     ours and unspent is checked when this is committed.
@@ -95,7 +94,7 @@ def decide_attestation(
         ("state", Digest.of(b"" if state is None else encode_host_state(state))),
     )
     entry = AttestDecision(
-        engine=engine.digest,
+        engine=engine,
         decided_at=issuance.now,
         host=record.host,
         namespace=record.namespace,

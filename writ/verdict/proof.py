@@ -16,7 +16,7 @@ from writ.formats.cose import parse_sign1, verify_sign1
 from writ.formats.decision import CONTENT_TYPE, AttestDecision, EnrolDecision, Entry, encode_entry, parse_entry
 from writ.formats.digest import Digest
 from writ.formats.eat import SignedToken, encode_claims, parse_token
-from writ.formats.engine import EngineId, parse_engine
+from writ.formats.engine import parse_engine
 from writ.formats.enrolment import parse_enrolment_evidence
 from writ.formats.errors import FormatError, Refused
 from writ.formats.evidence import InstanceRequest, binding, parse_evidence
@@ -105,7 +105,7 @@ def prove(bundle: ProofBundle, trust: Trust) -> ProvenAction:
         raise _refused("trust-root-unknown", "token.issuer", trust.issuer, token.claims.issuer)
     steps.append("attestation decision signed")
     # 4
-    _again(bundle, decision, host, policy, trust, engine)
+    _again(bundle, decision, host, policy, trust)
     steps.append("attestation re-run, same bytes")
     # 5
     _issued(token, decision)
@@ -186,9 +186,7 @@ def _enrolled(bundle: ProofBundle, enrol: EnrolDecision, trust: Trust) -> tuple[
     return record, pending.root
 
 
-def _again(
-    bundle: ProofBundle, decision: AttestDecision, host: HostRecord, policy: PolicyBundle, trust: Trust, engine: EngineId
-) -> None:  # fmt: skip
+def _again(bundle: ProofBundle, decision: AttestDecision, host: HostRecord, policy: PolicyBundle, trust: Trust) -> None:
     references = parse_references(bundle.references)
     state: HostState | None = parse_host_state(bundle.state) if bundle.state else None
     named = dict(decision.inputs)
@@ -202,7 +200,7 @@ def _again(
     issuance = Issuance(trust.issuer, decision.decided_at, decision.nonce_issued_at, decision.issued, decision.status_list, decision.alive)
     verdict = decide_attestation(
         bundle.evidence, record=host, state=state, references=references, bundle=policy,
-        verifier=_decision_key(bundle.attest_decision, trust).thumbprint(), issuance=issuance, engine=engine,
+        verifier=_decision_key(bundle.attest_decision, trust).thumbprint(), issuance=issuance, engine=decision.engine,
     )  # fmt: skip
     if encode_entry(verdict.entry) != encode_entry(decision):
         raise _refused(

@@ -14,7 +14,6 @@ from writ.formats.action import exchange_action
 from writ.formats.decision import MAX_ENTRY, ExchangeDecision
 from writ.formats.digest import Digest
 from writ.formats.eat import TokenClaims, parse_token
-from writ.formats.engine import EngineId
 from writ.formats.errors import FormatError, Refused
 from writ.formats.exchange import EXCHANGE, ExchangeRequest
 from writ.formats.exchange_token import MAX_LIFE, ExchangeClaims, encode_exchange_claims
@@ -62,7 +61,7 @@ def encode_keys(keys: Iterable[PublicKey]) -> bytes:
 
 def decide_exchange(
     request: bytes, *, record: HostRecord, state: HostState | None, references: ReferenceSet, bundle: PolicyBundle,
-    keys: Iterable[PublicKey], exchanging: Exchanging, engine: EngineId,
+    keys: Iterable[PublicKey], exchanging: Exchanging, engine: Digest,
 ) -> ExchangeVerdict:  # fmt: skip
     """The decision on `request`, which this host sent.
 
@@ -116,7 +115,7 @@ def decide_exchange(
         ("state", Digest.of(b"" if state is None else encode_host_state(state))),
     )
     entry = ExchangeDecision(
-        engine=engine.digest, decided_at=exchanging.now, host=record.host, namespace=record.namespace,
+        engine=engine, decided_at=exchanging.now, host=record.host, namespace=record.namespace,
         instance=claims.instance, audience=asked.audience, inputs=inputs, issued=exchanging.token_id,
         claims=None if given is None else Digest.of(encode_exchange_claims(given)), reasons=reasons,
     )  # fmt: skip

@@ -23,7 +23,7 @@ from writ.verdict.reference import reference_set
 def decide(scene: Scene, evidence: bytes, **changed: Any) -> AttestationVerdict:
     given: dict[str, Any] = {
         "record": scene.record, "state": scene.state, "references": reference_set(scene.references), "bundle": scene.bundle,
-        "verifier": signer("decision").public.thumbprint(), "issuance": scene.issuance(1), "engine": ENGINE_ID,
+        "verifier": signer("decision").public.thumbprint(), "issuance": scene.issuance(1), "engine": ENGINE_ID.digest,
     } | changed  # fmt: skip
     return decide_attestation(evidence, **given)
 
@@ -95,7 +95,7 @@ def test_every_input_changes_the_record() -> None:
         {"issuance": replace(scene.issuance(1), now=NOW + 1)}, {"issuance": replace(scene.issuance(1), nonce_issued_at=NOW)},
         {"issuance": replace(scene.issuance(1), status_list=2)},
         {"issuance": replace(scene.issuance(1), issuer="https://other")},
-        {"issuance": replace(scene.issuance(1), issued=(("another-token-id", 7),))}, {"engine": replace(ENGINE_ID, number=2)},
+        {"issuance": replace(scene.issuance(1), issued=(("another-token-id", 7),))}, {"engine": replace(ENGINE_ID, number=2).digest},
     ]  # fmt: skip
     entries = {encode_entry(decide(scene, evidence, **change).entry) for change in changes}
     assert len(entries) == len(changes)
