@@ -18,6 +18,7 @@ from tests.world.chip import Chip
 from tests.world.host import RefusedByVerifier
 from tests.world.verifier import RunningVerifier
 from verifier.ledger.schema import AdmissionRow
+from verifier.ledger.translog import tile_of
 from writ.formats.cose import parse_sign1
 from writ.formats.decision import Entry, OperatorAct, parse_entry
 from writ.formats.digest import Digest
@@ -67,7 +68,7 @@ def published(verifier: RunningVerifier) -> list[bytes]:
     found: list[bytes] = []
     for tile in bundles_of(size):
         assert tile.level == ENTRIES
-        found += parse_bundle(log.tile(tables, tile) or b"", tile.width)
+        found += parse_bundle(tile_of(tables, tile) or b"", tile.width)
     assert len(found) == size
     return found
 

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 from writ.formats.action import Action
 from writ.formats.approval import parse_signed_approval
-from writ.formats.cose import CONTENT_TYPE as COSE_CONTENT_TYPE
-from writ.formats.cose import parse_sign1, verify_sign1
-from writ.formats.decision import CONTENT_TYPE, AttestDecision, EnrolDecision, Entry, encode_entry, parse_entry
+from writ.formats.cose import parse_sign1
+from writ.formats.decision import AttestDecision, EnrolDecision, Entry, encode_entry
 from writ.formats.digest import Digest
 from writ.formats.eat import SignedToken, encode_claims, parse_token
 from writ.formats.engine import parse_engine
@@ -39,6 +38,7 @@ from writ.verdict.enrolment import Admission, judge_activation, judge_enrolment
 from writ.verdict.issue import Issuance
 from writ.verdict.quote import verify_quote
 from writ.verdict.reference import parse_references
+from writ.verdict.signed_entry import by_thumbprint, decision_key, verify_entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,21 +142,11 @@ def _refused(code: str, claim: str, expected: str, got: str) -> Refused:
 
 
 def _decision_key(signed: bytes, trust: Trust) -> PublicKey:
-    sign1 = parse_sign1(signed)
-    for key in trust.decision_keys:
-        if key.thumbprint() == sign1.kid:
-            return key
-    raise _refused("trust-root-unknown", "decision.kid", f"one of {len(trust.decision_keys)} decision keys", (sign1.kid or b"").hex()[:64])
+    return decision_key(parse_sign1(signed), by_thumbprint(trust.decision_keys))
 
 
 def _signed_entry(signed: bytes, trust: Trust, claim: str) -> Entry:
-    sign1 = parse_sign1(signed)
-    key = _decision_key(signed, trust)
-    if not verify_sign1(sign1, key) or sign1.payload is None:
-        raise _refused("signature-invalid", claim, "a signature by the decision key", "another")
-    if (content_type := sign1.headers.get(COSE_CONTENT_TYPE)) != CONTENT_TYPE:
-        raise _refused("signature-invalid", f"{claim}.content_type", CONTENT_TYPE, ascii(content_type)[:80])
-    return parse_entry(sign1.payload)
+    return verify_entry(signed, by_thumbprint(trust.decision_keys), claim)
 
 
 def _same(claim: str, expected: Digest, data: bytes) -> None:
