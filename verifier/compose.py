@@ -70,7 +70,7 @@ def parts(
     references, policies = References(ledger, keys, log, clock), Policies(ledger, keys, log, clock)
     publications = Publications(ledger, keys, log, clock)
     sets = ReferenceSets()
-    anchors = Anchors(ledger, keys, log, clock, config.domain, config.issuer)
+    anchors = Anchors(ledger, keys, log, clock, config.domain, config.issuer, () if translog is None else (translog.key,))
     return Parts(
         ledger=ledger,
         translog=translog,

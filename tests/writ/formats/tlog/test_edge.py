@@ -17,7 +17,8 @@ LEAVES = [leaf_hash(b"%d" % at) for at in range(66_000)]
 
 
 def grown(size: int, step: int) -> tuple[Edge, dict[Tile, tuple[bytes, ...]]]:
-    edge, tiles = Edge(), {}
+    edge = Edge()
+    tiles: dict[Tile, tuple[bytes, ...]] = {}
     for at in range(0, size, step):
         tiles |= dict(edge.append(LEAVES[at : min(at + step, size)]))
     return edge, tiles | dict(edge.partial())
