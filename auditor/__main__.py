@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ from writ.formats.eat import parse_token
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.proof_bundle import ProofBundle, encode_proof_bundle
 from writ.formats.reason import Reason
-from writ.service import cli
+from writ.service import cli, observe
 from writ.verdict.lineage import judge_lineage
 
 _FOREVER = (1 << 53) - 1
@@ -46,14 +47,62 @@ def _main(argv: Sequence[str]) -> int:
     lineage.add_argument("source", type=Path, nargs="+", help="archives: `enforcer log export`, with the logs of parents and children")
     cli.add_json_flag(lineage)
     log.add_parser(verbs)
+    _add_witness(verbs)
     args = parser.parse_args(argv)
     if args.verb == "log":
         return log.run(args)
+    if args.verb == "witness":
+        return _witness(args)
     if args.verb == "verify":
         return _verify(args.bundle, args.trust, as_json=args.json)
     if args.verb == "lineage":
         return _lineage(args.source, as_json=args.json)
     return _export(args.source, args.out, Wanted(args.agent, args.earliest, args.latest), as_json=args.json)
+
+
+def _add_witness(verbs: Any) -> None:
+    group = verbs.add_parser("witness", help="cosign the checkpoints of logs, so that none shows two histories: init, serve, vkey")
+    does = group.add_subparsers(dest="does", required=True, metavar="VERB")
+    made = does.add_parser("init", help="make a witness: its key and its state; prints its public key")
+    made.add_argument("folder", type=Path, metavar="DIR")
+    made.add_argument("--name", required=True, help="an address without a scheme, such as witness.example.org/w1, and nobody else's")
+    cli.add_json_flag(made)
+    made = does.add_parser("vkey", help="print the public key, for logs and whoever relies on the witness")
+    made.add_argument("folder", type=Path, metavar="DIR")
+    cli.add_json_flag(made)
+    made = does.add_parser("serve", help="serve HTTP until stopped: C2SP tlog-witness")
+    made.add_argument("folder", type=Path, metavar="DIR")
+    made.add_argument("--logs", type=Path, required=True, metavar="FILE", help="the logs that are cosigned: a tlog-policy")
+    made.add_argument("--listen", default="127.0.0.1:8414", metavar="ADDRESS:PORT", help="default: 127.0.0.1:8414; elsewhere takes TLS")
+    made.add_argument("--prefix", default="", metavar="PATH", help="what stands before the paths, such as /w1")
+    made.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain, PEM")
+    made.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, PEM")
+    made.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
+
+
+def _witness(args: argparse.Namespace) -> int:
+    if args.does == "serve":
+        from auditor.witness import serve  # a server's modules, which no other verb needs
+
+        observe.configure(sys.stderr, args.log_level)
+        serve.serve(args.folder, args.logs, serve.parse_listen(args.listen, args.prefix, args.tls_cert, args.tls_key))
+        return 0
+    from auditor.witness import directory
+
+    key = directory.init(args.folder, args.name) if args.does == "init" else directory.vkey(args.folder)
+    if args.json:
+        cli.emit({"vkey": str(key)}, as_json=True)
+    else:
+        print(key)
+    return 0
+
+
+def _seconds(text: str) -> int:
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        raise FormatError("time", "RFC 3339, such as 2026-11-25T10:00:00Z", repr(text)[:40]) from None
+    return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp())
 
 
 def _verify(bundle: Path, trust: Path, *, as_json: bool) -> int:

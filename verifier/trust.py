@@ -50,19 +50,18 @@ class Anchors:
     """The roots in force, and their import."""
 
     def __init__(
-        self, ledger: Ledger, keys: Keys, log: OperatorLog, clock: Clock, domain: str, issuer: str,
-        log_keys: tuple[NoteKey, ...] = (),
-    ) -> None:  # fmt: skip
+        self, ledger: Ledger, keys: Keys, log: OperatorLog, clock: Clock, domain: str, issuer: str, log_key: NoteKey | None = None
+    ) -> None:
+        self._log_keys = () if log_key is None else (log_key,)
         self._ledger = ledger
         self._keys = keys
         self._log = log
         self._clock = clock
         self._domain = domain
         self._issuer = issuer
-        self._log_keys = log_keys
 
     def current(self) -> Trust:
-        """The anchors in force: none until some were imported. Includes the keys of this verifier's decisions and log, for auditors."""
+        """The anchors in force: none until some were imported. Includes this verifier's decision key and that of its log, for auditors."""
         return self._current(self._ledger.read())[0]
 
     def _current(self, tables: Tables) -> tuple[Trust, str | None]:

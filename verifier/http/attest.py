@@ -40,6 +40,11 @@ def routes(parts: Parts) -> tuple[Route, ...]:
             raise FormatError("nonce request", "no body", f"{len(body)} bytes")
         return parts.attestation.nonce(host)
 
+    def demand() -> None:
+        """Nothing is decided that waits for its witnesses too long."""
+        if parts.cosigning is not None:
+            parts.cosigning.demand()
+
     def receipt(answer: bytes) -> dict[str, str]:
         """The receipt of the decision that was answered, beside it; none where there is no log."""
         message = EXCHANGE.parse(answer)
@@ -59,11 +64,13 @@ def routes(parts: Parts) -> tuple[Route, ...]:
         return Response(await run_in_threadpool(nonce, host, await request.body()), media_type=CBOR)
 
     async def post_attest(request: Request, host: Host) -> Response:
+        demand()
         answer = await run_in_threadpool(parts.attestation.attest, host, await request.body())
         parts.counters.add("verifier_attestations_total")
         return Response(answer, media_type=CBOR, headers=await run_in_threadpool(receipt, answer))
 
     async def post_exchange(request: Request, host: Host) -> Response:
+        demand()
         answer = await run_in_threadpool(parts.exchange.exchange, host, await request.body())
         parts.counters.add("verifier_exchanges_total")
         return Response(answer, media_type=CBOR, headers={"Cache-Control": "no-store"})

@@ -68,7 +68,7 @@ def routes(parts: Parts) -> tuple[Route, ...]:
         return JSONResponse({"status": "ready"})
 
     def checkpoint() -> Response:
-        return Response(_log(parts).checkpoint, media_type=CHECKPOINT, headers={"Cache-Control": "no-cache"})
+        return Response(_log(parts).shown, media_type=CHECKPOINT, headers={"Cache-Control": "no-cache"})
 
     def tile(path: Annotated[str, Path(max_length=80)]) -> Response:
         try:

@@ -132,6 +132,7 @@ class TransparencyLog:
         self._head = HeadFile(head)
         self._stands = Extended(merkle.EMPTY_FRONTIER, (), b"")
         self._published = b""
+        self._shown = b""
         self._lock = threading.Lock()
 
     def open(self, tables: Tables) -> None:
@@ -198,8 +199,17 @@ class TransparencyLog:
         """The last checkpoint that was published, signed; empty before the first."""
         return self._published
 
+    @property
+    def shown(self) -> bytes:
+        """The checkpoint that is served: the last one that witnesses cosigned, if there is one, else the last one published."""
+        return self._shown or self._published
+
+    def show(self, note: bytes) -> None:
+        """`note`, a published checkpoint with cosignatures on it, is served from now on."""
+        self._shown = note
+
     def current(self) -> Checkpoint | None:
-        """The same, read."""
+        """The checkpoint that was published last, read."""
         return parse_signed_checkpoint(self._published).checkpoint if self._published else None
 
     def inclusion(self, tables: Tables, index: int, size: int) -> tuple[bytes, ...]:
@@ -207,8 +217,13 @@ class TransparencyLog:
         return inclusion_from(_reader(tables, size), index, size)
 
     def proof(self, tables: Tables, index: int) -> bytes:
-        """That entry `index` is in the log of the last checkpoint, as `formats.tlog.proof` has it. Raises Unavailable if it is not."""
-        signed = parse_signed_checkpoint(self._published_of(index))
+        """That entry `index` is in the log, as `formats.tlog.proof` has it: of the checkpoint that is served, or of a later one.
+
+        Raises Unavailable where the entry is not published.
+        """
+        shown = parse_signed_checkpoint(self.shown) if self._shown else None
+        seen = shown is not None and shown.checkpoint.size > index
+        signed = shown if shown is not None and seen else parse_signed_checkpoint(self._published_of(index))
         return encode_tlog_proof(TlogProof(index, self.inclusion(tables, index, signed.checkpoint.size), signed))
 
     def receipt(self, tables: Tables, index: int) -> bytes:

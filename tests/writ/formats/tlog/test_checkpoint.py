@@ -52,7 +52,7 @@ def test_a_signed_checkpoint_is_the_text_of_its_note() -> None:
 
 def test_the_empty_log_has_the_empty_root_and_no_other() -> None:
     assert parse_checkpoint(str(Checkpoint("a", 0, EMPTY_ROOT))).size == 0
-    with pytest.raises(FormatError, match="the root of so many entries"):
+    with pytest.raises(FormatError, match=r"checkpoint\.root of no entries"):
         Checkpoint("a", 0, ROOT)
 
 
@@ -75,12 +75,12 @@ NUMBER = "a decimal number without zeros before it"
         pytest.param("", "three lines", id="nothing"),
         pytest.param(TEXT.replace(ORIGIN, ""), "one line of 1 to 255 printable characters", id="no origin"),
         pytest.param(TEXT.replace(ORIGIN, "o" * 256), "one line of 1 to 255 printable characters", id="a long origin"),
-        pytest.param(TEXT.replace(to_base64(ROOT), to_base64(ROOT[:31])), "the root of so many entries", id="a short root"),
-        pytest.param(TEXT.replace(to_base64(ROOT), to_base64(ROOT + b"x")), "the root of so many entries", id="a long root"),
-        pytest.param(TEXT.replace(to_base64(ROOT), ""), "the root of so many entries", id="an empty root"),
+        pytest.param(TEXT.replace(to_base64(ROOT), to_base64(ROOT[:31])), "32 bytes", id="a short root"),
+        pytest.param(TEXT.replace(to_base64(ROOT), to_base64(ROOT + b"x")), "32 bytes", id="a long root"),
+        pytest.param(TEXT.replace(to_base64(ROOT), ""), "32 bytes", id="an empty root"),
         pytest.param(TEXT.replace(to_base64(ROOT), to_base64(ROOT)[:-1]), "base64", id="a root without padding"),
         pytest.param(TEXT.replace("8=\n", "9=\n"), "one spelling", id="a root with bits to spare"),
-        pytest.param(TEXT.replace(to_base64(ROOT), ROOT.hex()), "the root of so many entries", id="a root in hex"),
+        pytest.param(TEXT.replace(to_base64(ROOT), ROOT.hex()), "32 bytes", id="a root in hex"),
     ],
 )  # fmt: skip
 def test_a_checkpoint_that_is_none_is_refused_by_name(text: str, expected: str) -> None:
