@@ -218,7 +218,14 @@ def test_a_checkpoint_that_was_seen_binds_also_where_nothing_was_fetched(log: Wo
     with pytest.raises(Refused):
         mirror(source, tmp_path / "m", trust(log))
 
-    for other, code in ((log.at(300), "log-rollback"), (log.with_entry(3, b"other"), "log-fork")):
+    forked = log.with_entry(3, b"other")
+    bare = Counted(log.at(400))
+    bare.files["checkpoint"] = encode_note(forked.at(400).note())
+    with pytest.raises(Refused) as refused:
+        mirror(bare, tmp_path / "m", trust(log))
+    assert [reason.code for reason in refused.value.reasons] == ["log-fork"], "two signatures are enough, without any tile"
+    assert [path.read_bytes() for path in (tmp_path / "m" / "evidence").iterdir()] == [bare.files["checkpoint"]]
+    for other, code in ((log.at(300), "log-rollback"), (forked.at(400), "log-fork"), (forked, "log-fork")):
         with pytest.raises(Refused) as refused:
             mirror(Counted(other), tmp_path / "m", trust(log))
         assert [reason.code for reason in refused.value.reasons] == [code]
