@@ -92,6 +92,7 @@ class Chains:
             record=self._object(inputs["record"], "record"),
             state=self._object(inputs["state"], "state"),
             evidence=self._object(inputs["evidence"], "evidence"),
+            engine=self._object(decision.engine, "engine"),
             references=self._references(inputs["references"]),
             policy=self._object(inputs["policy"], "policy"),
             attest_decision=signed,

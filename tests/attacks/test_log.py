@@ -13,8 +13,7 @@ from auditor.__main__ import main
 from tests.signers import new_signer
 from tests.world.scene import ENGINE_ID, sign_entry, signer
 from tests.world.translog import ISSUER, ORIGIN, STARTED, WorldLog, act, auditors_trust, begun, decisions, put
-from writ.formats.decision import EXCHANGE_INPUTS, ExchangeDecision, Genesis
-from writ.formats.digest import Digest
+from writ.formats.decision import Genesis
 from writ.formats.tlog.cosignature import cosign
 from writ.formats.tlog.note import COSIGNATURE, Note, NoteKey, encode_note
 from writ.formats.tlog.tile import WIDTH, encode_bundle
@@ -431,17 +430,6 @@ def test_a_decision_by_another_key_is_found(log: WorldLog, auditor: Auditor) -> 
     serving(auditor, log, [*log.entries[:5], sign_entry(act(STARTED + 50), new_signer()), *log.entries[6:]])
 
     assert auditor.codes("verify", auditor.served) == {"trust-root-unknown"}
-
-
-@pytest.mark.parametrize("issuer, found", [(ISSUER, set()), ("https://other.example.org", {"trust-root-unknown"})])
-def test_a_decision_of_another_issuer_is_found(issuer: str, found: Codes, log: WorldLog, auditor: Auditor) -> None:
-    inputs = tuple((name, Digest.of(b"")) for name in EXCHANGE_INPUTS)
-    made = ExchangeDecision(
-        ENGINE_ID, STARTED + 50, issuer, "h1", "billing", bytes(16), "vault", inputs, "x" * 16, Digest.of(b"claims"), ()
-    )
-    serving(auditor, log, [*log.entries[:5], sign_entry(made), *log.entries[6:]])
-
-    assert auditor.codes("verify", auditor.served) == found
 
 
 def test_a_decision_whose_signature_does_not_hold_is_found(log: WorldLog, auditor: Auditor) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from writ.formats.decision import AttestDecision, ExchangeDecision, Genesis
+from writ.formats.decision import Genesis
 from writ.formats.errors import FormatError, Misuse, Refused
 from writ.formats.keys import PublicKey
 from writ.formats.reason import Reason
@@ -288,7 +288,8 @@ class Speaker:
 def judge_entries(first: int, entries: Sequence[bytes], speaker: Speaker) -> Judged:
     """Entries, from the one at `first` on, are decisions that the speaker signed.
 
-    Entry 0 is a genesis that names him, the log and its key, and no other entry is one: else entries of another log of his would do.
+    Entry 0 is a genesis that names him, the log and its key, and no other entry is one: what follows is his word
+    in this log, and names neither again.
     """
     keys = by_thumbprint(speaker.decision_keys)
     reasons: list[Reason] = []
@@ -302,8 +303,6 @@ def judge_entries(first: int, entries: Sequence[bytes], speaker: Speaker) -> Jud
         except Refused as error:
             reasons += [Reason(one.code, claim, one.expected, one.got) for one in error.reasons]
         else:
-            if isinstance(entry, AttestDecision | ExchangeDecision) and entry.issuer != speaker.issuer:
-                reasons.append(Reason("trust-root-unknown", f"{claim}.issuer", speaker.issuer, entry.issuer[:200]))
             if isinstance(entry, Genesis) != (index == 0) or (isinstance(entry, Genesis) and not speaker.begins(entry)):
                 wanted = f"the genesis of {speaker.origin}" if index == 0 else "a decision"
                 got = f"the genesis of {entry.origin}" if isinstance(entry, Genesis) else type(entry).__name__
