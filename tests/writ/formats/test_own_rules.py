@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.parsers import assert_parser_is_total
-from tests.world.scene import measurement, signer, sixteen
+from tests.world.scene import ENGINE_ID, measurement, signer, sixteen
 from tests.world.specimens import REASONS, specimens
 from writ.formats import evidence as evidence_format
 from writ.formats.action import Action
