@@ -8,14 +8,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from auditor.engines import Engines, record_engine
 from auditor.export import Chains, Wanted
+from auditor.replay import DIFFERING, INCOMPLETE, NOT_REPLAYED, Replay, Summary, lines
 from auditor.verify import read, report, verify
 from writ.formats.archive import EMPTY, MAX_ARCHIVE, Archive, parse_archive
 from writ.formats.eat import parse_token
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.proof_bundle import ProofBundle, encode_proof_bundle
 from writ.formats.reason import Reason
+from writ.formats.trust import MAX_TRUST, parse_trust
 from writ.service import cli
+from writ.service.engine_id import installed_engine
 from writ.verdict.lineage import judge_lineage
 
 _FOREVER = (1 << 53) - 1
@@ -43,7 +47,23 @@ def _main(argv: Sequence[str]) -> int:
     lineage = verbs.add_parser("lineage", help="look for the record that led to each, in the logs of archives")
     lineage.add_argument("source", type=Path, nargs="+", help="archives: `enforcer log export`, with the logs of parents and children")
     cli.add_json_flag(lineage)
+    replayed = verbs.add_parser("replay", help="make every decision in archives again, and look whether it is the same")
+    replayed.add_argument("source", type=Path, nargs="+", help="archives: `verifier export`, `enforcer log export`")
+    replayed.add_argument("--trust", type=Path, required=True, help="the trust file: TPM roots and decision keys")
+    replayed.add_argument("--engines", type=Path, metavar="DIR", help="engines of other versions, as `auditor engine` records them")
+    replayed.add_argument("--explain", action="store_true", help="print every step of every decision")
+    cli.add_json_flag(replayed)
+    engine = verbs.add_parser("engine", help="record the wheel of an engine, with its libraries, for a replay in years to come")
+    engine.add_argument("wheel", type=Path, nargs="+", help="the wheel of writ, and those of libraries under it")
+    engine.add_argument("--engines", type=Path, required=True, metavar="DIR")
+    cli.add_json_flag(engine)
     args = parser.parse_args(argv)
+    if args.verb == "replay":
+        return _replay(args.source, args.trust, args.engines, explain=args.explain, as_json=args.json)
+    if args.verb == "engine":
+        tree, place = record_engine(args.wheel, args.engines)
+        cli.emit({"tree": str(tree), "place": str(place)}, args.json)
+        return cli.ACCEPTED
     if args.verb == "verify":
         return _verify(args.bundle, args.trust, as_json=args.json)
     if args.verb == "lineage":
@@ -88,6 +108,23 @@ def _archive(sources: Sequence[Path]) -> Archive:
     for source in sources:
         archive = archive.merged(parse_archive(read(source, MAX_ARCHIVE)))
     return archive
+
+
+def _replay(sources: Sequence[Path], trust: Path, engines: Path | None, *, explain: bool, as_json: bool) -> int:
+    replay = Replay(_archive(sources), parse_trust(read(trust, MAX_TRUST)), Engines(engines), installed_engine())
+    summary, shown = Summary(), []
+    for one in replay.judged():
+        summary.add(one)
+        worth_saying = one.outcome in (DIFFERING, NOT_REPLAYED, INCOMPLETE)
+        if as_json and (explain or worth_saying):
+            shown.append(one.to_json(steps=explain))
+        elif explain or worth_saying:
+            print(*map(cli.printable, lines(one, explain=explain)), sep="\n")
+    if as_json:
+        cli.emit({**summary.to_json(), "decisions": shown}, as_json=True)
+    else:
+        print(f"{summary.verdict}: {summary}")
+    return summary.exit_code
 
 
 def _lineage(sources: Sequence[Path], *, as_json: bool) -> int:
