@@ -1,6 +1,6 @@
 """Decisions of every kind, recorded by verifier and enforcer, with all that they were made of: the archives that an auditor replays.
 
-    python -m tests.world.recorded SCENES FOLDER     writes `trust`, `verifier` and `enforcer`, decided by the engine on the path
+python -m tests.world.recorded SCENES FOLDER     writes `trust`, `verifier` and `enforcer`, decided by the engine on the path
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _WHAT = measurement(grants=_GRANTED)
 _APPROVED = Corim("reporter-1", "billing", str(_WHAT.agent), tuple(sorted(measured_values(_WHAT).items())))
 ROUNDS, ACTS = 10, 7
 A_SCENE = 1 + ROUNDS * (2 + ACTS)
-"""Decisions in one scene: one of enrolment; in each round an attestation, an exchange, and what was asked of the enforcer."""
+"""Decisions in one scene of ten rounds: one of enrolment; in each an attestation, an exchange, and what was asked of the enforcer."""
 
 
 @dataclass
@@ -67,36 +67,35 @@ class Recorded:
         self.entries.add(sign_entry(entry))
 
 
-def record(scenes: int, engine: EngineId) -> Recorded:
-    """So many hosts, each with one agent that is attested ten times, once refused; it has `A_SCENE` decisions made, all by `engine`."""
+def record(scenes: int, engine: EngineId, rounds: int = ROUNDS) -> Recorded:
+    """So many hosts, each with one agent that is attested `rounds` times, the last one refused; all is decided by `engine`."""
     made = Recorded()
     for at in range(scenes):
-        _scene(at, engine, made)
+        _scene(at, rounds, engine, made)
     return made
 
 
-def _scene(at: int, engine: EngineId, made: Recorded) -> None:
+def _scene(at: int, rounds: int, engine: EngineId, made: Recorded) -> None:
     scene = Scene(host=f"host-{at}", bundle=_BUNDLE, references=(GOVERNED, _APPROVED), engine=engine)
     made.trust = scene.trust
     made.sign(scene.enrol_entry)
     made.objects |= {scene.enrolment, encode_trust(scene.trust), encode_host_record(scene.record), encode_bundle(_BUNDLE)}
     made.objects |= {reference_set(scene.references).listed, *map(encode_corim, scene.references), encode_keys((signer("token").public,))}
-    name = f"one-{at}"
+    name, token, claims = f"one-{at}", "", None
     one = scene.launch(name, what=_WHAT, grants=_GRANTED)
-    for turn in range(ROUNDS):
+    for turn in range(rounds):
         scene.now += 20
         if scene.state is not None:
             made.objects.add(encode_host_state(scene.state))
         evidence = scene.evidence(name)
-        late = scene.judge(evidence, nonce_age=400 if turn == ROUNDS - 1 else 2)
+        verdict = scene.judge(evidence, nonce_age=400 if turn == rounds - 1 else 2)
         made.objects.add(encode_evidence(evidence))
-        made.sign(late.entry)
-        if late.tokens[0].claims is None:
-            verdict, token = late, token  # the last one stands
-        else:
-            verdict, token = late, sign_token(permitted(late), kid=key_id(signer("token").public))
-            claims = permitted(late)
+        made.sign(verdict.entry)
+        if turn < rounds - 1:  # the last one is refused: the token of before goes on
+            claims = permitted(verdict)
+            token = sign_token(claims, kid=key_id(signer("token").public))
         scene.state, one.carried = verdict.state_after, len(one.leaves)
+        assert claims is not None
         made.tokens.add(token)
         made.objects.add(encode_host_state(scene.state))
         _exchange(scene, name, token, VAULT if turn % 2 else "https://other.example.org", made)
@@ -104,7 +103,9 @@ def _scene(at: int, engine: EngineId, made: Recorded) -> None:
             kind = ("files/a", "files/b", "mail/send", "mail/delete", "files/c", "mail/other", "files/d")[act]
             scene.act(name, token, claims, resource=kind, permit=kind not in ("mail/delete", "mail/other"))
         scene.outcome(name, len(one.leaves) - 1)
-    held = ActionRecord(len(one.leaves), scene.now, 0, "tool.call", "files/z", bytes(32), None, None, bytes(32), (NO_TOKEN,), None, "socket")
+    held = ActionRecord(
+        len(one.leaves), scene.now, 0, "tool.call", "files/z", bytes(32), None, None, bytes(32), (NO_TOKEN,), None, "socket"
+    )
     one.leaves.append(encode_record(held))
     made.logs.append(InstanceLog(one.instance, tuple(one.leaves)))
     made.shown |= {part for context in one.contexts.values() for part in (context, preimage_of(bytes(32), context))}
