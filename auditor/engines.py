@@ -134,7 +134,7 @@ def unpack_engine(kept: Path, tree: Digest, into: Path) -> None:
     _sources(engines[0], into)
     # 2
     if (got := tree_digest(into)) != tree:
-        raise FormatError(str(engines[0]), f"the engine {tree}", str(got))
+        raise FormatError(engines[0].name, f"the engine {tree}", str(got))
     # 3
     beside = [wheel for wheel in wheels if wheel not in engines]
     for wheel in beside:
@@ -248,5 +248,19 @@ def confined(engine: Path) -> list[str]:
     for prefix in dict.fromkeys((Path(sys.base_prefix), python.parent.parent)):
         if not prefix.is_relative_to("/usr"):
             command += ["--ro-bind", str(prefix), str(prefix)]
-    command += ["--dev", "/dev", "--dir", "/home", "--ro-bind", str(engine), "/engine", "--remount-ro", "/", "--chdir", "/home"]
+    command += [
+        "--dev",
+        "/dev",
+        "--dir",
+        "/home",
+        "--ro-bind",
+        str(engine),
+        "/engine",
+        "--remount-ro",
+        "/dev",
+        "--remount-ro",
+        "/",
+        "--chdir",
+        "/home",
+    ]
     return [*command, "--", str(python), "-I", "-S", "-c", _INSIDE, str(SECONDS), str(MEMORY), str(MAX_ANSWERS)]

@@ -201,7 +201,7 @@ class Replay:
         name = f"engine {engine.number} {engine.tree}"
         lacks = self._engines.lacks(engine)
         if lacks is not None:
-            yield from (_not_replayed(one, f"{name}: {lacks}") for one in asked)
+            yield from (_not_replayed(one, name, lacks) for one in asked)
             return
         left = iter(asked)
         try:
@@ -215,7 +215,7 @@ class Replay:
             why = "it gave no answer" if not isinstance(answers, Unavailable) else answers.detail
         except (FormatError, Unavailable) as error:
             why = str(error)
-        yield from (_not_replayed(one, f"{name}: {why}") for one in left)
+        yield from (_not_replayed(one, name, why) for one in left)
 
 
 def _name(entry: Entry) -> str:
@@ -241,10 +241,10 @@ def _failed(told: Replayed, error: Refused | FormatError) -> Replayed:
     return told
 
 
-def _not_replayed(one: _Asked, why: str) -> Replayed:
+def _not_replayed(one: _Asked, name: str, why: str) -> Replayed:
     one.told.outcome = NOT_REPLAYED
-    one.told.steps.append((3, why))
-    one.told.reasons = (Reason("unavailable", "engine", str(one.engine.tree), why[:200]),)
+    one.told.steps.append((3, f"{name}: {why}"))
+    one.told.reasons = (Reason("unavailable", "engine", str(one.engine.tree), why[:1000]),)
     return one.told
 
 

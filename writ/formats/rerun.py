@@ -76,6 +76,9 @@ def parse_rerun(data: bytes) -> Rerun:
         raise FormatError("rerun.inputs", f"a kind of {', '.join(NEEDED)} with its inputs", kind[:40])
     if APPROVAL in inputs and kind != "action":
         raise FormatError("rerun.inputs", "an approval of an action", kind)
+    for name in ("salt", "verifier"):
+        if len(value := inputs.get(name, bytes(32))) != 32:
+            raise FormatError(f"rerun.{name}", "32 bytes", f"{len(value)} bytes")
     found = tuple(one for one in references if isinstance(one, bytes))
     if len(found) != len(references):
         raise FormatError("rerun.references", "byte strings", "something else")
@@ -94,6 +97,8 @@ def parse_made(data: bytes) -> Made:
     made = f.optional_raw("made", most=MAX_RERUN)
     reasons = tuple(Reason.from_cbor(item) for item in f.items("reasons", most=1024))
     f.done()
+    if list(reasons) != sorted(set(reasons)):
+        raise FormatError("made.reasons", "a sorted set", "another order")
     if (made is None) != bool(reasons):
         raise FormatError("made", "bytes, or reasons for none", f"{len(reasons)} reasons")
     return Made(made, reasons)
