@@ -283,6 +283,14 @@ def test_whatever_object_is_missing_is_named_and_nothing_passes_for_it() -> None
         assert not of(DIFFERING, found)
 
 
+def test_the_record_that_came_of_an_enrolment_has_to_be_there() -> None:
+    (one,) = entries(EnrolDecision, archive())
+    alone = replace(archive(), entries=(one[0],), logs=())
+    assert replayed(alone)[1].exit_code == 0
+    lacking = replace(alone, objects=tuple(data for data in alone.objects if Digest.of(data) != one[1].record))
+    assert [found.reasons[0].claim for found in of(INCOMPLETE, replayed(lacking)[0])] == ["record"]
+
+
 def test_a_token_that_is_missing_and_one_that_nobody_issued_are_named() -> None:
     token = parse_token(archive().tokens[0])
     found, summary = replayed(replace(archive(), tokens=()))
