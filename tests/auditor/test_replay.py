@@ -345,6 +345,15 @@ def test_what_another_engine_decided_is_not_replayed_by_this_one() -> None:
     assert (summary.counts[NOT_REPLAYED], summary.counts[IDENTICAL], summary.exit_code) == (DECISIONS, 0, 3)
 
 
+def test_one_decision_of_another_engine_among_many_of_this_one_is_no_pass() -> None:
+    signed, entry = entries(ExchangeDecision, archive())[0]
+    other = replace(HERE, tree=Digest.of(b"another"))
+    found, summary = replayed(exchanged(archive(), signed, sign_entry(replace(entry, engine=other))))
+    assert [one.reasons[0].expected for one in of(NOT_REPLAYED, found)] == [str(other.tree)]
+    assert summary.counts[IDENTICAL] == DECISIONS - 1
+    assert (summary.verdict, summary.exit_code) == ("incomplete", 3)
+
+
 def test_a_decision_that_names_this_tree_by_another_number_is_found() -> None:
     given = archive()
     for signed, entry in entries(ExchangeDecision, given):
