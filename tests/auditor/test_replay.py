@@ -237,6 +237,12 @@ def test_a_log_that_is_none_is_found() -> None:
     assert summary.exit_code == 1
 
 
+def test_bytes_that_are_no_entry_are_found() -> None:
+    rubbish = b"\xff"
+    found, _ = replayed(replace(archive(), entries=(*archive().entries, rubbish)))
+    assert [(one.what, one.reasons[0].code) for one in of(DIFFERING, found)] == [(f"entry {Digest.of(rubbish)}", "malformed")]
+
+
 # --- who signed -------------------------------------------------------------------------------------------------------------
 
 

@@ -6,9 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from tests.world.scene import Scene, permitted, sign_token, signer
+from tests.world.recorded import record
+from tests.world.scene import ENGINE_ID, Scene, permitted, sign_token, signer
 from writ.formats.corim import encode_corim
-from writ.formats.decision import encode_entry
+from writ.formats.cose import parse_sign1
+from writ.formats.decision import ExchangeDecision, encode_entry, parse_entry
+from writ.formats.digest import Digest
 from writ.formats.eat import parse_token
 from writ.formats.errors import Refused
 from writ.formats.evidence import encode_evidence
@@ -16,6 +19,7 @@ from writ.formats.policy_bundle import encode_bundle
 from writ.formats.record import encode_record
 from writ.formats.rerun import Made, Rerun, encode_made, encode_rerun, parse_made
 from writ.formats.state import encode_host_record
+from writ.formats.strict import decode_cbor
 from writ.formats.trust import encode_trust
 from writ.verdict.replay import Reruns, demand_same, judged, said
 
@@ -32,10 +36,10 @@ def action(scene: Scene) -> tuple[Rerun, bytes]:
     one = scene.launch("one")
     claims = permitted(scene.attest("one"))
     token = sign_token(claims)
-    record = scene.act("one", token, claims)
-    context = one.contexts[record.sequence]
+    acted = scene.act("one", token, claims)
+    context = one.contexts[acted.sequence]
     inputs = {"context": context, "policy": encode_bundle(scene.bundle), "salt": bytes(32), "token": token.encode()}
-    return Rerun("action", encode_record(record), inputs), said(record.reasons, context)
+    return Rerun("action", encode_record(acted), inputs), said(acted.reasons, context)
 
 
 def test_enrolment_and_action_come_back_as_they_were_recorded() -> None:
@@ -120,7 +124,22 @@ def test_only_reasons_of_token_and_policy_are_judged_again() -> None:
     scene = Scene()
     scene.launch("one")
     claims = permitted(scene.attest("one"))
-    record = scene.act("one", sign_token(claims), claims, resource="mail/delete", permit=False)
-    assert judged(record)
-    assert not judged(replace(record, token=None))
-    assert not judged(replace(record, bundle=None))
+    refusal = scene.act("one", sign_token(claims), claims, resource="mail/delete", permit=False)
+    assert judged(refusal)
+    assert not judged(replace(refusal, token=None))
+    assert not judged(replace(refusal, bundle=None))
+
+
+def test_exchange_is_made_from_the_inputs_that_it_names_and_no_others() -> None:
+    made = record(1, ENGINE_ID, 2)
+    objects = {Digest.of(data): data for data in made.objects}
+    found = [parse_entry(parse_sign1(signed).payload or b"") for signed in made.entries]
+    entry = next(one for one in found if isinstance(one, ExchangeDecision) and one.claims is not None)
+    named = dict(entry.inputs)
+    references = tuple(objects[Digest("sha256", name)] for name in decode_cbor(objects[named.pop("references")], "references"))
+    inputs = {name: objects[digest] for name, digest in named.items()}
+    rerun = Rerun("exchange", encode_entry(entry), inputs, references)
+    assert answered(rerun) == Made(encode_entry(entry))
+    for name in inputs:
+        assert [one.code for one in answered(replace(rerun, inputs={**inputs, name: b"\xa0"})).reasons] == ["digest-mismatch"], name
+    assert answered(replace(rerun, references=references[:1])).data != encode_entry(entry)
