@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from auditor.engines import Engines, record_engine
 from auditor.export import Chains, Wanted
-from auditor.replay import DIFFERING, INCOMPLETE, NOT_REPLAYED, Replay, Summary, lines
+from auditor.log import command as log
+from auditor.moment import seconds
+from auditor.replay import command as replay
 from auditor.verify import read, report, verify
 from writ.formats.archive import EMPTY, MAX_ARCHIVE, Archive, parse_archive
 from writ.formats.eat import parse_token
@@ -18,8 +20,7 @@ from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.proof_bundle import ProofBundle, encode_proof_bundle
 from writ.formats.reason import Reason
 from writ.formats.trust import MAX_TRUST, parse_trust
-from writ.service import cli
-from writ.service.engine_id import installed_engine
+from writ.service import cli, observe
 from writ.verdict.lineage import judge_lineage
 
 _FOREVER = (1 << 53) - 1
@@ -41,29 +42,24 @@ def _main(argv: Sequence[str]) -> int:
     x.add_argument("source", type=Path, nargs="+", help="archives: `verifier export`, `enforcer log export`")
     x.add_argument("--out", type=Path, required=True, help="directory for the bundles, one file an action")
     x.add_argument("--agent", help="only this agent (SPIFFE id)")
-    x.add_argument("--from", dest="earliest", type=_seconds, default=0, metavar="RFC3339")
-    x.add_argument("--to", dest="latest", type=_seconds, default=_FOREVER, metavar="RFC3339")
+    x.add_argument("--from", dest="earliest", type=seconds, default=0, metavar="RFC3339")
+    x.add_argument("--to", dest="latest", type=seconds, default=_FOREVER, metavar="RFC3339")
     cli.add_json_flag(x)
     lineage = verbs.add_parser("lineage", help="look for the record that led to each, in the logs of archives")
     lineage.add_argument("source", type=Path, nargs="+", help="archives: `enforcer log export`, with the logs of parents and children")
     cli.add_json_flag(lineage)
-    replayed = verbs.add_parser("replay", help="make every decision in archives again, and look whether it is the same")
-    replayed.add_argument("source", type=Path, nargs="+", help="archives: `verifier export`, `enforcer log export`")
-    replayed.add_argument("--trust", type=Path, required=True, help="the trust file: TPM roots and decision keys")
-    replayed.add_argument("--engines", type=Path, metavar="DIR", help="engines of other versions, as `auditor engine` records them")
-    replayed.add_argument("--explain", action="store_true", help="print every step of every decision")
-    cli.add_json_flag(replayed)
-    engine = verbs.add_parser("engine", help="record the wheel of an engine, with its libraries, for a replay in years to come")
-    engine.add_argument("wheel", type=Path, nargs="+", help="the wheel of writ, and those of libraries under it")
-    engine.add_argument("--engines", type=Path, required=True, metavar="DIR")
-    cli.add_json_flag(engine)
+    log.add_parser(verbs)
+    replay.add_parsers(verbs)
+    _add_witness(verbs)
     args = parser.parse_args(argv)
+    if args.verb == "log":
+        return log.run(args)
     if args.verb == "replay":
-        return _replay(args.source, args.trust, args.engines, explain=args.explain, as_json=args.json)
+        return replay.replay(args, _archive(args.source), parse_trust(read(args.trust, MAX_TRUST)))
     if args.verb == "engine":
-        tree, place = record_engine(args.wheel, args.engines)
-        cli.emit({"tree": str(tree), "place": str(place)}, args.json)
-        return cli.ACCEPTED
+        return replay.engine(args)
+    if args.verb == "witness":
+        return _witness(args)
     if args.verb == "verify":
         return _verify(args.bundle, args.trust, as_json=args.json)
     if args.verb == "lineage":
@@ -71,12 +67,41 @@ def _main(argv: Sequence[str]) -> int:
     return _export(args.source, args.out, Wanted(args.agent, args.earliest, args.latest), as_json=args.json)
 
 
-def _seconds(text: str) -> int:
-    try:
-        when = datetime.fromisoformat(text)
-    except ValueError:
-        raise FormatError("time", "RFC 3339, such as 2026-11-25T10:00:00Z", repr(text)[:40]) from None
-    return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp())
+def _add_witness(verbs: Any) -> None:
+    group = verbs.add_parser("witness", help="cosign the checkpoints of logs, so that none shows two histories: init, serve, vkey")
+    does = group.add_subparsers(dest="does", required=True, metavar="VERB")
+    made = does.add_parser("init", help="make a witness: its key and its state; prints its public key")
+    made.add_argument("folder", type=Path, metavar="DIR")
+    made.add_argument("--name", required=True, help="an address without a scheme, such as witness.example.org/w1, and nobody else's")
+    cli.add_json_flag(made)
+    made = does.add_parser("vkey", help="print the public key, for logs and whoever relies on the witness")
+    made.add_argument("folder", type=Path, metavar="DIR")
+    cli.add_json_flag(made)
+    made = does.add_parser("serve", help="serve HTTP until stopped: C2SP tlog-witness")
+    made.add_argument("folder", type=Path, metavar="DIR")
+    made.add_argument("--logs", type=Path, required=True, metavar="FILE", help="the logs that are cosigned: a tlog-policy")
+    made.add_argument("--listen", default="127.0.0.1:8414", metavar="ADDRESS:PORT", help="default: 127.0.0.1:8414; elsewhere takes TLS")
+    made.add_argument("--prefix", default="", metavar="PATH", help="what stands before the paths, such as /w1")
+    made.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain, PEM")
+    made.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, PEM")
+    made.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
+
+
+def _witness(args: argparse.Namespace) -> int:
+    if args.does == "serve":
+        from auditor.witness import serve  # a server's modules, which no other verb needs
+
+        observe.configure(sys.stderr, args.log_level)
+        serve.serve(args.folder, args.logs, serve.parse_listen(args.listen, args.prefix, args.tls_cert, args.tls_key))
+        return 0
+    from auditor.witness import directory
+
+    key = directory.init(args.folder, args.name) if args.does == "init" else directory.vkey(args.folder)
+    if args.json:
+        cli.emit({"vkey": str(key)}, as_json=True)
+    else:
+        print(key)
+    return 0
 
 
 def _verify(bundle: Path, trust: Path, *, as_json: bool) -> int:
@@ -108,23 +133,6 @@ def _archive(sources: Sequence[Path]) -> Archive:
     for source in sources:
         archive = archive.merged(parse_archive(read(source, MAX_ARCHIVE)))
     return archive
-
-
-def _replay(sources: Sequence[Path], trust: Path, engines: Path | None, *, explain: bool, as_json: bool) -> int:
-    replay = Replay(_archive(sources), parse_trust(read(trust, MAX_TRUST)), Engines(engines), installed_engine())
-    summary, shown = Summary(), []
-    for one in replay.judged():
-        summary.add(one)
-        worth_saying = one.outcome in (DIFFERING, NOT_REPLAYED, INCOMPLETE)
-        if as_json and (explain or worth_saying):
-            shown.append(one.to_json(steps=explain))
-        elif explain or worth_saying:
-            print(*map(cli.printable, lines(one, explain=explain)), sep="\n")
-    if as_json:
-        cli.emit({**summary.to_json(), "decisions": shown}, as_json=True)
-    else:
-        print(f"{summary.verdict}: {summary}")
-    return summary.exit_code
 
 
 def _lineage(sources: Sequence[Path], *, as_json: bool) -> int:

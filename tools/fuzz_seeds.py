@@ -25,6 +25,7 @@ from tests.world.machine import FILES, SHELL, content, part_reference
 from tests.world.oci import Layout, directory, hard, layer, link
 from tests.world.scene import GOVERNED, NAMESPACE, RUNTIME_PCR, Scene, reference, signer
 from tests.world.specimens import specimens
+from tests.world.tlog import MemoryLog, plain_key, witness_key
 from tests.world.uefi_logs import Boot, encode_log
 from tests.writ.formats.pe_images import make_pe
 from writ.formats.corim import Corim, encode_corim, sign_corim
@@ -48,6 +49,9 @@ from writ.formats.record import preimage_of
 from writ.formats.secret import Secret
 from writ.formats.spiffe import AgentId
 from writ.formats.strict import encode_cbor, encode_json
+from writ.formats.tlog.note import encode_note
+from writ.formats.tlog.proof import encode_tlog_proof
+from writ.formats.tlog.tile import ENTRIES, Tile, encode_bundle, path_of
 from writ.formats.tpm.pcr import PcrSelection, encode_pcr_selection
 from writ.formats.x509 import parse_certificate, to_pem
 
@@ -247,6 +251,17 @@ def oci_images() -> Iterator[bytes]:
     yield layer(*everything, ("n" * 120, b"2"))[:8192]
 
 
+def logged() -> Iterator[bytes]:
+    """One of each text and message of a log and its witnesses, and what is within a receipt."""
+    log, made = MemoryLog([b"%d" % number for number in range(9)]), specimens()
+    yield from (made[name].data for name in made if name.startswith("tlog-"))
+    yield from (log.receipt(1, 2), log.receipt(8), encode_cbor([9, 5, [bytes(32)]]), encode_bundle([b"a", b"", b"bc"]), b"12\n")
+    yield from (encode_note(log.checkpoint(0).note), encode_tlog_proof(log.proof(0, 1)))
+    yield from (path_of(Tile(level, 1_234_067, width)).encode() for level, width in ((ENTRIES, 256), (0, 7), (3, 255)))
+    witnesses = "".join(f"witness {name} {witness_key(name)}\n" for name in ("w1", "w2", "w3"))
+    yield f"# ours\nlog {plain_key()} https://a.test/\n{witnesses}group g 2 w1 w2\ngroup h any g w3\nquorum h\n".encode()
+
+
 def cdi_specs() -> Iterator[bytes]:
     """Specifications with every key, and with what no agent gets."""
     node = {"path": "/dev/a", "hostPath": "/dev/b", "type": "c", "major": 1, "minor": 2, "permissions": "rwm"}
@@ -349,6 +364,7 @@ SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
     "packages": packages,
     "oci": oci_images,
     "cdi": cdi_specs,
+    "tlog": logged,
     "requests": requests,
     "http2": http2_connections,
     "mcp": mcp_messages,

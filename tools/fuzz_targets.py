@@ -33,6 +33,7 @@ from tests.world.authority import Ca
 from tests.world.ima_logs import BOOT, certificate
 from tests.world.machine import SHELL, part_reference
 from tests.world.scene import ENGINE_ID, NAMESPACE, RUNTIME_PCR, Scene, signer
+from tests.world.tlog import MemoryLog, plain_key
 from tests.world.uefi_logs import Boot
 from verifier.packages.deb import read_deb
 from verifier.packages.rpm import read_rpm
@@ -78,6 +79,20 @@ from writ.formats.record import encode_record as encode_leaf
 from writ.formats.record import parse_record as parse_leaf
 from writ.formats.state import HostState, clean_runtime, encode_host_state, parse_host_state
 from writ.formats.strict import decode_json
+from writ.formats.tlog.checkpoint import parse_signed_checkpoint
+from writ.formats.tlog.cosignature import NONE, parse_policy
+from writ.formats.tlog.note import encode_note, parse_note, parse_vkey
+from writ.formats.tlog.proof import encode_tlog_proof, parse_tlog_proof
+from writ.formats.tlog.receipt import inclusion_of, parse_receipt
+from writ.formats.tlog.tile import encode_bundle, parse_bundle, parse_path
+from writ.formats.tlog.tile import path_of as tile_path
+from writ.formats.tlog.witnessing import (
+    encode_add_checkpoint,
+    encode_cosignatures,
+    parse_add_checkpoint,
+    parse_cosignatures,
+    parse_size,
+)
 from writ.formats.tpm.attest import encode_attest, parse_attest
 from writ.formats.tpm.pcr import PcrValues, encode_pcr_selection, parse_pcr_selection
 from writ.formats.tpm.public import encode_public, parse_any_public, parse_public
@@ -96,6 +111,7 @@ from writ.verdict.reference import reference_set
 from writ.verdict.registers import REPLAYABLE, cover, initial_value, replay_registers, replay_rtmrs, replayed_banks
 from writ.verdict.revocation import judge_response
 from writ.verdict.runtime_log import replay as replay_runtime
+from writ.verdict.transparency import verify_checkpoint, verify_included, verify_receipt
 
 T = TypeVar("T")
 
@@ -450,6 +466,44 @@ def oci(data: bytes) -> None:
         layers.lay_out(Path(folder, "tree"))
 
 
+@cache
+def _log() -> MemoryLog:
+    return MemoryLog([b"%d" % number for number in range(9)])
+
+
+def tlog(data: bytes) -> None:
+    """What logs, witnesses and whoever holds a proof say: notes, checkpoints, proofs, receipts, requests, policies, paths and bundles."""
+    _one_spelling(parse_note, encode_note, data)
+    _one_spelling(parse_add_checkpoint, encode_add_checkpoint, data)
+    _one_spelling(parse_cosignatures, encode_cosignatures, data)
+    _one_spelling(lambda raw: parse_bundle(raw, 3), encode_bundle, data)
+    _one_spelling(lambda raw: parse_path(raw.decode("latin-1")), lambda tile: tile_path(tile).encode("latin-1"), data)
+    _one_spelling(lambda raw: parse_vkey(raw.decode("latin-1")), lambda key: str(key).encode("latin-1"), data)
+    _one_spelling(parse_size, lambda size: f"{size}\n".encode(), data)
+    _read(inclusion_of, data)
+    policy = _read(parse_policy, data)
+    if policy is not None:
+        everyone = frozenset(one.name for one in policy.witnesses)
+        _hold(policy.satisfied(everyone), "a quorum that all witnesses together do not make")
+        _hold(policy.satisfied(frozenset()) == (policy.quorum == NONE), "a quorum that nobody makes")
+    signed, log, key = _read(parse_signed_checkpoint, data), _log(), plain_key()
+    if signed is not None:
+        with suppress(Refused):
+            verify_checkpoint(signed, key)
+            _hold(signed.checkpoint == log.checkpoint(signed.checkpoint.size).checkpoint, "a checkpoint that the log did not sign")
+    proof = _one_spelling(parse_tlog_proof, encode_tlog_proof, data)
+    if proof is not None and proof.index < len(log.leaves):
+        with suppress(Refused):
+            checkpoint = verify_checkpoint(proof.checkpoint, key)
+            index = verify_included(log.leaves[proof.index], proof, checkpoint)
+            _hold(proof.hashes == log.proof(index, checkpoint.size).hashes, "another path to one root")
+    receipt = _read(parse_receipt, data)
+    if receipt is not None and receipt.index < len(log.leaves):
+        with suppress(Refused):
+            index = verify_receipt(receipt, log.leaves[receipt.index], log.signer.public, issuer=log.origin)
+            _hold(data == log.receipt(index, receipt.size), "a receipt that the log did not write")
+
+
 def cdi(data: bytes) -> None:
     """A specification of devices."""
     _read(parse_spec, data)
@@ -544,6 +598,7 @@ TARGETS: Final = {
     "packages": Target(packages, 8192),
     "oci": Target(oci, 8192),
     "cdi": Target(cdi, 4096),
+    "tlog": Target(tlog, 2048),
     "local": Target(local, 4096),
     "requests": Target(requests, 1024),
     "http2": Target(http2, 2048),

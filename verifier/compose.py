@@ -17,6 +17,7 @@ from verifier.access import ApiKeys, HostProofs, Operator, OperatorLog
 from verifier.approval import Approvals
 from verifier.attest import Attestation, ReferenceSets
 from verifier.config import VerifierConfig
+from verifier.cosigning import ASKS_FOR, Cosigning
 from verifier.dry_runs import DryRuns
 from verifier.enrol import Enrolment
 from verifier.hosts import Hosts
@@ -36,9 +37,11 @@ from verifier.revocation import Revocations
 from verifier.rotation import Rotation
 from verifier.token_exchange import TokenExchange
 from verifier.trust import Anchors
+from verifier.witnesses import Witnesses, uplinks
 from writ.formats.decision import Genesis
 from writ.formats.engine import EngineId
-from writ.formats.errors import Unavailable
+from writ.formats.errors import FormatError, Unavailable
+from writ.formats.tlog.cosignature import parse_policy
 from writ.service.clock import Clock, SystemClock
 from writ.service.engine_id import installed_engine
 from writ.service.observe import Counters
@@ -56,13 +59,15 @@ class Verifier:
     ledger: SqliteLedger
 
     def close(self) -> None:
-        """The ledger is closed."""
+        """No witness is asked any more, and the ledger is closed."""
+        if self.parts.cosigning is not None:
+            self.parts.cosigning.close()
         self.ledger.close()
 
 
 def parts(
     config: VerifierConfig, ledger: Ledger, *, clock: Clock, engine: EngineId, random: Callable[[int], bytes] = secrets.token_bytes,
-    translog: TransparencyLog | None = None,
+    translog: TransparencyLog | None = None, cosigning: Cosigning | None = None,
 ) -> Parts:  # fmt: skip
     """Everything the routes need, over any ledger, clock and source of randomness."""
     keys = Keys(config.key_dir, ledger)
@@ -70,10 +75,11 @@ def parts(
     references, policies = References(ledger, keys, log, clock), Policies(ledger, keys, log, clock)
     publications = Publications(ledger, keys, log, clock)
     sets = ReferenceSets()
-    anchors = Anchors(ledger, keys, log, clock, config.domain, config.issuer)
+    anchors = Anchors(ledger, keys, log, clock, config.domain, config.issuer, None if translog is None else translog.key)
     return Parts(
         ledger=ledger,
         translog=translog,
+        cosigning=cosigning,
         keys=keys,
         clock=clock,
         counters=Counters(),
@@ -102,9 +108,13 @@ def verifier(config: VerifierConfig, clock: Clock | None = None, application: Ca
         raise Unavailable("state directory", f"no ledger in {config.state_dir}; run `verifier init`")
     ledger, translog = _opened(config)
     try:
-        made = parts(config, ledger, clock=clock or SystemClock(), engine=installed_engine(), translog=translog)
+        clock = clock or SystemClock()
+        cosigning = _cosigning(config, translog, ledger, clock)
+        made = parts(config, ledger, clock=clock, engine=installed_engine(), translog=translog, cosigning=cosigning)
         made.keys.current()
         made.keys.exchange_signer(made.clock.now())
+        if cosigning is not None:
+            cosigning.start()
         return Verifier(application(made), made, ledger)
     except BaseException:
         ledger.close()
@@ -146,6 +156,21 @@ def _opened(config: VerifierConfig) -> tuple[SqliteLedger, TransparencyLog]:
     except BaseException:
         translog.close()
         raise
+
+
+def _cosigning(config: VerifierConfig, translog: TransparencyLog, ledger: Ledger, clock: Clock) -> Cosigning | None:
+    """What asks the witnesses of the configured policy. Raises FormatError, Unavailable."""
+    path = config.witness_policy_file
+    if path is None:
+        return None
+    try:
+        policy = parse_policy(path.read_bytes())
+    except OSError as error:
+        raise Unavailable("witness_policy_file", f"{path}: {error.strerror}") from None
+    if all(key != translog.key for key, _ in policy.logs):
+        raise FormatError("witness_policy_file", f"a policy with the line `log {translog.key}`", "one of other logs")
+    witnesses = Witnesses(policy, uplinks(config.witness_ca_file, ASKS_FOR))
+    return Cosigning(translog, ledger, policy, witnesses, clock, every=config.witness_every, within=config.witness_within)
 
 
 def _genesis(config: VerifierConfig, translog: TransparencyLog, now: int) -> Genesis:

@@ -20,7 +20,9 @@ class VerifierConfig:
 
     `issuer` is the URL under which hosts and relying services reach it. Without
     `tls_cert_file` and `tls_key_file` it listens on loopback addresses only.
-    `log_head_file` is where the last checkpoint is kept outside the ledger, best on another disk than it and in no backup of it.
+    `witness_policy_file` names the witnesses of the log, which are asked every `witness_every` seconds; with `witness_within` nothing is
+    decided once entries have waited so many seconds for their quorum. `log_head_file` is where the last checkpoint is kept outside the
+    ledger, best on another disk than it and in no backup of it.
     """
 
     state_dir: Path
@@ -33,6 +35,10 @@ class VerifierConfig:
     requests_burst: int = 400
     log_level: str = "info"
     log_head_file: Path | None = None
+    witness_policy_file: Path | None = None
+    witness_ca_file: Path | None = None
+    witness_every: int = 10
+    witness_within: int = 0
 
     def __post_init__(self) -> None:
         try:
@@ -48,6 +54,10 @@ class VerifierConfig:
             raise FormatError("configuration.listen", "a loopback address, or TLS", repr(self.listen[:80]))
         if not (self.requests_per_second > 0 and self.requests_burst > 0):
             raise FormatError("configuration", "requests_per_second and requests_burst above 0", "another number")
+        if not (1 <= self.witness_every <= 3600 and 0 <= self.witness_within <= 86_400):
+            raise FormatError("configuration", "witness_every of 1 to 3600 seconds, witness_within of 0 to 86400", "another number")
+        if self.witness_policy_file is None and self.witness_within:
+            raise FormatError("configuration", "a witness_policy_file for witness_within", "none")
         if self.log_level not in ("debug", "info", "warning", "error"):
             raise FormatError("configuration.log_level", "debug, info, warning or error", repr(self.log_level[:20]))
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from verifier.config import VerifierConfig
-from verifier.keys import DECISION_FILE
-from verifier.ledger import Tables
+from verifier.keys import DECISION_FILE, LOG_FILE
 from verifier.ledger.schema import EntryRow, KeyRow, PolicyRow, TrustRow
 from verifier.ledger.sqlite import SqliteTables, connect
-from writ.formats.errors import FormatError, Unavailable
+from verifier.ledger.translog import agrees, look, standing
+from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.tlog.merkle import leaf_hash
+from writ.formats.tlog.note import PLAIN, NoteKey
 from writ.service.signers import load_signer
 
 
@@ -72,13 +73,31 @@ def _folder(path: Path) -> Checked:
     return Checked(f"directory {path}", f"mode {mode:04o}", "Make it readable by its owner only: chmod 0700." if loose else "")
 
 
-def _ledger(tables: Tables, config: VerifierConfig) -> Iterator[Checked]:
+def _head(tables: SqliteTables, config: VerifierConfig) -> Checked:
+    """Whether the log in the tables goes on from its head. The verifier may serve meanwhile, so the head is read first."""
+    remedy = "Look for a backup that was put back; the head file belongs to this ledger and to no other."
+    try:
+        key = NoteKey(config.origin, PLAIN, load_signer(config.key_dir / LOG_FILE).public)
+        head = look(config.head_file, key)
+        tables.begin()
+        try:
+            size = standing(tables, key).frontier.size
+            agrees(tables, size, head)
+        finally:
+            tables.end()
+    except (Refused, FormatError, Unavailable) as error:
+        return Checked("log head", str(error)[:200], remedy)
+    return Checked("log head", f"{0 if head is None else head.size} entries of {size}")
+
+
+def _ledger(tables: SqliteTables, config: VerifierConfig) -> Iterator[Checked]:
     broken = [row.sequence for row in tables.select(EntryRow) if leaf_hash(row.entry) != row.leaf]
     count = tables.last(EntryRow)
     total = 0 if count is None else count.sequence + 1
     gaps = len(tables.select(EntryRow)) != total
     wrong = f"entry {broken[0]} is not what was hashed" if broken else "a gap in the sequence"
     yield Checked("log", wrong if broken or gaps else f"{total} entries, each as hashed", "Restore the ledger." if broken or gaps else "")
+    yield _head(tables, config)
     current = [row for row in tables.select(KeyRow) if row.retired_at is None]
     there = bool(current) and (config.key_dir / f"token-{current[0].kid}.key").is_file()
     yield Checked("token key", current[0].kid if current else "none", "" if there else "Restore the key directory.")

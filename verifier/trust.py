@@ -16,6 +16,7 @@ from writ.formats.errors import Refused
 from writ.formats.ocsp import kept_ocsp
 from writ.formats.reason import Reason
 from writ.formats.state import TPM_CLASSES
+from writ.formats.tlog.note import NoteKey
 from writ.formats.trust import (
     MAX_TRUST,
     MOST_CERTIFICATES,
@@ -48,7 +49,10 @@ class Import:
 class Anchors:
     """The roots in force, and their import."""
 
-    def __init__(self, ledger: Ledger, keys: Keys, log: OperatorLog, clock: Clock, domain: str, issuer: str) -> None:
+    def __init__(
+        self, ledger: Ledger, keys: Keys, log: OperatorLog, clock: Clock, domain: str, issuer: str, log_key: NoteKey | None = None
+    ) -> None:
+        self._log_keys = () if log_key is None else (log_key,)
         self._ledger = ledger
         self._keys = keys
         self._log = log
@@ -57,7 +61,7 @@ class Anchors:
         self._issuer = issuer
 
     def current(self) -> Trust:
-        """The anchors in force: none until some were imported. Includes this verifier's decision key, for auditors."""
+        """The anchors in force: none until some were imported. Includes this verifier's decision key and that of its log, for auditors."""
         return self._current(self._ledger.read())[0]
 
     def _current(self, tables: Tables) -> tuple[Trust, str | None]:
@@ -65,8 +69,8 @@ class Anchors:
         rows = tables.select(TrustRow, current=1)
         key = (self._keys.decision.public,)
         if not rows:
-            return Trust(self._domain, self._issuer, (), (), key), None
-        return replace(parse_trust(rows[0].data), decision_keys=key), rows[0].digest
+            return Trust(self._domain, self._issuer, (), (), key, log_keys=self._log_keys), None
+        return replace(parse_trust(rows[0].data), decision_keys=key, log_keys=self._log_keys), rows[0].digest
 
     def add(
         self, operator: Operator, roots: tuple[ManufacturerRoot, ...], intermediates: tuple[bytes, ...], crls: tuple[bytes, ...] = (),

@@ -18,7 +18,7 @@ import pytest
 from auditor import engines
 from auditor.__main__ import main
 from auditor.engines import LIBRARIES, Engines, confined, record_engine, unpack_engine
-from auditor.replay import Replay, Summary
+from auditor.replay.decisions import Replay, Summary
 from writ.formats.archive import parse_archive
 from writ.formats.digest import Digest
 from writ.formats.engine import EngineId

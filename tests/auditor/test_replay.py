@@ -14,7 +14,7 @@ import pytest
 from auditor.__main__ import main
 from auditor.engines import Engines
 from auditor.objects import Objects
-from auditor.replay import (
+from auditor.replay.decisions import (
     DIFFERING,
     ERASED,
     IDENTICAL,

@@ -45,6 +45,7 @@ LANGUAGES: Final = {
     "yaml": "run by Envoy there",
     "yaml inventory": "held against the settings of the playbook and the loader of the role",
     "caddyfile": "run by Caddy there",
+    "abnf": "test_texts.py",
     "cddl": "test_formats.py",
     "cedar": "loaded under the default schema",
     "text": "output and drawings, not run",
@@ -184,6 +185,11 @@ def test_a_cedar_block_is_a_policy_that_would_be_published(block: Block) -> None
 
 @of("cddl")
 def test_a_cddl_block_stands_on_the_page_that_is_checked(block: Block) -> None:
+    assert block.page == "docs/formats.md"
+
+
+@of("abnf")
+def test_an_abnf_block_stands_on_the_page_that_is_checked(block: Block) -> None:
     assert block.page == "docs/formats.md"
 
 

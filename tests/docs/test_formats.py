@@ -35,6 +35,7 @@ from tests.world.scene import (
     sign_token,
     signer,
 )
+from tests.world.tlog import MemoryLog
 from writ.formats.action import Action
 from writ.formats.approval import Approval, encode_approval, parse_approval, parse_signed_approval, sign_approval
 from writ.formats.archive import Archive, InstanceLog, encode_archive, parse_archive
@@ -114,6 +115,7 @@ from writ.formats.state import PHASES, TPM_CLASSES, encode_host_state, parse_hos
 from writ.formats.status_list import StatusList, StatusListToken, encode_status_list, parse_status_list
 from writ.formats.strict import decode_cbor, decode_json, encode_cbor, encode_json
 from writ.formats.tlog import merkle
+from writ.formats.tlog.receipt import parse_receipt
 from writ.formats.tree import COMPONENT_KINDS, component, component_root, encode_tree, file_entry, parse_tree, spell
 from writ.formats.tree import Entry as TreeEntry
 from writ.formats.trust import encode_trust, parse_trust
@@ -265,6 +267,7 @@ def specimens() -> tuple[Specimen, ...]:
         ),
         Specimen("rerun", encode_rerun(Rerun("action", b"d", {n: bytes(32) for n in (*NEEDED["action"], "approval")})), parse_rerun),
         *(Specimen("made", encode_made(one), parse_made) for one in (Made(b"entry"), Made(None, (REASON,)))),
+        *(Specimen("receipt", MemoryLog([b"a"] * size).receipt(1), parse_receipt) for size in (2, 300)),
         Specimen("archive", encode_archive(archive), parse_archive),
         Specimen("proof-bundle", encode_proof_bundle(bundle), parse_proof_bundle),
         Specimen("proof-bundle", encode_proof_bundle(replace(bundle, outcome=None)), parse_proof_bundle),
@@ -455,6 +458,30 @@ def test_a_signed_document_with_another_header_or_a_short_signature_does_not_fit
         ):
             assert not fits(one.rule, cbor2.dumps(cbor2.CBORTag(18, changed))), one.rule
         assert not fits(one.rule, cbor2.dumps(cbor2.loads(one.data).value)), "without its tag"
+
+
+def test_a_receipt_with_one_thing_changed_fits_neither_page_nor_parser() -> None:
+    one = next(one for one in specimens() if one.rule == "receipt")
+    protected, unprotected, payload, signature = cbor2.loads(one.data).value
+    headers, (proof,) = cbor2.loads(protected), unprotected[396][-1]
+    size, index, path = cbor2.loads(proof)
+    told = [
+        [encode_cbor({**headers, changed: value}), unprotected, payload, signature]
+        for changed, value in ((1, -7), (3, "text/plain"), (4, b"k"), (15, {1: "a"}), (15, {**headers[15], 2: 1}), (395, 2), (396, {}))
+    ]
+    told += [
+        [protected, {396: {-1: [encode_cbor(changed)]}}, payload, signature]
+        for changed in ([size, index], [size, index, []], [size, index, [*path, b"x"]], [-1, index, path], [size, index, path * 64])
+    ]
+    told += [
+        [protected, {396: {-2: [proof]}}, payload, signature], [protected, {396: {-1: []}}, payload, signature],
+        [protected, {396: {-1: [proof, proof]}}, payload, signature], [protected, {**unprotected, 4: b"k"}, payload, signature],
+        [protected, unprotected, bytes(32), signature], [protected, unprotected, payload, signature[:-1]],
+    ]  # fmt: skip
+    for changed in told:
+        data = encode_cbor(cbor2.CBORTag(18, changed))
+        assert (one.fits(data), one.parses(data)) == (False, False), changed
+    assert not one.fits(encode_cbor(cbor2.loads(one.data).value)), "without its tag"
 
 
 def test_another_spelling_of_a_real_encoding_does_not_fit() -> None:

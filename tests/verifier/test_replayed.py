@@ -7,7 +7,7 @@ import base64
 import pytest
 
 from auditor.engines import Engines
-from auditor.replay import IDENTICAL, NOTHING_TO_DECIDE, Replay, Summary
+from auditor.replay.decisions import IDENTICAL, NOTHING_TO_DECIDE, Replay, Summary
 from tests.world.chip import Maker
 from tests.world.host import RefusedByVerifier
 from tests.world.verifier import RunningVerifier

@@ -21,14 +21,18 @@ from verifier.ledger import Admitted, Began, NonceIssued
 from verifier.ledger.schema import CheckpointRow, EntryRow, TileRow
 from verifier.ledger.sequencer import SqliteLedger
 from verifier.ledger.sqlite import SqliteTables, connect
-from verifier.ledger.translog import GENESIS, SLOT, HeadFile, TransparencyLog
+from verifier.ledger.translog import GENESIS, SLOT, HeadFile, TransparencyLog, tile_of
 from writ.formats.errors import Misuse, Refused, Unavailable
+from writ.formats.exchange import EXCHANGE, AttestAnswer
+from writ.formats.strict import parse_b64url
 from writ.formats.tlog import merkle
 from writ.formats.tlog.checkpoint import Checkpoint, parse_signed_checkpoint
 from writ.formats.tlog.merkle import leaf_hash
 from writ.formats.tlog.note import NoteKey, encode_note, sign_note
+from writ.formats.tlog.proof import parse_tlog_proof
+from writ.formats.tlog.receipt import parse_receipt
 from writ.formats.tlog.tile import bundles_of, parse_bundle, parse_path, tiles_of
-from writ.verdict.transparency import verify_checkpoint
+from writ.verdict.transparency import verify_checkpoint, verify_included, verify_receipt
 
 ORIGIN = "verifier.example.org/log"
 
@@ -76,13 +80,13 @@ def test_tiles_and_checkpoints_are_those_of_the_entries_however_they_came(
         assert verify_checkpoint(signed, log.key) == Checkpoint(ORIGIN, size, merkle.root(leaves))
         roots.append((size, signed.checkpoint.root))
     for tile in tiles_of(size):
-        data = log.tile(tables, tile)
+        data = tile_of(tables, tile)
         assert data is not None
         span = 256**tile.level
         first = tile.index * 256
         assert data == b"".join(merkle.root(leaves[at * span : (at + 1) * span]) for at in range(first, first + tile.width))
     for bundle in bundles_of(size):
-        data = log.tile(tables, bundle)
+        data = tile_of(tables, bundle)
         assert data is not None
         assert parse_bundle(data, bundle.width) == tuple(
             b"entry %d" % at for at in range(bundle.index * 256, bundle.index * 256 + bundle.width)
@@ -114,9 +118,9 @@ def test_a_tile_that_is_not_there_is_none(tmp_path: Path) -> None:
         "tile/entries/001",
         "tile/entries/001.p/45",
     ):
-        assert log.tile(tables, parse_path(path)) is None, path
+        assert tile_of(tables, parse_path(path)) is None, path
     for path in ("tile/0/000", "tile/0/000.p/7", "tile/0/001.p/44", "tile/0/001.p/1", "tile/entries/001.p/44", "tile/entries/000.p/9"):
-        assert log.tile(tables, parse_path(path)) is not None, path
+        assert tile_of(tables, parse_path(path)) is not None, path
     log.close()
 
 
@@ -373,3 +377,42 @@ def test_the_log_is_served_as_tiles(verifier: RunningVerifier) -> None:
         assert call(verifier, "GET", f"/log/{tile}")[0] == 200
     for path in ("tile/0/999", "tile/0/0", "tile/entries/000.p/256", "tile/x/000", "tile/0/x000/000", "tile/0/%2e%2e/000"):
         assert call(verifier, "GET", f"/log/{path}")[0] == 404, path
+
+
+def test_any_entry_has_its_receipt_and_its_proof(verifier: RunningVerifier) -> None:
+    verifier.host("h1")
+    log = verifier.made.parts.translog
+    assert log is not None
+    entries = verifier.made.parts.ledger.read().select(EntryRow)
+    checkpoint = log.current()
+    assert checkpoint is not None
+    for row in entries:
+        status, body, kind = call(verifier, "GET", f"/log/receipt/{row.reference}")
+        assert (status, kind) == (200, 'application/cose; cose-type="cose-sign1"')
+        assert verify_receipt(parse_receipt(body), row.leaf, log.key.key, issuer=log.key.name) == row.sequence
+        status, body, _ = call(verifier, "GET", f"/log/proof/{row.reference}")
+        proof = parse_tlog_proof(body)
+        assert verify_checkpoint(proof.checkpoint, log.key) == checkpoint
+        assert verify_included(row.leaf, proof, checkpoint) == row.sequence
+        assert call(verifier, "GET", f"/log/receipt/{row.reference[:-1]}")[0] == 422
+    other = parse_receipt(call(verifier, "GET", f"/log/receipt/{entries[0].reference}")[1])
+    with pytest.raises(Refused, match="receipt-invalid"):
+        verify_receipt(other, entries[1].leaf, log.key.key, issuer=log.key.name)
+
+
+def test_a_decision_is_answered_with_its_receipt_beside_it(verifier: RunningVerifier) -> None:
+    host = verifier.host("h1")
+    host.fetch_nonce()
+    evidence = host.evidence()
+    receipts = []
+    for _ in range(2):
+        answer = host.say("/v1/hosts/h1/attest", evidence)
+        message = EXCHANGE.parse(answer.body)
+        assert isinstance(message, AttestAnswer)
+        receipt = parse_receipt(parse_b64url(answer.receipt, "receipt"))
+        log = verifier.made.parts.translog
+        assert log is not None
+        verify_receipt(receipt, leaf_hash(message.decision), log.key.key, issuer=log.key.name)
+        receipts.append(receipt)
+        verifier.admit("another")
+    assert receipts[0].size < receipts[1].size, "the answer again is the same, its receipt of the log as it is"

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import cbor2
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.world.chip import private_key
 from tests.world.lease_chip import LeaseChip
 from tests.world.scene import ENGINE_ID, GRANTS, NAMESPACE, NOW, Scene, permitted, signer, sixteen
+from tests.world.tlog import MemoryLog, plain_key
 from writ.formats.archive import Archive, InstanceLog, encode_archive, parse_archive
 from writ.formats.cose import parse_sign1
 from writ.formats.decision import EXCHANGE_INPUTS, ExchangeDecision, OperatorAct, encode_entry, parse_entry
@@ -69,6 +71,21 @@ from writ.formats.reason import Reason
 from writ.formats.record import ActionRecord, encode_record, parse_record
 from writ.formats.rerun import APPROVAL, NEEDED, Made, Rerun, encode_made, encode_rerun, parse_made, parse_rerun
 from writ.formats.state import encode_host_record, encode_host_state, parse_host_record, parse_host_state
+from writ.formats.strict import encode_cbor
+from writ.formats.tlog.checkpoint import parse_signed_checkpoint
+from writ.formats.tlog.merkle import consistency_proof
+from writ.formats.tlog.note import encode_note, parse_vkey
+from writ.formats.tlog.proof import encode_tlog_proof, parse_tlog_proof
+from writ.formats.tlog.receipt import Receipt, parse_receipt
+from writ.formats.tlog.tile import encode_bundle as encode_bundle_of_entries
+from writ.formats.tlog.tile import parse_bundle as parse_bundle_of_entries
+from writ.formats.tlog.witnessing import (
+    AddCheckpoint,
+    encode_add_checkpoint,
+    encode_cosignatures,
+    parse_add_checkpoint,
+    parse_cosignatures,
+)
 from writ.formats.trust import encode_trust, parse_trust
 
 
@@ -88,6 +105,11 @@ class Specimen:
 
 REASONS = (Reason("policy-refused", "action", "a permit", "no policy permits"), Reason("token-expired", "token.exp", "later", "now"))
 X, Y = Digest.of(b"x"), Digest.of(b"y")
+
+
+def _receipt(receipt: Receipt) -> bytes:
+    one = receipt.sign1
+    return encode_cbor(cbor2.CBORTag(18, [one.protected, dict(one.unprotected), one.payload, one.signature]))
 
 
 def specimens() -> dict[str, Specimen]:
@@ -155,6 +177,9 @@ def specimens() -> dict[str, Specimen]:
         ENGINE_ID, NOW, claims.issuer, claims.host, NAMESPACE, claims.instance, elsewhere.audience,
         tuple((name, X) for name in EXCHANGE_INPUTS), elsewhere.token_id, Digest.of(encode_exchange_claims(elsewhere)), (),
     )  # fmt: skip
+    logged = MemoryLog([b"%d" % number for number in range(9)])
+    seen = logged.checkpoint(witnesses=["w1", "w2"])
+    asked = AddCheckpoint(5, consistency_proof(logged.leaves, 5), seen)
     assert set(exchange) == set(EXCHANGE.table)
     assert set(local) == set(LOCAL.table)
     return {
@@ -203,6 +228,13 @@ def specimens() -> dict[str, Specimen]:
         "made": Specimen(Made(b"entry"), encode_made, parse_made),
         "made-nothing": Specimen(Made(None, REASONS), encode_made, parse_made),
         "archive": Specimen(archive, encode_archive, parse_archive),
+        "tlog-checkpoint": Specimen(seen, lambda value: encode_note(value.note), parse_signed_checkpoint),
+        "tlog-key": Specimen(plain_key(), lambda value: str(value).encode(), lambda data: parse_vkey(data.decode("latin-1"))),
+        "tlog-proof": Specimen(logged.proof(5, witnesses=["w1"]), encode_tlog_proof, parse_tlog_proof),
+        "tlog-add-checkpoint": Specimen(asked, encode_add_checkpoint, parse_add_checkpoint),
+        "tlog-cosignatures": Specimen(seen.note.signatures[1:], encode_cosignatures, parse_cosignatures),
+        "tlog-bundle": Specimen(tuple(logged.entries), encode_bundle_of_entries, lambda data: parse_bundle_of_entries(data, 9)),
+        "tlog-receipt": Specimen(parse_receipt(logged.receipt(5)), _receipt, parse_receipt),
         **{f"exchange-{kind}": Specimen(message, EXCHANGE.encode, EXCHANGE.parse) for kind, message in exchange.items()},
         **{f"local-{kind}": Specimen(message, LOCAL.encode, LOCAL.parse) for kind, message in local.items()},
     }

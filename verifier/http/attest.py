@@ -9,9 +9,13 @@ from starlette.concurrency import run_in_threadpool
 
 from verifier.http.problems import CBOR
 from verifier.http.route import SMALL, Parts, Route
+from verifier.ledger.schema import EntryRow
 from writ.formats.errors import FormatError
 from writ.formats.evidence import MAX_SIZE
-from writ.formats.exchange import EXCHANGE, Activation, EnrolRequest
+from writ.formats.exchange import EXCHANGE, Activation, AttestAnswer, EnrolRequest
+from writ.formats.strict import b64url
+from writ.formats.tlog.merkle import leaf_hash
+from writ.service.uplink import RECEIPT_HEADER
 
 Host = Annotated[str, Path(min_length=1, max_length=63)]
 
@@ -36,6 +40,20 @@ def routes(parts: Parts) -> tuple[Route, ...]:
             raise FormatError("nonce request", "no body", f"{len(body)} bytes")
         return parts.attestation.nonce(host)
 
+    def demand() -> None:
+        """Nothing is decided that waits for its witnesses too long."""
+        if parts.cosigning is not None:
+            parts.cosigning.demand()
+
+    def receipt(answer: bytes) -> dict[str, str]:
+        """The receipt of the decision that was answered, beside it; none where there is no log."""
+        message = EXCHANGE.parse(answer)
+        if parts.translog is None or not isinstance(message, AttestAnswer):
+            return {}
+        tables = parts.ledger.read()
+        (row,) = tables.select(EntryRow, reference=leaf_hash(message.decision).hex(), most=1)
+        return {RECEIPT_HEADER: b64url(parts.translog.receipt(tables, row.sequence))}
+
     async def post_enrol(request: Request) -> Response:
         return Response(await run_in_threadpool(enrol, await request.body()), media_type=CBOR)
 
@@ -46,11 +64,13 @@ def routes(parts: Parts) -> tuple[Route, ...]:
         return Response(await run_in_threadpool(nonce, host, await request.body()), media_type=CBOR)
 
     async def post_attest(request: Request, host: Host) -> Response:
+        demand()
         answer = await run_in_threadpool(parts.attestation.attest, host, await request.body())
         parts.counters.add("verifier_attestations_total")
-        return Response(answer, media_type=CBOR)
+        return Response(answer, media_type=CBOR, headers=await run_in_threadpool(receipt, answer))
 
     async def post_exchange(request: Request, host: Host) -> Response:
+        demand()
         answer = await run_in_threadpool(parts.exchange.exchange, host, await request.body())
         parts.counters.add("verifier_exchanges_total")
         return Response(answer, media_type=CBOR, headers={"Cache-Control": "no-store"})

@@ -9,7 +9,9 @@ from fastapi.responses import JSONResponse
 
 from verifier.config import LOG_PATH
 from verifier.http.route import Parts, Route
-from verifier.ledger.translog import TransparencyLog
+from verifier.ledger import Tables
+from verifier.ledger.schema import EntryRow
+from verifier.ledger.translog import TransparencyLog, tile_of
 from verifier.token_exchange import EXCHANGE_JWKS
 from writ.formats.errors import FormatError, Refused
 from writ.formats.reason import Reason
@@ -19,6 +21,18 @@ STATUS_LIST: str = "application/statuslist+jwt"
 
 
 CHECKPOINT: str = "text/plain; charset=utf-8"
+
+
+RECEIPT: str = 'application/cose; cose-type="cose-sign1"'
+Leaf = Annotated[str, Path(pattern="^[0-9a-f]{64}$")]
+
+
+def _entry(tables: Tables, leaf: str) -> int:
+    """The sequence of the entry with that leaf hash: the first, if there are several."""
+    rows = tables.select(EntryRow, reference=leaf, most=1)
+    if not rows:
+        raise Refused(Reason("not-found", "leaf", "the leaf hash of an entry of this log", leaf))
+    return rows[0].sequence
 
 
 def _log(parts: Parts) -> TransparencyLog:
@@ -54,19 +68,30 @@ def routes(parts: Parts) -> tuple[Route, ...]:
         return JSONResponse({"status": "ready"})
 
     def checkpoint() -> Response:
-        return Response(_log(parts).checkpoint, media_type=CHECKPOINT, headers={"Cache-Control": "no-cache"})
+        return Response(_log(parts).shown, media_type=CHECKPOINT, headers={"Cache-Control": "no-cache"})
 
     def tile(path: Annotated[str, Path(max_length=80)]) -> Response:
         try:
             named = parse_path(f"tile/{path}")
         except FormatError:
             raise _no_tile(path) from None
-        data = _log(parts).tile(parts.ledger.read(), named)
+        _log(parts)
+        data = tile_of(parts.ledger.read(), named)
         if data is None:
             raise _no_tile(path)
         return Response(data, media_type="application/octet-stream", headers={"Cache-Control": "public, max-age=31536000, immutable"})
 
+    def receipt(leaf: Leaf) -> Response:
+        tables = parts.ledger.read()
+        return Response(_log(parts).receipt(tables, _entry(tables, leaf)), media_type=RECEIPT, headers={"Cache-Control": "no-cache"})
+
+    def proof(leaf: Leaf) -> Response:
+        tables = parts.ledger.read()
+        return Response(_log(parts).proof(tables, _entry(tables, leaf)), media_type=CHECKPOINT, headers={"Cache-Control": "no-cache"})
+
     return (
+        Route("GET", f"{LOG_PATH}/receipt/{{leaf}}", "public", receipt, answer_type=RECEIPT),
+        Route("GET", f"{LOG_PATH}/proof/{{leaf}}", "public", proof, answer_type=CHECKPOINT),
         Route("GET", f"{LOG_PATH}/checkpoint", "public", checkpoint, answer_type=CHECKPOINT),
         Route("GET", f"{LOG_PATH}/tile/{{path:path}}", "public", tile, answer_type="application/octet-stream"),
         Route("GET", "/.well-known/jwks.json", "public", jwks),

@@ -199,7 +199,8 @@ def _trust_view(trust: Trust) -> dict[str, object]:
         "roots": [_root_view(root) for root in trust.roots], "crls": [_crl_view(crl) for crl in trust.crls],
         "ocsp": [_ocsp_view(one) for one in trust.ocsp],
         "rules": _rules_view(trust.rules),
-        "decision_keys": [key_id(key) for key in trust.decision_keys], "file": wire.to_base64(encode_trust(trust)),
+        "decision_keys": [key_id(key) for key in trust.decision_keys], "log_keys": [str(key) for key in trust.log_keys],
+        "file": wire.to_base64(encode_trust(trust)),
     }  # fmt: skip
 
 

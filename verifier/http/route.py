@@ -21,6 +21,7 @@ from starlette.concurrency import run_in_threadpool
 from verifier.access import WHOLE_DOMAIN, ApiKeys, HostProofs, Operator
 from verifier.approval import Approvals
 from verifier.attest import Attestation
+from verifier.cosigning import Cosigning
 from verifier.dry_runs import DryRuns
 from verifier.enrol import Enrolment
 from verifier.hosts import Hosts
@@ -59,6 +60,7 @@ class Parts:
 
     ledger: Ledger
     translog: TransparencyLog | None
+    cosigning: Cosigning | None
     keys: Keys
     clock: Clock
     counters: Counters

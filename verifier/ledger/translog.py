@@ -32,12 +32,16 @@ from writ.formats.tlog import merkle
 from writ.formats.tlog.checkpoint import Checkpoint, parse_signed_checkpoint
 from writ.formats.tlog.merkle import Frontier
 from writ.formats.tlog.note import PLAIN, NoteKey, encode_note, sign_note
+from writ.formats.tlog.proof import TlogProof, encode_tlog_proof
+from writ.formats.tlog.receipt import encode_receipt
 from writ.formats.tlog.tile import ENTRIES, WIDTH, Tile, consistency_from, encode_bundle, inclusion_from, parse_tile, root_of
 from writ.verdict.transparency import verify_checkpoint
 
 GENESIS: Final = "genesis"
 """The kind of entry 0, and of no other."""
 SLOT: Final = 4096
+LEAST_RECEIPT: Final = 2
+"""A COSE Receipt cannot say that an entry is alone in its log."""
 _LEVEL: Final = 56
 
 
@@ -60,15 +64,7 @@ class HeadFile:
 
     def read(self, key: NoteKey) -> Checkpoint | None:
         """The newer of those that `key` signed; None in a file in which nothing was ever written. Raises Refused."""
-        found = []
-        for slot in self._slots:
-            try:
-                found.append(verify_checkpoint(parse_signed_checkpoint(slot), key))
-            except (FormatError, Refused):
-                continue
-        if not found and any(self._slots):
-            raise Refused(Reason("log-rolled-back", "head", f"a checkpoint by {key.name}", "another text, or one by another key"))
-        return max(found, key=lambda one: one.size, default=None)
+        return _newest(self._slots, key)
 
     def write(self, note: bytes) -> None:
         """`note` is on disk. Raises Unavailable; then it may be there or not."""
@@ -85,6 +81,29 @@ class HeadFile:
     def close(self) -> None:
         """The file is closed."""
         os.close(self._file)
+
+
+def look(path: Path, key: NoteKey) -> Checkpoint | None:
+    """What the head file at `path` says, beside a log that writes it. Raises Refused, Unavailable."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Unavailable("log head", f"{path}: {error.strerror}") from None
+    return _newest([data[at : at + SLOT].rstrip(b"\0") for at in (0, SLOT)], key)
+
+
+def _newest(slots: Sequence[bytes], key: NoteKey) -> Checkpoint | None:
+    found = []
+    for slot in slots:
+        try:
+            found.append(verify_checkpoint(parse_signed_checkpoint(slot), key))
+        except (FormatError, Refused):
+            continue
+    if not found and any(slots):
+        raise Refused(Reason("log-rolled-back", "head", f"a checkpoint by {key.name}", "another text, or one by another key"))
+    return max(found, key=lambda one: one.size, default=None)
 
 
 def _size(slot: bytes) -> int:
@@ -113,6 +132,7 @@ class TransparencyLog:
         self._head = HeadFile(head)
         self._stands = Extended(merkle.EMPTY_FRONTIER, (), b"")
         self._published = b""
+        self._shown = b""
         self._lock = threading.Lock()
 
     def open(self, tables: Tables) -> None:
@@ -125,32 +145,15 @@ class TransparencyLog:
         Raises Refused for a database or a head that was put back or altered, Unavailable where the head cannot be written.
         """
         # 1
-        last = tables.last(CheckpointRow)
-        entry = tables.last(EntryRow)
-        entries = 0 if entry is None else entry.sequence + 1
-        size = 0 if last is None else last.size
-        if size != entries:
-            raise _rolled_back("entries", str(size), str(entries))
-        if last is not None:
-            checkpoint = verify_checkpoint(parse_signed_checkpoint(last.note), self.key)
-            edges = _edges(tables, size)
-            frontier = _frontier(size, edges)
-            if checkpoint.size != size or merkle.frontier_root(frontier) != checkpoint.root:
-                raise _rolled_back("checkpoint", f"the root of {size} entries", "another")
-            self._stands = Extended(frontier, edges, last.note)
+        self._stands = stands = standing(tables, self.key)
+        size = stands.frontier.size
         # 2
         head = self._head.read(self.key)
-        if head is None and size:
-            raise _rolled_back("head", f"a head of {size} entries or fewer", "none")
-        if head is not None:
-            if head.size > size:
-                raise _rolled_back("entries", f"{head.size} at least, as the head says", str(size))
-            if head.size and root_of(self._reader(tables, size), size, 0, head.size) != head.root:
-                raise _rolled_back("root", f"{head.root.hex()} at size {head.size}", "another")
+        agrees(tables, size, head)
         # 3
         if size and (head is None or head.size < size):
-            self._head.write(self._stands.note)
-        self._published = self._stands.note
+            self._head.write(stands.note)
+        self._published = stands.note
 
     # --- the writer ------------------------------------------------------------------------------------------------------
 
@@ -196,37 +199,103 @@ class TransparencyLog:
         """The last checkpoint that was published, signed; empty before the first."""
         return self._published
 
-    def current(self) -> Checkpoint | None:
-        """The same, read."""
-        return parse_signed_checkpoint(self._published).checkpoint if self._published else None
+    @property
+    def shown(self) -> bytes:
+        """The checkpoint that is served: the last one that witnesses cosigned, if there is one, else the last one published."""
+        return self._shown or self._published
 
-    def tile(self, tables: Tables, tile: Tile) -> bytes | None:
-        """The bytes of a tile or an entry bundle; None where the log has not so many entries."""
-        if tile.level == ENTRIES:
-            first = tile.index * WIDTH
-            rows = tables.select(EntryRow, most=tile.width, after=first - 1)
-            whole = len(rows) == tile.width and rows[-1].sequence == first + tile.width - 1
-            return encode_bundle([row.entry for row in rows]) if whole else None
-        row = tables.get(TileRow, _tile_id(tile.level, tile.index))
-        end = tile.width * merkle.HASH_SIZE
-        return None if row is None or len(row.hashes) < end else row.hashes[:end]
+    def show(self, note: bytes) -> None:
+        """`note`, a published checkpoint with cosignatures on it, is served from now on."""
+        self._shown = note
+
+    def current(self) -> Checkpoint | None:
+        """The checkpoint that was published last, read."""
+        return parse_signed_checkpoint(self._published).checkpoint if self._published else None
 
     def inclusion(self, tables: Tables, index: int, size: int) -> tuple[bytes, ...]:
         """The path from entry `index` to the root of `size` entries. Raises Misuse."""
-        return inclusion_from(self._reader(tables, size), index, size)
+        return inclusion_from(_reader(tables, size), index, size)
+
+    def proof(self, tables: Tables, index: int) -> bytes:
+        """That entry `index` is in the log, as `formats.tlog.proof` has it: of the checkpoint that is served, or of a later one.
+
+        Raises Unavailable where the entry is not published.
+        """
+        shown = parse_signed_checkpoint(self.shown) if self._shown else None
+        seen = shown is not None and shown.checkpoint.size > index
+        signed = shown if shown is not None and seen else parse_signed_checkpoint(self._published_of(index))
+        return encode_tlog_proof(TlogProof(index, self.inclusion(tables, index, signed.checkpoint.size), signed))
+
+    def receipt(self, tables: Tables, index: int) -> bytes:
+        """The same as a COSE Receipt by the log's key: `formats.tlog.receipt`. Raises Unavailable where the entry is not published."""
+        checkpoint = parse_signed_checkpoint(self._published_of(index)).checkpoint
+        path, key = self.inclusion(tables, index, checkpoint.size), self.key.key
+        return encode_receipt(
+            self.key.name, size=checkpoint.size, index=index, path=path, root=checkpoint.root, algorithm=key.algorithm,
+            kid=key.thumbprint(), sign=self._signer.sign,
+        )  # fmt: skip
+
+    def _published_of(self, index: int) -> bytes:
+        published = self._published
+        if not published or parse_signed_checkpoint(published).checkpoint.size < max(index + 1, LEAST_RECEIPT):
+            raise Unavailable("log", f"no checkpoint yet that has entry {index}, of {LEAST_RECEIPT} at least")
+        return published
 
     def consistency(self, tables: Tables, old: int, size: int) -> tuple[bytes, ...]:
         """Why the log of `size` extends that of `old`. Raises Misuse."""
-        return consistency_from(self._reader(tables, size), old, size)
+        return consistency_from(_reader(tables, size), old, size)
 
-    def _reader(self, tables: Tables, size: int) -> Callable[[Tile], Sequence[bytes]]:
-        def read(tile: Tile) -> Sequence[bytes]:
-            data = self.tile(tables, tile)
-            if data is None:
-                raise Unavailable("log", f"no {tile} in a log of {size} entries")
-            return parse_tile(data, tile.width)
 
-        return read
+def standing(tables: Tables, key: NoteKey) -> Extended:
+    """The log that the tables hold: its last checkpoint is by `key`, its tiles lead to that root, and there is an entry for each leaf.
+
+    Raises Refused.
+    """
+    last, entry = tables.last(CheckpointRow), tables.last(EntryRow)
+    entries, size = 0 if entry is None else entry.sequence + 1, 0 if last is None else last.size
+    if size != entries:
+        raise _rolled_back("entries", str(size), str(entries))
+    if last is None:
+        return Extended(merkle.EMPTY_FRONTIER, (), b"")
+    checkpoint, edges = verify_checkpoint(parse_signed_checkpoint(last.note), key), _edges(tables, size)
+    frontier = _frontier(size, edges)
+    if checkpoint.size != size or merkle.frontier_root(frontier) != checkpoint.root:
+        raise _rolled_back("checkpoint", f"the root of {size} entries", "another")
+    return Extended(frontier, edges, last.note)
+
+
+def agrees(tables: Tables, size: int, head: Checkpoint | None) -> None:
+    """The log of `size` in the tables goes on from what the head says. Raises Refused."""
+    if head is None:
+        if size:
+            raise _rolled_back("head", f"a head of {size} entries or fewer", "none")
+        return
+    if head.size > size:
+        raise _rolled_back("entries", f"{head.size} at least, as the head says", str(size))
+    if head.size and root_of(_reader(tables, size), size, 0, head.size) != head.root:
+        raise _rolled_back("root", f"{head.root.hex()} at size {head.size}", "another")
+
+
+def tile_of(tables: Tables, tile: Tile) -> bytes | None:
+    """The bytes of a tile or an entry bundle; None where the log has not so many entries."""
+    if tile.level == ENTRIES:
+        first = tile.index * WIDTH
+        rows = tables.select(EntryRow, most=tile.width, after=first - 1)
+        whole = len(rows) == tile.width and rows[-1].sequence == first + tile.width - 1
+        return encode_bundle([row.entry for row in rows]) if whole else None
+    row = tables.get(TileRow, _tile_id(tile.level, tile.index))
+    end = tile.width * merkle.HASH_SIZE
+    return None if row is None or len(row.hashes) < end else row.hashes[:end]
+
+
+def _reader(tables: Tables, size: int) -> Callable[[Tile], Sequence[bytes]]:
+    def read(tile: Tile) -> Sequence[bytes]:
+        data = tile_of(tables, tile)
+        if data is None:
+            raise Unavailable("log", f"no {tile} in a log of {size} entries")
+        return parse_tile(data, tile.width)
+
+    return read
 
 
 def _tile_id(level: int, index: int) -> int:

@@ -107,6 +107,9 @@ REMEDIES: Final[dict[str, str]] = {
     "checkpoint-invalid": "The checkpoint is not the log's, or a signature on it does not hold: look for who altered it.",
     "log-rolled-back": "The log is older than what was signed, or altered: look for a backup that was put back.",
     "quorum-missing": "Too few witnesses cosigned the checkpoint for the policy: ask them, or take a later checkpoint.",
+    "log-unknown": "The witness knows no log of this origin: give it the log's key (`auditor witness serve --logs`).",
+    "log-forked": "Two roots were signed for one size: keep both checkpoints, rely on neither, and look for who holds the log's key.",
+    "witnessed-size": "Ask again, with the consistency proof from the size in expected: it is the last that the witness cosigned.",
     "receipt-invalid": "The receipt is of another entry, another log or another key.",
     "consistency-invalid": "The log is not an extension of its earlier state.",
     "decision-mismatch": "Re-running the decision gives another result than was recorded.",
@@ -212,6 +215,22 @@ REMEDIES: Final[dict[str, str]] = {
     "input-not-offered": "The client takes no such question: use one of 2026-07-28 that declares it, or another tool.",
     "input-not-asked": "An answer is given once, to what was asked of this very request. Call without it, and answer what is asked then.",
     "stream-not-served": "Nothing is held open here: read or list again. What can be listened to is a server of 2026-07-28 on the network.",
+    # a log as an auditor finds it
+    "log-entry-altered": "An entry is not the one that the log committed to: keep this copy, and read the log from another place.",
+    "log-entry-removed": "An entry that the log committed to is not there: keep this copy, and read the log from another place.",
+    "log-entry-inserted": "An entry is there that the log never committed to: keep this copy, and read the log from another place.",
+    "log-entry-reordered": "Entries stand in another order than the log committed to: keep this copy, and read the log from another place.",
+    "log-entry-malformed": "The log holds what is no signed decision of a verifier: ask its operator what wrote it.",
+    "log-tile-missing": "A file that the signed size calls for is not there: read the log from another place, or ask its operator.",
+    "log-tile-cut": "A file ends before the signed size: read the log from another place, or ask its operator.",
+    "log-tile-mismatch": "A tile is not what lies below it: read the log from another place, or ask its operator.",
+    "log-trailing-bytes": "A file goes on behind its last entry or hash: keep this copy, and read the log from another place.",
+    "log-root-mismatch": "Tiles and entries do not lead to the root that was signed: read the log from another place, or ask its operator.",
+    "log-size-mismatch": "The checkpoint names another size than its root has, so its signer lied. Keep it, and stop relying on it.",
+    "log-fork": "The log signed two histories: keep both checkpoints, stop relying on it, and ask who was shown which.",
+    "log-rollback": "The log is shorter than it was: a restored backup, or a stale copy. Read it elsewhere; if it stays, ask its operator.",
+    "log-time-backwards": "An entry is older than one before it by more than clocks may differ: ask whose clock was moved.",
+    "log-silent": "The log said nothing for longer than was agreed: ask what ran meanwhile, and whether it was logged.",
 }
 """Code -> remedy. Codes are appended and never removed or renamed: old decisions name them."""
 

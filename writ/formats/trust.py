@@ -2,7 +2,7 @@
 
 TPM manufacturer roots with the class of TPM they vouch for, lists of revoked
 certificates, OCSP responses and the rules under which a chain is believed, the verifier's
-decision keys, and the domain they speak for. A file of public keys and
+decision keys and the keys of its log, and the domain they speak for. A file of public keys and
 certificates: it needs integrity, not secrecy.
 """
 
@@ -18,6 +18,7 @@ from writ.formats.keys import PublicKey, parse_cose_key
 from writ.formats.ocsp import MAX_OCSP
 from writ.formats.state import TPM_CLASSES
 from writ.formats.strict import Fields, decode_cbor, encode_cbor
+from writ.formats.tlog.note import PLAIN, NoteKey, parse_vkey
 
 MAX_TRUST: Final = 8 << 20
 MOST_CERTIFICATES: Final = 2048
@@ -25,6 +26,7 @@ MOST_CERTIFICATES: Final = 2048
 MOST_CRLS: Final = 256
 MOST_OCSP: Final = 2048
 """OCSP responses, of which each certificate takes one of its own."""
+MOST_LOG_KEYS: Final = 16
 WEEK: Final = 7 * 86_400
 
 
@@ -70,6 +72,7 @@ class Trust:
     crls: tuple[bytes, ...] = ()
     rules: ChainRules = ChainRules()
     ocsp: tuple[bytes, ...] = ()
+    log_keys: tuple[NoteKey, ...] = ()
 
     @property
     def digest(self) -> Digest:
@@ -79,7 +82,7 @@ class Trust:
 
 def encode_trust(trust: Trust) -> bytes:
     """The one spelling of a trust file."""
-    rules, ocsp = trust.rules, sorted(set(trust.ocsp))
+    rules, ocsp, log_keys = trust.rules, sorted(set(trust.ocsp)), sorted({str(key) for key in trust.log_keys})
     return encode_cbor(
         {
             "v": 1,
@@ -92,6 +95,7 @@ def encode_trust(trust: Trust) -> bytes:
             "decision_keys": [k.to_cose_key() for k in trust.decision_keys],
         }
         | ({"ocsp": ocsp} if ocsp else {})
+        | ({"log_keys": log_keys} if log_keys else {})
     )
 
 
@@ -109,6 +113,7 @@ def parse_trust(data: bytes) -> Trust:
         crls=tuple(_der(item, "crls", MAX_CRL) for item in f.items("crls", most=MOST_CRLS)),
         rules=ChainRules(rules.flag("crl_required"), rules.uint("crl_max_age"), rules.flag("sha1")),
         ocsp=_responses(f) if f.has("ocsp") else (),
+        log_keys=_log_keys(f) if f.has("log_keys") else (),
     )
     rules.done()
     f.done()
@@ -133,6 +138,17 @@ def _responses(f: Fields) -> tuple[bytes, ...]:
     if not items:
         raise FormatError("trust.ocsp", "one or more, or no such key", "none")
     return tuple(_der(item, "ocsp", MAX_OCSP) for item in items)
+
+
+def _log_keys(f: Fields) -> tuple[NoteKey, ...]:
+    """Absent, too, where there is nothing to say."""
+    items = f.items("log_keys", most=MOST_LOG_KEYS)
+    named = Fields(dict(enumerate(items)), "trust.log_keys")
+    keys = tuple(parse_vkey(named.text(at, most=512)) for at in range(len(items)))
+    spelt = [str(key) for key in keys]
+    if not keys or spelt != sorted(set(spelt)) or any(key.kind != PLAIN for key in keys):
+        raise FormatError("trust.log_keys", "one or more plain keys as a sorted set, or no such key", f"{len(keys)}")
+    return keys
 
 
 def _der(value: object, what: str, most: int) -> bytes:

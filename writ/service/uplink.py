@@ -59,13 +59,18 @@ _CERTIFICATE_FAULTS: Final = {
 """X509_V_ERR_* numbers of OpenSSL (x509_vfy.h), in our words."""
 
 
+RECEIPT_HEADER: Final = "Writ-Receipt"
+"""The COSE Receipt of the decision in an answer to evidence, in base64url."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back, unjudged. `content_type` is "" where none was sent."""
+    """What came back, unjudged. `content_type` is "" where none was sent, `receipt` (of the transparency log) too."""
 
     status: int
     content_type: str
     body: bytes
+    receipt: str = ""
 
 
 class Uplink:
@@ -222,7 +227,7 @@ class Uplink:
         if declared is not None and len(body) != declared:
             raise _BrokenError(f"expected {declared} bytes, got {len(body)}", may_repeat=True)
         content_type = response.getheader("Content-Type") or ""
-        return Answer(response.status, content_type, bytes(body)), not response.will_close
+        return Answer(response.status, content_type, bytes(body), response.headers.get(RECEIPT_HEADER, "")), not response.will_close
 
 
 class _BrokenError(Exception):

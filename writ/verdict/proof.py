@@ -7,8 +7,10 @@ was recorded. The first fault ends it, since what follows rests on it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from writ.formats.cose import parse_sign1
 from writ.formats.decision import AttestDecision, EnrolDecision, encode_entry
 from writ.formats.digest import Digest
 from writ.formats.eat import SignedToken, encode_claims, parse_token
@@ -25,17 +27,8 @@ from writ.formats.trust import Trust
 from writ.verdict.appraisal import NOT_CONTINUED
 from writ.verdict.quote import verify_quote
 from writ.verdict.reference import parse_references
-from writ.verdict.replay import (
-    Appraised,
-    acted_again,
-    attested_again,
-    decision_key,
-    demand,
-    demand_same,
-    enrolled_again,
-    refused,
-    signed_entry,
-)  # fmt: skip
+from writ.verdict.replay import Appraised, acted_again, attested_again, demand, demand_same, enrolled_again, refused
+from writ.verdict.signed_entry import by_thumbprint, decision_key, verify_entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +74,9 @@ def prove(bundle: ProofBundle, trust: Trust) -> ProvenAction:
     Raises Refused or FormatError at the first fault.
     """
     steps: list[str] = []
+    keys = by_thumbprint(trust.decision_keys)
     # 1
-    enrol = signed_entry(bundle.enrol_decision, trust, "enrol_decision")
+    enrol = verify_entry(bundle.enrol_decision, keys, "enrol_decision")
     if not isinstance(enrol, EnrolDecision):
         raise refused("proof-bundle-incomplete", "enrol_decision", "an enrolment", type(enrol).__name__)
     steps.append("enrolment decision signed")
@@ -90,7 +84,7 @@ def prove(bundle: ProofBundle, trust: Trust) -> ProvenAction:
     host, root = _enrolled(bundle, enrol, trust)
     steps.append(f"TPM vouched for by {root}")
     # 3
-    decision = signed_entry(bundle.attest_decision, trust, "attest_decision")
+    decision = verify_entry(bundle.attest_decision, keys, "attest_decision")
     if not isinstance(decision, AttestDecision):
         raise refused("proof-bundle-incomplete", "attest_decision", "an attestation", type(decision).__name__)
     policy = parse_bundle(bundle.policy)
@@ -98,7 +92,7 @@ def prove(bundle: ProofBundle, trust: Trust) -> ProvenAction:
         raise refused("trust-root-unknown", "attest_decision.issuer", trust.issuer, decision.issuer)
     steps.append("attestation decision signed")
     # 4
-    _again(bundle, decision, decision_key(bundle.attest_decision, trust))
+    _again(bundle, decision, decision_key(parse_sign1(bundle.attest_decision), keys))
     steps.append("attestation re-run, same bytes")
     # 5
     token = parse_token(bundle.token)
@@ -113,7 +107,7 @@ def prove(bundle: ProofBundle, trust: Trust) -> ProvenAction:
     rerun = bundle.context is not None
     steps.append("action decided by that token and policy" + (", re-run" if rerun else "; not re-run: its context is erased"))
     # 8, 9
-    size, log_root, carried_at = _carried(bundle, host, token, trust)
+    size, log_root, carried_at = _carried(bundle, host, token, keys)
     opening = _opened(bundle, record, token)
     _included(bundle.opening, size, log_root, "opening")
     _included(bundle.action, size, log_root, "action")
@@ -199,15 +193,15 @@ def _skew(policy: PolicyBundle) -> int:
     return max(CLOCK_SKEW, policy.settings.clock_skew)
 
 
-def _carried(bundle: ProofBundle, host: HostRecord, token: SignedToken, trust: Trust) -> tuple[int, bytes, int]:
+def _carried(bundle: ProofBundle, host: HostRecord, token: SignedToken, keys: Mapping[bytes, PublicKey]) -> tuple[int, bytes, int]:
     """Size and root of the action log as a quote of this TPM bound them, and when the verifier decided on that quote."""
-    decision = signed_entry(bundle.carrier_decision, trust, "carrier_decision")
+    decision = verify_entry(bundle.carrier_decision, keys, "carrier_decision")
     if not isinstance(decision, AttestDecision):
         raise refused("proof-bundle-incomplete", "carrier_decision", "an attestation", type(decision).__name__)
     demand("carrier", dict(decision.inputs)["evidence"], bundle.carrier)
     evidence = parse_evidence(bundle.carrier)
     demand("carrier.record", dict(decision.inputs)["record"], bundle.record)
-    verifier = decision_key(bundle.carrier_decision, trust).thumbprint()
+    verifier = decision_key(parse_sign1(bundle.carrier_decision), keys).thumbprint()
     verify_quote(
         evidence.attest, evidence.signature, evidence.pcrs, ak=parse_public(host.ak), qualified_name=host.qualified_name,
         extra_data=binding(verifier, evidence.host, evidence.nonce, evidence.requests, evidence.further), bank=host.bank,

@@ -12,16 +12,14 @@ from typing import Final
 
 from writ.formats.action import Action
 from writ.formats.approval import parse_signed_approval
-from writ.formats.cose import CONTENT_TYPE as COSE_CONTENT_TYPE
-from writ.formats.cose import parse_sign1, verify_sign1
-from writ.formats.decision import CONTENT_TYPE, AttestDecision, EnrolDecision, Entry, ExchangeDecision, encode_entry, parse_entry
+from writ.formats.decision import AttestDecision, EnrolDecision, Entry, ExchangeDecision, encode_entry, parse_entry
 from writ.formats.digest import Digest
 from writ.formats.eat import TokenClaims, parse_token
 from writ.formats.enrolment import parse_enrolment_evidence
 from writ.formats.errors import FormatError, Refused
 from writ.formats.evidence import parse_evidence
 from writ.formats.exchange import EXCHANGE, Activation, EnrolRequest, exchange_uri
-from writ.formats.keys import PublicKey, parse_cose_key
+from writ.formats.keys import parse_cose_key
 from writ.formats.policy_bundle import PolicyBundle, parse_bundle
 from writ.formats.proof_bundle import Opened
 from writ.formats.reason import Reason
@@ -63,26 +61,6 @@ def demand_same(claim: str, recorded: bytes, again: bytes) -> None:
 
 
 # --- the verifier's decisions ---------------------------------------------------------------------------------------------
-
-
-def decision_key(signed: bytes, trust: Trust) -> PublicKey:
-    """The decision key of `trust` that a COSE_Sign1 names. Raises Refused `trust-root-unknown` where it has no such key."""
-    sign1 = parse_sign1(signed)
-    for key in trust.decision_keys:
-        if key.thumbprint() == sign1.kid:
-            return key
-    raise refused("trust-root-unknown", "decision.kid", f"one of {len(trust.decision_keys)} decision keys", (sign1.kid or b"").hex()[:64])
-
-
-def signed_entry(signed: bytes, trust: Trust, claim: str) -> Entry:
-    """The entry in a COSE_Sign1 that a trusted decision key signed as one. Raises Refused or FormatError."""
-    sign1 = parse_sign1(signed)
-    key = decision_key(signed, trust)
-    if not verify_sign1(sign1, key) or sign1.payload is None:
-        raise refused("signature-invalid", claim, "a signature by the decision key", "another")
-    if (content_type := sign1.headers.get(COSE_CONTENT_TYPE)) != CONTENT_TYPE:
-        raise refused("signature-invalid", f"{claim}.content_type", CONTENT_TYPE, ascii(content_type)[:80])
-    return parse_entry(sign1.payload)
 
 
 def enrolled_again(decision: EnrolDecision, evidence: bytes, trust: Trust) -> tuple[EnrolledHost, str]:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from writ.formats.cose import sign1_bytes
 from writ.formats.errors import Refused
-from writ.formats.keys import PublicKey
+from writ.formats.keys import PublicKey, key_id
 from writ.formats.reason import Reason
+from writ.formats.strict import b64url
 from writ.formats.tlog.checkpoint import Checkpoint, SignedCheckpoint
 from writ.formats.tlog.cosignature import TlogPolicy, cosigned_at
 from writ.formats.tlog.merkle import root_from_path
@@ -42,17 +43,17 @@ def verify_checkpoint(signed: SignedCheckpoint, key: NoteKey) -> Checkpoint:
 def verify_witnessed(signed: SignedCheckpoint, policy: TlogPolicy) -> Witnessed:
     """A log of the policy signed the checkpoint, and its quorum of witnesses cosigned it.
 
-    1. The log is one of the policy's, and its signature holds.
+    1. The log is one of the policy's, and every line by a key that the policy has for it holds; there is one at least.
     2. No line says it is of a witness of the policy and does not hold.
     3. The witnesses make the quorum.
 
     Raises Refused.
     """
     # 1
-    key = next((key for key, _ in policy.logs if key.name == signed.checkpoint.origin), None)
-    if key is None:
+    keys = [key for key, _ in policy.logs if key.name == signed.checkpoint.origin]
+    if not keys:
         raise _refused("checkpoint-invalid", "checkpoint.origin", "a log of the policy", signed.checkpoint.origin)
-    checkpoint = verify_checkpoint(signed, key)
+    checkpoint, *_ = [verify_checkpoint(signed, key) for key in [key for key in keys if signed.note.by(key) is not None] or keys]
     # 2
     seen = []
     for witness in policy.witnesses:
@@ -82,8 +83,10 @@ def verify_receipt(receipt: Receipt, leaf: bytes, key: PublicKey, *, issuer: str
     Raises Refused.
     """
     sign1 = receipt.sign1
-    if receipt.issuer != issuer or sign1.kid != key.thumbprint() or sign1.algorithm != key.algorithm:
+    if receipt.issuer != issuer:
         raise _refused("receipt-invalid", "receipt.issuer", issuer, receipt.issuer)
+    if sign1.kid != key.thumbprint() or sign1.algorithm != key.algorithm:
+        raise _refused("receipt-invalid", "receipt.kid", f"{key.algorithm} {key_id(key)}", f"{sign1.algorithm} {b64url(sign1.kid or b'')}")
     root = root_from_path(leaf, receipt.index, receipt.size, receipt.path)
     if root is None or not key.verify(sign1.signature, sign1_bytes(sign1.protected, root)):
         raise _refused("receipt-invalid", "receipt.signature", "one over the root that the path leads to", "another")

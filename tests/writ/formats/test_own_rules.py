@@ -31,7 +31,8 @@ from writ.formats.record import commit, parse_preimage, parse_record, preimage_o
 from writ.formats.secret import Secret
 from writ.formats.state import clean_runtime, parse_host_state
 from writ.formats.strict import decode_cbor, encode_cbor
-from writ.formats.trust import MOST_OCSP, ManufacturerRoot, encode_trust, parse_trust
+from writ.formats.tlog.note import COSIGNATURE, PLAIN, NoteKey
+from writ.formats.trust import MOST_LOG_KEYS, MOST_OCSP, ManufacturerRoot, encode_trust, parse_trust
 
 SPECIMENS = specimens()
 
@@ -433,6 +434,21 @@ def test_trust_names_ocsp_responses_only_where_there_are_any() -> None:
     assert f"{MAX_OCSP} bytes" in refused("trust", ocsp=[bytes(MAX_OCSP + 1)]).expected
 
 
+def test_trust_names_keys_of_the_log_only_where_there_are_any() -> None:
+    trust = SPECIMENS["trust"].value
+    assert "log_keys" not in map_of("trust")
+    keys = tuple(NoteKey(name, PLAIN, signer(name).public) for name in ("b.example/log", "a.example/log"))
+    with_some = replace(trust, log_keys=keys)
+    assert parse_trust(encode_trust(with_some)).log_keys == keys[::-1]
+    assert with_some.digest != trust.digest
+    spelt = [str(key) for key in keys]
+    witness = str(NoteKey("w.example", COSIGNATURE, signer("w").public))
+    for wrong in ([], spelt, spelt[:1] * 2, [witness], ["x"], [1], [f"{spelt[0]}+"]):
+        refused("trust", log_keys=wrong)
+    many = sorted(str(NoteKey(f"log-{at:02d}", PLAIN, signer(f"{at}").public)) for at in range(MOST_LOG_KEYS + 1))
+    assert f"{MOST_LOG_KEYS}" in refused("trust", log_keys=many).expected
+
+
 @pytest.mark.parametrize("name", ["command", "grants"])
 def test_no_component_hides_what_reference_values_hold_under_a_name_of_their_own(name: str) -> None:
     with pytest.raises(FormatError):
@@ -447,3 +463,11 @@ def test_governance_measurement_has_one_spelling_and_is_told_from_an_agents() ->
     for wrong in ({"v": 1, "governance": {}}, {"v": 1, "governance": {"a": "text"}}, {"v": 1, "governance": {"A": bytes(32)}}):
         with pytest.raises(FormatError):
             parse_measured(encode_cbor(wrong))
+
+
+def test_what_a_commitment_is_made_of_comes_back_as_it_was() -> None:
+    salt, content = bytes(range(32)), b"content"
+    data = preimage_of(salt, content)
+    assert Digest.of(data).value == commit(salt, content)
+    assert parse_preimage(data) == (salt, Digest.of(content))
+    assert_parser_is_total(parse_preimage, data)

@@ -22,6 +22,9 @@ from writ.formats.tlog.note import MAX_NAME, Note, from_base64, parse_note, to_b
 
 MAX_CHECKPOINT: Final = 64 << 10
 """With every signature that witnesses may have added."""
+_ORIGIN = re.compile(rf"[^\x00-\x1f\x7f]{{1,{MAX_NAME}}}\Z")
+EMPTY: Final = "checkpoint.root of no entries"
+"""What a FormatError names that is of a checkpoint well spelt, and impossible: a witness answers it apart."""
 _SIZE = re.compile(r"(?:0|[1-9][0-9]{0,18})\Z", re.ASCII)
 
 
@@ -34,12 +37,14 @@ class Checkpoint:
     root: bytes
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.origin) <= MAX_NAME or "\n" in self.origin:
-            raise FormatError("checkpoint.origin", f"one line of 1 to {MAX_NAME} characters", repr(self.origin[:80]))
+        if not _ORIGIN.match(self.origin):
+            raise FormatError("checkpoint.origin", f"one line of 1 to {MAX_NAME} printable characters", repr(self.origin[:80]))
         if not 0 <= self.size <= MAX_SIZE:
             raise FormatError("checkpoint.size", f"0 to {MAX_SIZE}", str(self.size)[:40])
-        if len(self.root) != HASH_SIZE or (self.size == 0 and self.root != EMPTY_ROOT):
-            raise FormatError("checkpoint.root", "the root of so many entries", self.root.hex()[:80])
+        if len(self.root) != HASH_SIZE:
+            raise FormatError("checkpoint.root", f"{HASH_SIZE} bytes", f"{len(self.root)}")
+        if self.size == 0 and self.root != EMPTY_ROOT:
+            raise FormatError(EMPTY, EMPTY_ROOT.hex(), self.root.hex())
 
     def __str__(self) -> str:
         return f"{self.origin}\n{self.size}\n{to_base64(self.root)}\n"

@@ -14,6 +14,7 @@ Source: C2SP tlog-cosignature v1.0.1; tlog-policy (2026-07).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -23,6 +24,7 @@ from writ.formats.errors import FormatError, Misuse
 from writ.formats.tlog.note import COSIGNATURE, PLAIN, Note, NoteKey, NoteSignature, parse_vkey
 
 MAX_POLICY: Final = 64 << 10
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 NONE: Final = "none"
 """The quorum that no cosignature is needed for."""
 
@@ -42,7 +44,7 @@ def cosign(text: str, key: NoteKey, time: int, sign: Callable[[bytes], bytes]) -
 def cosigned_at(note: Note, key: NoteKey) -> int | None:
     """The time of the cosignature by `key`; None where no line is of it, or one that does not hold."""
     line = note.by(key)
-    if key.kind != COSIGNATURE or line is None or len(line.signature) != 72:
+    if key.kind != COSIGNATURE or line is None:
         return None
     time = int.from_bytes(line.signature[:8], "big")
     return time if 0 < time < 1 << 63 and key.key.verify(line.signature[8:], signed_bytes(time, note.text)) else None
@@ -77,17 +79,17 @@ class TlogPolicy:
 
     def satisfied(self, cosigners: frozenset[str]) -> bool:
         """Whether these witnesses, by their names here, make the quorum."""
-        return self.quorum == NONE or self._met(self.quorum, cosigners)
-
-    def _met(self, name: str, cosigners: frozenset[str]) -> bool:
-        group = self.groups.get(name)
-        return name in cosigners if group is None else sum(self._met(one, cosigners) for one in group.members) >= group.least
+        met = {one.name for one in self.witnesses} & cosigners
+        for group in self.groups.values():  # each after its members, however deep they stand in each other
+            if sum(one in met for one in group.members) >= group.least:
+                met.add(group.name)
+        return self.quorum == NONE or self.quorum in met
 
 
 def parse_policy(data: bytes) -> TlogPolicy:
     """Read a policy.
 
-    1. UTF-8 lines of words; empty ones and those that begin with `#` say nothing.
+    1. UTF-8 lines of words, spaces or tabs between them; empty ones and those that begin with `#` say nothing.
     2. Logs have plain keys, witnesses cosigners' keys; no name and no key stands twice.
     3. A group has `any`, `all` or a number of members, which were named before and belong to no other group.
     4. There is one quorum, a name or `none`.
@@ -98,9 +100,13 @@ def parse_policy(data: bytes) -> TlogPolicy:
     if len(data) > MAX_POLICY:
         raise FormatError("tlog policy", f"at most {MAX_POLICY} bytes", f"{len(data)}")
     try:
-        lines = [words for line in data.decode().split("\n") if (words := line.split()) and not words[0].startswith("#")]
+        text = data.decode()
     except UnicodeDecodeError:
         raise FormatError("tlog policy", "UTF-8", "bytes that are not") from None
+    if _CONTROL.search(text):
+        raise FormatError("tlog policy", "lines of printable text", "a control character")
+    told = ([word for word in re.split(r"[ \t]", line) if word] for line in text.split("\n"))
+    lines = [words for words in told if words and not words[0].startswith("#")]
     logs: list[tuple[NoteKey, str | None]] = []
     witnesses: dict[str, Witness] = {}
     groups: dict[str, Group] = {}

@@ -132,8 +132,12 @@ def parse_note(data: bytes, what: str = "note", *, max_size: int = MAX_NOTE) -> 
 def encode_note(note: Note) -> bytes:
     """The bytes of a note. Raises Misuse for what `parse_note` would refuse."""
     lines = (f"{_HEAD}{one.name} {to_base64(one.key_id + one.signature)}\n" for one in note.signatures)
-    data = f"{note.text}\n{''.join(lines)}".encode()
-    if parse_note(data) != note:
+    try:
+        data = f"{note.text}\n{''.join(lines)}".encode()
+        same = parse_note(data) == note
+    except (UnicodeEncodeError, FormatError) as error:
+        raise Misuse(f"no note can say this: {error}") from None
+    if not same:
         raise Misuse("a note that reads back as another")
     return data
 

@@ -17,7 +17,7 @@ from typing import Final
 
 from writ.formats.errors import FormatError
 from writ.formats.tlog.checkpoint import MAX_CHECKPOINT, SignedCheckpoint, parse_signed_checkpoint
-from writ.formats.tlog.merkle import HASH_SIZE
+from writ.formats.tlog.merkle import HASH_SIZE, MAX_SIZE
 from writ.formats.tlog.note import encode_note, from_base64, to_base64
 
 HEADER: Final = "c2sp.org/tlog-proof@v1"
@@ -28,11 +28,17 @@ _INDEX = re.compile(r"index (0|[1-9][0-9]{0,18})\Z", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class TlogProof:
-    """The entry at `index` leads by `hashes` to the root of `checkpoint`: as they say, who are not asked here."""
+    """The entry at `index` leads by `hashes` to the root of `checkpoint`: as they say, who are not asked here. Raises FormatError."""
 
     index: int
     hashes: tuple[bytes, ...]
     checkpoint: SignedCheckpoint
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < MAX_SIZE:
+            raise FormatError("tlog proof index", f"below {MAX_SIZE}", str(self.index)[:40])
+        if len(self.hashes) > MOST_HASHES or any(len(one) != HASH_SIZE for one in self.hashes):
+            raise FormatError("tlog proof", f"at most {MOST_HASHES} hashes of {HASH_SIZE} bytes", "others")
 
 
 def encode_tlog_proof(proof: TlogProof) -> bytes:
@@ -51,9 +57,7 @@ def parse_tlog_proof(data: bytes) -> TlogProof:
     except UnicodeDecodeError:
         raise FormatError("tlog proof", "ASCII above the checkpoint", "other bytes") from None
     match = _INDEX.match(lines[1]) if len(lines) > 1 else None
-    if not parted or lines[0] != HEADER or match is None or int(match[1]) >= 1 << 63 or len(lines) > 2 + MOST_HASHES:
-        raise FormatError("tlog proof", f"{HEADER}, an index and at most {MOST_HASHES} hashes", repr(head[:80]))
+    if not parted or lines[0] != HEADER or match is None:
+        raise FormatError("tlog proof", f"{HEADER}, an index and hashes", repr(head[:80]))
     hashes = tuple(from_base64(line, "tlog proof") for line in lines[2:])
-    if any(len(one) != HASH_SIZE for one in hashes):
-        raise FormatError("tlog proof", f"hashes of {HASH_SIZE} bytes", "another length")
     return TlogProof(int(match[1]), hashes, parse_signed_checkpoint(checkpoint))

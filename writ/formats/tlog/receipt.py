@@ -19,8 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from writ.formats.cose import CWT_CLAIMS, KID, Sign1, encode_sign1, parse_sign1
-from writ.formats.errors import FormatError
+from writ.formats.cose import ALG, CWT_CLAIMS, KID, Sign1, encode_sign1, parse_sign1
+from writ.formats.errors import FormatError, Misuse
 from writ.formats.strict import Fields, decode_cbor, encode_cbor
 from writ.formats.tlog.merkle import HASH_SIZE, MAX_SIZE
 
@@ -51,7 +51,9 @@ def encode_receipt(
     issuer: str, *, size: int, index: int, path: tuple[bytes, ...], root: bytes, algorithm: str, kid: bytes,
     sign: Callable[[bytes], bytes],
 ) -> bytes:  # fmt: skip
-    """The receipt of the entry at `index` of the log of `size` under `root`. Raises Misuse."""
+    """The receipt of the entry at `index` of the log of `size` under `root`. Raises Misuse for a log of one entry."""
+    if not path:
+        raise Misuse("a receipt takes a path, which the entry of a log of one has not")
     proof = encode_cbor([size, index, list(path)])
     return encode_sign1(
         root, algorithm=algorithm, kid=kid, sign=sign, detached=True,
@@ -62,7 +64,7 @@ def encode_receipt(
 def parse_receipt(data: bytes) -> Receipt:
     """Read a receipt of ours.
 
-    1. A tagged COSE_Sign1 of ours, its payload detached, with kid, issuer and size.
+    1. A tagged COSE_Sign1 of ours, its payload detached, with kid, issuer and size, and nothing else in the protected header.
     2. The data structure is 1, and it is in the protected header.
     3. There is one proof, of inclusion, of at least one hash, for that size.
 
@@ -70,16 +72,18 @@ def parse_receipt(data: bytes) -> Receipt:
     """
     # 1
     sign1 = parse_sign1(data, known_labels={VDS, VDP}, what="receipt", max_size=MAX_RECEIPT)
-    headers = Fields({key: value for key, value in sign1.headers.items() if key in (KID, VDS, CWT_CLAIMS)}, "receipt")
+    headers = Fields(sign1.headers, "receipt")
+    headers.any(ALG)
     headers.raw(KID, size=32)
     if sign1.payload is not None:
         raise FormatError("receipt", "a detached payload", "one that is sent")
     # 2
-    if headers.uint(VDS) != RFC9162_SHA256 or VDP in sign1.headers or set(sign1.unprotected) != {VDP}:
+    if headers.uint(VDS) != RFC9162_SHA256 or set(sign1.unprotected) != {VDP}:
         raise FormatError("receipt", "vds 1 in the protected header, proofs in the other", "something else")
     claims = headers.fields(CWT_CLAIMS)
     issuer, size = claims.text(ISS, most=255, least=1), claims.uint(SIZE, most=MAX_SIZE)
     claims.done()
+    headers.done()
     # 3
     proofs = Fields(sign1.unprotected[VDP], "receipt proofs")
     items = proofs.items(INCLUSION, most=1)

@@ -45,7 +45,7 @@ class Tile:
     width: int = WIDTH
 
     def __post_init__(self) -> None:
-        if not ENTRIES <= self.level <= MAX_LEVEL or not 0 <= self.index < MAX_SIZE >> _HEIGHT or not 1 <= self.width <= WIDTH:
+        if not ENTRIES <= self.level <= MAX_LEVEL or not 0 <= self.index <= MAX_SIZE >> _HEIGHT or not 1 <= self.width <= WIDTH:
             raise FormatError("tile", f"a level up to {MAX_LEVEL}, an index and a width up to {WIDTH}", f"{self.level}, {self.width}")
 
     def __str__(self) -> str:
@@ -160,7 +160,13 @@ def _perfect(read: Hashes, size: int, start: int, length: int) -> bytes:
     first, count = start >> (_HEIGHT * level), length >> (_HEIGHT * level)
     full, partial = widths(size, level)
     index, at = first >> _HEIGHT, first & (WIDTH - 1)
-    hashes = list(read(Tile(level, index, WIDTH if index < full else partial))[at : at + count])
+    return fold(read(Tile(level, index, WIDTH if index < full else partial))[at : at + count])
+
+
+def fold(hashes: Sequence[bytes]) -> bytes:
+    """The root over a power of two of hashes: of a full tile, the hash of it in the level above."""
+    if not hashes or len(hashes) & (len(hashes) - 1):
+        raise Misuse(f"a power of two of hashes, not {len(hashes)}")
     while len(hashes) > 1:
         hashes = [node_hash(hashes[one], hashes[one + 1]) for one in range(0, len(hashes), 2)]
     return hashes[0]

@@ -18,7 +18,7 @@ from typing import Final
 
 from writ.formats.errors import FormatError
 from writ.formats.tlog.checkpoint import MAX_CHECKPOINT, SignedCheckpoint, parse_signed_checkpoint
-from writ.formats.tlog.merkle import HASH_SIZE
+from writ.formats.tlog.merkle import HASH_SIZE, MAX_SIZE
 from writ.formats.tlog.note import Note, NoteSignature, encode_note, from_base64, parse_note, to_base64
 
 MOST_HASHES: Final = 63
@@ -26,15 +26,23 @@ MAX_REQUEST: Final = MAX_CHECKPOINT + 64 * 48
 SIZE_TYPE: Final = "text/x.tlog.size"
 _OLD = re.compile(r"old (0|[1-9][0-9]{0,18})\Z", re.ASCII)
 _SIZE = re.compile(r"(0|[1-9][0-9]{0,18})\n\Z", re.ASCII)
+_TEXT: Final = b"x\n\n"
+"""What cosignature lines are put below to be read as those of a note are."""
 
 
 @dataclass(frozen=True, slots=True)
 class AddCheckpoint:
-    """A checkpoint to cosign, and the proof that it extends the log of `old` entries."""
+    """A checkpoint to cosign, and the proof that it extends the log of `old` entries. Raises FormatError."""
 
     old: int
     proof: tuple[bytes, ...]
     checkpoint: SignedCheckpoint
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.old <= MAX_SIZE:
+            raise FormatError("add-checkpoint old", f"at most {MAX_SIZE}", str(self.old)[:40])
+        if len(self.proof) > MOST_HASHES or any(len(one) != HASH_SIZE for one in self.proof):
+            raise FormatError("add-checkpoint", f"at most {MOST_HASHES} hashes of {HASH_SIZE} bytes", "others")
 
 
 def encode_add_checkpoint(asked: AddCheckpoint) -> bytes:
@@ -53,27 +61,28 @@ def parse_add_checkpoint(data: bytes) -> AddCheckpoint:
     except UnicodeDecodeError:
         raise FormatError("add-checkpoint", "ASCII above the checkpoint", "other bytes") from None
     match = _OLD.match(lines[0])
-    if not parted or match is None or int(match[1]) >= 1 << 63 or len(lines) > 1 + MOST_HASHES:
-        raise FormatError("add-checkpoint", f"old SIZE and at most {MOST_HASHES} hashes", repr(head[:80]))
+    if not parted or match is None:
+        raise FormatError("add-checkpoint", "old SIZE and hashes", repr(head[:80]))
     proof = tuple(from_base64(line, "add-checkpoint") for line in lines[1:])
-    if any(len(one) != HASH_SIZE for one in proof):
-        raise FormatError("add-checkpoint", f"hashes of {HASH_SIZE} bytes", "another length")
     return AddCheckpoint(int(match[1]), proof, parse_signed_checkpoint(checkpoint))
 
 
 def encode_cosignatures(lines: tuple[NoteSignature, ...]) -> bytes:
     """The answer of a witness that cosigned."""
-    return encode_note(Note("x\n", lines)).partition(b"\n\n")[2]
+    return encode_note(Note("x\n", lines)).removeprefix(_TEXT)
 
 
 def parse_cosignatures(data: bytes) -> tuple[NoteSignature, ...]:
     """Read the answer. Raises FormatError."""
-    return parse_note(b"x\n\n" + data, "cosignatures", max_size=MAX_CHECKPOINT).signatures
+    note = parse_note(_TEXT + data, "cosignatures", max_size=MAX_CHECKPOINT)
+    if note.text.encode() + b"\n" != _TEXT:
+        raise FormatError("cosignatures", "signature lines and nothing before them", "a text")
+    return note.signatures
 
 
 def parse_size(data: bytes) -> int:
     """Read the size that a witness knows the log at. Raises FormatError."""
     match = _SIZE.match(data[:32].decode("ascii", "replace"))
-    if match is None or len(data) > 20:
+    if match is None or len(data) > 20 or int(match[1]) > MAX_SIZE:
         raise FormatError("witness size", "a decimal number and a newline", repr(data[:40]))
     return int(match[1])

@@ -1,4 +1,4 @@
-"""`auditor replay`: every decision in the archives, made again from what it was made of, by the engine that made it.
+"""Every decision in the archives, made again from what it was made of, by the engine that made it.
 
 Four numbered steps a decision, as in docs/formats.md, "Replay". A decision on an action is no better than its log, and that a log is the
 one that a TPM quoted is for `auditor verify` to say; here it is only whether these are the answers that the engine gives.
@@ -26,7 +26,8 @@ from writ.formats.reason import Reason
 from writ.formats.record import ActionRecord, Opening, opening_of, parse_log
 from writ.formats.rerun import APPROVAL, Made, Rerun
 from writ.formats.trust import Trust
-from writ.verdict.replay import Reruns, decision_key, demand_same, judged, refused, said, signed_entry
+from writ.verdict.replay import Reruns, demand_same, judged, refused, said
+from writ.verdict.signed_entry import by_thumbprint, decision_key, verify_entry
 
 IDENTICAL: Final = "identical"
 DIFFERING: Final = "differing"
@@ -78,7 +79,7 @@ class Replay:
     def __init__(self, archive: Archive, trust: Trust, engines: Engines, here: EngineId) -> None:
         """`here` is the engine that this process has; any other is looked for in `engines`."""
         self._archive, self._trust, self._engines, self._here = archive, trust, engines, here
-        self._objects = Objects(archive)
+        self._objects, self._keys = Objects(archive), by_thumbprint(trust.decision_keys)
         self._tokens = {token.digest: token for token in map(parse_token, archive.tokens)}
         self._reruns = Reruns()
         self._issued: set[Digest] = set()
@@ -111,8 +112,8 @@ class Replay:
         try:
             told.what = _name(parse_entry(parse_sign1(signed).payload or b""))
             # 1
-            entry = signed_entry(signed, self._trust, "decision")
-            key = decision_key(signed, self._trust).thumbprint()
+            entry = verify_entry(signed, self._keys, "decision")
+            key = decision_key(parse_sign1(signed), self._keys).thumbprint()
             told.steps.append((1, f"signed by the trusted decision key {b64url(key)}"))
             if isinstance(entry, OperatorAct | Genesis):
                 told.outcome = NOTHING_TO_DECIDE

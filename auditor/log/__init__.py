@@ -1,0 +1,1 @@
+"""`auditor log`: a log read whole, kept, and compared."""

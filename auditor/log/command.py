@@ -1,0 +1,165 @@
+"""`auditor log verify|mirror|diff`: the command lines, and what they print."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from auditor.log.diff import diff
+from auditor.log.mirror import CHECKPOINTS, EVIDENCE, mirror, seen_in
+from auditor.log.source import is_address, open_source, parse_served, read_checkpoint, read_file
+from auditor.log.verify import Content, Report, verify
+from auditor.moment import seconds
+from writ.formats.errors import FormatError, Refused, Unavailable
+from writ.formats.policy_bundle import CLOCK_SKEW
+from writ.formats.tlog.checkpoint import MAX_CHECKPOINT, Checkpoint
+from writ.formats.tlog.cosignature import MAX_POLICY, parse_policy
+from writ.formats.tlog.note import PLAIN, NoteKey, parse_vkey
+from writ.formats.trust import MAX_TRUST, Trust, parse_trust
+from writ.service import cli
+from writ.verdict.log_audit import LogTrust
+
+_LONGEST: Final = 10**9
+
+
+def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The verb `log`, with its own."""
+    log = verbs.add_parser("log", help="read a transparency log whole, keep a copy of it, or compare two")
+    under = log.add_subparsers(dest="log_verb", required=True, metavar="VERB")
+    v = under.add_parser("verify", help="every entry, tile and checkpoint of a log: altered, cut, forked, rolled back, silent")
+    v.add_argument("source", help="a directory, or the address of a log")
+    v.add_argument("--since", type=Path, metavar="FILE", help="a checkpoint that was kept: the log has to extend it")
+    v.add_argument("--silence", type=_whole, metavar="SECONDS", help="the longest time that may pass without an entry; needs --trust")
+    v.add_argument("--skew", type=_whole, default=CLOCK_SKEW, metavar="SECONDS", help=f"how far entries may go back in time ({CLOCK_SKEW})")
+    v.add_argument("--until", type=seconds, metavar="RFC3339", help="the log spoke until then: now, where it is served at an address")
+    m = under.add_parser("mirror", help="bring a copy up to date, and keep every checkpoint seen; a fork or rollback is refused")
+    m.add_argument("source", help="a directory, or the address of a log")
+    m.add_argument("mirror", type=Path, help="the directory of the copy")
+    d = under.add_parser("diff", help="compare what two places show of one log; exit status 1 is a fork")
+    d.add_argument("a", help="a directory, or the address of a log")
+    d.add_argument("b", help="another")
+    for one in (v, m, d):
+        one.add_argument("--trust", type=Path, metavar="FILE", help="the trust file: keys of the log, and of decisions")
+        one.add_argument("--log-key", type=parse_vkey, action="append", default=[], metavar="VKEY", help="a key of the log, NAME+ID+BASE64")
+        one.add_argument("--policy", type=Path, metavar="FILE", help="a tlog-policy: keys of the log, and the quorum of witnesses")
+        one.add_argument("--ca-file", type=Path, metavar="FILE", help="CA certificates for https; the system's by default")
+        one.add_argument("--explain", action="store_true", help="print what was checked against what, step by step")
+        cli.add_json_flag(one)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run one of them. 0: accepted, or of `diff` same or longer; 1: a finding; 2: misuse; 3: could not."""
+    trust = None if args.trust is None else parse_trust(_read(args.trust, MAX_TRUST))
+    believed = _log_trust(trust, args.log_key, args.policy)
+    try:
+        match args.log_verb:
+            case "verify":
+                return _verify(args, trust, believed)
+            case "mirror":
+                return _mirror(args, believed)
+            case _:
+                return _diff(args, believed)
+    except Refused as error:
+        if not args.json:
+            raise
+        cli.emit(cli.refusal(error.reasons), as_json=True)
+        return cli.REFUSED
+
+
+def _whole(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text) <= _LONGEST):
+        raise argparse.ArgumentTypeError(f"expected whole seconds up to {_LONGEST}, got {text[:20]!r}")
+    return int(text)
+
+
+def _read(path: Path, most: int) -> bytes:
+    data = read_file(path, most)
+    if data is None:
+        raise Unavailable(str(path), "no such file")
+    if len(data) > most:
+        raise FormatError(str(path), f"at most {most} bytes", "a larger file")
+    return data
+
+
+def _log_trust(trust: Trust | None, named: Sequence[NoteKey], policy_file: Path | None) -> LogTrust:
+    policy = None if policy_file is None else parse_policy(_read(policy_file, MAX_POLICY))
+    keys = (*(trust.log_keys if trust else ()), *named, *(key for key, _ in (policy.logs if policy else ())))
+    if not keys or any(key.kind != PLAIN for key in keys):
+        got = "a witness's" if keys else "none"
+        raise FormatError("log key", "one of the log: by --log-key, --policy, or in the file of --trust", got)
+    return LogTrust(keys, policy)
+
+
+def _verify(args: argparse.Namespace, trust: Trust | None, believed: LogTrust) -> int:
+    if trust is None and args.silence is not None:
+        raise FormatError("--silence", "--trust beside it, for times are in the decisions", "none")
+    remote = is_address(args.source)
+    kept = [one.checkpoint for one in (() if remote else seen_in(Path(args.source), believed, CHECKPOINTS, EVIDENCE))]
+    if args.since is not None:
+        kept.append(believed.verify_kept(parse_served(_read(args.since, MAX_CHECKPOINT), str(args.since))))
+    until = int(time.time()) if args.until is None and remote else args.until
+    content = None if trust is None else Content(trust, args.skew, args.silence, until)
+    with open_source(args.source, args.ca_file) as source:
+        checkpoint = believed.verify(read_checkpoint(source))
+        report = verify(source, checkpoint, kept, content)
+    report.steps.insert(0, _signed_step(checkpoint, believed))
+    return _show(args, report, checkpoint)
+
+
+def _signed_step(checkpoint: Checkpoint, believed: LogTrust) -> str:
+    quorum = "no witnesses asked" if believed.policy is None else f"cosigned by the quorum {believed.policy.quorum}"
+    return f"checkpoint: {checkpoint.origin}, size {checkpoint.size}, signed by the log's key, {quorum}"
+
+
+def _show(args: argparse.Namespace, report: Report, checkpoint: Checkpoint) -> int:
+    if args.json:
+        verdict = cli.refusal(report.reasons) if report.reasons else {"verdict": "accepted", "reasons": []}
+        cli.emit({**verdict, "log": _named(checkpoint), "steps": report.steps}, as_json=True)
+        return cli.REFUSED if report.reasons else cli.ACCEPTED
+    _explain(args, report.steps)
+    if report.reasons:
+        raise Refused(*report.reasons)
+    print(f"whole: {checkpoint.origin} at size {checkpoint.size}, root {checkpoint.root.hex()}")
+    return cli.ACCEPTED
+
+
+def _named(checkpoint: Checkpoint) -> dict[str, object]:
+    return {"origin": checkpoint.origin, "size": checkpoint.size, "root": checkpoint.root.hex()}
+
+
+def _explain(args: argparse.Namespace, steps: Sequence[str]) -> None:
+    if args.explain:
+        for number, step in enumerate(steps, 1):
+            print(f"  {number}. {cli.printable(step)}")
+
+
+def _mirror(args: argparse.Namespace, believed: LogTrust) -> int:
+    with open_source(args.source, args.ca_file) as source:
+        done = mirror(source, args.mirror, believed)
+    if args.json:
+        shown = {"verdict": "accepted", "reasons": [], "log": _named(done.checkpoint), "new": done.new, "steps": list(done.steps)}
+        cli.emit(shown, as_json=True)
+        return cli.ACCEPTED
+    _explain(args, done.steps)
+    print(f"mirrored: {done.checkpoint.origin} at size {done.checkpoint.size}, {done.new} entries new")
+    return cli.ACCEPTED
+
+
+def _diff(args: argparse.Namespace, believed: LogTrust) -> int:
+    with open_source(args.a, args.ca_file) as a, open_source(args.b, args.ca_file) as b:
+        compared = diff(a, b, believed)
+    forked = compared.parts_at is not None
+    shown = compared.to_json()
+    if args.json:
+        verdict = cli.refusal([compared.fork()]) if forked else {"verdict": "accepted", "reasons": []}
+        cli.emit({**verdict, **shown, "steps": list(compared.steps)}, as_json=True)
+        return cli.REFUSED if forked else cli.ACCEPTED
+    _explain(args, compared.steps)
+    if forked:
+        cli.emit({"checkpoints": shown["checkpoints"]}, as_json=False)
+        raise Refused(compared.fork())
+    print(f"{compared.relation}: {compared.a.checkpoint.size} and {compared.b.checkpoint.size} entries")
+    return cli.ACCEPTED

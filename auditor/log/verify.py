@@ -1,0 +1,109 @@
+"""`auditor log verify`: all of a log, read once."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field
+from typing import Final
+
+from auditor.log.source import Source, pieces
+from writ.formats.keys import PublicKey
+from writ.formats.reason import Reason
+from writ.formats.tlog.checkpoint import Checkpoint
+from writ.formats.tlog.tile import ENTRIES, WIDTH
+from writ.formats.trust import Trust
+from writ.verdict.log_audit import Findings, Judged, LogAudit, Piece, Timeline, judge_entries
+from writ.verdict.signed_entry import by_thumbprint
+
+_FEW: Final = 16 * WIDTH
+"""Entries up to which other processes cost more than they save."""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """By whom entries are signed, and how far their times may lie from each other, in seconds; `until` is when a last one was due."""
+
+    trust: Trust
+    skew: int
+    silence: int | None = None
+    until: int | None = None
+
+
+@dataclass(slots=True)
+class Report:
+    """What was found, and what was checked against what, step by step."""
+
+    reasons: tuple[Reason, ...] = ()
+    steps: list[str] = field(default_factory=list)
+
+
+def verify(source: Source, checkpoint: Checkpoint, kept: Iterable[Checkpoint], content: Content | None) -> Report:
+    """Every tile, entry and kept checkpoint of the log of `checkpoint`, which its key signed. Raises Unavailable."""
+    kept = tuple(kept)
+    audit = LogAudit(checkpoint, kept)
+    found, report = Findings(), Report()
+    bundles = (piece for piece in pieces(source, audit) if piece.tile.level == ENTRIES)
+    timeline = None
+    if content is None:
+        for _ in bundles:
+            continue
+    else:
+        timeline = _judge(bundles, checkpoint.size, content, found)
+    report.reasons = (*audit.findings(), *found.reasons())
+    report.steps += _steps(checkpoint, kept, content, timeline)
+    return report
+
+
+def _steps(checkpoint: Checkpoint, kept: tuple[Checkpoint, ...], content: Content | None, timeline: Timeline | None) -> Iterator[str]:
+    yield f"tiles and entries: {checkpoint.size} entries against their leaves, each tile against those below, all against the signed root"
+    sizes = ", ".join(str(one.size) for one in kept[:8]) + (" …" if kept[8:] else "")
+    yield f"history: this log's root at {len(kept)} kept sizes against the checkpoint kept ({sizes or 'none'})"
+    if content is None or timeline is None:
+        yield "decisions: not judged, for want of a trust file"
+        yield "times: not judged, for want of a trust file"
+        return
+    yield f"decisions: each entry against {len(content.trust.decision_keys)} decision keys, and issuer {content.trust.issuer}"
+    silence = "any silence accepted" if content.silence is None else f"at most {content.silence} s of silence"
+    yield f"times: none back by more than {content.skew} s, {silence}; the longest was {timeline.longest} s"
+
+
+def _judge(bundles: Iterator[Piece], size: int, content: Content, found: Findings) -> Timeline:
+    """The entries and their times, in their order. Returns what is known of the times."""
+    timeline = Timeline(content.skew, content.silence)
+    work = _Work(tuple(content.trust.decision_keys), content.trust.issuer)
+    for judged in _in_processes(work, bundles) if size > _FEW else map(work, bundles):
+        for reason in judged.reasons:
+            found.add(reason)
+        for index, at in judged.times:
+            if (out_of_time := timeline.take(index, at)) is not None:
+                found.add(out_of_time)
+    if content.until is not None and (silent := timeline.end(content.until)) is not None:
+        found.add(silent)
+    return timeline
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Judges one bundle; travels to other processes."""
+
+    keys: tuple[PublicKey, ...]
+    issuer: str
+
+    def __call__(self, piece: Piece) -> Judged:
+        return judge_entries(piece.tile.index * WIDTH, piece.entries, by_thumbprint(self.keys), self.issuer)
+
+
+def _in_processes(work: _Work, bundles: Iterator[Piece]) -> Iterator[Judged]:
+    """`work` on every bundle, in their order; no more of them are held than keep all processors busy."""
+    workers = len(os.sched_getaffinity(0))
+    waiting: deque[Future[Judged]] = deque()
+    with ProcessPoolExecutor(workers) as pool:
+        for piece in bundles:
+            waiting.append(pool.submit(work, piece))
+            if len(waiting) > 4 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

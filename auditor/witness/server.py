@@ -1,0 +1,258 @@
+"""HTTP/1.1 for a witness, and nothing that a witness does not need: no framework, no chunked bodies, no second spelling.
+
+    POST PREFIX/add-checkpoint              C2SP tlog-witness
+    GET  PREFIX/SHA-256(origin)/checkpoint  the last checkpoint that was cosigned, with the cosignature (ours: no specification has one yet)
+
+Where a request's end is in doubt it is answered and the connection closed, so nothing behind it is taken for another request. A request has
+`SECONDS` to begin, to arrive and to be judged, each; a connection `MOST_REQUESTS`, the witness `MOST_CONNECTIONS`; whoever comes beyond
+waits in the kernel's queue.
+
+Source: RFC 9112 sections 2.2, 3, 5, 6; RFC 9110 section 10.1.1 (Expect).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import socket
+import ssl
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+from auditor.witness.cosigner import PLAIN, Answer, Cosigner
+from writ.formats.tlog.witnessing import MAX_REQUEST
+from writ.service import observe
+
+MAX_HEAD: Final = 8192
+SECONDS: Final = 10.0
+MOST_REQUESTS: Final = 1000
+MOST_CONNECTIONS: Final = 256
+LINGER: Final = 1.0
+"""Seconds in which a sender may finish behind its last answer, so that it reads that and not a reset."""
+
+_REQUEST = re.compile(r"([A-Z]{1,16}) (/[!-~]{0,1023}) HTTP/1\.([01])\Z")
+_FIELD = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}):[ \t]*([!-~](?:[ \t!-~]*[!-~])?|)[ \t]*\Z")
+_LENGTH = re.compile(r"[0-9]{1,9}\Z")
+_PLACE = re.compile(r"/([0-9a-f]{64})/checkpoint\Z")
+_PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]+)*\Z")
+_ONCE: Final = ("host", "content-length", "transfer-encoding", "expect")
+_PHRASES: Final = {
+    200: "OK", 400: "Bad Request", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed", 408: "Request Timeout", 409: "Conflict",
+    411: "Length Required", 413: "Content Too Large", 417: "Expectation Failed", 422: "Unprocessable Content",
+    431: "Request Header Fields Too Large", 503: "Service Unavailable",
+}  # fmt: skip
+
+_log = observe.get_logger(__name__)
+
+
+class _DoubtError(Exception):
+    """Where this request ends is not known, or it is none: it is answered, and the connection closed."""
+
+    def __init__(self, status: int, text: str) -> None:
+        self.answer = Answer(status, PLAIN, f"{text}\n".encode())
+        super().__init__(text)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The head of a request, understood."""
+
+    method: str
+    path: str
+    length: int
+    goes_on: bool
+    waits: bool
+    """The sender wants to hear `100 Continue` before the body."""
+
+
+def is_prefix(text: str) -> bool:
+    """Whether `text` may stand before the paths: empty, or segments each after a slash, without one at the end."""
+    return _PREFIX.match(text) is not None
+
+
+def parse_head(data: bytes) -> Head:
+    """Read a head, with the empty line behind it. Raises `_DoubtError` for whatever has two readings, or none."""
+    try:
+        first, *lines, end, nothing = data.decode("ascii").split("\r\n")
+    except ValueError:
+        raise _DoubtError(400, "expected lines of ASCII") from None
+    if end or nothing:
+        raise _DoubtError(400, "expected an empty line at the end")
+    asked = _REQUEST.match(first)
+    if asked is None:
+        raise _DoubtError(400, "expected METHOD /PATH HTTP/1.1")
+    fields: dict[str, str] = {}
+    for line in lines:
+        field = _FIELD.match(line)
+        if field is None:
+            raise _DoubtError(400, "expected fields as NAME: VALUE, each on one line")
+        name = field[1].lower()
+        if name in fields and name in _ONCE:
+            raise _DoubtError(400, f"expected one {name}, got two")
+        fields[name] = f"{fields[name]}, {field[2]}" if name in fields else field[2]
+    if "transfer-encoding" in fields:
+        raise _DoubtError(400 if "content-length" in fields else 411, "expected Content-Length and no Transfer-Encoding")
+    if asked[3] == "1" and "host" not in fields:
+        raise _DoubtError(400, "expected a Host")
+    if fields.get("expect", "100-continue").lower() != "100-continue":
+        raise _DoubtError(417, "expected no expectation but 100-continue")
+    options = {one.strip().lower() for one in fields.get("connection", "").split(",")}
+    length = _length(fields.get("content-length"), asked[1])
+    return Head(asked[1], asked[2], length, asked[3] == "1" and "close" not in options, "expect" in fields)
+
+
+def _length(given: str | None, method: str) -> int:
+    if given is None:
+        if method == "POST":
+            raise _DoubtError(411, "expected a Content-Length")
+        return 0
+    if not _LENGTH.match(given):
+        raise _DoubtError(400, "expected a Content-Length of digits")
+    if int(given) > MAX_REQUEST:
+        raise _DoubtError(413, f"expected at most {MAX_REQUEST} bytes")
+    return int(given)
+
+
+class Server:
+    """Serves one witness until it is stopped."""
+
+    def __init__(self, witness: Cosigner, prefix: str, tls: ssl.SSLContext | None) -> None:
+        self._witness, self._prefix, self._tls = witness, prefix, tls
+        self._worker = ThreadPoolExecutor(1, "witness")  # one request after another holds the state; the others wait here, not there
+
+    async def serve(self, listener: socket.socket, stop: asyncio.Event) -> None:
+        """Serves what comes to `listener` until `stop` is set. What is under way is cut; what was stored stays, and is given again."""
+        listener.setblocking(False)
+        accepting = asyncio.create_task(self._accept(listener))
+        try:
+            await stop.wait()
+        finally:
+            accepting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await accepting
+            self._worker.shutdown()
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        slots = asyncio.Semaphore(MOST_CONNECTIONS)
+        under_way: set[asyncio.Task[None]] = set()
+
+        def ended(task: asyncio.Task[None]) -> None:
+            under_way.discard(task)
+            slots.release()
+
+        try:
+            while True:
+                await slots.acquire()
+                try:
+                    connection, _ = await loop.sock_accept(listener)
+                except OSError as error:  # no descriptors left, or the peer was gone before
+                    slots.release()
+                    _log.warning("witness-accept", detail=error.strerror)
+                    await asyncio.sleep(0.1)
+                    continue
+                task = asyncio.create_task(self._attend(connection))
+                under_way.add(task)
+                task.add_done_callback(ended)
+        finally:
+            for task in under_way:
+                task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
+
+    async def _attend(self, connection: socket.socket) -> None:
+        """One connection, from its handshake to its end."""
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(MAX_HEAD)
+        protocol = asyncio.StreamReaderProtocol(reader)
+        within = SECONDS if self._tls is not None else None
+        try:
+            transport, _ = await loop.connect_accepted_socket(lambda: protocol, connection, ssl=self._tls, ssl_handshake_timeout=within)
+        except OSError:
+            connection.close()
+            return
+        writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+        try:
+            for _ in range(MOST_REQUESTS):
+                if not await self._one(reader, writer):
+                    break
+            await _linger(reader, writer)
+        except OSError:
+            pass  # it went away, or took no answer in time
+        finally:
+            transport.abort()
+
+    async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """One request is answered. False where the connection is at its end."""
+        try:
+            async with asyncio.timeout(SECONDS):
+                first = await reader.readexactly(1)
+        except (TimeoutError, asyncio.IncompleteReadError):  # idle: whoever would send now must not take a 408 for its answer
+            return False
+        try:
+            async with asyncio.timeout(SECONDS):
+                head, body = await self._read(first, reader, writer)
+        except asyncio.IncompleteReadError:
+            return False
+        except TimeoutError:
+            await _send(writer, Answer(408, PLAIN, f"expected a request within {SECONDS:g} s\n".encode()), goes_on=False)
+            return False
+        except _DoubtError as doubt:
+            await _send(writer, doubt.answer, goes_on=False)
+            return False
+        answer = await self._answer(head, body)
+        await _send(writer, answer, goes_on=head.goes_on)
+        return head.goes_on
+
+    async def _read(self, first: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[Head, bytes]:
+        try:
+            head = parse_head(first + await reader.readuntil(b"\r\n\r\n"))
+        except asyncio.LimitOverrunError:
+            raise _DoubtError(431, f"expected a head of at most {MAX_HEAD} bytes") from None
+        if head.waits and head.length:
+            writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return head, await reader.readexactly(head.length)
+
+    async def _answer(self, head: Head, body: bytes) -> Answer:
+        """The witness's word; where it has none in time, or fails as nobody foresaw, 503: nothing was said, and it may be asked again."""
+        path = head.path.removeprefix(self._prefix) if head.path.startswith(self._prefix) else ""
+        place = _PLACE.match(path)
+        wanted = "POST" if path == "/add-checkpoint" else "GET" if place is not None else None
+        if wanted is None:
+            return Answer(404, PLAIN, b"expected PREFIX/add-checkpoint\n")
+        if head.method != wanted:
+            return Answer(405, PLAIN, f"expected {wanted}\n".encode(), allow=wanted)
+        work = (self._witness.latest, place[1]) if place is not None else (self._witness.add, body)
+        try:
+            async with asyncio.timeout(SECONDS):
+                return await asyncio.get_running_loop().run_in_executor(self._worker, *work)
+        except Exception as error:  # noqa: BLE001 - whatever it is, no cosignature leaves and nobody reads why
+            _log.error("internal", exception=error)
+            return Answer(503, PLAIN, b"the witness could not: ask later\n")
+
+
+async def _send(writer: asyncio.StreamWriter, answer: Answer, *, goes_on: bool) -> None:
+    lines = [
+        f"HTTP/1.1 {answer.status} {_PHRASES[answer.status]}",
+        f"Content-Type: {answer.content_type}",
+        f"Content-Length: {len(answer.body)}",
+        "Cache-Control: no-store",
+        *([f"Allow: {answer.allow}"] if answer.allow else []),
+        *([] if goes_on else ["Connection: close"]),
+    ]
+    writer.write("\r\n".join([*lines, "", ""]).encode() + answer.body)
+    async with asyncio.timeout(SECONDS):
+        await writer.drain()
+
+
+async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """No more is said; what the sender had still to say is read for a moment and forgotten, and what was said is delivered."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LINGER):
+            if writer.can_write_eof():
+                writer.write_eof()
+            while await reader.read(MAX_HEAD):
+                pass
+            writer.close()
+            await writer.wait_closed()

@@ -1,0 +1,95 @@
+"""`auditor witness serve` as a process of its own, on loopback."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from auditor.witness import directory
+from writ.formats.tlog.note import NoteKey
+
+AUDITOR = (sys.executable, "-m", "auditor")
+ROOT = Path(__file__).parents[2]
+
+
+class Served:
+    """A witness in `folder`, made if it is not there; begun, ended and begun again."""
+
+    def __init__(self, folder: Path, logs: Iterable[NoteKey], *options: str, name: str = "witness.example/w1") -> None:
+        self.folder, self._options = folder, options
+        if not (folder / "vkey").exists():
+            directory.init(folder, name)
+        self.key = directory.vkey(folder)
+        self.logs = folder.parent / f"{folder.name}.logs"
+        self.logs.write_text("".join(f"log {key}\n" for key in logs) + "quorum none\n")
+        self.begin()
+
+    def begin(self) -> None:
+        """It serves, at a port that the system chose."""
+        self.stderr = (self.folder.parent / f"{self.folder.name}.log").open("w+")
+        command = [*AUDITOR, "witness", "serve", str(self.folder), "--logs", str(self.logs), "--listen", "127.0.0.1:0", *self._options]
+        self.process = subprocess.Popen(command, cwd=ROOT, stderr=self.stderr, stdout=subprocess.DEVNULL)
+        while not (lines := self.said()):
+            assert self.process.poll() is None, Path(self.stderr.name).read_text()
+        self.url: str = lines[0]["url"]
+        self.port = urlsplit(self.url).port or 0
+
+    def said(self) -> list[dict[str, Any]]:
+        """The whole lines that it logged."""
+        return [json.loads(line) for line in Path(self.stderr.name).read_text().split("\n")[:-1]]
+
+    def kill(self) -> None:
+        """Gone, without a word."""
+        self.process.kill()
+        self.process.wait(20)
+        self.stderr.close()
+
+    def end(self) -> int:
+        """Asked to stop; the exit code. Whatever happened, it never failed as nobody foresaw."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(20)
+        said = Path(self.stderr.name).read_text()
+        self.stderr.close()
+        assert "Traceback" not in said, said
+        assert '"internal"' not in said, said
+        return code
+
+    def post(
+        self, body: bytes, path: str = "/add-checkpoint", method: str = "POST", tls: ssl.SSLContext | None = None
+    ) -> tuple[int, bytes]:
+        """Status and body of the answer, over a connection of its own."""
+        made: http.client.HTTPConnection
+        if tls is not None:
+            made = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=30, context=tls)
+        else:
+            made = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            made.request(method, path, body)
+            answer = made.getresponse()
+            return answer.status, answer.read()
+        finally:
+            made.close()
+
+    def raw(self, data: bytes, *, end: bool = False) -> bytes:
+        """All that comes back for these bytes until the witness closes; `end` says that nothing more is sent."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=30) as connection:
+            connection.sendall(data)
+            if end:
+                connection.shutdown(socket.SHUT_WR)
+            found = b""
+            try:
+                while part := connection.recv(65536):
+                    found += part
+            except ConnectionResetError:
+                pass
+            return found

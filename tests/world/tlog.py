@@ -1,0 +1,90 @@
+"""A log in memory: its entries, the tiles and bundles of every size, and checkpoints that the log and witnesses sign."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.signers import MemorySigner
+from tests.world.scene import NOW, signer
+from writ.formats.tlog import merkle
+from writ.formats.tlog.checkpoint import Checkpoint, SignedCheckpoint
+from writ.formats.tlog.cosignature import cosign
+from writ.formats.tlog.note import COSIGNATURE, PLAIN, Note, NoteKey, encode_note, sign_note
+from writ.formats.tlog.proof import TlogProof
+from writ.formats.tlog.receipt import encode_receipt
+from writ.formats.tlog.tile import WIDTH, Tile, bundles_of, encode_bundle, path_of, tiles_of
+
+ORIGIN = "log.example.org/writ"
+
+
+def plain_key(name: str = ORIGIN) -> NoteKey:
+    """The key of the log `name`."""
+    return NoteKey(name, PLAIN, signer(f"log/{name}").public)
+
+
+def witness_key(name: str) -> NoteKey:
+    """The key of the witness `name`."""
+    return NoteKey(name, COSIGNATURE, signer(f"witness/{name}").public)
+
+
+@dataclass
+class MemoryLog:
+    """A log of `entries` under `origin`, as whoever has all of it sees it."""
+
+    entries: list[bytes]
+    origin: str = ORIGIN
+    levels: list[list[bytes]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.levels = [[merkle.leaf_hash(entry) for entry in self.entries]]
+        while len(self.levels[-1]) >= WIDTH:
+            below = self.levels[-1]
+            self.levels.append([merkle.root(below[at : at + WIDTH]) for at in range(0, len(below) - WIDTH + 1, WIDTH)])
+
+    @property
+    def leaves(self) -> list[bytes]:
+        """The leaf hashes."""
+        return self.levels[0]
+
+    @property
+    def signer(self) -> MemorySigner:
+        """Who signs for the log."""
+        return signer(f"log/{self.origin}")
+
+    def tile(self, tile: Tile) -> Sequence[bytes]:
+        """The hashes of a tile."""
+        return self.levels[tile.level][tile.index * WIDTH : tile.index * WIDTH + tile.width]
+
+    def checkpoint(self, size: int | None = None, *, witnesses: Sequence[str] = (), time: int = NOW) -> SignedCheckpoint:
+        """The first `size` entries, signed by the log and then by `witnesses`."""
+        size = len(self.entries) if size is None else size
+        said = Checkpoint(self.origin, size, merkle.root(self.leaves[:size]))
+        signed = sign_note(str(said), plain_key(self.origin), self.signer.sign)
+        lines = (cosign(str(said), witness_key(name), time, signer(f"witness/{name}").sign) for name in witnesses)
+        return SignedCheckpoint(said, Note(signed.text, (*signed.signatures, *lines)))
+
+    def proof(self, index: int, size: int | None = None, *, witnesses: Sequence[str] = ()) -> TlogProof:
+        """That the entry `index` is in the log of `size`."""
+        checkpoint = self.checkpoint(size, witnesses=witnesses)
+        return TlogProof(index, merkle.inclusion_proof(self.leaves, index, checkpoint.checkpoint.size), checkpoint)
+
+    def receipt(self, index: int, size: int | None = None, *, by: MemorySigner | None = None) -> bytes:
+        """The same as a COSE receipt."""
+        size, by = len(self.entries) if size is None else size, by or self.signer
+        return encode_receipt(
+            self.origin, size=size, index=index,
+            path=merkle.inclusion_proof(self.leaves, index, size), root=merkle.root(self.leaves[:size]),
+            algorithm=by.public.algorithm, kid=by.public.thumbprint(), sign=by.sign,
+        )  # fmt: skip
+
+    def write(self, folder: Path, *, witnesses: Sequence[str] = ()) -> None:
+        """The log as the files that a web server serves."""
+        files = {"checkpoint": encode_note(self.checkpoint(witnesses=witnesses).note)}
+        size = len(self.entries)
+        files |= {path_of(tile): b"".join(self.tile(tile)) for tile in tiles_of(size)}
+        files |= {path_of(one): encode_bundle(self.entries[one.index * WIDTH :][: one.width]) for one in bundles_of(size)}
+        for name, data in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(data)
