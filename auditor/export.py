@@ -90,6 +90,7 @@ class Chains:
             record=self._objects.get(inputs["record"], "record"),
             state=self._objects.get(inputs["state"], "state"),
             evidence=self._objects.get(inputs["evidence"], "evidence"),
+            engine=self._objects.get(decision.engine, "engine"),
             references=self._objects.references(inputs["references"]),
             policy=self._objects.get(inputs["policy"], "policy"),
             attest_decision=signed,

@@ -76,7 +76,7 @@ def attestation() -> Iterator[Case]:
     def decided(data: bytes, count: int) -> object:
         return decide_attestation(
             data, record=story.record, state=first.state_after, references=reference_set(story.references), bundle=story.bundle,
-            verifier=verifier, issuance=story.issuance(count), engine=world.ENGINE_ID,
+            verifier=verifier, issuance=story.issuance(count), engine=world.ENGINE_ID.digest,
         )  # fmt: skip
 
     one, many = encode_evidence(evidence), encode_evidence(story.evidence(*names))

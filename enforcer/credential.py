@@ -100,9 +100,9 @@ class Held:
 def accept(given: TokenGiven, subject: Subject, trust: Trust, bundles: HeldBundles, *, wall: int, boot: float) -> Held:
     """The relayed answer is the verifier's, for `subject`, fresh, and no step back.
 
-    1. The decision is signed by a pinned decision key, and by this trust's issuer.
+    1. The decision is signed by a pinned decision key.
     2. Its outcome for the instance names exactly these claims, and nothing stands against the host or the instance.
-    3. The token is signed by the key it names, alive, for this audience.
+    3. The token is by this trust's issuer, signed by the key it names, alive, for this audience.
     4. Its claims are those of the instance that was launched, with grants and lineage.
     5. EAR and policy are those that the decision and the claims name; the policy is signed, and no older than held.
 
@@ -112,8 +112,6 @@ def accept(given: TokenGiven, subject: Subject, trust: Trust, bundles: HeldBundl
     entry = parse_entry(verify_signed(given.decision, DECISION_TYPE, trust.decision_keys, "decision"))
     if not isinstance(entry, AttestDecision):
         raise FormatError("decision", "an attestation", type(entry).__name__)
-    if entry.issuer != trust.issuer:
-        raise Refused(Reason("token-issuer", "decision.issuer", trust.issuer, entry.issuer))
     # 2
     token = parse_token(given.token)
     _vouched(entry, token, subject)

@@ -396,7 +396,7 @@ def evidence(data: bytes) -> None:
     with suppress(FormatError, Refused):
         decide_attestation(
             data, record=scene.record, state=scene.state, bundle=scene.bundle, references=reference_set(scene.references),
-            verifier=signer("decision").public.thumbprint(), issuance=scene.issuance(len(parsed.requests)), engine=ENGINE_ID,
+            verifier=signer("decision").public.thumbprint(), issuance=scene.issuance(len(parsed.requests)), engine=ENGINE_ID.digest,
         )  # fmt: skip
 
 

@@ -25,7 +25,6 @@ from verifier.ledger import ApiKeyMade, Entry, Ledger
 from verifier.ledger.schema import ApiKeyRow, HostRow
 from writ.formats.decision import DOMAIN, OperatorAct
 from writ.formats.digest import Digest
-from writ.formats.engine import EngineId
 from writ.formats.errors import FormatError, Refused
 from writ.formats.jose import parse_dpop, verify_jws
 from writ.formats.reason import Reason
@@ -70,7 +69,7 @@ class Operator:
 class OperatorLog:
     """Makes the signed entry for an operator's act. Nothing an operator does is without one."""
 
-    def __init__(self, keys: Keys, engine: EngineId) -> None:
+    def __init__(self, keys: Keys, engine: Digest) -> None:
         self._keys = keys
         self._engine = engine
 

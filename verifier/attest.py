@@ -21,7 +21,6 @@ from verifier.ledger.transaction import judge_nonce, space, stored_answer, unhea
 from verifier.proposals import policy_in_force, settings_in_force
 from writ.formats.corim import parse_signed_corim
 from writ.formats.digest import Digest
-from writ.formats.engine import EngineId
 from writ.formats.errors import Refused, Unavailable
 from writ.formats.evidence import Evidence, parse_evidence
 from writ.formats.exchange import EXCHANGE, AttestAnswer, InstanceAnswer, NonceAnswer
@@ -116,7 +115,7 @@ class Attestation:
     """Nonces, and the answers to evidence."""
 
     def __init__(
-        self, ledger: Ledger, keys: Keys, clock: Clock, engine: EngineId, issuer: str, random: Callable[[int], bytes], sets: ReferenceSets
+        self, ledger: Ledger, keys: Keys, clock: Clock, engine: Digest, issuer: str, random: Callable[[int], bytes], sets: ReferenceSets
     ) -> None:
         self._ledger = ledger
         self._keys = keys
@@ -166,7 +165,7 @@ class Attestation:
     ) -> Attested:
         number, places = self._indexes.take(len(evidence.requests))
         issued = tuple((b64url(self._random(16)), place % LIST_SIZE) for place in places)
-        issuance = Issuance(self._issuer, now, nonce.issued_at, issued, status_uri(self._issuer, number), alive)
+        issuance = Issuance(self._issuer, now, nonce.issued_at, issued, number, alive)
         verdict = decide_attestation(
             body,
             record=inputs.record,
@@ -221,11 +220,6 @@ class Attestation:
         if token.approved is not None and settings.lease_approver is not None:
             approval = self._keys.approve(token.approved, settings.lease_approver)
         return InstanceAnswer(token.instance, signed, token.reasons, approval)
-
-
-def status_uri(issuer: str, number: int) -> str:
-    """Where a status list is published."""
-    return f"{issuer}/v1/status/{number}"
 
 
 def fresh_nonce(host: str, now: int, life: int, random: Callable[[int], bytes]) -> NonceRow:

@@ -25,7 +25,7 @@ from verifier.http.app import build
 from verifier.http.limits import DeadlineProtocol
 from verifier.http.route import Parts
 from verifier.keys import Keys, log_signer, make_decision_key
-from verifier.ledger import Began, Ledger
+from verifier.ledger import Began, EngineInstalled, Ledger
 from verifier.ledger.schema import ApiKeyRow, EntryRow, ExchangeKeyRow, KeyRow
 from verifier.ledger.sequencer import SqliteLedger
 from verifier.ledger.sqlite import SqliteTables, connect
@@ -39,7 +39,7 @@ from verifier.token_exchange import TokenExchange
 from verifier.trust import Anchors
 from verifier.witnesses import Witnesses, uplinks
 from writ.formats.decision import Genesis
-from writ.formats.engine import EngineId
+from writ.formats.engine import EngineId, encode_engine
 from writ.formats.errors import FormatError, Unavailable
 from writ.formats.tlog.cosignature import parse_policy
 from writ.service.clock import Clock, SystemClock
@@ -69,9 +69,11 @@ def parts(
     config: VerifierConfig, ledger: Ledger, *, clock: Clock, engine: EngineId, random: Callable[[int], bytes] = secrets.token_bytes,
     translog: TransparencyLog | None = None, cosigning: Cosigning | None = None,
 ) -> Parts:  # fmt: skip
-    """Everything the routes need, over any ledger, clock and source of randomness."""
+    """Everything the routes need, over any ledger, clock and source of randomness; the ledger has the engine that entries will name."""
+    ledger.commit(EngineInstalled(encode_engine(engine)))
+    named = engine.digest
     keys = Keys(config.key_dir, ledger)
-    log = OperatorLog(keys, engine)
+    log = OperatorLog(keys, named)
     references, policies = References(ledger, keys, log, clock), Policies(ledger, keys, log, clock)
     publications = Publications(ledger, keys, log, clock)
     sets = ReferenceSets()
@@ -83,9 +85,9 @@ def parts(
         keys=keys,
         clock=clock,
         counters=Counters(),
-        attestation=Attestation(ledger, keys, clock, engine, config.issuer, random, sets),
-        exchange=TokenExchange(ledger, keys, clock, engine, config.issuer, random, sets),
-        enrolment=Enrolment(ledger, keys, anchors, clock, engine, config.domain, config.issuer, random),
+        attestation=Attestation(ledger, keys, clock, named, config.issuer, random, sets),
+        exchange=TokenExchange(ledger, keys, clock, named, config.issuer, random, sets),
+        enrolment=Enrolment(ledger, keys, anchors, clock, named, config.domain, config.issuer, random),
         hosts=Hosts(ledger, log, clock, random),
         references=references,
         publications=publications,

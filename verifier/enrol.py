@@ -21,7 +21,6 @@ from verifier.ledger.transaction import judge_admission, judge_ek
 from verifier.trust import Anchors
 from writ.formats.decision import EnrolDecision
 from writ.formats.digest import Digest
-from writ.formats.engine import EngineId
 from writ.formats.enrolment import EnrolmentEvidence, encode_enrolment_evidence
 from writ.formats.errors import Refused
 from writ.formats.exchange import EXCHANGE, Activation, EnrolChallenge, Enrolled, EnrolRequest
@@ -58,7 +57,7 @@ class Enrolment:
         keys: Keys,
         anchors: Anchors,
         clock: Clock,
-        engine: EngineId,
+        engine: Digest,
         domain: str,
         issuer: str,
         random: Callable[[int], bytes],

@@ -31,14 +31,14 @@ def archived(tables: Tables, namespace: str, *, whole: bool, most: int, after: i
 def objects_of(decision: Entry) -> tuple[Digest, ...]:
     """What a decision names by digest."""
     if isinstance(decision, AttestDecision):
-        return (*(digest for _, digest in decision.inputs), decision.result, decision.state_after)
+        return (decision.engine, *(digest for _, digest in decision.inputs), decision.result, decision.state_after)
     if isinstance(decision, EnrolDecision):
-        return (decision.record, decision.evidence, decision.trust)
+        return (decision.engine, decision.record, decision.evidence, decision.trust)
     if isinstance(decision, ExchangeDecision):
-        return tuple(digest for _, digest in decision.inputs)
+        return (decision.engine, *(digest for _, digest in decision.inputs))
     if isinstance(decision, Genesis):
         return ()
-    return () if decision.detail is None else (decision.detail,)
+    return (decision.engine,) if decision.detail is None else (decision.engine, decision.detail)
 
 
 def _tokens(tables: Tables, decision: AttestDecision) -> list[str]:

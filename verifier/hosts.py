@@ -18,6 +18,7 @@ from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused
 from writ.formats.policy_bundle import PolicySettings
 from writ.formats.reason import Reason
+from writ.formats.record import commit
 from writ.formats.state import HostState, clean_runtime, encode_host_state, parse_host_record, parse_host_state
 from writ.formats.strict import b64url
 from writ.service.clock import Clock
@@ -70,7 +71,8 @@ class Hosts:
         """The host may enrol once: by the returned ticket or, with `ek`, by that TPM without one. Raises FormatError, Refused."""
         now = self._clock.now()
         admission, row = self._admission(namespace, host, ek=ek, unendorsed=unendorsed, life=life, now=now)
-        entry = self._log.entry(operator, "host-admit", host, namespace=namespace, at=now, detail=ek)
+        hidden = None if ek is None else Digest("sha256", commit(row.id, ek.value))  # the log is public, and names no EK
+        entry = self._log.entry(operator, "host-admit", host, namespace=namespace, at=now, detail=hidden)
         self._ledger.commit(Admitted(entry, row))
         return admission
 

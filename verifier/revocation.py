@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Final
 
 from verifier.access import Operator, OperatorLog
-from verifier.attest import LIST_SIZE, descendants, status_uri
+from verifier.attest import LIST_SIZE, descendants
 from verifier.keys import Keys
 from verifier.ledger import ATTEMPTS, HostChange, Ledger, TokensRevoked, Void
 from verifier.ledger.schema import EntryRow, HostRow, TokenRow
@@ -21,6 +21,7 @@ from writ.formats.reason import Reason
 from writ.formats.state import HostState, clean_runtime, encode_host_state, parse_host_record, parse_host_state
 from writ.formats.status_list import INVALID, TYP, StatusList, StatusListToken, encode_status_list
 from writ.service.clock import Clock
+from writ.verdict.issue import status_uri
 
 LIST_LIFE: Final = 60
 """Seconds a status list may be used; a token lives no shorter by default, so that a stale list is a refusal in time."""

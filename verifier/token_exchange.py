@@ -14,7 +14,6 @@ from verifier.keys import Keys
 from verifier.ledger import ATTEMPTS, Exchanged, Ledger, Void
 from verifier.ledger.schema import ProofRow
 from writ.formats.digest import Digest
-from writ.formats.engine import EngineId
 from writ.formats.errors import Refused, Unavailable
 from writ.formats.exchange import EXCHANGE, ExchangeAnswer, exchange_uri
 from writ.formats.keys import ES256
@@ -31,7 +30,7 @@ class TokenExchange:
     """Exchange tokens, each with its committed decision."""
 
     def __init__(
-        self, ledger: Ledger, keys: Keys, clock: Clock, engine: EngineId, issuer: str, random: Callable[[int], bytes], sets: ReferenceSets
+        self, ledger: Ledger, keys: Keys, clock: Clock, engine: Digest, issuer: str, random: Callable[[int], bytes], sets: ReferenceSets
     ) -> None:
         self._ledger = ledger
         self._keys = keys

@@ -19,7 +19,7 @@ from writ.formats.cose import parse_sign1
 from writ.formats.decision import AttestDecision, EnrolDecision, Entry, ExchangeDecision, Genesis, OperatorAct, encode_entry, parse_entry
 from writ.formats.digest import Digest
 from writ.formats.eat import SignedToken, encode_claims, parse_token
-from writ.formats.engine import EngineId
+from writ.formats.engine import EngineId, parse_engine
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.jose import b64url
 from writ.formats.reason import Reason
@@ -118,16 +118,22 @@ class Replay:
             if isinstance(entry, OperatorAct | Genesis):
                 told.outcome = NOTHING_TO_DECIDE
                 return told
-            if not isinstance(entry, EnrolDecision) and entry.issuer != self._trust.issuer:
-                raise refused("trust-root-unknown", "decision.issuer", self._trust.issuer, entry.issuer)
             if isinstance(entry, AttestDecision):
                 self._issued.update(one.claims for one in entry.outcomes if one.claims is not None)
             # 2
+            engine = self._engine(entry.engine)
             rerun = self._inputs(entry, key)
         except (Refused, FormatError) as error:
             return _failed(told, error)
         told.steps.append((2, _listed(rerun)))
-        return _Asked(told, entry.engine, encode_entry(entry), rerun)
+        return _Asked(told, engine, encode_entry(entry), rerun)
+
+    def _engine(self, named: Digest) -> EngineId:
+        """The engine of that digest. Raises Refused where the archives lack it, or it is this one by another number."""
+        engine = parse_engine(self._objects.get(named, "engine"))
+        if engine.tree == self._here.tree and engine.number != self._here.number:
+            raise refused("decision-mismatch", "engine.number", str(self._here.number), str(engine.number))
+        return engine
 
     def _inputs(self, entry: AttestDecision | EnrolDecision | ExchangeDecision, key: bytes) -> Rerun:
         """Raises Refused where the archives lack one."""
@@ -137,7 +143,7 @@ class Replay:
             return Rerun("enrol", decision, {"evidence": get(entry.evidence, "enrolment"), "trust": get(entry.trust, "trust")})
         named = dict(entry.inputs)
         references = self._objects.references(named.pop("references"))
-        inputs = {name: get(digest, name) for name, digest in named.items()}
+        inputs = {"issuer": self._trust.issuer.encode(), **{name: get(digest, name) for name, digest in named.items()}}
         if isinstance(entry, AttestDecision):
             return Rerun("attest", decision, {**inputs, "verifier": key}, references)
         return Rerun("exchange", decision, inputs, references)
@@ -227,7 +233,7 @@ def _name(entry: Entry) -> str:
 
 
 def _listed(rerun: Rerun) -> str:
-    named = [f"{name} {Digest.of(data)}" for name, data in sorted(rerun.inputs.items()) if name not in ("salt", "verifier")]
+    named = [f"{name} {Digest.of(data)}" for name, data in sorted(rerun.inputs.items()) if name not in ("issuer", "salt", "verifier")]
     return ", ".join(named) + (f", {len(rerun.references)} reference values" if rerun.kind in ("attest", "exchange") else "")
 
 

@@ -11,10 +11,11 @@ import pytest
 from auditor.__main__ import main
 from auditor.export import Chains, Wanted
 from tests.world.approvals import BUNDLE, Approved
-from tests.world.scene import Scene, codes, sign_entry, sign_token
+from tests.world.scene import ENGINE_ID, Scene, codes, sign_entry, sign_token
 from writ.formats.archive import EMPTY, Archive, InstanceLog, encode_archive
 from writ.formats.corim import encode_corim
 from writ.formats.eat import parse_token
+from writ.formats.engine import encode_engine
 from writ.formats.errors import FormatError, Refused
 from writ.formats.evidence import encode_evidence
 from writ.formats.policy_bundle import encode_bundle
@@ -53,6 +54,7 @@ def told(scene: Scene | None = None, refused: str = "mail/delete") -> tuple[Scen
             sorted(
                 {
                     scene.enrolment,
+                    encode_engine(ENGINE_ID),
                     encode_host_record(scene.record),
                     encode_host_state(scene.state),
                     encode_evidence(evidence),
@@ -106,7 +108,7 @@ def test_each_action_gets_a_bundle_that_proves_it() -> None:
     assert prove(refused, scene.trust).record.permit is False
 
 
-@pytest.mark.parametrize("part", ["enrolment", "record", "evidence", "references", "policy", "result", "carrier"])
+@pytest.mark.parametrize("part", ["enrolment", "record", "engine", "evidence", "references", "policy", "result", "carrier"])
 def test_a_missing_object_is_named_and_nothing_is_written_for_it(part: str) -> None:
     _, verifier, enforcer = told()
     whole = bundles(verifier.merged(enforcer))[0]
@@ -148,6 +150,7 @@ def test_an_attestation_whose_checkpoint_was_not_taken_is_no_carrier() -> None:
                     bundle.enrolment,
                     bundle.record,
                     bundle.evidence,
+                    bundle.engine,
                     bundle.policy,
                     bundle.result,
                     encode_evidence(lost),

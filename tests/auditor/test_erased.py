@@ -17,6 +17,7 @@ from writ.formats.action import Action
 from writ.formats.archive import encode_archive
 from writ.formats.corim import encode_corim
 from writ.formats.digest import Digest
+from writ.formats.engine import encode_engine
 from writ.formats.evidence import encode_evidence
 from writ.formats.policy_bundle import encode_bundle
 from writ.formats.reason import NO_TOKEN
@@ -66,7 +67,13 @@ class Site:
         carried = scene.judge(carrier)
         for entry in (scene.enrol_entry, verdict.entry, carried.entry):
             made.sign(entry)
-        made.objects |= {scene.enrolment, encode_trust(scene.trust), encode_host_record(scene.record), encode_bundle(scene.bundle)}
+        made.objects |= {
+            encode_engine(HERE),
+            scene.enrolment,
+            encode_trust(scene.trust),
+            encode_host_record(scene.record),
+            encode_bundle(scene.bundle),
+        }
         made.objects |= {encode_evidence(evidence), encode_evidence(carrier), encode_host_state(before), verdict.result, carried.result}
         made.objects |= {reference_set(scene.references).listed, *map(encode_corim, scene.references)}
         made.tokens.add(token)

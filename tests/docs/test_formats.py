@@ -41,7 +41,7 @@ from writ.formats.approval import Approval, encode_approval, parse_approval, par
 from writ.formats.archive import Archive, InstanceLog, encode_archive, parse_archive
 from writ.formats.corim import Corim, encode_corim, parse_corim, parse_signed_corim, sign_corim
 from writ.formats.cose import encode_sign1, parse_sign1
-from writ.formats.decision import ACTS, EXCHANGE_INPUTS, Entry, ExchangeDecision, OperatorAct, encode_entry, parse_entry
+from writ.formats.decision import ACTS, EXCHANGE_INPUTS, Entry, ExchangeDecision, Genesis, OperatorAct, encode_entry, parse_entry
 from writ.formats.delegation import CONTENT_TYPE as DELEGATION_TYPE
 from writ.formats.delegation import Delegation, Role, encode_delegation, parse_delegation
 from writ.formats.digest import SIZES, Digest, Nonce
@@ -207,7 +207,7 @@ def specimens() -> tuple[Specimen, ...]:
     assert bundle.outcome is not None
     refused = replace(allowed, reasons=(REASON,), token=None, bundle=None, parent=D.value)
     attest_refused = scene.judge(scene.evidence("one"), nonce_age=10_000).entry
-    act = OperatorAct(ENGINE_ID, NOW, "billing", "alice", ACTS[0], "host-1", None)
+    act = OperatorAct(ENGINE_ID.digest, NOW, "billing", "alice", ACTS[0], "host-1", None)
     signed_corim = sign_corim(reference(), signer("approver"), signer_name="build")
     both = Corim("boot", "billing", "boot-1", (("code", D),), ((7, D), (7, Digest.of(b"x", "sha384"))), NOW)
     ear = Ear("writ", "1", NOW, (("host", submodule({"hardware": 32}, reasons=(REASON,), runtime_only=True)),), tpm_class="software")
@@ -237,7 +237,10 @@ def specimens() -> tuple[Specimen, ...]:
         Specimen("signed-decision", decision, parse_sign1),
         Specimen("signed-policy", signed_policy, parse_sign1),
         *(Specimen("ear", encode_ear_cbor(one), parse_ear_cbor) for one in (parse_ear_cbor(verdict.result), ear, whole_ear)),
-        *(Specimen("decision", encode_entry(e), parse_entry) for e in (verdict.entry, attest_refused, scene.enrol_entry, act, *EXCHANGED)),
+        *(
+            Specimen("decision", encode_entry(e), parse_entry)
+            for e in (BEGAN, verdict.entry, attest_refused, scene.enrol_entry, act, *EXCHANGED)
+        ),
         Specimen("token-claims", encode_claims(token), parse_claims, json=True),
         Specimen("token-claims", encode_claims(replace(token, lease=LeaseChip().terms())), parse_claims, json=True),
         Specimen("exchange-claims", encode_exchange_claims(ELSEWHERE), parse_exchange_claims, json=True),
@@ -301,9 +304,10 @@ ELSEWHERE = ExchangeClaims(
     "runtime-only", ("attestor-not-rooted",), D,
 )  # fmt: skip
 _GIVEN = ExchangeDecision(
-    ENGINE_ID, NOW, ISSUER, "host-1", "billing", SIXTEEN, ELSEWHERE.audience, tuple((name, D) for name in EXCHANGE_INPUTS),
+    ENGINE_ID.digest, NOW, "host-1", "billing", SIXTEEN, ELSEWHERE.audience, tuple((name, D) for name in EXCHANGE_INPUTS),
     ELSEWHERE.token_id, D, (),
 )  # fmt: skip
+BEGAN = Genesis(ENGINE_ID, NOW, ISSUER, DOMAIN, "verifier.example.org/log", signer("log").public)
 EXCHANGED = (_GIVEN, replace(_GIVEN, claims=None, reasons=(REASON,)))
 
 
@@ -442,6 +446,16 @@ def test_a_value_of_another_type_fits_neither_page_nor_parser() -> None:
         for key in found:
             data = one.encoded(rewrapped(value, {**found, key: -1}))
             assert (one.fits(data), one.parses(data)) == (False, False), (one.rule, key)
+
+
+def test_an_array_with_an_item_more_less_or_of_another_type_fits_neither_page_nor_parser() -> None:
+    for one in specimens():
+        if not isinstance(value := one.value(), list):
+            continue
+        others = [value[:-1], [*value, None], [99, *value[1:]]] + [[*value[:at], -1, *value[at + 1 :]] for at in range(len(value))]
+        for other in map(encode_cbor, others):
+            if other != one.data and (one.fits(other) or one.parses(other)):
+                assert (one.rule, one.fits(other), one.parses(other)) == ("record", True, True), cbor2.loads(other)
 
 
 def test_a_signed_document_with_another_header_or_a_short_signature_does_not_fit() -> None:

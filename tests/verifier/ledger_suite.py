@@ -54,7 +54,7 @@ from verifier.ledger.schema import (
 )
 from verifier.ledger.transaction import NO_REFERENCES, PRUNED_EVERY, space, unheard
 from writ.formats.digest import Digest
-from writ.formats.errors import Refused, Unavailable
+from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.tlog.merkle import leaf_hash
 
 NOW = 1_790_000_000
@@ -133,6 +133,13 @@ class Desk:
 
 class LedgerSuite:
     """Subclasses give `ledger`."""
+
+    def test_an_entry_too_large_for_the_log_is_refused_and_nothing_else_is(self, ledger: Ledger) -> None:
+        for size in (65_536, 1 << 20):
+            with pytest.raises(FormatError, match="at most 65535 bytes"):
+                ledger.commit(Admitted(entry("operator", body=bytes(size)), admission()))
+        assert ledger.read().get(AdmissionRow, admission().id) is None
+        assert ledger.commit(Admitted(entry("operator", body=bytes(65_535)), admission())).entry is not None
 
     @pytest.fixture
     def desk(self, ledger: Ledger) -> Desk:

@@ -12,15 +12,17 @@ from tests.world.chip import Chip
 from tests.world.host import RefusedByVerifier, SimulatedHost
 from tests.world.verifier import RunningVerifier
 from verifier.keys import Keys
-from verifier.ledger.schema import EntryRow, NonceRow, TokenRow
+from verifier.ledger.schema import BlobRow, EntryRow, NonceRow, TokenRow
 from writ.formats.cose import parse_sign1, verify_sign1
 from writ.formats.decision import AttestDecision, parse_entry
 from writ.formats.eat import parse_token
+from writ.formats.engine import parse_engine
 from writ.formats.errors import FormatError
 from writ.formats.exchange import AttestAnswer
 from writ.formats.jose import verify_jws
 from writ.formats.keys import key_id
 from writ.formats.reason import Reason
+from writ.service.engine_id import installed_engine
 from writ.verdict.token import verify_token
 
 
@@ -62,7 +64,9 @@ def test_decision_is_signed_and_in_the_log_before_the_answer(verifier: RunningVe
     assert verify_sign1(signed, host.decision_key)
     decision = parse_entry(signed.payload or b"")
     assert isinstance(decision, AttestDecision)
-    assert decision.engine.number >= 1
+    engine = verifier.made.ledger.read().get(BlobRow, decision.engine.value)
+    assert engine is not None
+    assert parse_engine(engine.data) == installed_engine()
     assert [name for name, _ in decision.inputs] == ["evidence", "policy", "record", "references", "state"]
     last = verifier.made.ledger.read().last(EntryRow)
     assert last is not None

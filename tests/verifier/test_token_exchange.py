@@ -41,6 +41,7 @@ from writ.formats.keys import key_id, parse_cose_key
 from writ.formats.policy_bundle import parse_bundle
 from writ.formats.state import parse_host_record, parse_host_state
 from writ.formats.strict import b64url, decode_cbor, encode_json
+from writ.service.engine_id import installed_engine
 from writ.verdict.reference import GOVERNANCE
 from writ.verdict.token import PROOF_LIFE
 from writ.verdict.token_exchange import Exchanging, decide_exchange
@@ -228,7 +229,7 @@ def test_replayed_proof_is_refused_also_by_a_verifier_that_was_restarted(verifie
     request, parts = asked(host), verifier.made.parts
     host.exchange(request)
     assert refused(host, request) == ["proof-replayed"]
-    engine = decisions(verifier)[0].engine
+    engine = installed_engine().digest
     restarted = TokenExchange(
         parts.ledger, Keys(verifier.config.key_dir, parts.ledger), parts.clock, engine, verifier.url, secrets.token_bytes, ReferenceSets()
     )

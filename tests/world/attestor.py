@@ -263,7 +263,7 @@ class Attestor:
         payload = encode_exchange_claims(replace(claims, **changed))  # type: ignore[arg-type]  # a test names fields of the claims
         inputs = tuple((name, Digest.of(name.encode())) for name in EXCHANGE_INPUTS)
         entry = ExchangeDecision(
-            ENGINE, now, ISSUER, held.host, "test", held.instance, ask.audience, inputs, claims.token_id, Digest.of(payload), ()
+            ENGINE.digest, now, held.host, "test", held.instance, ask.audience, inputs, claims.token_id, Digest.of(payload), ()
         )
         key = self.exchange_key.public
         compact = sign_jws(payload, typ=EXCHANGE_TYP, signer_algorithm=key.algorithm, sign=self.exchange_key.sign, kid=key_id(key))
@@ -301,10 +301,11 @@ class Attestor:
             payload, typ=TYP, signer_algorithm=self.tokens.public.algorithm, sign=self.tokens.sign, kid=key_id(self.tokens.public)
         )
         inputs = {name: Digest.of(name.encode()) for name in INPUTS} | {"policy": bundle.digest}
+        outcome = Outcome(ask.instance, token_id, 0, Digest.of(payload), ask.log_size, ask.log_root, ())
         entry = AttestDecision(
-            engine=ENGINE, decided_at=now, issuer=ISSUER, host="host-1", namespace="test", nonce=bytes(32), nonce_issued_at=now,
-            inputs=tuple(sorted(inputs.items())), issued=((token_id, 0),), status_uri=self.status, verdict="accepted",
-            result=Digest.of(result), state_after=Digest.of(b""), outcomes=(Outcome(ask.instance, Digest.of(payload), ()),), reasons=(),
+            engine=ENGINE.digest, decided_at=now, host="host-1", namespace="test", nonce=bytes(32), nonce_issued_at=now,
+            inputs=tuple(sorted(inputs.items())), status_list=0,
+            result=Digest.of(result), state_after=Digest.of(b""), outcomes=(outcome,), reasons=(),
         )  # fmt: skip
         return TokenGiven(
             token, self.sign(encode_entry(entry), DECISION_TYPE), result, self.sign(encode_bundle(bundle), CONTENT_TYPE),

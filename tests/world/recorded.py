@@ -14,7 +14,7 @@ from writ.formats.archive import Archive, InstanceLog, encode_archive
 from writ.formats.corim import Corim, encode_corim
 from writ.formats.decision import Entry
 from writ.formats.digest import Digest
-from writ.formats.engine import EngineId
+from writ.formats.engine import EngineId, encode_engine
 from writ.formats.evidence import encode_evidence
 from writ.formats.exchange import EXCHANGE, ExchangeRequest, exchange_uri
 from writ.formats.grants import grant_set
@@ -79,7 +79,13 @@ def _scene(at: int, rounds: int, engine: EngineId, made: Recorded) -> None:
     scene = Scene(host=f"host-{at}", bundle=_BUNDLE, references=(GOVERNED, _APPROVED), engine=engine)
     made.trust = scene.trust
     made.sign(scene.enrol_entry)
-    made.objects |= {scene.enrolment, encode_trust(scene.trust), encode_host_record(scene.record), encode_bundle(_BUNDLE)}
+    made.objects |= {
+        encode_engine(engine),
+        scene.enrolment,
+        encode_trust(scene.trust),
+        encode_host_record(scene.record),
+        encode_bundle(_BUNDLE),
+    }
     made.objects |= {reference_set(scene.references).listed, *map(encode_corim, scene.references), encode_keys((signer("token").public,))}
     name, token, claims = f"one-{at}", "", None
     one = scene.launch(name, what=_WHAT, grants=_GRANTED)
@@ -120,7 +126,7 @@ def _exchange(scene: Scene, name: str, token: str, audience: str, made: Recorded
     request = EXCHANGE.encode(ExchangeRequest(audience, token, sign_dpop(payload, scene.running[name].key), None))
     verdict = decide_exchange(
         request, record=scene.record, state=scene.state, references=reference_set(scene.references), bundle=_BUNDLE,
-        keys=(signer("token").public,), exchanging=Exchanging(ISSUER, uri, scene.now, "an-exchange-token-id"), engine=scene.engine,
+        keys=(signer("token").public,), exchanging=Exchanging(ISSUER, uri, scene.now, "an-exchange-token-id"), engine=scene.engine.digest,
     )  # fmt: skip
     made.objects.add(request)
     made.sign(verdict.entry)

@@ -22,7 +22,7 @@ from writ.formats.cose import encode_sign1
 from writ.formats.decision import CONTENT_TYPE, EnrolDecision, Entry, encode_entry
 from writ.formats.digest import Digest, Nonce
 from writ.formats.eat import TYP, TokenClaims, encode_claims
-from writ.formats.engine import EngineId
+from writ.formats.engine import EngineId, encode_engine
 from writ.formats.enrolment import EnrolmentEvidence, encode_enrolment_evidence
 from writ.formats.eventlog.cel import CelRecord, encode_cel
 from writ.formats.eventlog.runtime import ComponentEvent, RuntimeEvent, StartEvent, command_digest, record_event
@@ -45,7 +45,7 @@ from writ.verdict.attestation import AttestationVerdict, decide_attestation
 from writ.verdict.decide import judge_recorded
 from writ.verdict.engine import ENGINE
 from writ.verdict.enrolment import Admission, judge_activation, judge_enrolment
-from writ.verdict.issue import Issuance
+from writ.verdict.issue import Issuance, status_uri
 from writ.verdict.reference import measured_values, reference_set
 
 NOW = 1_790_000_000
@@ -54,7 +54,8 @@ DOMAIN = "example.org"
 AUDIENCE = "tools"
 NAMESPACE = "billing"
 RUNTIME_PCR = 14
-STATUS_URI = "https://verifier.example.org/status/1"
+STATUS_LIST = 1
+STATUS_URI = status_uri(ISSUER, STATUS_LIST)
 ENGINE_ID = EngineId(ENGINE, Digest.of(b"tree"), (("cbor2", "6"), ("cryptography", "48")))
 COMMAND = ("python", "agent.py")
 GRANTS = grant_set([("tool.call", "files/*"), ("tool.call", "mail/send")])
@@ -223,7 +224,7 @@ class Scene:
         )
         record = Digest.of(encode_host_record(self.record))
         self.enrol_entry = EnrolDecision(
-            self.engine, enrolled_at, self.host, NAMESPACE, record, Digest.of(self.enrolment), self.trust.digest, enrolled.cleared
+            self.engine.digest, enrolled_at, self.host, NAMESPACE, record, Digest.of(self.enrolment), self.trust.digest, enrolled.cleared
         )
 
     # --- what happens on the host
@@ -286,7 +287,7 @@ class Scene:
     def issuance(self, count: int, *, nonce_age: int = 2) -> Issuance:
         """What the shell gives beside the evidence."""
         rows = tuple((f"token-id-{self.nonces:04d}-{at:04d}", 100 * self.nonces + at) for at in range(count))
-        return Issuance(ISSUER, self.now, self.now - nonce_age, rows, STATUS_URI, self.alive)
+        return Issuance(ISSUER, self.now, self.now - nonce_age, rows, STATUS_LIST, self.alive)
 
     def judge(self, evidence: Evidence, *, nonce_age: int = 2) -> AttestationVerdict:
         """The verdict; nothing moves."""
@@ -294,7 +295,7 @@ class Scene:
             encode_evidence(evidence), record=self.record, state=self.state, bundle=self.bundle,
             references=reference_set(self.references, self.exemptions),
             verifier=signer("decision").public.thumbprint(), issuance=self.issuance(len(evidence.requests), nonce_age=nonce_age),
-            engine=self.engine,
+            engine=self.engine.digest,
         )  # fmt: skip
 
     def attest(self, *names: str) -> AttestationVerdict:
@@ -356,6 +357,7 @@ class Scene:
             record=encode_host_record(self.record),
             state=b"" if before is None else encode_host_state(before),
             evidence=encode_evidence(evidence),
+            engine=encode_engine(ENGINE_ID),
             references=(*(encode_corim(c) for c in self.references), *(encode_exemption(e) for e in self.exemptions)),
             policy=encode_bundle(self.bundle),
             attest_decision=sign_entry(verdict.entry),

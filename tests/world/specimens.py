@@ -15,7 +15,7 @@ from tests.world.scene import ENGINE_ID, GRANTS, NAMESPACE, NOW, Scene, permitte
 from tests.world.tlog import MemoryLog, plain_key
 from writ.formats.archive import Archive, InstanceLog, encode_archive, parse_archive
 from writ.formats.cose import parse_sign1
-from writ.formats.decision import EXCHANGE_INPUTS, ExchangeDecision, OperatorAct, encode_entry, parse_entry
+from writ.formats.decision import EXCHANGE_INPUTS, ExchangeDecision, Genesis, OperatorAct, encode_entry, parse_entry
 from writ.formats.digest import Digest
 from writ.formats.eat import encode_claims, parse_claims
 from writ.formats.enrolment import encode_enrolment_evidence, parse_enrolment_evidence
@@ -168,13 +168,14 @@ def specimens() -> dict[str, Specimen]:
     moment = HostMoment("sha256", bytes(32), 7, 0, 90_000)
     numbers = private_key("approver").public_key()
     approver = PublicKey(ES256, numbers.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint))
-    act = OperatorAct(ENGINE_ID, NOW, NAMESPACE, "root", "host-admit", "host-1", X)
+    act = OperatorAct(ENGINE_ID.digest, NOW, NAMESPACE, "root", "host-admit", "host-1", X)
+    began = Genesis(ENGINE_ID, NOW, claims.issuer, "example.org", "verifier.example.org/log", signer("log").public)
     elsewhere = ExchangeClaims(
         claims.issuer, claims.agent, "https://vault.example.org", NOW, NOW + 50, "exchange-token-1", claims.host, claims.instance,
         claims.tpm_class, claims.runtime, claims.exceptions, X,
     )  # fmt: skip
     given = ExchangeDecision(
-        ENGINE_ID, NOW, claims.issuer, claims.host, NAMESPACE, claims.instance, elsewhere.audience,
+        ENGINE_ID.digest, NOW, claims.host, NAMESPACE, claims.instance, elsewhere.audience,
         tuple((name, X) for name in EXCHANGE_INPUTS), elsewhere.token_id, Digest.of(encode_exchange_claims(elsewhere)), (),
     )  # fmt: skip
     logged = MemoryLog([b"%d" % number for number in range(9)])
@@ -200,6 +201,7 @@ def specimens() -> dict[str, Specimen]:
         "token-claims-leased": Specimen(replace(claims, lease=LeaseChip().terms()), encode_claims, parse_claims),
         "attest-decision": Specimen(verdict.entry, encode_entry, parse_entry),
         "enrol-decision": Specimen(scene.enrol_entry, encode_entry, parse_entry),
+        "genesis": Specimen(began, encode_entry, parse_entry),
         "operator-act": Specimen(act, encode_entry, parse_entry),
         "exchange-decision": Specimen(given, encode_entry, parse_entry),
         "exchange-decision-refused": Specimen(replace(given, claims=None, reasons=REASONS), encode_entry, parse_entry),

@@ -85,7 +85,7 @@ def put(path: Path, data: bytes) -> None:
 
 def act(at: int, subject: str = "api") -> OperatorAct:
     """A decision at `at` seconds."""
-    return OperatorAct(ENGINE_ID, at, "billing", "root", "api-key-create", subject, None)
+    return OperatorAct(ENGINE_ID.digest, at, "billing", "root", "api-key-create", subject, None)
 
 
 def decisions(size: int, *, every: int = 10, first: int = 0) -> list[bytes]:

@@ -277,11 +277,18 @@ class NonceIssued:
     row: NonceRow
 
 
+@dataclass(frozen=True, slots=True)
+class EngineInstalled:
+    """The engine that decides from now on, encoded: entries name it by digest. No decision, so no entry."""
+
+    engine: bytes
+
+
 Decided = (
     Attested | Enrolment | Admitted | HostMoved | ReferencesImported | PolicyPublished | TokensRevoked | ApiKeyMade | KeyRotated
     | TrustImported | Consented | DelegationPublished | Exchanged | Began
 )  # fmt: skip
-Change = Decided | NonceIssued
+Change = Decided | NonceIssued | EngineInstalled
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from verifier.ledger import (
     Consent,
     Consented,
     DelegationPublished,
+    EngineInstalled,
     Enrolment,
     Entry,
     Exchanged,
@@ -57,10 +58,11 @@ from verifier.ledger.schema import (
     TrustRow,
 )  # fmt: skip
 from writ.formats.digest import Digest
-from writ.formats.errors import Misuse, Refused, Unavailable
+from writ.formats.errors import FormatError, Misuse, Refused, Unavailable
 from writ.formats.policy_bundle import CLOCK_SKEW
 from writ.formats.reason import Reason
 from writ.formats.tlog.merkle import leaf_hash
+from writ.formats.tlog.tile import MAX_ENTRY
 from writ.verdict.reference import judges_hosts, reference_set
 
 NO_REFERENCES: Final = reference_set(()).digest.value
@@ -150,6 +152,13 @@ def _began(change: Began, tables: Tables) -> Committed:
     if tables.last(EntryRow) is not None:
         raise Misuse("a log begins once")
     return Committed(_append(tables, change.entry))
+
+
+@apply.register
+def _installed(change: EngineInstalled, tables: Tables) -> Committed:
+    """The object is there for whoever reads the log."""
+    _blobs(tables, (change.engine,))
+    return Committed(None)
 
 
 @apply.register
@@ -481,6 +490,8 @@ def _blobs(tables: Tables, blobs: tuple[bytes, ...]) -> None:
 
 
 def _append(tables: Tables, entry: Entry) -> EntryRow:
+    if len(entry.signed) > MAX_ENTRY:
+        raise FormatError("entry", f"at most {MAX_ENTRY} bytes", f"{len(entry.signed)} bytes")
     last = tables.last(EntryRow)
     leaf = leaf_hash(entry.signed)
     row = EntryRow(

@@ -47,7 +47,12 @@ class Action:
 
 
 def exchange_action(audience: str) -> Action:
-    """What a proof is made for where an exchange token for `audience` is asked for. Raises FormatError."""
+    """What a proof is made for where an exchange token for `audience` is asked for.
+
+    Raises FormatError, also for a query or a fragment: audiences stand in the verifier's log, which is public.
+    """
+    if "?" in audience or "#" in audience:
+        raise FormatError("audience", "no query and no fragment", repr(audience.partition("?")[0].partition("#")[0][:80]))
     return Action(EXCHANGE, audience, Digest.of(b""))
 
 

@@ -4,13 +4,15 @@ A decision is recorded whole, as the bytes that are signed. Every input is
 named by digest, the clock was read once and stands in `decided_at`, and the
 engine is pinned: `auditor replay` runs it again and demands identical bytes.
 
-Five kinds, one envelope (`Entry`): the beginning of the log, an attestation, an enrolment, an exchange, an operator's act.
+Five kinds, one envelope (`Entry`): the beginning of the log, an attestation, an enrolment, an exchange, an operator's act. An entry is an
+array whose first item is its kind; a change of what a kind means is another kind. What follows from the beginning of the log, the issuer
+above all, stands in no later entry.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from writ.formats.digest import Digest
 from writ.formats.engine import EngineId
@@ -22,16 +24,26 @@ from writ.formats.strict import Fields, decode_cbor, encode_cbor
 CONTENT_TYPE: Final = "application/vnd.writ.decision+cbor"
 DOMAIN: Final = "domain"
 """The namespace under which an act on the whole domain is recorded."""
+MAX_ENTRY: Final = 65_300
+"""Bytes of an entry before it is signed: with signature and header it stays below the 65,535 of an entry bundle (C2SP tlog-tiles)."""
 MAX_OUTCOMES: Final = 256
 MAX_REASONS: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The answer to one instance: a token by the digest of its claims, or the reasons for none."""
+    """The answer to one instance: a token by the digest of its claims, or the reasons for none.
+
+    `token_id` and `status_index` are what the shell gave for it, used or not. `log_size` and `log_root` are the checkpoint of its action
+    log that the evidence carried, whatever was decided.
+    """
 
     instance: bytes
+    token_id: str
+    status_index: int
     claims: Digest | None
+    log_size: int
+    log_root: bytes
     reasons: tuple[Reason, ...]
 
 
@@ -39,31 +51,36 @@ class Outcome:
 class AttestDecision:
     """One appraisal and what it issued.
 
-    `inputs` names each input by digest: evidence, host record, state before,
-    reference values, policy. `result` is the digest of the encoded EAR,
-    `state_after` of the successor state.
-    `issued` is what the shell gave beside evidence and clock: for each request
-    the token id and the status index. So is `alive`, where an instance asked
-    that descends from another: until when those parents held a token that did
-    not ask here themselves, sorted; without the ones that held none.
+    `engine` is the digest of the encoded engine. `inputs` names each input by digest: evidence, policy, host record, reference values,
+    state before. `result` is the digest of the encoded EAR, `state_after` of the successor state.
+    What the shell gave beside evidence and clock: `status_list`, the number of the list that the tokens are in, and `alive`, where an
+    instance asked that descends from another: until when those parents held a token that did not ask here themselves, sorted; without the
+    ones that held none.
     """
 
-    engine: EngineId
+    engine: Digest
     decided_at: int
-    issuer: str
     host: str
     namespace: str
     nonce: bytes
     nonce_issued_at: int
     inputs: tuple[tuple[str, Digest], ...]
-    issued: tuple[tuple[str, int], ...]
-    status_uri: str
-    verdict: str
+    status_list: int
     result: Digest
     state_after: Digest
     outcomes: tuple[Outcome, ...]
     reasons: tuple[Reason, ...]
     alive: tuple[tuple[bytes, int], ...] | None = None
+
+    @property
+    def verdict(self) -> str:
+        """`accepted` where nothing stands against the host, else `refused`."""
+        return "refused" if self.reasons else "accepted"
+
+    @property
+    def issued(self) -> tuple[tuple[str, int], ...]:
+        """The token id and the status index given for each request."""
+        return tuple((one.token_id, one.status_index) for one in self.outcomes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +90,7 @@ class EnrolDecision:
     `cleared` says that its TPM had counted further before: TPM2_Clear was run since.
     """
 
-    engine: EngineId
+    engine: Digest
     decided_at: int
     host: str
     namespace: str
@@ -85,9 +102,9 @@ class EnrolDecision:
 
 @dataclass(frozen=True, slots=True)
 class OperatorAct:
-    """Something an operator did: which act, by whom, on what; `detail` is the digest of the object."""
+    """Something an operator did: which act, by whom, on what; `detail` is the digest of the object, which is never an EK."""
 
-    engine: EngineId
+    engine: Digest
     decided_at: int
     namespace: str
     operator: str
@@ -98,7 +115,10 @@ class OperatorAct:
 
 @dataclass(frozen=True, slots=True)
 class Genesis:
-    """Entry 0 of a verifier's log: the log's name, the key of its checkpoints, and for whom the verifier speaks."""
+    """Entry 0 of a verifier's log: the log's name, the key of its checkpoints, and for whom the verifier speaks.
+
+    `engine` is the one that began, whole.
+    """
 
     engine: EngineId
     decided_at: int
@@ -122,9 +142,8 @@ class ExchangeDecision:
     shell gave. Everything here was decided after the sender had shown to be the holder of the execution token in the request.
     """
 
-    engine: EngineId
+    engine: Digest
     decided_at: int
-    issuer: str
     host: str
     namespace: str
     instance: bytes
@@ -147,142 +166,91 @@ ACTS: Final = (
     "reference-withdraw", "exchange-key-rotate",
 )  # fmt: skip
 
+_GENESIS, _ATTEST, _ENROL, _EXCHANGE, _OPERATOR = range(5)
+_NAMES: Final = {
+    _GENESIS: ("kind", "decided_at", "engine", "issuer", "domain", "origin", "log_key"),
+    _ATTEST: (
+        "kind", "decided_at", "engine", "host", "namespace", "nonce", "nonce_issued_at", "inputs", "status_list", "result", "state_after",
+        "outcomes", "reasons", "alive",
+    ),
+    _ENROL: ("kind", "decided_at", "engine", "host", "namespace", "record", "evidence", "trust", "cleared"),
+    _EXCHANGE: ("kind", "decided_at", "engine", "host", "namespace", "instance", "audience", "inputs", "issued", "claims", "reasons"),
+    _OPERATOR: ("kind", "decided_at", "engine", "namespace", "operator", "act", "subject", "detail"),
+}  # fmt: skip
+"""The places of each kind, in order."""
+
 
 def encode_entry(entry: Entry) -> bytes:
     """The bytes that are signed and appended to the log."""
     if isinstance(entry, AttestDecision):
+        alive = None if entry.alive is None else [[instance, until] for instance, until in entry.alive]
         return encode_cbor(
-            {
-                "v": 1,
-                "kind": "attest",
-                "engine": entry.engine.to_cbor(),
-                "decided_at": entry.decided_at,
-                "issuer": entry.issuer,
-                "host": entry.host,
-                "namespace": entry.namespace,
-                "nonce": entry.nonce,
-                "nonce_issued_at": entry.nonce_issued_at,
-                "inputs": {name: digest.value for name, digest in entry.inputs},
-                "issued": [[token_id, index] for token_id, index in entry.issued],
-                "status_uri": entry.status_uri,
-                "verdict": entry.verdict,
-                "result": entry.result.value,
-                "state_after": entry.state_after.value,
-                "outcomes": [
-                    [o.instance, None if o.claims is None else o.claims.value, [r.to_cbor() for r in o.reasons]] for o in entry.outcomes
-                ],
-                "reasons": [r.to_cbor() for r in entry.reasons],
-                **({} if entry.alive is None else {"alive": [[instance, until] for instance, until in entry.alive]}),
-            }
-        )
+            [
+                _ATTEST, entry.decided_at, entry.engine.value, entry.host, entry.namespace, entry.nonce, entry.nonce_issued_at,
+                _digests(entry.inputs), entry.status_list, entry.result.value, entry.state_after.value,
+                [_outcome_out(one) for one in entry.outcomes], _out(entry.reasons), alive,
+            ]
+        )  # fmt: skip
     if isinstance(entry, EnrolDecision):
         return encode_cbor(
-            {
-                "v": 1,
-                "kind": "enrol",
-                "engine": entry.engine.to_cbor(),
-                "decided_at": entry.decided_at,
-                "host": entry.host,
-                "namespace": entry.namespace,
-                "record": entry.record.value,
-                "evidence": entry.evidence.value,
-                "trust": entry.trust.value,
-                "cleared": entry.cleared,
-            }
-        )
+            [
+                _ENROL, entry.decided_at, entry.engine.value, entry.host, entry.namespace, entry.record.value, entry.evidence.value,
+                entry.trust.value, entry.cleared,
+            ]
+        )  # fmt: skip
     if isinstance(entry, ExchangeDecision):
         return encode_cbor(
-            {
-                "v": 1,
-                "kind": "exchange",
-                "engine": entry.engine.to_cbor(),
-                "decided_at": entry.decided_at,
-                "issuer": entry.issuer,
-                "host": entry.host,
-                "namespace": entry.namespace,
-                "instance": entry.instance,
-                "audience": entry.audience,
-                "inputs": {name: digest.value for name, digest in entry.inputs},
-                "issued": entry.issued,
-                "claims": None if entry.claims is None else entry.claims.value,
-                "reasons": [r.to_cbor() for r in entry.reasons],
-            }
-        )
+            [
+                _EXCHANGE, entry.decided_at, entry.engine.value, entry.host, entry.namespace, entry.instance, entry.audience,
+                _digests(entry.inputs), entry.issued, None if entry.claims is None else entry.claims.value, _out(entry.reasons),
+            ]
+        )  # fmt: skip
     if isinstance(entry, Genesis):
         return encode_cbor(
-            {
-                "v": 1,
-                "kind": "genesis",
-                "engine": entry.engine.to_cbor(),
-                "decided_at": entry.decided_at,
-                "issuer": entry.issuer,
-                "domain": entry.domain,
-                "origin": entry.origin,
-                "log_key": entry.log_key.to_cose_key(),
-            }
-        )
+            [
+                _GENESIS, entry.decided_at, entry.engine.to_cbor(), entry.issuer, entry.domain, entry.origin, entry.log_key.to_cose_key(),
+            ]
+        )  # fmt: skip
     return encode_cbor(
-        {
-            "v": 1,
-            "kind": "operator",
-            "engine": entry.engine.to_cbor(),
-            "decided_at": entry.decided_at,
-            "namespace": entry.namespace,
-            "operator": entry.operator,
-            "act": entry.act,
-            "subject": entry.subject,
-            "detail": None if entry.detail is None else entry.detail.value,
-        }
-    )
+        [
+            _OPERATOR, entry.decided_at, entry.engine.value, entry.namespace, entry.operator, entry.act, entry.subject,
+            None if entry.detail is None else entry.detail.value,
+        ]
+    )  # fmt: skip
 
 
 def parse_entry(data: bytes) -> Entry:
     """Read an entry of the verifier's log. Raises FormatError."""
-    f = Fields(decode_cbor(data, "decision"), "decision")
-    f.version(1)
-    kind = f.text("kind")
-    readers = {"attest": _attest, "enrol": _enrol, "operator": _operator, "exchange": _exchange, "genesis": _genesis}
-    if kind not in readers:
-        raise FormatError("decision.kind", f"one of {', '.join(readers)}", repr(kind))
-    entry = readers[kind](f)
-    f.done()
-    return entry
+    read = decode_cbor(data, "decision", max_size=MAX_ENTRY)
+    names = _NAMES.get(read[0]) if isinstance(read, list) and read and type(read[0]) is int else None
+    if names is None or len(names) != len(read):
+        raise FormatError("decision", "a kind of entry, whole", "something else")
+    f = Fields(dict(zip(names, read, strict=True)), "decision")
+    return _READERS[f.uint("kind")](f)
 
 
 def _attest(f: Fields) -> Entry:
     return AttestDecision(
-        engine=EngineId.from_cbor(f.any("engine")),
         decided_at=f.uint("decided_at"),
-        issuer=f.text("issuer", least=1),
+        engine=f.digest("engine"),
         host=f.name("host"),
         namespace=f.name("namespace"),
         nonce=f.raw("nonce", size=32),
         nonce_issued_at=f.uint("nonce_issued_at"),
         inputs=_inputs(f, INPUTS),
-        issued=tuple(_issued(item) for item in f.items("issued", most=MAX_OUTCOMES)),
-        status_uri=f.text("status_uri"),
-        verdict=_verdict(f.text("verdict")),
+        status_list=f.uint("status_list"),
         result=f.digest("result"),
         state_after=f.digest("state_after"),
         outcomes=tuple(_outcome(item) for item in f.items("outcomes", most=MAX_OUTCOMES)),
         reasons=_reasons(f.items("reasons", most=MAX_REASONS)),
-        alive=_alive(f.items("alive", most=MAX_OUTCOMES)) if f.has("alive") else None,
+        alive=None if f.is_null("alive") else _alive(f.items("alive", most=MAX_OUTCOMES)),
     )
-
-
-def _inputs(f: Fields, names: tuple[str, ...]) -> tuple[tuple[str, Digest], ...]:
-    inputs = f.mapping("inputs", most=len(names))
-    if set(inputs) != set(names):
-        raise FormatError("decision.inputs", ", ".join(names), ", ".join(map(str, sorted(map(str, inputs))))[:100])
-    named = Fields(inputs, "decision.inputs")
-    return tuple((name, named.digest(name)) for name in names)
 
 
 def _exchange(f: Fields) -> Entry:
     decision = ExchangeDecision(
-        engine=EngineId.from_cbor(f.any("engine")),
         decided_at=f.uint("decided_at"),
-        issuer=f.text("issuer", least=1),
+        engine=f.digest("engine"),
         host=f.name("host"),
         namespace=f.name("namespace"),
         instance=f.raw("instance", size=16),
@@ -299,63 +267,102 @@ def _exchange(f: Fields) -> Entry:
 
 def _enrol(f: Fields) -> Entry:
     return EnrolDecision(
-        EngineId.from_cbor(f.any("engine")),
-        f.uint("decided_at"),
-        f.name("host"),
-        f.name("namespace"),
-        f.digest("record"),
-        f.digest("evidence"),
-        f.digest("trust"),
-        f.flag("cleared"),
+        decided_at=f.uint("decided_at"),
+        engine=f.digest("engine"),
+        host=f.name("host"),
+        namespace=f.name("namespace"),
+        record=f.digest("record"),
+        evidence=f.digest("evidence"),
+        trust=f.digest("trust"),
+        cleared=f.flag("cleared"),
     )
 
 
 def _genesis(f: Fields) -> Entry:
     return Genesis(
-        EngineId.from_cbor(f.any("engine")), f.uint("decided_at"), f.text("issuer", least=1), f.text("domain", least=1),
-        f.text("origin", least=1, most=255), parse_cose_key(f.any("log_key")),
-    )  # fmt: skip
+        decided_at=f.uint("decided_at"),
+        engine=EngineId.from_cbor(f.any("engine")),
+        issuer=f.text("issuer", least=1),
+        domain=f.text("domain", least=1),
+        origin=f.text("origin", least=1, most=255),
+        log_key=parse_cose_key(f.any("log_key")),
+    )
 
 
 def _operator(f: Fields) -> Entry:
-    engine, decided_at, namespace = EngineId.from_cbor(f.any("engine")), f.uint("decided_at"), f.name("namespace")
-    operator, act, subject = f.text("operator"), f.text("act"), f.text("subject")
-    if act not in ACTS:
-        raise FormatError("decision.act", f"one of {', '.join(ACTS)}", repr(act))
-    return OperatorAct(engine, decided_at, namespace, operator, act, subject, f.optional_digest("detail"))
+    act = OperatorAct(
+        decided_at=f.uint("decided_at"),
+        engine=f.digest("engine"),
+        namespace=f.name("namespace"),
+        operator=f.text("operator"),
+        act=f.text("act"),
+        subject=f.text("subject"),
+        detail=f.optional_digest("detail"),
+    )
+    if act.act not in ACTS:
+        raise FormatError("decision.act", f"one of {', '.join(ACTS)}", repr(act.act))
+    return act
 
 
-def _verdict(text: str) -> str:
-    if text not in ("accepted", "refused"):
-        raise FormatError("decision.verdict", "accepted or refused", repr(text))
-    return text
+_READERS: Final = {_GENESIS: _genesis, _ATTEST: _attest, _ENROL: _enrol, _EXCHANGE: _exchange, _OPERATOR: _operator}
 
 
-def _issued(value: object) -> tuple[str, int]:
-    if not isinstance(value, list) or len(value) != 2:
-        raise FormatError("decision.issued", "[token id, status index]", type(value).__name__)
-    f = Fields(dict(enumerate(value)), "decision.issued")
-    return f.text(0, least=16, most=64), f.uint(1)
+def _digests(inputs: tuple[tuple[str, Digest], ...]) -> list[bytes]:
+    """The digests in the order of their names, which do not travel."""
+    return [digest.value for _, digest in sorted(inputs)]
+
+
+def _inputs(f: Fields, names: tuple[str, ...]) -> tuple[tuple[str, Digest], ...]:
+    named = _places(f.any("inputs"), names, "decision.inputs")
+    return tuple((name, named.digest(name)) for name in names)
+
+
+def _places(value: object, names: tuple[str, ...], what: str) -> Fields:
+    """The items of an array by the names of their places, each of which it has."""
+    if not isinstance(value, list) or len(value) != len(names):
+        got = f"{len(value)} items" if isinstance(value, list) else type(value).__name__
+        raise FormatError(what, f"an array of {', '.join(names)}", got)
+    items: list[Any] = value
+    return Fields(dict(zip(names, items, strict=True)), what)
 
 
 def _alive(items: list[object]) -> tuple[tuple[bytes, int], ...]:
     found: list[tuple[bytes, int]] = []
     for item in items:
-        if not isinstance(item, list) or len(item) != 2:
-            raise FormatError("decision.alive", "[instance, seconds]", type(item).__name__)
-        f = Fields(dict(enumerate(item)), "decision.alive")
-        found.append((f.raw(0, size=16), f.uint(1)))
+        f = _places(item, ("instance", "until"), "decision.alive")
+        found.append((f.raw("instance", size=16), f.uint("until")))
     names = [instance for instance, _ in found]
     if names != sorted(set(names)):
         raise FormatError("decision.alive", "instances sorted, each once", "another order")
     return tuple(found)
 
 
+_OUTCOME: Final = ("instance", "token_id", "status_index", "claims", "log_size", "log_root", "reasons")
+
+
+def _outcome_out(one: Outcome) -> list[object]:
+    claims = None if one.claims is None else one.claims.value
+    return [one.instance, one.token_id, one.status_index, claims, one.log_size, one.log_root, _out(one.reasons)]
+
+
 def _outcome(value: object) -> Outcome:
-    if not isinstance(value, list) or len(value) != 3 or not isinstance(value[2], list):
-        raise FormatError("decision.outcomes", "[instance, claims or null, reasons]", type(value).__name__)
-    f = Fields(dict(enumerate(value)), "decision.outcomes")
-    return Outcome(f.raw(0, size=16), f.optional_digest(1), _reasons(f.items(2, most=MAX_REASONS)))
+    f = _places(value, _OUTCOME, "decision.outcomes")
+    outcome = Outcome(
+        instance=f.raw("instance", size=16),
+        token_id=f.text("token_id", least=16, most=64),
+        status_index=f.uint("status_index"),
+        claims=f.optional_digest("claims"),
+        log_size=f.uint("log_size"),
+        log_root=f.raw("log_root", size=32),
+        reasons=_reasons(f.items("reasons", most=MAX_REASONS)),
+    )
+    if (outcome.claims is None) != bool(outcome.reasons):
+        raise FormatError("decision.outcomes", "claims, or reasons for none", f"{len(outcome.reasons)} reasons")
+    return outcome
+
+
+def _out(reasons: tuple[Reason, ...]) -> list[list[str]]:
+    return [reason.to_cbor() for reason in reasons]
 
 
 def _reasons(items: list[object]) -> tuple[Reason, ...]:

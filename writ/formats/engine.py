@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError
-from writ.formats.strict import Fields
+from writ.formats.strict import Fields, decode_cbor, encode_cbor
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,11 @@ class EngineId:
     number: int
     tree: Digest
     libraries: tuple[tuple[str, str], ...]
+
+    @property
+    def digest(self) -> Digest:
+        """The name under which decisions refer to it: of its encoding."""
+        return Digest.of(encode_engine(self))
 
     def to_cbor(self) -> dict[str, object]:
         """The map that records carry."""
@@ -33,3 +38,13 @@ class EngineId:
             libraries.append((name, version))
         f.done()
         return cls(number, tree, tuple(sorted(libraries)))
+
+
+def encode_engine(engine: EngineId) -> bytes:
+    """The object whose digest decisions name."""
+    return encode_cbor(engine.to_cbor())
+
+
+def parse_engine(data: bytes) -> EngineId:
+    """Read the object. Raises FormatError."""
+    return EngineId.from_cbor(decode_cbor(data, "engine"))

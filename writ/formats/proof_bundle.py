@@ -47,7 +47,7 @@ class ProofBundle:
     """The chain of one action, in the order in which it is judged.
 
     `enrol_decision`, `attest_decision` and `carrier_decision` are COSE_Sign1
-    of the verifier. `carrier` is the evidence of a later attestation, whose
+    of the verifier; `engine` is the one that the attestation's names. `carrier` is the evidence of a later attestation, whose
     quote binds the action log's checkpoint; `outcome` is None where none was recorded by then. `opening` is that
     under which the action stands. `context` is None where it was erased: then the decision on the action cannot be made again. `approval`
     is the signed approval that the context names, None where it names none.
@@ -58,6 +58,7 @@ class ProofBundle:
     record: bytes
     state: bytes
     evidence: bytes
+    engine: bytes
     references: tuple[bytes, ...]
     policy: bytes
     attest_decision: bytes
@@ -82,6 +83,7 @@ def encode_proof_bundle(bundle: ProofBundle) -> bytes:
             "record": bundle.record,
             "state": bundle.state,
             "evidence": bundle.evidence,
+            "engine": bundle.engine,
             "references": list(bundle.references),
             "policy": bundle.policy,
             "attest_decision": bundle.attest_decision,
@@ -109,6 +111,7 @@ def parse_proof_bundle(data: bytes) -> ProofBundle:
         record=f.raw("record"),
         state=f.raw("state", most=MAX_PART),
         evidence=f.raw("evidence", most=MAX_PART),
+        engine=f.raw("engine"),
         references=tuple(_raw(item) for item in f.items("references", most=MOST_CORIMS + MOST_EXEMPTIONS)),
         policy=f.raw("policy"),
         attest_decision=f.raw("attest_decision"),

@@ -19,9 +19,9 @@ from writ.formats.strict import Fields, decode_cbor, encode_cbor
 MAX_RERUN: Final = 128 << 20
 """More than any evidence with any set of reference values that a verifier takes."""
 NEEDED: Final = {
-    "attest": ("evidence", "policy", "record", "state", "verifier"),
+    "attest": ("evidence", "issuer", "policy", "record", "state", "verifier"),
     "enrol": ("evidence", "trust"),
-    "exchange": ("keys", "policy", "record", "request", "state"),
+    "exchange": ("issuer", "keys", "policy", "record", "request", "state"),
     "action": ("context", "policy", "salt", "token"),
 }
 """By kind the inputs that there are beside the reference values."""
@@ -33,7 +33,8 @@ APPROVAL: Final = "approval"
 class Rerun:
     """`decision` is the entry that was signed, or of an action its leaf; `inputs` are what it names, whole, by what each is for.
 
-    `verifier` is the thumbprint of the key that signed the decision, `token` a compact token, `salt` that of the commitment to `context`.
+    `issuer` is the verifier's name as the auditor trusts it, `verifier` the thumbprint of the key that signed the decision, `token` a
+    compact token, `salt` that of the commitment to `context`.
     """
 
     kind: str

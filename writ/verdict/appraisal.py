@@ -6,11 +6,12 @@ collected, for the host and for each instance, and sorted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 
 from writ.formats.boot_state import BootState
+from writ.formats.decision import MAX_REASONS
 from writ.formats.digest import Digest
 from writ.formats.ear import Ear, submodule
 from writ.formats.eventlog.runtime import command_digest
@@ -20,6 +21,7 @@ from writ.formats.measurement import UNMEASURED, parse_measurement
 from writ.formats.policy_bundle import PolicyBundle, PolicySettings
 from writ.formats.reason import Reason
 from writ.formats.state import HostRecord, HostState, InstanceState, RuntimeState
+from writ.formats.strict import encode_cbor
 from writ.formats.tlog.merkle import verify_consistency
 from writ.verdict.appraise.boot import BOOT_ENVIRONMENTS, SECURE_BOOT
 from writ.verdict.appraise.ima import PARTS, ROOTED
@@ -139,6 +141,34 @@ def at_most(reasons: Iterable[Reason], most: int) -> tuple[Reason, ...]:
     if len(named) < len(found):
         named.append(Reason("reasons-left-out", "reasons", f"{most} of a kind at most", f"{len(found) - len(named)} more"))
     return tuple(sorted(named))
+
+
+def within(reasons: Iterable[Reason], room: int) -> tuple[Reason, ...]:
+    """The reasons, sorted, each once, as many as `room` bytes of a decision hold; one more says how many those are not.
+
+    Of each code one comes before any second. Where nothing fits, that one says so all the same.
+    """
+    found = sorted(set(reasons))
+    if size_of(found) <= room and len(found) <= MAX_REASONS:
+        return tuple(found)
+    ranked = sorted((rank, reason) for _, alike in groupby(found, key=lambda reason: reason.code) for rank, reason in enumerate(alike))
+    named: list[Reason] = []
+    left = room - size_of([_left_out(len(found))])
+    for _, reason in ranked:
+        size = len(encode_cbor(reason.to_cbor()))
+        if size <= left and len(named) < MAX_REASONS - 1:
+            named.append(reason)
+            left -= size
+    return tuple(sorted((*named, _left_out(len(found) - len(named)))))
+
+
+def size_of(reasons: Sequence[Reason]) -> int:
+    """Bytes that these take in a decision."""
+    return len(encode_cbor([reason.to_cbor() for reason in reasons])) + 2
+
+
+def _left_out(count: int) -> Reason:
+    return Reason("reasons-left-out", "reasons", "as many as fit", f"{count} more")
 
 
 def as_registers(bank: str, values: Iterable[tuple[int, bytes]]) -> Registers:

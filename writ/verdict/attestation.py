@@ -6,14 +6,15 @@ calls it again, years later, and demands the same bytes (I5).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
-from writ.formats.decision import AttestDecision, Outcome
+from writ.formats.decision import MAX_ENTRY, MAX_REASONS, AttestDecision, Outcome, encode_entry
 from writ.formats.digest import Digest
 from writ.formats.ear import encode_ear_cbor
 from writ.formats.eat import encode_claims
-from writ.formats.engine import EngineId
 from writ.formats.errors import FormatError
 from writ.formats.eventlog.cel import parse_cel
 from writ.formats.eventlog.runtime import StartEvent, parse_event
@@ -21,11 +22,14 @@ from writ.formats.evidence import Evidence, parse_evidence
 from writ.formats.policy_bundle import PolicyBundle
 from writ.formats.state import HostRecord, HostState, encode_host_record, encode_host_state
 from writ.formats.tpm.public import parse_public
-from writ.verdict.appraisal import appraise
+from writ.verdict.appraisal import appraise, size_of, within
 from writ.verdict.evidence import verify_evidence
 from writ.verdict.issue import Issuance, TokenDecision, consulted, issue
 from writ.verdict.lease_key import judge_lease_keys
 from writ.verdict.reference import ReferenceSet
+
+HOST_ROOM: Final = 6000
+"""Bytes of a decision that reasons against 256 refused instances leave to those against their host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +60,11 @@ def said_parents(evidence: Evidence, state: HostState | None) -> frozenset[bytes
 
 def decide_attestation(
     evidence: bytes, *, record: HostRecord, state: HostState | None, references: ReferenceSet, bundle: PolicyBundle,
-    verifier: bytes, issuance: Issuance, engine: EngineId,
+    verifier: bytes, issuance: Issuance, engine: Digest,
 ) -> AttestationVerdict:  # fmt: skip
     """The decision on `evidence`: what it is worth, who gets a token, and what is remembered.
 
-    `verifier` is the thumbprint of the decision key. `issuance.issued` has one
+    `verifier` is the thumbprint of the decision key, `engine` the digest of the engine that decides. `issuance.issued` has one
     row for each request in the evidence, in its order. The nonce in the
     evidence must be the one whose issue time `issuance` states; that it is
     ours and unspent is checked when this is committed.
@@ -89,24 +93,52 @@ def decide_attestation(
         ("references", references.digest),
         ("state", Digest.of(b"" if state is None else encode_host_state(state))),
     )
-    outcomes = tuple(Outcome(t.instance, None if t.claims is None else Digest.of(encode_claims(t.claims)), t.reasons) for t in tokens)
-    alive = consulted(result, issuance)
     entry = AttestDecision(
         engine=engine,
         decided_at=issuance.now,
-        issuer=issuance.issuer,
         host=record.host,
         namespace=record.namespace,
         nonce=parsed.nonce.value,
         nonce_issued_at=issuance.nonce_issued_at,
         inputs=inputs,
-        issued=issuance.issued,
-        status_uri=issuance.status_uri,
-        verdict="refused" if result.reasons else "accepted",
+        status_list=issuance.status_list,
         result=Digest.of(encoded),
         state_after=Digest.of(after),
-        outcomes=outcomes,
+        outcomes=_outcomes(parsed, issuance, tokens),
         reasons=result.reasons,
-        alive=alive,
+        alive=consulted(result, issuance),
     )
+    entry, tokens = fitted(entry, tokens)
     return AttestationVerdict(entry, encoded, tokens, result.state_after)
+
+
+def _outcomes(evidence: Evidence, issuance: Issuance, tokens: Sequence[TokenDecision]) -> tuple[Outcome, ...]:
+    """What is answered to each request, in their order, beside the checkpoint that it carried."""
+    return tuple(
+        Outcome(
+            token.instance, token_id, index, None if token.claims is None else Digest.of(encode_claims(token.claims)),
+            request.log_size, request.log_root, token.reasons,
+        )
+        for request, (token_id, index), token in zip(evidence.requests, issuance.issued, tokens, strict=True)
+    )  # fmt: skip
+
+
+def fitted(entry: AttestDecision, tokens: Sequence[TokenDecision]) -> tuple[AttestDecision, tuple[TokenDecision, ...]]:
+    """The decision with so many of its reasons that an entry holds it, and `tokens`, one for each outcome, with the same.
+
+    Refused instances share alike what the rest leaves, less what the host's reasons take, up to `HOST_ROOM`; the host's then have what is
+    left. Each that was refused says so still. A decision that an entry holds anyway is as it was.
+    """
+    if len(encode_entry(entry)) <= MAX_ENTRY and len(entry.reasons) <= MAX_REASONS:
+        return entry, tuple(tokens)
+    bare = replace(entry, outcomes=tuple(replace(one, reasons=()) for one in entry.outcomes), reasons=())
+    room = MAX_ENTRY - len(encode_entry(bare))
+    refused = sum(1 for token in tokens if token.reasons)
+    share = (room - min(size_of(entry.reasons), HOST_ROOM)) // max(1, refused)
+    kept = tuple(
+        TokenDecision(token.instance, token.claims, within(token.reasons, share), token.approved) if token.reasons else token
+        for token in tokens
+    )
+    room -= sum(size_of(token.reasons) for token in kept)
+    outcomes = tuple(replace(one, reasons=token.reasons) for one, token in zip(entry.outcomes, kept, strict=True))
+    return replace(entry, outcomes=outcomes, reasons=within(entry.reasons, room) if entry.reasons else ()), kept

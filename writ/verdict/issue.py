@@ -35,7 +35,8 @@ class TokenDecision:
 
 @dataclass(frozen=True, slots=True)
 class Issuance:
-    """What the shell gives beside the evidence: who issues, the clock read once, and an id and a status index for each request.
+    """What the shell gives beside the evidence: who issues, the clock read once, and for each request an id and an index in the status
+    list of number `status_list`.
 
     `alive` says until when an instance holds a token that nobody revoked; what it does not name holds none. None: nobody knew, as before
     decisions said so; then no child was held to it.
@@ -45,8 +46,13 @@ class Issuance:
     now: int
     nonce_issued_at: int
     issued: tuple[tuple[str, int], ...]
-    status_uri: str
+    status_list: int
     alive: tuple[tuple[bytes, int], ...] | None = None
+
+
+def status_uri(issuer: str, number: int) -> str:
+    """Where a status list is published."""
+    return f"{issuer}/v1/status/{number}"
 
 
 def issue(
@@ -143,7 +149,7 @@ def _decide(
         runtime=tier,
         exceptions=tuple(sorted({*result.exceptions, *one.exceptions})),
         status_index=index,
-        status_uri=issuance.status_uri,
+        status_uri=status_uri(issuance.issuer, issuance.status_list),
         lease=terms,
     )
     return TokenDecision(request.instance, claims, (), approved)

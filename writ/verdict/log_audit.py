@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from writ.formats.decision import AttestDecision, ExchangeDecision
+from writ.formats.decision import Genesis
 from writ.formats.errors import FormatError, Misuse, Refused
 from writ.formats.keys import PublicKey
 from writ.formats.reason import Reason
@@ -260,7 +260,7 @@ class Judged:
 
 
 def judge_entries(first: int, entries: Sequence[bytes], keys: Mapping[bytes, PublicKey], issuer: str) -> Judged:
-    """Each entry, from the one at `first` on, is a decision that one of `keys` signed, of `issuer` where it names one."""
+    """Each entry, from the one at `first` on, is a decision that one of `keys` signed; the genesis is of `issuer`, as all behind it are."""
     reasons: list[Reason] = []
     times: list[tuple[int, int]] = []
     for index, signed in enumerate(entries, first):
@@ -272,7 +272,7 @@ def judge_entries(first: int, entries: Sequence[bytes], keys: Mapping[bytes, Pub
         except Refused as error:
             reasons += [Reason(one.code, claim, one.expected, one.got) for one in error.reasons]
         else:
-            if isinstance(entry, AttestDecision | ExchangeDecision) and entry.issuer != issuer:
+            if isinstance(entry, Genesis) and entry.issuer != issuer:
                 reasons.append(Reason("trust-root-unknown", f"{claim}.issuer", issuer, entry.issuer[:200]))
             times.append((index, entry.decided_at))
     return Judged(tuple(reasons), tuple(times))

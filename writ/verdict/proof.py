@@ -14,7 +14,8 @@ from writ.formats.cose import parse_sign1
 from writ.formats.decision import AttestDecision, EnrolDecision, encode_entry
 from writ.formats.digest import Digest
 from writ.formats.eat import SignedToken, encode_claims, parse_token
-from writ.formats.evidence import binding, parse_evidence
+from writ.formats.engine import parse_engine
+from writ.formats.evidence import InstanceRequest, binding, parse_evidence
 from writ.formats.jose import b64url
 from writ.formats.keys import PublicKey
 from writ.formats.policy_bundle import CLOCK_SKEW, PolicyBundle, parse_bundle
@@ -58,14 +59,16 @@ def prove(bundle: ProofBundle, trust: Trust) -> ProvenAction:
 
     1. The enrolment decision is signed by a trusted decision key.
     2. The EK chains to a trusted root; EK and AK are what they must be; the activation answer is right; the record is theirs.
-    3. The attestation decision is signed by a trusted decision key, and every input it names is in the bundle.
+    3. The attestation decision is signed by a trusted decision key; its engine and every input it names are in the bundle; the token is by
+       the trusted issuer.
     4. Run again, the decision gives the same bytes.
     5. The token's claims are those the decision issued.
     6. The action record names that token and that policy, and lies within the token's life, give or take the skew.
     7. Run again, the decision on the action gives the same answer; the approval that its context names is in the bundle, and good. Where
        the context was erased this is left out, and `rerun` says so.
     8. The record and its opening, which is of the token's instance and agent, are in the action log of the carried checkpoint.
-    9. The TPM quoted that checkpoint, later, in evidence whose decision is signed by a trusted key and found no fork in that log.
+    9. The TPM quoted that checkpoint, later, in evidence whose decision is signed by a trusted key, names the same checkpoint, and found no
+       fork in that log.
     10. The outcome, where there is one, is in the same log, after the action; and all of it happened in order.
 
     Does not prove what the arguments were (they are salted commitments), so nor
@@ -88,14 +91,15 @@ def prove(bundle: ProofBundle, trust: Trust) -> ProvenAction:
     if not isinstance(decision, AttestDecision):
         raise refused("proof-bundle-incomplete", "attest_decision", "an attestation", type(decision).__name__)
     policy = parse_bundle(bundle.policy)
-    if decision.issuer != trust.issuer:
-        raise refused("trust-root-unknown", "attest_decision.issuer", trust.issuer, decision.issuer)
+    demand("engine", decision.engine, bundle.engine)
+    engine, token = parse_engine(bundle.engine), parse_token(bundle.token)
+    if token.claims.issuer != trust.issuer:
+        raise refused("trust-root-unknown", "token.issuer", trust.issuer, token.claims.issuer)
     steps.append("attestation decision signed")
     # 4
-    _again(bundle, decision, decision_key(parse_sign1(bundle.attest_decision), keys))
+    _again(bundle, decision, decision_key(parse_sign1(bundle.attest_decision), keys), trust.issuer)
     steps.append("attestation re-run, same bytes")
     # 5
-    token = parse_token(bundle.token)
     _issued(token, decision)
     steps.append("token issued by that decision")
     # 6, 7
@@ -121,7 +125,7 @@ def prove(bundle: ProofBundle, trust: Trust) -> ProvenAction:
         raise refused("chain-order", "action.decided_at", f"at most {carried_at + _skew(policy)}", str(record.decided_at))
     return ProvenAction(
         opening, record, rerun, outcome, host, root, token.claims.runtime, token.claims.exceptions, enrol.decided_at, decision.decided_at,
-        carried_at, decision.engine.number, tuple(steps),
+        carried_at, engine.number, tuple(steps),
     )  # fmt: skip
 
 
@@ -136,10 +140,10 @@ def _enrolled(bundle: ProofBundle, enrol: EnrolDecision, trust: Trust) -> tuple[
     return record, root
 
 
-def _again(bundle: ProofBundle, decision: AttestDecision, key: PublicKey) -> None:
+def _again(bundle: ProofBundle, decision: AttestDecision, key: PublicKey, issuer: str) -> None:
     references = parse_references(bundle.references)
     demand("result", decision.result, bundle.result)
-    inputs = Appraised(bundle.evidence, bundle.record, bundle.state, bundle.policy, references, key.thumbprint())
+    inputs = Appraised(bundle.evidence, bundle.record, bundle.state, bundle.policy, references, key.thumbprint(), issuer)
     demand_same("attest_decision", encode_entry(decision), encode_entry(attested_again(decision, inputs)))
 
 
@@ -212,15 +216,21 @@ def _carried(bundle: ProofBundle, host: HostRecord, token: SignedToken, keys: Ma
                 raise refused(
                     "instance-key-mismatch", "carrier.session_key", b64url(token.claims.key), b64url(request.session_key.thumbprint())
                 )
-            _continued(decision, token)
+            _continued(decision, token, request)
             return request.log_size, request.log_root, decision.decided_at
     raise refused("proof-bundle-incomplete", "carrier.requests", token.claims.instance.hex(), "no such instance")
 
 
-def _continued(decision: AttestDecision, token: SignedToken) -> None:
-    """The verifier took the checkpoint as a continuation of the one before: else a second history could be carried beside the first."""
+def _continued(decision: AttestDecision, token: SignedToken, request: InstanceRequest) -> None:
+    """The verifier took the checkpoint as a continuation of the one before: else a second history could be carried beside the first.
+
+    It is also the one that its log names, where all can see it.
+    """
     for one in decision.outcomes:
         if one.instance == token.claims.instance:
+            wanted, told = (f"{of.log_size} records, {of.log_root.hex()}" for of in (request, one))
+            if wanted != told:
+                raise refused("digest-mismatch", "carrier_decision.log", wanted, told)
             codes = sorted({reason.code for reason in one.reasons} & NOT_CONTINUED)
             if codes:
                 raise refused("consistency-invalid", "carrier_decision", "a checkpoint that extends the one before", ", ".join(codes))

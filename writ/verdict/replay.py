@@ -31,7 +31,6 @@ from writ.formats.trust import Trust, parse_trust
 from writ.verdict.approval import Consent, consent_of, verify_approval
 from writ.verdict.attestation import decide_attestation
 from writ.verdict.decide import Answer, judge_recorded, used_of
-from writ.verdict.engine import ENGINE
 from writ.verdict.enrolment import Admission, EnrolledHost, judge_activation, judge_enrolment
 from writ.verdict.issue import Issuance
 from writ.verdict.reference import ReferenceSet, parse_references
@@ -80,7 +79,7 @@ def enrolled_again(decision: EnrolDecision, evidence: bytes, trust: Trust) -> tu
 
 @dataclass(frozen=True, slots=True)
 class Appraised:
-    """The inputs of an attestation's decision, as bytes; the references as one set, the thumbprint of the key that signed it."""
+    """The inputs of an attestation's decision, as bytes; the references as one set, thumbprint of the signing key, issuer."""
 
     evidence: bytes
     record: bytes
@@ -88,6 +87,7 @@ class Appraised:
     policy: bytes
     references: ReferenceSet
     verifier: bytes
+    issuer: str
 
 
 def attested_again(decision: AttestDecision, inputs: Appraised) -> AttestDecision:
@@ -97,9 +97,7 @@ def attested_again(decision: AttestDecision, inputs: Appraised) -> AttestDecisio
         demand(claim, named[claim], data)
     if len(decision.issued) != (asked := len(parse_evidence(inputs.evidence).requests)):
         raise refused("decision-mismatch", "attest_decision.issued", f"{asked} rows", f"{len(decision.issued)} rows")
-    issuance = Issuance(
-        decision.issuer, decision.decided_at, decision.nonce_issued_at, decision.issued, decision.status_uri, decision.alive
-    )
+    issuance = Issuance(inputs.issuer, decision.decided_at, decision.nonce_issued_at, decision.issued, decision.status_list, decision.alive)
     return decide_attestation(
         inputs.evidence, record=parse_host_record(inputs.record), state=_state(inputs.state), references=inputs.references,
         bundle=parse_bundle(inputs.policy), verifier=inputs.verifier, issuance=issuance, engine=decision.engine,
@@ -113,12 +111,13 @@ def _state(data: bytes) -> HostState | None:
 def _exchanged_again(decision: ExchangeDecision, inputs: dict[str, bytes], references: ReferenceSet) -> ExchangeDecision:
     """What is decided of that request then. Raises Refused or FormatError."""
     named = dict(decision.inputs)
-    for claim, data in inputs.items():
-        demand(claim, named[claim], data)
+    issuer = _text(inputs["issuer"])
+    for claim in named.keys() & inputs.keys():
+        demand(claim, named[claim], inputs[claim])
     keys = decode_cbor(inputs["keys"], "keys")
     if not isinstance(keys, list):
         raise FormatError("keys", "an array", type(keys).__name__)
-    exchanging = Exchanging(decision.issuer, exchange_uri(decision.issuer, decision.host), decision.decided_at, decision.issued)
+    exchanging = Exchanging(issuer, exchange_uri(issuer, decision.host), decision.decided_at, decision.issued)
     return decide_exchange(
         inputs["request"], record=parse_host_record(inputs["record"]), state=_state(inputs["state"]), references=references,
         bundle=parse_bundle(inputs["policy"]), keys=[parse_cose_key(key) for key in keys], exchanging=exchanging, engine=decision.engine,
@@ -200,13 +199,17 @@ class Reruns:
         if rerun.kind == "action":
             return _action(rerun.decision, inputs)
         entry = parse_entry(rerun.decision)
-        if entry.engine.number != ENGINE:
-            raise refused("decision-mismatch", "engine.number", str(ENGINE), str(entry.engine.number))
         if isinstance(entry, EnrolDecision) and rerun.kind == "enrol":
             return encode_entry(_enrolment(entry, inputs))
         if isinstance(entry, AttestDecision) and rerun.kind == "attest":
             named = Appraised(
-                inputs["evidence"], inputs["record"], inputs["state"], inputs["policy"], self._references(rerun), inputs["verifier"]
+                inputs["evidence"],
+                inputs["record"],
+                inputs["state"],
+                inputs["policy"],
+                self._references(rerun),
+                inputs["verifier"],
+                _text(inputs["issuer"]),
             )
             return encode_entry(attested_again(entry, named))
         if isinstance(entry, ExchangeDecision) and rerun.kind == "exchange":
@@ -240,6 +243,13 @@ def _action(leaf: bytes, inputs: dict[str, bytes]) -> bytes:
             raise refused("digest-mismatch", f"action.{claim}", str(named), str(got))
     answer = acted_again(record, token.claims, policy, Opened(inputs["salt"], inputs["context"]), inputs.get(APPROVAL))
     return said(answer.reasons, answer.context)
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise FormatError("issuer", "UTF-8", "bytes that are not") from None
 
 
 def _malformed(error: FormatError) -> Reason:

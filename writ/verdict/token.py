@@ -214,7 +214,7 @@ def verify_exchange_token(
 
     That a pinned decision key signed `decision` is the caller's to have verified. Does not say that anybody else takes the token.
 
-    1. The decision is by this issuer, on this instance and audience, and names exactly these claims.
+    1. The decision is on this instance and audience, and names exactly these claims.
     2. `key` signed the token, under its id.
     3. The claims are those of the execution token, for this audience.
     4. It has not ended, and ends no later than the execution token.
@@ -223,8 +223,8 @@ def verify_exchange_token(
     """
     claims, held = token.claims, execution.claims
     # 1
-    wanted = (issuer, held.host, held.instance.hex(), audience, str(Digest.of(token.jws.payload)))
-    said = (decision.issuer, decision.host, decision.instance.hex(), decision.audience, str(decision.claims))
+    wanted = (held.host, held.instance.hex(), audience, str(Digest.of(token.jws.payload)))
+    said = (decision.host, decision.instance.hex(), decision.audience, str(decision.claims))
     if wanted != said:
         raise Refused(Reason("digest-mismatch", "exchange.decision", " ".join(wanted)[:200], " ".join(said)[:200]))
     # 2

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 from writ.formats.action import EXCHANGE as EXCHANGE_ACTION
 from writ.formats.action import exchange_action
-from writ.formats.decision import ExchangeDecision
+from writ.formats.decision import MAX_ENTRY, ExchangeDecision
 from writ.formats.digest import Digest
 from writ.formats.eat import TokenClaims, parse_token
-from writ.formats.engine import EngineId
 from writ.formats.errors import FormatError, Refused
 from writ.formats.exchange import EXCHANGE, ExchangeRequest
 from writ.formats.exchange_token import MAX_LIFE, ExchangeClaims, encode_exchange_claims
@@ -26,7 +25,7 @@ from writ.formats.policy_bundle import PolicyBundle
 from writ.formats.reason import Reason
 from writ.formats.state import HostRecord, HostState, encode_host_record, encode_host_state
 from writ.formats.strict import encode_cbor
-from writ.verdict.appraisal import lineage, not_as_approved
+from writ.verdict.appraisal import lineage, not_as_approved, within
 from writ.verdict.issue import narrowed
 from writ.verdict.reference import ReferenceSet, ended, exempted
 from writ.verdict.token import VerifiedProof, VerifiedToken, verify_lease, verify_proof, verify_token
@@ -62,7 +61,7 @@ def encode_keys(keys: Iterable[PublicKey]) -> bytes:
 
 def decide_exchange(
     request: bytes, *, record: HostRecord, state: HostState | None, references: ReferenceSet, bundle: PolicyBundle,
-    keys: Iterable[PublicKey], exchanging: Exchanging, engine: EngineId,
+    keys: Iterable[PublicKey], exchanging: Exchanging, engine: Digest,
 ) -> ExchangeVerdict:  # fmt: skip
     """The decision on `request`, which this host sent.
 
@@ -100,7 +99,7 @@ def decide_exchange(
     # 3
     verify_lease(None if asked.lease is None else parse_lease(asked.lease), token, now=exchanging.now)
     # 4 to 8
-    reasons = _against(asked.audience, token, record, state, references, bundle, exchanging.now)
+    reasons = within(_against(asked.audience, token, record, state, references, bundle, exchanging.now), MAX_ENTRY // 2)
     given = None if reasons else ExchangeClaims(
         issuer=exchanging.issuer, agent=claims.agent, audience=asked.audience, issued_at=exchanging.now,
         expires_at=min(claims.expires_at, exchanging.now + MAX_LIFE), token_id=exchanging.token_id, host=claims.host,
@@ -116,7 +115,7 @@ def decide_exchange(
         ("state", Digest.of(b"" if state is None else encode_host_state(state))),
     )
     entry = ExchangeDecision(
-        engine=engine, decided_at=exchanging.now, issuer=exchanging.issuer, host=record.host, namespace=record.namespace,
+        engine=engine, decided_at=exchanging.now, host=record.host, namespace=record.namespace,
         instance=claims.instance, audience=asked.audience, inputs=inputs, issued=exchanging.token_id,
         claims=None if given is None else Digest.of(encode_exchange_claims(given)), reasons=reasons,
     )  # fmt: skip

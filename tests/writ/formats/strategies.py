@@ -14,7 +14,17 @@ from writ.formats import exchange as ex
 from writ.formats import local as lo
 from writ.formats.archive import Archive, InstanceLog
 from writ.formats.boot_state import BootState
-from writ.formats.decision import ACTS, EXCHANGE_INPUTS, INPUTS, AttestDecision, EnrolDecision, ExchangeDecision, OperatorAct, Outcome
+from writ.formats.decision import (
+    ACTS,
+    EXCHANGE_INPUTS,
+    INPUTS,
+    AttestDecision,
+    EnrolDecision,
+    ExchangeDecision,
+    Genesis,
+    OperatorAct,
+    Outcome,
+)
 from writ.formats.delegation import Delegation, Role
 from writ.formats.digest import SIZES, Digest, Nonce
 from writ.formats.eat import RUNTIME_TIERS, TokenClaims
@@ -156,20 +166,27 @@ EXCHANGE_CLAIMS = st.builds(
     issuer=WORD, agent=AGENT, audience=WORD, token_id=LONG_ID, host=NAME, instance=ID, tpm_class=CLASS,
     runtime=st.sampled_from(RUNTIME_TIERS), exceptions=several(st.sampled_from(sorted(REMEDIES))), execution_token=DIGEST,
 )  # fmt: skip
-OUTCOME = st.builds(Outcome, ID, st.none() | DIGEST, REASONS)
+OUTCOME = st.builds(
+    lambda instance, token_id, index, claims, size, root, reasons: Outcome(
+        instance, token_id, index, None if reasons else claims, size, root, reasons
+    ),
+    ID, LONG_ID, WHOLE, DIGEST, WHOLE, KEY32, REASONS,
+)  # fmt: skip
 ENTRY = st.one_of(
     st.builds(
-        AttestDecision, ENGINE, WHOLE, WORD, NAME, NAME, KEY32, WHOLE,
+        AttestDecision, DIGEST, WHOLE, NAME, NAME, KEY32, WHOLE,
         st.lists(DIGEST, min_size=5, max_size=5).map(lambda found: tuple(zip(INPUTS, found, strict=True))),
-        several(st.tuples(LONG_ID, WHOLE)), TEXT, st.sampled_from(["accepted", "refused"]), DIGEST, DIGEST, several(OUTCOME), REASONS,
+        WHOLE, DIGEST, DIGEST, several(OUTCOME), REASONS,
+        st.none() | st.dictionaries(ID, WHOLE, max_size=3).map(lambda found: tuple(sorted(found.items()))),
     ),
     st.builds(
         lambda claims, reasons, *rest: ExchangeDecision(*(*rest, None if reasons else claims, reasons)),
-        DIGEST, REASONS, ENGINE, WHOLE, WORD, NAME, NAME, ID, WORD,
+        DIGEST, REASONS, DIGEST, WHOLE, NAME, NAME, ID, WORD,
         st.lists(DIGEST, min_size=6, max_size=6).map(lambda found: tuple(zip(EXCHANGE_INPUTS, found, strict=True))), LONG_ID,
     ),
-    st.builds(EnrolDecision, ENGINE, WHOLE, NAME, NAME, DIGEST, DIGEST, DIGEST, FLAG),
-    st.builds(OperatorAct, ENGINE, WHOLE, NAME, TEXT, st.sampled_from(ACTS), TEXT, st.none() | DIGEST),
+    st.builds(EnrolDecision, DIGEST, WHOLE, NAME, NAME, DIGEST, DIGEST, DIGEST, FLAG),
+    st.builds(OperatorAct, DIGEST, WHOLE, NAME, TEXT, st.sampled_from(ACTS), TEXT, st.none() | DIGEST),
+    st.builds(Genesis, ENGINE, WHOLE, WORD, WORD, WORD, KEY),
 )  # fmt: skip
 
 
@@ -252,7 +269,7 @@ ENROLMENT = st.builds(
 )  # fmt: skip
 LEAF = st.builds(Leaf, BLOB, WHOLE, several(BLOB))
 PROOF = st.builds(
-    ProofBundle, BLOB, BLOB, BLOB, BLOB, BLOB, several(BLOB), BLOB, BLOB, BLOB, TEXT, LEAF, LEAF,
+    ProofBundle, BLOB, BLOB, BLOB, BLOB, BLOB, BLOB, several(BLOB), BLOB, BLOB, BLOB, TEXT, LEAF, LEAF,
     st.none() | st.builds(Opened, KEY32, BLOB), st.none() | LEAF, BLOB, BLOB, st.none() | BLOB,
 )  # fmt: skip
 ARCHIVE = st.builds(

@@ -59,12 +59,14 @@ FORMATS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], bytes], Callabl
     "local": (s.LOCAL, LOCAL.encode, LOCAL.parse),
 }
 SPECIMENS = specimens()
-FLAT = sorted(
-    {name for name in SPECIMENS if not name.startswith("tlog-")}
-    - {"evidence", "evidence-logs", "evidence-lease-keys", "log-opening", "action-record", "action-record-denied", "outcome-record"}
+ARRAYS = sorted(
+    {"log-opening", "action-record", "action-record-denied", "outcome-record"}
+    | {"genesis", "attest-decision", "enrol-decision", "exchange-decision", "exchange-decision-refused", "operator-act"}
 )
-"""Formats that are one map; evidence is a collection of maps, spoilt below; leaves are arrays, whose rules are in `test_own_rules`; what
-a log says are texts and arrays, whose tests are in `tlog/`."""
+"""Formats that are one array, its first item its kind."""
+FLAT = sorted({name for name in SPECIMENS if not name.startswith("tlog-")} - {"evidence", "evidence-logs", "evidence-lease-keys", *ARRAYS})
+"""Formats that are one map; evidence is a collection of maps, spoilt below; what a log says are texts and arrays, whose tests are in
+`tlog/`."""
 SIGNED_TEXTS = {"tlog-checkpoint", "tlog-proof", "tlog-add-checkpoint", "tlog-cosignatures"}
 """Any number of signatures may stand below."""
 OPTIONAL = {"token-claims-leased": {"lease"}}
@@ -129,6 +131,21 @@ def test_value_of_another_type_is_refused_under_every_key(name: str) -> None:
             except FormatError:
                 continue
             assert specimen.encode(parsed) == spell({**value, key: wrong}), key
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_array_with_an_item_more_less_or_of_another_type_is_refused(name: str) -> None:
+    specimen = SPECIMENS[name]
+    items = decode_cbor(specimen.data, "specimen")
+    others = [items[:-1], [*items, None], [99, *items[1:]], []]
+    others += [[*items[:at], wrong, *items[at + 1 :]] for at, right in enumerate(items) for wrong in WRONG[0] if wrong != right]
+    for other in others:
+        try:
+            parsed = specimen.parse(encode_cbor(other))
+        except FormatError:
+            continue
+        assert specimen.encode(parsed) == encode_cbor(other), "another value, and no other spelling"
+        assert [type(item) for item in other] == [type(item) for item in items] or None in items
 
 
 @pytest.mark.parametrize("name", [n for n in FLAT if not n.startswith(("token-claims", "exchange-claims"))])

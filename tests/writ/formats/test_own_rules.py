@@ -16,6 +16,7 @@ from writ.formats import evidence as evidence_format
 from writ.formats.action import Action
 from writ.formats.archive import EMPTY, Archive, InstanceLog, parse_archive
 from writ.formats.cmw import encode_collection
+from writ.formats.decision import parse_entry
 from writ.formats.digest import Digest
 from writ.formats.eat import encode_claims, parse_claims
 from writ.formats.engine import EngineId
@@ -44,6 +45,14 @@ def map_of(name: str) -> Any:
 def refused(name: str, **changed: Any) -> FormatError:
     with pytest.raises(FormatError) as caught:
         SPECIMENS[name].parse(encode_cbor({**map_of(name), **changed}))
+    return caught.value
+
+
+def misspelt(name: str, at: int, value: Any) -> FormatError:
+    """The refusal of an array with another item at that place."""
+    items = map_of(name)
+    with pytest.raises(FormatError) as caught:
+        SPECIMENS[name].parse(encode_cbor([*items[:at], value, *items[at + 1 :]]))
     return caught.value
 
 
@@ -166,22 +175,28 @@ def test_archive_holds_sorted_sets() -> None:
 
 
 def test_decision_is_refused_by_what_is_wrong_in_it() -> None:
-    entry = map_of("attest-decision")
-    inputs = entry["inputs"]
-    assert "policy" in refused("attest-decision", inputs={k: v for k, v in inputs.items() if k != "policy"}).expected
-    refused(
-        "attest-decision",
-        inputs={**inputs, 1: b""} if len(inputs) < 5 else {**{k: v for k, v in inputs.items() if k != "state"}, 1: bytes(32)},
-    )
-    assert refused("attest-decision", verdict="maybe").expected == "accepted or refused"
-    assert refused("attest-decision", reasons=[r.to_cbor() for r in REASONS[::-1]]).expected == "a sorted set"
-    assert refused("attest-decision", reasons=[REASONS[0].to_cbor()] * 2).expected == "a sorted set"
-    for issued in ([["short", 1]], [["x" * 16]], [1], [["x" * 65, 1]], [["x" * 16, -1]]):
-        refused("attest-decision", issued=issued)
-    wrong: tuple[list[Any], ...] = ([[sixteen("one"), None]], [[sixteen("one"), None, 1]], [[b"", None, []]])
-    for outcomes in wrong:
-        refused("attest-decision", outcomes=outcomes)
-    assert "host-admit" in refused("operator-act", act="host-forgive").expected
+    parse_entry(SPECIMENS["attest-decision"].data)
+    outcome = map_of("attest-decision")[11][0]
+    assert "policy" in misspelt("attest-decision", 7, [bytes(32)] * 4).expected
+    for at, value in ((0, 5), (0, True), (2, {"number": 1}), (3, "Host"), (5, b""), (7, [b""] * 5), (7, 1), (8, "uri"), (13, 0)):
+        misspelt("attest-decision", at, value)
+    assert misspelt("attest-decision", 12, [r.to_cbor() for r in REASONS[::-1]]).expected == "a sorted set"
+    assert misspelt("attest-decision", 12, [REASONS[0].to_cbor()] * 2).expected == "a sorted set"
+    assert misspelt("attest-decision", 13, [[sixteen("one"), 1]] * 2).expected == "instances sorted, each once"
+    for at, value in ((0, b""), (1, "short"), (1, "x" * 65), (2, -1), (3, b""), (4, -1), (5, bytes(31)), (6, 1)):
+        misspelt("attest-decision", 11, [[*outcome[:at], value, *outcome[at + 1 :]]])
+    for wrong in (1, outcome[:-1], [*outcome, 1]):
+        misspelt("attest-decision", 11, [wrong])
+    assert misspelt("attest-decision", 11, [[*outcome[:3], None, *outcome[4:]]]).expected == "claims, or reasons for none"
+    assert "host-admit" in misspelt("operator-act", 5, "host-forgive").expected
+
+
+def test_decision_of_another_length_or_kind_is_refused() -> None:
+    for name in ("genesis", "attest-decision", "enrol-decision", "exchange-decision", "operator-act"):
+        items = map_of(name)
+        for other in (items[:-1], [*items, None], [5, *items[1:]], [True, *items[1:]], [], {"v": 1}, items[0]):
+            with pytest.raises(FormatError, match="a kind of entry, whole"):
+                parse_entry(encode_cbor(other))
 
 
 @pytest.mark.parametrize("libraries", [{1: "x", "a": "y"}, {"a": 1}, {"a": "x" * 160}, {"n" * 161: ""}, {str(at): "" for at in range(33)}])

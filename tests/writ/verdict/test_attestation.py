@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.world.scene import DEMO, ENGINE_ID, GOVERNED, ISSUER, NOW, STATUS_URI, Scene, permitted, policy, reference, signer, sixteen
+from tests.world.scene import DEMO, ENGINE_ID, GOVERNED, NOW, STATUS_LIST, Scene, permitted, policy, reference, signer, sixteen
 from writ.formats.decision import encode_entry, parse_entry
 from writ.formats.digest import Digest
 from writ.formats.eat import encode_claims
@@ -23,7 +23,7 @@ from writ.verdict.reference import reference_set
 def decide(scene: Scene, evidence: bytes, **changed: Any) -> AttestationVerdict:
     given: dict[str, Any] = {
         "record": scene.record, "state": scene.state, "references": reference_set(scene.references), "bundle": scene.bundle,
-        "verifier": signer("decision").public.thumbprint(), "issuance": scene.issuance(1), "engine": ENGINE_ID,
+        "verifier": signer("decision").public.thumbprint(), "issuance": scene.issuance(1), "engine": ENGINE_ID.digest,
     } | changed  # fmt: skip
     return decide_attestation(evidence, **given)
 
@@ -44,8 +44,8 @@ def test_record_names_every_input_and_output() -> None:
         "evidence": Digest.of(evidence), "policy": scene.bundle.digest, "record": Digest.of(encode_host_record(scene.record)),
         "references": reference_set(scene.references).digest, "state": Digest.of(encode_host_state(scene.state)),
     }  # fmt: skip
-    assert (entry.engine, entry.decided_at, entry.issuer, entry.host, entry.namespace) == (ENGINE_ID, NOW, ISSUER, "host-1", "billing")
-    assert (entry.nonce_issued_at, entry.issued, entry.status_uri) == (NOW - 2, scene.issuance(1).issued, STATUS_URI)
+    assert (entry.engine, entry.decided_at, entry.host, entry.namespace) == (ENGINE_ID.digest, NOW, "host-1", "billing")
+    assert (entry.nonce_issued_at, entry.issued, entry.status_list) == (NOW - 2, scene.issuance(1).issued, STATUS_LIST)
     assert (entry.verdict, entry.reasons) == ("accepted", ())
     assert entry.result == Digest.of(verdict.result)
     assert entry.state_after == Digest.of(encode_host_state(verdict.state_after))
@@ -93,9 +93,9 @@ def test_every_input_changes_the_record() -> None:
         {}, {"record": replace(scene.record, generation=2)}, {"state": moved}, {"references": reference_set((GOVERNED,))},
         {"bundle": replace(scene.bundle, version=2)},
         {"issuance": replace(scene.issuance(1), now=NOW + 1)}, {"issuance": replace(scene.issuance(1), nonce_issued_at=NOW)},
-        {"issuance": replace(scene.issuance(1), status_uri="https://other")},
+        {"issuance": replace(scene.issuance(1), status_list=2)},
         {"issuance": replace(scene.issuance(1), issuer="https://other")},
-        {"issuance": replace(scene.issuance(1), issued=(("another-token-id", 7),))}, {"engine": replace(ENGINE_ID, number=2)},
+        {"issuance": replace(scene.issuance(1), issued=(("another-token-id", 7),))}, {"engine": replace(ENGINE_ID, number=2).digest},
     ]  # fmt: skip
     entries = {encode_entry(decide(scene, evidence, **change).entry) for change in changes}
     assert len(entries) == len(changes)

@@ -37,7 +37,7 @@ def judged(*exemptions: Exemption, now: int = NOW, scene: Scene | None = None, n
     evidence = scene.evidence(*names)
     return decide_attestation(
         encode_evidence(evidence), record=scene.record, state=scene.state, references=reference_set(scene.references, exemptions),
-        bundle=scene.bundle, verifier=signer("decision").public.thumbprint(), issuance=scene.issuance(len(names)), engine=ENGINE_ID,
+        bundle=scene.bundle, verifier=signer("decision").public.thumbprint(), issuance=scene.issuance(len(names)), engine=ENGINE_ID.digest,
     )  # fmt: skip
 
 

@@ -26,9 +26,10 @@ from tests.world.scene import (
 )  # fmt: skip
 from tests.writ.verdict.refusal import refused
 from writ.formats.cose import parse_sign1
-from writ.formats.decision import AttestDecision, EnrolDecision, OperatorAct, Outcome, encode_entry, parse_entry
+from writ.formats.decision import AttestDecision, EnrolDecision, OperatorAct, encode_entry, parse_entry
 from writ.formats.digest import Digest
 from writ.formats.eat import encode_claims, parse_token
+from writ.formats.engine import encode_engine
 from writ.formats.enrolment import encode_enrolment_evidence, parse_enrolment_evidence
 from writ.formats.errors import FormatError, Refused
 from writ.formats.evidence import encode_evidence, parse_evidence
@@ -135,7 +136,7 @@ def test_decision_signed_as_something_else_is_refused() -> None:
         assert reason.got.isprintable()
 
 
-ACT = OperatorAct(ENGINE_ID, NOW, "billing", "root", "host-admit", "host-1", None)
+ACT = OperatorAct(ENGINE_ID.digest, NOW, "billing", "root", "host-admit", "host-1", None)
 
 
 @pytest.mark.parametrize("part", ["enrol_decision", "attest_decision", "carrier_decision"])
@@ -221,7 +222,7 @@ def test_any_of_the_trusted_decision_keys_serves() -> None:
 
 
 def test_issuer_other_than_the_trusted_is_refused() -> None:
-    assert refuse(WHOLE, replace(TRUST, issuer="https://other")).claim == "attest_decision.issuer"
+    assert refuse(WHOLE, replace(TRUST, issuer="https://other")).claim == "token.issuer"
     assert TRUST.issuer == ISSUER
 
 
@@ -249,16 +250,18 @@ def test_references_other_than_the_decision_names_are_refused() -> None:
 
 
 LIES: dict[str, Callable[[AttestDecision], AttestDecision]] = {
-    "verdict": lambda e: replace(e, verdict="refused"),
+    "another verdict": lambda e: replace(e, reasons=(Reason("host-contained", "host.status", "active", "contained"),)),
     "host": lambda e: replace(e, host="host-2"),
     "namespace": lambda e: replace(e, namespace="other"),
     "nonce": lambda e: replace(e, nonce=bytes(32)),
     "state after": lambda e: replace(e, state_after=Digest.of(b"")),
-    "a token the policy never gave": lambda e: replace(e, outcomes=(Outcome(e.outcomes[0].instance, Digest.of(b"x"), ()),)),
+    "a token the policy never gave": lambda e: replace(e, outcomes=(replace(e.outcomes[0], claims=Digest.of(b"x")),)),
     "no outcomes": lambda e: replace(e, outcomes=()),
     "time": lambda e: replace(e, decided_at=e.decided_at + 1),
-    "no ids": lambda e: replace(e, issued=()),
-    "one id more": lambda e: replace(e, issued=(*e.issued, ("another-token-id", 1))),
+    "another id": lambda e: replace(e, outcomes=(replace(e.outcomes[0], token_id="another-token-id"),)),
+    "another list": lambda e: replace(e, status_list=2),
+    "another checkpoint": lambda e: replace(e, outcomes=(replace(e.outcomes[0], log_size=9),)),
+    "one outcome more": lambda e: replace(e, outcomes=(*e.outcomes, replace(e.outcomes[0], instance=sixteen("two")))),
 }
 
 
@@ -408,14 +411,35 @@ def test_carrier_without_the_instance_or_with_another_key_is_refused() -> None:
         assert refuse(bundle).claim == claim
 
 
+def test_checkpoint_other_than_the_public_log_names_proves_nothing() -> None:
+    entry = entry_of(WHOLE.carrier_decision)
+    one = entry.outcomes[0]
+    for lie in (replace(one, log_size=2), replace(one, log_root=bytes(32))):
+        bundle = swap("carrier_decision", sign_entry(replace(entry, outcomes=(lie,))))
+        assert refuse(bundle).claim == "carrier_decision.log"
+
+
+def test_engine_other_than_the_decision_names_is_refused() -> None:
+    other = encode_engine(replace(ENGINE_ID, number=2))
+    assert refuse(swap("engine", other)).claim == "engine"
+    forged_too = forged("attest_decision", lambda e: replace(e, engine=Digest.of(b"no engine")))
+    with pytest.raises(FormatError):
+        prove(replace(forged_too, engine=b"no engine"), TRUST)
+
+
 def test_checkpoint_that_was_found_forked_proves_nothing() -> None:
     reason = Reason("action-log-inconsistent", "instance", "an extension", "a fork")
-    bundle = forged("carrier_decision", lambda e: replace(e, outcomes=(Outcome(e.outcomes[0].instance, None, (reason,)),)))
+    bundle = forged("carrier_decision", lambda e: replace(e, outcomes=(replace(e.outcomes[0], claims=None, reasons=(reason,)),)))
     assert refuse(bundle).code == "consistency-invalid"
-    neighbour = forged("carrier_decision", lambda e: replace(e, outcomes=(*e.outcomes, Outcome(sixteen("two"), None, (reason,)))))
+    neighbour = forged(
+        "carrier_decision",
+        lambda e: replace(e, outcomes=(*e.outcomes, replace(e.outcomes[0], instance=sixteen("two"), claims=None, reasons=(reason,)))),
+    )
     assert prove(neighbour, TRUST).carried_at == NOW + 30
     refused_for_other = replace(reason, code="instance-drifted")
-    drifted = forged("carrier_decision", lambda e: replace(e, outcomes=(Outcome(e.outcomes[0].instance, None, (refused_for_other,)),)))
+    drifted = forged(
+        "carrier_decision", lambda e: replace(e, outcomes=(replace(e.outcomes[0], claims=None, reasons=(refused_for_other,)),))
+    )
     assert prove(drifted, TRUST).carried_at == NOW + 30
     silent = forged("carrier_decision", lambda e: replace(e, outcomes=()))
     assert refuse(silent).claim == "carrier_decision.outcomes"

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.world.recorded import record
-from tests.world.scene import ENGINE_ID, Scene, permitted, sign_token, signer
+from tests.world.scene import ENGINE_ID, ISSUER, Scene, permitted, sign_token, signer
 from writ.formats.corim import encode_corim
 from writ.formats.cose import parse_sign1
 from writ.formats.decision import ExchangeDecision, encode_entry, parse_entry
@@ -83,7 +83,7 @@ def test_attestation_is_made_from_the_inputs_that_it_names_and_no_others() -> No
     entry = scene.judge(evidence).entry
     inputs = {
         "evidence": encode_evidence(evidence), "policy": encode_bundle(scene.bundle), "record": encode_host_record(scene.record),
-        "state": b"", "verifier": signer("decision").public.thumbprint(),
+        "state": b"", "verifier": signer("decision").public.thumbprint(), "issuer": ISSUER.encode(),
     }  # fmt: skip
     rerun = Rerun("attest", encode_entry(entry), inputs, tuple(encode_corim(one) for one in scene.references))
     assert answered(rerun) == Made(encode_entry(entry))
@@ -138,8 +138,10 @@ def test_exchange_is_made_from_the_inputs_that_it_names_and_no_others() -> None:
     named = dict(entry.inputs)
     references = tuple(objects[Digest("sha256", name)] for name in decode_cbor(objects[named.pop("references")], "references"))
     inputs = {name: objects[digest] for name, digest in named.items()}
-    rerun = Rerun("exchange", encode_entry(entry), inputs, references)
+    rerun = Rerun("exchange", encode_entry(entry), {**inputs, "issuer": ISSUER.encode()}, references)
     assert answered(rerun) == Made(encode_entry(entry))
     for name in inputs:
-        assert [one.code for one in answered(replace(rerun, inputs={**inputs, name: b"\xa0"})).reasons] == ["digest-mismatch"], name
+        assert [one.code for one in answered(replace(rerun, inputs={**rerun.inputs, name: b"\xa0"})).reasons] == ["digest-mismatch"], name
     assert answered(replace(rerun, references=references[:1])).data != encode_entry(entry)
+    for issuer in (b"https://another.example.org", b"\xff"):
+        assert answered(replace(rerun, inputs={**rerun.inputs, "issuer": issuer})).data is None

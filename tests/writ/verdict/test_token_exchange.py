@@ -75,7 +75,7 @@ class Asking:
         return decide_exchange(
             request, record=scene.record, state=scene.state, references=reference_set(scene.references, scene.exemptions),
             bundle=scene.bundle, keys=(KEY,),
-            exchanging=Exchanging(ISSUER, URI, scene.now if now is None else now, "an-exchange-token-id"), engine=ENGINE_ID,
+            exchanging=Exchanging(ISSUER, URI, scene.now if now is None else now, "an-exchange-token-id"), engine=ENGINE_ID.digest,
         )  # fmt: skip
 
 
