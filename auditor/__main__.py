@@ -12,12 +12,14 @@ from typing import Any
 from auditor.export import Chains, Wanted
 from auditor.log import command as log
 from auditor.moment import seconds
+from auditor.replay import command as replay
 from auditor.verify import read, report, verify
 from writ.formats.archive import EMPTY, MAX_ARCHIVE, Archive, parse_archive
 from writ.formats.eat import parse_token
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.proof_bundle import ProofBundle, encode_proof_bundle
 from writ.formats.reason import Reason
+from writ.formats.trust import MAX_TRUST, parse_trust
 from writ.service import cli, observe
 from writ.verdict.lineage import judge_lineage
 
@@ -47,10 +49,15 @@ def _main(argv: Sequence[str]) -> int:
     lineage.add_argument("source", type=Path, nargs="+", help="archives: `enforcer log export`, with the logs of parents and children")
     cli.add_json_flag(lineage)
     log.add_parser(verbs)
+    replay.add_parsers(verbs)
     _add_witness(verbs)
     args = parser.parse_args(argv)
     if args.verb == "log":
         return log.run(args)
+    if args.verb == "replay":
+        return replay.replay(args, _archive(args.source), parse_trust(read(args.trust, MAX_TRUST)))
+    if args.verb == "engine":
+        return replay.engine(args)
     if args.verb == "witness":
         return _witness(args)
     if args.verb == "verify":
@@ -95,14 +102,6 @@ def _witness(args: argparse.Namespace) -> int:
     else:
         print(key)
     return 0
-
-
-def _seconds(text: str) -> int:
-    try:
-        when = datetime.fromisoformat(text)
-    except ValueError:
-        raise FormatError("time", "RFC 3339, such as 2026-11-25T10:00:00Z", repr(text)[:40]) from None
-    return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp())
 
 
 def _verify(bundle: Path, trust: Path, *, as_json: bool) -> int:

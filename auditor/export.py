@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from auditor.objects import Objects, missing
 from writ.formats.archive import Archive, InstanceLog
 from writ.formats.cose import parse_sign1
 from writ.formats.decision import AttestDecision, EnrolDecision, parse_entry
 from writ.formats.digest import Digest
 from writ.formats.eat import SignedToken, encode_claims, parse_token
-from writ.formats.errors import FormatError, Refused
+from writ.formats.errors import Refused
 from writ.formats.evidence import parse_evidence
-from writ.formats.proof_bundle import Leaf, Opened, ProofBundle
-from writ.formats.reason import Reason
-from writ.formats.record import ActionRecord, OutcomeRecord, Record, opening_of, parse_log, parse_preimage
-from writ.formats.strict import decode_cbor
+from writ.formats.proof_bundle import Leaf, ProofBundle
+from writ.formats.record import ActionRecord, OutcomeRecord, Record, opening_of, parse_log
 from writ.formats.tlog.merkle import inclusion_proof, leaf_hash
 from writ.verdict.appraisal import NOT_CONTINUED
-from writ.verdict.approval import consent_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +37,7 @@ class Chains:
 
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
-        self._objects = archive.by_digest()
+        self._objects = Objects(archive)
         self._tokens = {token.digest: token for token in map(parse_token, archive.tokens)}
         self._enrolments: dict[Digest, bytes] = {}
         self._attests: list[tuple[AttestDecision, bytes]] = []
@@ -72,31 +70,31 @@ class Chains:
         inputs = dict(decision.inputs)
         enrol_signed = self._enrolments.get(inputs["record"])
         if enrol_signed is None:
-            raise _missing("enrol_decision", str(inputs["record"]))
+            raise missing("enrol_decision", str(inputs["record"]))
         enrol = parse_entry(parse_sign1(enrol_signed).payload or b"")
         if not isinstance(enrol, EnrolDecision):
-            raise _missing("enrol_decision", str(inputs["record"]))
+            raise missing("enrol_decision", str(inputs["record"]))
         size, carrier, carrier_signed = self._carrier(record, log.instance, inputs["record"])
         hashes = [leaf_hash(leaf) for leaf in leaves]
         if size > len(hashes):
-            raise _missing("log", f"{size} leaves")
+            raise missing("log", f"{size} leaves")
 
         def leaf(index: int) -> Leaf:
             return Leaf(leaves[index], index, inclusion_proof(hashes, index, size))
 
-        context = self._context(record)
+        context = self._objects.context(record)
         outcome = next((r for r in records[:size] if isinstance(r, OutcomeRecord) and r.of == record.sequence), None)
         return ProofBundle(
-            enrolment=self._object(enrol.evidence, "enrolment"),
+            enrolment=self._objects.get(enrol.evidence, "enrolment"),
             enrol_decision=enrol_signed,
-            record=self._object(inputs["record"], "record"),
-            state=self._object(inputs["state"], "state"),
-            evidence=self._object(inputs["evidence"], "evidence"),
-            engine=self._object(decision.engine, "engine"),
-            references=self._references(inputs["references"]),
-            policy=self._object(inputs["policy"], "policy"),
+            record=self._objects.get(inputs["record"], "record"),
+            state=self._objects.get(inputs["state"], "state"),
+            evidence=self._objects.get(inputs["evidence"], "evidence"),
+            engine=self._objects.get(decision.engine, "engine"),
+            references=self._objects.references(inputs["references"]),
+            policy=self._objects.get(inputs["policy"], "policy"),
             attest_decision=signed,
-            result=self._object(decision.result, "result"),
+            result=self._objects.get(decision.result, "result"),
             token=token.jws.compact,
             opening=leaf(record.opening),
             action=leaf(record.sequence),
@@ -104,36 +102,15 @@ class Chains:
             outcome=None if outcome is None else leaf(outcome.sequence),
             carrier=carrier,
             carrier_decision=carrier_signed,
-            approval=None if context is None else self._approval(context.context),
+            approval=None if context is None else self._objects.approval(context.context),
         )
-
-    def _object(self, digest: Digest, what: str) -> bytes:
-        if digest == Digest.of(b""):
-            return b""
-        found = self._objects.get(digest)
-        if found is None:
-            raise _missing(what, str(digest))
-        return found
-
-    def _context(self, record: ActionRecord) -> Opened | None:
-        """What the record's commitment to its context hides; None where the archive has no preimage of it: it was erased."""
-        preimage = self._objects.get(Digest("sha256", record.context))
-        if preimage is None:
-            return None
-        salt, named = parse_preimage(preimage)
-        return Opened(salt, self._object(named, "context"))
-
-    def _approval(self, context: bytes) -> bytes | None:
-        """The signed approval that a context names."""
-        consent = consent_of(context)
-        return None if consent is None else self._object(Digest.parse(consent.approval), "approval")
 
     def _token(self, record: ActionRecord) -> SignedToken:
         if record.token is None:
-            raise _missing("token", "an action that was decided under a token")
+            raise missing("token", "an action that was decided under a token")
         token = self._tokens.get(record.token)
         if token is None:
-            raise _missing("token", str(record.token))
+            raise missing("token", str(record.token))
         return token
 
     def _issuing(self, token: SignedToken) -> tuple[AttestDecision, bytes]:
@@ -141,20 +118,14 @@ class Chains:
         for decision, signed in self._attests:
             if any(outcome.claims == claims for outcome in decision.outcomes):
                 return decision, signed
-        raise _missing("attest_decision", str(claims))
-
-    def _references(self, digest: Digest) -> tuple[bytes, ...]:
-        names = decode_cbor(self._object(digest, "references"), "references")
-        if not isinstance(names, list) or not all(isinstance(name, bytes) for name in names):
-            raise FormatError("references", "an array of digests", type(names).__name__)
-        return tuple(self._object(Digest("sha256", name), "reference") for name in names)
+        raise missing("attest_decision", str(claims))
 
     def _carrier(self, record: ActionRecord, instance: bytes, host: Digest) -> tuple[int, bytes, bytes]:
         """The earliest attestation that carried the record, under the same host record, and that the verifier took as a continuation."""
         found: list[tuple[int, bytes, bytes]] = []
         for decision, signed in self._attests:
             inputs = dict(decision.inputs)
-            evidence = self._objects.get(inputs["evidence"])
+            evidence = self._objects.find(inputs["evidence"])
             if inputs["record"] != host or evidence is None or not _taken(decision, instance):
                 continue
             found.extend(
@@ -163,14 +134,10 @@ class Chains:
                 if request.instance == instance and request.log_size > record.sequence
             )
         if not found:
-            raise _missing("carrier", f"an attestation that carried record {record.sequence}")
+            raise missing("carrier", f"an attestation that carried record {record.sequence}")
         return min(found, key=lambda item: item[0])
 
 
 def _taken(decision: AttestDecision, instance: bytes) -> bool:
     """Whether the verifier took the checkpoint that this instance carried."""
     return any(one.instance == instance and not {reason.code for reason in one.reasons} & NOT_CONTINUED for one in decision.outcomes)
-
-
-def _missing(what: str, name: str) -> Refused:
-    return Refused(Reason("proof-bundle-incomplete", what, name[:200], "none in the archives"))

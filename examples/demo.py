@@ -260,6 +260,11 @@ class Story:
         stage.expect(proven["verdict"] == "accepted", f"auditor verify {made[0].name[:20]}…: {proven['verdict']}")
         for number, step in enumerate(proven.get("steps", []), 1):
             stage.say(f"         {number}. {step}")
+        archives = [str(place / name) for name in ("enforcer.archive", "verifier.archive")]
+        replayed = stage.command("auditor", "replay", *archives, "--trust", str(self._trust), "--json", ok=(0, 1, 3))
+        counts = replayed.get("counts", {})
+        again = f"{counts.get('identical')} decisions made again, byte for byte, {counts.get('differing')} differ"
+        stage.expect(replayed["exit"] == 0, f"auditor replay: {again}")
         data = bytearray(made[0].read_bytes())
         at = len(data) * 2 // 3
         data[at] ^= 1

@@ -15,7 +15,7 @@ from verifier.ledger import ATTEMPTS, Exchanged, Ledger, Void
 from verifier.ledger.schema import ProofRow
 from writ.formats.digest import Digest
 from writ.formats.errors import Refused, Unavailable
-from writ.formats.exchange import EXCHANGE, ExchangeAnswer
+from writ.formats.exchange import EXCHANGE, ExchangeAnswer, exchange_uri
 from writ.formats.keys import ES256
 from writ.formats.strict import b64url
 from writ.service.clock import Clock
@@ -68,7 +68,7 @@ class TokenExchange:
             tables = self._ledger.read()
             inputs = read_inputs(tables, host, self._sets)
             keys = self._keys.token_keys(now)
-            exchanging = Exchanging(self._issuer, f"{self._issuer}/v1/hosts/{host}/exchange", now, b64url(self._random(16)))
+            exchanging = Exchanging(self._issuer, exchange_uri(self._issuer, host), now, b64url(self._random(16)))
             verdict = decide_exchange(
                 body, record=inputs.record, state=inputs.state, references=inputs.references, bundle=inputs.bundle, keys=keys,
                 exchanging=exchanging, engine=self._engine,

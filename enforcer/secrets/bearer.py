@@ -21,6 +21,7 @@ from writ.formats.action import exchange_action
 from writ.formats.decision import CONTENT_TYPE, ExchangeDecision, parse_entry
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused, Unavailable
+from writ.formats.exchange import exchange_uri
 from writ.formats.exchange_token import parse_exchange_token
 from writ.formats.jose import encode_dpop_payload, sign_dpop
 from writ.formats.keys import Signer
@@ -100,7 +101,7 @@ class Bearers:
         """1. A proof for this token and audience, used once. 2. The answer. 3. Decision and token, verified."""
         # 1
         action, claims = exchange_action(audience), held.token.claims
-        uri = f"{self._trust.issuer}/v1/hosts/{claims.host}/exchange"
+        uri = exchange_uri(self._trust.issuer, claims.host)
         proof = encode_dpop_payload(
             jti=secrets.token_urlsafe(24), htm="POST", htu=uri, iat=now, ath=b64url(held.token.digest.value),
             act=action.name, res=action.resource, arg=b64url(action.arguments.value),

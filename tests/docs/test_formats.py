@@ -110,6 +110,7 @@ from writ.formats.proof_bundle import encode_proof_bundle, parse_proof_bundle
 from writ.formats.proposal import Draft, Proposal, encode_proposal, parse_proposal
 from writ.formats.reason import Reason
 from writ.formats.record import ActionRecord, commit, encode_record, parse_record
+from writ.formats.rerun import NEEDED, Made, Rerun, encode_made, encode_rerun, parse_made, parse_rerun
 from writ.formats.spiffe import AgentId
 from writ.formats.state import PHASES, TPM_CLASSES, encode_host_state, parse_host_record, parse_host_state
 from writ.formats.status_list import StatusList, StatusListToken, encode_status_list, parse_status_list
@@ -265,6 +266,12 @@ def specimens() -> tuple[Specimen, ...]:
         Specimen("exemption", encode_exemption(EXEMPTION), parse_exemption),
         Specimen("trust", encode_trust(scene.trust), parse_trust),
         Specimen("trust", encode_trust(replace(scene.trust, decision_keys=(P256,))), parse_trust),
+        *(
+            Specimen("rerun", encode_rerun(Rerun(kind, b"d", {name: bytes(32) for name in names}, (b"c",))), parse_rerun)
+            for kind, names in NEEDED.items()
+        ),
+        Specimen("rerun", encode_rerun(Rerun("action", b"d", {n: bytes(32) for n in (*NEEDED["action"], "approval")})), parse_rerun),
+        *(Specimen("made", encode_made(one), parse_made) for one in (Made(b"entry"), Made(None, (REASON,)))),
         *(Specimen("receipt", MemoryLog([b"a"] * size).receipt(1), parse_receipt) for size in (2, 300)),
         Specimen("archive", encode_archive(archive), parse_archive),
         Specimen("proof-bundle", encode_proof_bundle(bundle), parse_proof_bundle),

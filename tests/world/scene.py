@@ -185,6 +185,8 @@ class Scene:
     """Logs that travel with the next evidence, where a host has any (`tests.world.machine`)."""
     shows: Callable[[Nonce], LeaseKeys] | None = None
     """Lease keys that travel with evidence for that nonce, where a host is in hardware mode."""
+    engine: EngineId = ENGINE_ID
+    """Which engine its decisions name."""
     alive: tuple[tuple[bytes, int], ...] | None = None
     """Until when instances hold tokens, as the verifier looks it up."""
 
@@ -222,7 +224,7 @@ class Scene:
         )
         record = Digest.of(encode_host_record(self.record))
         self.enrol_entry = EnrolDecision(
-            ENGINE_ID.digest, enrolled_at, self.host, NAMESPACE, record, Digest.of(self.enrolment), self.trust.digest, enrolled.cleared
+            self.engine.digest, enrolled_at, self.host, NAMESPACE, record, Digest.of(self.enrolment), self.trust.digest, enrolled.cleared
         )
 
     # --- what happens on the host
@@ -245,7 +247,7 @@ class Scene:
         """An instance starts."""
         measured = what or measurement(agent)
         agent_id = f"spiffe://{DOMAIN}/{measured.agent.namespace}/agent/{agent}"
-        opening = Opening(0, self.now, sixteen(name), agent_id, ENGINE_ID)
+        opening = Opening(0, self.now, sixteen(name), agent_id, self.engine)
         one = Running(name, sixteen(name), key or signer(f"session/{name}"), encode_record(opening), grants=grants)
         above = None if parent is None else self.running[parent].instance
         session = one.key.public.thumbprint()
@@ -293,7 +295,7 @@ class Scene:
             encode_evidence(evidence), record=self.record, state=self.state, bundle=self.bundle,
             references=reference_set(self.references, self.exemptions),
             verifier=signer("decision").public.thumbprint(), issuance=self.issuance(len(evidence.requests), nonce_age=nonce_age),
-            engine=ENGINE_ID.digest,
+            engine=self.engine.digest,
         )  # fmt: skip
 
     def attest(self, *names: str) -> AttestationVerdict:

@@ -69,6 +69,7 @@ from writ.formats.policy_bundle import encode_bundle, parse_bundle
 from writ.formats.proof_bundle import encode_proof_bundle, parse_proof_bundle
 from writ.formats.reason import Reason
 from writ.formats.record import ActionRecord, encode_record, parse_record
+from writ.formats.rerun import APPROVAL, NEEDED, Made, Rerun, encode_made, encode_rerun, parse_made, parse_rerun
 from writ.formats.state import encode_host_record, encode_host_state, parse_host_record, parse_host_state
 from writ.formats.strict import encode_cbor
 from writ.formats.tlog.checkpoint import parse_signed_checkpoint
@@ -217,6 +218,17 @@ def specimens() -> dict[str, Specimen]:
         "measurement": Specimen(parse_measurement(scene.measured[0]), encode_measurement, parse_measurement),
         "enrolment-evidence": Specimen(enrolment, encode_enrolment_evidence, parse_enrolment_evidence),
         "proof-bundle": Specimen(proof, encode_proof_bundle, parse_proof_bundle),
+        **{
+            f"rerun-{one.kind}": Specimen(one, encode_rerun, parse_rerun)
+            for one in (
+                Rerun("attest", b"entry", {name: bytes(32) for name in NEEDED["attest"]}, (b"corim", b"exemption")),
+                Rerun("enrol", b"entry", dict.fromkeys(NEEDED["enrol"], b"input")),
+                Rerun("exchange", b"entry", dict.fromkeys(NEEDED["exchange"], b"input"), (b"corim",)),
+                Rerun("action", b"leaf", {**{name: bytes(32) for name in NEEDED["action"]}, APPROVAL: b"signed"}),
+            )
+        },
+        "made": Specimen(Made(b"entry"), encode_made, parse_made),
+        "made-nothing": Specimen(Made(None, REASONS), encode_made, parse_made),
         "archive": Specimen(archive, encode_archive, parse_archive),
         "tlog-checkpoint": Specimen(seen, lambda value: encode_note(value.note), parse_signed_checkpoint),
         "tlog-key": Specimen(plain_key(), lambda value: str(value).encode(), lambda data: parse_vkey(data.decode("latin-1"))),

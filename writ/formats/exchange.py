@@ -21,6 +21,11 @@ from writ.formats.tpm.pcr import PcrValues
 MAX_MESSAGE: Final = 2 << 20
 
 
+def exchange_uri(issuer: str, host: str) -> str:
+    """Where a host asks `issuer` for an exchange token: what the proof in its request is made for."""
+    return f"{issuer}/v1/hosts/{host}/exchange"
+
+
 @dataclass(frozen=True, slots=True)
 class EnrolRequest:
     """A host asks to enrol: TPMT_PUBLIC of EK and AK, EK certificates in DER (leaf first), and what it proposes."""

@@ -7,37 +7,28 @@ was recorded. The first fault ends it, since what follows rests on it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from writ.formats.action import Action
-from writ.formats.approval import parse_signed_approval
 from writ.formats.cose import parse_sign1
-from writ.formats.decision import AttestDecision, EnrolDecision, Entry, encode_entry
+from writ.formats.decision import AttestDecision, EnrolDecision, encode_entry
 from writ.formats.digest import Digest
 from writ.formats.eat import SignedToken, encode_claims, parse_token
 from writ.formats.engine import parse_engine
-from writ.formats.enrolment import parse_enrolment_evidence
-from writ.formats.errors import FormatError, Refused
 from writ.formats.evidence import InstanceRequest, binding, parse_evidence
-from writ.formats.exchange import EXCHANGE, Activation, EnrolRequest
 from writ.formats.jose import b64url
 from writ.formats.keys import PublicKey
 from writ.formats.policy_bundle import CLOCK_SKEW, PolicyBundle, parse_bundle
 from writ.formats.proof_bundle import Leaf, Opened, ProofBundle
-from writ.formats.reason import Reason
-from writ.formats.record import ActionRecord, Opening, OutcomeRecord, commit, parse_record
-from writ.formats.state import HostRecord, HostState, encode_host_record, parse_host_record, parse_host_state
+from writ.formats.record import ActionRecord, Opening, OutcomeRecord, parse_record
+from writ.formats.state import HostRecord, encode_host_record, parse_host_record
 from writ.formats.tlog.merkle import leaf_hash, verify_inclusion
 from writ.formats.tpm.public import parse_public
 from writ.formats.trust import Trust
 from writ.verdict.appraisal import NOT_CONTINUED
-from writ.verdict.approval import Consent, consent_of, verify_approval
-from writ.verdict.attestation import decide_attestation
-from writ.verdict.decide import judge_recorded, used_of
-from writ.verdict.enrolment import Admission, judge_activation, judge_enrolment
-from writ.verdict.issue import Issuance
 from writ.verdict.quote import verify_quote
 from writ.verdict.reference import parse_references
+from writ.verdict.replay import Appraised, acted_again, attested_again, demand, demand_same, enrolled_again, refused
 from writ.verdict.signed_entry import by_thumbprint, decision_key, verify_entry
 
 
@@ -86,26 +77,27 @@ def prove(bundle: ProofBundle, trust: Trust) -> ProvenAction:
     Raises Refused or FormatError at the first fault.
     """
     steps: list[str] = []
+    keys = by_thumbprint(trust.decision_keys)
     # 1
-    enrol = _signed_entry(bundle.enrol_decision, trust, "enrol_decision")
+    enrol = verify_entry(bundle.enrol_decision, keys, "enrol_decision")
     if not isinstance(enrol, EnrolDecision):
-        raise _refused("proof-bundle-incomplete", "enrol_decision", "an enrolment", type(enrol).__name__)
+        raise refused("proof-bundle-incomplete", "enrol_decision", "an enrolment", type(enrol).__name__)
     steps.append("enrolment decision signed")
     # 2
     host, root = _enrolled(bundle, enrol, trust)
     steps.append(f"TPM vouched for by {root}")
     # 3
-    decision = _signed_entry(bundle.attest_decision, trust, "attest_decision")
+    decision = verify_entry(bundle.attest_decision, keys, "attest_decision")
     if not isinstance(decision, AttestDecision):
-        raise _refused("proof-bundle-incomplete", "attest_decision", "an attestation", type(decision).__name__)
+        raise refused("proof-bundle-incomplete", "attest_decision", "an attestation", type(decision).__name__)
     policy = parse_bundle(bundle.policy)
-    _same("engine", decision.engine, bundle.engine)
+    demand("engine", decision.engine, bundle.engine)
     engine, token = parse_engine(bundle.engine), parse_token(bundle.token)
     if token.claims.issuer != trust.issuer:
-        raise _refused("trust-root-unknown", "token.issuer", trust.issuer, token.claims.issuer)
+        raise refused("trust-root-unknown", "token.issuer", trust.issuer, token.claims.issuer)
     steps.append("attestation decision signed")
     # 4
-    _again(bundle, decision, host, policy, trust)
+    _again(bundle, decision, decision_key(parse_sign1(bundle.attest_decision), keys), trust.issuer)
     steps.append("attestation re-run, same bytes")
     # 5
     _issued(token, decision)
@@ -113,13 +105,13 @@ def prove(bundle: ProofBundle, trust: Trust) -> ProvenAction:
     # 6, 7
     record = parse_record(bundle.action.record)
     if not isinstance(record, ActionRecord):
-        raise _refused("proof-bundle-incomplete", "action", "an action record", type(record).__name__)
+        raise refused("proof-bundle-incomplete", "action", "an action record", type(record).__name__)
     _acted(record, token, policy)
     _decided(record, token, policy, bundle.context, bundle.approval)
     rerun = bundle.context is not None
     steps.append("action decided by that token and policy" + (", re-run" if rerun else "; not re-run: its context is erased"))
     # 8, 9
-    size, log_root, carried_at = _carried(bundle, host, token, trust)
+    size, log_root, carried_at = _carried(bundle, host, token, keys)
     opening = _opened(bundle, record, token)
     _included(bundle.opening, size, log_root, "opening")
     _included(bundle.action, size, log_root, "action")
@@ -128,74 +120,31 @@ def prove(bundle: ProofBundle, trust: Trust) -> ProvenAction:
     outcome = _outcome(bundle, record, size, log_root)
     if not enrol.decided_at <= decision.decided_at <= carried_at:
         got = f"{enrol.decided_at}, {decision.decided_at}, {carried_at}"
-        raise _refused("chain-order", "decided_at", "enrolment, attestation, checkpoint in order", got)
+        raise refused("chain-order", "decided_at", "enrolment, attestation, checkpoint in order", got)
     if record.decided_at > carried_at + _skew(policy):
-        raise _refused("chain-order", "action.decided_at", f"at most {carried_at + _skew(policy)}", str(record.decided_at))
+        raise refused("chain-order", "action.decided_at", f"at most {carried_at + _skew(policy)}", str(record.decided_at))
     return ProvenAction(
         opening, record, rerun, outcome, host, root, token.claims.runtime, token.claims.exceptions, enrol.decided_at, decision.decided_at,
         carried_at, engine.number, tuple(steps),
     )  # fmt: skip
 
 
-def _refused(code: str, claim: str, expected: str, got: str) -> Refused:
-    return Refused(Reason(code, claim, expected, got))
-
-
-def _decision_key(signed: bytes, trust: Trust) -> PublicKey:
-    return decision_key(parse_sign1(signed), by_thumbprint(trust.decision_keys))
-
-
-def _signed_entry(signed: bytes, trust: Trust, claim: str) -> Entry:
-    return verify_entry(signed, by_thumbprint(trust.decision_keys), claim)
-
-
-def _same(claim: str, expected: Digest, data: bytes) -> None:
-    got = Digest.of(data)
-    if got != expected:
-        raise _refused("digest-mismatch", claim, str(expected), str(got))
-
-
 def _enrolled(bundle: ProofBundle, enrol: EnrolDecision, trust: Trust) -> tuple[HostRecord, str]:
-    _same("enrolment", enrol.evidence, bundle.enrolment)
-    _same("record", enrol.record, bundle.record)
-    evidence = parse_enrolment_evidence(bundle.enrolment)
-    request, activation = EXCHANGE.parse(evidence.request), EXCHANGE.parse(evidence.activation)
-    if not isinstance(request, EnrolRequest) or not isinstance(activation, Activation):
-        raise FormatError("enrolment evidence", "an enrolment request and an activation", "other messages")
-    admission = Admission(evidence.host, evidence.namespace, evidence.generation, evidence.ek, evidence.unendorsed)
-    pending = judge_enrolment(request, admission=admission, trust=trust, now=enrol.decided_at)
-    enrolled = judge_activation(
-        activation, pending=pending, challenge=evidence.challenge, secret=evidence.secret, reset_count=evidence.reset_count,
-        now=enrol.decided_at,
-    )  # fmt: skip
+    demand("record", enrol.record, bundle.record)
+    enrolled, root = enrolled_again(enrol, bundle.enrolment, trust)
     record = parse_host_record(bundle.record)
     # Which CRLs the verifier held is its own word: the chain is judged here by those that the auditor holds.
-    _same("record", enrol.record, encode_host_record(enrolled.record.checked(record.revocation_checked)))
+    demand("record", enrol.record, encode_host_record(enrolled.record.checked(record.revocation_checked)))
     if enrolled.cleared != enrol.cleared:
-        raise _refused("decision-mismatch", "enrol_decision.cleared", str(enrol.cleared).lower(), str(enrolled.cleared).lower())
-    return record, pending.root
+        raise refused("decision-mismatch", "enrol_decision.cleared", str(enrol.cleared).lower(), str(enrolled.cleared).lower())
+    return record, root
 
 
-def _again(bundle: ProofBundle, decision: AttestDecision, host: HostRecord, policy: PolicyBundle, trust: Trust) -> None:
+def _again(bundle: ProofBundle, decision: AttestDecision, key: PublicKey, issuer: str) -> None:
     references = parse_references(bundle.references)
-    state: HostState | None = parse_host_state(bundle.state) if bundle.state else None
-    named = dict(decision.inputs)
-    _same("evidence", named["evidence"], bundle.evidence)
-    _same("policy", named["policy"], bundle.policy)
-    _same("record", named["record"], bundle.record)
-    _same("state", named["state"], bundle.state)
-    _same("result", decision.result, bundle.result)
-    if len(decision.issued) != (asked := len(parse_evidence(bundle.evidence).requests)):
-        raise _refused("decision-mismatch", "attest_decision.issued", f"{asked} rows", f"{len(decision.issued)} rows")
-    issuance = Issuance(trust.issuer, decision.decided_at, decision.nonce_issued_at, decision.issued, decision.status_list, decision.alive)
-    verdict = decide_attestation(
-        bundle.evidence, record=host, state=state, references=references, bundle=policy,
-        verifier=_decision_key(bundle.attest_decision, trust).thumbprint(), issuance=issuance, engine=decision.engine,
-    )  # fmt: skip
-    if encode_entry(verdict.entry) != encode_entry(decision):
-        raise _refused(
-            "decision-mismatch", "attest_decision", str(Digest.of(encode_entry(decision))), str(Digest.of(encode_entry(verdict.entry)))
-        )
+    demand("result", decision.result, bundle.result)
+    inputs = Appraised(bundle.evidence, bundle.record, bundle.state, bundle.policy, references, key.thumbprint(), issuer)
+    demand_same("attest_decision", encode_entry(decision), encode_entry(attested_again(decision, inputs)))
 
 
 def _issued(token: SignedToken, decision: AttestDecision) -> None:
@@ -203,9 +152,9 @@ def _issued(token: SignedToken, decision: AttestDecision) -> None:
     for outcome in decision.outcomes:
         if outcome.instance == token.claims.instance:
             if outcome.claims != claims:
-                raise _refused("digest-mismatch", "token.claims", str(outcome.claims), str(claims))
+                raise refused("digest-mismatch", "token.claims", str(outcome.claims), str(claims))
             return
-    raise _refused("digest-mismatch", "token.instance", "an instance of the decision", token.claims.instance.hex())
+    raise refused("digest-mismatch", "token.instance", "an instance of the decision", token.claims.instance.hex())
 
 
 def _acted(record: ActionRecord, token: SignedToken, policy: PolicyBundle) -> None:
@@ -213,20 +162,20 @@ def _acted(record: ActionRecord, token: SignedToken, policy: PolicyBundle) -> No
     expected = (("token", token.digest, record.token), ("bundle", policy.digest, record.bundle), ("policy", policy.digest, claims.policy))
     for claim, want, got in expected:
         if want != got:
-            raise _refused("digest-mismatch", f"action.{claim}", str(want), str(got))
+            raise refused("digest-mismatch", f"action.{claim}", str(want), str(got))
     if record.decided_at + _skew(policy) < claims.issued_at:
-        raise _refused("chain-order", "action.decided_at", f"at least {claims.issued_at - _skew(policy)}", str(record.decided_at))
+        raise refused("chain-order", "action.decided_at", f"at least {claims.issued_at - _skew(policy)}", str(record.decided_at))
 
 
 def _opened(bundle: ProofBundle, record: ActionRecord, token: SignedToken) -> Opening:
     """The opening under which the record stands; it is of the token's instance and agent."""
     opening = parse_record(bundle.opening.record)
     if not isinstance(opening, Opening):
-        raise _refused("proof-bundle-incomplete", "opening", "an opening", type(opening).__name__)
+        raise refused("proof-bundle-incomplete", "opening", "an opening", type(opening).__name__)
     if not record.opening == opening.sequence == bundle.opening.index:
-        raise _refused("inclusion-invalid", "action.opening", str(record.opening), f"{opening.sequence} at {bundle.opening.index}")
+        raise refused("inclusion-invalid", "action.opening", str(record.opening), f"{opening.sequence} at {bundle.opening.index}")
     if (opening.instance, opening.agent) != (token.claims.instance, str(token.claims.agent)):
-        raise _refused("digest-mismatch", "opening.instance", token.claims.instance.hex(), opening.instance.hex())
+        raise refused("digest-mismatch", "opening.instance", token.claims.instance.hex(), opening.instance.hex())
     return opening
 
 
@@ -236,35 +185,11 @@ def _decided(
     """The decision made again in the context that the record commits to, with the same answer; where that is erased, nothing is said."""
     if opened is None:
         if approval is not None:
-            raise _refused("proof-bundle-incomplete", "context", "the context that names the approval", "none")
+            raise refused("proof-bundle-incomplete", "context", "the context that names the approval", "none")
         return
-    if commit(opened.salt, opened.context) != record.context:
-        raise _refused("digest-mismatch", "action.context", record.context.hex(), commit(opened.salt, opened.context).hex())
-    action = Action(record.action, record.resource, Digest("sha256", bytes(32)))
-    consent = _consented(record, opened.context, token.claims.instance, action, policy, approval)
-    answer = judge_recorded(
-        action, token.claims, policy, gate=record.gate, now=record.decided_at, consent=consent, used=used_of(opened.context)
-    )  # fmt: skip
+    answer = acted_again(record, token.claims, policy, opened, approval)
     if answer.permit != record.permit or answer.reasons != record.reasons or answer.context != opened.context:
-        raise _refused("decision-mismatch", "action", f"permit {record.permit}", f"permit {answer.permit}")
-
-
-def _consented(
-    record: ActionRecord, context: bytes, instance: bytes, action: Action, policy: PolicyBundle, approval: bytes | None
-) -> Consent | None:  # fmt: skip
-    """The approval that the record's context names, verified as of the decision; None where it names none."""
-    named = consent_of(context)
-    if (named is None) != (approval is None):
-        got = "none" if approval is None else "one that no context names"
-        raise _refused("proof-bundle-incomplete", "approval", "the approval that the record names", got)
-    if approval is None:
-        return None
-    consent = verify_approval(
-        parse_signed_approval(approval), action=action, gate=record.gate, instance=instance, bundle=policy, now=record.decided_at
-    )  # fmt: skip
-    if consent != named:
-        raise _refused("digest-mismatch", "approval", str(named), str(consent))
-    return consent
+        raise refused("decision-mismatch", "action", f"permit {record.permit}", f"permit {answer.permit}")
 
 
 def _skew(policy: PolicyBundle) -> int:
@@ -272,15 +197,15 @@ def _skew(policy: PolicyBundle) -> int:
     return max(CLOCK_SKEW, policy.settings.clock_skew)
 
 
-def _carried(bundle: ProofBundle, host: HostRecord, token: SignedToken, trust: Trust) -> tuple[int, bytes, int]:
+def _carried(bundle: ProofBundle, host: HostRecord, token: SignedToken, keys: Mapping[bytes, PublicKey]) -> tuple[int, bytes, int]:
     """Size and root of the action log as a quote of this TPM bound them, and when the verifier decided on that quote."""
-    decision = _signed_entry(bundle.carrier_decision, trust, "carrier_decision")
+    decision = verify_entry(bundle.carrier_decision, keys, "carrier_decision")
     if not isinstance(decision, AttestDecision):
-        raise _refused("proof-bundle-incomplete", "carrier_decision", "an attestation", type(decision).__name__)
-    _same("carrier", dict(decision.inputs)["evidence"], bundle.carrier)
+        raise refused("proof-bundle-incomplete", "carrier_decision", "an attestation", type(decision).__name__)
+    demand("carrier", dict(decision.inputs)["evidence"], bundle.carrier)
     evidence = parse_evidence(bundle.carrier)
-    _same("carrier.record", dict(decision.inputs)["record"], bundle.record)
-    verifier = _decision_key(bundle.carrier_decision, trust).thumbprint()
+    demand("carrier.record", dict(decision.inputs)["record"], bundle.record)
+    verifier = decision_key(parse_sign1(bundle.carrier_decision), keys).thumbprint()
     verify_quote(
         evidence.attest, evidence.signature, evidence.pcrs, ak=parse_public(host.ak), qualified_name=host.qualified_name,
         extra_data=binding(verifier, evidence.host, evidence.nonce, evidence.requests, evidence.further), bank=host.bank,
@@ -288,12 +213,12 @@ def _carried(bundle: ProofBundle, host: HostRecord, token: SignedToken, trust: T
     for request in evidence.requests:
         if request.instance == token.claims.instance:
             if request.session_key.thumbprint() != token.claims.key:
-                raise _refused(
+                raise refused(
                     "instance-key-mismatch", "carrier.session_key", b64url(token.claims.key), b64url(request.session_key.thumbprint())
                 )
             _continued(decision, token, request)
             return request.log_size, request.log_root, decision.decided_at
-    raise _refused("proof-bundle-incomplete", "carrier.requests", token.claims.instance.hex(), "no such instance")
+    raise refused("proof-bundle-incomplete", "carrier.requests", token.claims.instance.hex(), "no such instance")
 
 
 def _continued(decision: AttestDecision, token: SignedToken, request: InstanceRequest) -> None:
@@ -303,30 +228,30 @@ def _continued(decision: AttestDecision, token: SignedToken, request: InstanceRe
     """
     for one in decision.outcomes:
         if one.instance == token.claims.instance:
-            wanted, said = (f"{of.log_size} records, {of.log_root.hex()}" for of in (request, one))
-            if wanted != said:
-                raise _refused("digest-mismatch", "carrier_decision.log", wanted, said)
+            wanted, told = (f"{of.log_size} records, {of.log_root.hex()}" for of in (request, one))
+            if wanted != told:
+                raise refused("digest-mismatch", "carrier_decision.log", wanted, told)
             codes = sorted({reason.code for reason in one.reasons} & NOT_CONTINUED)
             if codes:
-                raise _refused("consistency-invalid", "carrier_decision", "a checkpoint that extends the one before", ", ".join(codes))
+                raise refused("consistency-invalid", "carrier_decision", "a checkpoint that extends the one before", ", ".join(codes))
             return
-    raise _refused("proof-bundle-incomplete", "carrier_decision.outcomes", token.claims.instance.hex(), "no such instance")
+    raise refused("proof-bundle-incomplete", "carrier_decision.outcomes", token.claims.instance.hex(), "no such instance")
 
 
 def _included(leaf: Leaf, size: int, root: bytes, claim: str) -> None:
     if not verify_inclusion(leaf_hash(leaf.record), leaf.index, size, leaf.proof, root):
-        raise _refused("inclusion-invalid", claim, f"a path to {root.hex()} at size {size}", f"index {leaf.index}")
+        raise refused("inclusion-invalid", claim, f"a path to {root.hex()} at size {size}", f"index {leaf.index}")
 
 
 def _outcome(bundle: ProofBundle, record: ActionRecord, size: int, root: bytes) -> OutcomeRecord | None:
     if record.sequence != bundle.action.index:
-        raise _refused("inclusion-invalid", "action.sequence", str(bundle.action.index), str(record.sequence))
+        raise refused("inclusion-invalid", "action.sequence", str(bundle.action.index), str(record.sequence))
     if bundle.outcome is None:
         return None
     outcome = parse_record(bundle.outcome.record)
     if not isinstance(outcome, OutcomeRecord) or outcome.of != record.sequence:
-        raise _refused("digest-mismatch", "outcome.of", str(record.sequence), "another record")
+        raise refused("digest-mismatch", "outcome.of", str(record.sequence), "another record")
     _included(bundle.outcome, size, root, "outcome")
     if outcome.sequence != bundle.outcome.index:
-        raise _refused("inclusion-invalid", "outcome.sequence", str(bundle.outcome.index), str(outcome.sequence))
+        raise refused("inclusion-invalid", "outcome.sequence", str(bundle.outcome.index), str(outcome.sequence))
     return outcome

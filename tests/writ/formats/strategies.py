@@ -43,6 +43,7 @@ from writ.formats.proof_bundle import Leaf, Opened, ProofBundle
 from writ.formats.proposal import KINDS, Draft, Proposal
 from writ.formats.reason import REMEDIES, Reason
 from writ.formats.record import ActionRecord, Opening, OutcomeRecord
+from writ.formats.rerun import NEEDED, Made, Rerun
 from writ.formats.secret import Secret
 from writ.formats.spiffe import AgentId
 from writ.formats.state import HOST_STATUSES, LOGS, PHASES, TPM_CLASSES, HostRecord, HostState, InstanceState, RuntimeState
@@ -275,6 +276,16 @@ ARCHIVE = st.builds(
     Archive, sorted_set(BLOB), sorted_set(ARGUMENT), sorted_set(BLOB),
     sorted_set(st.builds(InstanceLog, ID, several(BLOB)), key=lambda log: log.instance),
 )  # fmt: skip
+RERUN = st.one_of(
+    *(
+        st.builds(
+            Rerun, st.just(kind), BLOB, st.fixed_dictionaries({name: KEY32 if name in ("salt", "verifier") else BLOB for name in names}),
+            several(BLOB),
+        )
+        for kind, names in NEEDED.items()
+    ),
+)  # fmt: skip
+MADE = st.one_of(st.builds(Made, BLOB), st.builds(Made, st.none(), REASONS.filter(bool)))
 EXCHANGE = st.one_of(
     st.builds(ex.EnrolRequest, NAME, st.none() | TEXT, BLOB, several(BLOB), BLOB, KEY, st.integers(0, 23), TEXT),
     st.builds(ex.EnrolChallenge, KEY32, BLOB, BLOB),

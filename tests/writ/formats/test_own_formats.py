@@ -29,6 +29,7 @@ from writ.formats.policy_bundle import encode_bundle, parse_bundle
 from writ.formats.proof_bundle import encode_proof_bundle, parse_proof_bundle
 from writ.formats.proposal import encode_proposal, parse_proposal
 from writ.formats.record import encode_record, parse_record
+from writ.formats.rerun import encode_made, encode_rerun, parse_made, parse_rerun
 from writ.formats.state import encode_host_record, encode_host_state, parse_host_record, parse_host_state
 from writ.formats.strict import decode_cbor, decode_json, encode_cbor, encode_json
 from writ.formats.trust import encode_trust, parse_trust
@@ -52,6 +53,8 @@ FORMATS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], bytes], Callabl
     "enrolment": (s.ENROLMENT, encode_enrolment_evidence, parse_enrolment_evidence),
     "proof": (s.PROOF, encode_proof_bundle, parse_proof_bundle),
     "archive": (s.ARCHIVE, encode_archive, parse_archive),
+    "rerun": (s.RERUN, encode_rerun, parse_rerun),
+    "made": (s.MADE, encode_made, parse_made),
     "exchange": (s.EXCHANGE, EXCHANGE.encode, EXCHANGE.parse),
     "local": (s.LOCAL, LOCAL.encode, LOCAL.parse),
 }

@@ -1,0 +1,1 @@
+"""`auditor replay`: what was decided is decided again."""

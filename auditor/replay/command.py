@@ -1,0 +1,52 @@
+"""The verbs `replay` and `engine`: what they are asked, and what they print."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from auditor.engines import Engines, record_engine
+from auditor.replay.decisions import DIFFERING, INCOMPLETE, NOT_REPLAYED, Replay, Summary, lines
+from writ.formats.archive import Archive
+from writ.formats.trust import Trust
+from writ.service import cli
+from writ.service.engine_id import installed_engine
+
+
+def add_parsers(verbs: Any) -> None:
+    """`replay ARCHIVE... --trust FILE [--engines DIR] [--explain]` and `engine WHEEL... --engines DIR`."""
+    made = verbs.add_parser("replay", help="make every decision in archives again, and look whether it is the same")
+    made.add_argument("source", type=Path, nargs="+", help="archives: `verifier export`, `enforcer log export`")
+    made.add_argument("--trust", type=Path, required=True, help="the trust file: TPM roots and decision keys")
+    made.add_argument("--engines", type=Path, metavar="DIR", help="engines of other versions, as `auditor engine` records them")
+    made.add_argument("--explain", action="store_true", help="print every step of every decision")
+    cli.add_json_flag(made)
+    made = verbs.add_parser("engine", help="record the wheel of an engine, with its libraries, for a replay in years to come")
+    made.add_argument("wheel", type=Path, nargs="+", help="the wheel of writ, and those of libraries under it")
+    made.add_argument("--engines", type=Path, required=True, metavar="DIR")
+    cli.add_json_flag(made)
+
+
+def replay(args: argparse.Namespace, archive: Archive, trust: Trust) -> int:
+    """What became of every decision is printed. Exit status: 0 identical, 1 something differs, 3 something could not be made again."""
+    summary, shown = Summary(), []
+    for one in Replay(archive, trust, Engines(args.engines), installed_engine()).judged():
+        summary.add(one)
+        worth_saying = args.explain or one.outcome in (DIFFERING, NOT_REPLAYED, INCOMPLETE)
+        if args.json and worth_saying:
+            shown.append(one.to_json(steps=args.explain))
+        elif worth_saying:
+            print(*map(cli.printable, lines(one, explain=args.explain)), sep="\n")
+    if args.json:
+        cli.emit({**summary.to_json(), "decisions": shown}, as_json=True)
+    else:
+        print(f"{summary.verdict}: {summary}")
+    return summary.exit_code
+
+
+def engine(args: argparse.Namespace) -> int:
+    """The engine lies in its place, which is printed."""
+    tree, place = record_engine(args.wheel, args.engines)
+    cli.emit({"tree": str(tree), "place": str(place)}, args.json)
+    return cli.ACCEPTED
