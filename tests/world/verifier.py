@@ -91,11 +91,11 @@ class RunningVerifier:
         self.client.post("/v1/references", {"corims": items, "replace": replace})
 
 
-def free_socket() -> socket.socket:
-    """A bound loopback socket; its protocol is set, so that asyncio sets TCP_NODELAY."""
+def free_socket(port: int = 0) -> socket.socket:
+    """A loopback socket bound to that port, or to a free one; its protocol is set, so that asyncio sets TCP_NODELAY."""
     bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    bound.bind(("127.0.0.1", 0))
+    bound.bind(("127.0.0.1", port))
     return bound
 
 
@@ -119,8 +119,13 @@ def serving(made: compose.Verifier, config: VerifierConfig, bound: socket.socket
 def running_verifier(
     folder: Path, *, clock: Clock | None = None, certificate: tuple[Path, Path] | None = None
 ) -> Iterator[RunningVerifier]:
-    """A verifier, initialised in `folder`, serving until the block ends; under TLS with `certificate` and its key."""
-    bound = free_socket()
+    """A verifier, initialised in `folder`, serving until the block ends; under TLS with `certificate` and its key.
+
+    One that was there before is at the address where it was, which is its log's name.
+    """
+    port = folder / "port"
+    bound = free_socket(int(port.read_text()) if port.exists() else 0)
+    port.write_text(str(bound.getsockname()[1]))
     address = f"127.0.0.1:{bound.getsockname()[1]}"
     url, (cert, key) = f"{'https' if certificate else 'http'}://{address}", certificate or (None, None)
     config = VerifierConfig(
