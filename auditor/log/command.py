@@ -20,7 +20,7 @@ from writ.formats.tlog.cosignature import MAX_POLICY, parse_policy
 from writ.formats.tlog.note import PLAIN, NoteKey, parse_vkey
 from writ.formats.trust import MAX_TRUST, Trust, parse_trust
 from writ.service import cli
-from writ.verdict.log_audit import LogTrust
+from writ.verdict.log_audit import LogTrust, Speaker
 
 _LONGEST: Final = 10**9
 
@@ -101,9 +101,11 @@ def _verify(args: argparse.Namespace, trust: Trust | None, believed: LogTrust) -
     if args.since is not None:
         kept.append(believed.verify_kept(parse_served(_read(args.since, MAX_CHECKPOINT), str(args.since))))
     until = int(time.time()) if args.until is None and remote else args.until
-    content = None if trust is None else Content(trust, args.skew, args.silence, until)
     with open_source(args.source, args.ca_file) as source:
-        checkpoint = believed.verify(read_checkpoint(source))
+        signed = read_checkpoint(source)
+        checkpoint = believed.verify(signed)
+        speaker = None if trust is None else Speaker.of(trust, believed.key_of(signed))
+        content = None if speaker is None else Content(speaker, args.skew, args.silence, until)
         report = verify(source, checkpoint, kept, content)
     report.steps.insert(0, _signed_step(checkpoint, believed))
     return _show(args, report, checkpoint)

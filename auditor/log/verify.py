@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from auditor.log.source import Source, pieces
-from writ.formats.keys import PublicKey
 from writ.formats.reason import Reason
 from writ.formats.tlog.checkpoint import Checkpoint
 from writ.formats.tlog.tile import ENTRIES, WIDTH
-from writ.formats.trust import Trust
-from writ.verdict.log_audit import Findings, Judged, LogAudit, Piece, Timeline, judge_entries
-from writ.verdict.signed_entry import by_thumbprint
+from writ.verdict.log_audit import Findings, Judged, LogAudit, Piece, Speaker, Timeline, judge_entries
 
 _FEW: Final = 16 * WIDTH
 """Entries up to which other processes cost more than they save."""
@@ -26,7 +24,7 @@ _FEW: Final = 16 * WIDTH
 class Content:
     """By whom entries are signed, and how far their times may lie from each other, in seconds; `until` is when a last one was due."""
 
-    trust: Trust
+    speaker: Speaker
     skew: int
     silence: int | None = None
     until: int | None = None
@@ -65,7 +63,8 @@ def _steps(checkpoint: Checkpoint, kept: tuple[Checkpoint, ...], content: Conten
         yield "decisions: not judged, for want of a trust file"
         yield "times: not judged, for want of a trust file"
         return
-    yield f"decisions: each entry against {len(content.trust.decision_keys)} decision keys, and issuer {content.trust.issuer}"
+    speaker = content.speaker
+    yield f"decisions: entry 0 against the log's name, key and verifier, each against {len(speaker.decision_keys)} keys of {speaker.issuer}"
     silence = "any silence accepted" if content.silence is None else f"at most {content.silence} s of silence"
     yield f"times: none back by more than {content.skew} s, {silence}; the longest was {timeline.longest} s"
 
@@ -73,7 +72,7 @@ def _steps(checkpoint: Checkpoint, kept: tuple[Checkpoint, ...], content: Conten
 def _judge(bundles: Iterator[Piece], size: int, content: Content, found: Findings) -> Timeline:
     """The entries and their times, in their order. Returns what is known of the times."""
     timeline = Timeline(content.skew, content.silence)
-    work = _Work(tuple(content.trust.decision_keys), content.trust.issuer)
+    work = partial(_judge_piece, content.speaker)
     for judged in _in_processes(work, bundles) if size > _FEW else map(work, bundles):
         for reason in judged.reasons:
             found.add(reason)
@@ -85,18 +84,12 @@ def _judge(bundles: Iterator[Piece], size: int, content: Content, found: Finding
     return timeline
 
 
-@dataclass(frozen=True)
-class _Work:
-    """Judges one bundle; travels to other processes."""
-
-    keys: tuple[PublicKey, ...]
-    issuer: str
-
-    def __call__(self, piece: Piece) -> Judged:
-        return judge_entries(piece.tile.index * WIDTH, piece.entries, by_thumbprint(self.keys), self.issuer)
+def _judge_piece(speaker: Speaker, piece: Piece) -> Judged:
+    """One bundle, in whatever process."""
+    return judge_entries(piece.tile.index * WIDTH, piece.entries, speaker)
 
 
-def _in_processes(work: _Work, bundles: Iterator[Piece]) -> Iterator[Judged]:
+def _in_processes(work: Callable[[Piece], Judged], bundles: Iterator[Piece]) -> Iterator[Judged]:
     """`work` on every bundle, in their order; no more of them are held than keep all processors busy."""
     workers = len(os.sched_getaffinity(0))
     waiting: deque[Future[Judged]] = deque()

@@ -11,8 +11,9 @@ import pytest
 
 from auditor.__main__ import main
 from tests.signers import new_signer
-from tests.world.scene import sign_entry
-from tests.world.translog import STARTED, WorldLog, act, auditors_trust, decisions, put
+from tests.world.scene import ENGINE_ID, sign_entry, signer
+from tests.world.translog import ISSUER, ORIGIN, STARTED, WorldLog, act, auditors_trust, begun, decisions, put
+from writ.formats.decision import Genesis
 from writ.formats.tlog.cosignature import cosign
 from writ.formats.tlog.note import COSIGNATURE, Note, NoteKey, encode_note
 from writ.formats.tlog.tile import WIDTH, encode_bundle
@@ -32,7 +33,7 @@ def entries() -> list[bytes]:
 
 @pytest.fixture
 def log(entries: list[bytes]) -> WorldLog:
-    return WorldLog(list(entries))
+    return begun(entries)
 
 
 class Auditor:
@@ -354,6 +355,15 @@ def test_checkpoints_of_a_mirror_that_contradict_it_are_found(log: WorldLog, aud
     assert findings(said) == [("log-fork", "checkpoint.400")]
 
 
+def test_a_checkpoint_in_a_mirror_that_the_log_did_not_sign_is_found(log: WorldLog, auditor: Auditor, tmp_path: Path) -> None:
+    mirror = tmp_path / "mirror"
+    auditor.run("mirror", auditor.served, mirror)
+    put(mirror / "checkpoints" / "400", encode_note(WorldLog(log.entries[:400]).note()))
+
+    assert auditor.codes("verify", mirror) == {"checkpoint-invalid"}
+    assert auditor.codes("mirror", auditor.served, mirror) == {"checkpoint-invalid"}
+
+
 def test_a_kept_checkpoint_under_another_name_is_found(log: WorldLog, auditor: Auditor, tmp_path: Path) -> None:
     mirror = tmp_path / "mirror"
     auditor.run("mirror", auditor.served, mirror)
@@ -426,6 +436,41 @@ def test_a_decision_whose_signature_does_not_hold_is_found(log: WorldLog, audito
     serving(auditor, log, [*log.entries[:5], log.entries[5][:-64] + bytes(64), *log.entries[6:]])
 
     assert auditor.codes("verify", auditor.served) == {"signature-invalid"}
+
+
+GENESIS = Genesis(ENGINE_ID, STARTED, ISSUER, "example.org", ORIGIN, signer("nobody").public)
+BEGINNINGS = {
+    "of another key": GENESIS,
+    "of another log": replace(GENESIS, origin="other.example.org/log"),
+    "of another verifier": replace(GENESIS, issuer="https://other.example.org"),
+    "of another domain": replace(GENESIS, domain="example.net"),
+}
+
+
+@pytest.mark.parametrize("which", BEGINNINGS)
+def test_a_genesis_of_something_else_is_found(which: str, log: WorldLog, auditor: Auditor) -> None:
+    genesis = BEGINNINGS[which] if which == "of another key" else replace(BEGINNINGS[which], log_key=log.key.public)
+    serving(auditor, log, [sign_entry(genesis), *log.entries[1:]])
+
+    _, said = auditor.run("verify", auditor.served)
+
+    assert findings(said) == [("log-genesis", "entry.0")]
+
+
+def test_a_log_that_does_not_begin_is_found(log: WorldLog, auditor: Auditor) -> None:
+    serving(auditor, log, log.entries[1:])
+
+    _, said = auditor.run("verify", auditor.served)
+
+    assert findings(said) == [("log-genesis", "entry.0")]
+
+
+def test_a_log_that_begins_again_is_found(log: WorldLog, auditor: Auditor) -> None:
+    serving(auditor, log, [*log.entries[:1], *log.entries])
+
+    _, said = auditor.run("verify", auditor.served)
+
+    assert findings(said) == [("log-genesis", "entry.1")]
 
 
 @pytest.mark.parametrize("back, found", [(5, set()), (6, {"log-time-backwards"})])

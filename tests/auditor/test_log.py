@@ -18,7 +18,7 @@ from auditor.__main__ import main
 from auditor.log.mirror import mirror
 from auditor.log.source import open_source
 from tests.world.network import Server, certified
-from tests.world.translog import WorldLog, auditors_trust, decisions, put
+from tests.world.translog import WorldLog, auditors_trust, begun, decisions, put
 from writ.formats.errors import Refused, Unavailable
 from writ.formats.tlog.checkpoint import MAX_CHECKPOINT
 from writ.formats.tlog.note import encode_note
@@ -218,7 +218,14 @@ def test_a_checkpoint_that_was_seen_binds_also_where_nothing_was_fetched(log: Wo
     with pytest.raises(Refused):
         mirror(source, tmp_path / "m", trust(log))
 
-    for other, code in ((log.at(300), "log-rollback"), (log.with_entry(3, b"other"), "log-fork")):
+    forked = log.with_entry(3, b"other")
+    bare = Counted(log.at(400))
+    bare.files["checkpoint"] = encode_note(forked.at(400).note())
+    with pytest.raises(Refused) as refused:
+        mirror(bare, tmp_path / "m", trust(log))
+    assert [reason.code for reason in refused.value.reasons] == ["log-fork"], "two signatures are enough, without any tile"
+    assert [path.read_bytes() for path in (tmp_path / "m" / "evidence").iterdir()] == [bare.files["checkpoint"]]
+    for other, code in ((log.at(300), "log-rollback"), (forked.at(400), "log-fork"), (forked, "log-fork")):
         with pytest.raises(Refused) as refused:
             mirror(Counted(other), tmp_path / "m", trust(log))
         assert [reason.code for reason in refused.value.reasons] == [code]
@@ -322,15 +329,15 @@ def test_a_place_without_a_log_is_could_not(log: WorldLog, tmp_path: Path) -> No
 
 
 def test_explain_prints_each_step_with_its_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    log = WorldLog(decisions(20))
+    log = begun(decisions(20))
     log.write(tmp_path / "log")
     put(tmp_path / "trust.cbor", encode_trust(auditors_trust(log)))
 
     assert main(["log", "verify", str(tmp_path / "log"), "--trust", str(tmp_path / "trust.cbor"), "--explain"]) == 0
 
     lines = capsys.readouterr().out.splitlines()
-    begun = [line.strip().partition(":")[0] for line in lines[:-1]]
-    assert begun == ["1. checkpoint", "2. tiles and entries", "3. history", "4. decisions", "5. times"]
+    names = [line.strip().partition(":")[0] for line in lines[:-1]]
+    assert names == ["1. checkpoint", "2. tiles and entries", "3. history", "4. decisions", "5. times"]
     assert lines[-1].startswith("whole: ")
 
 
@@ -349,8 +356,7 @@ def test_a_fork_prints_both_signed_checkpoints(log: WorldLog, tmp_path: Path, ca
 def test_decisions_are_judged_in_their_order_by_other_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Beyond some thousands of entries; the one fault is named by its place."""
     signed = decisions(64)
-    entries = [signed[0]] * 4200 + [b"hello"] + [signed[0]] * 300
-    log = WorldLog(entries)
+    log = begun([signed[0]] * 4200 + [b"hello"] + [signed[0]] * 300)
     put(tmp_path / "trust.cbor", encode_trust(auditors_trust(log)))
 
     status = main(["log", "verify", str(log.write(tmp_path / "log")), "--trust", str(tmp_path / "trust.cbor"), "--json"])

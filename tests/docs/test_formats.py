@@ -47,6 +47,7 @@ from writ.formats.delegation import Delegation, Role, encode_delegation, parse_d
 from writ.formats.digest import SIZES, Digest, Nonce
 from writ.formats.ear import STATUS, Ear, encode_ear_cbor, parse_ear_cbor, submodule
 from writ.formats.eat import encode_claims, parse_claims
+from writ.formats.engine import encode_engine, parse_engine
 from writ.formats.enrolment import parse_enrolment_evidence
 from writ.formats.errors import FormatError
 from writ.formats.eventlog import runtime
@@ -235,6 +236,7 @@ def specimens() -> tuple[Specimen, ...]:
         *(Specimen("corim", encode_corim(corim), parse_corim) for corim in (GOVERNED, reference(valid_until=NOW), both)),
         Specimen("signed-corim", signed_corim, parse_signed_corim),
         Specimen("signed-decision", decision, parse_sign1),
+        Specimen("engine", encode_engine(ENGINE_ID), parse_engine),
         Specimen("signed-policy", signed_policy, parse_sign1),
         *(Specimen("ear", encode_ear_cbor(one), parse_ear_cbor) for one in (parse_ear_cbor(verdict.result), ear, whole_ear)),
         *(

@@ -249,6 +249,54 @@ def test_the_older_slot_is_written_over_and_one_is_always_whole(tmp_path: Path) 
     head.close()
 
 
+def test_a_new_log_has_a_head_of_no_entries_so_that_one_that_is_gone_is_never_trusted(tmp_path: Path) -> None:
+    """Killed after its first commit and before the head of it, it goes on; without its head it does not."""
+    tables = MemoryTables({})
+    log = opened(tmp_path, tables)
+    tables.put(row(0))
+    log.keep(log.extend(tables, [row(0)]))
+    log.close()
+    again = opened(tmp_path, tables)
+    extended(again, tables, 2)
+    again.close()
+    (tmp_path / "head").unlink()
+    assert rolled_back(tmp_path, tables) == "head"
+
+
+def test_the_head_is_written_at_each_start(stood: tuple[Path, MemoryTables], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it says may be in memory only: of a process that was killed before its write was synced."""
+    folder, tables = stood
+    written: list[bytes] = []
+    monkeypatch.setattr(HeadFile, "write", lambda _, note: written.append(note))
+    log = opened(folder, tables)
+    assert written == [log.checkpoint]
+    log.close()
+
+
+def test_a_size_alone_does_not_say_that_a_log_is_the_same(stood: tuple[Path, MemoryTables]) -> None:
+    """A backup of between a commit and its head has the right size, and another root."""
+    folder, tables = stood
+    log = opened(folder, tables)
+    tables.rows[CheckpointRow][300] = replace(tables.rows[CheckpointRow][300], note=b"another of that size")
+    tables.put(row(300))
+    with pytest.raises(Unavailable, match="another process"):
+        log.extend(tables, [row(300)])
+    log.close()
+
+
+def test_a_head_that_somebody_else_moved_ends_the_writer(stood: tuple[Path, MemoryTables]) -> None:
+    """Its own copy of the database put back to where it knows it, a stale writer is found by the head."""
+    folder, tables = stood
+    stale, backup = opened(folder, tables), copied(tables)
+    other = opened(folder, tables)
+    extended(other, tables, 305)
+    backup.put(row(300))
+    with pytest.raises(Unavailable, match="another process"):
+        stale.extend(backup, [row(300)])
+    for one in (stale, other):
+        one.close()
+
+
 def test_entry_0_is_the_genesis_and_no_other_is(tmp_path: Path) -> None:
     tables = MemoryTables({})
     log = opened(tmp_path, tables)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.signers import MemorySigner, new_signer
 from tests.world.scene import ENGINE_ID, sign_entry, signer
-from writ.formats.decision import OperatorAct
+from writ.formats.decision import Genesis, OperatorAct
 from writ.formats.tlog.checkpoint import Checkpoint
 from writ.formats.tlog.merkle import leaf_hash, root
 from writ.formats.tlog.note import PLAIN, Note, NoteKey, encode_note, sign_note
@@ -91,6 +91,13 @@ def act(at: int, subject: str = "api") -> OperatorAct:
 def decisions(size: int, *, every: int = 10, first: int = 0) -> list[bytes]:
     """Signed decisions, `every` so many seconds, from number `first` on."""
     return [sign_entry(act(STARTED + every * at, f"key-{at}")) for at in range(first, first + size)]
+
+
+def begun(entries: list[bytes]) -> WorldLog:
+    """A log of these entries under a new key, of which the first is its genesis instead."""
+    log = WorldLog(list(entries))
+    log.entries[0] = sign_entry(Genesis(ENGINE_ID, STARTED, ISSUER, "example.org", log.origin, log.key.public))
+    return log
 
 
 def auditors_trust(log: WorldLog) -> Trust:

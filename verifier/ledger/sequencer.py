@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from verifier.ledger import Change, Committed, Tables
-from verifier.ledger.sqlite import SqliteTables, connect, hold
+from verifier.ledger.sqlite import SqliteTables, connect, hold, sync
 from verifier.ledger.transaction import apply
 from verifier.ledger.translog import Extended, TransparencyLog
 from writ.formats.errors import Unavailable, WritError
@@ -51,10 +51,12 @@ class SqliteLedger:
         try:
             self._writer = writer or connect(path)
             if log is not None:
+                sync(self._writer)
                 log.open(SqliteTables(self._writer))
         except BaseException:
             os.close(self._held)
             raise
+        self._broken = ""
         self._readers = threading.local()
         self._opened: list[sqlite3.Connection] = []
         self._idle: list[sqlite3.Connection] = []
@@ -65,8 +67,8 @@ class SqliteLedger:
 
     def commit(self, change: Change) -> Committed:
         """Durable when it returns. Raises Refused, Void, Unavailable."""
-        if not self._thread.is_alive():
-            raise Unavailable("ledger", "the sequencer has stopped")
+        if not self._thread.is_alive() or self._broken:
+            raise Unavailable("ledger", "the sequencer has stopped" + (f": {self._broken}" if self._broken else ""))
         done: Future[Committed] = Future()
         try:
             self._jobs.put((change, done), timeout=1)
@@ -180,6 +182,9 @@ class SqliteLedger:
         return self.log.extend(tables, rows) if rows and self.log is not None else None
 
     def _abandon(self, group: list[Job], error: Exception) -> None:
+        """Nobody of the group is answered. After an error of the disk nobody is any more: what is read may not be on it."""
+        if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorname", "").startswith("SQLITE_IOERR"):
+            self._broken = error.sqlite_errorname
         _LOG.error("commit-failed", exception=error, changes=len(group))
         try:
             if self._writer.in_transaction:

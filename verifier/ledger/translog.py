@@ -1,7 +1,7 @@
 """The transparency log of a ledger: tiles and signed checkpoints, in the transaction of the entries that they are of.
 
     1. In the transaction that appends entries: their hashes enter the tiles, and the checkpoint of the new size is signed and inserted.
-       A size that is there already, or that does not follow the last one known here, ends the transaction: a second writer can only fail.
+       A size that is there already, or another last checkpoint or head than those known here, ends the transaction: a second writer fails.
     2. The transaction is on disk.
     3. The checkpoint is in the head file, outside the database, and on disk.
     4. Answers leave, and the checkpoint is served.
@@ -52,7 +52,7 @@ class HeadFile:
         """Raises Unavailable."""
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_DSYNC, 0o600)
-            self._slots = [os.pread(self._file, SLOT, at * SLOT).rstrip(b"\0") for at in range(2)]
+            self._slots = self._stored()
             folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 os.fsync(folder)
@@ -62,9 +62,18 @@ class HeadFile:
             raise Unavailable("log head", f"{path}: {error.strerror}") from None
         self._path = path
 
+    def _stored(self) -> list[bytes]:
+        return [os.pread(self._file, SLOT, at * SLOT).rstrip(b"\0") for at in range(2)]
+
     def read(self, key: NoteKey) -> Checkpoint | None:
-        """The newer of those that `key` signed; None in a file in which nothing was ever written. Raises Refused."""
+        """The newer of those that `key` signed, as they are now; None in a file in which nothing was ever written. Raises Refused."""
+        self._slots = self._stored()
         return _newest(self._slots, key)
+
+    @property
+    def moved(self) -> bool:
+        """Whether someone else has written it since it was read or written here."""
+        return self._stored() != self._slots
 
     def write(self, note: bytes) -> None:
         """`note` is on disk. Raises Unavailable; then it may be there or not."""
@@ -138,21 +147,23 @@ class TransparencyLog:
     def open(self, tables: Tables) -> None:
         """What the tables hold is the log that was signed last, or goes on from it.
 
-        1. The last checkpoint is by this log's key, and the tiles lead to its root; there is an entry for each of its leaves, and no more.
-        2. The head is of the same log, and the tables extend it.
-        3. The head is the last checkpoint from now on.
+        1. The head is read before the tables, which another process may have moved on until its lock was ours.
+        2. The last checkpoint is by this log's key, and the tiles lead to its root; there is an entry for each of its leaves, and no more.
+        3. The head is of the same log, and the tables extend it.
+        4. The head is the last checkpoint from now on, of no entries in a new log, and on disk: what a process wrote that was killed is
+           read, and need not be there after the next power cut. The caller has synced the tables for the same reason.
 
         Raises Refused for a database or a head that was put back or altered, Unavailable where the head cannot be written.
         """
         # 1
+        head = self._head.read(self.key)
+        # 2
         self._stands = stands = standing(tables, self.key)
         size = stands.frontier.size
-        # 2
-        head = self._head.read(self.key)
-        agrees(tables, size, head)
         # 3
-        if size and (head is None or head.size < size):
-            self._head.write(stands.note)
+        agrees(tables, size, head)
+        # 4
+        self._head.write(stands.note if size else self._signed(Checkpoint(self.key.name, 0, merkle.EMPTY_ROOT)))
         self._published = stands.note
 
     # --- the writer ------------------------------------------------------------------------------------------------------
@@ -163,19 +174,22 @@ class TransparencyLog:
         Raises Unavailable where the tables are not those that this log left.
         """
         size, last = self._stands.frontier.size, tables.last(CheckpointRow)
-        if (0 if last is None else last.size) != size or [row.sequence for row in rows] != list(range(size, size + len(rows))):
-            raise Unavailable("log", f"expected a log of {size} entries, got one that another process wrote")
+        same = (b"" if last is None else last.note) == self._stands.note and not self._head.moved
+        if not same or [row.sequence for row in rows] != list(range(size, size + len(rows))):
+            raise Unavailable("log", f"expected the log of {size} entries, got one that another process wrote")
         if any((row.sequence == 0) != (row.kind == GENESIS) for row in rows):
             raise Misuse("entry 0 is the genesis, and no other is")
         leaves = [row.leaf for row in rows]
         edges = _append(tables, [list(edge) for edge in self._stands.edges], size, leaves)
         frontier = merkle.append(self._stands.frontier, *leaves)
-        checkpoint = Checkpoint(self.key.name, frontier.size, merkle.frontier_root(frontier))
-        note = encode_note(sign_note(str(checkpoint), self.key, self._signer.sign))
+        note = self._signed(Checkpoint(self.key.name, frontier.size, merkle.frontier_root(frontier)))
         tables.put(CheckpointRow(frontier.size, note))
         if size and size // WIDTH == frontier.size // WIDTH:
             tables.drop(CheckpointRow, size)
         return Extended(frontier, tuple(tuple(edge) for edge in edges), note)
+
+    def _signed(self, checkpoint: Checkpoint) -> bytes:
+        return encode_note(sign_note(str(checkpoint), self.key, self._signer.sign))
 
     def keep(self, extended: Extended) -> None:
         """The transaction is on disk: the log is so."""

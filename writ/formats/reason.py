@@ -229,6 +229,7 @@ REMEDIES: Final[dict[str, str]] = {
     "log-size-mismatch": "The checkpoint names another size than its root has, so its signer lied. Keep it, and stop relying on it.",
     "log-fork": "The log signed two histories: keep both checkpoints, stop relying on it, and ask who was shown which.",
     "log-rollback": "The log is shorter than it was: a restored backup, or a stale copy. Read it elsewhere; if it stays, ask its operator.",
+    "log-genesis": "Entry 0 names the log, its key and its verifier, and no other entry does: this is another log than you were told of.",
     "log-time-backwards": "An entry is older than one before it by more than clocks may differ: ask whose clock was moved.",
     "log-silent": "The log said nothing for longer than was agreed: ask what ran meanwhile, and whether it was logged.",
 }

@@ -8,7 +8,7 @@ Entries are decisions by keys of the trust file, and their times are the verifie
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,8 +22,9 @@ from writ.formats.tlog.edge import Edge
 from writ.formats.tlog.merkle import leaf_hash
 from writ.formats.tlog.note import NoteKey
 from writ.formats.tlog.tile import WIDTH, Tile, bundles_of, encode_bundle, path_of
+from writ.formats.trust import Trust
 from writ.verdict.log_tiles import Asking, bundle_of, entries_of, hashes_of
-from writ.verdict.signed_entry import verify_entry
+from writ.verdict.signed_entry import by_thumbprint, verify_entry
 from writ.verdict.transparency import verify_checkpoint, verify_witnessed
 
 MOST_FINDINGS: Final = 100
@@ -47,11 +48,15 @@ class LogTrust:
 
     def verify_kept(self, signed: SignedCheckpoint) -> Checkpoint:
         """The log signed it: of what was seen before no quorum is asked. Raises Refused."""
+        return verify_checkpoint(signed, self.key_of(signed))
+
+    def key_of(self, signed: SignedCheckpoint) -> NoteKey:
+        """The key of the log that the checkpoint names. Raises Refused for a log that nobody named."""
         named = [key for key in self.keys if key.name == signed.checkpoint.origin]
         if not named:
             names = ", ".join(sorted({key.name for key in self.keys})) or "a log of the policy"
             raise Refused(Reason("checkpoint-invalid", "checkpoint.origin", names[:200], signed.checkpoint.origin[:200]))
-        return verify_checkpoint(signed, next((key for key in named if signed.note.by(key) is not None), named[0]))
+        return next((key for key in named if signed.note.by(key) is not None), named[0])
 
 
 class Findings:
@@ -259,8 +264,34 @@ class Judged:
     times: tuple[tuple[int, int], ...]
 
 
-def judge_entries(first: int, entries: Sequence[bytes], keys: Mapping[bytes, PublicKey], issuer: str) -> Judged:
-    """Each entry, from the one at `first` on, is a decision that one of `keys` signed; the genesis is of `issuer`, as all behind it are."""
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """Who speaks in a log: the verifier of the trust file, in the log of `origin`, whose checkpoints are by `log_key`."""
+
+    decision_keys: tuple[PublicKey, ...]
+    issuer: str
+    domain: str
+    origin: str
+    log_key: PublicKey
+
+    @classmethod
+    def of(cls, trust: Trust, log: NoteKey) -> Speaker:
+        """The verifier of the trust file in the log of this key."""
+        return cls(trust.decision_keys, trust.issuer, trust.domain, log.name, log.key)
+
+    def begins(self, genesis: Genesis) -> bool:
+        """Whether the log that this entry begins is the one, and the verifier's."""
+        named = genesis.issuer, genesis.domain, genesis.origin, genesis.log_key
+        return named == (self.issuer, self.domain, self.origin, self.log_key)
+
+
+def judge_entries(first: int, entries: Sequence[bytes], speaker: Speaker) -> Judged:
+    """Entries, from the one at `first` on, are decisions that the speaker signed.
+
+    Entry 0 is a genesis that names him, the log and its key, and no other entry is one: what follows is his word
+    in this log, and names neither again.
+    """
+    keys = by_thumbprint(speaker.decision_keys)
     reasons: list[Reason] = []
     times: list[tuple[int, int]] = []
     for index, signed in enumerate(entries, first):
@@ -272,8 +303,10 @@ def judge_entries(first: int, entries: Sequence[bytes], keys: Mapping[bytes, Pub
         except Refused as error:
             reasons += [Reason(one.code, claim, one.expected, one.got) for one in error.reasons]
         else:
-            if isinstance(entry, Genesis) and entry.issuer != issuer:
-                reasons.append(Reason("trust-root-unknown", f"{claim}.issuer", issuer, entry.issuer[:200]))
+            if isinstance(entry, Genesis) != (index == 0) or (isinstance(entry, Genesis) and not speaker.begins(entry)):
+                wanted = f"the genesis of {speaker.origin}" if index == 0 else "a decision"
+                got = f"the genesis of {entry.origin}" if isinstance(entry, Genesis) else type(entry).__name__
+                reasons.append(Reason("log-genesis", claim, wanted[:200], got[:200]))
             times.append((index, entry.decided_at))
     return Judged(tuple(reasons), tuple(times))
 

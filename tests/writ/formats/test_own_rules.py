@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.parsers import assert_parser_is_total
-from tests.world.scene import measurement, signer, sixteen
+from tests.world.scene import ENGINE_ID, measurement, signer, sixteen
 from tests.world.specimens import REASONS, specimens
 from writ.formats import evidence as evidence_format
 from writ.formats.action import Action
@@ -19,7 +19,7 @@ from writ.formats.cmw import encode_collection
 from writ.formats.decision import parse_entry
 from writ.formats.digest import Digest
 from writ.formats.eat import encode_claims, parse_claims
-from writ.formats.engine import EngineId
+from writ.formats.engine import EngineId, encode_engine, parse_engine
 from writ.formats.errors import FormatError, Misuse
 from writ.formats.evidence import encode_evidence, parse_evidence
 from writ.formats.exchange import EXCHANGE, NonceAnswer
@@ -203,6 +203,12 @@ def test_decision_of_another_length_or_kind_is_refused() -> None:
 def test_engine_with_libraries_that_are_no_names_and_versions_is_refused(libraries: dict[Any, Any]) -> None:
     with pytest.raises(FormatError):
         EngineId.from_cbor({"number": 1, "tree": bytes(32), "libraries": libraries})
+
+
+def test_engine_object_is_read_as_it_was_written_and_any_bytes_are_answered() -> None:
+    assert parse_engine(encode_engine(ENGINE_ID)) == ENGINE_ID
+    assert ENGINE_ID.digest == Digest.of(encode_engine(ENGINE_ID))
+    assert_parser_is_total(parse_engine, encode_engine(ENGINE_ID))
 
 
 def test_engine_with_the_longest_names_is_read() -> None:
