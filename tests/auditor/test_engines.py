@@ -52,6 +52,7 @@ def facts():
         "root": sorted(os.listdir("/")),
         "path": sys.path,
         "flags": [sys.flags.isolated, sys.flags.no_site],
+        "roots": tried(lambda: os.chroot("/home")),
         "processes": tried(lambda: os.kill(PID, 0)),
     }
 
@@ -187,13 +188,21 @@ def test_engine_sees_no_network_no_files_and_no_home_and_writes_nowhere(tmp_path
     assert told["path"][-1] == "/engine"
     assert not [one for one in told["path"] if "site-packages" in one or str(ROOT) in one]
     assert told["flags"] == [1, 1]
+    assert told["roots"] == "PermissionError", "it has no capability"
     assert told["processes"] == "ProcessLookupError"
+
+
+ANSWERED = "import cbor2; sys.stdout.buffer.write(cbor2.dumps({})); sys.stdout.flush(); os._exit({})"
 
 
 @pytest.mark.parametrize(
     "does",
-    ["bytearray(8 << 30)", "while True: pass", "sys.exit(0)", "os.abort()", "[print('x' * (1 << 20)) for _ in range(64)]", "return b'no'"],
-)
+    [
+        "bytearray(8 << 30)", "while True: pass", "import time; time.sleep(30)", "sys.exit(0)", "os.abort()",
+        "[print('x' * (1 << 20)) for _ in range(64)]", "return b'no'",
+        ANSWERED.format("[]", 0), ANSWERED.format("[encode_made(Made(b'a'))] * 2", 0), ANSWERED.format("[encode_made(Made(b'a'))]", 1),
+    ],
+)  # fmt: skip
 def test_an_engine_that_gives_no_whole_answer_replays_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str) -> None:
     monkeypatch.setattr(engines, "SECONDS", 3)
     monkeypatch.setattr(engines, "MAX_ANSWERS", 1 << 20)
