@@ -248,19 +248,6 @@ def confined(engine: Path) -> list[str]:
     for prefix in dict.fromkeys((Path(sys.base_prefix), python.parent.parent)):
         if not prefix.is_relative_to("/usr"):
             command += ["--ro-bind", str(prefix), str(prefix)]
-    command += [
-        "--dev",
-        "/dev",
-        "--dir",
-        "/home",
-        "--ro-bind",
-        str(engine),
-        "/engine",
-        "--remount-ro",
-        "/dev",
-        "--remount-ro",
-        "/",
-        "--chdir",
-        "/home",
-    ]
+    command += ["--dev", "/dev", "--dir", "/home", "--ro-bind", str(engine), "/engine"]
+    command += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/home"]
     return [*command, "--", str(python), "-I", "-S", "-c", _INSIDE, str(SECONDS), str(MEMORY), str(MAX_ANSWERS)]
