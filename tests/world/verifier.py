@@ -123,6 +123,7 @@ def running_verifier(
 
     One that was there before is at the address where it was, which is its log's name.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     port = folder / "port"
     bound = free_socket(int(port.read_text()) if port.exists() else 0)
     port.write_text(str(bound.getsockname()[1]))
