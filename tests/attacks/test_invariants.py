@@ -188,8 +188,8 @@ def test_i7_evidence_is_useless_at_another_verifier_and_any_later() -> None:
     scene = running(bundle=ANYTHING)
     evidence = encode_evidence(scene.evidence("one"))
     given: dict[str, Any] = {
-        "record": scene.record, "state": None, "references": reference_set(scene.references), "bundle": ANYTHING, "engine": ENGINE_ID.digest,
-        "issuance": scene.issuance(1),
+        "record": scene.record, "state": None, "references": reference_set(scene.references), "bundle": ANYTHING,
+        "engine": ENGINE_ID.digest, "issuance": scene.issuance(1),
     }  # fmt: skip
     with pytest.raises(Refused):
         decide_attestation(evidence, verifier=signer("another verifier").public.thumbprint(), **given)
