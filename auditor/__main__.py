@@ -123,6 +123,8 @@ def _verify(bundle: Path, trust: Path, *, as_json: bool) -> int:
     record = proven.record
     said = "permitted" if record.permit else "refused"
     when = datetime.fromtimestamp(record.decided_at, UTC).isoformat()
+    if not proven.rerun:
+        print("not made again: the decision itself, whose context is erased, or was kept back")
     print(f"proven: {record.action} on {record.resource} by {proven.opening.agent} was {said} at {when}")
     print(f"        on host {proven.host.host}, {proven.host.tpm_class} TPM of {proven.tpm_root}, runtime {proven.runtime}")
     return 0

@@ -77,8 +77,13 @@ class Cosigning:
         return Lag(entries, now - since)
 
     def demand(self) -> None:
-        """Decisions may be made: not too long have entries waited for a quorum. Raises Unavailable."""
+        """Decisions may be made: there was a quorum since the start, and entries have not waited too long for the next. Raises Unavailable.
+
+        A restart would begin the waiting anew: whoever holds the machine would restart it.
+        """
         lag = self.lag()
+        if self._within and not self._seen:
+            raise Unavailable("witnesses", "expected a quorum since the start, got none yet")
         if self._within and lag.seconds > self._within:
             raise Unavailable(
                 "witnesses", f"expected a quorum within {self._within:g} s, got {lag.entries} entries after {lag.seconds:.0f} s"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +46,10 @@ class Directory:
         return read_file(self._path / path, most)
 
 
+PATIENCE: Final = 30
+"""Seconds for which a server that has enough of us is asked again."""
+
+
 class Address:
     """A log served below an address, by the client that roles have for the verifier."""
 
@@ -56,6 +61,11 @@ class Address:
     def get(self, path: str, most: int) -> bytes | None:
         """See Source."""
         answer = self._uplink.get(f"/{path}")
+        for _ in range(PATIENCE):
+            if answer.status != 429:
+                break
+            time.sleep(1.0)  # it serves so many requests a second and no more
+            answer = self._uplink.get(f"/{path}")
         if answer.status in (404, 410):
             return None
         if answer.status != 200:

@@ -26,7 +26,7 @@ from writ.formats.reason import Reason
 from writ.formats.record import ActionRecord, Opening, opening_of, parse_log
 from writ.formats.rerun import APPROVAL, Made, Rerun
 from writ.formats.trust import Trust
-from writ.verdict.replay import Reruns, demand_same, judged, refused, said
+from writ.verdict.replay import Reruns, demand_same, judged, refused, said, within_token
 from writ.verdict.signed_entry import by_thumbprint, decision_key, verify_entry
 
 IDENTICAL: Final = "identical"
@@ -172,6 +172,7 @@ class Replay:
             # 2
             opened = self._objects.context(record)
             if opened is None:
+                within_token(record, token.claims)
                 told.outcome = ERASED
                 told.steps.append((2, f"nothing opens the commitment {record.context.hex()} to its context"))
                 return told

@@ -325,6 +325,16 @@ def test_what_is_erased_is_said_to_be_and_is_no_fault() -> None:
     assert (summary.verdict, summary.exit_code) == ("accepted", 0)
 
 
+def test_an_action_whose_context_is_kept_back_is_still_held_to_its_token() -> None:
+    """Who hands an archive over chooses what it shows. Before the token's end, and within its grants, a permit is to be seen without it."""
+    shown = told().shown
+    for change in ({"resource": "secrets/a"}, {"action": "file.read"}, {"decided_at": 1 << 40}):
+        forged = leaves(archive(), 0, lambda one, change=change: replace(one, **change, reasons=()))  # type: ignore[misc]
+        found, summary = replayed(replace(forged, objects=tuple(one for one in forged.objects if one not in shown)))
+        assert [one.reasons[0].code for one in of(DIFFERING, found)] == ["decision-mismatch"], change
+        assert summary.exit_code == 1
+
+
 @pytest.mark.parametrize(
     "change, outcome",
     [

@@ -78,6 +78,8 @@ def test_a_checkpoint_with_its_quorum_is_what_is_served(site: Site) -> None:
 
 
 def test_without_a_quorum_decisions_end_in_time_and_begin_again_with_it(site: Site) -> None:
+    with pytest.raises(Unavailable, match="since the start"):
+        site.cosigning.demand()
     site.cosigning.ask()
     site.cosigning.demand()
     site.witnesses["b"].away = True
@@ -137,15 +139,13 @@ def test_i3_without_witnesses_a_host_gets_no_answer(verifier: RunningVerifier) -
     assert log is not None
     one = WitnessInMemory("a", (log.key,), away=True)
     policy = policy_of(log.key, [("a", one.key, "")])
-    clock = HandClock()
-    cosigning = Cosigning(log, parts.ledger, policy, Witnesses(policy, lambda _: one), clock, every=1, within=10)
+    cosigning = Cosigning(log, parts.ledger, policy, Witnesses(policy, lambda _: one), HandClock(), every=1, within=10)
     object.__setattr__(parts, "cosigning", cosigning)
     host.fetch_nonce()
     evidence = host.evidence()
-    cosigning.lag()
-    clock.advance(11)
-    for path, body in (("attest", evidence), ("exchange", b"")):
-        assert host.say(f"/v1/hosts/h1/{path}", body).status == 503
+    assert cosigning.lag().entries > 0
+    for path in ("/v1/hosts/h1/attest", "/v1/hosts/h1/exchange", "/v1/enrol/activate"):
+        assert host.say(path, evidence).status == 503
     one.away = False
     cosigning.ask()
     assert host.say("/v1/hosts/h1/attest", evidence).status == 200

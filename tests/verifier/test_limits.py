@@ -128,3 +128,22 @@ def test_too_many_requests_are_429(verifier: RunningVerifier) -> None:
             sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
             statuses.append(first_line(sock))
     assert statuses[2] == b"HTTP/1.1 429 Too Many Requests"
+
+
+def test_who_reads_the_log_takes_nothing_from_the_hosts_at_his_address(verifier: RunningVerifier) -> None:
+    verifier.made.app.middleware_stack = None
+    for middleware in verifier.made.app.user_middleware:
+        middleware.kwargs["rate"] = Rate(burst=2, per_second=1)
+    statuses = []
+    for path in (b"/log/checkpoint",) * 3 + (b"/healthz",) * 2:
+        with connect(verifier) as sock:
+            sock.sendall(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+            statuses.append(int(first_line(sock).split()[1]))
+    assert statuses == [200, 200, 429, 200, 200]
+
+
+@pytest.mark.parametrize("path", [b"/healthz%0a", b"/log/checkpoint%0A", b"/log/tile/0/000%0a", b"/v1/hosts%00", b"/v1/hosts%7f"])
+def test_a_path_with_a_control_character_is_none(verifier: RunningVerifier, path: bytes) -> None:
+    with connect(verifier) as sock:
+        sock.sendall(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert first_line(sock) == b"HTTP/1.1 404 Not Found"

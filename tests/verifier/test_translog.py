@@ -21,14 +21,14 @@ from verifier.ledger import Admitted, Began, NonceIssued
 from verifier.ledger.schema import CheckpointRow, EntryRow, TileRow
 from verifier.ledger.sequencer import SqliteLedger
 from verifier.ledger.sqlite import SqliteTables, connect
-from verifier.ledger.translog import GENESIS, SLOT, HeadFile, TransparencyLog, tile_of
+from verifier.ledger.translog import GENESIS, SLOT, HeadFile, TransparencyLog, look, tile_of
 from writ.formats.errors import Misuse, Refused, Unavailable
 from writ.formats.exchange import EXCHANGE, AttestAnswer
 from writ.formats.strict import parse_b64url
 from writ.formats.tlog import merkle
 from writ.formats.tlog.checkpoint import Checkpoint, parse_signed_checkpoint
 from writ.formats.tlog.merkle import leaf_hash
-from writ.formats.tlog.note import NoteKey, encode_note, sign_note
+from writ.formats.tlog.note import PLAIN, NoteKey, encode_note, sign_note
 from writ.formats.tlog.proof import parse_tlog_proof
 from writ.formats.tlog.receipt import parse_receipt
 from writ.formats.tlog.tile import bundles_of, parse_bundle, parse_path, tiles_of
@@ -95,14 +95,14 @@ def test_tiles_and_checkpoints_are_those_of_the_entries_however_they_came(
         assert merkle.verify_consistency(old, root, size, roots[-1][1], log.consistency(tables, old, size))
     proof = log.inclusion(tables, size // 2, size)
     assert merkle.verify_inclusion(leaves[size // 2], size // 2, size, proof, roots[-1][1])
+    log.close()
     again = opened(folder, tables)
     extended(again, tables, size + 3)
     assert parse_signed_checkpoint(again.checkpoint).checkpoint.root == merkle.root(
         [*leaves, *(leaf_hash(b"entry %d" % at) for at in range(size, size + 3))]
     )
     assert len(tables.select(CheckpointRow)) <= (size + 3) // 256 + 1, "the last one within each 256 entries stays"
-    for one in (log, again):
-        one.close()
+    again.close()
 
 
 def test_a_tile_that_is_not_there_is_none(tmp_path: Path) -> None:
@@ -242,9 +242,7 @@ def test_the_older_slot_is_written_over_and_one_is_always_whole(tmp_path: Path) 
         torn[(size + 1) % 2 * SLOT : (size + 1) % 2 * SLOT + SLOT] = bytes(SLOT)
         (tmp_path / "torn").write_bytes(torn)
         for name, expected in (("head", size), ("torn", size - 1)):
-            again = HeadFile(tmp_path / name)
-            read = again.read(note_key)
-            again.close()
+            read = look(tmp_path / name, note_key)
             assert (None if read is None else read.size) == (expected or None)
     head.close()
 
@@ -284,17 +282,43 @@ def test_a_size_alone_does_not_say_that_a_log_is_the_same(stood: tuple[Path, Mem
     log.close()
 
 
+def moved_on(folder: Path, size: int) -> None:
+    """The head as one wrote it who did not ask for its lock."""
+    key = NoteKey(ORIGIN, PLAIN, signer("log").public)
+    note = encode_note(sign_note(str(Checkpoint(ORIGIN, size, sha256(b"%d" % size).digest())), key, signer("log").sign))
+    with (folder / "head").open("r+b") as file:
+        file.write(note.ljust(SLOT, b"\0"))
+
+
 def test_a_head_that_somebody_else_moved_ends_the_writer(stood: tuple[Path, MemoryTables]) -> None:
-    """Its own copy of the database put back to where it knows it, a stale writer is found by the head."""
+    """Before its transaction, and between that and the head."""
     folder, tables = stood
-    stale, backup = opened(folder, tables), copied(tables)
-    other = opened(folder, tables)
-    extended(other, tables, 305)
-    backup.put(row(300))
+    log = opened(folder, tables)
+    tables.put(row(300))
+    moved_on(folder, 305)
     with pytest.raises(Unavailable, match="another process"):
-        stale.extend(backup, [row(300)])
-    for one in (stale, other):
-        one.close()
+        log.extend(tables, [row(300)])
+    log.close()
+
+
+def test_a_head_that_somebody_else_moved_meanwhile_answers_nobody(stood: tuple[Path, MemoryTables]) -> None:
+    folder, tables = stood
+    log = opened(folder, tables)
+    tables.put(row(300))
+    made = log.extend(tables, [row(300)])
+    moved_on(folder, 301)
+    log.keep(made)
+    with pytest.raises(Unavailable, match="somebody else wrote"):
+        log.publish()
+    log.close()
+
+
+def test_two_checkpoints_of_one_size_in_a_head_are_a_fork(stood: tuple[Path, MemoryTables]) -> None:
+    folder, tables = stood
+    data = (folder / "head").read_bytes()
+    moved_on(folder, 300)
+    (folder / "head").write_bytes((folder / "head").read_bytes()[:SLOT] + max(data[:SLOT], data[SLOT:], key=lambda one: b"\n300\n" in one))
+    assert rolled_back(folder, tables) == "head"
 
 
 def test_entry_0_is_the_genesis_and_no_other_is(tmp_path: Path) -> None:
@@ -308,15 +332,24 @@ def test_entry_0_is_the_genesis_and_no_other_is(tmp_path: Path) -> None:
 
 
 def test_a_second_writer_can_only_fail(stood: tuple[Path, MemoryTables]) -> None:
+    """Over the head it is refused, whatever its database is a copy of; and one that wrote past the lock is found by the tables."""
     folder, tables = stood
-    first, second = opened(folder, tables), opened(folder, tables)
+    first = opened(folder, tables)
+    with pytest.raises(Unavailable, match="a verifier that holds it"):
+        opened(folder, copied(tables))
+    second = opened_elsewhere(folder, tables)
     extended(first, tables, 305)
-    with pytest.raises(Unavailable, match="another process"):
-        second.extend(tables, [row(305)])
-    with pytest.raises(Unavailable, match="another process"):
-        second.extend(tables, [row(300)])
+    for at in (305, 300):
+        with pytest.raises(Unavailable, match="another process"):
+            second.extend(tables, [row(at)])
     for one in (first, second):
         one.close()
+
+
+def opened_elsewhere(folder: Path, tables: MemoryTables) -> TransparencyLog:
+    """A writer that another head, of the same checkpoint, let in."""
+    shutil.copy(folder / "head", folder / "copied-head")
+    return opened(folder, tables, "copied-head")
 
 
 # --- in the ledger ----------------------------------------------------------------------------------------------------------

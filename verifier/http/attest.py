@@ -58,6 +58,7 @@ def routes(parts: Parts) -> tuple[Route, ...]:
         return Response(await run_in_threadpool(enrol, await request.body()), media_type=CBOR)
 
     async def post_activate(request: Request) -> Response:
+        demand()
         return Response(await run_in_threadpool(activate, await request.body()), media_type=CBOR)
 
     async def post_nonce(request: Request, host: Host) -> Response:

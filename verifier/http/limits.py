@@ -24,6 +24,8 @@ from writ.formats.reason import Reason
 BODY_SECONDS: Final = 10.0
 HEAD_SECONDS: Final = 10.0
 MAX_PEERS: Final = 8192
+LOG: Final = "/log/"
+"""Below it is the public log: who reads it whole takes nothing from the hosts at the same address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +73,12 @@ class Limits:
             await self._app(scope, receive, send)
             return
         limit = self._limit(scope["method"], scope["path"])
+        if any(ord(one) < 32 or ord(one) == 127 for one in scope["path"]):
+            await _refuse(404, Reason("not-found", "path", "a path without control characters", "another"), limit, scope, receive, send)
+            return
         peer = scope["client"][0] if scope.get("client") else "unknown"
-        if not self._rate.take(peer):
+        apart = "log " if scope["path"].startswith(LOG) else ""
+        if not self._rate.take(apart + peer):
             reason = Reason("too-many-requests", "requests", "fewer requests from one address", "more")
             await _refuse(429, reason, limit, scope, receive, send)
             return

@@ -16,6 +16,7 @@ Source: C2SP tlog-tiles, tlog-checkpoint; `docs/model/`.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -49,15 +50,19 @@ class HeadFile:
     """The last checkpoint that was signed, in a file of two slots: the older one is written over, so one of them is always whole."""
 
     def __init__(self, path: Path) -> None:
-        """Raises Unavailable."""
+        """Nobody else has it meanwhile. Raises Unavailable."""
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_DSYNC, 0o600)
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._slots = self._stored()
             folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 os.fsync(folder)
             finally:
                 os.close(folder)
+        except BlockingIOError:
+            os.close(self._file)
+            raise Unavailable("log head", f"expected {path} to be of one process, got a verifier that holds it") from None
         except OSError as error:
             raise Unavailable("log head", f"{path}: {error.strerror}") from None
         self._path = path
@@ -110,6 +115,8 @@ def _newest(slots: Sequence[bytes], key: NoteKey) -> Checkpoint | None:
             found.append(verify_checkpoint(parse_signed_checkpoint(slot), key))
         except (FormatError, Refused):
             continue
+    if len({one.root for one in found}) > 1 and len({one.size for one in found}) == 1:
+        raise Refused(Reason("log-rolled-back", "head", "one checkpoint of a size", "two"))
     if not found and any(slots):
         raise Refused(Reason("log-rolled-back", "head", f"a checkpoint by {key.name}", "another text, or one by another key"))
     return max(found, key=lambda one: one.size, default=None)
@@ -199,6 +206,8 @@ class TransparencyLog:
     def publish(self) -> None:
         """The last checkpoint is in the head file, and served from now on. Raises Unavailable; nobody may be answered then."""
         if self._published != self._stands.note:
+            if self._head.moved:
+                raise Unavailable("log head", "expected the head as this log left it, got one that somebody else wrote")
             self._head.write(self._stands.note)
             self._published = self._stands.note
 

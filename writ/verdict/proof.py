@@ -28,7 +28,7 @@ from writ.formats.trust import Trust
 from writ.verdict.appraisal import NOT_CONTINUED
 from writ.verdict.quote import verify_quote
 from writ.verdict.reference import parse_references
-from writ.verdict.replay import Appraised, acted_again, attested_again, demand, demand_same, enrolled_again, refused
+from writ.verdict.replay import Appraised, acted_again, attested_again, demand, demand_same, enrolled_again, refused, within_token
 from writ.verdict.signed_entry import by_thumbprint, decision_key, verify_entry
 
 
@@ -65,7 +65,8 @@ def prove(bundle: ProofBundle, trust: Trust) -> ProvenAction:
     5. The token's claims are those the decision issued.
     6. The action record names that token and that policy, and lies within the token's life, give or take the skew.
     7. Run again, the decision on the action gives the same answer; the approval that its context names is in the bundle, and good. Where
-       the context was erased this is left out, and `rerun` says so.
+       the context is not shown (erased, or kept back: nobody can tell) this is left out, and `rerun` says so; a permit is then still
+       within the token's grants and before its end, and whether the policy allowed it is the enforcer's word.
     8. The record and its opening, which is of the token's instance and agent, are in the action log of the carried checkpoint.
     9. The TPM quoted that checkpoint, later, in evidence whose decision is signed by a trusted key, names the same checkpoint, and found no
        fork in that log.
@@ -109,7 +110,7 @@ def prove(bundle: ProofBundle, trust: Trust) -> ProvenAction:
     _acted(record, token, policy)
     _decided(record, token, policy, bundle.context, bundle.approval)
     rerun = bundle.context is not None
-    steps.append("action decided by that token and policy" + (", re-run" if rerun else "; not re-run: its context is erased"))
+    steps.append("action decided by that token and policy" + (", re-run" if rerun else "; not re-run: its context is not shown"))
     # 8, 9
     size, log_root, carried_at = _carried(bundle, host, token, keys)
     opening = _opened(bundle, record, token)
@@ -121,6 +122,8 @@ def prove(bundle: ProofBundle, trust: Trust) -> ProvenAction:
     if not enrol.decided_at <= decision.decided_at <= carried_at:
         got = f"{enrol.decided_at}, {decision.decided_at}, {carried_at}"
         raise refused("chain-order", "decided_at", "enrolment, attestation, checkpoint in order", got)
+    if outcome is not None and not record.decided_at - _skew(policy) <= outcome.finished_at <= carried_at + _skew(policy):
+        raise refused("chain-order", "outcome.finished_at", "between the action and the checkpoint", str(outcome.finished_at))
     if record.decided_at > carried_at + _skew(policy):
         raise refused("chain-order", "action.decided_at", f"at most {carried_at + _skew(policy)}", str(record.decided_at))
     return ProvenAction(
@@ -165,6 +168,7 @@ def _acted(record: ActionRecord, token: SignedToken, policy: PolicyBundle) -> No
             raise refused("digest-mismatch", f"action.{claim}", str(want), str(got))
     if record.decided_at + _skew(policy) < claims.issued_at:
         raise refused("chain-order", "action.decided_at", f"at least {claims.issued_at - _skew(policy)}", str(record.decided_at))
+    within_token(record, claims)
 
 
 def _opened(bundle: ProofBundle, record: ActionRecord, token: SignedToken) -> Opening:

@@ -19,6 +19,7 @@ from writ.formats.enrolment import parse_enrolment_evidence
 from writ.formats.errors import FormatError, Refused
 from writ.formats.evidence import parse_evidence
 from writ.formats.exchange import EXCHANGE, Activation, EnrolRequest, exchange_uri
+from writ.formats.grants import covers
 from writ.formats.keys import parse_cose_key
 from writ.formats.policy_bundle import PolicyBundle, parse_bundle
 from writ.formats.proof_bundle import Opened
@@ -144,6 +145,16 @@ def acted_again(record: ActionRecord, claims: TokenClaims, policy: PolicyBundle,
     return judge_recorded(
         action, claims, policy, gate=record.gate, now=record.decided_at, consent=consent, used=used_of(opened.context)
     )  # fmt: skip
+
+
+def within_token(record: ActionRecord, claims: TokenClaims) -> None:
+    """A permit lies before the token's end and within its grants: what of it can be seen without its context. Raises Refused."""
+    if not record.permit:
+        return
+    if record.decided_at >= claims.expires_at:
+        raise refused("decision-mismatch", "action.decided_at", f"before {claims.expires_at}", str(record.decided_at))
+    if not any(covers(grant, record.action, record.resource) for grant in claims.grants):
+        raise refused("decision-mismatch", "action.resource", "what a grant of the token covers", f"{record.action} on {record.resource}")
 
 
 def _consented(

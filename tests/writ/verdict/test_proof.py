@@ -281,7 +281,8 @@ def test_token_of_another_attestation_is_refused() -> None:
 
 
 def rerecorded(
-    *, acted: int = 0, shift: int = 0, context: bytes | None = None, opened: dict[str, Any] | None = None, **changed: Any
+    *, acted: int = 0, shift: int = 0, context: bytes | None = None, opened: dict[str, Any] | None = None, shown: bool = True,
+    **changed: Any,
 ) -> Reason:  # fmt: skip
     """The action recorded otherwise, in a log whose root the TPM really quoted: an enforcer that lies."""
     scene = Scene()
@@ -302,8 +303,9 @@ def rerecorded(
     carried = scene.judge(carrier)
     hashes = [leaf_hash(leaf) for leaf in leaves]
     bundle = replace(
-        WHOLE, opening=Leaf(leaves[0], 0, (hashes[1],)), action=Leaf(leaves[1], 1, (hashes[0],)), context=Opened(bytes(32), seen),
-        outcome=None, token=token, carrier=encode_evidence(carrier), carrier_decision=sign_entry(carried.entry),
+        WHOLE, opening=Leaf(leaves[0], 0, (hashes[1],)), action=Leaf(leaves[1], 1, (hashes[0],)),
+        context=Opened(bytes(32), seen) if shown else None, outcome=None, token=token,
+        carrier=encode_evidence(carrier), carrier_decision=sign_entry(carried.entry),
     )  # fmt: skip
     try:
         prove(bundle, TRUST)
@@ -327,9 +329,9 @@ DENIED = (Reason("policy-refused", "tool.call on files/a", "a permit", "no polic
         ({"opened": {"sequence": 1}}, "inclusion-invalid", "action.opening"),
         ({"decided_at": NOW - 5}, "decision-mismatch", "action"),
         ({"decided_at": NOW - 6}, "chain-order", "action.decided_at"),
-        ({"decided_at": NOW + 58}, "decision-mismatch", "action"),
-        ({"resource": "other/a"}, "decision-mismatch", "action"),
-        ({"action": "file.read"}, "decision-mismatch", "action"),
+        ({"decided_at": NOW + 58}, "decision-mismatch", "action.decided_at"),
+        ({"resource": "other/a"}, "decision-mismatch", "action.resource"),
+        ({"action": "file.read"}, "decision-mismatch", "action.resource"),
         ({"gate": "http"}, "decision-mismatch", "action"),
         ({"context": b"\xa0"}, "decision-mismatch", "action"),
         ({"reasons": DENIED}, "decision-mismatch", "action"),
@@ -365,8 +367,23 @@ def test_context_is_the_one_that_the_record_commits_to() -> None:
 def test_without_its_context_an_action_is_proven_and_not_decided_again() -> None:
     proven = prove(replace(WHOLE, context=None), TRUST)
     assert (proven.rerun, prove(WHOLE, TRUST).rerun) == (False, True)
-    assert "erased" in proven.steps[5]
+    assert "not shown" in proven.steps[5]
     assert refuse(replace(WHOLE, context=None, approval=b"one")).claim == "context"
+
+
+@pytest.mark.parametrize(
+    "changed, claim",
+    [
+        ({"decided_at": NOW + 58}, "action.decided_at"),
+        ({"resource": "other/a"}, "action.resource"),
+        ({"action": "file.read"}, "action.resource"),
+    ],
+)
+def test_without_its_context_a_permit_is_still_within_its_token(changed: dict[str, Any], claim: str) -> None:
+    """Who makes the bundle chooses what it shows: what can be judged without the context is."""
+    reason = rerecorded(shown=False, **changed)
+    assert (reason.code, reason.claim) == ("decision-mismatch", claim)
+    assert rerecorded(shown=False).code == "internal"
 
 
 # --- 8, 9, 10
@@ -490,6 +507,30 @@ def test_outcome_at_another_index_than_it_says_is_refused() -> None:
     )  # fmt: skip
     assert refuse(bundle).claim == "outcome.sequence"
     assert root([leaf_hash(leaf) for leaf in scene.running["one"].leaves]) == carrier.requests[0].log_root
+
+
+@pytest.mark.parametrize("finished_at, ok", [(NOW - 6, False), (NOW - 5, True), (NOW + 5, True), (NOW + 6, False)])
+def test_outcome_comes_after_its_action_and_before_the_checkpoint(finished_at: int, ok: bool) -> None:
+    """Give or take the skew of clocks."""
+    scene = Scene()
+    scene.launch("one")
+    verdict = scene.judge(scene.evidence("one"))
+    claims, token = permitted(verdict), sign_token(permitted(verdict))
+    scene.state = verdict.state_after
+    record = scene.act("one", token, claims)
+    leaves = scene.running["one"].leaves
+    leaves.append(encode_record(OutcomeRecord(2, finished_at, record.sequence, "done", None, 0, bytes(32))))
+    hashes = scene.running["one"].hashes()
+    carrier = scene.evidence("one")
+    bundle = replace(
+        WHOLE, opening=Leaf(leaves[0], 0, inclusion_proof(hashes, 0)), action=Leaf(leaves[1], 1, inclusion_proof(hashes, 1)),
+        context=Opened(bytes(32), scene.running["one"].contexts[1]), outcome=Leaf(leaves[2], 2, inclusion_proof(hashes, 2)),
+        token=token, carrier=encode_evidence(carrier), carrier_decision=sign_entry(scene.judge(carrier).entry),
+    )  # fmt: skip
+    if ok:
+        assert prove(bundle, TRUST).outcome is not None
+    else:
+        assert refuse(bundle).claim == "outcome.finished_at"
 
 
 # --- any byte
