@@ -358,9 +358,13 @@ class LogReader:
 def erase(folder: Path) -> bool:
     """Destroy the content key: every argument and result of this log becomes unreadable, every proof still holds.
 
-    False where there was none. Does not reach copies of the file that someone else made.
+    False where there was none. Does not reach copies of the file that someone else made. Raises Unavailable while the log is written: what
+    came after would be sealed with a key that is nowhere.
     """
     path = folder / KEY_FILE
+    if not path.exists():
+        return False
+    os.close(_only_writer(folder / LOCK_FILE))
     try:
         with path.open("r+b") as file:
             file.write(os.urandom(32))
@@ -422,13 +426,19 @@ def _content_key(path: Path) -> bytes:
         if len(key) != 32:
             raise FormatError("content key", "32 bytes", f"{len(key)} bytes")
         return key
-    key = secrets.token_bytes(32)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    key, fresh = secrets.token_bytes(32), path.with_suffix(".new")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     try:
         os.write(descriptor, key)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+    fresh.rename(path)  # whole or not at all: a key cut short would be a log that nobody can open
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
     return key
 
 

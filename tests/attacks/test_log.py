@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -493,3 +494,12 @@ def test_silence_since_the_last_entry_is_a_finding(auditor: Auditor) -> None:
 
     assert auditor.codes(*silent, "2027-01-15T09:40:50Z") == set()
     assert auditor.codes(*silent, "2027-01-15T09:40:51Z") == {"log-silent"}
+
+
+@pytest.mark.parametrize("ahead, found", [(5, set()), (6, {"log-time-ahead"})])
+def test_entries_of_a_time_to_come_are_found_as_they_would_hide_silence(ahead: int, found: Codes, log: WorldLog, auditor: Auditor) -> None:
+    until = datetime.fromtimestamp(STARTED + 10 * 299, UTC).isoformat()
+    later = sign_entry(act(STARTED + 10 * 299 + ahead, "dated ahead"))
+    serving(auditor, log, [*log.entries[:300], later])
+
+    assert auditor.codes("verify", auditor.served, "--silence", "60", "--until", until) == found

@@ -292,3 +292,21 @@ def test_record_of_an_ordinary_action_with_its_outcome_takes_at_most_300_bytes_a
 
     _, act, outcome = LogReader(tmp_path, INSTANCE).entries()
     assert (len(act.leaf) <= 300, len(outcome.leaf) <= 60) == (True, True), (len(act.leaf), len(outcome.leaf))
+
+
+def test_a_log_that_is_written_is_not_erased(tmp_path: Path) -> None:
+    """What came after would be unreadable too, without anybody having asked for that."""
+    log = opened(tmp_path)
+    log.append(action(), b"before")
+    with pytest.raises(Unavailable, match="another process writes it"):
+        erase(tmp_path)
+    log.append(action(), b"after")
+    log.close()
+    assert [entry.content for entry in LogReader(tmp_path, INSTANCE).entries()] == [None, b"before", b"after"]
+    assert erase(tmp_path)
+
+
+def test_a_process_that_ended_while_it_made_the_content_key_left_none(tmp_path: Path) -> None:
+    (tmp_path / KEY_FILE).with_suffix(".new").write_bytes(b"")
+    filled(tmp_path, 1)
+    assert len((tmp_path / KEY_FILE).read_bytes()) == 32

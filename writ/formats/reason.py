@@ -231,6 +231,7 @@ REMEDIES: Final[dict[str, str]] = {
     "log-rollback": "The log is shorter than it was: a restored backup, or a stale copy. Read it elsewhere; if it stays, ask its operator.",
     "log-genesis": "Entry 0 names the log, its key and its verifier, and no other entry does: this is another log than you were told of.",
     "log-time-backwards": "An entry is older than one before it by more than clocks may differ: ask whose clock was moved.",
+    "log-time-ahead": "An entry is of a time that is still to come: ask whose clock was moved, or what silence it was to hide.",
     "log-silent": "The log said nothing for longer than was agreed: ask what ran meanwhile, and whether it was logged.",
 }
 """Code -> remedy. Codes are appended and never removed or renamed: old decisions name them."""

@@ -334,8 +334,13 @@ class Timeline:
         return self._gap(f"entry.{before} to entry.{index}", at - latest)
 
     def end(self, now: int) -> Reason | None:
-        """Nothing came after the last entry, until `now`."""
-        return None if self.latest is None else self._gap(f"entry.{self.latest[0]} to now", now - self.latest[1])
+        """Nothing came after the last entry, until `now`, nor is that entry of a time to come: entries dated ahead would hide a silence."""
+        if self.latest is None:
+            return None
+        index, at = self.latest
+        if at > now + self._skew:
+            return Reason("log-time-ahead", f"entry.{index}.decided_at", f"at most {now + self._skew}", str(at))
+        return self._gap(f"entry.{index} to now", now - at)
 
     def _gap(self, claim: str, gap: int) -> Reason | None:
         self.longest = max(self.longest, gap)
