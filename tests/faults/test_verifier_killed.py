@@ -13,6 +13,7 @@ from tests.faults.fault import Step
 from tests.faults.verifier import Campaign
 
 ATTEST, SEQUENCER, RULES = "verifier/attest.py", "verifier/ledger/sequencer.py", "verifier/ledger/transaction.py"
+TRANSLOG = "verifier/ledger/translog.py"
 
 STEPS = (
     Step("before anything of the request is read", "verifier/http/limits.py", "__call__", "limit = self._limit("),
@@ -32,7 +33,11 @@ STEPS = (
     Step("after the state moved, before the next nonce", RULES, "_attested", "_issue(tables, change.next_nonce)"),
     Step("before the entry is appended", RULES, "_append", "tables.put(row)"),
     Step("before the savepoint is released", SEQUENCER, "_commit", 'execute("RELEASE change")'),
+    Step("after the tiles are put, before the checkpoint is signed", TRANSLOG, "extend", "note = self._signed("),
+    Step("after the checkpoint is put", TRANSLOG, "extend", "return Extended(frontier"),
     Step("before COMMIT", SEQUENCER, "_commit", 'execute("COMMIT")'),
+    Step("after COMMIT, before the head is written", TRANSLOG, "publish", "self._head.write(self._stands.note)"),
+    Step("after the head is written", TRANSLOG, "publish", "self._published = self._stands.note"),
     Step("after COMMIT, before anyone hears of it", SEQUENCER, "_commit", "for done, answer in answers"),
     Step("between COMMIT and the answer", ATTEST, "attest", "return committed.answer or"),
     Step("before the answer is sent", "verifier/http/attest.py", "post_attest", 'parts.counters.add("verifier_attestations_total")'),
@@ -41,7 +46,10 @@ STEPS = (
     Step("before a fetched nonce is durable", ATTEST, "nonce", "self._ledger.commit(NonceIssued(fresh))"),
     Step("after a fetched nonce is durable", ATTEST, "nonce", "return EXCHANGE.encode(NonceAnswer("),
 )
-QUICK = ("after the tokens are signed", "before COMMIT", "after COMMIT, before anyone hears of it", "between head and body of an answer")
+QUICK = (
+    "after the tokens are signed", "before COMMIT", "after COMMIT, before the head is written", "after COMMIT, before anyone hears of it",
+    "between head and body of an answer",
+)  # fmt: skip
 SEED = 20
 
 

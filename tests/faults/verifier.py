@@ -24,8 +24,11 @@ from tests.world.verifier import DEFAULT_POLICY
 from verifier import compose
 from verifier.config import VerifierConfig
 from verifier.http.wire import to_base64
+from verifier.keys import LOG_FILE
 from verifier.ledger.schema import AnswerRow, EntryRow, HostRow, NonceRow, TokenRow
+from verifier.ledger.sequencer import MAX_GROUP
 from verifier.ledger.sqlite import SqliteTables, connect
+from verifier.ledger.translog import agrees, look, standing
 from verifier.operate import Client, Server
 from verifier.reference import captured, captured_governance
 from writ.formats.archive import parse_archive
@@ -38,7 +41,9 @@ from writ.formats.errors import Unavailable
 from writ.formats.eventlog.runtime import ComponentEvent, parse_event
 from writ.formats.exchange import EXCHANGE, AttestAnswer
 from writ.formats.measurement import parse_measurement
+from writ.formats.tlog.note import PLAIN, NoteKey
 from writ.formats.x509 import parse_certificate, to_pem
+from writ.service.signers import load_signer
 
 READY_WITHIN = 60.0
 DEAD_WITHIN = 60.0
@@ -277,11 +282,17 @@ class Campaign:
         return LedgerCopy(room / "ledger.sqlite")
 
     def check_ledger(self) -> None:
-        """What is on disk is whole, and says everything that anyone was told."""
+        """What is on disk is whole, and says everything that anyone was told; the log goes on from its head, which is read first."""
+        config = self.verifier.config
+        log_key = NoteKey(config.origin, PLAIN, load_signer(config.key_dir / LOG_FILE).public)
+        head = look(config.head_file, log_key)
         with tempfile.TemporaryDirectory() as room:
             tables = self._copy(Path(room))
             try:
                 self._check(tables)
+                size = standing(tables, log_key).frontier.size
+                agrees(tables, size, head)
+                assert size - (0 if head is None else head.size) <= MAX_GROUP, "no more than the group that was under way"
             finally:
                 tables.close()
 
