@@ -81,7 +81,7 @@ def _head(tables: SqliteTables, config: VerifierConfig) -> Checked:
         head = look(config.head_file, key)
         tables.begin()
         try:
-            size = standing(tables, key).frontier.size
+            size = standing(tables, key).edge.size
             agrees(tables, size, head)
         finally:
             tables.end()

@@ -290,7 +290,7 @@ class Campaign:
             tables = self._copy(Path(room))
             try:
                 self._check(tables)
-                size = standing(tables, log_key).frontier.size
+                size = standing(tables, log_key).edge.size
                 agrees(tables, size, head)
                 assert size - (0 if head is None else head.size) <= MAX_GROUP, "no more than the group that was under way"
             finally:

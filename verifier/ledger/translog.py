@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,8 @@ from writ.formats.errors import FormatError, Misuse, Refused, Unavailable
 from writ.formats.keys import Signer
 from writ.formats.reason import Reason
 from writ.formats.tlog import merkle
-from writ.formats.tlog.checkpoint import Checkpoint, parse_signed_checkpoint
+from writ.formats.tlog.checkpoint import Checkpoint, SignedCheckpoint, parse_signed_checkpoint
+from writ.formats.tlog.edge import Edge
 from writ.formats.tlog.merkle import Frontier
 from writ.formats.tlog.note import PLAIN, NoteKey, encode_note, sign_note
 from writ.formats.tlog.proof import TlogProof, encode_tlog_proof
@@ -54,7 +54,7 @@ class HeadFile:
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_DSYNC, 0o600)
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._slots = self._stored()
+            self._slots, self._older = self._stored(), 0
             folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 os.fsync(folder)
@@ -73,6 +73,7 @@ class HeadFile:
     def read(self, key: NoteKey) -> Checkpoint | None:
         """The newer of those that `key` signed, as they are now; None in a file in which nothing was ever written. Raises Refused."""
         self._slots = self._stored()
+        self._older = min((0, 1), key=lambda at: _size(self._slots[at]))
         return _newest(self._slots, key)
 
     @property
@@ -84,13 +85,13 @@ class HeadFile:
         """`note` is on disk. Raises Unavailable; then it may be there or not."""
         if len(note) > SLOT:
             raise Misuse(f"a checkpoint of at most {SLOT} bytes")
-        at = 0 if len(self._slots[0]) == 0 or _size(self._slots[0]) < _size(self._slots[1]) else 1
         try:
-            if os.pwrite(self._file, note.ljust(SLOT, b"\0"), at * SLOT) != SLOT:
+            if os.pwrite(self._file, note.ljust(SLOT, b"\0"), self._older * SLOT) != SLOT:
                 raise Unavailable("log head", f"{self._path}: written in part")
         except OSError as error:
             raise Unavailable("log head", f"{self._path}: {error.strerror}") from None
-        self._slots[at] = note
+        self._slots[self._older] = note
+        self._older ^= 1
 
     def close(self) -> None:
         """The file is closed."""
@@ -133,8 +134,8 @@ def _size(slot: bytes) -> int:
 class Extended:
     """What a transaction makes of the log; it is so once that is on disk."""
 
+    edge: Edge
     frontier: Frontier
-    edges: tuple[tuple[bytes, ...], ...]
     note: bytes
 
 
@@ -146,10 +147,10 @@ class TransparencyLog:
         self.key: Final = NoteKey(origin, PLAIN, signer.public)
         self._signer = signer
         self._head = HeadFile(head)
-        self._stands = Extended(merkle.EMPTY_FRONTIER, (), b"")
-        self._published = b""
+        self._stands = Extended(Edge(), merkle.EMPTY_FRONTIER, b"")
+        self._published: SignedCheckpoint | None = None
+        self._note = b""
         self._shown = b""
-        self._lock = threading.Lock()
 
     def open(self, tables: Tables) -> None:
         """What the tables hold is the log that was signed last, or goes on from it.
@@ -166,12 +167,15 @@ class TransparencyLog:
         head = self._head.read(self.key)
         # 2
         self._stands = stands = standing(tables, self.key)
-        size = stands.frontier.size
+        size = stands.edge.size
         # 3
         agrees(tables, size, head)
         # 4
         self._head.write(stands.note if size else self._signed(Checkpoint(self.key.name, 0, merkle.EMPTY_ROOT)))
-        self._published = stands.note
+        self._publishes(stands.note)
+
+    def _publishes(self, note: bytes) -> None:
+        self._note, self._published = note, parse_signed_checkpoint(note) if note else None
 
     # --- the writer ------------------------------------------------------------------------------------------------------
 
@@ -180,36 +184,40 @@ class TransparencyLog:
 
         Raises Unavailable where the tables are not those that this log left.
         """
-        size, last = self._stands.frontier.size, tables.last(CheckpointRow)
+        size, last = self._stands.edge.size, tables.last(CheckpointRow)
         same = (b"" if last is None else last.note) == self._stands.note and not self._head.moved
         if not same or [row.sequence for row in rows] != list(range(size, size + len(rows))):
             raise Unavailable("log", f"expected the log of {size} entries, got one that another process wrote")
         if any((row.sequence == 0) != (row.kind == GENESIS) for row in rows):
             raise Misuse("entry 0 is the genesis, and no other is")
         leaves = [row.leaf for row in rows]
-        edges = _append(tables, [list(edge) for edge in self._stands.edges], size, leaves)
+        edge = self._stands.edge.copy()
+        filled = edge.append(leaves)
+        risen = max((tile.level for tile, _ in filled), default=-1) + 1
+        for tile, hashes in (*filled, *edge.partial()):
+            if tile.level <= risen:  # what stands above has not changed
+                tables.put(TileRow(_tile_id(tile), b"".join(hashes)))
         frontier = merkle.append(self._stands.frontier, *leaves)
         note = self._signed(Checkpoint(self.key.name, frontier.size, merkle.frontier_root(frontier)))
         tables.put(CheckpointRow(frontier.size, note))
         if size and size // WIDTH == frontier.size // WIDTH:
             tables.drop(CheckpointRow, size)
-        return Extended(frontier, tuple(tuple(edge) for edge in edges), note)
+        return Extended(edge, frontier, note)
 
     def _signed(self, checkpoint: Checkpoint) -> bytes:
         return encode_note(sign_note(str(checkpoint), self.key, self._signer.sign))
 
     def keep(self, extended: Extended) -> None:
         """The transaction is on disk: the log is so."""
-        with self._lock:
-            self._stands = extended
+        self._stands = extended
 
     def publish(self) -> None:
         """The last checkpoint is in the head file, and served from now on. Raises Unavailable; nobody may be answered then."""
-        if self._published != self._stands.note:
+        if self._note != self._stands.note:
             if self._head.moved:
                 raise Unavailable("log head", "expected the head as this log left it, got one that somebody else wrote")
             self._head.write(self._stands.note)
-            self._published = self._stands.note
+            self._publishes(self._stands.note)
 
     def close(self) -> None:
         """The head file is closed."""
@@ -220,12 +228,12 @@ class TransparencyLog:
     @property
     def checkpoint(self) -> bytes:
         """The last checkpoint that was published, signed; empty before the first."""
-        return self._published
+        return self._note
 
     @property
     def shown(self) -> bytes:
         """The checkpoint that is served: the last one that witnesses cosigned, if there is one, else the last one published."""
-        return self._shown or self._published
+        return self._shown or self._note
 
     def show(self, note: bytes) -> None:
         """`note`, a published checkpoint with cosignatures on it, is served from now on."""
@@ -233,7 +241,8 @@ class TransparencyLog:
 
     def current(self) -> Checkpoint | None:
         """The checkpoint that was published last, read."""
-        return parse_signed_checkpoint(self._published).checkpoint if self._published else None
+        published = self._published
+        return None if published is None else published.checkpoint
 
     def inclusion(self, tables: Tables, index: int, size: int) -> tuple[bytes, ...]:
         """The path from entry `index` to the root of `size` entries. Raises Misuse."""
@@ -246,21 +255,21 @@ class TransparencyLog:
         """
         shown = parse_signed_checkpoint(self.shown) if self._shown else None
         seen = shown is not None and shown.checkpoint.size > index
-        signed = shown if shown is not None and seen else parse_signed_checkpoint(self._published_of(index))
+        signed = shown if shown is not None and seen else self._published_of(index)
         return encode_tlog_proof(TlogProof(index, self.inclusion(tables, index, signed.checkpoint.size), signed))
 
     def receipt(self, tables: Tables, index: int) -> bytes:
         """The same as a COSE Receipt by the log's key: `formats.tlog.receipt`. Raises Unavailable where the entry is not published."""
-        checkpoint = parse_signed_checkpoint(self._published_of(index)).checkpoint
+        checkpoint = self._published_of(index).checkpoint
         path, key = self.inclusion(tables, index, checkpoint.size), self.key.key
         return encode_receipt(
             self.key.name, size=checkpoint.size, index=index, path=path, root=checkpoint.root, algorithm=key.algorithm,
             kid=key.thumbprint(), sign=self._signer.sign,
         )  # fmt: skip
 
-    def _published_of(self, index: int) -> bytes:
+    def _published_of(self, index: int) -> SignedCheckpoint:
         published = self._published
-        if not published or parse_signed_checkpoint(published).checkpoint.size < max(index + 1, LEAST_RECEIPT):
+        if published is None or published.checkpoint.size < max(index + 1, LEAST_RECEIPT):
             raise Unavailable("log", f"no checkpoint yet that has entry {index}, of {LEAST_RECEIPT} at least")
         return published
 
@@ -279,12 +288,13 @@ def standing(tables: Tables, key: NoteKey) -> Extended:
     if size != entries:
         raise _rolled_back("entries", str(size), str(entries))
     if last is None:
-        return Extended(merkle.EMPTY_FRONTIER, (), b"")
-    checkpoint, edges = verify_checkpoint(parse_signed_checkpoint(last.note), key), _edges(tables, size)
-    frontier = _frontier(size, edges)
+        return Extended(Edge(), merkle.EMPTY_FRONTIER, b"")
+    checkpoint = verify_checkpoint(parse_signed_checkpoint(last.note), key)
+    edge = Edge.at(size, lambda tile: _right(tables, tile))
+    frontier = edge.frontier()
     if checkpoint.size != size or merkle.frontier_root(frontier) != checkpoint.root:
         raise _rolled_back("checkpoint", f"the root of {size} entries", "another")
-    return Extended(frontier, edges, last.note)
+    return Extended(edge, frontier, last.note)
 
 
 def agrees(tables: Tables, size: int, head: Checkpoint | None) -> None:
@@ -306,7 +316,7 @@ def tile_of(tables: Tables, tile: Tile) -> bytes | None:
         rows = tables.select(EntryRow, most=tile.width, after=first - 1)
         whole = len(rows) == tile.width and rows[-1].sequence == first + tile.width - 1
         return encode_bundle([row.entry for row in rows]) if whole else None
-    row = tables.get(TileRow, _tile_id(tile.level, tile.index))
+    row = tables.get(TileRow, _tile_id(tile))
     end = tile.width * merkle.HASH_SIZE
     return None if row is None or len(row.hashes) < end else row.hashes[:end]
 
@@ -321,50 +331,16 @@ def _reader(tables: Tables, size: int) -> Callable[[Tile], Sequence[bytes]]:
     return read
 
 
-def _tile_id(level: int, index: int) -> int:
-    return level << _LEVEL | index
+def _right(tables: Tables, tile: Tile) -> tuple[bytes, ...]:
+    """The hashes of a partial tile at the right edge, which has no more and no fewer. Raises Refused."""
+    row = tables.get(TileRow, _tile_id(tile))
+    if row is None or len(row.hashes) != tile.width * merkle.HASH_SIZE:
+        raise _rolled_back(f"tile/{tile.level}", f"{tile.width} hashes", "another number")
+    return parse_tile(row.hashes, tile.width)
 
 
-def _append(tables: Tables, edges: list[list[bytes]], size: int, leaves: Sequence[bytes]) -> list[list[bytes]]:
-    """The hashes that stand in partial tiles after `leaves`, by level; every tile that changed is put."""
-    fresh, count, level = list(leaves), size, 0
-    while fresh:
-        if level == len(edges):
-            edges.append([])
-        hashes, rising = edges[level] + fresh, []
-        for index, start in enumerate(range(0, len(hashes), WIDTH), count // WIDTH):
-            part = hashes[start : start + WIDTH]
-            tables.put(TileRow(_tile_id(level, index), b"".join(part)))
-            if len(part) == WIDTH:
-                rising.append(merkle.root(part))
-        edges[level] = hashes[len(hashes) // WIDTH * WIDTH :]
-        fresh, count, level = rising, count >> 8, level + 1
-    return edges
-
-
-def _edges(tables: Tables, size: int) -> tuple[tuple[bytes, ...], ...]:
-    """The hashes in partial tiles by level, of a log of `size`."""
-    edges, count, level = [], size, 0
-    while count:
-        width = count % WIDTH
-        row = tables.get(TileRow, _tile_id(level, count // WIDTH)) if width else None
-        if width and (row is None or len(row.hashes) != width * merkle.HASH_SIZE):
-            raise _rolled_back(f"tile/{level}", f"{width} hashes", "another number")
-        edges.append(() if row is None else parse_tile(row.hashes, width))
-        count, level = count >> 8, level + 1
-    return tuple(edges)
-
-
-def _frontier(size: int, edges: Sequence[Sequence[bytes]]) -> Frontier:
-    """The perfect subtrees of the log, out of its partial tiles."""
-    roots: list[bytes] = []
-    for edge in reversed(edges):
-        at = 0
-        for bit in reversed(range(8)):
-            if len(edge) & 1 << bit:
-                roots.append(merkle.root(edge[at : at + (1 << bit)]))
-                at += 1 << bit
-    return Frontier(size, tuple(roots))
+def _tile_id(tile: Tile) -> int:
+    return tile.level << _LEVEL | tile.index
 
 
 def _rolled_back(claim: str, expected: str, got: str) -> Refused:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from writ.formats.errors import Misuse
-from writ.formats.tlog.merkle import EMPTY_ROOT, HASH_SIZE, MAX_SIZE
+from writ.formats.tlog.merkle import EMPTY_ROOT, HASH_SIZE, MAX_SIZE, Frontier
 from writ.formats.tlog.tile import MAX_LEVEL, WIDTH, Hashes, Tile, fold, root_of, widths
 
 
@@ -66,6 +66,17 @@ class Edge:
     def partial(self) -> list[tuple[Tile, tuple[bytes, ...]]]:
         """The partial tiles of the log as it is now."""
         return [(Tile(level, widths(self.size, level)[0], len(row)), tuple(row)) for level, row in enumerate(self._rows) if row]
+
+    def frontier(self) -> Frontier:
+        """The perfect subtrees of the log as it is now, for whoever appends and wants the root each time."""
+        roots: list[bytes] = []
+        for row in reversed(self._rows):
+            at = 0
+            for bit in reversed(range(8)):
+                if len(row) & 1 << bit:
+                    roots.append(fold(row[at : at + (1 << bit)]))
+                    at += 1 << bit
+        return Frontier(self.size, tuple(roots))
 
     def root(self) -> bytes:
         """The root of the log as it is now."""

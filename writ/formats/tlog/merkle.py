@@ -39,6 +39,9 @@ HASH_SIZE: Final = 32
 MAX_SIZE: Final = (1 << 63) - 1
 """Most entries a tree may be said to have; a proof is then at most 63 hashes for inclusion, 64 for consistency."""
 
+MOST_HASHES: Final = 63
+"""Of a proof that we read or make."""
+
 EMPTY_ROOT: Final = sha256(b"").digest()
 """Root of the tree without entries."""
 
