@@ -24,10 +24,11 @@ from tests.writ.verdict.refusal import refused
 from writ.formats.errors import FormatError
 from writ.formats.keys import ED25519, PublicKey
 from writ.formats.tlog import merkle
+from writ.formats.tlog.above import MAX_TEXT
 from writ.formats.tlog.checkpoint import SignedCheckpoint, parse_checkpoint, parse_signed_checkpoint
 from writ.formats.tlog.cosignature import cosigned_at, parse_policy
 from writ.formats.tlog.note import PLAIN, NoteKey, encode_note, is_signed, parse_note, parse_vkey
-from writ.formats.tlog.proof import HEADER, MAX_PROOF, encode_tlog_proof, parse_tlog_proof
+from writ.formats.tlog.proof import HEADER, encode_tlog_proof, parse_tlog_proof
 from writ.formats.tlog.tile import (
     ENTRIES,
     WIDTH,
@@ -267,7 +268,7 @@ NO_PROOFS: Final = {
     "invalid index - negative": (f"{HEADER}\nindex -1\n", f"{HEADER}, an index and hashes"),
     "invalid hash base64": (f"{HEADER}\nindex 5\n!\n", "base64"),
     "incorrect hash length": (f"{HEADER}\nindex 5\nAAAA\n", "at most 63 hashes of 32 bytes"),
-    "scanner error - buffer too large": (f"{HEADER}\nindex 5\n{'A' * (1 << 20)}\n", f"at most {MAX_PROOF} bytes"),
+    "scanner error - buffer too large": (f"{HEADER}\nindex 5\n{'A' * (1 << 20)}\n", f"at most {MAX_TEXT} bytes"),
 }
 """Reason for which others refuse a proof, without their text -> what is above the checkpoint of ours, and what our reader expected."""
 

@@ -16,13 +16,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from writ.formats.errors import FormatError
-from writ.formats.tlog.checkpoint import MAX_CHECKPOINT, SignedCheckpoint, parse_signed_checkpoint
-from writ.formats.tlog.merkle import HASH_SIZE, MAX_SIZE
-from writ.formats.tlog.note import encode_note, from_base64, to_base64
+from writ.formats.tlog.above import check_path, encode_above, read_path, split_above
+from writ.formats.tlog.checkpoint import SignedCheckpoint, parse_signed_checkpoint
+from writ.formats.tlog.merkle import MAX_SIZE
 
 HEADER: Final = "c2sp.org/tlog-proof@v1"
-MOST_HASHES: Final = 63
-MAX_PROOF: Final = MAX_CHECKPOINT + 64 * 48
+_WHAT: Final = "tlog proof"
 _INDEX = re.compile(r"index (0|[1-9][0-9]{0,18})\Z", re.ASCII)
 
 
@@ -37,27 +36,19 @@ class TlogProof:
     def __post_init__(self) -> None:
         if not 0 <= self.index < MAX_SIZE:
             raise FormatError("tlog proof index", f"below {MAX_SIZE}", str(self.index)[:40])
-        if len(self.hashes) > MOST_HASHES or any(len(one) != HASH_SIZE for one in self.hashes):
-            raise FormatError("tlog proof", f"at most {MOST_HASHES} hashes of {HASH_SIZE} bytes", "others")
+        check_path(self.hashes, _WHAT)
 
 
 def encode_tlog_proof(proof: TlogProof) -> bytes:
     """The text of a proof."""
-    lines = "".join(f"{to_base64(one)}\n" for one in proof.hashes)
-    return f"{HEADER}\nindex {proof.index}\n{lines}\n".encode() + encode_note(proof.checkpoint.note)
+    return encode_above(f"{HEADER}\nindex {proof.index}\n", proof.hashes, proof.checkpoint)
 
 
 def parse_tlog_proof(data: bytes) -> TlogProof:
     """Read a proof. Raises FormatError."""
-    if len(data) > MAX_PROOF:
-        raise FormatError("tlog proof", f"at most {MAX_PROOF} bytes", f"{len(data)}")
-    head, parted, checkpoint = data.partition(b"\n\n")
-    try:
-        lines = head.decode("ascii").split("\n")
-    except UnicodeDecodeError:
-        raise FormatError("tlog proof", "ASCII above the checkpoint", "other bytes") from None
+    head, checkpoint = split_above(data, _WHAT)
+    lines = head.split("\n")
     match = _INDEX.match(lines[1]) if len(lines) > 1 else None
-    if not parted or lines[0] != HEADER or match is None:
-        raise FormatError("tlog proof", f"{HEADER}, an index and hashes", repr(head[:80]))
-    hashes = tuple(from_base64(line, "tlog proof") for line in lines[2:])
-    return TlogProof(int(match[1]), hashes, parse_signed_checkpoint(checkpoint))
+    if checkpoint is None or lines[0] != HEADER or match is None:
+        raise FormatError(_WHAT, f"{HEADER}, an index and hashes", repr(head.encode()[:80]))
+    return TlogProof(int(match[1]), read_path(lines[2:], _WHAT), parse_signed_checkpoint(checkpoint))

@@ -22,7 +22,7 @@ from typing import Any, Final
 from writ.formats.cose import ALG, CWT_CLAIMS, KID, Sign1, encode_sign1, parse_sign1
 from writ.formats.errors import FormatError, Misuse
 from writ.formats.strict import Fields, decode_cbor, encode_cbor
-from writ.formats.tlog.merkle import HASH_SIZE, MAX_SIZE
+from writ.formats.tlog.merkle import HASH_SIZE, MAX_SIZE, MOST_HASHES
 
 RECEIPTS: Final = 394
 VDS: Final = 395
@@ -33,7 +33,6 @@ ISS: Final = 1
 SIZE: Final = -65_537
 """Private claim: the size of the tree whose root is signed."""
 MAX_RECEIPT: Final = 8192
-MOST_HASHES: Final = 63
 
 
 @dataclass(frozen=True, slots=True)

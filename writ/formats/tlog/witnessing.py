@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from writ.formats.errors import FormatError
+from writ.formats.tlog.above import MAX_TEXT, check_path, encode_above, read_path, split_above
 from writ.formats.tlog.checkpoint import MAX_CHECKPOINT, SignedCheckpoint, parse_signed_checkpoint
-from writ.formats.tlog.merkle import HASH_SIZE, MAX_SIZE
-from writ.formats.tlog.note import Note, NoteSignature, encode_note, from_base64, parse_note, to_base64
+from writ.formats.tlog.merkle import MAX_SIZE
+from writ.formats.tlog.note import Note, NoteSignature, encode_note, parse_note
 
-MOST_HASHES: Final = 63
-MAX_REQUEST: Final = MAX_CHECKPOINT + 64 * 48
+_WHAT: Final = "add-checkpoint"
+MAX_REQUEST: Final = MAX_TEXT
 SIZE_TYPE: Final = "text/x.tlog.size"
 _OLD = re.compile(r"old (0|[1-9][0-9]{0,18})\Z", re.ASCII)
 _SIZE = re.compile(r"(0|[1-9][0-9]{0,18})\n\Z", re.ASCII)
@@ -41,30 +42,22 @@ class AddCheckpoint:
     def __post_init__(self) -> None:
         if not 0 <= self.old <= MAX_SIZE:
             raise FormatError("add-checkpoint old", f"at most {MAX_SIZE}", str(self.old)[:40])
-        if len(self.proof) > MOST_HASHES or any(len(one) != HASH_SIZE for one in self.proof):
-            raise FormatError("add-checkpoint", f"at most {MOST_HASHES} hashes of {HASH_SIZE} bytes", "others")
+        check_path(self.proof, _WHAT)
 
 
 def encode_add_checkpoint(asked: AddCheckpoint) -> bytes:
     """The body of the request."""
-    lines = "".join(f"{to_base64(one)}\n" for one in asked.proof)
-    return f"old {asked.old}\n{lines}\n".encode() + encode_note(asked.checkpoint.note)
+    return encode_above(f"old {asked.old}\n", asked.proof, asked.checkpoint)
 
 
 def parse_add_checkpoint(data: bytes) -> AddCheckpoint:
     """Read the body. Raises FormatError."""
-    if len(data) > MAX_REQUEST:
-        raise FormatError("add-checkpoint", f"at most {MAX_REQUEST} bytes", f"{len(data)}")
-    head, parted, checkpoint = data.partition(b"\n\n")
-    try:
-        lines = head.decode("ascii").split("\n")
-    except UnicodeDecodeError:
-        raise FormatError("add-checkpoint", "ASCII above the checkpoint", "other bytes") from None
+    head, checkpoint = split_above(data, _WHAT)
+    lines = head.split("\n")
     match = _OLD.match(lines[0])
-    if not parted or match is None:
-        raise FormatError("add-checkpoint", "old SIZE and hashes", repr(head[:80]))
-    proof = tuple(from_base64(line, "add-checkpoint") for line in lines[1:])
-    return AddCheckpoint(int(match[1]), proof, parse_signed_checkpoint(checkpoint))
+    if checkpoint is None or match is None:
+        raise FormatError(_WHAT, "old SIZE and hashes", repr(head.encode()[:80]))
+    return AddCheckpoint(int(match[1]), read_path(lines[1:], _WHAT), parse_signed_checkpoint(checkpoint))
 
 
 def encode_cosignatures(lines: tuple[NoteSignature, ...]) -> bytes:

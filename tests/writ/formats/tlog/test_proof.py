@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from tests.parsers import assert_parser_is_total
 from tests.world.tlog import MemoryLog
 from writ.formats.errors import FormatError
+from writ.formats.tlog.above import MAX_TEXT
 from writ.formats.tlog.merkle import MAX_SIZE
 from writ.formats.tlog.note import to_base64
-from writ.formats.tlog.proof import HEADER, MAX_PROOF, TlogProof, encode_tlog_proof, parse_tlog_proof
+from writ.formats.tlog.proof import HEADER, TlogProof, encode_tlog_proof, parse_tlog_proof
 
 LOG = MemoryLog([b"%d" % number for number in range(9)])
 PROOF = LOG.proof(5, witnesses=["w1"])
@@ -81,8 +82,8 @@ def test_a_proof_without_a_checkpoint_or_too_long_is_refused() -> None:
         parse_tlog_proof(f"{HEADER}\nindex 0\n".encode())
     with pytest.raises(FormatError, match="begin with a dash"):
         parse_tlog_proof(DATA[: DATA.index("— ".encode())])
-    with pytest.raises(FormatError, match=f"at most {MAX_PROOF} bytes"):
-        parse_tlog_proof(DATA + b"x" * MAX_PROOF)
+    with pytest.raises(FormatError, match=f"at most {MAX_TEXT} bytes"):
+        parse_tlog_proof(DATA + b"x" * MAX_TEXT)
 
 
 @pytest.mark.parametrize("index, hashes", [(-1, ()), (MAX_SIZE, ()), (0, (bytes(31),)), (0, (bytes(32),) * 64)])
