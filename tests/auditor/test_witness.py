@@ -123,7 +123,7 @@ def test_a_fork_is_not_cosigned_and_raises_one_alarm_with_both_checkpoints(
         assert add(witness, fork.body(5, 5)) == (409, SIZE_TYPE, b"5\n")
     assert status(witness, fork.body(5, 8)) == 422
     assert held(witness) == 5
-    (alarm,) = caplog.records
+    (alarm,) = (one for one in caplog.records if one.levelno >= logging.ERROR)  # what else is kept depends on what ran before here
     assert alarm.getMessage() == "witness-fork"
     fields = alarm.__dict__["fields"]
     roots = [parse_signed_checkpoint(fields[name].encode()).checkpoint.root for name in ("cosigned", "other")]
