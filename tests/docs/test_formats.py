@@ -36,6 +36,7 @@ from tests.world.scene import (
     signer,
 )
 from tests.world.tlog import MemoryLog
+from writ.formats.access import Access, encode_access, parse_access
 from writ.formats.action import Action
 from writ.formats.approval import Approval, encode_approval, parse_approval, parse_signed_approval, sign_approval
 from writ.formats.archive import Archive, InstanceLog, encode_archive, parse_archive
@@ -192,6 +193,10 @@ PROPOSALS = (
 APPROVAL = Approval(SIXTEEN, "tool.call", "mcp:mail/send", D.value, D, "socket", D.value, NOW, NOW + 300, SIXTEEN)
 DELEGATION = Delegation("billing", 3, NOW, (Role("prompts", ("spiffe://a/*",), ("prompts",), (signer("a").public,), 1, NOW),))
 
+AGENT, TRACE = "spiffe://a/b/agent/c", bytes(range(1, 26))
+RECEIVED = Access(NOW, D, AGENT, SIXTEEN, "http.get", "https://b/c", D, D, D, b"\xa0", (), "5f1c", D.value, TRACE)
+REFUSED_THERE = Access(NOW, D, None, None, "http.get", "https://b/c", None, None, None, b"", (REASON,), "5f1c")
+
 
 @cache
 def specimens() -> tuple[Specimen, ...]:
@@ -212,7 +217,7 @@ def specimens() -> tuple[Specimen, ...]:
     signed_corim = sign_corim(reference(), signer("approver"), signer_name="build")
     both = Corim("boot", "billing", "boot-1", (("code", D),), ((7, D), (7, Digest.of(b"x", "sha384"))), NOW)
     ear = Ear("writ", "1", NOW, (("host", submodule({"hardware": 32}, reasons=(REASON,), runtime_only=True)),), tpm_class="software")
-    whole_ear = replace(ear, status="warning", exp=NOW + 60, nonce=bytes(32), raw_evidence=b"e")
+    whole_ear = replace(ear, status="warning", exp=NOW + 60, nonce=bytes(32), raw_evidence=b"e", salt=SIXTEEN)
     archive = Archive((decision,), (compact,), (b"any",), (InstanceLog(SIXTEEN, (bundle.action.record,)),))
     listed = StatusListToken("https://v.example/status/1", NOW, NOW + 60, 15, StatusList.empty(1, 64).with_status(3, 1))
 
@@ -254,6 +259,7 @@ def specimens() -> tuple[Specimen, ...]:
             Specimen("record", data, parse_record)
             for data in (bundle.opening.record, bundle.action.record, bundle.outcome.record, encode_record(refused))
         ),
+        *(Specimen("access", encode_access(one), parse_access, json=True) for one in (RECEIVED, REFUSED_THERE)),
         Specimen("policy", encode_bundle(policy()), parse_bundle),
         Specimen("policy", encode_bundle(policy(replace(DEMO, lease_approver=P256))), parse_bundle),
         Specimen("policy", encode_bundle(policy(replace(DEMO, approvals=(("boot", 2), ("rooted/*", 3))))), parse_bundle),
