@@ -17,11 +17,13 @@ from auditor.verify import read, report, verify
 from writ.formats.archive import EMPTY, MAX_ARCHIVE, Archive, parse_archive
 from writ.formats.eat import parse_token
 from writ.formats.errors import FormatError, Refused, Unavailable
-from writ.formats.proof_bundle import ProofBundle, encode_proof_bundle
+from writ.formats.proof_bundle import TokenProof, encode_proof_bundle
 from writ.formats.reason import Reason
 from writ.formats.trust import MAX_TRUST, parse_trust
 from writ.service import cli, observe
 from writ.verdict.lineage import judge_lineage
+from writ.verdict.proof import ProvenAction
+from writ.verdict.token_proof import ProvenToken
 
 _FOREVER = (1 << 53) - 1
 
@@ -34,13 +36,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str]) -> int:
     parser = cli.parser("auditor", "Prove offline, from files and trust anchors, what agents did and on which machines.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    v = verbs.add_parser("verify", help="prove one action: from a TPM manufacturer's root to the record")
+    v = verbs.add_parser("verify", help="prove one action, or one token: from a TPM manufacturer's root to the record")
     v.add_argument("bundle", type=Path, help="a proof bundle")
-    v.add_argument("--trust", type=Path, required=True, help="the trust file: TPM roots and decision keys")
+    v.add_argument("--trust", type=Path, required=True, help="the trust file: TPM roots, decision keys, and keys of the log")
+    v.add_argument("--policy", type=Path, metavar="FILE", help="whose cosignatures the log's checkpoints need: a tlog-policy")
+    v.add_argument("--explain", action="store_true", help="each step with what was checked against what")
     cli.add_json_flag(v)
     x = verbs.add_parser("export", help="make proof bundles from archives of verifier and enforcer")
     x.add_argument("source", type=Path, nargs="+", help="archives: `verifier export`, `enforcer log export`")
     x.add_argument("--out", type=Path, required=True, help="directory for the bundles, one file an action")
+    x.add_argument("--tokens", action="store_true", help="a bundle of each token instead, used or not")
     x.add_argument("--agent", help="only this agent (SPIFFE id)")
     x.add_argument("--from", dest="earliest", type=seconds, default=0, metavar="RFC3339")
     x.add_argument("--to", dest="latest", type=seconds, default=_FOREVER, metavar="RFC3339")
@@ -61,10 +66,10 @@ def _main(argv: Sequence[str]) -> int:
     if args.verb == "witness":
         return _witness(args)
     if args.verb == "verify":
-        return _verify(args.bundle, args.trust, as_json=args.json)
+        return _verify(args)
     if args.verb == "lineage":
         return _lineage(args.source, as_json=args.json)
-    return _export(args.source, args.out, Wanted(args.agent, args.earliest, args.latest), as_json=args.json)
+    return _export(args.source, args.out, Wanted(args.agent, args.earliest, args.latest), tokens=args.tokens, as_json=args.json)
 
 
 def _add_witness(verbs: Any) -> None:
@@ -104,9 +109,10 @@ def _witness(args: argparse.Namespace) -> int:
     return 0
 
 
-def _verify(bundle: Path, trust: Path, *, as_json: bool) -> int:
+def _verify(args: argparse.Namespace) -> int:
+    as_json = args.json
     try:
-        proven = verify(bundle, trust)
+        proven = verify(args.bundle, args.trust, args.policy)
     except (Refused, FormatError) as error:
         if not as_json:
             if isinstance(error, FormatError):
@@ -118,16 +124,28 @@ def _verify(bundle: Path, trust: Path, *, as_json: bool) -> int:
     if as_json:
         cli.emit(report(proven), as_json=True)
         return 0
-    for number, step in enumerate(proven.steps, 1):
-        print(f"  {number}. {step}")
-    record = proven.record
-    said = "permitted" if record.permit else "refused"
-    when = datetime.fromtimestamp(record.decided_at, UTC).isoformat()
-    if not proven.rerun:
-        print("not made again: the decision itself, whose context is erased, or was kept back")
-    print(f"proven: {record.action} on {record.resource} by {proven.opening.agent} was {said} at {when}")
-    print(f"        on host {proven.host.host}, {proven.host.tpm_class} TPM of {proven.tpm_root}, runtime {proven.runtime}")
+    for step in proven.steps:
+        print(cli.printable(f"  {step.number}. {step.what}"))
+        if args.explain:
+            print(cli.printable(f"     {step.checked}"))
+    for line in _proven(proven):
+        print(cli.printable(line))
     return 0
+
+
+def _proven(proven: ProvenAction | ProvenToken) -> tuple[str, str]:
+    if isinstance(proven, ProvenToken):
+        chain, claims = proven, proven.token.claims
+        what = f"proven: token {claims.token_id} of {claims.agent} was issued at {_moment(chain.attested_at)}"
+    else:
+        chain, record = proven.chain, proven.record
+        said = "permitted" if record.permit else "refused"
+        what = f"proven: {record.action} on {record.resource} by {proven.opening.agent} was {said} at {_moment(record.decided_at)}"
+    return what, f"        on host {chain.host.host}, {chain.host.tpm_class} TPM of {chain.tpm_root}, runtime {chain.runtime}"
+
+
+def _moment(at: int) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat()
 
 
 def _archive(sources: Sequence[Path]) -> Archive:
@@ -162,16 +180,17 @@ def _lineage(sources: Sequence[Path], *, as_json: bool) -> int:
     return 0
 
 
-def _export(sources: Sequence[Path], out: Path, wanted: Wanted, *, as_json: bool) -> int:
+def _export(sources: Sequence[Path], out: Path, wanted: Wanted, *, tokens: bool, as_json: bool) -> int:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Unavailable("--out", f"expected a directory, or a place for one, at {out}: {error.strerror}") from None
     written: list[str] = []
     missing: list[dict[str, Any]] = []
-    for instance, sequence, bundle in Chains(_archive(sources)).bundles(wanted):
-        name = f"{instance.hex()}-{sequence}.writ-proof"
-        if isinstance(bundle, ProofBundle):
+    chains = Chains(_archive(sources))
+    for instance, which, bundle in chains.tokens(wanted) if tokens else chains.bundles(wanted):
+        name = f"{instance.hex()}-{which}.writ-proof"
+        if isinstance(bundle, TokenProof):
             _write(out / name, encode_proof_bundle(bundle))
             written.append(name)
         else:
