@@ -233,6 +233,9 @@ REMEDIES: Final[dict[str, str]] = {
     "log-time-backwards": "An entry is older than one before it by more than clocks may differ: ask whose clock was moved.",
     "log-time-ahead": "An entry is of a time that is still to come: ask whose clock was moved, or what silence it was to hide.",
     "log-silent": "The log said nothing for longer than was agreed: ask what ran meanwhile, and whether it was logged.",
+    # records off the host
+    "stored-size": "The store has the log at another size; the host goes on from there.",
+    "record-lag": "Records have not reached the store off the host for longer than the policy allows: see `enforcer doctor`.",
 }
 """Code -> remedy. Codes are appended and never removed or renamed: old decisions name them."""
 
