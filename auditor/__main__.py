@@ -14,7 +14,7 @@ from auditor.log import command as log
 from auditor.moment import seconds
 from auditor.replay import command as replay
 from auditor.verify import read, report, verify
-from writ.formats.archive import EMPTY, MAX_ARCHIVE, Archive, parse_archive
+from writ.formats.archive import EMPTY, MAX_ARCHIVE, Archive, encode_archive, parse_archive
 from writ.formats.eat import parse_token
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.proof_bundle import ProofBundle, encode_proof_bundle
@@ -51,6 +51,7 @@ def _main(argv: Sequence[str]) -> int:
     log.add_parser(verbs)
     replay.add_parsers(verbs)
     _add_witness(verbs)
+    _add_store(verbs)
     args = parser.parse_args(argv)
     if args.verb == "log":
         return log.run(args)
@@ -60,6 +61,8 @@ def _main(argv: Sequence[str]) -> int:
         return replay.engine(args)
     if args.verb == "witness":
         return _witness(args)
+    if args.verb == "store":
+        return _store(args)
     if args.verb == "verify":
         return _verify(args.bundle, args.trust, as_json=args.json)
     if args.verb == "lineage":
@@ -80,23 +83,80 @@ def _add_witness(verbs: Any) -> None:
     made = does.add_parser("serve", help="serve HTTP until stopped: C2SP tlog-witness")
     made.add_argument("folder", type=Path, metavar="DIR")
     made.add_argument("--logs", type=Path, required=True, metavar="FILE", help="the logs that are cosigned: a tlog-policy")
-    made.add_argument("--listen", default="127.0.0.1:8414", metavar="ADDRESS:PORT", help="default: 127.0.0.1:8414; elsewhere takes TLS")
+    _add_listen(made, 8414)
+
+
+def _add_listen(made: argparse.ArgumentParser, port: int) -> None:
+    listen = f"127.0.0.1:{port}"
+    made.add_argument("--listen", default=listen, metavar="ADDRESS:PORT", help=f"default: {listen}; elsewhere takes TLS")
     made.add_argument("--prefix", default="", metavar="PATH", help="what stands before the paths, such as /w1")
     made.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain, PEM")
     made.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, PEM")
     made.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
 
 
-def _witness(args: argparse.Namespace) -> int:
+def _add_store(verbs: Any) -> None:
+    group = verbs.add_parser("store", help="keep the records of hosts off the hosts, written once: init, serve, vkey, export")
+    does = group.add_subparsers(dest="does", required=True, metavar="VERB")
+    made = does.add_parser("init", help="make a store: its key and its file; prints its public key")
+    made.add_argument("folder", type=Path, metavar="DIR")
+    made.add_argument("--name", required=True, help="an address without a scheme, such as store.example.org, and nobody else's")
+    cli.add_json_flag(made)
+    made = does.add_parser("vkey", help="print the public key, for record_store_key of the hosts")
+    made.add_argument("folder", type=Path, metavar="DIR")
+    cli.add_json_flag(made)
+    made = does.add_parser("serve", help="serve HTTP until stopped: take records, and give receipts")
+    made.add_argument("folder", type=Path, metavar="DIR")
+    made.add_argument("--hosts", type=Path, required=True, metavar="FILE", help="keys of the hosts that may write: a tlog-policy")
+    made.add_argument("--most-bytes", type=int, default=1 << 40, metavar="BYTES", help="what the file may grow to (default: 1 TiB)")
+    made.add_argument("--show-entries", action="store_true", help="serve the records too, to whoever reaches the address")
+    _add_listen(made, 8415)
+    made = does.add_parser("export", help="write the archive that export, lineage and replay read")
+    made.add_argument("folder", type=Path, metavar="DIR")
+    made.add_argument("instance", nargs="*", type=bytes.fromhex, help="these, in hex; none for all")
+    made.add_argument("--output", type=Path, required=True, metavar="FILE")
+    cli.add_json_flag(made)
+
+
+def _store(args: argparse.Namespace) -> int:
+    from auditor.store import serve  # a server's modules, which no other verb needs
+
     if args.does == "serve":
-        from auditor.witness import serve  # a server's modules, which no other verb needs
+        from auditor.serving.listen import parse_listen
 
         observe.configure(sys.stderr, args.log_level)
-        serve.serve(args.folder, args.logs, serve.parse_listen(args.listen, args.prefix, args.tls_cert, args.tls_key))
+        listen = parse_listen(args.listen, args.prefix, args.tls_cert, args.tls_key)
+        serve.serve(args.folder, args.hosts, listen, quota=args.most_bytes, shows=args.show_entries)
         return 0
+    if args.does == "export":
+        from auditor.store.export import export
+
+        archive = export(args.folder, args.instance)
+        _write(args.output, encode_archive(archive))
+        cli.emit({"exported": str(args.output), "instances": len(archive.logs)}, args.json)
+        return 0
+    from auditor.serving import folder
+
+    key = serve.init(args.folder, args.name) if args.does == "init" else folder.vkey(args.folder)
+    if args.json:
+        cli.emit({"vkey": str(key)}, as_json=True)
+    else:
+        print(key)
+    return 0
+
+
+def _witness(args: argparse.Namespace) -> int:
+    if args.does == "serve":
+        from auditor.serving.listen import parse_listen  # a server's modules, which no other verb needs
+        from auditor.witness import serve
+
+        observe.configure(sys.stderr, args.log_level)
+        serve.serve(args.folder, args.logs, parse_listen(args.listen, args.prefix, args.tls_cert, args.tls_key))
+        return 0
+    from auditor.serving import folder
     from auditor.witness import directory
 
-    key = directory.init(args.folder, args.name) if args.does == "init" else directory.vkey(args.folder)
+    key = directory.init(args.folder, args.name) if args.does == "init" else folder.vkey(args.folder)
     if args.json:
         cli.emit({"vkey": str(key)}, as_json=True)
     else:

@@ -6,7 +6,7 @@ status [INSTANCE]           how the instances stand
 why REF                     explain a refusal or a containment
 approve REF                 say yes, once, to an action that takes a person
 kill INSTANCE               kill an instance; it is tainted for ever
-log show|export|prove|erase INSTANCE
+log show|export|prove|erase|vkey INSTANCE
 relying                     decide for proxies and enforcement points of others
 policy schema|test|what-if|shadow  try policies before they decide
 tools -- PROGRAM ARG…       propose what to approve of a server of the Model Context Protocol
@@ -137,7 +137,7 @@ def _arguments(name: str, made: argparse.ArgumentParser) -> None:
     elif name == "kill":
         made.add_argument("instance")
     elif name == "log":
-        made.add_argument("act", choices=("show", "export", "prove", "erase"))
+        made.add_argument("act", choices=("show", "export", "prove", "erase", "vkey"))
         made.add_argument("instance", nargs="*", help="export takes several, or none for all; prove takes REF")
         made.add_argument("--output", type=Path, metavar="FILE", help="where an export goes")
     elif name == "policy":
@@ -313,6 +313,8 @@ def _log(config: EnforcerConfig, args: argparse.Namespace) -> int:
             raise Unavailable(f"file {args.output}", error.strerror or "cannot be written") from None
         cli.emit({"exported": str(args.output), "instances": len(wanted), "bytes": len(data)}, args.json)
         return cli.ACCEPTED
+    if args.act == "vkey":
+        return _vkey(config, args)
     if len(args.instance) != 1:
         raise FormatError(f"log {args.act}", "one instance", f"{len(args.instance)}")
     name, _, number = args.instance[0].partition("-")
@@ -327,6 +329,24 @@ def _log(config: EnforcerConfig, args: argparse.Namespace) -> int:
         from enforcer.record import erase
 
         cli.emit({"instance": instance.hex(), "erased": erase(config.instance_dir(instance))}, args.json)
+    return cli.ACCEPTED
+
+
+def _vkey(config: EnforcerConfig, args: argparse.Namespace) -> int:
+    """The public key of this host's logs, for the store; or of one of them, for whoever reads it there."""
+    from enforcer import explain
+    from enforcer.shipping import host_key
+    from writ.formats.tlog.storing import log_key
+
+    if not config.record_log or len(args.instance) > 1:
+        raise FormatError("log vkey", "record_log in the configuration, and one instance or none", f"{len(args.instance)} instances")
+    config.make_folders()
+    key, _ = host_key(config)
+    shown = log_key(key, explain.find_instance(config, args.instance[0])) if args.instance else key
+    if args.json:
+        cli.emit({"vkey": str(shown)}, as_json=True)
+    else:
+        sys.stdout.write(f"{shown}\n")
     return cli.ACCEPTED
 
 

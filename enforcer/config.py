@@ -54,7 +54,9 @@ class EnforcerConfig:
     `secrets_ca_file` holds the roots for it and for exchanges (none: the system's). `inbound` are `AGENT PORT ADDRESS:PORT`: a port
     inside, and where on this host it is. `cdi_dirs` say what devices are; the later counts. Without `observe` no agent is launched that
     its manifest lets be watched only. `shadow_policy` is a signed policy that stands beside the one in force of instances started from
-    now on: it decides nothing, and what it would decide otherwise is kept.
+    now on: it decides nothing, and what it would decide otherwise is kept. `record_store` is the address of the store off the host that
+    records are shipped to (none: they are not), `record_store_key` its public key, whose receipts alone count, `record_store_ca_file` the
+    roots for its certificate (none: the system's); `record_log` names this host's logs there, such as `records.example.org/host-1`.
     """
 
     run_dir: Path = Path("/run/writ/enforcer")
@@ -90,6 +92,10 @@ class EnforcerConfig:
     observe: bool = False
     cdi_dirs: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")
     shadow_policy: Path | None = None
+    record_store: str = ""
+    record_store_key: str = ""
+    record_store_ca_file: Path | None = None
+    record_log: str = ""
 
     def __post_init__(self) -> None:
         if not 1 <= self.instances <= 10_000:
@@ -126,6 +132,7 @@ class EnforcerConfig:
         if len({at for _, _, at in self._inbound}) != len(self.inbound):
             raise FormatError("inbound", "an address of this host once", ", ".join(self.inbound)[:120])
         self._check_secrets()
+        self._check_store()
         names = [*self.tool_commands, *self.service_urls]
         for ours, does in ((CHILDREN, "starts child instances"), (ADVISORY, "hooks of frameworks ask")):
             if ours in names:
@@ -192,6 +199,17 @@ class EnforcerConfig:
         if len({tuple(words[:2]) for words in self._secret_lines}) != len(self.secrets):
             raise FormatError("secrets", "one source for each secret of an agent", "two")
 
+    def _check_store(self) -> None:
+        named = (self.record_store, self.record_store_key, self.record_log)
+        if any(named) and not all(named):
+            raise FormatError("record_store, record_store_key, record_log", "all, or none", "not all")
+        if self.record_store:
+            from writ.formats.tlog.note import COSIGNATURE, PLAIN, NoteKey, parse_vkey
+
+            if (key := parse_vkey(self.record_store_key)).kind != COSIGNATURE:
+                raise FormatError("record_store_key", "the key that `auditor store vkey` prints", f"one of type {key.kind}")
+            NoteKey(self.record_log, PLAIN, key.key)
+
     def inbound_of(self, agent: str) -> tuple[tuple[int, tuple[str, int]], ...]:
         """Each port inside an instance of `agent` that somebody may reach, and the address of this host for it."""
         return tuple((port, at) for name, port, at in self._inbound if name == agent)
@@ -212,6 +230,16 @@ class EnforcerConfig:
     def instance_dir(self, instance: bytes) -> Path:
         """Log, evidence and standing of an instance, for root only."""
         return self.state_dir / "instances" / instance.hex()
+
+    @property
+    def log_key(self) -> Path:
+        """The key that signs the checkpoints of this host's action logs, for the store."""
+        return self.state_dir / "log-key.pem"
+
+    @property
+    def store_metrics(self) -> Path:
+        """How far the store is behind, in the text format of Prometheus."""
+        return self.run_dir / "record-store.prom"
 
     @property
     def images_dir(self) -> Path:

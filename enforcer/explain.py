@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 from pathlib import Path
 from typing import Any, Final
 
 from enforcer.config import EnforcerConfig
 from enforcer.launch.cgroup import MOUNTINFO, Cgroup, find_mount
 from enforcer.papers import kept
-from enforcer.record import Entry, LogReader
+from enforcer.receipts import read_receipt, unstored
+from enforcer.record import LOG_FILE, Entry, LogReader
 from writ.formats.approval import Approval
 from writ.formats.archive import Archive, InstanceLog
 from writ.formats.errors import FormatError, Refused, Unavailable
@@ -23,6 +25,7 @@ from writ.formats.policy_bundle import PolicyBundle, parse_bundle
 from writ.formats.reason import REMEDIES, Reason
 from writ.formats.record import ActionRecord, Opening, OutcomeRecord, preimage_of
 from writ.formats.tlog.merkle import leaf_hash
+from writ.formats.tlog.note import parse_vkey
 
 _REFERENCE: Final = re.compile(r"(?:r[0-9a-f]{8}|([0-9a-f]{4,32})(?:-([0-9]{1,12}))?)\Z", re.ASCII)
 
@@ -69,7 +72,21 @@ def standing(config: EnforcerConfig, instance: bytes) -> dict[str, Any]:
     cgroup = Cgroup(find_mount(MOUNTINFO.read_text()) / config.cgroup.lstrip("/") / instance.hex())
     if shown["state"] in LIVE and not _lives(shown.get("holder")):
         shown["state"] = "lost"
-    return shown | {"processes": len(cgroup.processes()), "frozen": cgroup.frozen()}
+    return shown | _shipped(config, instance) | {"processes": len(cgroup.processes()), "frozen": cgroup.frozen()}
+
+
+def _shipped(config: EnforcerConfig, instance: bytes) -> dict[str, Any]:
+    """How many records are in the store off the host and how many here alone; nothing where there is no store, or no log that reads."""
+    folder = config.instance_dir(instance)
+    if not config.record_store or not (folder / LOG_FILE).exists():
+        return {}
+    kept = read_receipt(folder, parse_vkey(config.record_store_key))
+    size = 0 if kept is None else kept.signed.checkpoint.size
+    try:
+        behind, since = unstored(folder, size)
+    except (sqlite3.Error, FormatError):
+        return {"stored": size}
+    return {"stored": size, "unstored": behind, "unstored_since": since}
 
 
 def latest_first(standing: dict[str, Any]) -> tuple[bool, int]:

@@ -133,6 +133,7 @@ class Instance:
         self._shadow = shadow_of(config, trust, self._folder, clock.now())
         self._approvals = Approvals(launched.instance, clock, lambda signed: keep_object(self._folder, signed))
         self._links.approve_by(self._approve)
+        self._links.stored_by(self._log.stored)
         self._gatekeeper = Gatekeeper(
             credential=self._credential, log=self._log, clock=clock, observes=launched.grants if self._observed else None,
             last=since.last, left=since.left, shadow=self._shadow, approvals=self._approvals,

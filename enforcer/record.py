@@ -27,6 +27,7 @@ import secrets
 import sqlite3
 import threading
 import time
+from array import array
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -150,6 +151,8 @@ class ActionLog:
         self._opening = last.sequence if last is not None and last.engine == engine else None
         self.permits: Final = Counter(record.action for _, record in read if isinstance(record, ActionRecord) and record.permit)
         """How often each action had been permitted when the log was opened."""
+        self._times = array("q", (time_of(record) for _, record in read))
+        self._stored: int | None = None
         self._last_batch, self._last_took = 1, 0.0
         self._thread = threading.Thread(target=self._write, name="action-log", daemon=True)
         self._thread.start()
@@ -207,10 +210,12 @@ class ActionLog:
     def _commit(self, batch: list[Waiting]) -> list[Recorded]:
         """One transaction for all that wait. Nothing in memory moves before it is durable."""
         rows: list[_Row] = []
+        times: list[int] = []
         done: list[Recorded] = []
         first, opening = self._frontier.size, self._opening
         if opening is None:
             rows.append((first, encode_record(replace(self._begins, sequence=first)), None))
+            times.append(self._begins.opened_at)
             first, opening = first + 1, first
         random = os.urandom(len(batch) * _RANDOM)
         for at, waiting in enumerate(batch, first):
@@ -221,19 +226,21 @@ class ActionLog:
                 context = draft.context
                 leaf = draft.leaf(at, opening, commitment, commit(own[_SALT : 2 * _SALT], context))
                 hidden = own[: 2 * _SALT] + len(context).to_bytes(_LENGTH, "big") + context + content
+                times.append(draft.decided_at)
             else:
                 leaf = draft.leaf(at, len(content), commitment)
                 hidden = salt + content
+                times.append(draft.finished_at)
             rows.append((at, leaf, nonce + self._cipher.encrypt(nonce, hidden, _aad(self._instance, at))))
             done.append(Recorded(at, merkle.leaf_hash(leaf), commitment))
         hashes = [recorded.leaf_hash for recorded in done]
         if len(rows) > len(done):
             hashes.insert(0, merkle.leaf_hash(rows[0][1]))
-        self._store(rows, hashes)
+        self._store(rows, hashes, times)
         self._opening = opening
         return done
 
-    def _store(self, rows: list[_Row], hashes: list[bytes]) -> None:
+    def _store(self, rows: list[_Row], hashes: list[bytes], times: list[int]) -> None:
         """One transaction: leaves, what they hide, size and root."""
         frontier = merkle.append(self._frontier, *hashes)
         self._db.execute("BEGIN IMMEDIATE")
@@ -242,6 +249,7 @@ class ActionLog:
         self._db.execute("COMMIT")
         with self._lock:
             self._leaves += hashes
+            self._times.extend(times)
             self._frontier = frontier
 
     def _break(self, why: str, batch: list[Waiting]) -> None:
@@ -269,6 +277,20 @@ class ActionLog:
         """The proof that the log of `size` extends the log of `old`."""
         with self._lock:
             return merkle.consistency_proof(self._leaves[:size], old)
+
+    # --- what lies on the host alone -----------------------------------------------------------------------------------------
+
+    def stored(self, size: int) -> None:
+        """The first `size` records are in the store off the host, which has given its receipt."""
+        with self._lock:
+            self._stored = min(size, len(self._times))
+
+    def lag(self, now: int) -> int | None:
+        """For how many seconds the oldest record has lain that is on this host alone, 0 where none does; None where nobody ships them."""
+        with self._lock:
+            if self._stored is None:
+                return None
+            return max(0, now - self._times[self._stored]) if self._stored < len(self._times) else 0
 
     @property
     def broken(self) -> str | None:
@@ -406,6 +428,13 @@ def _read_records(db: sqlite3.Connection, instance: bytes) -> tuple[list[tuple[b
     if shape.opening is not None and shape.opening.instance != instance:
         raise FormatError("action log", f"one of instance {instance.hex()}", f"one of {shape.opening.instance.hex()}")
     return read, shape.opening
+
+
+def time_of(record: Record) -> int:
+    """When it was made, in seconds."""
+    if isinstance(record, Opening):
+        return record.opened_at
+    return record.decided_at if isinstance(record, ActionRecord) else record.finished_at
 
 
 def _only_writer(path: Path) -> int:

@@ -245,6 +245,9 @@ REMEDIES: Final[dict[str, str]] = {
     "action-log-forked": "Two histories of one instance: whoever has root on that host made one of them. Keep both, and contain the host.",
     "record-time": "The record's time is not between the checkpoints around it: ask whose clock was moved.",
     "token-unlogged": "The verifier's log issued no such claims: somebody else has its token key, or it decided without its log.",
+    # records off the host
+    "stored-size": "The store has the log at another size; the host goes on from there.",
+    "record-lag": "Records have not reached the store off the host for longer than the policy allows: see `enforcer doctor`.",
 }
 """Code -> remedy. Codes are appended and never removed or renamed: old decisions name them."""
 
