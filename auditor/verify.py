@@ -4,23 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from writ.formats.errors import FormatError, Unavailable
+from auditor.files import read
 from writ.formats.proof_bundle import MAX_BUNDLE, parse_proof_bundle
 from writ.formats.trust import MAX_TRUST, parse_trust
 from writ.verdict.engine import ENGINE
 from writ.verdict.proof import ProvenAction, prove
-
-
-def read(path: Path, most: int) -> bytes:
-    """The bytes of a file of at most `most`. Raises Unavailable or FormatError."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(most + 1)
-    except OSError as error:
-        raise Unavailable(str(path), error.strerror or "cannot be read") from None
-    if len(data) > most:
-        raise FormatError(str(path), f"at most {most} bytes", "a larger file")
-    return data
 
 
 def verify(bundle: Path, trust: Path) -> ProvenAction:

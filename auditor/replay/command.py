@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from auditor.engines import Engines, record_engine
-from auditor.replay.decisions import DIFFERING, INCOMPLETE, NOT_REPLAYED, Replay, Summary, lines
 from writ.formats.archive import Archive
 from writ.formats.trust import Trust
 from writ.service import cli
@@ -30,6 +29,8 @@ def add_parsers(verbs: Any) -> None:
 
 def replay(args: argparse.Namespace, archive: Archive, trust: Trust) -> int:
     """What became of every decision is printed. Exit status: 0 identical, 1 something differs, 3 something could not be made again."""
+    from auditor.replay.decisions import DIFFERING, INCOMPLETE, NOT_REPLAYED, Replay, Summary, lines  # the policy engine comes with it
+
     summary, shown = Summary(), []
     for one in Replay(archive, trust, Engines(args.engines), installed_engine()).judged():
         summary.add(one)
