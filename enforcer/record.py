@@ -39,7 +39,18 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from writ.formats.engine import EngineId
 from writ.formats.errors import FormatError, Unavailable
-from writ.formats.record import ActionDraft, ActionRecord, LogShape, Opening, OutcomeDraft, Record, commit, encode_record, parse_record
+from writ.formats.record import (
+    MAX_RECORD,
+    ActionDraft,
+    ActionRecord,
+    LogShape,
+    Opening,
+    OutcomeDraft,
+    Record,
+    commit,
+    encode_record,
+    parse_record,
+)
 from writ.formats.spiffe import AgentId
 from writ.formats.tlog import merkle
 
@@ -138,7 +149,8 @@ class ActionLog:
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute("PRAGMA synchronous=FULL")
                 self._db.executescript(_SCHEMA)
-                read, last = _read_records(self._db, instance)
+                read, shape = _read_records(self._db, instance)
+                last = shape.opening
                 self._leaves = [merkle.leaf_hash(leaf) for leaf, _ in read]
                 self._frontier = merkle.append(merkle.EMPTY_FRONTIER, *self._leaves)
             except sqlite3.DatabaseError as error:
@@ -151,6 +163,7 @@ class ActionLog:
         self._opening = last.sequence if last is not None and last.engine == engine else None
         self.permits: Final = Counter(record.action for _, record in read if isinstance(record, ActionRecord) and record.permit)
         """How often each action had been permitted when the log was opened."""
+        self._unfinished = shape.unfinished
         self._times = array("q", (time_of(record) for _, record in read))
         self._stored: int | None = None
         self._last_batch, self._last_took = 1, 0.0
@@ -160,9 +173,16 @@ class ActionLog:
     # --- appending ---------------------------------------------------------------------------------------------------
 
     def append(self, draft: ActionDraft | OutcomeDraft, content: bytes) -> Recorded:
-        """The record is durable, and so is its content (arguments or result), sealed. Raises Unavailable where it is not known to be."""
+        """The record is durable, and so is its content (arguments or result), sealed.
+
+        Raises Unavailable where it is not known to be, and for what would be no record: odd text, too much of it, another outcome.
+        """
         if len(content) > MAX_CONTENT:
             raise Unavailable("action log", f"expected content of at most {MAX_CONTENT} bytes, got {len(content)}")
+        try:
+            draft.check()  # what no reader would take is not written
+        except FormatError as error:
+            raise Unavailable("action log", str(error)) from None
         with self._lock:
             if self._broken is not None or self._closed:
                 raise Unavailable("action log", self._broken or "closed")
@@ -187,7 +207,7 @@ class ActionLog:
                 return
             self._last_batch, self._last_took = len(batch), time.monotonic() - began
             for waiting, recorded in zip(batch, done, strict=True):
-                waiting.recorded = recorded
+                waiting.recorded = recorded  # None of one that was refused by itself, which says why
                 waiting.told.release()
 
     def _batch(self) -> list[Waiting]:
@@ -207,18 +227,21 @@ class ActionLog:
             batch.append(more)
         return batch
 
-    def _commit(self, batch: list[Waiting]) -> list[Recorded]:
-        """One transaction for all that wait. Nothing in memory moves before it is durable."""
+    def _commit(self, batch: list[Waiting]) -> list[Recorded | None]:
+        """One transaction for all that wait, but for those that would be no records. Nothing in memory moves before it is durable."""
         rows: list[_Row] = []
         times: list[int] = []
         done: list[Recorded] = []
+        told: list[Recorded | None] = []
+        finished: set[int] = set()
         first, opening = self._frontier.size, self._opening
         if opening is None:
             rows.append((first, encode_record(replace(self._begins, sequence=first)), None))
             times.append(self._begins.opened_at)
             first, opening = first + 1, first
         random = os.urandom(len(batch) * _RANDOM)
-        for at, waiting in enumerate(batch, first):
+        at = first
+        for waiting in batch:
             own, random = random[:_RANDOM], random[_RANDOM:]
             draft, content, salt, nonce = waiting.draft, waiting.content, own[:_SALT], own[2 * _SALT :]
             commitment = commit(salt, content)
@@ -226,19 +249,42 @@ class ActionLog:
                 context = draft.context
                 leaf = draft.leaf(at, opening, commitment, commit(own[_SALT : 2 * _SALT], context))
                 hidden = own[: 2 * _SALT] + len(context).to_bytes(_LENGTH, "big") + context + content
-                times.append(draft.decided_at)
+                when = draft.decided_at
             else:
                 leaf = draft.leaf(at, len(content), commitment)
                 hidden = salt + content
-                times.append(draft.finished_at)
+                when = draft.finished_at
+            if why := self._against(draft, leaf, finished):
+                waiting.fault = why
+                told.append(None)
+                continue
+            times.append(when)
             rows.append((at, leaf, nonce + self._cipher.encrypt(nonce, hidden, _aad(self._instance, at))))
             done.append(Recorded(at, merkle.leaf_hash(leaf), commitment))
+            told.append(done[-1])
+            at += 1
+        if not done:
+            return told
         hashes = [recorded.leaf_hash for recorded in done]
         if len(rows) > len(done):
             hashes.insert(0, merkle.leaf_hash(rows[0][1]))
         self._store(rows, hashes, times)
         self._opening = opening
-        return done
+        self._unfinished -= finished
+        self._unfinished.update(
+            one.sequence for one, waiting in zip(told, batch, strict=True) if one is not None and isinstance(waiting.draft, ActionDraft)
+        )
+        return told
+
+    def _against(self, draft: ActionDraft | OutcomeDraft, leaf: bytes, finished: set[int]) -> str:
+        """Why `leaf` would be no record of this log; empty where it would. The action of an outcome is `finished` then."""
+        if len(leaf) > MAX_RECORD:
+            return f"expected a record of at most {MAX_RECORD} bytes, got {len(leaf)}"
+        if isinstance(draft, OutcomeDraft):
+            if draft.of not in self._unfinished or draft.of in finished:
+                return f"expected an action without an outcome, got {draft.of}"
+            finished.add(draft.of)
+        return ""
 
     def _store(self, rows: list[_Row], hashes: list[bytes], times: list[int]) -> None:
         """One transaction: leaves, what they hide, size and root."""
@@ -398,8 +444,8 @@ def erase(folder: Path) -> bool:
     return True
 
 
-def _read_records(db: sqlite3.Connection, instance: bytes) -> tuple[list[tuple[bytes, Record]], Opening | None]:
-    """All leaves with what they say, and the last opening, after the check that they lead to the root recorded at every commit.
+def _read_records(db: sqlite3.Connection, instance: bytes) -> tuple[list[tuple[bytes, Record]], LogShape]:
+    """All leaves with what they say, and what they are together, after the check that they lead to the root recorded at every commit.
 
     1. Sequence numbers run from 0 without a gap, and the records are a log, of this instance.
     2. The tree over the first n leaves has the recorded root, for every commit (n, root), and the last n is all of them.
@@ -427,7 +473,7 @@ def _read_records(db: sqlite3.Connection, instance: bytes) -> tuple[list[tuple[b
         raise FormatError("action log", f"{max(commits)} records", f"{len(rows)}")
     if shape.opening is not None and shape.opening.instance != instance:
         raise FormatError("action log", f"one of instance {instance.hex()}", f"one of {shape.opening.instance.hex()}")
-    return read, shape.opening
+    return read, shape
 
 
 def time_of(record: Record) -> int:
