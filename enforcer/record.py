@@ -11,8 +11,9 @@ everything else is refused.
     records(sequence, leaf, sealed)    leaf = formats.record; salts and what they hide, sealed with the instance's content key
     commits(size, root)                one row a transaction
 
-The content key lies in a file of its own. Destroying it (`erase`) makes every
-commitment in the log opaque for ever, while all proofs still hold.
+The content key lies in a file of its own, wrapped by the namespace's (`content_keys`).
+Destroying it (`erase`), or that one, makes every commitment in the log opaque for ever,
+while all proofs still hold.
 
 This says nothing about who may alter the file: root can rewrite all of it, and
 is found out by the verifier, which holds the checkpoint carried last.
@@ -23,7 +24,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import secrets
 import sqlite3
 import threading
 import time
@@ -37,6 +37,7 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
+from enforcer.content_keys import KEY_FILE, ContentKeys, destroy
 from writ.formats.engine import EngineId
 from writ.formats.errors import FormatError, Unavailable
 from writ.formats.record import (
@@ -61,7 +62,6 @@ CREATE TABLE IF NOT EXISTS commits(size INTEGER PRIMARY KEY, root BLOB NOT NULL)
 COMMIT;
 """
 LOG_FILE: Final = "action-log.sqlite"
-KEY_FILE: Final = "content.key"
 LOCK_FILE: Final = "action-log.lock"
 MAX_BATCH: Final = 256
 _SALT, _NONCE, _LENGTH = 32, 12, 2
@@ -129,9 +129,10 @@ class Waiting:
 class ActionLog:
     """The log, open for appending by one object at a time: a lock beside the file holds it to that. Others may read meanwhile."""
 
-    def __init__(self, folder: Path, instance: bytes, agent: AgentId, engine: EngineId, now: int) -> None:
+    def __init__(self, folder: Path, instance: bytes, agent: AgentId, engine: EngineId, now: int, keys: Path | None = None) -> None:
         """Open or begin the log in `folder`, in which `engine` decides from here on: where no opening says so, one comes before the next.
 
+        `keys` is the folder of the namespaces' keys, by default the log's own.
         Raises FormatError for a log that was altered, or is another's, Unavailable where it cannot be opened.
         """
         self._instance, self._begins = instance, Opening(0, now, instance, str(agent), engine)
@@ -143,7 +144,6 @@ class ActionLog:
             try:
                 self._sole = _only_writer(folder / LOCK_FILE)
                 opened.callback(os.close, self._sole)
-                self._cipher = ChaCha20Poly1305(_content_key(folder / KEY_FILE))
                 self._db = sqlite3.connect(folder / LOG_FILE, isolation_level=None, check_same_thread=False)
                 opened.callback(self._db.close)
                 self._db.execute("PRAGMA journal_mode=WAL")
@@ -151,6 +151,12 @@ class ActionLog:
                 self._db.executescript(_SCHEMA)
                 read, shape = _read_records(self._db, instance)
                 last = shape.opening
+                if last is not None and last.agent != self._begins.agent:
+                    raise FormatError("action log", f"one of {self._begins.agent}", f"one of {last.agent}")
+                namespace = ContentKeys(keys or folder, agent.namespace)
+                self._kept = namespace.writing()
+                opened.callback(os.close, self._kept)
+                self._cipher = ChaCha20Poly1305(namespace.open(folder, instance))
                 self._leaves = [merkle.leaf_hash(leaf) for leaf, _ in read]
                 self._frontier = merkle.append(merkle.EMPTY_FRONTIER, *self._leaves)
             except sqlite3.DatabaseError as error:
@@ -158,8 +164,6 @@ class ActionLog:
             except OSError as error:
                 raise Unavailable("action log", f"{error.strerror}") from None
             opened.pop_all()
-        if last is not None and last.agent != self._begins.agent:
-            raise FormatError("action log", f"one of {self._begins.agent}", f"one of {last.agent}")
         self._opening = last.sequence if last is not None and last.engine == engine else None
         self.permits: Final = Counter(record.action for _, record in read if isinstance(record, ActionRecord) and record.permit)
         """How often each action had been permitted when the log was opened."""
@@ -354,6 +358,7 @@ class ActionLog:
         if self._thread.is_alive():
             return  # SQLite does not survive being closed while a statement runs
         self._db.close()
+        os.close(self._kept)
         os.close(self._sole)
 
 
@@ -390,9 +395,12 @@ class Entry:
 class LogReader:
     """A log read by someone else: every record, checked against the recorded roots. Writes nothing."""
 
-    def __init__(self, folder: Path, instance: bytes) -> None:
-        """Read the log in `folder`. Raises FormatError for one that was altered, Unavailable where there is none."""
-        self._folder, self._instance = folder, instance
+    def __init__(self, folder: Path, instance: bytes, keys: Path | None = None) -> None:
+        """Read the log in `folder`. Raises FormatError for one that was altered, Unavailable where there is none.
+
+        `keys` is the folder of the namespaces' keys, by default the log's own.
+        """
+        self._folder, self._instance, self._keys = folder, instance, keys or folder
         try:
             db = sqlite3.connect(f"file:{folder / LOG_FILE}?mode=ro", uri=True)
             try:
@@ -408,10 +416,13 @@ class LogReader:
 
     def entries(self) -> tuple[Entry, ...]:
         """Every record in order, the openings too."""
-        key, found = _held_key(self._folder / KEY_FILE), []
+        key: bytes | None = None
+        found: list[Entry] = []
         opening: Opening | None = None
         for leaf, record in self._entries:
-            opening = record if isinstance(record, Opening) else opening
+            if isinstance(record, Opening):
+                key = ContentKeys(self._keys, AgentId.parse(record.agent).namespace).held(self._folder, self._instance)
+                opening = record
             if opening is not None:  # the first record is one
                 found.append(Entry(record, leaf, opening, _hidden(key, self._instance, record, self._sealed.get(record.sequence))))
         return tuple(found)
@@ -424,24 +435,16 @@ class LogReader:
 
 
 def erase(folder: Path) -> bool:
-    """Destroy the content key: every argument and result of this log becomes unreadable, every proof still holds.
+    """Destroy the content key: every argument, result and context of this log becomes unreadable, every proof still holds.
 
     False where there was none. Does not reach copies of the file that someone else made. Raises Unavailable while the log is written: what
-    came after would be sealed with a key that is nowhere.
+    came after would be sealed with a key that is nowhere. Who may, and whether it is held, is looked at elsewhere (`holds`).
     """
     path = folder / KEY_FILE
     if not path.exists():
         return False
     os.close(_only_writer(folder / LOCK_FILE))
-    try:
-        with path.open("r+b") as file:
-            file.write(os.urandom(32))
-            file.flush()
-            os.fsync(file.fileno())
-        path.unlink()
-    except FileNotFoundError:
-        return False
-    return True
+    return destroy(path)
 
 
 def _read_records(db: sqlite3.Connection, instance: bytes) -> tuple[list[tuple[bytes, Record]], LogShape]:
@@ -492,37 +495,6 @@ def _only_writer(path: Path) -> int:
         os.close(descriptor)
         raise Unavailable("action log", "another process writes it") from None
     return descriptor
-
-
-def _content_key(path: Path) -> bytes:
-    """The instance's content key, made on first use with mode 0600."""
-    if path.exists():
-        key = path.read_bytes()
-        if len(key) != 32:
-            raise FormatError("content key", "32 bytes", f"{len(key)} bytes")
-        return key
-    key, fresh = secrets.token_bytes(32), path.with_suffix(".new")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    try:
-        os.write(descriptor, key)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    fresh.rename(path)  # whole or not at all: a key cut short would be a log that nobody can open
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-    return key
-
-
-def _held_key(path: Path) -> bytes | None:
-    try:
-        key = path.read_bytes()
-    except OSError:
-        return None
-    return key if len(key) == 32 else None
 
 
 def _aad(instance: bytes, sequence: int) -> bytes:

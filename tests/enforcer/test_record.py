@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from enforcer.record import KEY_FILE, LOG_FILE, ActionLog, LogReader, erase
+from enforcer.content_keys import KEY_FILE
+from enforcer.record import LOG_FILE, ActionLog, LogReader, erase
 from tests.world.attestor import ENGINE
 from writ.formats.action import Action, encode_context
 from writ.formats.digest import Digest
@@ -204,7 +205,7 @@ def test_torn_tail_leaves_a_whole_prefix(tmp_path: Path, kept: float) -> None:
         log.append(action(), b"argument %d" % number)
     torn = tmp_path / "torn"
     torn.mkdir()
-    for name in (LOG_FILE, KEY_FILE, f"{LOG_FILE}-wal"):
+    for name in (LOG_FILE, KEY_FILE, "n.key", f"{LOG_FILE}-wal"):
         data = (whole / name).read_bytes()
         (torn / name).write_bytes(data[: int(len(data) * kept)] if name.endswith("-wal") else data)
     full = list(log._leaves)  # noqa: SLF001 - what the whole log held
@@ -311,9 +312,9 @@ def test_a_log_that_is_written_is_not_erased(tmp_path: Path) -> None:
 
 
 def test_a_process_that_ended_while_it_made_the_content_key_left_none(tmp_path: Path) -> None:
-    (tmp_path / KEY_FILE).with_suffix(".new").write_bytes(b"")
+    (tmp_path / f".{KEY_FILE}.{os.getpid()}").write_bytes(b"")
     filled(tmp_path, 1)
-    assert len((tmp_path / KEY_FILE).read_bytes()) == 32
+    assert len((tmp_path / KEY_FILE).read_bytes()) == 12 + 32 + 16
 
 
 # --- what the reader would refuse, the writer does not write --------------------------------------------------------------

@@ -235,6 +235,7 @@ REMEDIES: Final[dict[str, str]] = {
     "log-silent": "The log said nothing for longer than was agreed: ask what ran meanwhile, and whether it was logged.",
     # records off the host
     "stored-size": "The store has the log at another size; the host goes on from there.",
+    "held": "A legal hold is on it: nothing of it is erased until somebody lifts the hold, which is recorded: `enforcer log lift`.",
     "record-lag": "Records have not reached the store off the host for longer than the policy allows: see `enforcer doctor`.",
 }
 """Code -> remedy. Codes are appended and never removed or renamed: old decisions name them."""
