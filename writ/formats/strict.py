@@ -124,6 +124,23 @@ _INTERPRETED: Final = (
 """Tags for which cbor2 6.x would build something (a date, a regular expression, a cycle): none of it is wanted."""
 
 
+_REFUSING: Final = {tag: _refuse_tag(tag) for tag in _INTERPRETED}
+
+
+def decode_written(data: bytes) -> Any:
+    """What `cbor2` makes of bytes as `encode_written` writes them, at a third of the price of `decode_cbor`; None for no CBOR.
+
+    Bounded, and nothing more is known of it: whoever calls it demands the exact type of each item, that `encode_written` spells them as
+    these bytes, and leaves all else to `decode_cbor`.
+    """
+    try:
+        return cbor2.loads(
+            data, max_depth=MAX_DEPTH + 1, allow_duplicate_keys=False, allow_indefinite=False, semantic_decoders=_REFUSING
+        )  # fmt: skip
+    except Exception:  # noqa: BLE001 - as in decode_cbor, which says what is wrong
+        return None
+
+
 def _plain(what: str, tags: Container[int], value: object, depth: int = 0) -> Any:
     """`value` in lists and dicts (cbor2 freezes what stands in a tag), or FormatError if something else is in it.
 
@@ -190,7 +207,7 @@ def decode_cbor(
     """
     if len(data) > max_size:
         raise FormatError(what, f"at most {max_size} bytes", f"{len(data)} bytes")
-    decoders = {tag: _keep_tag(tag) if tag in tags else _refuse_tag(tag) for tag in _INTERPRETED}
+    decoders = _REFUSING if tags == frozenset() else {tag: _keep_tag(tag) if tag in tags else _refuse_tag(tag) for tag in _INTERPRETED}
     try:
         value = cbor2.loads(
             data,
