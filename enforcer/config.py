@@ -242,6 +242,11 @@ class EnforcerConfig:
         return self.run_dir / "record-store.prom"
 
     @property
+    def namespace_keys(self) -> Path:
+        """The folder of the keys that wrap the content keys of instances."""
+        return self.state_dir / "namespaces"
+
+    @property
     def images_dir(self) -> Path:
         """The roots of agents, one for each manifest root in use."""
         return self.run_dir / "images"
@@ -268,6 +273,7 @@ class EnforcerConfig:
         """Every directory is there with its mode. Raises Unavailable."""
         folders = (
             (self.state_dir, 0o700), (self.state_dir / "instances", 0o700), (self.state_dir / "refused", 0o700),
+            (self.namespace_keys, 0o700),
             (self.run_dir, 0o711), (self.run_dir / "holders", 0o700), (self.run_dir / "agents", 0o711), (self.run_dir / "slots", 0o700),
             (self.images_dir, 0o711),
         )  # fmt: skip

@@ -247,6 +247,7 @@ REMEDIES: Final[dict[str, str]] = {
     "token-unlogged": "The verifier's log issued no such claims: somebody else has its token key, or it decided without its log.",
     # records off the host
     "stored-size": "The store has the log at another size; the host goes on from there.",
+    "held": "A legal hold is on it: nothing of it is erased until somebody lifts the hold, which is recorded: `enforcer log lift`.",
     "record-lag": "Records have not reached the store off the host for longer than the policy allows: see `enforcer doctor`.",
 }
 """Code -> remedy. Codes are appended and never removed or renamed: old decisions name them."""
