@@ -54,7 +54,8 @@ class EnforcerConfig:
     `secrets_ca_file` holds the roots for it and for exchanges (none: the system's). `inbound` are `AGENT PORT ADDRESS:PORT`: a port
     inside, and where on this host it is. `cdi_dirs` say what devices are; the later counts. Without `observe` no agent is launched that
     its manifest lets be watched only. `shadow_policy` is a signed policy that stands beside the one in force of instances started from
-    now on: it decides nothing, and what it would decide otherwise is kept.
+    now on: it decides nothing, and what it would decide otherwise is kept. Every `anchor_every` seconds action logs are anchored in the
+    host's TPM, where the attestor has a PCR for it (`anchor_pcr`); 0: never.
     """
 
     run_dir: Path = Path("/run/writ/enforcer")
@@ -90,6 +91,7 @@ class EnforcerConfig:
     observe: bool = False
     cdi_dirs: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")
     shadow_policy: Path | None = None
+    anchor_every: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.instances <= 10_000:
@@ -104,6 +106,8 @@ class EnforcerConfig:
             raise FormatError("work_bytes, work_files", "1 MiB to 1 TiB, and 16 to 10000000", f"{self.work_bytes}, {self.work_files}")
         if not 1 << 16 <= self.log_bytes <= 1 << 40:
             raise FormatError("log_bytes", "64 KiB to 1 TiB", str(self.log_bytes))
+        if not 0 <= self.anchor_every <= 3600:
+            raise FormatError("anchor_every", "0 to 3600 seconds", str(self.anchor_every))
         if not 0 <= self.image_keep <= 86_400:
             raise FormatError("image_keep", "0 to 86400 seconds", str(self.image_keep))
         if not 1000 <= self.uid_first <= (1 << 31) - 2 * self.instances:

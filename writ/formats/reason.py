@@ -233,6 +233,15 @@ REMEDIES: Final[dict[str, str]] = {
     "log-time-backwards": "An entry is older than one before it by more than clocks may differ: ask whose clock was moved.",
     "log-time-ahead": "An entry is of a time that is still to come: ask whose clock was moved, or what silence it was to hide.",
     "log-silent": "The log said nothing for longer than was agreed: ask what ran meanwhile, and whether it was logged.",
+    # anchors of action logs
+    "anchor-register-mismatch": "The PCR of anchors is not where they lead: somebody extended it, or dropped one. A reboot starts anew.",
+    "anchor-register-unclean": "Somebody else extended the PCR of anchors, or its file is gone. Reboot; name a PCR nobody else uses.",
+    "anchor-base": "Send the anchors from the register in expected, which the verifier knows, and attest again.",
+    "anchor-proof-required": "Carry a log of at least the size in expected, with the proof from its anchor, and attest again.",
+    "anchor-inconsistent": "The action log lacks what was anchored in the TPM. The instance is contained; look for who cut its log.",
+    "anchor-reset": "What was anchored between the last quote and the reset of the TPM is not shown: ask why the host was reset.",
+    "anchors-off": "Name a PCR for anchors: anchor_pcr in attestor.toml; or set anchor_every = 0 in enforcer.toml.",
+    "anchors-full": "A quote shows so many anchors and no more: they go on after the next one. Anchor less often, or renew sooner.",
 }
 """Code -> remedy. Codes are appended and never removed or renamed: old decisions name them."""
 

@@ -107,6 +107,7 @@ def decide_attestation(
         outcomes=_outcomes(parsed, issuance, tokens),
         reasons=result.reasons,
         alive=consulted(result, issuance),
+        anchors=result.anchors,
     )
     entry, tokens = fitted(entry, tokens)
     return AttestationVerdict(entry, encoded, tokens, result.state_after)

@@ -12,9 +12,10 @@ from typing import Final
 from writ.formats.decision import AttestDecision, Outcome
 from writ.formats.reason import Reason
 from writ.formats.tlog import merkle
+from writ.verdict.anchor import INCONSISTENT
 from writ.verdict.appraisal import NOT_CONTINUED
 
-FORKED: Final = "action-log-inconsistent"
+FORKED: Final = frozenset({"action-log-inconsistent", INCONSISTENT})
 Checkpoint = tuple[int, int, bytes]
 """When the verifier decided (seconds), and size and root of the action log."""
 
@@ -37,8 +38,8 @@ def carried_of(decisions: Iterable[AttestDecision], instance: bytes) -> tuple[tu
                 continue
             # 1
             codes = {reason.code for reason in one.reasons}
-            if FORKED in codes:
-                wrong.append(_wrong(one, decision.decided_at, "a checkpoint that extends the one before", FORKED))
+            expected = "a checkpoint that extends the one before, and what was anchored since"
+            wrong.extend(_wrong(one, decision.decided_at, expected, code) for code in sorted(codes & FORKED))
             if codes & NOT_CONTINUED:
                 continue
             # 2
