@@ -23,8 +23,8 @@ def replay_anchors(decisions: Iterable[AttestDecision]) -> tuple[Reason, ...]:
 
     1. The batches of an entry lead from its base to the value that it says was quoted.
     2. Of one host and boot, an entry goes on from where the one before ended, in the same PCR.
-    3. Where a host's TPM was reset in between, what was anchored since the entry before is not shown by any quote: `anchor-reset`.
-       A reset counter that fell is the TPM of another time.
+    3. Where a host's TPM was reset or restarted in between, which clears its registers, what was anchored since the entry before may
+       be shown by no quote: `anchor-reset`. (A resume from suspend counts like a restart.) A counter that fell is the TPM of another time.
 
     An entry that the verifier refused for its anchors stands as such, and counts for nothing. That the decisions are the log's is the
     caller's to have verified.
@@ -39,18 +39,20 @@ def replay_anchors(decisions: Iterable[AttestDecision]) -> tuple[Reason, ...]:
         # 1
         if (register := led(_BANKS[len(one.base)], one.base, one.batches)) != one.register:
             wrong.append(Reason(MISMATCH, claim, register.hex(), one.register.hex()))
-        if before is not None and before.reset_count == one.reset_count:
-            # 2
-            if (before.pcr, before.register) != (one.pcr, one.base):
-                expected, got = (f"PCR {pcr} at {value.hex()}" for pcr, value in ((before.pcr, before.register), (one.pcr, one.base)))
-                wrong.append(Reason(MISMATCH, claim, expected, got))
-        elif before is not None:
-            # 3
-            risen = one.reset_count > before.reset_count
-            code = RESET if risen else "reset-count-fell"
-            wrong.append(Reason(code, claim, f"reset {before.reset_count}", f"reset {one.reset_count}"))
+        # 2
+        if before is not None and before.reset_count == one.reset_count and (before.pcr, before.register) != (one.pcr, one.base):
+            expected, got = (f"PCR {pcr} at {value.hex()}" for pcr, value in ((before.pcr, before.register), (one.pcr, one.base)))
+            wrong.append(Reason(MISMATCH, claim, expected, got))
+        # 3
+        if before is not None and (counted := _counters(before)) != _counters(one):
+            code = RESET if counted < _counters(one) else "reset-count-fell"
+            wrong.append(Reason(code, claim, "reset %d, restart %d" % counted, "reset %d, restart %d" % _counters(one)))
         last[decision.host] = one
     return tuple(wrong)
+
+
+def _counters(one: ShownAnchors) -> tuple[int, int]:
+    return one.reset_count, one.restart_count
 
 
 def anchored_of(decisions: Iterable[AttestDecision], instance: bytes) -> tuple[tuple[int, int, bytes], ...]:
