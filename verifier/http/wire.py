@@ -20,7 +20,7 @@ from writ.formats.errors import FormatError
 from writ.formats.ima_rules import ImaRules
 from writ.formats.ima_state import ImaState
 from writ.formats.keys import PublicKey, key_id, parse_jwk
-from writ.formats.policy_bundle import CLOCK_SKEW, HOLD_MAX, NONCE_LIFE, TOKEN_LIFE, PolicyBundle, PolicySettings
+from writ.formats.policy_bundle import CLOCK_SKEW, HOLD_MAX, MOST_LAG, NONCE_LIFE, TOKEN_LIFE, PolicyBundle, PolicySettings
 from writ.formats.state import HostRecord, HostState, parse_host_record, parse_host_state
 from writ.formats.strict import decode_json
 from writ.verdict.public import with_names
@@ -78,6 +78,7 @@ class SettingsBody(Body):
     nonce_life: int = Field(default=NONCE_LIFE, ge=5, le=600)
     clock_skew: int = Field(default=CLOCK_SKEW, ge=0, le=60)
     hold_max: int = Field(default=HOLD_MAX, ge=0, le=86_400)
+    record_lag_most: int | None = Field(default=None, ge=1, le=MOST_LAG)
     approvals: dict[Annotated[str, Field(pattern=PATTERN)], Annotated[int, Field(ge=2, le=8)]] = Field(default_factory=dict, max_length=64)
     ima: ImaBody = Field(default_factory=ImaBody)
     approvers: dict[Annotated[str, Field(max_length=63)], dict[str, Any]] = Field(default_factory=dict, max_length=16)
@@ -90,7 +91,7 @@ class SettingsBody(Body):
             self.accept_runtime_only, tuple(sorted(set(self.tpm_classes))), self.token_life, self.nonce_life, self.clock_skew,
             self.hold_max, approvals=tuple(sorted(self.approvals.items())), ima=self.ima.rules(),
             approvers=tuple((name, parse_jwk(key)) for name, key in sorted(self.approvers.items())),
-            lease_approver=approver if self.hardware else None,
+            lease_approver=approver if self.hardware else None, record_lag_most=self.record_lag_most,
         )  # fmt: skip
 
 
