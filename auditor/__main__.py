@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,12 +35,18 @@ def _main(argv: Sequence[str]) -> int:
     parser = cli.parser("auditor", "Prove offline, from files and trust anchors, what agents did and on which machines.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     v = verbs.add_parser("verify", help="prove one action: from a TPM manufacturer's root to the record")
-    v.add_argument("bundle", type=Path, help="a proof bundle")
+    v.add_argument("bundle", type=Path, help="a proof bundle, of an action or of a range")
+    v.add_argument("--explain", action="store_true", help="of a range: print what was checked against what, step by step")
     v.add_argument("--trust", type=Path, required=True, help="the trust file: TPM roots and decision keys")
     cli.add_json_flag(v)
     x = verbs.add_parser("export", help="make proof bundles from archives of verifier and enforcer")
     x.add_argument("source", type=Path, nargs="+", help="archives: `verifier export`, `enforcer log export`")
-    x.add_argument("--out", type=Path, required=True, help="directory for the bundles, one file an action")
+    made = x.add_mutually_exclusive_group(required=True)
+    made.add_argument("--out", type=Path, help="directory for the bundles, one file an action")
+    made.add_argument("--range", type=Path, metavar="FILE", help="one bundle of all records of --agent in the time: none is left out")
+    x.add_argument("--log", metavar="LOG", help="with --range: the verifier's log, a directory or an address")
+    x.add_argument("--trust", type=Path, metavar="FILE", help="with --range: the trust file")
+    x.add_argument("--ca-file", type=Path, metavar="FILE", help="with --log: CA certificates for https; the system's by default")
     x.add_argument("--agent", help="only this agent (SPIFFE id)")
     x.add_argument("--from", dest="earliest", type=seconds, default=0, metavar="RFC3339")
     x.add_argument("--to", dest="latest", type=seconds, default=_FOREVER, metavar="RFC3339")
@@ -62,7 +68,7 @@ def _main(argv: Sequence[str]) -> int:
     if args.verb == "store":
         return _store(args)
     if args.verb == "verify":
-        return _verify(args.bundle, args.trust, as_json=args.json)
+        return _verify(args)
     if args.verb == "lineage":
         return lineage.run(args)
     return _export(args)
@@ -162,9 +168,14 @@ def _witness(args: argparse.Namespace) -> int:
     return 0
 
 
-def _verify(bundle: Path, trust: Path, *, as_json: bool) -> int:
+def _verify(args: argparse.Namespace) -> int:
+    from auditor import ranges
     from auditor.verify import report, verify
+    from writ.formats.range_bundle import MAX_RANGE, is_range_bundle
 
+    bundle, trust, as_json = args.bundle, args.trust, args.json
+    if is_range_bundle(data := read(bundle, MAX_RANGE)):
+        return _refusing(args, lambda: ranges.verify(data, trust, as_json=as_json, explain=args.explain))
     try:
         proven = verify(bundle, trust)
     except (Refused, FormatError) as error:
@@ -190,7 +201,22 @@ def _verify(bundle: Path, trust: Path, *, as_json: bool) -> int:
     return 0
 
 
+def _refusing(args: argparse.Namespace, verb: Callable[[], int]) -> int:
+    """What the verb answers; a refusal as JSON where that was asked for."""
+    try:
+        return verb()
+    except Refused as error:
+        if not args.json:
+            raise
+        cli.emit(cli.refusal(error.reasons), as_json=True)
+        return cli.REFUSED
+
+
 def _export(args: argparse.Namespace) -> int:
+    if args.range is not None:
+        from auditor import ranges
+
+        return _refusing(args, lambda: ranges.export(args))
     from auditor.export import Chains, Wanted
     from writ.formats.proof_bundle import ProofBundle, encode_proof_bundle
 

@@ -106,8 +106,9 @@ from writ.formats.manifest import manifest_digest, parse_manifest
 from writ.formats.measurement import encode_measurement, parse_measurement
 from writ.formats.policy_bundle import CONTENT_TYPE as POLICY_TYPE
 from writ.formats.policy_bundle import encode_bundle, parse_bundle
-from writ.formats.proof_bundle import encode_proof_bundle, parse_proof_bundle
+from writ.formats.proof_bundle import ProofBundle, encode_proof_bundle, parse_proof_bundle
 from writ.formats.proposal import Draft, Proposal, encode_proposal, parse_proposal
+from writ.formats.range_bundle import LogPart, ProvenLeaf, RangeBundle, Stranger, encode_range_bundle, parse_range_bundle
 from writ.formats.reason import Reason
 from writ.formats.record import ActionRecord, commit, encode_record, parse_record
 from writ.formats.rerun import NEEDED, Made, Rerun, encode_made, encode_rerun, parse_made, parse_rerun
@@ -193,6 +194,15 @@ APPROVAL = Approval(SIXTEEN, "tool.call", "mcp:mail/send", D.value, D, "socket",
 DELEGATION = Delegation("billing", 3, NOW, (Role("prompts", ("spiffe://a/*",), ("prompts",), (signer("a").public,), 1, NOW),))
 
 
+def a_range(bundle: ProofBundle, decision: bytes, compact: str) -> RangeBundle:
+    """Its parts do not belong together; each is one."""
+    leaf = ProvenLeaf(bundle.opening.record, 0, 2, (bytes(32),))
+    part = LogPart(SIXTEEN, 2, (bytes(32),), (bundle.action.record,), (leaf,))
+    others = (Stranger(bytes(16), b"{}", None), Stranger(b"\1" * 16, None, leaf))
+    agent = "spiffe://example.org/billing/agent/reporter"
+    return RangeBundle(agent, NOW, NOW + 60, b"note", 5, (decision,), (bytes(32),), (compact,), (bundle.policy,), (part,), others)
+
+
 @cache
 def specimens() -> tuple[Specimen, ...]:
     scene = Scene()
@@ -274,6 +284,7 @@ def specimens() -> tuple[Specimen, ...]:
         *(Specimen("made", encode_made(one), parse_made) for one in (Made(b"entry"), Made(None, (REASON,)))),
         *(Specimen("receipt", MemoryLog([b"a"] * size).receipt(1), parse_receipt) for size in (2, 300)),
         Specimen("archive", encode_archive(archive), parse_archive),
+        Specimen("range-bundle", encode_range_bundle(a_range(bundle, decision, compact)), parse_range_bundle),
         Specimen("proof-bundle", encode_proof_bundle(bundle), parse_proof_bundle),
         Specimen("proof-bundle", encode_proof_bundle(replace(bundle, outcome=None)), parse_proof_bundle),
         Specimen("proof-bundle", encode_proof_bundle(replace(bundle, approval=sign_approval(APPROVAL, signer("a")))), parse_proof_bundle),
