@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from auditor import lineage
 from auditor.files import archive_of, read, write
@@ -23,6 +23,10 @@ from writ.formats.reason import Reason
 from writ.formats.trust import MAX_TRUST, parse_trust
 from writ.service import cli, observe
 
+if TYPE_CHECKING:
+    from writ.verdict.proof import ProvenAction
+    from writ.verdict.token_proof import ProvenToken
+
 _FOREVER = (1 << 53) - 1
 
 
@@ -34,16 +38,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str]) -> int:
     parser = cli.parser("auditor", "Prove offline, from files and trust anchors, what agents did and on which machines.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    v = verbs.add_parser("verify", help="prove one action: from a TPM manufacturer's root to the record")
-    v.add_argument("bundle", type=Path, help="a proof bundle, of an action or of a range")
-    v.add_argument("--explain", action="store_true", help="of a range: print what was checked against what, step by step")
-    v.add_argument("--trust", type=Path, required=True, help="the trust file: TPM roots and decision keys")
+    v = verbs.add_parser("verify", help="prove one action, one token or a range of records: from a TPM manufacturer's root to the record")
+    v.add_argument("bundle", type=Path, help="a proof bundle, or a range bundle")
+    v.add_argument("--trust", type=Path, required=True, help="the trust file: TPM roots, decision keys, and keys of the log")
+    v.add_argument("--policy", type=Path, metavar="FILE", help="whose cosignatures the log's checkpoints need: a tlog-policy")
+    v.add_argument("--explain", action="store_true", help="each step with what was checked against what")
     cli.add_json_flag(v)
     x = verbs.add_parser("export", help="make proof bundles from archives of verifier and enforcer")
     x.add_argument("source", type=Path, nargs="+", help="archives: `verifier export`, `enforcer log export`")
     made = x.add_mutually_exclusive_group(required=True)
     made.add_argument("--out", type=Path, help="directory for the bundles, one file an action")
     made.add_argument("--range", type=Path, metavar="FILE", help="one bundle of all records of --agent in the time: none is left out")
+    x.add_argument("--tokens", action="store_true", help="with --out: a bundle of each token instead, used or not")
     x.add_argument("--log", metavar="LOG", help="with --range: the verifier's log, a directory or an address")
     x.add_argument("--trust", type=Path, metavar="FILE", help="with --range: the trust file")
     x.add_argument("--ca-file", type=Path, metavar="FILE", help="with --log: CA certificates for https; the system's by default")
@@ -173,11 +179,11 @@ def _verify(args: argparse.Namespace) -> int:
     from auditor.verify import report, verify
     from writ.formats.range_bundle import MAX_RANGE, is_range_bundle
 
-    bundle, trust, as_json = args.bundle, args.trust, args.json
-    if is_range_bundle(data := read(bundle, MAX_RANGE)):
-        return _refusing(args, lambda: ranges.verify(data, trust, as_json=as_json, explain=args.explain))
+    as_json = args.json
+    if is_range_bundle(data := read(args.bundle, MAX_RANGE)):
+        return _refusing(args, lambda: ranges.verify(data, args.trust, args.policy, as_json=as_json, explain=args.explain))
     try:
-        proven = verify(bundle, trust)
+        proven = verify(args.bundle, args.trust, args.policy)
     except (Refused, FormatError) as error:
         if not as_json:
             if isinstance(error, FormatError):
@@ -189,15 +195,12 @@ def _verify(args: argparse.Namespace) -> int:
     if as_json:
         cli.emit(report(proven), as_json=True)
         return 0
-    for number, step in enumerate(proven.steps, 1):
-        print(f"  {number}. {step}")
-    record = proven.record
-    said = "permitted" if record.permit else "refused"
-    when = datetime.fromtimestamp(record.decided_at, UTC).isoformat()
-    if not proven.rerun:
-        print("not made again: the decision itself, whose context is erased, or was kept back")
-    print(f"proven: {record.action} on {record.resource} by {proven.opening.agent} was {said} at {when}")
-    print(f"        on host {proven.host.host}, {proven.host.tpm_class} TPM of {proven.tpm_root}, runtime {proven.runtime}")
+    for step in proven.steps:
+        print(cli.printable(f"  {step.number}. {step.what}"))
+        if args.explain:
+            print(cli.printable(f"     {step.checked}"))
+    for line in _proven(proven):
+        print(cli.printable(line))
     return 0
 
 
@@ -212,13 +215,30 @@ def _refusing(args: argparse.Namespace, verb: Callable[[], int]) -> int:
         return cli.REFUSED
 
 
+def _proven(proven: ProvenAction | ProvenToken) -> tuple[str, str]:
+    from writ.verdict.token_proof import ProvenToken
+
+    if isinstance(proven, ProvenToken):
+        chain, claims = proven, proven.token.claims
+        what = f"proven: token {claims.token_id} of {claims.agent} was issued at {_moment(chain.attested_at)}"
+    else:
+        chain, record = proven.chain, proven.record
+        said = "permitted" if record.permit else "refused"
+        what = f"proven: {record.action} on {record.resource} by {proven.opening.agent} was {said} at {_moment(record.decided_at)}"
+    return what, f"        on host {chain.host.host}, {chain.host.tpm_class} TPM of {chain.tpm_root}, runtime {chain.runtime}"
+
+
+def _moment(at: int) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat()
+
+
 def _export(args: argparse.Namespace) -> int:
     if args.range is not None:
         from auditor import ranges
 
         return _refusing(args, lambda: ranges.export(args))
     from auditor.export import Chains, Wanted
-    from writ.formats.proof_bundle import ProofBundle, encode_proof_bundle
+    from writ.formats.proof_bundle import TokenProof, encode_proof_bundle
 
     out: Path = args.out
     try:
@@ -228,9 +248,10 @@ def _export(args: argparse.Namespace) -> int:
     written: list[str] = []
     missing: list[dict[str, Any]] = []
     wanted = Wanted(args.agent, args.earliest, args.latest)
-    for instance, sequence, bundle in Chains(archive_of(args.source)).bundles(wanted):
-        name = f"{instance.hex()}-{sequence}.writ-proof"
-        if isinstance(bundle, ProofBundle):
+    chains = Chains(archive_of(args.source))
+    for instance, which, bundle in chains.tokens(wanted) if args.tokens else chains.bundles(wanted):
+        name = f"{instance.hex()}-{which}.writ-proof"
+        if isinstance(bundle, TokenProof):
             write(out / name, encode_proof_bundle(bundle))
             written.append(name)
         else:

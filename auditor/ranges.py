@@ -21,6 +21,7 @@ from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.range_bundle import LogPart, ProvenLeaf, RangeBundle, Stranger, encode_range_bundle, parse_range_bundle
 from writ.formats.reason import Reason
 from writ.formats.record import ActionRecord, Opening, parse_record
+from writ.formats.tlog.cosignature import MAX_POLICY, parse_policy
 from writ.formats.tlog.merkle import EMPTY_FRONTIER, append, beside, inclusion_proof, leaf_hash
 from writ.formats.tlog.note import encode_note
 from writ.formats.tlog.tile import WIDTH, Tile, root_of
@@ -165,11 +166,12 @@ def export(args: argparse.Namespace) -> int:
     return show(bundle, prove_range(bundle, trust), as_json=args.json, explain=False)
 
 
-def verify(data: bytes, trust: Path, *, as_json: bool, explain: bool) -> int:
+def verify(data: bytes, trust: Path, policy: Path | None, *, as_json: bool, explain: bool) -> int:
     """`verify` of a range bundle."""
     try:
         bundle = parse_range_bundle(data)
-        proven = prove_range(bundle, parse_trust(read(trust, MAX_TRUST)))
+        witnesses = None if policy is None else parse_policy(read(policy, MAX_POLICY))
+        proven = prove_range(bundle, parse_trust(read(trust, MAX_TRUST)), witnesses)
     except FormatError as error:
         raise Refused(Reason("malformed", error.what[:200], error.expected, error.got)) from None
     return show(bundle, proven, as_json=as_json, explain=explain)

@@ -23,6 +23,7 @@ from writ.formats.reason import Reason
 from writ.formats.record import ActionRecord, Opening, OutcomeRecord, Record, parse_record
 from writ.formats.spiffe import AgentId
 from writ.formats.tlog.checkpoint import parse_signed_checkpoint
+from writ.formats.tlog.cosignature import TlogPolicy
 from writ.formats.tlog.merkle import Frontier, append, frontier_root, leaf_hash, root_from_range, verify_inclusion
 from writ.formats.trust import Trust
 from writ.verdict.action_bounds import TRAVEL, Bound, bound_of, out_of_bounds
@@ -66,10 +67,10 @@ class ProvenRange:
     open: bool
 
 
-def prove_range(bundle: RangeBundle, trust: Trust) -> ProvenRange:
+def prove_range(bundle: RangeBundle, trust: Trust, witnesses: TlogPolicy | None = None) -> ProvenRange:
     """Whether these are all records of the agent in the range.
 
-    1. The checkpoint is by a key of the log.
+    1. The checkpoint is by a key of the log, and where there is a policy its quorum of `witnesses` cosigned it.
     2. The entries are the log's, each in its place and none left out between them.
     3. Each is a decision of the verifier; they begin a token's life before the range, and go on behind it.
     4. Each instance that they name is the agent's and its log here, or it is shown to be another agent's.
@@ -81,7 +82,7 @@ def prove_range(bundle: RangeBundle, trust: Trust) -> ProvenRange:
     steps: list[str] = []
     # 1
     signed = parse_signed_checkpoint(bundle.checkpoint)
-    believed = LogTrust(trust.log_keys)
+    believed = LogTrust(trust.log_keys, witnesses)
     checkpoint = believed.verify(signed)
     steps.append(f"checkpoint: {checkpoint.origin}, size {checkpoint.size}, signed by the log's key")
     # 2
