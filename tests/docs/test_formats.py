@@ -107,8 +107,9 @@ from writ.formats.manifest import manifest_digest, parse_manifest
 from writ.formats.measurement import encode_measurement, parse_measurement
 from writ.formats.policy_bundle import CONTENT_TYPE as POLICY_TYPE
 from writ.formats.policy_bundle import encode_bundle, parse_bundle
-from writ.formats.proof_bundle import Collateral, TokenProof, encode_proof_bundle, parse_proof
+from writ.formats.proof_bundle import Collateral, ProofBundle, TokenProof, encode_proof_bundle, parse_proof
 from writ.formats.proposal import Draft, Proposal, encode_proposal, parse_proposal
+from writ.formats.range_bundle import LogPart, ProvenLeaf, RangeBundle, Stranger, encode_range_bundle, parse_range_bundle
 from writ.formats.reason import Reason
 from writ.formats.record import ActionRecord, commit, encode_record, parse_record
 from writ.formats.rerun import NEEDED, Made, Rerun, encode_made, encode_rerun, parse_made, parse_rerun
@@ -204,6 +205,15 @@ RECEIVED = Access(NOW, D, AGENT, SIXTEEN, "http.get", "https://b/c", D, D, D, b"
 REFUSED_THERE = Access(NOW, D, None, None, "http.get", "https://b/c", None, None, None, b"", (REASON,), "5f1c")
 
 
+def a_range(bundle: ProofBundle, decision: bytes, compact: str) -> RangeBundle:
+    """Its parts do not belong together; each is one."""
+    leaf = ProvenLeaf(bundle.opening.record, 0, 2, (bytes(32),))
+    part = LogPart(SIXTEEN, 2, (bytes(32),), (bundle.action.record,), (leaf,))
+    others = (Stranger(bytes(16), b"{}", None), Stranger(b"\1" * 16, None, leaf))
+    agent = "spiffe://example.org/billing/agent/reporter"
+    return RangeBundle(agent, NOW, NOW + 60, b"note", 5, (decision,), (bytes(32),), (compact,), (bundle.policy,), (part,), others)
+
+
 @cache
 def specimens() -> tuple[Specimen, ...]:
     scene = Scene()
@@ -287,6 +297,7 @@ def specimens() -> tuple[Specimen, ...]:
         *(Specimen("made", encode_made(one), parse_made) for one in (Made(b"entry"), Made(None, (REASON,)))),
         *(Specimen("receipt", MemoryLog([b"a"] * size).receipt(1), parse_receipt) for size in (2, 300)),
         Specimen("archive", encode_archive(archive), parse_archive),
+        Specimen("range-bundle", encode_range_bundle(a_range(bundle, decision, compact)), parse_range_bundle),
         Specimen("archive", encode_archive(replace(archive, places=(Placed(D.value, logged.place(b"later")),))), parse_archive),
         *(
             Specimen("proof-bundle", encode_proof_bundle(one), parse_proof)
