@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from verifier.ledger import Tables
-from verifier.ledger.schema import AnswerRow, BlobRow, EntryRow, ExemptionRow, ReferenceRow
+from verifier.ledger.schema import AnswerRow, EntryRow, ExemptionRow, ReferenceRow
+from verifier.ledger.transaction import blob
 from writ.formats.archive import Archive
 from writ.formats.cose import parse_sign1
 from writ.formats.decision import AttestDecision, EnrolDecision, Entry, ExchangeDecision, Genesis, parse_entry
@@ -18,13 +19,12 @@ def archived(tables: Tables, namespace: str, *, whole: bool, most: int, after: i
     """
     rows = [row for row in tables.select(EntryRow, most=most, after=after) if whole or row.namespace == namespace]
     decisions = [parse_entry(parse_sign1(row.entry).payload or b"") for row in rows]
-    named = {digest for decision in decisions for digest in objects_of(decision)}
+    named = {(decision.namespace, digest) for decision in decisions for digest in objects_of(decision)}
     spaces = {decision.namespace for decision in decisions}
-    named |= {Digest.parse(r.digest) for space in spaces for r in tables.select(ReferenceRow, namespace=space)}
-    named |= {Digest.parse(r.digest) for space in spaces for r in tables.select(ExemptionRow, namespace=space)}
-    blobs = [tables.get(BlobRow, digest.value) for digest in named]
+    named |= {(space, Digest.parse(r.digest)) for space in spaces for r in tables.select(ReferenceRow, namespace=space)}
+    named |= {(space, Digest.parse(r.digest)) for space in spaces for r in tables.select(ExemptionRow, namespace=space)}
     tokens = [token for decision in decisions if isinstance(decision, AttestDecision) for token in _tokens(tables, decision)]
-    objects = {blob.data for blob in blobs if blob is not None}
+    objects = {found for space, digest in named if (found := blob(tables, space, digest)) is not None}
     return Archive(tuple(sorted({row.entry for row in rows})), tuple(sorted(set(tokens))), tuple(sorted(objects)), ())
 
 

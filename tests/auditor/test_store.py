@@ -34,10 +34,12 @@ from writ.formats.tlog.storing import (
     AddRecords,
     encode_add_records,
     encode_info,
+    encode_sealed,
     instance_of,
     log_key,
     parse_add_records,
     parse_info,
+    parse_sealed,
 )
 from writ.formats.tlog.tile import bundles_of, path_of, root_of, tiles_of
 from writ.formats.tlog.witnessing import parse_cosignatures
@@ -238,6 +240,9 @@ def test_the_request_reads_back_and_its_parser_is_total() -> None:
     assert parse_add_records(encode_add_records(asked)) == asked
     assert_parser_is_total(parse_add_records, encode_add_records(asked))
     assert_parser_is_total(parse_info, encode_info(1234))
+    assert_parser_is_total(lambda data: parse_sealed(data, 3), encode_sealed((b"one", None, b"three")))
+    with pytest.raises(FormatError):
+        parse_sealed(encode_sealed((b"one", None)), 3)
 
 
 def test_a_request_says_what_it_must() -> None:
