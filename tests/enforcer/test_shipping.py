@@ -17,7 +17,7 @@ from enforcer.config import EnforcerConfig
 from enforcer.papers import keep_object
 from enforcer.receipts import RECEIPT_FILE, read_receipt, unstored
 from enforcer.record import ActionLog, LogReader
-from enforcer.shipping import MOST, AtOddsError, LogShipper, Shipping, host_key
+from enforcer.shipping import LARGEST, MOST, AtOddsError, LogShipper, Shipping, host_key
 from tests.auditor.served import ServedStore
 from tests.enforcer.host import Host, wait_for
 from tests.enforcer.scene import Scene
@@ -119,6 +119,20 @@ def test_what_is_sealed_stays_sealed_and_papers_go_along_once(shipped: Shipped) 
     assert b"{}" not in (contents[1] or b"")
     keep_object(shipped.scene.folder, b"another")  # and where no record follows
     assert all_of(shipped, shipper) == 1
+    assert shipper.ship(shipped.post) is False
+
+
+def test_a_paper_too_large_for_a_request_holds_up_nothing(shipped: Shipped) -> None:
+    shipped.act()
+    keep_object(shipped.scene.folder, bytes(LARGEST + 1))
+    keep_object(shipped.scene.folder, b"small")
+    shipper = shipped.shipper()
+    all_of(shipped, shipper)
+    with shipped.kept.exclusive() as held:
+        [name] = held.origins()
+        assert held.papers(name) == [("object", b"small")]
+    keep_object(shipped.scene.folder, bytes(LARGEST + 2))
+    all_of(shipped, shipper)
     assert shipper.ship(shipped.post) is False
 
 
