@@ -6,7 +6,8 @@ callers hear of it. Where several waited for the last one, the writer gives as
 many the time to come again, a fraction of what that one took. Each transaction also writes the tree's new size and root,
 so a log that was altered, cut or only half written is noticed when it is
 opened: a torn tail was never acknowledged and is rolled back by SQLite, and
-everything else is refused.
+everything else is refused. What is opened is synced first: the checkpoint of
+what a killed writer left is carried like any other.
 
     records(sequence, leaf, sealed)    leaf = formats.record; salts and what they hide, sealed with the instance's content key
     commits(size, root)                one row a transaction
@@ -55,6 +56,7 @@ from writ.formats.record import (
 from writ.formats.spiffe import AgentId
 from writ.formats.tlog import merkle
 from writ.service.key_files import destroy_key
+from writ.service.log_store import sync
 
 _SCHEMA: Final = """
 BEGIN;
@@ -150,6 +152,7 @@ class ActionLog:
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute("PRAGMA synchronous=FULL")
                 self._db.executescript(_SCHEMA)
+                sync(self._db, "action log")
                 read, shape = _read_records(self._db, instance)
                 last = shape.opening
                 if last is not None and last.agent != self._begins.agent:
