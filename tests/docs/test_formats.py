@@ -119,6 +119,7 @@ from writ.formats.status_list import StatusList, StatusListToken, encode_status_
 from writ.formats.strict import decode_cbor, decode_json, encode_cbor, encode_json
 from writ.formats.tlog import merkle
 from writ.formats.tlog.receipt import parse_receipt
+from writ.formats.tlog.storing import PAPERS, AddRecords, encode_add_records, parse_add_records
 from writ.formats.tree import COMPONENT_KINDS, component, component_root, encode_tree, file_entry, parse_tree, spell
 from writ.formats.tree import Entry as TreeEntry
 from writ.formats.trust import encode_trust, parse_trust
@@ -251,6 +252,12 @@ def specimens() -> tuple[Specimen, ...]:
         Specimen("evidence", encode_evidence(replace(scene.evidence("one"), lease_keys=LEASE_KEYS)), parse_evidence),
         Specimen("evidence", encode_evidence(replace(scene.evidence("one"), ima_log=ImaLog(1, b"i", more=True))), parse_evidence),
         Specimen("enrolment-evidence", scene.enrolment, parse_enrolment_evidence),
+        Specimen("add-records", shipped(), parse_add_records),
+        Specimen(
+            "policy",
+            encode_bundle(replace(scene.bundle, settings=replace(scene.bundle.settings, record_lag_most=30))),
+            parse_bundle,
+        ),
         *(Specimen("exchange", data, EXCHANGE.parse) for data in exchange),
         *(Specimen("local", LOCAL.encode(message), LOCAL.parse) for message in local),
         Specimen("host-record", bundle.record, parse_host_record),
@@ -395,6 +402,13 @@ def local_messages(decision: bytes, result: bytes, token: str, signed_policy: by
         Status(),
         StatusAnswer("host-1", True, 3, 1, "accepted"),
     ]
+
+
+def shipped() -> bytes:
+    """Records as a host ships them to its store."""
+    logged = MemoryLog([b"%d" % number for number in range(9)])
+    papers = tuple((kind, b"a paper") for kind in PAPERS)
+    return encode_add_records(AddRecords(5, logged.checkpoint(), tuple(logged.entries[5:]), (None, b"sealed", None, b"s"), papers))
 
 
 # --- what is held ------------------------------------------------------------------------------------------------------
@@ -643,7 +657,15 @@ def test_the_header_of_a_token_is_what_the_page_says() -> None:
 def test_the_settings_of_a_policy_are_bounded_as_the_page_says() -> None:
     one = next(one for one in specimens() if one.rule == "policy")
     value = one.value()
-    for key, wrong in (("token_life", 301), ("token_life", 4), ("nonce_life", 601), ("clock_skew", 61), ("hold_max", 86_401)):
+    for key, wrong in (
+        ("token_life", 301),
+        ("token_life", 4),
+        ("nonce_life", 601),
+        ("clock_skew", 61),
+        ("hold_max", 86_401),
+        ("record_lag_most", 0),
+        ("record_lag_most", 86_401),
+    ):
         data = encode_cbor({**value, "settings": {**value["settings"], key: wrong}})
         assert (one.fits(data), one.parses(data)) == (False, False), key
     assert DEMO.accept_runtime_only

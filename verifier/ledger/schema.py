@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from types import UnionType
 from typing import Final, TypeVar, Union, get_args, get_origin, get_type_hints
 
-VERSION: Final = 7
+VERSION: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,7 @@ class HeardRow(Row):
     epoch: str
     epoch_at: int
     governing: int = 0
+    held: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +145,11 @@ class CheckpointRow(Row):
 
 @dataclass(frozen=True, slots=True)
 class BlobRow(Row):
-    """Bytes by their SHA-256: the inputs and outputs that decisions name, so that they can be made again."""
+    """The inputs and outputs that decisions name, so that they can be made again: by their SHA-256, of a namespace's by `blobs.blob_id`."""
 
-    digest: bytes
+    id: bytes
     data: bytes
+    namespace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,7 @@ class SpaceRow(Row):
     """A namespace: the digests that a verdict must have been made with, its revocation epoch, and the delegation in force.
 
     `governing` counts the changes of what a host itself is judged by: reference values that are of no agent, and exemptions that went.
+    `held`: a legal hold is on what its decisions rest on.
     """
 
     namespace: str
@@ -165,6 +168,7 @@ class SpaceRow(Row):
     delegation: str | None = None
     delegation_version: int = 0
     governing: int = 0
+    held: int = 0
 
 
 @dataclass(frozen=True, slots=True)
