@@ -40,7 +40,7 @@ ORIGIN = "verifier.example.org/log"
 def row(sequence: int) -> EntryRow:
     body = b"entry %d" % sequence
     kind = "operator" if sequence else GENESIS
-    return EntryRow(sequence, leaf_hash(body).hex(), kind, "default", "", NOW, leaf_hash(body), body)
+    return EntryRow(sequence, kind, "default", "", NOW, leaf_hash(body), body)
 
 
 def extended(log: TransparencyLog, tables: MemoryTables, upto: int) -> None:

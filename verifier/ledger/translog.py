@@ -199,7 +199,7 @@ class TransparencyLog:
         for tile, hashes in (*filled, *edge.partial()):
             if tile.level <= risen:  # what stands above has not changed
                 tables.put(TileRow(_tile_id(tile), b"".join(hashes)))
-        frontier = merkle.append(self._stands.frontier, *leaves)
+        frontier = edge.frontier() if filled else merkle.append(self._stands.frontier, *leaves)
         note = self._signed(Checkpoint(self.key.name, frontier.size, merkle.frontier_root(frontier)))
         tables.put(CheckpointRow(frontier.size, note))
         if size and size // WIDTH == frontier.size // WIDTH:
