@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from tests.world.chip import private_key
 from tests.world.scene import signer
+from tests.world.tlog import MemoryLog
 from writ.formats import exchange as ex
 from writ.formats import local as lo
-from writ.formats.archive import Archive, InstanceLog
+from writ.formats.anchor import ANCHOR_PCRS, AnchorRow, Anchors, ShownAnchors
+from writ.formats.archive import Archive, InstanceLog, Placed
 from writ.formats.boot_state import BootState
 from writ.formats.decision import (
     ACTS,
@@ -39,14 +41,15 @@ from writ.formats.keys import ES256, PublicKey
 from writ.formats.lease import HostMoment, Lease, LeaseApproval, LeaseKey, LeaseKeys, LeaseTerms
 from writ.formats.measurement import MODES, PROFILES, RESERVED, ComponentRoot, Measurement
 from writ.formats.policy_bundle import PolicyBundle, PolicySettings
-from writ.formats.proof_bundle import Leaf, Opened, ProofBundle
+from writ.formats.proof_bundle import Collateral, Leaf, Opened, ProofBundle, Published, TokenProof
 from writ.formats.proposal import KINDS, Draft, Proposal
 from writ.formats.reason import REMEDIES, Reason
 from writ.formats.record import ActionRecord, Opening, OutcomeRecord
 from writ.formats.rerun import NEEDED, Made, Rerun
 from writ.formats.secret import Secret
 from writ.formats.spiffe import AgentId
-from writ.formats.state import HOST_STATUSES, LOGS, PHASES, TPM_CLASSES, HostRecord, HostState, InstanceState, RuntimeState
+from writ.formats.state import HOST_STATUSES, LOGS, PHASES, TPM_CLASSES, AnchorState, HostRecord, HostState, InstanceState, RuntimeState
+from writ.formats.tlog.proof import encode_tlog_proof
 from writ.formats.tpm.pcr import PcrValues
 from writ.formats.tree import COMPONENT_KINDS
 from writ.formats.trust import ChainRules, ManufacturerRoot, Trust
@@ -106,7 +109,14 @@ def pcr_values(draw: st.DrawFn) -> PcrValues:
     return PcrValues(bank, tuple((index, draw(fixed(SIZES[bank]))) for index in indices))
 
 
-REQUEST = st.builds(InstanceRequest, ID, KEY, st.text(PRINTABLE, min_size=1, max_size=9), GRANTS, WHOLE, KEY32, WHOLE, several(BLOB))
+ANCHORED = sorted_set(st.tuples(WHOLE, several(BLOB)), key=lambda pair: pair[0])
+REQUEST = st.builds(
+    InstanceRequest, ID, KEY, st.text(PRINTABLE, min_size=1, max_size=9), GRANTS, WHOLE, KEY32, WHOLE, several(BLOB), ANCHORED
+)  # fmt: skip
+BATCH = st.lists(st.builds(AnchorRow, ID, st.integers(1, 2**63 - 1), KEY32), min_size=1, max_size=3, unique_by=lambda row: row.instance)
+BATCHES = several(BATCH.map(lambda rows: tuple(sorted(rows))))
+REGISTER = fixed(32) | fixed(48)
+ANCHORS = st.builds(Anchors, st.sampled_from(ANCHOR_PCRS), REGISTER, BATCHES)
 U32, P256 = st.integers(0, 2**32 - 1), st.sampled_from(["a", "b"]).map(es256)
 LEASE_KEY = st.builds(LeaseKey, ID, BLOB, BLOB, BLOB, BLOB)
 LEASE_KEYS = st.builds(LeaseKeys, BLOB, BLOB, st.lists(LEASE_KEY, max_size=2, unique_by=lambda k: k.instance).map(by_instance))
@@ -118,13 +128,15 @@ EVIDENCE = st.builds(
     Evidence, NAME, st.builds(Nonce, KEY32), BLOB, BLOB, pcr_values(), WHOLE, BLOB, several(BLOB),
     st.lists(REQUEST, max_size=2, unique_by=lambda r: r.instance).map(tuple),
     st.none() | BLOB, st.none() | BLOB, st.none() | st.builds(ImaLog, WHOLE, BLOB, FLAG), st.none() | LEASE_KEYS,
+    st.none() | ANCHORS,
 )  # fmt: skip
 HOST_RECORD = st.builds(
     HostRecord, NAME, NAME, WHOLE, DIGEST, several(BLOB), BLOB, BLOB, KEY, CLASS, FLAG, st.integers(0, 23),
     st.sampled_from(sorted(SIZES)), WHOLE, FLAG,
 )  # fmt: skip
 INSTANCE = st.builds(
-    InstanceState, ID, AGENT, DIGEST, DIGEST, KEY32, st.none() | ID, st.sampled_from(PHASES), WHOLE, KEY32, BLOB
+    InstanceState, ID, AGENT, DIGEST, DIGEST, KEY32, st.none() | ID, st.sampled_from(PHASES), WHOLE, KEY32, BLOB,
+    sorted_set(st.tuples(WHOLE, KEY32)),
 )  # fmt: skip
 RUNTIME = st.builds(
     RuntimeState, WHOLE, BLOB, sorted_set(st.tuples(NAME, DIGEST), key=lambda pair: pair[0]), sorted_set(INSTANCE, key=lambda i: i.instance)
@@ -153,6 +165,7 @@ def ima_states(draw: st.DrawFn) -> ImaState:
 HOST_STATE = st.builds(
     HostState, WHOLE, st.sampled_from(HOST_STATUSES), st.integers(0, 2**63 - 1), UINT32, UINT32, FLAG, WHOLE, RUNTIME,
     sorted_set(st.sampled_from(LOGS)), st.none() | BOOT, st.none() | ima_states(), st.none() | ima_states(),
+    st.none() | st.builds(AnchorState, st.integers(0, 23), BLOB, BLOB),
 )  # fmt: skip
 CLAIMS = st.builds(
     TokenClaims, issuer=WORD, agent=AGENT, audience=WORD, issued_at=WHOLE, expires_at=WHOLE, token_id=LONG_ID, key=KEY32, host=NAME,
@@ -178,6 +191,7 @@ ENTRY = st.one_of(
         st.lists(DIGEST, min_size=5, max_size=5).map(lambda found: tuple(zip(INPUTS, found, strict=True))),
         WHOLE, DIGEST, DIGEST, several(OUTCOME), REASONS,
         st.none() | st.dictionaries(ID, WHOLE, max_size=3).map(lambda found: tuple(sorted(found.items()))),
+        st.none() | st.builds(ShownAnchors, st.sampled_from(ANCHOR_PCRS), U32, U32, REGISTER, REGISTER, BATCHES),
     ),
     st.builds(
         lambda claims, reasons, *rest: ExchangeDecision(*(*rest, None if reasons else claims, reasons)),
@@ -268,13 +282,28 @@ ENROLMENT = st.builds(
     st.none() | st.integers(0, (1 << 32) - 1),
 )  # fmt: skip
 LEAF = st.builds(Leaf, BLOB, WHOLE, several(BLOB))
+LOGGED = MemoryLog([b"a", b"b", b"c"])
+PLACE = st.sampled_from(
+    [at for index in range(3) for at in (LOGGED.receipt(index), encode_tlog_proof(LOGGED.proof(index, witnesses=("w1",))))]
+)
+PUBLISHED = st.none() | st.builds(Published, BLOB, PLACE)
+CHAIN: dict[str, Any] = {
+    **dict.fromkeys(
+        ("enrolment", "enrol_decision", "record", "state", "evidence", "engine", "policy", "attest_decision", "result"), BLOB
+    ),
+    "references": several(BLOB), "token": st.text(st.characters(codec="ascii"), max_size=9),
+    "enrol_inclusion": st.none() | PLACE, "attest_inclusion": st.none() | PLACE,
+    "policy_published": PUBLISHED, "references_published": PUBLISHED,
+    "collateral": st.builds(Collateral, sorted_set(BLOB), sorted_set(BLOB), sorted_set(BLOB)),
+}  # fmt: skip
+TOKEN_PROOF = st.builds(TokenProof, **CHAIN)
 PROOF = st.builds(
-    ProofBundle, BLOB, BLOB, BLOB, BLOB, BLOB, BLOB, several(BLOB), BLOB, BLOB, BLOB, TEXT, LEAF, LEAF,
-    st.none() | st.builds(Opened, KEY32, BLOB), st.none() | LEAF, BLOB, BLOB, st.none() | BLOB,
+    ProofBundle, **CHAIN, opening=LEAF, action=LEAF, context=st.none() | st.builds(Opened, KEY32, BLOB), outcome=st.none() | LEAF,
+    carrier=BLOB, carrier_decision=BLOB, carrier_inclusion=st.none() | PLACE, approval=st.none() | BLOB,
 )  # fmt: skip
 ARCHIVE = st.builds(
     Archive, sorted_set(BLOB), sorted_set(ARGUMENT), sorted_set(BLOB),
-    sorted_set(st.builds(InstanceLog, ID, several(BLOB)), key=lambda log: log.instance),
+    sorted_set(st.builds(InstanceLog, ID, several(BLOB)), key=lambda log: log.instance), sorted_set(st.builds(Placed, KEY32, PLACE)),
 )  # fmt: skip
 RERUN = st.one_of(
     *(
@@ -305,7 +334,8 @@ LOCAL = st.one_of(
     st.builds(lo.Launched, ID, BLOB, WORD, several(ARGUMENT), WORD, GRANTS),
     st.builds(lo.LeaseAsk, ID),
     st.builds(lo.LeaseGiven, BLOB),
-    st.builds(lo.TokenAsk, ID, KEY, WORD, GRANTS, WHOLE, KEY32, WHOLE, several(KEY32)),
+    st.builds(lo.TokenAsk, ID, KEY, WORD, GRANTS, WHOLE, KEY32, WHOLE, several(KEY32), ANCHORED),
+    st.builds(lo.Anchor, ID, WHOLE, KEY32),
     st.builds(lo.TokenGiven, WORD, BLOB, BLOB, BLOB, several(KEY), KEY, BLOB),
     st.builds(lo.ExchangeAsk, ID, WORD, WORD, WORD, st.none() | BLOB),
     st.builds(lo.ExchangeGiven, WORD, BLOB, KEY),
