@@ -107,8 +107,9 @@ from writ.formats.manifest import manifest_digest, parse_manifest
 from writ.formats.measurement import encode_measurement, parse_measurement
 from writ.formats.policy_bundle import CONTENT_TYPE as POLICY_TYPE
 from writ.formats.policy_bundle import encode_bundle, parse_bundle
-from writ.formats.proof_bundle import Collateral, TokenProof, encode_proof_bundle, parse_proof
+from writ.formats.proof_bundle import Collateral, ProofBundle, TokenProof, encode_proof_bundle, parse_proof
 from writ.formats.proposal import Draft, Proposal, encode_proposal, parse_proposal
+from writ.formats.range_bundle import LogPart, ProvenLeaf, RangeBundle, Stranger, encode_range_bundle, parse_range_bundle
 from writ.formats.reason import Reason
 from writ.formats.record import ActionRecord, commit, encode_record, parse_record
 from writ.formats.rerun import NEEDED, Made, Rerun, encode_made, encode_rerun, parse_made, parse_rerun
@@ -118,6 +119,7 @@ from writ.formats.status_list import StatusList, StatusListToken, encode_status_
 from writ.formats.strict import decode_cbor, decode_json, encode_cbor, encode_json
 from writ.formats.tlog import merkle
 from writ.formats.tlog.receipt import parse_receipt
+from writ.formats.tlog.storing import PAPERS, AddRecords, encode_add_records, parse_add_records
 from writ.formats.tree import COMPONENT_KINDS, component, component_root, encode_tree, file_entry, parse_tree, spell
 from writ.formats.tree import Entry as TreeEntry
 from writ.formats.trust import encode_trust, parse_trust
@@ -204,6 +206,15 @@ RECEIVED = Access(NOW, D, AGENT, SIXTEEN, "http.get", "https://b/c", D, D, D, b"
 REFUSED_THERE = Access(NOW, D, None, None, "http.get", "https://b/c", None, None, None, b"", (REASON,), "5f1c")
 
 
+def a_range(bundle: ProofBundle, decision: bytes, compact: str) -> RangeBundle:
+    """Its parts do not belong together; each is one."""
+    leaf = ProvenLeaf(bundle.opening.record, 0, 2, (bytes(32),))
+    part = LogPart(SIXTEEN, 2, (bytes(32),), (bundle.action.record,), (leaf,))
+    others = (Stranger(bytes(16), b"{}", None), Stranger(b"\1" * 16, None, leaf))
+    agent = "spiffe://example.org/billing/agent/reporter"
+    return RangeBundle(agent, NOW, NOW + 60, b"note", 5, (decision,), (bytes(32),), (compact,), (bundle.policy,), (part,), others)
+
+
 @cache
 def specimens() -> tuple[Specimen, ...]:
     scene = Scene()
@@ -241,6 +252,12 @@ def specimens() -> tuple[Specimen, ...]:
         Specimen("evidence", encode_evidence(replace(scene.evidence("one"), lease_keys=LEASE_KEYS)), parse_evidence),
         Specimen("evidence", encode_evidence(replace(scene.evidence("one"), ima_log=ImaLog(1, b"i", more=True))), parse_evidence),
         Specimen("enrolment-evidence", scene.enrolment, parse_enrolment_evidence),
+        Specimen("add-records", shipped(), parse_add_records),
+        Specimen(
+            "policy",
+            encode_bundle(replace(scene.bundle, settings=replace(scene.bundle.settings, record_lag_most=30))),
+            parse_bundle,
+        ),
         *(Specimen("exchange", data, EXCHANGE.parse) for data in exchange),
         *(Specimen("local", LOCAL.encode(message), LOCAL.parse) for message in local),
         Specimen("host-record", bundle.record, parse_host_record),
@@ -287,6 +304,7 @@ def specimens() -> tuple[Specimen, ...]:
         *(Specimen("made", encode_made(one), parse_made) for one in (Made(b"entry"), Made(None, (REASON,)))),
         *(Specimen("receipt", MemoryLog([b"a"] * size).receipt(1), parse_receipt) for size in (2, 300)),
         Specimen("archive", encode_archive(archive), parse_archive),
+        Specimen("range-bundle", encode_range_bundle(a_range(bundle, decision, compact)), parse_range_bundle),
         Specimen("archive", encode_archive(replace(archive, places=(Placed(D.value, logged.place(b"later")),))), parse_archive),
         *(
             Specimen("proof-bundle", encode_proof_bundle(one), parse_proof)
@@ -384,6 +402,13 @@ def local_messages(decision: bytes, result: bytes, token: str, signed_policy: by
         Status(),
         StatusAnswer("host-1", True, 3, 1, "accepted"),
     ]
+
+
+def shipped() -> bytes:
+    """Records as a host ships them to its store."""
+    logged = MemoryLog([b"%d" % number for number in range(9)])
+    papers = tuple((kind, b"a paper") for kind in PAPERS)
+    return encode_add_records(AddRecords(5, logged.checkpoint(), tuple(logged.entries[5:]), (None, b"sealed", None, b"s"), papers))
 
 
 # --- what is held ------------------------------------------------------------------------------------------------------
@@ -632,7 +657,15 @@ def test_the_header_of_a_token_is_what_the_page_says() -> None:
 def test_the_settings_of_a_policy_are_bounded_as_the_page_says() -> None:
     one = next(one for one in specimens() if one.rule == "policy")
     value = one.value()
-    for key, wrong in (("token_life", 301), ("token_life", 4), ("nonce_life", 601), ("clock_skew", 61), ("hold_max", 86_401)):
+    for key, wrong in (
+        ("token_life", 301),
+        ("token_life", 4),
+        ("nonce_life", 601),
+        ("clock_skew", 61),
+        ("hold_max", 86_401),
+        ("record_lag_most", 0),
+        ("record_lag_most", 86_401),
+    ):
         data = encode_cbor({**value, "settings": {**value["settings"], key: wrong}})
         assert (one.fits(data), one.parses(data)) == (False, False), key
     assert DEMO.accept_runtime_only
