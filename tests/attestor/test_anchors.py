@@ -261,9 +261,7 @@ def anchoring(enrolled: Host) -> Host:
     return enrolled
 
 
-def test_checkpoints_that_are_asked_for_together_are_one_extend_and_the_next_evidence_shows_it(
-    site: VerifierSite, anchoring: Host
-) -> None:
+def test_checkpoints_that_are_asked_for_together_are_one_extend_and_the_next_evidence_shows_it(site: VerifierSite, anchoring: Host) -> None:
     async def story() -> None:
         async with anchoring.running():
             instances = [await start(anchoring) for _ in range(5)]
@@ -298,7 +296,7 @@ def test_verifier_asks_for_what_was_anchored_and_refuses_what_lacks_it(site: Ver
     told(story)
 
 
-def test_who_may_not_anchor(site: VerifierSite, anchoring: Host) -> None:
+def test_who_may_not_anchor(anchoring: Host) -> None:
     async def story() -> None:
         async with anchoring.running():
             one = await start(anchoring)

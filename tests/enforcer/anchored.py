@@ -17,8 +17,9 @@ from enforcer.record import LOG_FILE, ActionLog
 from enforcer.relay import Relay
 from enforcer.renewal import Granted, Renewal, Verdict
 from tests.attestor.site import NAMESPACE, Host, VerifierSite
-from tests.enforcer.test_record import ENGINE, action
+from tests.enforcer.test_record import action
 from tests.signers import new_signer
+from tests.world.attestor import ENGINE
 from verifier.ledger.schema import EntryRow
 from writ.formats.cose import parse_sign1
 from writ.formats.decision import AttestDecision, parse_entry
@@ -115,6 +116,6 @@ class Anchored:
 
     def decisions(self) -> list[AttestDecision]:
         """The verifier's decisions on attestations, from its log."""
-        rows = sorted(self.site.built.ledger.read().select(EntryRow), key=lambda row: row.idx)
-        entries = [parse_entry(parse_sign1(row.data, what="entry").payload or b"") for row in rows]
+        rows = sorted(self.site.built.ledger.read().select(EntryRow), key=lambda row: row.sequence)
+        entries = [parse_entry(parse_sign1(row.entry, what="entry").payload or b"") for row in rows]
         return [entry for entry in entries if isinstance(entry, AttestDecision)]

@@ -44,9 +44,9 @@ def replay_anchors(decisions: Iterable[AttestDecision]) -> tuple[Reason, ...]:
             expected, got = (f"PCR {pcr} at {value.hex()}" for pcr, value in ((before.pcr, before.register), (one.pcr, one.base)))
             wrong.append(Reason(MISMATCH, claim, expected, got))
         # 3
-        if before is not None and (counted := _counters(before)) != _counters(one):
-            code = RESET if counted < _counters(one) else "reset-count-fell"
-            wrong.append(Reason(code, claim, "reset %d, restart %d" % counted, "reset %d, restart %d" % _counters(one)))
+        if before is not None and _counters(before) != _counters(one):
+            code = RESET if _counters(before) < _counters(one) else "reset-count-fell"
+            wrong.append(Reason(code, claim, *(f"reset {n.reset_count}, restart {n.restart_count}" for n in (before, one))))
         last[decision.host] = one
     return tuple(wrong)
 

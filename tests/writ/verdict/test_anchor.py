@@ -128,13 +128,13 @@ def test_register_that_moved_and_nothing_says_why_is_refused() -> None:
     assert host_codes(story.attest("one")) == {"anchor-register-mismatch"}, "for the rest of the boot"
 
 
-SPOILT: dict[str, Callable[[Story, Evidence], Evidence]] = {
-    "an anchor left out": lambda s, e: changed(e, batches=e.anchors.batches[1:] if e.anchors else ()),
-    "an anchor more": lambda s, e: changed(e, batches=(*e.anchors.batches, e.anchors.batches[0]) if e.anchors else ()),
-    "another order": lambda s, e: changed(e, batches=e.anchors.batches[::-1] if e.anchors else ()),
-    "another root": lambda s, e: changed(e, batches=((AnchorRow(ONE, 4, bytes(32)),), *(e.anchors.batches[1:] if e.anchors else ()))),
-    "another register": lambda s, e: changed(e, pcr=12),
-    "the runtime log's register": lambda s, e: changed(e, pcr=RUNTIME_PCR),
+SPOILT: dict[str, Callable[[Evidence], Evidence]] = {
+    "an anchor left out": lambda e: changed(e, batches=e.anchors.batches[1:] if e.anchors else ()),
+    "an anchor more": lambda e: changed(e, batches=(*e.anchors.batches, e.anchors.batches[0]) if e.anchors else ()),
+    "another order": lambda e: changed(e, batches=e.anchors.batches[::-1] if e.anchors else ()),
+    "another root": lambda e: changed(e, batches=((AnchorRow(ONE, 4, bytes(32)),), *(e.anchors.batches[1:] if e.anchors else ()))),
+    "another register": lambda e: changed(e, pcr=12),
+    "the runtime log's register": lambda e: changed(e, pcr=RUNTIME_PCR),
 }
 
 
@@ -144,7 +144,7 @@ def test_anchors_that_do_not_lead_to_the_register_are_refused(how: str) -> None:
     story.anchor("one")
     story.anchor("two")
     before = story.known
-    evidence = SPOILT[how](story, story.evidence("one"))
+    evidence = SPOILT[how](story.evidence("one"))
     verdict = story.judge(evidence)
     assert host_codes(verdict) == {"anchor-register-mismatch"}
     assert verdict.state_after.anchors == before, "nothing of them is taken"
