@@ -1,4 +1,7 @@
-"""The `auditor` command: proves offline what happened, from files and trust anchors alone."""
+"""The `auditor` command: proves offline what happened, from files and trust anchors alone.
+
+Each verb imports what it needs when it is called: the policy engine, a server's modules.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,22 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from auditor.export import Chains, Wanted
+from auditor import lineage
+from auditor.files import archive_of, read, write
 from auditor.log import command as log
 from auditor.moment import seconds
 from auditor.replay import command as replay
-from auditor.verify import read, report, verify
-from writ.formats.archive import EMPTY, MAX_ARCHIVE, Archive, parse_archive
-from writ.formats.eat import parse_token
+from writ.formats.archive import encode_archive
 from writ.formats.errors import FormatError, Refused, Unavailable
-from writ.formats.proof_bundle import ProofBundle, encode_proof_bundle
 from writ.formats.reason import Reason
 from writ.formats.trust import MAX_TRUST, parse_trust
 from writ.service import cli, observe
-from writ.verdict.lineage import judge_lineage
+
+if TYPE_CHECKING:
+    from writ.verdict.proof import ProvenAction
+    from writ.verdict.token_proof import ProvenToken
 
 _FOREVER = (1 << 53) - 1
 
@@ -34,37 +38,41 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str]) -> int:
     parser = cli.parser("auditor", "Prove offline, from files and trust anchors, what agents did and on which machines.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    v = verbs.add_parser("verify", help="prove one action: from a TPM manufacturer's root to the record")
+    v = verbs.add_parser("verify", help="prove one action, or one token: from a TPM manufacturer's root to the record")
     v.add_argument("bundle", type=Path, help="a proof bundle")
-    v.add_argument("--trust", type=Path, required=True, help="the trust file: TPM roots and decision keys")
+    v.add_argument("--trust", type=Path, required=True, help="the trust file: TPM roots, decision keys, and keys of the log")
+    v.add_argument("--policy", type=Path, metavar="FILE", help="whose cosignatures the log's checkpoints need: a tlog-policy")
+    v.add_argument("--explain", action="store_true", help="each step with what was checked against what")
     cli.add_json_flag(v)
     x = verbs.add_parser("export", help="make proof bundles from archives of verifier and enforcer")
     x.add_argument("source", type=Path, nargs="+", help="archives: `verifier export`, `enforcer log export`")
     x.add_argument("--out", type=Path, required=True, help="directory for the bundles, one file an action")
+    x.add_argument("--tokens", action="store_true", help="a bundle of each token instead, used or not")
     x.add_argument("--agent", help="only this agent (SPIFFE id)")
     x.add_argument("--from", dest="earliest", type=seconds, default=0, metavar="RFC3339")
     x.add_argument("--to", dest="latest", type=seconds, default=_FOREVER, metavar="RFC3339")
     cli.add_json_flag(x)
-    lineage = verbs.add_parser("lineage", help="look for the record that led to each, in the logs of archives")
-    lineage.add_argument("source", type=Path, nargs="+", help="archives: `enforcer log export`, with the logs of parents and children")
-    cli.add_json_flag(lineage)
+    lineage.add_parser(verbs)
     log.add_parser(verbs)
     replay.add_parsers(verbs)
     _add_witness(verbs)
+    _add_store(verbs)
     args = parser.parse_args(argv)
     if args.verb == "log":
         return log.run(args)
     if args.verb == "replay":
-        return replay.replay(args, _archive(args.source), parse_trust(read(args.trust, MAX_TRUST)))
+        return replay.replay(args, archive_of(args.source), parse_trust(read(args.trust, MAX_TRUST)))
     if args.verb == "engine":
         return replay.engine(args)
     if args.verb == "witness":
         return _witness(args)
+    if args.verb == "store":
+        return _store(args)
     if args.verb == "verify":
-        return _verify(args.bundle, args.trust, as_json=args.json)
+        return _verify(args)
     if args.verb == "lineage":
-        return _lineage(args.source, as_json=args.json)
-    return _export(args.source, args.out, Wanted(args.agent, args.earliest, args.latest), as_json=args.json)
+        return lineage.run(args)
+    return _export(args)
 
 
 def _add_witness(verbs: Any) -> None:
@@ -80,23 +88,61 @@ def _add_witness(verbs: Any) -> None:
     made = does.add_parser("serve", help="serve HTTP until stopped: C2SP tlog-witness")
     made.add_argument("folder", type=Path, metavar="DIR")
     made.add_argument("--logs", type=Path, required=True, metavar="FILE", help="the logs that are cosigned: a tlog-policy")
-    made.add_argument("--listen", default="127.0.0.1:8414", metavar="ADDRESS:PORT", help="default: 127.0.0.1:8414; elsewhere takes TLS")
+    _add_listen(made, 8414)
+
+
+def _add_listen(made: argparse.ArgumentParser, port: int) -> None:
+    listen = f"127.0.0.1:{port}"
+    made.add_argument("--listen", default=listen, metavar="ADDRESS:PORT", help=f"default: {listen}; elsewhere takes TLS")
     made.add_argument("--prefix", default="", metavar="PATH", help="what stands before the paths, such as /w1")
     made.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain, PEM")
     made.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, PEM")
     made.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
 
 
-def _witness(args: argparse.Namespace) -> int:
+def _add_store(verbs: Any) -> None:
+    group = verbs.add_parser("store", help="keep the records of hosts off the hosts, written once: init, serve, vkey, export")
+    does = group.add_subparsers(dest="does", required=True, metavar="VERB")
+    made = does.add_parser("init", help="make a store: its key and its file; prints its public key")
+    made.add_argument("folder", type=Path, metavar="DIR")
+    made.add_argument("--name", required=True, help="an address without a scheme, such as store.example.org, and nobody else's")
+    cli.add_json_flag(made)
+    made = does.add_parser("vkey", help="print the public key, for record_store_key of the hosts")
+    made.add_argument("folder", type=Path, metavar="DIR")
+    cli.add_json_flag(made)
+    made = does.add_parser("serve", help="serve HTTP until stopped: take records, and give receipts")
+    made.add_argument("folder", type=Path, metavar="DIR")
+    made.add_argument("--hosts", type=Path, required=True, metavar="FILE", help="keys of the hosts that may write: a tlog-policy")
+    made.add_argument("--most-bytes", type=int, default=1 << 40, metavar="BYTES", help="what the file may grow to (default: 1 TiB)")
+    made.add_argument("--show-entries", action="store_true", help="serve the records too, to whoever reaches the address")
+    _add_listen(made, 8415)
+    made = does.add_parser("export", help="write the archive that export, lineage and replay read")
+    made.add_argument("folder", type=Path, metavar="DIR")
+    made.add_argument("instance", nargs="*", type=bytes.fromhex, help="these, in hex; none for all")
+    made.add_argument("--output", type=Path, required=True, metavar="FILE")
+    cli.add_json_flag(made)
+
+
+def _store(args: argparse.Namespace) -> int:
+    from auditor.store import serve  # a server's modules, which no other verb needs
+
     if args.does == "serve":
-        from auditor.witness import serve  # a server's modules, which no other verb needs
+        from auditor.serving.listen import parse_listen
 
         observe.configure(sys.stderr, args.log_level)
-        serve.serve(args.folder, args.logs, serve.parse_listen(args.listen, args.prefix, args.tls_cert, args.tls_key))
+        listen = parse_listen(args.listen, args.prefix, args.tls_cert, args.tls_key)
+        serve.serve(args.folder, args.hosts, listen, quota=args.most_bytes, shows=args.show_entries)
         return 0
-    from auditor.witness import directory
+    if args.does == "export":
+        from auditor.store.export import export
 
-    key = directory.init(args.folder, args.name) if args.does == "init" else directory.vkey(args.folder)
+        archive = export(args.folder, args.instance)
+        write(args.output, encode_archive(archive))
+        cli.emit({"exported": str(args.output), "instances": len(archive.logs)}, args.json)
+        return 0
+    from auditor.serving import folder
+
+    key = serve.init(args.folder, args.name) if args.does == "init" else folder.vkey(args.folder)
     if args.json:
         cli.emit({"vkey": str(key)}, as_json=True)
     else:
@@ -104,9 +150,31 @@ def _witness(args: argparse.Namespace) -> int:
     return 0
 
 
-def _verify(bundle: Path, trust: Path, *, as_json: bool) -> int:
+def _witness(args: argparse.Namespace) -> int:
+    if args.does == "serve":
+        from auditor.serving.listen import parse_listen  # a server's modules, which no other verb needs
+        from auditor.witness import serve
+
+        observe.configure(sys.stderr, args.log_level)
+        serve.serve(args.folder, args.logs, parse_listen(args.listen, args.prefix, args.tls_cert, args.tls_key))
+        return 0
+    from auditor.serving import folder
+    from auditor.witness import directory
+
+    key = directory.init(args.folder, args.name) if args.does == "init" else folder.vkey(args.folder)
+    if args.json:
+        cli.emit({"vkey": str(key)}, as_json=True)
+    else:
+        print(key)
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from auditor.verify import report, verify
+
+    as_json = args.json
     try:
-        proven = verify(bundle, trust)
+        proven = verify(args.bundle, args.trust, args.policy)
     except (Refused, FormatError) as error:
         if not as_json:
             if isinstance(error, FormatError):
@@ -118,65 +186,53 @@ def _verify(bundle: Path, trust: Path, *, as_json: bool) -> int:
     if as_json:
         cli.emit(report(proven), as_json=True)
         return 0
-    for number, step in enumerate(proven.steps, 1):
-        print(f"  {number}. {step}")
-    record = proven.record
-    said = "permitted" if record.permit else "refused"
-    when = datetime.fromtimestamp(record.decided_at, UTC).isoformat()
-    if not proven.rerun:
-        print("not made again: the decision itself, whose context is erased, or was kept back")
-    print(f"proven: {record.action} on {record.resource} by {proven.opening.agent} was {said} at {when}")
-    print(f"        on host {proven.host.host}, {proven.host.tpm_class} TPM of {proven.tpm_root}, runtime {proven.runtime}")
+    for step in proven.steps:
+        print(cli.printable(f"  {step.number}. {step.what}"))
+        if args.explain:
+            print(cli.printable(f"     {step.checked}"))
+    for line in _proven(proven):
+        print(cli.printable(line))
     return 0
 
 
-def _archive(sources: Sequence[Path]) -> Archive:
-    archive = EMPTY
-    for source in sources:
-        archive = archive.merged(parse_archive(read(source, MAX_ARCHIVE)))
-    return archive
+def _proven(proven: ProvenAction | ProvenToken) -> tuple[str, str]:
+    from writ.verdict.token_proof import ProvenToken
+
+    if isinstance(proven, ProvenToken):
+        chain, claims = proven, proven.token.claims
+        what = f"proven: token {claims.token_id} of {claims.agent} was issued at {_moment(chain.attested_at)}"
+    else:
+        chain, record = proven.chain, proven.record
+        said = "permitted" if record.permit else "refused"
+        what = f"proven: {record.action} on {record.resource} by {proven.opening.agent} was {said} at {_moment(record.decided_at)}"
+    return what, f"        on host {chain.host.host}, {chain.host.tpm_class} TPM of {chain.tpm_root}, runtime {chain.runtime}"
 
 
-def _lineage(sources: Sequence[Path], *, as_json: bool) -> int:
-    archive = _archive(sources)
-    tokens = {token.digest: token.claims.lineage for token in map(parse_token, archive.tokens)}
-    judged = judge_lineage({log.instance: log.leaves for log in archive.logs}, tokens)
-    reasons, without, records = judged.reasons, judged.without_token, sum(len(log.leaves) for log in archive.logs)
-    verdict = "refused" if reasons else "incomplete" if without else "accepted"
-    if as_json:
-        said = {"verdict": verdict, "reasons": [reason.to_json() for reason in reasons], "without_token": list(without)}
-        cli.emit({**said, "logs": len(archive.logs), "records": records}, as_json=True)
-        return {"refused": 1, "incomplete": 3, "accepted": 0}[verdict]
-    missing = (
-        f"expected the token of each child's record among the archives; got none for {len(without)} of {records} records "
-        f"({', '.join(without[:3])}{' …' if without[3:] else ''}), so whether they descend from whom they name is not known. "
-        "Give all that `enforcer log export` wrote on their host"
-    )
-    if reasons:
-        if without:
-            print(cli.printable(missing), file=sys.stderr)
-        raise Refused(*reasons)
-    if without:
-        raise Unavailable("tokens", missing)
-    print(f"each of {records} records in {len(archive.logs)} logs names what led to it, or that nothing did; no token is missing")
-    return 0
+def _moment(at: int) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat()
 
 
-def _export(sources: Sequence[Path], out: Path, wanted: Wanted, *, as_json: bool) -> int:
+def _export(args: argparse.Namespace) -> int:
+    from auditor.export import Chains, Wanted
+    from writ.formats.proof_bundle import TokenProof, encode_proof_bundle
+
+    out: Path = args.out
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Unavailable("--out", f"expected a directory, or a place for one, at {out}: {error.strerror}") from None
     written: list[str] = []
     missing: list[dict[str, Any]] = []
-    for instance, sequence, bundle in Chains(_archive(sources)).bundles(wanted):
-        name = f"{instance.hex()}-{sequence}.writ-proof"
-        if isinstance(bundle, ProofBundle):
-            _write(out / name, encode_proof_bundle(bundle))
+    wanted = Wanted(args.agent, args.earliest, args.latest)
+    chains = Chains(archive_of(args.source))
+    for instance, which, bundle in chains.tokens(wanted) if args.tokens else chains.bundles(wanted):
+        name = f"{instance.hex()}-{which}.writ-proof"
+        if isinstance(bundle, TokenProof):
+            write(out / name, encode_proof_bundle(bundle))
             written.append(name)
         else:
             missing.append({"record": name, "reasons": [reason.to_json() for reason in bundle.reasons]})
-    if as_json:
+    if args.json:
         cli.emit({"written": written, "missing": missing}, as_json=True)
     else:
         for name in written:
@@ -185,13 +241,6 @@ def _export(sources: Sequence[Path], out: Path, wanted: Wanted, *, as_json: bool
             lacks = "; ".join(f"{one['claim']}: expected {one['expected']}, got {one['got']}" for one in item["reasons"])
             print(cli.printable(f"no bundle for {item['record']}: {lacks}"), file=sys.stderr)
     return 1 if missing or not written else 0
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        raise Unavailable(f"file {path}", error.strerror or "cannot be written") from None
 
 
 if __name__ == "__main__":

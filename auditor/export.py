@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from auditor.objects import Objects, missing
 from writ.formats.archive import Archive, InstanceLog
 from writ.formats.cose import parse_sign1
-from writ.formats.decision import AttestDecision, EnrolDecision, parse_entry
+from writ.formats.decision import AttestDecision, EnrolDecision, OperatorAct, parse_entry
 from writ.formats.digest import Digest
 from writ.formats.eat import SignedToken, encode_claims, parse_token
+from writ.formats.enrolment import parse_enrolment_evidence
 from writ.formats.errors import Refused
 from writ.formats.evidence import parse_evidence
-from writ.formats.proof_bundle import Leaf, ProofBundle
+from writ.formats.exchange import EXCHANGE, EnrolRequest
+from writ.formats.proof_bundle import NO_COLLATERAL, Collateral, Leaf, ProofBundle, Published, TokenProof
 from writ.formats.record import ActionRecord, OutcomeRecord, Record, opening_of, parse_log
+from writ.formats.tlog.inclusion import parse_inclusion
 from writ.formats.tlog.merkle import inclusion_proof, leaf_hash
+from writ.formats.tlog.proof import TlogProof
+from writ.formats.trust import parse_trust
 from writ.verdict.appraisal import NOT_CONTINUED
+from writ.verdict.chain import collateral_of
+from writ.verdict.token_proof import PUBLISHING
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which actions: by agent (None: any) and time of decision, both ends included, in seconds."""
+    """Which actions or tokens: by agent (None: any) and time of decision, both ends included, in seconds."""
 
     agent: str | None
     earliest: int
@@ -29,7 +36,36 @@ class Wanted:
 
     def matches(self, agent: str, record: ActionRecord) -> bool:
         """Whether this action of `agent` is wanted."""
-        return (self.agent is None or agent == self.agent) and self.earliest <= record.decided_at <= self.latest
+        return self.is_within(agent, record.decided_at)
+
+    def is_within(self, agent: str, moment: int) -> bool:
+        """Whether what `agent` did or got at that time is wanted."""
+        return (self.agent is None or agent == self.agent) and self.earliest <= moment <= self.latest
+
+
+class Places:
+    """Where entries stand in the verifier's log, as the archives say: of several the one that most witnesses signed, then the latest."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._best: dict[bytes, tuple[tuple[int, int], bytes, int]] = {}
+        for one in archive.places:
+            inclusion = parse_inclusion(one.inclusion)
+            if isinstance(inclusion, TlogProof):
+                rank = len(inclusion.checkpoint.note.signatures), inclusion.checkpoint.checkpoint.size
+            else:
+                rank = 0, inclusion.size
+            if one.leaf not in self._best or rank > self._best[one.leaf][0]:
+                self._best[one.leaf] = rank, one.inclusion, inclusion.index
+
+    def of(self, signed: bytes) -> bytes | None:
+        """The inclusion of this entry, None where the archives have none."""
+        found = self._best.get(leaf_hash(signed))
+        return None if found is None else found[1]
+
+    def index(self, signed: bytes) -> int | None:
+        """The index that its inclusion says."""
+        found = self._best.get(leaf_hash(signed))
+        return None if found is None else found[2]
 
 
 class Chains:
@@ -41,12 +77,18 @@ class Chains:
         self._tokens = {token.digest: token for token in map(parse_token, archive.tokens)}
         self._enrolments: dict[Digest, bytes] = {}
         self._attests: list[tuple[AttestDecision, bytes]] = []
+        self._acts: dict[tuple[str, str, Digest | None], list[bytes]] = {}
+        self._places = Places(archive)
         for signed in archive.entries:
             entry = parse_entry(parse_sign1(signed).payload or b"")
             if isinstance(entry, EnrolDecision):
                 self._enrolments[entry.record] = signed
             elif isinstance(entry, AttestDecision):
                 self._attests.append((entry, signed))
+            elif isinstance(entry, OperatorAct):
+                for name, acts in PUBLISHING.items():
+                    if entry.act in acts:
+                        self._acts.setdefault((name, entry.namespace, entry.detail), []).append(signed)
         self._attests.sort(key=lambda item: item[0].decided_at)
 
     def bundles(self, wanted: Wanted) -> Iterator[tuple[bytes, int, ProofBundle | Refused]]:
@@ -57,6 +99,16 @@ class Chains:
                 if isinstance(record, ActionRecord) and wanted.matches(opening_of(records, record).agent, record):
                     yield log.instance, record.sequence, self._bundle(record, records, log)
 
+    def tokens(self, wanted: Wanted) -> Iterator[tuple[bytes, str, TokenProof | Refused]]:
+        """Each wanted token by instance and digest (hex; an id is whatever its issuer likes) with its bundle, or with what is missing."""
+        for token in sorted(self._tokens.values(), key=lambda one: (one.claims.issued_at, one.claims.token_id)):
+            claims = token.claims
+            if wanted.is_within(str(claims.agent), claims.issued_at):
+                try:
+                    yield claims.instance, token.digest.value.hex(), self._token_chain(token)
+                except Refused as refused:
+                    yield claims.instance, token.digest.value.hex(), refused
+
     def _bundle(self, record: ActionRecord, records: list[Record], log: InstanceLog) -> ProofBundle | Refused:
         try:
             return self._chain(record, records, log)
@@ -65,16 +117,8 @@ class Chains:
 
     def _chain(self, record: ActionRecord, records: list[Record], log: InstanceLog) -> ProofBundle:
         leaves = log.leaves
-        token = self._token(record)
-        decision, signed = self._issuing(token)
-        inputs = dict(decision.inputs)
-        enrol_signed = self._enrolments.get(inputs["record"])
-        if enrol_signed is None:
-            raise missing("enrol_decision", str(inputs["record"]))
-        enrol = parse_entry(parse_sign1(enrol_signed).payload or b"")
-        if not isinstance(enrol, EnrolDecision):
-            raise missing("enrol_decision", str(inputs["record"]))
-        size, carrier, carrier_signed = self._carrier(record, log.instance, inputs["record"])
+        chain = self._token_chain(self._token(record))
+        size, carrier, carrier_signed = self._carrier(record, log.instance, Digest.of(chain.record))
         hashes = [leaf_hash(leaf) for leaf in leaves]
         if size > len(hashes):
             raise missing("log", f"{size} leaves")
@@ -85,8 +129,31 @@ class Chains:
         context = self._objects.context(record)
         outcome = next((r for r in records[:size] if isinstance(r, OutcomeRecord) and r.of == record.sequence), None)
         return ProofBundle(
-            enrolment=self._objects.get(enrol.evidence, "enrolment"),
+            **{field.name: getattr(chain, field.name) for field in fields(chain)},
+            opening=leaf(record.opening),
+            action=leaf(record.sequence),
+            context=context,
+            outcome=None if outcome is None else leaf(outcome.sequence),
+            carrier=carrier,
+            carrier_decision=carrier_signed,
+            carrier_inclusion=self._places.of(carrier_signed),
+            approval=None if context is None else self._objects.approval(context.context),
+        )
+
+    def _token_chain(self, token: SignedToken) -> TokenProof:
+        decision, signed = self._issuing(token)
+        inputs = dict(decision.inputs)
+        enrol_signed = self._enrolments.get(inputs["record"])
+        if enrol_signed is None:
+            raise missing("enrol_decision", str(inputs["record"]))
+        enrol = parse_entry(parse_sign1(enrol_signed).payload or b"")
+        if not isinstance(enrol, EnrolDecision):
+            raise missing("enrol_decision", str(inputs["record"]))
+        enrolment = self._objects.get(enrol.evidence, "enrolment")
+        return TokenProof(
+            enrolment=enrolment,
             enrol_decision=enrol_signed,
+            enrol_inclusion=self._places.of(enrol_signed),
             record=self._objects.get(inputs["record"], "record"),
             state=self._objects.get(inputs["state"], "state"),
             evidence=self._objects.get(inputs["evidence"], "evidence"),
@@ -94,16 +161,33 @@ class Chains:
             references=self._objects.references(inputs["references"]),
             policy=self._objects.get(inputs["policy"], "policy"),
             attest_decision=signed,
+            attest_inclusion=self._places.of(signed),
             result=self._objects.get(decision.result, "result"),
             token=token.jws.compact,
-            opening=leaf(record.opening),
-            action=leaf(record.sequence),
-            context=context,
-            outcome=None if outcome is None else leaf(outcome.sequence),
-            carrier=carrier,
-            carrier_decision=carrier_signed,
-            approval=None if context is None else self._objects.approval(context.context),
+            policy_published=self._published("policy", decision, signed),
+            references_published=self._published("references", decision, signed),
+            collateral=self._collateral(enrol, enrolment),
         )
+
+    def _published(self, name: str, decision: AttestDecision, signed: bytes) -> Published | None:
+        """The last act before the decision that put what it names into force, where the archives say so of both."""
+        decided, found = self._places.index(signed), []
+        for entry in self._acts.get((name, decision.namespace, dict(decision.inputs)[name]), ()):
+            inclusion, index = self._places.of(entry), self._places.index(entry)
+            if inclusion is not None and index is not None and decided is not None and index < decided:
+                found.append((index, Published(entry, inclusion)))
+        return max(found, key=lambda item: item[0])[1] if found else None
+
+    def _collateral(self, enrol: EnrolDecision, enrolment: bytes) -> Collateral:
+        """What the verifier held about the chain then, where the archives have its trust file."""
+        held = self._objects.find(enrol.trust)
+        request = EXCHANGE.parse(parse_enrolment_evidence(enrolment).request)
+        if held is None or not isinstance(request, EnrolRequest) or not request.ek_certificates:
+            return NO_COLLATERAL
+        try:
+            return collateral_of(request.ek_certificates, parse_trust(held), now=enrol.decided_at)
+        except Refused:
+            return NO_COLLATERAL  # the auditor's own judgement of the chain says why
 
     def _token(self, record: ActionRecord) -> SignedToken:
         if record.token is None:

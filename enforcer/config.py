@@ -54,8 +54,10 @@ class EnforcerConfig:
     `secrets_ca_file` holds the roots for it and for exchanges (none: the system's). `inbound` are `AGENT PORT ADDRESS:PORT`: a port
     inside, and where on this host it is. `cdi_dirs` say what devices are; the later counts. Without `observe` no agent is launched that
     its manifest lets be watched only. `shadow_policy` is a signed policy that stands beside the one in force of instances started from
-    now on: it decides nothing, and what it would decide otherwise is kept. Every `anchor_every` seconds action logs are anchored in the
-    host's TPM, where the attestor has a PCR for it (`anchor_pcr`); 0: never.
+    now on: it decides nothing, and what it would decide otherwise is kept. `record_store` is the address of the store off the host that
+    records are shipped to (none: they are not), `record_store_key` its public key, whose receipts alone count, `record_store_ca_file` the
+    roots for its certificate (none: the system's); `record_log` names this host's logs there, such as `records.example.org/host-1`. Every
+    `anchor_every` seconds action logs are anchored in the host's TPM, where the attestor has a PCR for it (`anchor_pcr`); 0: never.
     """
 
     run_dir: Path = Path("/run/writ/enforcer")
@@ -91,6 +93,10 @@ class EnforcerConfig:
     observe: bool = False
     cdi_dirs: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")
     shadow_policy: Path | None = None
+    record_store: str = ""
+    record_store_key: str = ""
+    record_store_ca_file: Path | None = None
+    record_log: str = ""
     anchor_every: int = 0
 
     def __post_init__(self) -> None:
@@ -130,6 +136,7 @@ class EnforcerConfig:
         if len({at for _, _, at in self._inbound}) != len(self.inbound):
             raise FormatError("inbound", "an address of this host once", ", ".join(self.inbound)[:120])
         self._check_secrets()
+        self._check_store()
         names = [*self.tool_commands, *self.service_urls]
         for ours, does in ((CHILDREN, "starts child instances"), (ADVISORY, "hooks of frameworks ask")):
             if ours in names:
@@ -196,6 +203,17 @@ class EnforcerConfig:
         if len({tuple(words[:2]) for words in self._secret_lines}) != len(self.secrets):
             raise FormatError("secrets", "one source for each secret of an agent", "two")
 
+    def _check_store(self) -> None:
+        named = (self.record_store, self.record_store_key, self.record_log)
+        if any(named) and not all(named):
+            raise FormatError("record_store, record_store_key, record_log", "all, or none", "not all")
+        if self.record_store:
+            from writ.formats.tlog.note import COSIGNATURE, PLAIN, NoteKey, parse_vkey
+
+            if (key := parse_vkey(self.record_store_key)).kind != COSIGNATURE:
+                raise FormatError("record_store_key", "the key that `auditor store vkey` prints", f"one of type {key.kind}")
+            NoteKey(self.record_log, PLAIN, key.key)
+
     def inbound_of(self, agent: str) -> tuple[tuple[int, tuple[str, int]], ...]:
         """Each port inside an instance of `agent` that somebody may reach, and the address of this host for it."""
         return tuple((port, at) for name, port, at in self._inbound if name == agent)
@@ -216,6 +234,21 @@ class EnforcerConfig:
     def instance_dir(self, instance: bytes) -> Path:
         """Log, evidence and standing of an instance, for root only."""
         return self.state_dir / "instances" / instance.hex()
+
+    @property
+    def log_key(self) -> Path:
+        """The key that signs the checkpoints of this host's action logs, for the store."""
+        return self.state_dir / "log-key.pem"
+
+    @property
+    def store_metrics(self) -> Path:
+        """How far the store is behind, in the text format of Prometheus."""
+        return self.run_dir / "record-store.prom"
+
+    @property
+    def namespace_keys(self) -> Path:
+        """The folder of the keys that wrap the content keys of instances."""
+        return self.state_dir / "namespaces"
 
     @property
     def images_dir(self) -> Path:
@@ -244,6 +277,7 @@ class EnforcerConfig:
         """Every directory is there with its mode. Raises Unavailable."""
         folders = (
             (self.state_dir, 0o700), (self.state_dir / "instances", 0o700), (self.state_dir / "refused", 0o700),
+            (self.namespace_keys, 0o700),
             (self.run_dir, 0o711), (self.run_dir / "holders", 0o700), (self.run_dir / "agents", 0o711), (self.run_dir / "slots", 0o700),
             (self.images_dir, 0o711),
         )  # fmt: skip

@@ -2,7 +2,7 @@
 
 client  -> daemon   Run with descriptors 0, 1, 2; the daemon hands the connection on to the holder it starts
 holder  -> client   Started, then Exited, RefusedRun or CouldNot; client -> holder: Deliver (a signal)
-daemon <-> holder   a link that says by its mere being there that the daemon lives: Contain; Attach on a new one
+daemon <-> holder   a link that says by its mere being there that the daemon lives: Contain, Stored; Attach on a new one
 client  -> daemon   Contain; daemon -> client: Did
 client  -> daemon -> holder   Approve; holder -> daemon -> client: Approved
 """
@@ -123,7 +123,15 @@ class Approved:
     reasons: tuple[Reason, ...]
 
 
-Control = Run | Started | Exited | RefusedRun | CouldNot | Deliver | Attach | Attached | Contain | Did | Approve | Approved
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The first `size` records of `instance` are in the store off the host: its receipt is kept."""
+
+    instance: bytes
+    size: int
+
+
+Control = Run | Started | Exited | RefusedRun | CouldNot | Deliver | Attach | Attached | Contain | Did | Approve | Approved | Stored
 
 CONTROL: Final[Family[Control]] = Family(
     "control",
@@ -139,6 +147,7 @@ CONTROL: Final[Family[Control]] = Family(
         "contain": (Contain, (m.raw("instance", size=16), m.reasons("reasons"))),
         "did": (Did, (m.flag("found"),)),
         "approve": (Approve, (m.raw("instance", size=16), m.raw("approval", most=MAX_APPROVAL))),
+        "stored": (Stored, (m.raw("instance", size=16), m.uint("size"))),
         "approved": (Approved, (m.raw("approval", size=32), m.reasons("reasons"))),
     },
     MAX_CONTROL,

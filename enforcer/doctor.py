@@ -6,8 +6,10 @@ import json
 import os
 import pwd
 import shutil
+import sqlite3
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -20,10 +22,13 @@ from enforcer.launch.mounts import unmount
 from enforcer.launch.profile import SANDBOXES, landlock_abi
 from enforcer.launch.sandbox import NAMESPACES, NO_FURTHER, SHIM_PROGRAM
 from enforcer.launch.seccomp import compiled
+from enforcer.receipts import read_receipt, unstored
+from enforcer.record import LOG_FILE
 from enforcer.relay import Relay
 from enforcer.shadow import candidate_of
 from writ.formats.errors import Unavailable, WritError
 from writ.formats.local import Status, StatusAnswer
+from writ.formats.tlog.note import parse_vkey
 from writ.service.engine_id import installed_engine
 
 _ALLOW_USER_NAMESPACES: Final = (
@@ -36,6 +41,8 @@ _HAVE_LANDLOCK: Final = (
 _UNCOVER_PROC: Final = (
     "Mount nothing over parts of /proc, and leave /proc/sys writable: in a unit no ProtectKernelTunables, ProtectKernelLogs, ProcSubset."
 )
+STORED_WITHIN: Final = 60
+"""Seconds that a record may be on this host alone."""
 _WITHIN: Final = 15.0
 """Seconds for a program that does nothing, in a sandbox."""
 
@@ -64,6 +71,7 @@ def examine(config: EnforcerConfig) -> list[dict[str, Any]]:
         ("images", _images, "Load the modules loop and erofs: modprobe --all loop erofs. A container has to be given loop devices."),
         ("secrets", lambda: _secrets(config), "Make each with systemd-creds encrypt --name=NAME, on this host."),
         ("attestor", lambda: _attestor(config), "Start the attestor, and set attestor_socket."),
+        ("record store", lambda: _record_store(config), "Look at record_store, its key and this host's key there, and what its log says."),
         (
             "holders",
             lambda: _holders(config),
@@ -105,6 +113,24 @@ def _shadow(config: EnforcerConfig) -> str:
         return "none"
     bundle = candidate_of(config.shadow_policy, config.trust())
     return f"version {bundle.version} of {bundle.namespace}, {bundle.digest}"
+
+
+def _record_store(config: EnforcerConfig) -> str:
+    """Every record of this host is in the store, but for those of the last seconds; or there is none. Raises Unavailable, FormatError."""
+    if not config.record_store:
+        return "none"
+    store, now = parse_vkey(config.record_store_key), int(time.time())
+    behind = oldest = logs = 0
+    for path in (config.state_dir / "instances").glob("*/" + LOG_FILE):
+        kept = read_receipt(path.parent, store)
+        try:
+            records, since = unstored(path.parent, 0 if kept is None else kept.signed.checkpoint.size)
+        except sqlite3.Error as error:
+            raise Unavailable("action log", f"{path}: SQLite says {type(error).__name__}") from None
+        logs, behind, oldest = logs + 1, behind + records, max(oldest, 0 if since is None else now - since)
+    if oldest > STORED_WITHIN:
+        raise Unavailable("record store", f"{behind} records are on this host alone, the oldest for {oldest} s")
+    return f"{logs} logs, {behind} records on this host alone, the oldest for {oldest} s"
 
 
 def _attestor(config: EnforcerConfig) -> str:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 from pathlib import Path
 from typing import Any, Final
 
 from enforcer.config import EnforcerConfig
 from enforcer.launch.cgroup import MOUNTINFO, Cgroup, find_mount
 from enforcer.papers import kept
-from enforcer.record import Entry, LogReader
+from enforcer.receipts import read_receipt, unstored
+from enforcer.record import LOG_FILE, Entry, LogReader
 from writ.formats.approval import Approval
 from writ.formats.archive import Archive, InstanceLog
 from writ.formats.errors import FormatError, Refused, Unavailable
@@ -23,6 +25,7 @@ from writ.formats.policy_bundle import PolicyBundle, parse_bundle
 from writ.formats.reason import REMEDIES, Reason
 from writ.formats.record import ActionRecord, Opening, OutcomeRecord, preimage_of
 from writ.formats.tlog.merkle import leaf_hash
+from writ.formats.tlog.note import parse_vkey
 
 _REFERENCE: Final = re.compile(r"(?:r[0-9a-f]{8}|([0-9a-f]{4,32})(?:-([0-9]{1,12}))?)\Z", re.ASCII)
 
@@ -69,7 +72,21 @@ def standing(config: EnforcerConfig, instance: bytes) -> dict[str, Any]:
     cgroup = Cgroup(find_mount(MOUNTINFO.read_text()) / config.cgroup.lstrip("/") / instance.hex())
     if shown["state"] in LIVE and not _lives(shown.get("holder")):
         shown["state"] = "lost"
-    return shown | {"processes": len(cgroup.processes()), "frozen": cgroup.frozen()}
+    return shown | _shipped(config, instance) | {"processes": len(cgroup.processes()), "frozen": cgroup.frozen()}
+
+
+def _shipped(config: EnforcerConfig, instance: bytes) -> dict[str, Any]:
+    """How many records are in the store off the host and how many here alone; nothing where there is no store, or no log that reads."""
+    folder = config.instance_dir(instance)
+    if not config.record_store or not (folder / LOG_FILE).exists():
+        return {}
+    kept = read_receipt(folder, parse_vkey(config.record_store_key))
+    size = 0 if kept is None else kept.signed.checkpoint.size
+    try:
+        behind, since = unstored(folder, size)
+    except (sqlite3.Error, FormatError):
+        return {"stored": size}
+    return {"stored": size, "unstored": behind, "unstored_since": since}
 
 
 def latest_first(standing: dict[str, Any]) -> tuple[bool, int]:
@@ -147,7 +164,7 @@ def _before_launch(config: EnforcerConfig, reference: str) -> dict[str, Any]:
 
 
 def _entry(config: EnforcerConfig, instance: bytes, sequence: int) -> Entry:
-    entries = LogReader(config.instance_dir(instance), instance).entries()
+    entries = LogReader(config.instance_dir(instance), instance, config.namespace_keys).entries()
     if sequence >= len(entries):
         raise Refused(Reason("not-found", "record", f"0 to {len(entries) - 1}", str(sequence)))
     return entries[sequence]
@@ -161,7 +178,7 @@ def _containment(config: EnforcerConfig, instance: bytes) -> dict[str, Any]:
 def _counts(config: EnforcerConfig, instance: bytes) -> dict[str, int] | None:
     """How many actions its log holds; None where the log cannot be read, which is not the same as none."""
     try:
-        records = [entry.record for entry in LogReader(config.instance_dir(instance), instance).entries()]
+        records = [entry.record for entry in LogReader(config.instance_dir(instance), instance, config.namespace_keys).entries()]
     except Unavailable:
         return None
     actions = [record for record in records if isinstance(record, ActionRecord)]
@@ -197,14 +214,14 @@ def shown(entry: Entry) -> dict[str, Any]:
 
 def log(config: EnforcerConfig, instance: bytes) -> dict[str, Any]:
     """Every record of an instance, with size and root of the log."""
-    reader = LogReader(config.instance_dir(instance), instance)
+    reader = LogReader(config.instance_dir(instance), instance, config.namespace_keys)
     checkpoint = {"size": reader.checkpoint.size, "root": reader.checkpoint.root.hex()}
     return {"instance": instance.hex(), **checkpoint, "records": [shown(entry) for entry in reader.entries()]}
 
 
 def inclusion(config: EnforcerConfig, instance: bytes, sequence: int) -> dict[str, Any]:
     """One record's leaf with the proof that it is in the log as it is now. Raises FormatError where there is none."""
-    proof = LogReader(config.instance_dir(instance), instance).inclusion(sequence)
+    proof = LogReader(config.instance_dir(instance), instance, config.namespace_keys).inclusion(sequence)
     return {
         "instance": instance.hex(), "leaf": proof.leaf.hex(), "index": proof.index, "size": proof.checkpoint.size,
         "root": proof.checkpoint.root.hex(), "proof": [value.hex() for value in proof.proof],
@@ -216,7 +233,7 @@ def export(config: EnforcerConfig, wanted: list[bytes]) -> Archive:
     archive = Archive((), (), (), ())
     for instance in wanted:
         folder = config.instance_dir(instance)
-        reader = LogReader(folder, instance)
+        reader = LogReader(folder, instance, config.namespace_keys)
         entries = reader.entries()
         own = InstanceLog(instance, tuple(entry.leaf for entry in entries))
         contexts = {part for entry in entries for part in _shown_context(entry)}

@@ -250,9 +250,10 @@ class Gatekeeper:
         if self._observes is not None:
             return _Judged(False, would_refuse(action, self._observes), _NO_CONTEXT, None)
         token, bundle = (None, None) if held is None else (held.token, held.bundle)
-        decision = decide(action, token=token, bundle=bundle, gate=gate, now=now, memo=self._memo, used=used)
+        lag = None if bundle is None or bundle.settings.record_lag_most is None else self._log.lag(now)
+        decision = decide(action, token=token, bundle=bundle, gate=gate, now=now, memo=self._memo, used=used, lag=lag)
         if (given := self._given(action, gate, decision.reasons)) is not None:
-            decision = decide(action, token=token, bundle=bundle, gate=gate, now=now, given=given, used=used)
+            decision = decide(action, token=token, bundle=bundle, gate=gate, now=now, given=given, used=used, lag=lag)
         return _Judged(decision.permit, decision.reasons, decision.context, held)
 
     def _given(self, action: Action, gate: str, reasons: tuple[Reason, ...]) -> Given | None:

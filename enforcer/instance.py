@@ -129,11 +129,12 @@ class Instance:
     def _compose(self, launched: Launched, trust: Trust, since: Since) -> None:
         """What records, decides, renews and contains is there; `since` is where an instance stood that has acted before."""
         config, clock = self._config, self._clock
-        self._log = ActionLog(self._folder, launched.instance, self._agent_id, installed_engine(), clock.now())
+        self._log = ActionLog(self._folder, launched.instance, self._agent_id, installed_engine(), clock.now(), config.namespace_keys)
         self._credential = Credential(clock, since.seen)
         self._shadow = shadow_of(config, trust, self._folder, clock.now())
         self._approvals = Approvals(launched.instance, clock, lambda signed: keep_object(self._folder, signed))
         self._links.approve_by(self._approve)
+        self._links.stored_by(self._log.stored)
         self._gatekeeper = Gatekeeper(
             credential=self._credential, log=self._log, clock=clock, observes=launched.grants if self._observed else None,
             last=since.last, left=since.left, shadow=self._shadow, approvals=self._approvals,

@@ -16,7 +16,7 @@ from typing import Final
 
 from enforcer import frames
 from enforcer.code_id import installed_code
-from enforcer.control import CONTROL, MAX_CONTROL, Approve, Approved, Attach, Attached, Contain, Control, Deliver
+from enforcer.control import CONTROL, MAX_CONTROL, Approve, Approved, Attach, Attached, Contain, Control, Deliver, Stored
 from enforcer.events import ComeOver, Event, FromClient, Killed, LinkLost, LinkUp
 from enforcer.standstill import Standstill
 from writ.formats.digest import Digest
@@ -39,6 +39,7 @@ class Links:
         self._link_lost = threading.Event()
         self._still = Standstill()
         self._approve: Callable[[bytes], Approved] | None = None
+        self._stored: Callable[[int], None] = lambda _: None
         for connection in (client, link):
             frames.bound_sends(connection)
 
@@ -55,6 +56,10 @@ class Links:
     def approve_by(self, approve: Callable[[bytes], Approved]) -> None:
         """Approvals that the daemon hands on are judged by `approve` from now on; before, none is taken."""
         self._approve = approve
+
+    def stored_by(self, stored: Callable[[int], None]) -> None:
+        """How many records are in the store off the host is told to `stored` from now on."""
+        self._stored = stored
 
     def leave(self) -> tuple[int, int]:
         """The client is heard no more. Its connection, and the listener, at which nobody is accepted since a daemon of other code came."""
@@ -120,6 +125,8 @@ class Links:
                 message = CONTROL.parse(data)
                 if isinstance(message, Contain) and message.instance == self._instance and message.reasons:
                     self._events.put(Killed(message.reasons, time.monotonic_ns()))
+                elif isinstance(message, Stored) and message.instance == self._instance:
+                    self._stored(message.size)
                 elif isinstance(message, Approve) and message.instance == self._instance and self._approve is not None:
                     frames.send(link, CONTROL.encode(self._judged(self._approve, message.approval)))
         except (Unavailable, FormatError):

@@ -1,6 +1,7 @@
 """The daemon: one a host. It has a holder forked for each run, watches drift, and sweeps up after holders that died.
 
-It holds no key, no token and no log: its death costs no agent its life. Each
+It holds no session key, no token and no log, but the key that signs checkpoints for the
+store of records: its death costs no agent its life. Each
 holder has a link to it; when that breaks, the holder holds, and a new daemon
 finds the living holders by their sockets and attaches to them; those of other
 code come over to its own.
@@ -36,16 +37,19 @@ from enforcer.control import (
     Exited,
     RefusedRun,
     Run,
+    Stored,
 )
 from enforcer.launch.cgroup import Cgroup, instances_below, parent_of
 from enforcer.launch.image import sweep
 from enforcer.launch.rooms import clear_rooms
 from enforcer.relay import Relay, next_drift
+from enforcer.shipping import Shipping
 from enforcer.zygote import Zygote, environment, takeover
 from writ.formats.errors import FormatError, Unavailable
 from writ.formats.local import Drift, Stop, Unreachable
 from writ.formats.reason import Reason
 from writ.service import observe
+from writ.service.clock import SystemClock
 
 _LOG = observe.get_logger(__name__)
 MAX_CLIENTS: Final = 64
@@ -74,6 +78,7 @@ class Supervisor:
         self._approving: dict[bytes, SimpleQueue[Approved]] = {}
         self._lock = threading.Lock()
         self._room = threading.BoundedSemaphore(MAX_CLIENTS)
+        self._shipping = Shipping(config, SystemClock(), self._living, self._tell_stored) if config.record_store else None
         self._find_holders()
         self._zygote = Zygote(config)
         gid = config.operator_gid if config.operator_gid >= 0 else os.getgid()
@@ -83,6 +88,8 @@ class Supervisor:
         """Accept clients, watch drift, until `close`."""
         threading.Thread(target=self._watch_drift, name="drift", daemon=True).start()
         threading.Thread(target=self._sweep_images, name="images", daemon=True).start()
+        if self._shipping is not None:
+            self._shipping.begin()
         _LOG.info("serving", socket=str(self._config.control_socket))
         for connection in frames.connections(self._server):
             peer = frames.peer_of(connection)
@@ -164,6 +171,8 @@ class Supervisor:
                     instance, within = message.instance, None
                     with self._lock:
                         self._links[instance] = link
+                    if self._shipping is not None:
+                        self._tell_stored(instance, self._shipping.size_of(instance))
                 if isinstance(message, Approved):
                     with self._lock:
                         waiting = self._approving.get(message.approval)
@@ -177,6 +186,18 @@ class Supervisor:
             if not ended:
                 self._sweep(instance)
         link.close()
+
+    def _living(self) -> list[bytes]:
+        with self._lock:
+            return list(self._links)
+
+    def _tell_stored(self, instance: bytes, size: int) -> None:
+        """The holder knows how many of its records are off the host. One that is gone need not."""
+        with self._lock:
+            link = self._links.get(instance)
+        if link is not None:
+            with contextlib.suppress(Unavailable):
+                frames.send(link, CONTROL.encode(Stored(instance, size)))
 
     def _contain(self, message: Contain) -> bool:
         """Tell the holder to kill; where it cannot be told, kill the cgroup."""

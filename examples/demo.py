@@ -258,8 +258,8 @@ class Story:
             return
         proven = stage.command("auditor", "verify", str(made[0]), "--trust", str(self._trust), "--json", ok=(0, 1))
         stage.expect(proven["verdict"] == "accepted", f"auditor verify {made[0].name[:20]}…: {proven['verdict']}")
-        for number, step in enumerate(proven.get("steps", []), 1):
-            stage.say(f"         {number}. {step}")
+        for step in proven.get("steps", []):
+            stage.say(f"         {step['number']}. {step['what']}")
         archives = [str(place / name) for name in ("enforcer.archive", "verifier.archive")]
         replayed = stage.command("auditor", "replay", *archives, "--trust", str(self._trust), "--json", ok=(0, 1, 3))
         counts = replayed.get("counts", {})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from verifier import proposals
@@ -16,6 +16,7 @@ from verifier.reference import Outcome, References, decide_on_set, set_after
 from writ.formats.cose import parse_sign1
 from writ.formats.decision import AttestDecision, parse_entry
 from writ.formats.digest import Digest
+from writ.formats.ear import parse_ear_cbor
 from writ.formats.errors import FormatError, Misuse, Refused
 from writ.formats.exemption import LONGEST, encode_exemption
 from writ.formats.policy_bundle import PolicySettings
@@ -24,6 +25,7 @@ from writ.formats.reason import Reason
 from writ.formats.spiffe import AgentId
 from writ.formats.state import parse_host_state
 from writ.service.clock import Clock
+from writ.verdict.public import with_names
 from writ.verdict.publication import Pending, excepted_reason, judge_approvals, judge_exemption
 
 SHORTEST: Final = 60
@@ -209,11 +211,13 @@ def _agents(tables: Tables, decision: AttestDecision) -> dict[bytes, AgentId]:
 
 
 def _decision(tables: Tables, namespace: str, reference: str) -> tuple[Digest, AttestDecision]:
-    """The one decision whose reference begins so, and its name. Raises Refused."""
+    """The one decision whose reference begins so, with the names of files as its result has them, and its name. Raises Refused."""
     rows = tables.starting(EntryRow, "reference", reference, most=2)
     if len(rows) != 1 or rows[0].namespace != namespace:
         raise Refused(Reason("not-found", "reference", f"one decision of {namespace}", reference[:80]))
     decision = parse_entry(parse_sign1(rows[0].entry).payload or b"")
     if not isinstance(decision, AttestDecision):
         raise Refused(Reason("exemption-refused", "decision.kind", "attest", rows[0].kind))
-    return Digest("sha256", rows[0].leaf), decision
+    blob = tables.get(BlobRow, decision.result.value)
+    named = decision if blob is None else replace(decision, reasons=with_names(decision, parse_ear_cbor(blob.data)))
+    return Digest("sha256", rows[0].leaf), named

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from verifier.heard import heard_after
@@ -184,7 +184,7 @@ class Attestation:
         answer = AttestAnswer(
             entry.signed,
             verdict.result,
-            verdict.entry.reasons,
+            verdict.reasons,
             answers,
             fresh.nonce,
             life,
@@ -193,7 +193,8 @@ class Attestation:
         )
         state = encode_host_state(verdict.state_after)
         heard = heard_after(
-            inputs.heard, verdict.entry, before=inputs.state, after=verdict.state_after, token_life=inputs.bundle.settings.token_life
+            inputs.heard, replace(verdict.entry, reasons=verdict.reasons), before=inputs.state, after=verdict.state_after,
+            token_life=inputs.bundle.settings.token_life,
         )  # fmt: skip
         before = () if inputs.row.state is None else (inputs.row.state,)
         return Attested(

@@ -1,22 +1,27 @@
-"""The log handed to an auditor: signed decisions, and every object that they name."""
+"""The log handed to an auditor: signed decisions, where each stands in the log, and every object that they name."""
 
 from __future__ import annotations
 
 from verifier.ledger import Tables
 from verifier.ledger.schema import AnswerRow, BlobRow, EntryRow, ExemptionRow, ReferenceRow
-from writ.formats.archive import Archive
+from verifier.ledger.translog import LEAST_RECEIPT, TransparencyLog
+from writ.formats.archive import Archive, Placed
 from writ.formats.cose import parse_sign1
 from writ.formats.decision import AttestDecision, EnrolDecision, Entry, ExchangeDecision, Genesis, parse_entry
 from writ.formats.digest import Digest
 from writ.formats.exchange import EXCHANGE, AttestAnswer
 
 
-def archived(tables: Tables, namespace: str, *, whole: bool, most: int, after: int) -> Archive:
+def archived(tables: Tables, log: TransparencyLog | None, namespace: str, *, whole: bool, most: int, after: int) -> Archive:
     """Of the `most` entries behind sequence number `after`, those of the namespace, or with `whole` all.
 
-    Tokens are there as long as their answers are kept; an enforcer's archive holds its own.
+    Those that the log has not published yet are left out, and so are places where there is no log. Tokens are there as long as their
+    answers are kept; an enforcer's archive holds its own.
     """
     rows = [row for row in tables.select(EntryRow, most=most, after=after) if whole or row.namespace == namespace]
+    published = None if log is None else log.current()
+    if published is not None:
+        rows = [row for row in rows if row.sequence < published.size]
     decisions = [parse_entry(parse_sign1(row.entry).payload or b"") for row in rows]
     named = {digest for decision in decisions for digest in objects_of(decision)}
     spaces = {decision.namespace for decision in decisions}
@@ -25,7 +30,11 @@ def archived(tables: Tables, namespace: str, *, whole: bool, most: int, after: i
     blobs = [tables.get(BlobRow, digest.value) for digest in named]
     tokens = [token for decision in decisions if isinstance(decision, AttestDecision) for token in _tokens(tables, decision)]
     objects = {blob.data for blob in blobs if blob is not None}
-    return Archive(tuple(sorted({row.entry for row in rows})), tuple(sorted(set(tokens))), tuple(sorted(objects)), ())
+    proven = log is not None and published is not None and published.size >= LEAST_RECEIPT
+    places = {Placed(row.leaf, log.proof(tables, row.sequence)) for row in rows} if proven and log is not None else set()
+    return Archive(
+        tuple(sorted({row.entry for row in rows})), tuple(sorted(set(tokens))), tuple(sorted(objects)), (), tuple(sorted(places))
+    )
 
 
 def objects_of(decision: Entry) -> tuple[Digest, ...]:

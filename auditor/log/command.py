@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from auditor.log.actions import Handed, handed
 from auditor.log.diff import diff
 from auditor.log.mirror import CHECKPOINTS, EVIDENCE, mirror, seen_in
 from auditor.log.source import is_address, open_source, parse_served, read_checkpoint, read_file
@@ -35,6 +36,16 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     v.add_argument("--silence", type=_whole, metavar="SECONDS", help="the longest time that may pass without an entry; needs --trust")
     v.add_argument("--skew", type=_whole, default=CLOCK_SKEW, metavar="SECONDS", help=f"how far entries may go back in time ({CLOCK_SKEW})")
     v.add_argument("--until", type=seconds, metavar="RFC3339", help="the log spoke until then: now, where it is served at an address")
+    v.add_argument(
+        "--actions",
+        type=Path,
+        nargs="+",
+        metavar="ARCHIVE",
+        help="`enforcer log export` of hosts: are all records that were carried there?",
+    )
+    v.add_argument(
+        "--host", action="append", default=[], metavar="NAME", help="with --actions: only this host's logs have to be there; repeatable"
+    )
     m = under.add_parser("mirror", help="bring a copy up to date, and keep every checkpoint seen; a fork or rollback is refused")
     m.add_argument("source", help="a directory, or the address of a log")
     m.add_argument("mirror", type=Path, help="the directory of the copy")
@@ -96,6 +107,11 @@ def _log_trust(trust: Trust | None, named: Sequence[NoteKey], policy_file: Path 
 def _verify(args: argparse.Namespace, trust: Trust | None, believed: LogTrust) -> int:
     if trust is None and args.silence is not None:
         raise FormatError("--silence", "--trust beside it, for times are in the decisions", "none")
+    if trust is None and args.actions is not None:
+        raise FormatError("--actions", "--trust beside it, for checkpoints are in the decisions", "none")
+    if args.host and args.actions is None:
+        raise FormatError("--host", "--actions beside it", "none")
+    given = None if args.actions is None else handed(args.actions, args.host)
     remote = is_address(args.source)
     kept = [one.checkpoint for one in (() if remote else seen_in(Path(args.source), believed, CHECKPOINTS, EVIDENCE))]
     if args.since is not None:
@@ -106,9 +122,9 @@ def _verify(args: argparse.Namespace, trust: Trust | None, believed: LogTrust) -
         checkpoint = believed.verify(signed)
         speaker = None if trust is None else Speaker.of(trust, believed.key_of(signed))
         content = None if speaker is None else Content(speaker, args.skew, args.silence, until)
-        report = verify(source, checkpoint, kept, content)
+        report = verify(source, checkpoint, kept, content, given)
     report.steps.insert(0, _signed_step(checkpoint, believed))
-    return _show(args, report, checkpoint)
+    return _show(args, report, checkpoint, given)
 
 
 def _signed_step(checkpoint: Checkpoint, believed: LogTrust) -> str:
@@ -116,14 +132,21 @@ def _signed_step(checkpoint: Checkpoint, believed: LogTrust) -> str:
     return f"checkpoint: {checkpoint.origin}, size {checkpoint.size}, signed by the log's key, {quorum}"
 
 
-def _show(args: argparse.Namespace, report: Report, checkpoint: Checkpoint) -> int:
+def _show(args: argparse.Namespace, report: Report, checkpoint: Checkpoint, given: Handed | None) -> int:
+    unknown = None if given is None else given.unknown()
+    judged = None if given is None else given.judged
     if args.json:
-        verdict = cli.refusal(report.reasons) if report.reasons else {"verdict": "accepted", "reasons": []}
-        cli.emit({**verdict, "log": _named(checkpoint), "steps": report.steps}, as_json=True)
-        return cli.REFUSED if report.reasons else cli.ACCEPTED
+        verdict = cli.refusal(report.reasons) if report.reasons else {"verdict": "incomplete" if unknown else "accepted", "reasons": []}
+        counts = {} if judged is None else {"records": judged.records, "since": judged.since, "without_token": list(judged.without_token)}
+        cli.emit({**verdict, "log": _named(checkpoint), **counts, "steps": report.steps}, as_json=True)
+        return cli.REFUSED if report.reasons else cli.COULD_NOT if unknown else cli.ACCEPTED
     _explain(args, report.steps)
     if report.reasons:
         raise Refused(*report.reasons)
+    if unknown is not None:
+        raise unknown
+    if judged is not None:
+        print(f"lineage: {judged.records} records, {judged.since} of them since the last checkpoint that was carried")
     print(f"whole: {checkpoint.origin} at size {checkpoint.size}, root {checkpoint.root.hex()}")
     return cli.ACCEPTED
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
+from auditor.log.actions import Handed
 from auditor.log.source import Source, pieces
 from writ.formats.reason import Reason
 from writ.formats.tlog.checkpoint import Checkpoint
@@ -38,8 +39,13 @@ class Report:
     steps: list[str] = field(default_factory=list)
 
 
-def verify(source: Source, checkpoint: Checkpoint, kept: Iterable[Checkpoint], content: Content | None) -> Report:
-    """Every tile, entry and kept checkpoint of the log of `checkpoint`, which its key signed. Raises Unavailable."""
+def verify(
+    source: Source, checkpoint: Checkpoint, kept: Iterable[Checkpoint], content: Content | None, handed: Handed | None = None
+) -> Report:
+    """Every tile, entry and kept checkpoint of the log of `checkpoint`, which its key signed, and action logs that were handed over.
+
+    Raises Unavailable.
+    """
     kept = tuple(kept)
     audit = LogAudit(checkpoint, kept)
     found, report = Findings(), Report()
@@ -49,9 +55,12 @@ def verify(source: Source, checkpoint: Checkpoint, kept: Iterable[Checkpoint], c
         for _ in bundles:
             continue
     else:
-        timeline = _judge(bundles, checkpoint.size, content, found)
+        timeline = _judge(bundles, checkpoint.size, content, found, handed)
+    if handed is not None:
+        for reason in handed.judge():
+            found.add(reason)
     report.reasons = (*audit.findings(), *found.reasons())
-    report.steps += _steps(checkpoint, kept, content, timeline)
+    report.steps += [*_steps(checkpoint, kept, content, timeline), *([] if handed is None else handed.steps())]
     return report
 
 
@@ -69,16 +78,18 @@ def _steps(checkpoint: Checkpoint, kept: tuple[Checkpoint, ...], content: Conten
     yield f"times: none back by more than {content.skew} s, {silence}; the longest was {timeline.longest} s"
 
 
-def _judge(bundles: Iterator[Piece], size: int, content: Content, found: Findings) -> Timeline:
+def _judge(bundles: Iterator[Piece], size: int, content: Content, found: Findings, handed: Handed | None) -> Timeline:
     """The entries and their times, in their order. Returns what is known of the times."""
     timeline = Timeline(content.skew, content.silence)
     work = partial(_judge_piece, content.speaker)
     for judged in _in_processes(work, bundles) if size > _FEW else map(work, bundles):
         for reason in judged.reasons:
             found.add(reason)
-        for index, at in judged.times:
-            if (out_of_time := timeline.take(index, at)) is not None:
+        for index, at, once in judged.times:
+            if (out_of_time := timeline.take(index, at, once)) is not None:
                 found.add(out_of_time)
+        if handed is not None:
+            handed.take(judged.carriages)
     if content.until is not None and (silent := timeline.end(content.until)) is not None:
         found.add(silent)
     return timeline

@@ -1,5 +1,8 @@
 """A witness without the wire: from a request's bytes to an answer's, every time.
 
+    POST /add-checkpoint               C2SP tlog-witness
+    GET  /SHA-256(origin)/checkpoint   the last checkpoint that was cosigned, with the cosignature (ours: no specification has one yet)
+
     200 cosigned     400 not understood     403 not signed by the log     404 a log that is not known
     409 another size than the last cosigned, which is the answer; or another root at it, and then an alarm as well
     422 a proof that does not hold     503 the state cannot be read or written: nothing was cosigned
@@ -9,23 +12,23 @@ Source: C2SP tlog-witness v1.0.0.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
 
+from auditor.serving.http import PLAIN, Answer, Work, said
 from auditor.witness.state import State
 from writ.formats.errors import FormatError, Refused, Unavailable, WritError
 from writ.formats.keys import Signer
 from writ.formats.tlog.checkpoint import EMPTY
 from writ.formats.tlog.cosignature import cosign
 from writ.formats.tlog.note import Note, NoteKey, NoteSignature, encode_note, is_signed
-from writ.formats.tlog.witnessing import SIZE_TYPE, AddCheckpoint, encode_cosignatures, parse_add_checkpoint
+from writ.formats.tlog.witnessing import MAX_REQUEST, SIZE_TYPE, AddCheckpoint, encode_cosignatures, parse_add_checkpoint
 from writ.service import observe
 from writ.service.clock import Clock
 from writ.verdict.witnessing import verify_extension
 
-PLAIN: Final = "text/plain; charset=utf-8"
 MOST_ALARMS: Final = 1000
 """Forks that are told one by one; later ones are counted among what is refused."""
 
@@ -37,18 +40,9 @@ _STATUS: Final = {
     "log-forked": 409,
     "consistency-invalid": 422,
 }
+_PLACE = re.compile(r"/([0-9a-f]{64})/checkpoint\Z")
 
 _log = observe.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What goes back."""
-
-    status: int
-    content_type: str
-    body: bytes
-    allow: str = ""
 
 
 class Cosigner:
@@ -62,12 +56,21 @@ class Cosigner:
         self._alarmed: set[tuple[str, int, bytes]] = set()
         self._seldom = observe.Seldom()
 
+    most: Final = MAX_REQUEST
+
+    def find(self, path: str) -> tuple[str, Work] | None:
+        """See `serving.http.Service`."""
+        if path == "/add-checkpoint":
+            return "POST", self.add
+        place = _PLACE.match(path)
+        return None if place is None else ("GET", lambda _: self.latest(place[1]))
+
     def add(self, body: bytes) -> Answer:
         """The answer to add-checkpoint; with 200, its checkpoint is the last of the log, and that is durable. Raises nothing of ours."""
         try:
             asked = parse_add_checkpoint(body)
         except FormatError as error:
-            return _said(422 if error.what == EMPTY else 400, str(error))
+            return said(422 if error.what == EMPTY else 400, str(error))
         try:
             return self._judged(asked)
         except (Unavailable, FormatError) as error:
@@ -80,7 +83,7 @@ class Cosigner:
                 note = held.note(self._places.get(place, ""))
         except Unavailable as error:
             return _unavailable(error)
-        return _said(404, "no checkpoint of such a log was cosigned") if note is None else Answer(200, PLAIN, note)
+        return said(404, "no checkpoint of such a log was cosigned") if note is None else Answer(200, PLAIN, note)
 
     def close(self) -> None:
         """The state is closed."""
@@ -119,13 +122,9 @@ class Cosigner:
         elif self._seldom.now():
             _log.warning("witness-refused", reason=str(reason))
         status = _STATUS[reason.code]
-        return Answer(status, SIZE_TYPE, f"{size}\n".encode()) if status == 409 else _said(status, str(reason))
+        return Answer(status, SIZE_TYPE, f"{size}\n".encode()) if status == 409 else said(status, str(reason))
 
 
 def _unavailable(error: WritError) -> Answer:
     _log.error("witness-unavailable", detail=str(error))
-    return _said(503, "the witness cannot reach its state: ask later")
-
-
-def _said(status: int, text: str) -> Answer:
-    return Answer(status, PLAIN, f"{text}\n".encode())
+    return said(503, "the witness cannot reach its state: ask later")

@@ -1,8 +1,6 @@
-"""The folder of a witness: its key, its name, its state.
+"""The folder of a witness: `serving.folder`, and its state.
 
-    key.pem          the private half, mode 0600
     state.sqlite     the last checkpoint of each log
-    vkey             NAME+id+key, for logs and for whoever relies on the witness; written last
 
 **None of it is put back from a backup**: a witness with an older state would cosign a log that was put back as well, or forked since.
 A witness whose folder is lost is another witness, with another key.
@@ -10,50 +8,21 @@ A witness whose folder is lost is another witness, with another key.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Final
 
+from auditor.serving import folder as own
 from auditor.witness import state
 from auditor.witness.cosigner import Cosigner
-from writ.formats.errors import FormatError, Unavailable
-from writ.formats.keys import ED25519, PublicKey
-from writ.formats.tlog.cosignature import MAX_POLICY, parse_policy
-from writ.formats.tlog.note import COSIGNATURE, NoteKey, parse_vkey
+from writ.formats.tlog.note import NoteKey
 from writ.service.clock import Clock
-from writ.service.signers import load_or_create_signer, load_signer
 
-_KEY: Final = "key.pem"
 _STATE: Final = "state.sqlite"
-_VKEY: Final = "vkey"
 
 
 def init(folder: Path, name: str) -> NoteKey:
-    """A new witness `name` is durable in `folder`: key, empty state, and last its public key. One that was begun is finished.
-
-    `name` should be an address without a scheme, such as witness.example.org/w1, and nobody else's. Raises FormatError where there is a
-    witness, or no name; Unavailable where nothing can be written.
-    """
-    NoteKey(name, COSIGNATURE, _SOME_KEY)
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise Unavailable("witness", f"cannot make {folder}: {error.strerror}") from None
-    if (folder / _VKEY).exists():
-        raise FormatError("witness folder", f"no witness yet in {folder}", "one that is there")
-    signer = load_or_create_signer(folder / _KEY)
-    key = NoteKey(name, COSIGNATURE, signer.public)
-    state.create(folder / _STATE)
-    _write(folder / _VKEY, f"{key}\n".encode())
-    return key
-
-
-def vkey(folder: Path) -> NoteKey:
-    """The public key of the witness in `folder`. Raises Unavailable where there is none, FormatError for a file that holds none."""
-    text = _read(folder / _VKEY, 4096).decode("ascii", "replace")
-    if not text.endswith("\n"):
-        raise FormatError(f"witness key {folder / _VKEY}", "one line", "something else")
-    return parse_vkey(text[:-1])
+    """A new witness `name` is durable in `folder`. Raises as `serving.folder.init`."""
+    return own.init(folder, name, "witness", lambda made: state.create(made / _STATE))
 
 
 def open_cosigner(folder: Path, logs: Path, clock: Clock) -> Cosigner:
@@ -61,43 +30,5 @@ def open_cosigner(folder: Path, logs: Path, clock: Clock) -> Cosigner:
 
     Raises FormatError and Unavailable, also where name, key and state are not all there.
     """
-    key, signer = vkey(folder), load_signer(folder / _KEY)
-    if key.kind != COSIGNATURE or signer.public != key.key:
-        raise FormatError(f"witness key {folder / _VKEY}", f"the cosigner's key whose private half is in {_KEY}", "another")
-    return Cosigner(key, signer, _logs(logs, key), state.open_state(folder / _STATE), clock)
-
-
-def _logs(path: Path, own: NoteKey) -> tuple[NoteKey, ...]:
-    keys = tuple(key for key, _ in parse_policy(_read(path, MAX_POLICY)).logs)
-    if any(key.key == own.key for key in keys):
-        raise FormatError(f"tlog policy {path}", "logs with keys of their own", "one with the key of this witness")
-    return keys
-
-
-def _read(path: Path, most: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(most + 1)
-    except OSError as error:
-        raise Unavailable(f"file {path}", error.strerror or "cannot be read") from None
-    if len(data) > most:
-        raise FormatError(f"file {path}", f"at most {most} bytes", "more")
-    return data
-
-
-def _write(path: Path, data: bytes) -> None:
-    """The file is there whole or not at all, and durable."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.rename(path)
-        state.sync_folder(path.parent)
-    except OSError as error:
-        raise Unavailable(f"file {path}", error.strerror or "cannot be written") from None
-
-
-_SOME_KEY: Final = PublicKey(ED25519, bytes.fromhex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"))
-"""To try a name with before anything is made. Source: RFC 8032 section 7.1, test 1."""
+    key, signer = own.load(folder)
+    return Cosigner(key, signer, own.logs(logs, key), state.open_state(folder / _STATE), clock)

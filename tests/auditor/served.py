@@ -1,4 +1,4 @@
-"""`auditor witness serve` as a process of its own, on loopback."""
+"""`auditor witness serve` and `auditor store serve` as processes of their own, on loopback."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from auditor.serving import folder as own
+from auditor.store import serve as store
 from auditor.witness import directory
 from writ.formats.tlog.note import NoteKey
 
@@ -24,11 +26,14 @@ ROOT = Path(__file__).parents[2]
 class Served:
     """A witness in `folder`, made if it is not there; begun, ended and begun again."""
 
+    verb, keys = "witness", "--logs"
+    make = staticmethod(directory.init)
+
     def __init__(self, folder: Path, logs: Iterable[NoteKey], *options: str, name: str = "witness.example/w1") -> None:
         self.folder, self._options = folder, options
         if not (folder / "vkey").exists():
-            directory.init(folder, name)
-        self.key = directory.vkey(folder)
+            self.make(folder, name)
+        self.key = own.vkey(folder)
         self.logs = folder.parent / f"{folder.name}.logs"
         self.logs.write_text("".join(f"log {key}\n" for key in logs) + "quorum none\n")
         self.begin()
@@ -36,7 +41,8 @@ class Served:
     def begin(self) -> None:
         """It serves, at a port that the system chose."""
         self.stderr = (self.folder.parent / f"{self.folder.name}.log").open("w+")
-        command = [*AUDITOR, "witness", "serve", str(self.folder), "--logs", str(self.logs), "--listen", "127.0.0.1:0", *self._options]
+        served = [*AUDITOR, self.verb, "serve", str(self.folder), self.keys, str(self.logs)]
+        command = [*served, "--listen", "127.0.0.1:0", *self._options]
         self.process = subprocess.Popen(command, cwd=ROOT, stderr=self.stderr, stdout=subprocess.DEVNULL)
         while not (lines := self.said()):
             assert self.process.poll() is None, Path(self.stderr.name).read_text()
@@ -93,3 +99,14 @@ class Served:
             except ConnectionResetError:
                 pass
             return found
+
+
+class ServedStore(Served):
+    """A record store; `logs` are the keys of hosts."""
+
+    verb, keys = "store", "--hosts"
+    make = staticmethod(store.init)
+
+    def add(self, body: bytes) -> tuple[int, bytes]:
+        """Status and body of the answer to add-records."""
+        return self.post(body, "/add-records")

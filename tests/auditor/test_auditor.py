@@ -11,18 +11,24 @@ import pytest
 from auditor.__main__ import main
 from auditor.export import Chains, Wanted
 from tests.world.approvals import BUNDLE, Approved
-from tests.world.scene import ENGINE_ID, Scene, codes, sign_entry, sign_token
-from writ.formats.archive import EMPTY, Archive, InstanceLog, encode_archive
+from tests.world.authority import crls_of
+from tests.world.scene import ENGINE_ID, NAMESPACE, NOW, Scene, codes, sign_entry, sign_token
+from tests.world.tlog import MemoryLog, plain_key, witness_key
+from writ.formats.archive import EMPTY, Archive, InstanceLog, Placed, encode_archive
 from writ.formats.corim import encode_corim
+from writ.formats.cose import parse_sign1
+from writ.formats.decision import AttestDecision, EnrolDecision, OperatorAct, parse_entry
+from writ.formats.digest import Digest
 from writ.formats.eat import parse_token
 from writ.formats.engine import encode_engine
 from writ.formats.errors import FormatError, Refused
 from writ.formats.evidence import encode_evidence
 from writ.formats.policy_bundle import encode_bundle
-from writ.formats.proof_bundle import ProofBundle, encode_proof_bundle, parse_proof_bundle
+from writ.formats.proof_bundle import Collateral, ProofBundle, TokenProof, encode_proof_bundle, parse_proof, parse_proof_bundle
 from writ.formats.record import preimage_of
 from writ.formats.state import encode_host_record, encode_host_state
-from writ.formats.trust import encode_trust
+from writ.formats.tlog.proof import encode_tlog_proof
+from writ.formats.trust import Trust, encode_trust
 from writ.verdict.proof import prove
 from writ.verdict.reference import reference_set
 
@@ -215,7 +221,7 @@ def test_export_then_verify_exits_0_and_says_what_was_proven(place: Path, capsys
         assert answer["verdict"] == "accepted"
         assert answer["tpm_class"] == "software"
         assert answer["runtime"] == "runtime-only"
-        assert len(answer["steps"]) == 7
+        assert [step["number"] for step in answer["steps"]] == [*range(1, 14)]
     assert main(["verify", str(files[0]), "--trust", str(place / "trust")]) == 0
     assert "proven: tool.call on files/a" in capsys.readouterr().out
 
@@ -267,3 +273,128 @@ def test_a_time_that_is_none_is_misuse(place: Path) -> None:
 def test_the_empty_archive_is_neutral() -> None:
     _, verifier, _ = told()
     assert verifier.merged(EMPTY) == verifier
+
+
+# --- the verifier's log --------------------------------------------------------------------------------------------------
+
+
+def logged(archive: Archive, scene: Scene, *, witnesses: tuple[str, ...] = ()) -> tuple[Archive, Trust]:
+    """The archive of a verifier that logs: behind the acts that published policy and references, enrolment, attestation, carrier."""
+    decisions = {signed: parse_entry(parse_sign1(signed).payload or b"") for signed in archive.entries}
+    enrolled = [signed for signed, entry in decisions.items() if isinstance(entry, EnrolDecision)]
+    attested = sorted(
+        ((entry.decided_at, signed) for signed, entry in decisions.items() if isinstance(entry, AttestDecision)), key=lambda one: one[0]
+    )
+    set_of = reference_set(scene.references).digest
+    acts = [
+        sign_entry(OperatorAct(ENGINE_ID.digest, NOW - 9_000 + at, NAMESPACE, "root", act, str(at), detail))
+        for at, (act, detail) in enumerate(
+            [
+                ("reference-import", set_of), ("policy-publish", scene.bundle.digest), ("policy-publish", Digest.of(b"another")),
+                ("policy-publish", scene.bundle.digest),
+            ]
+        )
+    ]  # fmt: skip
+    log = MemoryLog([b"genesis", *acts, *enrolled, *(signed for _, signed in attested), acts[-1]])
+    places = {
+        Placed(leaf, place)
+        for index, leaf in enumerate(log.leaves[1:-1], 1)
+        for place in (
+            log.receipt(index),
+            encode_tlog_proof(log.proof(index, witnesses=witnesses)),
+            encode_tlog_proof(log.proof(index, index + 1)),
+        )
+    }
+    entries = tuple(sorted({*archive.entries, *acts}))
+    return replace(archive, entries=entries, places=tuple(sorted(places))), replace(scene.trust, log_keys=(plain_key(),))
+
+
+def test_bundles_hold_where_their_decisions_stand_and_what_was_published_last_before() -> None:
+    scene, verifier, enforcer = told()
+    archive, trust = logged(verifier, scene, witnesses=("w1",))
+    bundle, _ = bundles(archive.merged(enforcer))
+    assert isinstance(bundle, ProofBundle)
+    proven = prove(bundle, trust)
+    assert [(name, one.index) for name, one in proven.logged] == [
+        ("enrol_decision", 5), ("attest_decision", 6), ("policy_act", 4), ("references_act", 1), ("carrier_decision", 7),
+    ]  # fmt: skip
+    assert {one.size for _, one in proven.logged} == {9}, "the cosigned checkpoint before any other"
+    without, _ = bundles(replace(archive, places=()).merged(enforcer))
+    assert isinstance(without, ProofBundle)
+    with pytest.raises(Refused, match="proof-bundle-incomplete"):
+        prove(without, trust)
+    prove(without, scene.trust)
+
+
+def test_bundles_hold_what_the_verifier_held_about_the_chain() -> None:
+    crls = tuple(sorted(crls_of(Scene().chip.maker, this=NOW - 6_000)))
+    scene, verifier, enforcer = told(Scene(crls=crls))
+    archive = replace(verifier, objects=tuple(sorted({*verifier.objects, encode_trust(scene.trust)})))
+    bundle, _ = bundles(archive.merged(enforcer))
+    assert isinstance(bundle, ProofBundle)
+    assert bundle.collateral == Collateral(crls=crls)
+    strict = replace(scene.trust, crls=(), rules=replace(scene.trust.rules, crl_required=True))
+    prove(bundle, strict)
+    with pytest.raises(Refused):
+        prove(replace(bundle, collateral=Collateral()), strict)
+
+
+def test_a_token_gets_a_bundle_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scene, verifier, enforcer = told()
+    archive, trust = logged(verifier, scene)
+    (tmp_path / "trust").write_bytes(encode_trust(trust))
+    (tmp_path / "archive").write_bytes(encode_archive(archive.merged(enforcer)))
+    assert main(["export", str(tmp_path / "archive"), "--out", str(tmp_path / "proofs"), "--tokens", "--json"]) == 0
+    (name,) = json.loads(capsys.readouterr().out)["written"]
+    assert type(parse_proof((tmp_path / "proofs" / name).read_bytes())) is TokenProof
+    assert main(["verify", str(tmp_path / "proofs" / name), "--trust", str(tmp_path / "trust"), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert [step["number"] for step in answer["steps"]] == [*range(1, 8)]
+    assert (answer["token"], answer["logged"][1]["index"]) == (parse_token(enforcer.tokens[0]).claims.token_id, 6)
+    assert main(["verify", str(tmp_path / "proofs" / name), "--trust", str(tmp_path / "trust")]) == 0
+    assert "proven: token " in capsys.readouterr().out
+    argv = ["export", str(tmp_path / "archive"), "--out", str(tmp_path / "none"), "--tokens", "--to", "2001-01-01T00:00:00Z", "--json"]
+    assert main(argv) == 1, "none is wanted, so none is there"
+    capsys.readouterr()
+    (tmp_path / "lacking").write_bytes(encode_archive(replace(archive, objects=()).merged(replace(enforcer, objects=(), logs=()))))
+    assert main(["export", str(tmp_path / "lacking"), "--out", str(tmp_path / "none"), "--tokens", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["missing"][0]["reasons"][0]["code"] == "proof-bundle-incomplete"
+
+
+def test_explain_names_each_step_with_what_was_checked_and_a_policy_asks_for_witnesses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scene, verifier, enforcer = told()
+    archive, trust = logged(verifier, scene, witnesses=("w1",))
+    (tmp_path / "trust").write_bytes(encode_trust(trust))
+    (tmp_path / "bundle").write_bytes(
+        encode_proof_bundle(next(one for one in bundles(archive.merged(enforcer)) if isinstance(one, ProofBundle)))
+    )
+    argv = ["verify", str(tmp_path / "bundle"), "--trust", str(tmp_path / "trust")]
+    assert main([*argv, "--explain"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(".")[0].strip() for line in lines[:26:2]] == [str(number) for number in range(1, 14)]
+    assert all(line.startswith("     ") and line.strip() for line in lines[1:26:2])
+    for name, code in (("w1", 0), ("w2", 1)):
+        policy = f"log {plain_key()}\nwitness one {witness_key(name)}\ngroup all all one\nquorum all\n"
+        (tmp_path / "policy").write_text(policy)
+        assert main([*argv, "--policy", str(tmp_path / "policy"), "--json"]) == code
+        answer = json.loads(capsys.readouterr().out)
+        if code:
+            assert answer["reasons"][0]["code"] == "quorum-missing"
+        else:
+            assert {one["witnesses"][0]["name"] for one in answer["logged"]} == {"one"}
+
+
+def test_the_bundle_of_an_action_is_below_64_kb_without_the_large_event_logs(capsys: pytest.CaptureFixture[str]) -> None:
+    """Must show 6. A log of a hundred thousand entries has paths of 17 hashes; three witnesses cosign."""
+    scene, verifier, enforcer = told()
+    archive, trust = logged(verifier, scene, witnesses=("w1", "w2", "w3"))
+    bundle, _ = bundles(archive.merged(enforcer))
+    assert isinstance(bundle, ProofBundle)
+    prove(bundle, trust)
+    deep = 17 * 45 * 5  # base64 lines of a path in each of five places
+    size = len(encode_proof_bundle(bundle)) + deep
+    with capsys.disabled():
+        print(f"\nproof bundle of one action: {size} bytes, {deep} of them for the paths of a log of 131,072 entries")
+    assert size < 64_000

@@ -14,9 +14,12 @@ from pathlib import Path
 import pytest
 
 from auditor.__main__ import main
-from auditor.witness import directory, serve, state
-from auditor.witness.cosigner import Answer, Cosigner
-from auditor.witness.server import MAX_HEAD, Head, _DoubtError, is_prefix, parse_head
+from auditor.serving import folder as own
+from auditor.serving import listen
+from auditor.serving.http import MAX_HEAD, Answer, Head, _DoubtError, is_prefix
+from auditor.serving.http import parse_head as parse_head_of
+from auditor.witness import directory, state
+from auditor.witness.cosigner import Cosigner
 from tests.docs.blocks import all_blocks
 from tests.parsers import assert_parser_is_total
 from tests.signers import new_signer
@@ -297,7 +300,7 @@ def test_the_folder_is_the_owners_and_opens(folder: Path) -> None:
 def test_the_commands_print_the_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["witness", "init", str(tmp_path / "w"), "--name", "witness.example/w1"]) == 0
     printed = capsys.readouterr().out
-    assert str(directory.vkey(tmp_path / "w")) + "\n" == printed
+    assert str(own.vkey(tmp_path / "w")) + "\n" == printed
     assert main(["witness", "vkey", str(tmp_path / "w"), "--json"]) == 0
     assert printed.strip() in capsys.readouterr().out
     assert main(["witness", "init", str(tmp_path / "w"), "--name", "witness.example/w1"]) == 2
@@ -313,7 +316,7 @@ def test_a_name_that_no_note_can_carry_makes_nothing(tmp_path: Path, name: str) 
 
 
 def test_a_witness_that_was_begun_is_finished_with_the_same_key(folder: Path) -> None:
-    before = directory.vkey(folder)
+    before = own.vkey(folder)
     (folder / "vkey").unlink()
     (folder / "state.sqlite").unlink()
     assert directory.init(folder, before.name) == before
@@ -343,8 +346,8 @@ def test_the_policy_of_the_page_is_one(folder: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["log with the witness's key", "no policy"])
 def test_a_policy_that_cannot_be_meant_is_refused(folder: Path, kind: str) -> None:
-    own = directory.vkey(folder)
-    text = f"log {replace(own, kind=1)}\nquorum none\n" if kind.startswith("log") else f"log {LOG.key}\n"
+    key = own.vkey(folder)
+    text = f"log {replace(key, kind=1)}\nquorum none\n" if kind.startswith("log") else f"log {LOG.key}\n"
     (folder.parent / "logs").write_text(text)
     with pytest.raises(FormatError, match="tlog policy"):
         opens(folder)
@@ -354,16 +357,16 @@ def test_a_policy_that_cannot_be_meant_is_refused(folder: Path, kind: str) -> No
 
 
 def test_it_listens_on_loopback_or_with_tls() -> None:
-    assert serve.parse_listen("[::1]:0", "/w1", None, None) == serve.Listen("::1", 0, "/w1", None)
+    assert listen.parse_listen("[::1]:0", "/w1", None, None) == listen.Listen("::1", 0, "/w1", None)
     for wrong in ("0.0.0.0:80", "192.0.2.1:80", "localhost:80", "127.0.0.1:65536", "127.0.0.1:x", "127.0.0.1"):
         with pytest.raises(FormatError, match="--listen"):
-            serve.parse_listen(wrong, "", None, None)
+            listen.parse_listen(wrong, "", None, None)
     with pytest.raises(FormatError, match="--prefix"):
-        serve.parse_listen("127.0.0.1:80", "/w1/", None, None)
+        listen.parse_listen("127.0.0.1:80", "/w1/", None, None)
     with pytest.raises(FormatError, match="together"):
-        serve.parse_listen("127.0.0.1:80", "", Path("cert"), None)
+        listen.parse_listen("127.0.0.1:80", "", Path("cert"), None)
     with pytest.raises(Unavailable, match="--tls-cert"):
-        serve.parse_listen("127.0.0.1:80", "", Path("no-such"), Path("no-such"))
+        listen.parse_listen("127.0.0.1:80", "", Path("no-such"), Path("no-such"))
 
 
 def test_a_prefix_is_segments() -> None:
@@ -371,6 +374,11 @@ def test_a_prefix_is_segments() -> None:
 
 
 # --- heads --------------------------------------------------------------------------------------------------------------
+
+
+def parse_head(data: bytes) -> Head:
+    return parse_head_of(data, MAX_REQUEST)
+
 
 HEAD = b"POST /add-checkpoint HTTP/1.1\r\nHost: w\r\nContent-Length: 5\r\n\r\n"
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from auditor.__main__ import main
-from auditor.witness.server import MAX_HEAD, MOST_CONNECTIONS
+from auditor.serving.http import MAX_HEAD, MOST_CONNECTIONS
 from tests.auditor.served import Served
 from tests.world.tls import self_signed
 from tests.world.witness import Log

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args
@@ -35,11 +35,11 @@ from tests.world.scene import (
     sign_token,
     signer,
 )
-from tests.world.tlog import MemoryLog
+from tests.world.tlog import MemoryLog, in_log
 from writ.formats.action import Action
 from writ.formats.anchor import AnchorRow, encode_batch
 from writ.formats.approval import Approval, encode_approval, parse_approval, parse_signed_approval, sign_approval
-from writ.formats.archive import Archive, InstanceLog, encode_archive, parse_archive
+from writ.formats.archive import Archive, InstanceLog, Placed, encode_archive, parse_archive
 from writ.formats.corim import Corim, encode_corim, parse_corim, parse_signed_corim, sign_corim
 from writ.formats.cose import encode_sign1, parse_sign1
 from writ.formats.decision import ACTS, EXCHANGE_INPUTS, Entry, ExchangeDecision, Genesis, OperatorAct, encode_entry, parse_entry
@@ -108,7 +108,7 @@ from writ.formats.manifest import manifest_digest, parse_manifest
 from writ.formats.measurement import encode_measurement, parse_measurement
 from writ.formats.policy_bundle import CONTENT_TYPE as POLICY_TYPE
 from writ.formats.policy_bundle import encode_bundle, parse_bundle
-from writ.formats.proof_bundle import encode_proof_bundle, parse_proof_bundle
+from writ.formats.proof_bundle import Collateral, TokenProof, encode_proof_bundle, parse_proof
 from writ.formats.proposal import Draft, Proposal, encode_proposal, parse_proposal
 from writ.formats.reason import Reason
 from writ.formats.record import ActionRecord, commit, encode_record, parse_record
@@ -199,6 +199,7 @@ DELEGATION = Delegation("billing", 3, NOW, (Role("prompts", ("spiffe://a/*",), (
 def specimens() -> tuple[Specimen, ...]:
     scene = Scene()
     bundle = scene.proof_bundle()
+    logged = in_log(bundle, scene.trust)
     verdict = scene.attest("one")
     assert scene.state is not None
     token = permitted(verdict)
@@ -285,9 +286,18 @@ def specimens() -> tuple[Specimen, ...]:
         *(Specimen("made", encode_made(one), parse_made) for one in (Made(b"entry"), Made(None, (REASON,)))),
         *(Specimen("receipt", MemoryLog([b"a"] * size).receipt(1), parse_receipt) for size in (2, 300)),
         Specimen("archive", encode_archive(archive), parse_archive),
-        Specimen("proof-bundle", encode_proof_bundle(bundle), parse_proof_bundle),
-        Specimen("proof-bundle", encode_proof_bundle(replace(bundle, outcome=None)), parse_proof_bundle),
-        Specimen("proof-bundle", encode_proof_bundle(replace(bundle, approval=sign_approval(APPROVAL, signer("a")))), parse_proof_bundle),
+        Specimen("archive", encode_archive(replace(archive, places=(Placed(D.value, logged.place(b"later")),))), parse_archive),
+        *(
+            Specimen("proof-bundle", encode_proof_bundle(one), parse_proof)
+            for one in (
+                bundle,
+                logged.bundle,
+                logged.placed(receipt=True),
+                replace(bundle, outcome=None, context=None),
+                replace(bundle, approval=sign_approval(APPROVAL, signer("a")), collateral=Collateral((b"a",), (b"b", b"c"), ())),
+                TokenProof(**{field.name: getattr(logged.bundle, field.name) for field in fields(TokenProof)}),
+            )
+        ),
     )
 
 

@@ -77,7 +77,14 @@ def engine() -> dict[str, bytes]:
     out |= anchored()
     whole = Scene()
     proven = prove(whole.proof_bundle(), whole.trust)
-    out["proof/steps"] = encode_cbor([list(proven.steps), proven.enrolled_at, proven.attested_at, proven.carried_at])
+    out["proof/steps"] = encode_cbor(
+        [
+            [[step.number, step.what, step.checked] for step in proven.steps],
+            proven.chain.enrolled_at,
+            proven.chain.attested_at,
+            proven.carried_at,
+        ]
+    )
     return out
 
 

@@ -19,10 +19,12 @@ from tests.world.host import RefusedByVerifier
 from tests.world.verifier import RunningVerifier
 from verifier.ledger.schema import AdmissionRow
 from verifier.ledger.translog import tile_of
+from writ.formats.corim import Corim, encode_corim
 from writ.formats.cose import parse_sign1
-from writ.formats.decision import Entry, OperatorAct, parse_entry
+from writ.formats.decision import AttestDecision, Entry, OperatorAct, parse_entry
 from writ.formats.digest import Digest
 from writ.formats.record import commit
+from writ.formats.tlog import merkle
 from writ.formats.tlog.checkpoint import parse_signed_checkpoint
 from writ.formats.tlog.tile import ENTRIES, bundles_of, parse_bundle
 
@@ -141,3 +143,38 @@ def test_i9_exchange_for_an_audience_with_a_query_is_refused_before_anything_is_
         assert refused.value.codes == ["malformed"]
         assert "password" not in str(refused.value.problem)
     assert published(verifier) == before
+
+
+def test_i9_file_that_was_refused_is_named_to_its_host_and_the_operator_and_not_in_the_log(verifier: RunningVerifier) -> None:
+    host = verifier.host("h1")
+    host.boot()
+    host.measure(sh=Digest.of(b"shell"))
+    host.launch("one")
+    verifier.approve(host)
+    shell = Corim("shell", "default", "files/os", (("/usr/bin/sh", Digest.of(b"shell")),))
+    verifier.client.post("/v1/references", {"corims": [base64.b64encode(encode_corim(shell)).decode()]})
+    host.attest("one")
+    host.listed = 0
+    host.measure(**{"ada-lovelace-diary": Digest.of(b"dear diary")})
+    answer = host.attest("one")
+    named = "ima./usr/bin/ada-lovelace-diary"
+    assert named in {reason.claim for reason in answer.reasons}, "who has the file is told which"
+
+    entries = published(verifier)
+    assert answer.decision in entries
+    for spelling in spellings(b"ada-lovelace-diary"), spellings(b"/usr/bin/ada-lovelace-diary"), spellings(named.encode()):
+        for one in spelling:
+            assert not any(one in entry for entry in entries)
+    decision = read(answer.decision)
+    assert isinstance(decision, AttestDecision)
+    (public,) = (reason for reason in decision.reasons if reason.code == "file-unknown")
+    assert (public.claim, public.got) == ("ima.file", str(Digest.of(b"dear diary"))), "code and digest stay"
+
+    reference = merkle.leaf_hash(answer.decision).hex()
+    why = verifier.client.get(f"/v1/decisions/{reference}")
+    assert named in {reason["claim"] for reason in why["reasons"]}
+    assert "ima.file" not in {reason["claim"] for reason in why["reasons"]}
+    shown = verifier.client.get("/v1/hosts/h1")
+    assert named in {reason["claim"] for reason in shown["reasons"]}
+    exempt = {"reference": reference[:16], "component": named, "life": 3600, "why": "a diary"}
+    assert verifier.client.post("/v1/exemptions", exempt)["exemption"]["claim"] == named

@@ -36,7 +36,7 @@ def test_exported_decisions_of_every_kind_are_made_again_byte_for_byte(bare: Run
     with pytest.raises(RefusedByVerifier):
         host.exchange(host.exchange_request("one", answer.token, VAULT))
 
-    archive = archived(bare.made.ledger.read(), "default", whole=True, most=10_000, after=0)
+    archive = archived(bare.made.ledger.read(), None, "default", whole=True, most=10_000, after=0)
     trust = parse_trust(base64.b64decode(bare.client.get("/v1/trust")["file"]))
     summary, kinds = Summary(), set()
     for one in Replay(archive, trust, Engines(None), installed_engine()).judged():

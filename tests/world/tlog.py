@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tests.signers import MemorySigner
-from tests.world.scene import NOW, signer
+from tests.world.scene import ENGINE_ID, NAMESPACE, NOW, sign_entry, signer
+from writ.formats.cose import parse_sign1
+from writ.formats.decision import AttestDecision, OperatorAct, parse_entry
+from writ.formats.proof_bundle import ProofBundle, Published
 from writ.formats.tlog import merkle
 from writ.formats.tlog.checkpoint import Checkpoint, SignedCheckpoint
 from writ.formats.tlog.cosignature import cosign
 from writ.formats.tlog.note import COSIGNATURE, PLAIN, Note, NoteKey, encode_note, sign_note
-from writ.formats.tlog.proof import TlogProof
+from writ.formats.tlog.proof import TlogProof, encode_tlog_proof
 from writ.formats.tlog.receipt import encode_receipt
 from writ.formats.tlog.tile import WIDTH, Tile, bundles_of, encode_bundle, path_of, tiles_of
+from writ.formats.trust import Trust
 
 ORIGIN = "log.example.org/writ"
 
@@ -88,3 +92,47 @@ class MemoryLog:
         for name, data in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(data)
+
+
+@dataclass(frozen=True)
+class InLog:
+    """A proof bundle whose decisions stand in a log, behind the acts that published policy and references; and trust in that log."""
+
+    bundle: ProofBundle
+    trust: Trust
+    log: MemoryLog
+    signed: tuple[bytes, ...]
+    """The entries, in order: genesis, the acts, enrolment, attestation, another, carrier."""
+
+    def place(self, signed: bytes, *, receipt: bool = False, size: int | None = None, witnesses: Sequence[str] = ()) -> bytes:
+        """Where an entry of the log stands."""
+        index = self.log.entries.index(signed)
+        return self.log.receipt(index, size) if receipt else encode_tlog_proof(self.log.proof(index, size, witnesses=witnesses))
+
+    def placed(self, *, receipt: bool = False, witnesses: Sequence[str] = ()) -> ProofBundle:
+        """The bundle with all its places, in that spelling."""
+
+        def at(signed: bytes) -> bytes:
+            return self.place(signed, receipt=receipt, witnesses=witnesses)
+
+        one = self.bundle
+        policy, references = (Published(signed, at(signed)) for signed in self.signed[1:3])
+        return replace(
+            one, enrol_inclusion=at(one.enrol_decision), attest_inclusion=at(one.attest_decision),
+            carrier_inclusion=at(one.carrier_decision), policy_published=policy, references_published=references,
+        )  # fmt: skip
+
+
+def in_log(bundle: ProofBundle, trust: Trust) -> InLog:
+    """`bundle` as a verifier has it that logs."""
+    decision = parse_entry(parse_sign1(bundle.attest_decision).payload or b"")
+    assert isinstance(decision, AttestDecision)
+    inputs, at = dict(decision.inputs), decision.decided_at - 6_000
+    acts = [
+        sign_entry(OperatorAct(ENGINE_ID.digest, at, NAMESPACE, "root", act, "all", inputs[name]))
+        for name, act in (("policy", "policy-publish"), ("references", "reference-import"))
+    ]
+    entries = (b"genesis", *acts, bundle.enrol_decision, bundle.attest_decision, b"another", bundle.carrier_decision, b"later")
+    log = MemoryLog(list(entries))
+    made = InLog(bundle, replace(trust, log_keys=(plain_key(),)), log, entries)
+    return replace(made, bundle=made.placed())

@@ -125,7 +125,7 @@ def _decisions(parts: Parts) -> tuple[Route, ...]:
 
     def archive(within: In, most: Annotated[int, Query(ge=1, le=500)] = 100, after: Annotated[int, Query(ge=-1, lt=1 << 53)] = -1) -> Any:
         whole = within.operator.namespace == WHOLE_DOMAIN
-        found = archived(parts.ledger.read(), within.namespace, whole=whole, most=most, after=after)
+        found = archived(parts.ledger.read(), parts.translog, within.namespace, whole=whole, most=most, after=after)
         return Response(encode_archive(found), media_type=CBOR)
 
     return (

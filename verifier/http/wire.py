@@ -20,9 +20,10 @@ from writ.formats.errors import FormatError
 from writ.formats.ima_rules import ImaRules
 from writ.formats.ima_state import ImaState
 from writ.formats.keys import PublicKey, key_id, parse_jwk
-from writ.formats.policy_bundle import CLOCK_SKEW, HOLD_MAX, NONCE_LIFE, TOKEN_LIFE, PolicyBundle, PolicySettings
+from writ.formats.policy_bundle import CLOCK_SKEW, HOLD_MAX, MOST_LAG, NONCE_LIFE, TOKEN_LIFE, PolicyBundle, PolicySettings
 from writ.formats.state import HostRecord, HostState, parse_host_record, parse_host_state
 from writ.formats.strict import decode_json
+from writ.verdict.public import with_names
 
 NAME = r"^[a-z0-9](?:[a-z0-9._\-]{0,61}[a-z0-9])?$"
 SHA256 = r"^sha256:[0-9a-f]{64}$"
@@ -77,6 +78,7 @@ class SettingsBody(Body):
     nonce_life: int = Field(default=NONCE_LIFE, ge=5, le=600)
     clock_skew: int = Field(default=CLOCK_SKEW, ge=0, le=60)
     hold_max: int = Field(default=HOLD_MAX, ge=0, le=86_400)
+    record_lag_most: int | None = Field(default=None, ge=1, le=MOST_LAG)
     approvals: dict[Annotated[str, Field(pattern=PATTERN)], Annotated[int, Field(ge=2, le=8)]] = Field(default_factory=dict, max_length=64)
     ima: ImaBody = Field(default_factory=ImaBody)
     approvers: dict[Annotated[str, Field(max_length=63)], dict[str, Any]] = Field(default_factory=dict, max_length=16)
@@ -89,7 +91,7 @@ class SettingsBody(Body):
             self.accept_runtime_only, tuple(sorted(set(self.tpm_classes))), self.token_life, self.nonce_life, self.clock_skew,
             self.hold_max, approvals=tuple(sorted(self.approvals.items())), ima=self.ima.rules(),
             approvers=tuple((name, parse_jwk(key)) for name, key in sorted(self.approvers.items())),
-            lease_approver=approver if self.hardware else None,
+            lease_approver=approver if self.hardware else None, record_lag_most=self.record_lag_most,
         )  # fmt: skip
 
 
@@ -260,8 +262,8 @@ def api_key_view(row: ApiKeyRow) -> dict[str, object]:
 
 
 def entry_view(row: EntryRow, result: bytes | None) -> dict[str, object]:
-    """A log entry as JSON: the decision for people, and the signed bytes."""
-    decision = parse_entry(parse_sign1(row.entry).payload or b"")
+    """A log entry as JSON: the decision for people, with the names of files that its `result` has, and the signed bytes."""
+    decision, ear = parse_entry(parse_sign1(row.entry).payload or b""), None if result is None else parse_ear_cbor(result)
     view: dict[str, object] = {
         "reference": row.reference, "sequence": row.sequence, "kind": row.kind, "namespace": row.namespace, "host": row.host,
         "at": row.at, "entry": to_base64(row.entry),
@@ -269,13 +271,13 @@ def entry_view(row: EntryRow, result: bytes | None) -> dict[str, object]:
     if isinstance(decision, AttestDecision):
         view |= {
             "verdict": decision.verdict,
-            "reasons": [reason.to_json() for reason in decision.reasons],
+            "reasons": [reason.to_json() for reason in (decision.reasons if ear is None else with_names(decision, ear))],
             "inputs": {name: str(value) for name, value in decision.inputs},
             "outcomes": [
                 {"instance": o.instance.hex(), "issued": o.claims is not None, "reasons": [reason.to_json() for reason in o.reasons]}
                 for o in decision.outcomes
             ],
-            "result": None if result is None else decode_json(encode_ear_json(parse_ear_cbor(result)), "EAR"),
+            "result": None if ear is None else decode_json(encode_ear_json(ear), "EAR"),
         }
     elif isinstance(decision, EnrolDecision):
         named = {"record": decision.record, "evidence": decision.evidence, "trust": decision.trust}

@@ -2,7 +2,8 @@
 
 Objects are named by their SHA-256 and by nothing else, so archives of several
 sources merge by union. The auditor picks the parts of a proof bundle from them
-by the digests that signed decisions and records name.
+by the digests that signed decisions and records name. Where an entry stands in
+the verifier's log, an archive says in the words of that log, and by the hash of its leaf.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Final, TypeVar
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError
 from writ.formats.strict import Fields, decode_cbor, encode_cbor
+from writ.formats.tlog.inclusion import parse_inclusion
+from writ.formats.tlog.merkle import HASH_SIZE
 
 T = TypeVar("T", bytes, str)
 
@@ -28,14 +31,23 @@ class InstanceLog:
     leaves: tuple[bytes, ...]
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Placed:
+    """Where the entry of a leaf hash stands in a verifier's log: a tlog-proof or a receipt (`tlog.inclusion`)."""
+
+    leaf: bytes
+    inclusion: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """`entries` are COSE_Sign1 of decisions, `tokens` compact tokens, `objects` anything that a digest names."""
+    """`entries` are COSE_Sign1 of decisions, `tokens` compact tokens, `objects` anything that a digest names; `places` is a sorted set."""
 
     entries: tuple[bytes, ...]
     tokens: tuple[str, ...]
     objects: tuple[bytes, ...]
     logs: tuple[InstanceLog, ...]
+    places: tuple[Placed, ...] = ()
 
     def merged(self, other: Archive) -> Archive:
         """The union. Of two logs of one instance the longer is taken if it extends the other; else FormatError."""
@@ -51,6 +63,7 @@ class Archive:
             tuple(sorted({*self.tokens, *other.tokens})),
             tuple(sorted({*self.objects, *other.objects})),
             tuple(logs[key] for key in sorted(logs)),
+            tuple(sorted({*self.places, *other.places})),
         )
 
     def by_digest(self) -> dict[Digest, bytes]:
@@ -63,6 +76,7 @@ EMPTY: Final = Archive((), (), (), ())
 
 def encode_archive(archive: Archive) -> bytes:
     """The one spelling: entries, tokens and objects as sorted sets, logs by instance."""
+    places = [[one.leaf, one.inclusion] for one in sorted(set(archive.places))]
     return encode_cbor(
         {
             "v": 1,
@@ -71,6 +85,7 @@ def encode_archive(archive: Archive) -> bytes:
             "objects": sorted(set(archive.objects)),
             "logs": [[log.instance, list(log.leaves)] for log in sorted(archive.logs, key=lambda item: item.instance)],
         }
+        | ({"places": places} if places else {})
     )
 
 
@@ -81,11 +96,12 @@ def parse_archive(data: bytes) -> Archive:
     entries, objects = (_set_of(bytes, f.items(key, most=MAX_ITEMS), key) for key in ("entries", "objects"))
     tokens = _set_of(str, f.items("tokens", most=MAX_ITEMS), "tokens")
     logs = tuple(_log(item) for item in f.items("logs", most=MAX_ITEMS))
+    places = _places(f.items("places", most=MAX_ITEMS)) if f.has("places") else ()
     f.done()
     ids = [log.instance for log in logs]
     if ids != sorted(set(ids)):
         raise FormatError("archive.logs", "one log an instance, sorted", "another order")
-    return Archive(entries, tokens, objects, logs)
+    return Archive(entries, tokens, objects, logs, places)
 
 
 def _set_of(kind: type[T], items: list[object], what: str) -> tuple[T, ...]:
@@ -93,6 +109,23 @@ def _set_of(kind: type[T], items: list[object], what: str) -> tuple[T, ...]:
     if len(found) != len(items) or list(found) != sorted(set(found)):
         raise FormatError(f"archive.{what}", f"a sorted set of {kind.__name__}", "another")
     return found
+
+
+def _places(items: list[object]) -> tuple[Placed, ...]:
+    """What is absent where there is nothing to say."""
+    places = tuple(_place(item) for item in items)
+    if not places or list(places) != sorted(set(places)):
+        raise FormatError("archive.places", "a sorted set of one or more, or no such key", "another")
+    return places
+
+
+def _place(value: object) -> Placed:
+    if not isinstance(value, list) or len(value) != 2:
+        raise FormatError("archive.places", "[leaf, inclusion]", type(value).__name__)
+    f = Fields(dict(enumerate(value)), "archive.places")
+    place = Placed(f.raw(0, size=HASH_SIZE), f.raw(1))
+    parse_inclusion(place.inclusion)
+    return place
 
 
 def _log(value: object) -> InstanceLog:

@@ -41,6 +41,7 @@ CLAIMS: Final[dict[str, int]] = {
     "writ_tpm_class": -70102,
     "writ_epoch": -70103,
     "writ_clock_safe": -70104,
+    "writ_salt": -70105,
 }
 """Name in JSON -> key in CBOR. Ours are private claims, below -65536 (RFC 8392 section 9.1)."""
 
@@ -140,6 +141,8 @@ class Ear:
 
     Times are seconds since the epoch. `submodules` is sorted by name, one to
     300 of them; `status`, where given, is not better than the worst of them.
+    `salt` is there where reasons name files: the digest of a result is public,
+    and says nothing then to whoever tries names.
     """
 
     verifier_developer: str
@@ -151,6 +154,7 @@ class Ear:
     nonce: bytes | None = None
     raw_evidence: bytes | None = None
     tpm_class: str | None = None
+    salt: bytes | None = None
 
     def __post_init__(self) -> None:
         names = [name for name, _ in self.submodules]
@@ -158,6 +162,8 @@ class Ear:
             raise FormatError("EAR.submods", f"1 to {_MOST_SUBMODULES} submodules, sorted, each once", f"{len(names)}")
         if self.nonce is not None and not 8 <= len(self.nonce) <= 64:
             raise FormatError("EAR.eat_nonce", "8 to 64 bytes", f"{len(self.nonce)} bytes")
+        if self.salt is not None and len(self.salt) != 16:
+            raise FormatError("EAR.writ_salt", "16 bytes", f"{len(self.salt)} bytes")
         if self.tpm_class is not None:
             _known("EAR.writ_tpm_class", self.tpm_class, TPM_CLASSES)
         if self.status is not None:
@@ -248,6 +254,7 @@ def _claims(ear: Ear, s: _Spelling) -> dict[Any, object]:
         "ear_verifier_id": s.map({"developer": ear.verifier_developer, "build": ear.verifier_build}, _VERIFIER),
         "submods": {name: _sub_claims(sub, s) for name, sub in ear.submodules},
         "writ_tpm_class": ear.tpm_class,
+        "writ_salt": s.raw(ear.salt),
     }
     return s.map(values, CLAIMS)
 
@@ -285,6 +292,7 @@ def _ear(value: object, s: _Spelling) -> Ear:
         nonce=s.read_raw(f, "eat_nonce"),
         raw_evidence=s.read_raw(f, "ear_raw_evidence"),
         tpm_class=f.text(s.key("writ_tpm_class"), most=16) if f.has(s.key("writ_tpm_class")) else None,
+        salt=s.read_raw(f, "writ_salt"),
     )
     f.done()
     return ear

@@ -28,6 +28,7 @@ TOKEN_LIFE_CEILING: Final = 300
 NONCE_LIFE: Final = 120
 CLOCK_SKEW: Final = 5
 HOLD_MAX: Final = 600
+MOST_LAG: Final = 86_400
 MOST_APPROVALS: Final = 64
 MOST_PEOPLE: Final = 8
 MOST_APPROVERS: Final = 16
@@ -42,6 +43,8 @@ class PolicySettings:
     `approvals` are pairs of a pattern of environments (`delegation.pattern`) and the people who have to approve reference values of them,
     sorted; where several match, the greatest counts. Of an environment that none matches one person decides.
     `approvers` are the people who may approve actions, each by name and key, sorted by name; which actions those are, the Cedar text says.
+    `record_lag_most`, where there is one, is for how many seconds a record may lie on its host alone: an action is refused while one has
+    lain longer, or nobody ships them.
     `lease_approver`, where there is one, is hardware mode: no token without a lease key in the TPM under this approval key of the verifier.
     """
 
@@ -55,6 +58,7 @@ class PolicySettings:
     ima: ImaRules = NO_IMA_RULES
     approvers: tuple[tuple[str, PublicKey], ...] = ()
     lease_approver: PublicKey | None = None
+    record_lag_most: int | None = None
 
     def __post_init__(self) -> None:
         if not 5 <= self.token_life <= TOKEN_LIFE_CEILING:
@@ -67,6 +71,8 @@ class PolicySettings:
             raise FormatError("policy.hold_max", "0 to 86400 seconds", str(self.hold_max))
         if list(self.tpm_classes) != sorted(set(self.tpm_classes)) or not set(self.tpm_classes) <= set(TPM_CLASSES):
             raise FormatError("policy.tpm_classes", f"a sorted set of {', '.join(TPM_CLASSES)}", ", ".join(self.tpm_classes)[:80])
+        if self.record_lag_most is not None and not 1 <= self.record_lag_most <= MOST_LAG:
+            raise FormatError("policy.record_lag_most", f"1 to {MOST_LAG} seconds, or none", str(self.record_lag_most)[:40])
         if self.lease_approver is not None and self.lease_approver.algorithm != ES256:
             raise FormatError("policy.lease_approver", ES256, self.lease_approver.algorithm)
         patterns = [pattern(one, "policy.approvals") for one, _ in self.approvals]
@@ -86,7 +92,7 @@ class PolicySettings:
             "accept_runtime_only": self.accept_runtime_only, "tpm_classes": list(self.tpm_classes), "token_life": self.token_life,
             "nonce_life": self.nonce_life, "clock_skew": self.clock_skew, "hold_max": self.hold_max, "approvals": dict(self.approvals),
             "ima": {**self.ima.to_cbor(), "keyrings": keyrings}, "approvers": {one: key.to_jwk() for one, key in self.approvers},
-            "hardware": self.lease_approver is not None,
+            "hardware": self.lease_approver is not None, "record_lag_most": self.record_lag_most,
         }  # fmt: skip
 
 
@@ -130,6 +136,8 @@ def encode_bundle(bundle: PolicyBundle) -> bytes:
         settings["approvers"] = [[one, key.to_cose_key()] for one, key in s.approvers]
     if s.lease_approver is not None:
         settings["lease_approver"] = s.lease_approver.to_cose_key()
+    if s.record_lag_most is not None:
+        settings["record_lag_most"] = s.record_lag_most
     return encode_cbor(
         {
             "v": 1,
@@ -161,6 +169,7 @@ def parse_bundle(data: bytes) -> PolicyBundle:
         ima=_ima(s),
         approvers=_approvers(s),
         lease_approver=parse_cose_key(s.any("lease_approver")) if s.has("lease_approver") else None,
+        record_lag_most=s.uint("record_lag_most") if s.has("record_lag_most") else None,
     )
     s.done()
     f.done()

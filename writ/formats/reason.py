@@ -233,6 +233,22 @@ REMEDIES: Final[dict[str, str]] = {
     "log-time-backwards": "An entry is older than one before it by more than clocks may differ: ask whose clock was moved.",
     "log-time-ahead": "An entry is of a time that is still to come: ask whose clock was moved, or what silence it was to hide.",
     "log-silent": "The log said nothing for longer than was agreed: ask what ran meanwhile, and whether it was logged.",
+    "log-entry-repeated": "One thing was decided twice: ask the verifier's operator; a nonce, a ticket or an id is used once.",
+    # action logs as an auditor finds them
+    "action-log-missing": "The verifier's log names this instance, and nobody handed its action log over: `enforcer log export` there.",
+    "action-log-cut": "Records that the TPM quoted are not there: keep this copy, and look for another of that host's log.",
+    "action-log-altered": "Records are not those that the TPM quoted: keep this copy, and look for another of that host's log.",
+    "action-log-removed": "A record is left out: keep this copy, and look for another of that host's log.",
+    "action-log-inserted": "A record is there twice, or was put in: keep this copy, and look for another of that host's log.",
+    "action-log-reordered": "Records stand in another order: keep this copy, and look for another of that host's log.",
+    "action-log-malformed": "The action log holds what is no record of its place: keep this copy, and ask what wrote it.",
+    "action-log-forked": "Two histories of one instance: whoever has root on that host made one of them. Keep both, and contain the host.",
+    "record-time": "The record's time is not between the checkpoints around it: ask whose clock was moved.",
+    "token-unlogged": "The verifier's log issued no such claims: somebody else has its token key, or it decided without its log.",
+    # records off the host
+    "stored-size": "The store has the log at another size; the host goes on from there.",
+    "held": "A legal hold is on it: nothing of it is erased until somebody lifts the hold, which is recorded: `enforcer log lift`.",
+    "record-lag": "Records have not reached the store off the host for longer than the policy allows: see `enforcer doctor`.",
     # anchors of action logs
     "anchor-register-mismatch": "The PCR of anchors is not where they lead: somebody extended it, or dropped one. A reboot starts anew.",
     "anchor-register-unclean": "Somebody else extended the PCR of anchors, or its file is gone. Reboot; name a PCR nobody else uses.",

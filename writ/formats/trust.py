@@ -8,7 +8,7 @@ certificates: it needs integrity, not secrecy.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from writ.formats.crl import MAX_CRL
@@ -78,6 +78,12 @@ class Trust:
     def digest(self) -> Digest:
         """The name of this set of anchors."""
         return Digest.of(encode_trust(self))
+
+    def beside(self, *, intermediates: tuple[bytes, ...], crls: tuple[bytes, ...], ocsp: tuple[bytes, ...]) -> Trust:
+        """The same anchors, with these beside what is held of what stands below a root: no root, key or rule is another."""
+        return replace(
+            self, intermediates=(*self.intermediates, *intermediates), crls=(*self.crls, *crls), ocsp=(*self.ocsp, *ocsp)
+        )  # fmt: skip
 
 
 def encode_trust(trust: Trust) -> bytes:

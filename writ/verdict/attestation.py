@@ -20,12 +20,14 @@ from writ.formats.eventlog.cel import parse_cel
 from writ.formats.eventlog.runtime import StartEvent, parse_event
 from writ.formats.evidence import Evidence, parse_evidence
 from writ.formats.policy_bundle import PolicyBundle
+from writ.formats.reason import Reason
 from writ.formats.state import HostRecord, HostState, encode_host_record, encode_host_state
 from writ.formats.tpm.public import parse_public
 from writ.verdict.appraisal import appraise, size_of, within
 from writ.verdict.evidence import verify_evidence
 from writ.verdict.issue import Issuance, TokenDecision, consulted, issue
 from writ.verdict.lease_key import judge_lease_keys
+from writ.verdict.public import with_salt, without_names
 from writ.verdict.reference import ReferenceSet
 
 HOST_ROOM: Final = 6000
@@ -34,12 +36,16 @@ HOST_ROOM: Final = 6000
 
 @dataclass(frozen=True, slots=True)
 class AttestationVerdict:
-    """A proposal: what is to be signed and committed, in one transaction, or not at all."""
+    """A proposal: what is to be signed and committed, in one transaction, or not at all.
+
+    `reasons` is what stands against the host, with the names of files that the entry leaves out, in as much room as an entry has.
+    """
 
     entry: AttestDecision
     result: bytes
     tokens: tuple[TokenDecision, ...]
     state_after: HostState
+    reasons: tuple[Reason, ...]
 
 
 def said_parents(evidence: Evidence, state: HostState | None) -> frozenset[bytes]:
@@ -78,7 +84,7 @@ def decide_attestation(
     result = appraise(
         verified, record=record, state=state, references=references, bundle=bundle, now=issuance.now, nonce=parsed.nonce.value
     )
-    encoded = encode_ear_cbor(result.ear)
+    encoded = encode_ear_cbor(with_salt(result.ear, result.reasons, evidence))
     leases = None if bundle.settings.lease_approver is None else judge_lease_keys(
         parsed.lease_keys, verified.quote, session_keys={r.instance: r.session_key.thumbprint() for r in verified.requests},
         ak=parse_public(record.ak), ak_qualified_name=record.qualified_name, verifier=verifier, host=record.host,
@@ -105,12 +111,12 @@ def decide_attestation(
         result=Digest.of(encoded),
         state_after=Digest.of(after),
         outcomes=_outcomes(parsed, issuance, tokens),
-        reasons=result.reasons,
+        reasons=without_names(result.reasons),
         alive=consulted(result, issuance),
         anchors=result.anchors,
     )
     entry, tokens = fitted(entry, tokens)
-    return AttestationVerdict(entry, encoded, tokens, result.state_after)
+    return AttestationVerdict(entry, encoded, tokens, result.state_after, within(result.reasons, MAX_ENTRY))
 
 
 def _outcomes(evidence: Evidence, issuance: Issuance, tokens: Sequence[TokenDecision]) -> tuple[Outcome, ...]:

@@ -6,71 +6,157 @@ forked, or put back to an earlier state does not lead to them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
-from writ.formats.decision import AttestDecision, Outcome
+from writ.formats.decision import AttestDecision
 from writ.formats.reason import Reason
 from writ.formats.tlog import merkle
 from writ.verdict.anchor import INCONSISTENT
 from writ.verdict.appraisal import NOT_CONTINUED
 
 FORKED: Final = frozenset({"action-log-inconsistent", INCONSISTENT})
-Checkpoint = tuple[int, int, bytes]
-"""When the verifier decided (seconds), and size and root of the action log."""
+"""The verifier's reasons against a checkpoint that does not extend the one before, or what was anchored since."""
 
 
-def carried_of(decisions: Iterable[AttestDecision], instance: bytes) -> tuple[tuple[Checkpoint, ...], tuple[Reason, ...]]:
-    """The checkpoints of `instance` that the verifier took, in the order of `decisions`, and what is wrong with those and with the others.
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """What one attestation brought of one instance: its checkpoint, whether it was taken or refused as a fork, and the claims it got."""
+
+    instance: bytes
+    size: int
+    root: bytes
+    taken: bool
+    forked: bool
+    claims: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Carriage:
+    """What one attestation of a host brought: asked for at `since`, when its nonce was given out, and decided at `at`, in seconds."""
+
+    at: int
+    since: int
+    host: str
+    namespace: str
+    brought: tuple[Brought, ...]
+
+
+def carriage_of(decision: AttestDecision) -> Carriage:
+    """What of a decision says where action logs stood."""
+    brought = []
+    for one in decision.outcomes:
+        codes = {reason.code for reason in one.reasons}
+        claims = None if one.claims is None else one.claims.value
+        brought.append(Brought(one.instance, one.log_size, one.log_root, not codes & NOT_CONTINUED, bool(codes & FORKED), claims))
+    return Carriage(decision.decided_at, decision.nonce_issued_at, decision.host, decision.namespace, tuple(brought))
+
+
+@dataclass(slots=True)
+class Checkpoint:
+    """A checkpoint that was taken. The log had reached it by `at`, and had not gone beyond it at `until`; the verifier's seconds."""
+
+    size: int
+    root: bytes
+    at: int
+    until: int
+
+
+@dataclass(slots=True)
+class Carried:
+    """What a log says of one instance: on which host it is, the checkpoints that were taken, by size, and what is wrong with them."""
+
+    host: str
+    namespace: str
+    checkpoints: list[Checkpoint] = field(default_factory=list)
+    reasons: list[Reason] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """Of the last checkpoint."""
+        return self.checkpoints[-1].size if self.checkpoints else 0
+
+
+class CarriedLogs:
+    """What the decisions of one log, told in its order, say of all action logs.
 
     1. A checkpoint that did not extend the one before was carried: a quote was made over a second history.
     2. Sizes never fall, and one size has one root.
+    3. An instance is of one host.
 
     What was not taken for other reasons is not looked at: an honest host sends it too, after a restore of the verifier.
 
     That the decisions are the log's, all of them and in its order, is the caller's to have verified.
     """
-    taken: list[Checkpoint] = []
-    wrong: list[Reason] = []
-    for decision in decisions:
-        for one in decision.outcomes:
-            if one.instance != instance:
-                continue
+
+    def __init__(self, at_hand: Collection[bytes] | None = None, claims: Collection[bytes] = ()) -> None:
+        """Of the instances in `at_hand` (None: of all) each checkpoint is kept, of others the last; of issued claims those in `claims`."""
+        self.of: dict[bytes, Carried] = {}
+        self.issued: set[bytes] = set()
+        """Digests of claims that were issued, to the instance that they name."""
+        self._at_hand, self._claims = at_hand, claims
+
+    def take(self, carriage: Carriage) -> None:
+        """The next attestation."""
+        for one in carriage.brought:
+            known = self.of.setdefault(one.instance, Carried(carriage.host, carriage.namespace))
             # 1
-            codes = {reason.code for reason in one.reasons}
-            expected = "a checkpoint that extends the one before, and what was anchored since"
-            wrong.extend(_wrong(one, decision.decided_at, expected, code) for code in sorted(codes & FORKED))
-            if codes & NOT_CONTINUED:
-                continue
-            # 2
-            _, size, root = taken[-1] if taken else (0, 0, one.log_root)
-            if one.log_size < size or (one.log_size == size and taken and one.log_root != root):
-                wrong.append(_wrong(one, decision.decided_at, f"what extends {size} records with root {root.hex()}", _said(one)))
-            taken.append((decision.decided_at, one.log_size, one.log_root))
-    return tuple(taken), tuple(wrong)
+            if one.forked:
+                expected = "a checkpoint that extends the one before, and what was anchored since"
+                known.reasons.append(_wrong(one, carriage.at, expected, _said(one.size, one.root)))
+            if one.claims is not None and one.claims in self._claims:
+                self.issued.add(one.claims)
+            if one.taken:
+                self._extend(known, one, carriage)
+
+    def _extend(self, known: Carried, one: Brought, carriage: Carriage) -> None:
+        last = known.checkpoints[-1] if known.checkpoints else None
+        # 3
+        if carriage.host != known.host:
+            known.reasons.append(_wrong(one, carriage.at, f"an instance of {known.host}", f"one of {carriage.host}"))
+            return
+        if last is not None and one.size == last.size and one.root == last.root:
+            last.until = carriage.since
+            return
+        # 2
+        if last is not None and one.size <= last.size:
+            known.reasons.append(_wrong(one, carriage.at, f"what extends {_said(last.size, last.root)}", _said(one.size, one.root)))
+            return
+        if self._at_hand is not None and one.instance not in self._at_hand:
+            known.checkpoints.clear()
+        known.checkpoints.append(Checkpoint(one.size, one.root, carriage.at, carriage.since))
 
 
-def judge_carried(checkpoints: Sequence[Checkpoint], leaves: Sequence[bytes]) -> tuple[Reason, ...]:
-    """What of `checkpoints` the action log does not lead to; nothing where each is of its first records.
+def judge_carried(checkpoints: Sequence[Checkpoint], hashes: Sequence[bytes], name: str) -> tuple[Reason, ...]:
+    """What of `checkpoints` the action log of these leaf hashes does not lead to; nothing where each is of its first records.
+
+    1. The log has as many records as the last says: else it was cut, or put back.
+    2. The root at the size of each is the one carried: else a record before it is another, and the first such says before which.
 
     Does not prove anything of records behind the last checkpoint.
     """
     wrong: list[Reason] = []
-    hashes, frontier = [merkle.leaf_hash(leaf) for leaf in leaves], merkle.EMPTY_FRONTIER
-    for at, size, root in sorted(checkpoints, key=lambda one: one[1]):
-        if size > len(hashes):
-            wrong.append(Reason("consistency-invalid", f"carried.{at}", f"{size} records", f"{len(hashes)} records"))
-            continue
-        frontier = merkle.append(frontier, *hashes[frontier.size : size])
-        if merkle.frontier_root(frontier) != root:
-            got = merkle.frontier_root(frontier).hex()
-            wrong.append(Reason("consistency-invalid", f"carried.{at}", f"{root.hex()} at size {size}", got))
+    # 1
+    if checkpoints and (most := checkpoints[-1].size) > len(hashes):
+        wrong.append(Reason("action-log-cut", name, f"{most} records, carried at {checkpoints[-1].at}", f"{len(hashes)} records"))
+    # 2
+    frontier = merkle.EMPTY_FRONTIER
+    for one in checkpoints:
+        if one.size > len(hashes):
+            break
+        before = frontier.size
+        frontier = merkle.append(frontier, *hashes[before : one.size])
+        if (got := merkle.frontier_root(frontier)) != one.root:
+            claim = f"{name}, records {before} to {one.size - 1}" if one.size else name
+            wrong.append(Reason("action-log-altered", claim, f"root {one.root.hex()}, carried at {one.at}", f"root {got.hex()}"))
+            break
     return tuple(wrong)
 
 
-def _said(one: Outcome) -> str:
-    return f"{one.log_size} records with root {one.log_root.hex()}"
+def _said(size: int, root: bytes) -> str:
+    return f"{size} records with root {root.hex()}"
 
 
-def _wrong(one: Outcome, at: int, expected: str, got: str) -> Reason:
-    return Reason("consistency-invalid", f"instance.{one.instance.hex()}.log at {at}", expected, got)
+def _wrong(one: Brought, at: int, expected: str, got: str) -> Reason:
+    return Reason("action-log-forked", f"{one.instance.hex()}, carried at {at}", expected, got)

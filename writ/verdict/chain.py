@@ -20,6 +20,7 @@ from writ.formats.crl import kept_crl
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused
 from writ.formats.ocsp import kept_ocsp
+from writ.formats.proof_bundle import Collateral
 from writ.formats.reason import Reason
 from writ.formats.trust import ChainRules, Trust
 from writ.formats.x509 import EKU_EK, Certificate, parse_certificate
@@ -129,6 +130,22 @@ def verify_chain(certificates: Sequence[bytes], trust: Trust, *, now: int) -> Ve
     root = next(root for root, certificate in roots if certificate.der == path[-1].der)
     weak = any(certificate.algorithm is not None and certificate.algorithm.hash == "sha1" for certificate in path[:-1])
     return VerifiedChain(path, root.name, root.tpm_class, weak, notes)
+
+
+def collateral_of(certificates: Sequence[bytes], trust: Trust, *, now: int) -> Collateral:
+    """What `trust` holds of use for this chain beside its root: the intermediates on it that did not come with it, and what was issued
+    about it by the name of an issuer on it.
+
+    Raises Refused as `verify_chain`.
+    """
+    path = verify_chain(certificates, trust, now=now).path
+    issuers, serials = {one.issuer for one in path[:-1]}, {one.serial for one in path[:-1]}
+    came = {der for der in trust.intermediates if der not in certificates}
+    return Collateral(
+        tuple(sorted(one.der for one in path[1:-1] if one.der in came)),
+        tuple(sorted(der for der in trust.crls if kept_crl(der).issuer in issuers)),
+        tuple(sorted(der for der in trust.ocsp if kept_ocsp(der).certificate.serial in serials)),
+    )
 
 
 class _Search:

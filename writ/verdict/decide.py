@@ -26,23 +26,28 @@ _MOMENT: Final = ("now", "attest_age")
 EXCEPTIONS: Final = "exceptions"
 USED: Final = "used"
 """Attributes of the context that are there only where a policy asks (`slicing.ASKED`)."""
+LAG: Final = "record_lag"
+"""Of the recorded context alone: there where the bundle sets a bound, and somebody ships."""
 _SECONDS: Final = 1 << 63
 """Cedar's integers end below it: a clock that shows more is refused by Cedar, every time."""
 
 
 def decide(
     action: Action, *, token: VerifiedToken | None, bundle: PolicyBundle | None, gate: str, now: int, memo: Memo | None = None,
-    given: Given | None = None, used: int | None = None,
+    given: Given | None = None, used: int | None = None, lag: int | None = None,
 ) -> Decision:  # fmt: skip
     """Whether `action` may pass at `now`.
 
     Does not make the decision durable: nothing may pass until the record is (I4). `memo` changes no answer, and is added to. `used` is how
-    often the instance has had an action of this name permitted, None where nobody counts; it enters where a policy about it looks.
+    often the instance has had an action of this name permitted, None where nobody counts; it enters where a policy about it looks. `lag` is
+    for how many seconds the oldest record has lain that is not off the host, 0 where all are, None where nobody ships any; it enters where
+    the bundle bounds it.
 
     1. There is a verified token, alive at `now`.
     2. There is a policy bundle, of exactly the digest that the token names.
-    3. A grant of the token covers the action on the resource.
-    4. The policy permits it, with the schema, and without any error; with `given`, as approved: it was given for the same action with the
+    3. Records reach the store off the host in the time that the bundle sets, if it sets one.
+    4. A grant of the token covers the action on the resource.
+    5. The policy permits it, with the schema, and without any error; with `given`, as approved: it was given for the same action with the
        same arguments, in this instance, by a person whom the bundle names, and is not dead.
 
     What the policy refuses and would permit if somebody approved it is refused by `approval-required`. That `given` is used once is seen to
@@ -58,12 +63,12 @@ def decide(
     elif bundle is None:
         reasons = (Reason("policy-unknown", "bundle", str(token.claims.policy), "none"),)
     elif given is not None:
-        context, reasons, determining = _approved(action, token, bundle, gate, now, given, used)
+        context, reasons, determining = _approved(action, token, bundle, gate, now, given, used, lag)
     elif memo is None:
-        answer = judge_recorded(action, token.claims, bundle, gate=gate, now=now, used=used)
+        answer = judge_recorded(action, token.claims, bundle, gate=gate, now=now, used=used, lag=lag)
         context, reasons, determining = answer.context, answer.reasons, answer.determining
     else:
-        asked = _asked(action, bundle, gate, now, used)
+        asked = _asked(action, bundle, gate, now, used, lag=lag)
         context = _remembered_context(memo, token, asked)
         reasons, determining = _remembered(memo, action, token, bundle, asked)
     entered = (
@@ -78,7 +83,7 @@ def decide(
 class _Asked:
     """Of a question, what neither action, token nor bundle say; and what the bundle's policies see, None where they cannot be loaded.
 
-    `used` is None where no policy asks.
+    `used` is None where no policy asks, `lag` where the bundle sets no bound.
     """
 
     gate: str
@@ -86,10 +91,15 @@ class _Asked:
     used: int | None
     consent: Consent | None
     moments: Moments | None
+    lag: int | None
 
     def supposing(self, approver: str) -> _Asked:
         """The same, had this person approved."""
-        return _Asked(self.gate, self.now, self.used, supposed(approver), self.moments)
+        return _Asked(self.gate, self.now, self.used, supposed(approver), self.moments, self.lag)
+
+    def recorded(self, claims: TokenClaims) -> dict[str, str | int | list[str]]:
+        """What the whole decision sees, and what is recorded: the bound on the lag is no affair of the policies."""
+        return {**self.context(claims), **({} if self.lag is None else {LAG: self.lag})}
 
     def context(self, claims: TokenClaims) -> dict[str, str | int | list[str]]:
         """What the policies see."""
@@ -107,16 +117,19 @@ def counts(bundle: PolicyBundle, action: str) -> bool:
         return False
 
 
-def _asked(action: Action, bundle: PolicyBundle, gate: str, now: int, used: int | None, consent: Consent | None = None) -> _Asked:
+def _asked(
+    action: Action, bundle: PolicyBundle, gate: str, now: int, used: int | None, consent: Consent | None = None, lag: int | None = None
+) -> _Asked:  # fmt: skip
+    lag = None if bundle.settings.record_lag_most is None else lag
     try:
         moments = load(bundle).slice_of(action.name).moments
     except FormatError:
-        return _Asked(gate, now, None, consent, None)
-    return _Asked(gate, now, used if USED in moments.asked else None, consent, moments)
+        return _Asked(gate, now, None, consent, None, lag)
+    return _Asked(gate, now, used if USED in moments.asked else None, consent, moments, lag)
 
 
 def _approved(
-    action: Action, token: VerifiedToken, bundle: PolicyBundle, gate: str, now: int, given: Given, used: int | None
+    action: Action, token: VerifiedToken, bundle: PolicyBundle, gate: str, now: int, given: Given, used: int | None, lag: int | None
 ) -> tuple[bytes, tuple[Reason, ...], tuple[str, ...]]:
     """Context, reasons and determining policies of an action with an approval. One that is not for it refuses, and enters no context."""
     claims = token.claims
@@ -126,8 +139,8 @@ def _approved(
         is_about(given.signed.approval, given.asked)
         consent = verify_approval(given.signed, action=action, gate=gate, instance=claims.instance, bundle=bundle, now=now)
     except Refused as refused:
-        return encode_context(_asked(action, bundle, gate, now, used).context(claims)), refused.reasons, ()
-    answer = judge_recorded(action, claims, bundle, gate=gate, now=now, consent=consent, used=used)
+        return encode_context(_asked(action, bundle, gate, now, used, lag=lag).recorded(claims)), refused.reasons, ()
+    answer = judge_recorded(action, claims, bundle, gate=gate, now=now, consent=consent, used=used, lag=lag)
     return answer.context, answer.reasons, answer.determining
 
 
@@ -146,10 +159,10 @@ def _key(action: Action, token: VerifiedToken, bundle: PolicyBundle, asked: _Ask
     """Equal for two questions that get the same answer; None for one that is to be asked every time.
 
     Token and gate are the whole context but for the clock and what is counted, and of these the policies see no more than `Moments` says.
-    A dead token is refused by a reason that names the second.
+    A dead token is refused by a reason that names the second, and a lag by one that names its seconds.
     """
     claims = token.claims
-    if asked.moments is None or asked.now >= claims.expires_at or not 0 <= asked.now < _SECONDS:
+    if asked.moments is None or asked.now >= claims.expires_at or not 0 <= asked.now < _SECONDS or _lags(bundle, asked) is not None:
         return None
     place = asked.moments.place(asked.now, _attest_age(claims, asked.now), asked.used)
     return token.digest.value, bundle.digest.value, action.name, action.resource, asked.gate, place
@@ -157,16 +170,17 @@ def _key(action: Action, token: VerifiedToken, bundle: PolicyBundle, asked: _Ask
 
 def _remembered_context(memo: Memo, token: VerifiedToken, asked: _Asked) -> bytes:
     shape = None if asked.moments is None else asked.moments.asked
-    key = (token.digest.value, asked.gate, shape, asked.now, asked.used)
+    key = (token.digest.value, asked.gate, shape, asked.now, asked.used, asked.lag)
     held = memo.context(key)
     if held is not None:
         return held
-    claims, around = token.claims, (token.digest.value, asked.gate, shape, asked.used is None)
+    claims, around = token.claims, (token.digest.value, asked.gate, shape, asked.used is None, asked.lag is None)
     opened = memo.open_context(around)
     if opened is None:
-        names = _MOMENT if asked.used is None else (*_MOMENT, USED)
-        opened = memo.keep_open_context(around, OpenContext.of(asked.context(claims), *names))
-    return memo.keep_context(key, opened.filled({"now": asked.now, "attest_age": _attest_age(claims, asked.now), USED: asked.used or 0}))
+        names = (*_MOMENT, *(() if asked.used is None else (USED,)), *(() if asked.lag is None else (LAG,)))
+        opened = memo.keep_open_context(around, OpenContext.of(asked.recorded(claims), *names))
+    values = {"now": asked.now, "attest_age": _attest_age(claims, asked.now), USED: asked.used or 0, LAG: asked.lag or 0}
+    return memo.keep_context(key, opened.filled(values))
 
 
 def would_refuse(action: Action, grants: tuple[Grant, ...]) -> tuple[Reason, ...]:
@@ -192,27 +206,36 @@ class Answer:
 
 def judge_recorded(
     action: Action, claims: TokenClaims, bundle: PolicyBundle, *, gate: str, now: int, consent: Consent | None = None,
-    used: int | None = None,
+    used: int | None = None, lag: int | None = None,
 ) -> Answer:  # fmt: skip
-    """What `decide` answers for these claims, this consent and this count, for an auditor who has shown otherwise that they were issued and
+    """What `decide` answers for these claims, this consent, count and lag, for an auditor who has shown otherwise that they were issued and
     given, and counted.
 
     An action's arguments do not enter the answer.
     """
-    asked = _asked(action, bundle, gate, now, used, consent)
+    asked = _asked(action, bundle, gate, now, used, consent, lag)
     reasons, determining = _judge(action, claims, bundle, asked)
-    return Answer(not reasons, reasons, determining, encode_context(asked.context(claims)))
+    return Answer(not reasons, reasons, determining, encode_context(asked.recorded(claims)))
 
 
 def used_of(context: bytes) -> int | None:
     """How often the action had been permitted before, as a recorded context says; None where it does not. Raises FormatError."""
+    return _number_of(context, USED)
+
+
+def lag_of(context: bytes) -> int | None:
+    """For how many seconds a record had lain on the host alone, as a recorded context says; None where it does not. Raises FormatError."""
+    return _number_of(context, LAG)
+
+
+def _number_of(context: bytes, name: str) -> int | None:
     read = decode_cbor(context, "context")
     if not isinstance(read, dict):
         raise FormatError("context", "a map", type(read).__name__)
-    used = read.get(USED)
-    if used is None or (isinstance(used, int) and not isinstance(used, bool) and 0 <= used < _SECONDS):
-        return used
-    raise FormatError(f"context.{USED}", "a count", type(used).__name__)
+    found = read.get(name)
+    if found is None or (isinstance(found, int) and not isinstance(found, bool) and 0 <= found < _SECONDS):
+        return found
+    raise FormatError(f"context.{name}", "a number", type(found).__name__)
 
 
 def decision_context(
@@ -250,9 +273,12 @@ def _judge(action: Action, claims: TokenClaims, bundle: PolicyBundle, asked: _As
     if bundle.digest != claims.policy:
         return (Reason("policy-digest-mismatch", "bundle", str(claims.policy), str(bundle.digest)),), ()
     # 3
+    if (lags := _lags(bundle, asked)) is not None:
+        return (lags,), ()
+    # 4
     if not any(covers(grant, action.name, action.resource) for grant in claims.grants):
         return (Reason("grant-missing", "token.grants", f"{action.name} on {action.resource}", f"{len(claims.grants)} other grants"),), ()
-    # 4
+    # 5
     try:
         loaded = load(bundle)
     except FormatError as error:
@@ -268,6 +294,15 @@ def _judge(action: Action, claims: TokenClaims, bundle: PolicyBundle, asked: _As
     code = "policy-error" if answer.erred else "policy-refused"
     said = ", ".join(answer.determining)[:200] or "no policy permits"
     return (Reason(code, f"{action.name} on {action.resource}"[:200], "a permit", said),), answer.determining
+
+
+def _lags(bundle: PolicyBundle, asked: _Asked) -> Reason | None:
+    """Why nothing may pass: records lie on the host alone for longer than the bundle allows, or nobody knows for how long."""
+    most = bundle.settings.record_lag_most
+    if most is None or (asked.lag is not None and asked.lag <= most):
+        return None
+    got = "no store, or none that was reached" if asked.lag is None else f"{asked.lag} s"
+    return Reason("record-lag", "context.record_lag", f"at most {most} s", got)
 
 
 def _evaluate(loaded: CedarPolicies, action: Action, claims: TokenClaims, asked: _Asked) -> CedarAnswer:

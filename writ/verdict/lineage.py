@@ -17,6 +17,7 @@ from writ.formats.policy_bundle import CLOCK_SKEW
 from writ.formats.reason import Reason
 from writ.formats.record import ActionRecord, Opening, Record, parse_log
 from writ.formats.tlog.merkle import leaf_hash
+from writ.verdict.action_log import ReadLog
 
 CHILD_GATE: Final = "instance"
 """The gate of a child instance, at which only its parent asks."""
@@ -31,7 +32,13 @@ class JudgedLineage:
 
 
 def judge_lineage(logs: Mapping[bytes, Sequence[bytes]], lineages: Mapping[Digest, tuple[bytes, ...]]) -> JudgedLineage:
-    """What is wrong with the parents of the records in `logs`, leaves by instance. `lineages` is that of each token at hand, by digest.
+    """`judge_parents` of the logs with these leaves, by instance. Raises FormatError for a leaf that is no record."""
+    read = (ReadLog(instance, [leaf_hash(leaf) for leaf in leaves], parse_log(leaves)) for instance, leaves in logs.items())
+    return judge_parents({log.instance: log for log in read}, lineages)
+
+
+def judge_parents(logs: Mapping[bytes, ReadLog], lineages: Mapping[Digest, tuple[bytes, ...]]) -> JudgedLineage:
+    """What is wrong with the parents of the records in `logs`, by instance. `lineages` is that of each token at hand, by digest.
 
     1. A log is of the instance under which it stands. One at the gate of a child names a parent, which is in another log and no other such
        record's; any other names none, or one before it in its own log.
@@ -39,11 +46,10 @@ def judge_lineage(logs: Mapping[bytes, Sequence[bytes]], lineages: Mapping[Diges
     3. It was decided no later, give or take the skew.
     4. The parent's instance is that from which the child's token says that it descends, where the record names a token. Of a record whose
        token is not at hand, and that is not broken otherwise, this is not known.
-
-    Raises FormatError for a leaf that is no record.
     """
-    records = {instance: parse_log(leaves) for instance, leaves in logs.items()}
-    places = {leaf_hash(leaf): (instance, at) for instance, leaves in logs.items() for at, leaf in enumerate(leaves)}
+    records = {instance: log.records for instance, log in logs.items()}
+    parents = {one.parent for log in records.values() for one in log if isinstance(one, ActionRecord) and one.parent is not None}
+    places = {leaf: (instance, at) for instance, log in logs.items() for at, leaf in enumerate(log.hashes) if leaf in parents}
     found, without_token = list[Reason](), list[str]()
     answered: set[bytes] = set()
     for instance in sorted(records):

@@ -8,11 +8,12 @@ Entries are decisions by keys of the trust file, and their times are the verifie
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from writ.formats.decision import Genesis
+from writ.formats.decision import AttestDecision, EnrolDecision, Entry, ExchangeDecision, Genesis
 from writ.formats.errors import FormatError, Misuse, Refused
 from writ.formats.keys import PublicKey
 from writ.formats.reason import Reason
@@ -23,6 +24,7 @@ from writ.formats.tlog.merkle import leaf_hash
 from writ.formats.tlog.note import NoteKey
 from writ.formats.tlog.tile import WIDTH, Tile, bundles_of, encode_bundle, path_of
 from writ.formats.trust import Trust
+from writ.verdict.carried import Carriage, carriage_of
 from writ.verdict.log_tiles import Asking, bundle_of, entries_of, hashes_of
 from writ.verdict.signed_entry import by_thumbprint, verify_entry
 from writ.verdict.transparency import verify_checkpoint, verify_witnessed
@@ -230,7 +232,8 @@ class LogAudit:
     def _unshifted(self) -> Iterator[tuple[Tile, Reason]]:
         """An entry left out or put in moves all behind it: of bundles that begin so, one after the other, the first is named."""
         before: tuple[int, str] | None = None
-        for tile, reason in self._entries:
+        for (tile, said), follows in zip(self._entries, [*self._entries[1:], None], strict=False):
+            reason = _over_the_end(tile, said, follows)
             now = (tile.index, reason.code)
             moved = before is not None and before == (tile.index - 1, reason.code) and reason.claim == f"entry.{tile.index * WIDTH}"
             if not (moved and reason.code in _SHIFTED):
@@ -248,6 +251,21 @@ class LogAudit:
         return Reason("log-root-mismatch", f"checkpoint.{self._target.size}", self._target.root.hex(), root.hex())
 
 
+def _over_the_end(tile: Tile, reason: Reason, follows: tuple[Tile, Reason] | None) -> Reason:
+    """An entry left out or put in at the end of a bundle looks altered there, until one sees how the next begins."""
+    last = tile.index * WIDTH + WIDTH - 1
+    if follows is None or (reason.code, reason.claim) != ("log-entry-altered", f"entry.{last}"):
+        return reason
+    after, shift = follows
+    if after.index != tile.index + 1 or shift.claim != f"entry.{last + 1}":
+        return reason
+    if shift.code == "log-entry-removed" and reason.got == shift.expected:
+        return Reason(shift.code, reason.claim, reason.expected, shift.got)
+    if shift.code == "log-entry-inserted" and shift.got == f"{reason.expected} before it":
+        return Reason(shift.code, reason.claim, reason.expected, f"{reason.got} before it")
+    return reason
+
+
 def fork(kept: Checkpoint, root: bytes) -> Reason:
     """The log signed another root at the size of `kept` than it has there."""
     return Reason("log-fork", f"checkpoint.{kept.size}", f"root {kept.root.hex()}", f"root {root.hex()}")
@@ -258,10 +276,11 @@ def fork(kept: Checkpoint, root: bytes) -> Reason:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """Entries of one bundle: what is wrong with some, and the times (seconds) of the others with their places in the log."""
+    """Entries of one bundle: what is wrong with some; of others place, time (seconds) and what is decided; what attestations brought."""
 
     reasons: tuple[Reason, ...]
-    times: tuple[tuple[int, int], ...]
+    times: tuple[tuple[int, int, bytes | None], ...]
+    carriages: tuple[Carriage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +312,8 @@ def judge_entries(first: int, entries: Sequence[bytes], speaker: Speaker) -> Jud
     """
     keys = by_thumbprint(speaker.decision_keys)
     reasons: list[Reason] = []
-    times: list[tuple[int, int]] = []
+    times: list[tuple[int, int, bytes | None]] = []
+    carriages: list[Carriage] = []
     for index, signed in enumerate(entries, first):
         claim = f"entry.{index}"
         try:
@@ -307,23 +327,41 @@ def judge_entries(first: int, entries: Sequence[bytes], speaker: Speaker) -> Jud
                 wanted = f"the genesis of {speaker.origin}" if index == 0 else "a decision"
                 got = f"the genesis of {entry.origin}" if isinstance(entry, Genesis) else type(entry).__name__
                 reasons.append(Reason("log-genesis", claim, wanted[:200], got[:200]))
-            times.append((index, entry.decided_at))
-    return Judged(tuple(reasons), tuple(times))
+            times.append((index, entry.decided_at, _once(entry)))
+            if isinstance(entry, AttestDecision):
+                carriages.append(carriage_of(entry))
+    return Judged(tuple(reasons), tuple(times), tuple(carriages))
+
+
+def _once(entry: Entry) -> bytes | None:
+    """What is decided on once: an attestation by its nonce, an enrolment by its evidence, an exchange by its id; acts may repeat."""
+    if isinstance(entry, AttestDecision):
+        return entry.nonce
+    if isinstance(entry, EnrolDecision):
+        return entry.evidence.value
+    return entry.issued.encode() if isinstance(entry, ExchangeDecision) else None
 
 
 class Timeline:
-    """The times of entries, in their order: none goes back by more than `skew`, none is more than `silence` after those before it."""
+    """The times of entries, in their order: none goes back by more than `skew`, none is more than `silence` after those before it.
+
+    Nor is anything decided twice. Where the second time is not within the skew, it goes back: so no more is kept than that time holds.
+    """
 
     def __init__(self, skew: int, silence: int | None) -> None:
         self._skew, self._silence = skew, silence
+        self._decided: dict[bytes, tuple[int, int]] = {}
+        """Of what was decided within the skew: entry and time, oldest entry first."""
         self.first: int | None = None
         self.latest: tuple[int, int] | None = None
         """The entry with the latest time so far, and that time."""
         self.longest = 0
         """The longest time without an entry, in seconds."""
 
-    def take(self, index: int, at: int) -> Reason | None:
-        """The next entry. What is wrong with its time, if something is."""
+    def take(self, index: int, at: int, once: bytes | None = None) -> Reason | None:
+        """The next entry, which decides on `once`. What is wrong with its time, if something is."""
+        if once is not None and (twice := self._decide(index, at, once)) is not None:
+            return twice
         if self.latest is None:
             self.first, self.latest = at, (index, at)
             return None
@@ -332,6 +370,15 @@ class Timeline:
             return Reason("log-time-backwards", f"entry.{index}.decided_at", f"at least {latest - self._skew}", str(at))
         self.latest = max(self.latest, (index, at), key=lambda one: one[1])
         return self._gap(f"entry.{before} to entry.{index}", at - latest)
+
+    def _decide(self, index: int, at: int, once: bytes) -> Reason | None:
+        if once in self._decided:
+            return Reason("log-entry-repeated", f"entry.{index}", "one decision of it", f"another, entry.{self._decided[once][0]}")
+        self._decided[once] = (index, at)
+        horizon = (at if self.latest is None else max(at, self.latest[1])) - self._skew
+        for oldest in list(itertools.takewhile(lambda one: self._decided[one][1] < horizon, self._decided)):
+            del self._decided[oldest]
+        return None
 
     def end(self, now: int) -> Reason | None:
         """Nothing came after the last entry, until `now`, nor is that entry of a time to come: entries dated ahead would hide a silence."""

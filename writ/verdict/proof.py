@@ -1,8 +1,9 @@
 """A proof bundle judged: did this action descend from a genuine, admitted TPM, under this policy, at that time?
 
-Ten numbered steps. Each re-runs what verifier or enforcer ran, with the same
-functions, and demands the same bytes; nothing recorded is believed because it
-was recorded. The first fault ends it, since what follows rests on it.
+Thirteen numbered steps, of which the first seven are those of the token
+(`verdict.token_proof`). Each re-runs what verifier or enforcer ran, with the
+same functions, and demands the same bytes; nothing recorded is believed because
+it was recorded. The first fault ends it, since what follows rests on it.
 """
 
 from __future__ import annotations
@@ -11,153 +12,114 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from writ.formats.cose import parse_sign1
-from writ.formats.decision import AttestDecision, EnrolDecision, encode_entry
-from writ.formats.digest import Digest
-from writ.formats.eat import SignedToken, encode_claims, parse_token
-from writ.formats.engine import parse_engine
+from writ.formats.decision import AttestDecision
+from writ.formats.eat import SignedToken
 from writ.formats.evidence import InstanceRequest, binding, parse_evidence
 from writ.formats.jose import b64url
 from writ.formats.keys import PublicKey
-from writ.formats.policy_bundle import CLOCK_SKEW, PolicyBundle, parse_bundle
+from writ.formats.policy_bundle import CLOCK_SKEW, PolicyBundle
 from writ.formats.proof_bundle import Leaf, Opened, ProofBundle
 from writ.formats.record import ActionRecord, Opening, OutcomeRecord, parse_record
-from writ.formats.state import HostRecord, encode_host_record, parse_host_record
+from writ.formats.state import HostRecord
+from writ.formats.tlog.cosignature import TlogPolicy
 from writ.formats.tlog.merkle import leaf_hash, verify_inclusion
 from writ.formats.tpm.public import parse_public
 from writ.formats.trust import Trust
 from writ.verdict.appraisal import NOT_CONTINUED
 from writ.verdict.quote import verify_quote
-from writ.verdict.reference import parse_references
-from writ.verdict.replay import Appraised, acted_again, attested_again, demand, demand_same, enrolled_again, refused, within_token
+from writ.verdict.replay import acted_again, demand, refused, within_token
 from writ.verdict.signed_entry import by_thumbprint, decision_key, verify_entry
+from writ.verdict.token_proof import ProvenToken, Step, demand_order, not_shown, place, prove_token, said
+from writ.verdict.transparency import Logged
 
 
 @dataclass(frozen=True, slots=True)
 class ProvenAction:
-    """Proof that `prove` ran: the action, who did it, and the times (seconds) between which everything happened.
+    """Proof that `prove` ran: the action, the chain of its token, and when (seconds) the verifier had the log that holds it.
 
-    `rerun` says whether the decision on the action was made again: it cannot be where its context was erased.
+    `rerun` says whether the decision on the action was made again: it cannot be where its context was erased. `logged` is where each
+    decision and publication stands in the verifier's log, by name; empty where the trust file names no log.
     """
 
+    chain: ProvenToken
     opening: Opening
     record: ActionRecord
     rerun: bool
     outcome: OutcomeRecord | None
-    host: HostRecord
-    tpm_root: str
-    runtime: str
-    exceptions: tuple[str, ...]
-    enrolled_at: int
-    attested_at: int
     carried_at: int
-    engine_number: int
-    steps: tuple[str, ...]
+    logged: tuple[tuple[str, Logged], ...]
+    steps: tuple[Step, ...]
 
 
-def prove(bundle: ProofBundle, trust: Trust) -> ProvenAction:
+def prove(bundle: ProofBundle, trust: Trust, witnesses: TlogPolicy | None = None) -> ProvenAction:
     """The one action in `bundle` descends from a TPM that a root in `trust` vouches for.
 
-    1. The enrolment decision is signed by a trusted decision key.
-    2. The EK chains to a trusted root; EK and AK are what they must be; the activation answer is right; the record is theirs.
-    3. The attestation decision is signed by a trusted decision key; its engine and every input it names are in the bundle; the token is by
-       the trusted issuer.
-    4. Run again, the decision gives the same bytes.
-    5. The token's claims are those the decision issued.
-    6. The action record names that token and that policy, and lies within the token's life, give or take the skew.
-    7. Run again, the decision on the action gives the same answer; the approval that its context names is in the bundle, and good. Where
+    1. to 7. The token does (`prove_token`).
+    8. The action record names that token and that policy, and lies within the token's life, give or take the skew.
+    9. Run again, the decision on the action gives the same answer; the approval that its context names is in the bundle, and good. Where
        the context is not shown (erased, or kept back: nobody can tell) this is left out, and `rerun` says so; a permit is then still
        within the token's grants and before its end, and whether the policy allowed it is the enforcer's word.
-    8. The record and its opening, which is of the token's instance and agent, are in the action log of the carried checkpoint.
-    9. The TPM quoted that checkpoint, later, in evidence whose decision is signed by a trusted key, names the same checkpoint, and found no
-       fork in that log.
-    10. The outcome, where there is one, is in the same log, after the action; and all of it happened in order.
+    10. The record and its opening, which is of the token's instance and agent, are in the action log of the carried checkpoint.
+    11. The TPM quoted that checkpoint, later, in evidence whose decision is signed by a trusted key, names the same checkpoint, and found
+        no fork in that log.
+    12. That decision stands in the verifier's log, behind the one that issued the token, as step 6 has it.
+    13. The outcome, where there is one, is in the same log, after the action; and all of it happened in order.
 
     Does not prove what the arguments were (they are salted commitments), so nor
     that they are those approved, nor that an approval was used once; nor that
     nothing was done after the carried checkpoint.
     Raises Refused or FormatError at the first fault.
     """
-    steps: list[str] = []
-    keys = by_thumbprint(trust.decision_keys)
-    # 1
-    enrol = verify_entry(bundle.enrol_decision, keys, "enrol_decision")
-    if not isinstance(enrol, EnrolDecision):
-        raise refused("proof-bundle-incomplete", "enrol_decision", "an enrolment", type(enrol).__name__)
-    steps.append("enrolment decision signed")
-    # 2
-    host, root = _enrolled(bundle, enrol, trust)
-    steps.append(f"TPM vouched for by {root}")
-    # 3
-    decision = verify_entry(bundle.attest_decision, keys, "attest_decision")
-    if not isinstance(decision, AttestDecision):
-        raise refused("proof-bundle-incomplete", "attest_decision", "an attestation", type(decision).__name__)
-    policy = parse_bundle(bundle.policy)
-    demand("engine", decision.engine, bundle.engine)
-    engine, token = parse_engine(bundle.engine), parse_token(bundle.token)
-    if token.claims.issuer != trust.issuer:
-        raise refused("trust-root-unknown", "token.issuer", trust.issuer, token.claims.issuer)
-    steps.append("attestation decision signed")
-    # 4
-    _again(bundle, decision, decision_key(parse_sign1(bundle.attest_decision), keys), trust.issuer)
-    steps.append("attestation re-run, same bytes")
-    # 5
-    _issued(token, decision)
-    steps.append("token issued by that decision")
-    # 6, 7
+    # 1 to 7
+    chain = prove_token(bundle, trust, witnesses)
+    steps, token, policy, keys = list(chain.steps), chain.token, chain.policy, by_thumbprint(trust.decision_keys)
+    # 8, 9
     record = parse_record(bundle.action.record)
     if not isinstance(record, ActionRecord):
         raise refused("proof-bundle-incomplete", "action", "an action record", type(record).__name__)
     _acted(record, token, policy)
+    named = f"token {token.digest}, policy {policy.digest}, {record.decided_at} in {token.claims.issued_at} to {token.claims.expires_at}"
+    steps.append(Step(8, "action under that token and policy", named))
     _decided(record, token, policy, bundle.context, bundle.approval)
     rerun = bundle.context is not None
-    steps.append("action decided by that token and policy" + (", re-run" if rerun else "; not re-run: its context is not shown"))
-    # 8, 9
-    size, log_root, carried_at = _carried(bundle, host, token, keys)
+    answer = f"permit {str(record.permit).lower()} and its reasons, in the context that the record commits to"
+    steps.append(
+        Step(9, "action's decision re-run, same answer", answer) if rerun
+        else Step(9, "action's decision not re-run: its context is not shown", "a permit against the token's grants and end")
+    )  # fmt: skip
+    # 10, 11
+    size, log_root, carrier = _carried(bundle, chain.host, token, keys)
+    carried_at = carrier.decided_at
     opening = _opened(bundle, record, token)
     _included(bundle.opening, size, log_root, "opening")
     _included(bundle.action, size, log_root, "action")
-    steps.append("record in the log that the TPM quoted")
-    # 10
+    held = f"records {record.opening} and {record.sequence} against the root {log_root.hex()} of {size} records"
+    steps.append(Step(10, "record and its opening in the carried action log", held))
+    quoted = f"that root and size in the extraData of a quote by the AK, against the decision of {carried_at}"
+    steps.append(Step(11, "action log quoted by the TPM", quoted))
+    # 12
+    logged = chain.logged
+    if trust.log_keys:
+        after = ("carrier_decision", place(bundle.carrier_decision, bundle.carrier_inclusion, "carrier_decision", trust, witnesses))
+        demand_order(("attest_decision", dict(logged)["attest_decision"]), after)
+        logged = (*logged, after)
+        steps.append(Step(12, "carrying decision in the verifier's log", said(after[1])))
+    else:
+        why = not_shown(witnesses)
+        steps.append(Step(12, f"carrying decision in the verifier's log: {why}", why))
+    # 13
     outcome = _outcome(bundle, record, size, log_root)
-    if not enrol.decided_at <= decision.decided_at <= carried_at:
-        got = f"{enrol.decided_at}, {decision.decided_at}, {carried_at}"
+    if not chain.enrolled_at <= chain.attested_at <= carried_at:
+        got = f"{chain.enrolled_at}, {chain.attested_at}, {carried_at}"
         raise refused("chain-order", "decided_at", "enrolment, attestation, checkpoint in order", got)
     if outcome is not None and not record.decided_at - _skew(policy) <= outcome.finished_at <= carried_at + _skew(policy):
         raise refused("chain-order", "outcome.finished_at", "between the action and the checkpoint", str(outcome.finished_at))
     if record.decided_at > carried_at + _skew(policy):
         raise refused("chain-order", "action.decided_at", f"at most {carried_at + _skew(policy)}", str(record.decided_at))
-    return ProvenAction(
-        opening, record, rerun, outcome, host, root, token.claims.runtime, token.claims.exceptions, enrol.decided_at, decision.decided_at,
-        carried_at, engine.number, tuple(steps),
-    )  # fmt: skip
-
-
-def _enrolled(bundle: ProofBundle, enrol: EnrolDecision, trust: Trust) -> tuple[HostRecord, str]:
-    demand("record", enrol.record, bundle.record)
-    enrolled, root = enrolled_again(enrol, bundle.enrolment, trust)
-    record = parse_host_record(bundle.record)
-    # Which CRLs the verifier held is its own word: the chain is judged here by those that the auditor holds.
-    demand("record", enrol.record, encode_host_record(enrolled.record.checked(record.revocation_checked)))
-    if enrolled.cleared != enrol.cleared:
-        raise refused("decision-mismatch", "enrol_decision.cleared", str(enrol.cleared).lower(), str(enrolled.cleared).lower())
-    return record, root
-
-
-def _again(bundle: ProofBundle, decision: AttestDecision, key: PublicKey, issuer: str) -> None:
-    references = parse_references(bundle.references)
-    demand("result", decision.result, bundle.result)
-    inputs = Appraised(bundle.evidence, bundle.record, bundle.state, bundle.policy, references, key.thumbprint(), issuer)
-    demand_same("attest_decision", encode_entry(decision), encode_entry(attested_again(decision, inputs)))
-
-
-def _issued(token: SignedToken, decision: AttestDecision) -> None:
-    claims = Digest.of(encode_claims(token.claims))
-    for outcome in decision.outcomes:
-        if outcome.instance == token.claims.instance:
-            if outcome.claims != claims:
-                raise refused("digest-mismatch", "token.claims", str(outcome.claims), str(claims))
-            return
-    raise refused("digest-mismatch", "token.instance", "an instance of the decision", token.claims.instance.hex())
+    became = "none recorded by then" if outcome is None else f"{outcome.outcome}, record {outcome.sequence} of the same log"
+    times = f"{chain.enrolled_at}, {chain.attested_at}, {record.decided_at}, {carried_at}, give or take {_skew(policy)} s"
+    steps.append(Step(13, f"outcome: {became}; all in order", times))
+    return ProvenAction(chain, opening, record, rerun, outcome, carried_at, logged, tuple(steps))
 
 
 def _acted(record: ActionRecord, token: SignedToken, policy: PolicyBundle) -> None:
@@ -201,8 +163,10 @@ def _skew(policy: PolicyBundle) -> int:
     return max(CLOCK_SKEW, policy.settings.clock_skew)
 
 
-def _carried(bundle: ProofBundle, host: HostRecord, token: SignedToken, keys: Mapping[bytes, PublicKey]) -> tuple[int, bytes, int]:
-    """Size and root of the action log as a quote of this TPM bound them, and when the verifier decided on that quote."""
+def _carried(
+    bundle: ProofBundle, host: HostRecord, token: SignedToken, keys: Mapping[bytes, PublicKey]
+) -> tuple[int, bytes, AttestDecision]:  # fmt: skip
+    """Size and root of the action log as a quote of this TPM bound them, and what the verifier decided on that quote."""
     decision = verify_entry(bundle.carrier_decision, keys, "carrier_decision")
     if not isinstance(decision, AttestDecision):
         raise refused("proof-bundle-incomplete", "carrier_decision", "an attestation", type(decision).__name__)
@@ -221,7 +185,7 @@ def _carried(bundle: ProofBundle, host: HostRecord, token: SignedToken, keys: Ma
                     "instance-key-mismatch", "carrier.session_key", b64url(token.claims.key), b64url(request.session_key.thumbprint())
                 )
             _continued(decision, token, request)
-            return request.log_size, request.log_root, decision.decided_at
+            return request.log_size, request.log_root, decision
     raise refused("proof-bundle-incomplete", "carrier.requests", token.claims.instance.hex(), "no such instance")
 
 

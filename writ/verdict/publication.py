@@ -112,6 +112,7 @@ ASKS_LESS: Final[Mapping[str, Callable[[PolicySettings, PolicySettings], bool] |
     "ima": _ima_asks_less,
     "approvers": None,
     "lease_approver": lambda before, after: before.lease_approver is not None and after.lease_approver is None,
+    "record_lag_most": lambda before, after: before.record_lag_most is not None and after.record_lag_most is None,
 }
 """Each field of `PolicySettings`: when a change of it asks for less. None for times: the format bounds them, and no check is lifted.
 None for who approves actions: the Cedar text asks for them."""

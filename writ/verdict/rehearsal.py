@@ -94,8 +94,15 @@ def otherwise(
     """
     if not by_policy(reasons):
         return None
+    candidate = _without_lag(candidate)
     answer = judge_recorded(action, replace(claims, policy=candidate.digest), candidate, gate=gate, now=now, consent=consent, used=used)
     return None if answer.permit == (not reasons) else Otherwise(not reasons, answer)
+
+
+def _without_lag(candidate: PolicyBundle) -> PolicyBundle:
+    """The candidate without its bound on the lag, which is recorded only where the policy in force has one."""
+    settings = candidate.settings
+    return candidate if settings.record_lag_most is None else replace(candidate, settings=replace(settings, record_lag_most=None))
 
 
 def by_policy(reasons: tuple[Reason, ...]) -> bool:
@@ -113,6 +120,7 @@ def again(record: ActionRecord, context: bytes, claims: TokenClaims, candidate: 
 
     Approval and count are those of the `context` that it was decided in; the count is there where the policy in force looked at it.
     """
+    candidate = _without_lag(candidate)
     named = replace(claims, policy=candidate.digest)
     consent, used = consent_of(context), used_of(context)
     return judge_recorded(recorded(record), named, candidate, gate=record.gate, now=record.decided_at, consent=consent, used=used)

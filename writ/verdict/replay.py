@@ -31,14 +31,14 @@ from writ.formats.strict import decode_cbor, encode_cbor
 from writ.formats.trust import Trust, parse_trust
 from writ.verdict.approval import Consent, consent_of, verify_approval
 from writ.verdict.attestation import decide_attestation
-from writ.verdict.decide import Answer, judge_recorded, used_of
+from writ.verdict.decide import Answer, judge_recorded, lag_of, used_of
 from writ.verdict.enrolment import Admission, EnrolledHost, judge_activation, judge_enrolment
 from writ.verdict.issue import Issuance
 from writ.verdict.reference import ReferenceSet, parse_references
 from writ.verdict.token_exchange import Exchanging, decide_exchange
 
 JUDGED: Final = frozenset(
-    {"approval-required", "grant-missing", "policy-digest-mismatch", "policy-error", "policy-refused", "token-expired"}
+    {"approval-required", "grant-missing", "policy-digest-mismatch", "policy-error", "policy-refused", "record-lag", "token-expired"}
 )
 """The reasons that follow from token, policy and context. What else refuses an action was found elsewhere: by a gate, or on hold."""
 
@@ -143,7 +143,8 @@ def acted_again(record: ActionRecord, claims: TokenClaims, policy: PolicyBundle,
     action = Action(record.action, record.resource, Digest("sha256", bytes(32)))
     consent = _consented(record, opened.context, claims.instance, action, policy, approval)
     return judge_recorded(
-        action, claims, policy, gate=record.gate, now=record.decided_at, consent=consent, used=used_of(opened.context)
+        action, claims, policy, gate=record.gate, now=record.decided_at, consent=consent, used=used_of(opened.context),
+        lag=lag_of(opened.context),
     )  # fmt: skip
 
 

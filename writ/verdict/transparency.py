@@ -8,6 +8,7 @@ Source: C2SP tlog-checkpoint, tlog-cosignature, tlog-policy; RFC 9162 section 2.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from writ.formats.cose import sign1_bytes
@@ -17,6 +18,7 @@ from writ.formats.reason import Reason
 from writ.formats.strict import b64url
 from writ.formats.tlog.checkpoint import Checkpoint, SignedCheckpoint
 from writ.formats.tlog.cosignature import TlogPolicy, cosigned_at
+from writ.formats.tlog.inclusion import Inclusion
 from writ.formats.tlog.merkle import root_from_path
 from writ.formats.tlog.note import NoteKey, is_signed
 from writ.formats.tlog.proof import TlogProof
@@ -91,6 +93,49 @@ def verify_receipt(receipt: Receipt, leaf: bytes, key: PublicKey, *, issuer: str
     if root is None or not key.verify(sign1.signature, sign1_bytes(sign1.protected, root)):
         raise _refused("receipt-invalid", "receipt.signature", "one over the root that the path leads to", "another")
     return receipt.index
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """An entry stands at `index` of the log of `origin`, under a root that the log signed at `size`; and who of the policy saw that root.
+
+    `seen` is None where no policy was asked. Says nothing of other entries, nor that it is the only log of that name.
+    """
+
+    origin: str
+    size: int
+    index: int
+    seen: tuple[tuple[str, int], ...] | None
+
+
+def verify_logged(leaf: bytes, inclusion: Inclusion, keys: Sequence[NoteKey], policy: TlogPolicy | None, claim: str) -> Logged:
+    """The entry with the leaf hash `leaf` is in a log of one of `keys`, which are plain keys that somebody trusts.
+
+    1. The log names itself as one of the keys does.
+    2. That key signed the checkpoint, or the receipt; under a `policy` the witnesses of its quorum cosigned the checkpoint, and a receipt,
+       which they do not sign, is refused.
+    3. The path leads from the leaf to the signed root, by the size that was signed.
+
+    Raises Refused.
+    """
+    # 1
+    origin = inclusion.issuer if isinstance(inclusion, Receipt) else inclusion.checkpoint.checkpoint.origin
+    named = [key for key in keys if key.name == origin]
+    if not named:
+        raise _refused("trust-root-unknown", f"{claim}.origin", ", ".join(sorted({key.name for key in keys})), origin)
+    # 2, 3
+    if isinstance(inclusion, Receipt):
+        if policy is not None:
+            raise _refused(
+                "quorum-missing", f"{claim}.cosignatures", f"the quorum {policy.quorum}", "a receipt, which is the log's word alone"
+            )
+        by = next((key for key in named if key.key.thumbprint() == inclusion.sign1.kid), named[0])
+        return Logged(origin, inclusion.size, verify_receipt(inclusion, leaf, by.key, issuer=origin), None)
+    signed = inclusion.checkpoint
+    by = next((key for key in named if signed.note.by(key) is not None), named[0])
+    checkpoint = verify_checkpoint(signed, by)
+    seen = None if policy is None else verify_witnessed(signed, policy).seen
+    return Logged(origin, checkpoint.size, verify_included(leaf, inclusion, checkpoint), seen)
 
 
 def _refused(code: str, claim: str, expected: str, got: str) -> Refused:

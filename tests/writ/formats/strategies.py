@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from tests.world.chip import private_key
 from tests.world.scene import signer
+from tests.world.tlog import MemoryLog
 from writ.formats import exchange as ex
 from writ.formats import local as lo
 from writ.formats.anchor import ANCHOR_PCRS, AnchorRow, Anchors, ShownAnchors
-from writ.formats.archive import Archive, InstanceLog
+from writ.formats.archive import Archive, InstanceLog, Placed
 from writ.formats.boot_state import BootState
 from writ.formats.decision import (
     ACTS,
@@ -40,7 +41,7 @@ from writ.formats.keys import ES256, PublicKey
 from writ.formats.lease import HostMoment, Lease, LeaseApproval, LeaseKey, LeaseKeys, LeaseTerms
 from writ.formats.measurement import MODES, PROFILES, RESERVED, ComponentRoot, Measurement
 from writ.formats.policy_bundle import PolicyBundle, PolicySettings
-from writ.formats.proof_bundle import Leaf, Opened, ProofBundle
+from writ.formats.proof_bundle import Collateral, Leaf, Opened, ProofBundle, Published, TokenProof
 from writ.formats.proposal import KINDS, Draft, Proposal
 from writ.formats.reason import REMEDIES, Reason
 from writ.formats.record import ActionRecord, Opening, OutcomeRecord
@@ -48,6 +49,7 @@ from writ.formats.rerun import NEEDED, Made, Rerun
 from writ.formats.secret import Secret
 from writ.formats.spiffe import AgentId
 from writ.formats.state import HOST_STATUSES, LOGS, PHASES, TPM_CLASSES, AnchorState, HostRecord, HostState, InstanceState, RuntimeState
+from writ.formats.tlog.proof import encode_tlog_proof
 from writ.formats.tpm.pcr import PcrValues
 from writ.formats.tree import COMPONENT_KINDS
 from writ.formats.trust import ChainRules, ManufacturerRoot, Trust
@@ -280,13 +282,28 @@ ENROLMENT = st.builds(
     st.none() | st.integers(0, (1 << 32) - 1),
 )  # fmt: skip
 LEAF = st.builds(Leaf, BLOB, WHOLE, several(BLOB))
+LOGGED = MemoryLog([b"a", b"b", b"c"])
+PLACE = st.sampled_from(
+    [at for index in range(3) for at in (LOGGED.receipt(index), encode_tlog_proof(LOGGED.proof(index, witnesses=("w1",))))]
+)
+PUBLISHED = st.none() | st.builds(Published, BLOB, PLACE)
+CHAIN: dict[str, Any] = {
+    **dict.fromkeys(
+        ("enrolment", "enrol_decision", "record", "state", "evidence", "engine", "policy", "attest_decision", "result"), BLOB
+    ),
+    "references": several(BLOB), "token": st.text(st.characters(codec="ascii"), max_size=9),
+    "enrol_inclusion": st.none() | PLACE, "attest_inclusion": st.none() | PLACE,
+    "policy_published": PUBLISHED, "references_published": PUBLISHED,
+    "collateral": st.builds(Collateral, sorted_set(BLOB), sorted_set(BLOB), sorted_set(BLOB)),
+}  # fmt: skip
+TOKEN_PROOF = st.builds(TokenProof, **CHAIN)
 PROOF = st.builds(
-    ProofBundle, BLOB, BLOB, BLOB, BLOB, BLOB, BLOB, several(BLOB), BLOB, BLOB, BLOB, TEXT, LEAF, LEAF,
-    st.none() | st.builds(Opened, KEY32, BLOB), st.none() | LEAF, BLOB, BLOB, st.none() | BLOB,
+    ProofBundle, **CHAIN, opening=LEAF, action=LEAF, context=st.none() | st.builds(Opened, KEY32, BLOB), outcome=st.none() | LEAF,
+    carrier=BLOB, carrier_decision=BLOB, carrier_inclusion=st.none() | PLACE, approval=st.none() | BLOB,
 )  # fmt: skip
 ARCHIVE = st.builds(
     Archive, sorted_set(BLOB), sorted_set(ARGUMENT), sorted_set(BLOB),
-    sorted_set(st.builds(InstanceLog, ID, several(BLOB)), key=lambda log: log.instance),
+    sorted_set(st.builds(InstanceLog, ID, several(BLOB)), key=lambda log: log.instance), sorted_set(st.builds(Placed, KEY32, PLACE)),
 )  # fmt: skip
 RERUN = st.one_of(
     *(

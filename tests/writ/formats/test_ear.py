@@ -52,6 +52,7 @@ _EARS = st.builds(
     nonce=st.none() | st.binary(min_size=8, max_size=64),
     raw_evidence=st.none() | st.binary(max_size=20),
     tpm_class=st.none() | st.sampled_from(TPM_CLASSES),
+    salt=st.none() | st.binary(min_size=16, max_size=16),
 )
 _SUB = submodule(
     {"executables": 2}, policy_ids=("sha256:00",), reasons=(Reason("nonce-spent", "c", "a", "b"),), runtime_only=True, epoch="resumed",
@@ -156,6 +157,7 @@ def test_submodule_takes_the_worst_tier_and_sorts() -> None:
         pytest.param(lambda: Ear("d", "b", 0, (("a", Submodule("none")),), "fine"), id="an unknown overall status"),
         pytest.param(lambda: Ear("d", "b", 0, (("a", Submodule("none")),), nonce=bytes(7)), id="a short nonce"),
         pytest.param(lambda: Ear("d", "b", 0, (("a", Submodule("none")),), tpm_class="real"), id="an unknown TPM class"),
+        pytest.param(lambda: Ear("d", "b", 0, (("a", Submodule("none")),), salt=bytes(15)), id="a short salt"),
     ],
 )
 def test_result_that_breaks_a_rule_cannot_be_built(build: Any) -> None:

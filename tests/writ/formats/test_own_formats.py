@@ -26,7 +26,7 @@ from writ.formats.lease import encode_lease, encode_lease_approval, encode_lease
 from writ.formats.local import LOCAL
 from writ.formats.measurement import encode_measurement, parse_measurement
 from writ.formats.policy_bundle import encode_bundle, parse_bundle
-from writ.formats.proof_bundle import encode_proof_bundle, parse_proof_bundle
+from writ.formats.proof_bundle import encode_proof_bundle, parse_proof, parse_proof_bundle
 from writ.formats.proposal import encode_proposal, parse_proposal
 from writ.formats.record import encode_record, parse_record
 from writ.formats.rerun import encode_made, encode_rerun, parse_made, parse_rerun
@@ -52,6 +52,7 @@ FORMATS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], bytes], Callabl
     "measurement": (s.MEASUREMENT, encode_measurement, parse_measurement),
     "enrolment": (s.ENROLMENT, encode_enrolment_evidence, parse_enrolment_evidence),
     "proof": (s.PROOF, encode_proof_bundle, parse_proof_bundle),
+    "token-proof": (s.TOKEN_PROOF, encode_proof_bundle, parse_proof),
     "archive": (s.ARCHIVE, encode_archive, parse_archive),
     "rerun": (s.RERUN, encode_rerun, parse_rerun),
     "made": (s.MADE, encode_made, parse_made),
@@ -72,10 +73,10 @@ ARRAYS = sorted(
     }
 )
 """Formats that are one array, its first item its kind."""
-COLLECTIONS = {"evidence", "evidence-anchors", "evidence-logs", "evidence-lease-keys"}
+COLLECTIONS = {"evidence", "evidence-anchors", "evidence-logs", "evidence-lease-keys", "proof-bundle"}
 FLAT = sorted({name for name in SPECIMENS if not name.startswith("tlog-")} - {*COLLECTIONS, *ARRAYS})
-"""Formats that are one map; evidence is a collection of maps, spoilt below; what a log says are texts and arrays, whose tests are in
-`tlog/`."""
+"""Formats that are one map; evidence is a collection of maps, spoilt below, and so is a proof bundle (`test_proof_bundle.py`); what a log
+says are texts and arrays, whose tests are in `tlog/`."""
 SIGNED_TEXTS = {"tlog-checkpoint", "tlog-proof", "tlog-add-checkpoint", "tlog-cosignatures"}
 """Any number of signatures may stand below."""
 OPTIONAL = {"token-claims-leased": {"lease"}, "host-state-anchors": {"anchors"}, "local-token-ask-anchored": {"anchored"}}

@@ -12,9 +12,10 @@ import pytest
 from tests.parsers import assert_parser_is_total
 from tests.world.scene import ENGINE_ID, measurement, signer, sixteen
 from tests.world.specimens import REASONS, specimens
+from tests.world.tlog import MemoryLog
 from writ.formats import evidence as evidence_format
 from writ.formats.action import Action
-from writ.formats.archive import EMPTY, Archive, InstanceLog, parse_archive
+from writ.formats.archive import EMPTY, Archive, InstanceLog, Placed, encode_archive, parse_archive
 from writ.formats.cmw import encode_collection
 from writ.formats.decision import parse_entry
 from writ.formats.digest import Digest
@@ -33,6 +34,7 @@ from writ.formats.secret import Secret
 from writ.formats.state import clean_runtime, parse_host_state
 from writ.formats.strict import decode_cbor, encode_cbor
 from writ.formats.tlog.note import COSIGNATURE, PLAIN, NoteKey
+from writ.formats.tlog.proof import encode_tlog_proof
 from writ.formats.trust import MOST_LOG_KEYS, MOST_OCSP, ManufacturerRoot, encode_trust, parse_trust
 
 SPECIMENS = specimens()
@@ -158,6 +160,23 @@ def test_archives_merge_by_union_and_the_longer_log_wins() -> None:
 def test_logs_of_one_instance_that_forked_do_not_merge() -> None:
     with pytest.raises(FormatError, match="fork"):
         Archive((), (), (), (ONE,)).merged(Archive((), (), (), (replace(ONE, leaves=(b"a", b"c", b"d")),)))
+
+
+LOGGED = MemoryLog([b"a", b"b", b"c"])
+PLACES = tuple(
+    sorted(Placed(LOGGED.leaves[index], at) for index in (1, 2) for at in (LOGGED.receipt(index), encode_tlog_proof(LOGGED.proof(index))))
+)
+
+
+def test_places_merge_by_union_and_are_a_sorted_set_of_what_can_be_read() -> None:
+    left, right = replace(EMPTY, places=PLACES[:3]), replace(EMPTY, places=PLACES[2:])
+    assert left.merged(right).places == PLACES
+    assert "places" not in decode_cbor(encode_archive(EMPTY), "archive")
+    leaf, inclusion = PLACES[0].leaf, PLACES[0].inclusion
+    for wrong in ([], [[leaf]], [[leaf[1:], inclusion]], [[leaf, inclusion[:-1]]], [[leaf, b"text"]], [[leaf, inclusion]] * 2, [leaf]):
+        refused("archive", places=wrong)
+    swapped = [[one.leaf, one.inclusion] for one in reversed(PLACES)]
+    refused("archive", places=swapped)
 
 
 def test_archive_holds_sorted_sets() -> None:

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import pytest
 
 from tests.world.scene import Scene, permitted, sign_token, sixteen
 from writ.formats.decision import AttestDecision, encode_entry, parse_entry
-from writ.formats.tlog.merkle import EMPTY_FRONTIER, frontier_root
-from writ.verdict.carried import carried_of, judge_carried
+from writ.formats.reason import Reason
+from writ.formats.tlog.merkle import EMPTY_FRONTIER, frontier_root, leaf_hash
+from writ.verdict.carried import Carried, CarriedLogs, carriage_of, judge_carried
 
 ONE = sixteen("one")
+
+
+def carried_of(decisions: Iterable[AttestDecision], instance: bytes) -> Carried:
+    logs = CarriedLogs()
+    for decision in decisions:
+        logs.take(carriage_of(decision))
+    return logs.of[instance]
+
+
+def judged(carried: Carried, leaves: Sequence[bytes]) -> list[str]:
+    reasons: tuple[Reason, ...] = judge_carried(carried.checkpoints, [leaf_hash(leaf) for leaf in leaves], "log")
+    return [reason.code for reason in reasons]
 
 
 def story() -> tuple[Scene, list[AttestDecision]]:
@@ -34,30 +48,42 @@ def story() -> tuple[Scene, list[AttestDecision]]:
 
 def test_honest_log_leads_to_every_checkpoint_that_the_public_log_names() -> None:
     scene, decisions = story()
-    checkpoints, wrong = carried_of(decisions, ONE)
-    assert wrong == ()
-    assert [size for _, size, _ in checkpoints] == [0, 3, 5, 7]
-    assert judge_carried(checkpoints, scene.running["one"].leaves) == ()
-    assert len(scene.running["one"].leaves) == 9, "what came behind the last checkpoint is the stated window"
-    assert judge_carried(checkpoints, scene.running["one"].leaves[:7]) == ()
+    carried = carried_of(decisions, ONE)
+    leaves = scene.running["one"].leaves
+    assert carried.reasons == []
+    assert [one.size for one in carried.checkpoints] == [0, 3, 5, 7]
+    assert [one.at for one in carried.checkpoints] == [decision.decided_at for decision in decisions]
+    assert judged(carried, leaves) == []
+    assert len(leaves) == 9, "what came behind the last checkpoint is the stated window"
+    assert judged(carried, leaves[:7]) == []
+
+
+def test_a_checkpoint_that_stays_is_one_until_the_last_that_was_asked_for() -> None:
+    scene, decisions = story()
+    idle = [parse_entry(encode_entry(scene.attest("one").entry)) for _ in range(2)]
+    assert all(isinstance(entry, AttestDecision) for entry in idle)
+    carried = carried_of([*decisions, *(entry for entry in idle if isinstance(entry, AttestDecision))], ONE)
+    assert [one.size for one in carried.checkpoints] == [0, 3, 5, 7, 9]
+    assert carried.checkpoints[-1].at == scene.now
+    assert carried.checkpoints[-1].until == scene.now - 2
 
 
 @pytest.mark.parametrize("size", [0, 1, 4, 6])
 def test_log_that_was_put_back_behind_a_checkpoint_is_found(size: int) -> None:
     scene, decisions = story()
-    checkpoints, _ = carried_of(decisions, ONE)
-    wrong = judge_carried(checkpoints, scene.running["one"].leaves[:size])
-    assert {reason.code for reason in wrong} == {"consistency-invalid"}
-    assert len(wrong) == sum(1 for _, known, _ in checkpoints if known > size)
+    assert judged(carried_of(decisions, ONE), scene.running["one"].leaves[:size]) == ["action-log-cut"]
 
 
 @pytest.mark.parametrize("at", range(7))
 def test_record_that_was_dropped_or_changed_before_a_checkpoint_is_found(at: int) -> None:
     scene, decisions = story()
-    checkpoints, _ = carried_of(decisions, ONE)
+    carried = carried_of(decisions, ONE)
     leaves = scene.running["one"].leaves
     for lie in ([*leaves[:at], *leaves[at + 1 :]], [*leaves[:at], b"another", *leaves[at + 1 :]]):
-        assert {reason.code for reason in judge_carried(checkpoints, lie)} == {"consistency-invalid"}
+        assert judged(carried, lie) == ["action-log-altered"]
+    first = next(one.size for one in carried.checkpoints if one.size > at)
+    (reason,) = judge_carried(carried.checkpoints, [leaf_hash(leaf) for leaf in [*leaves[:at], b"another", *leaves[at + 1 :]]], "log")
+    assert reason.claim.endswith(f" to {first - 1}"), "the first checkpoint that it does not lead to says where"
 
 
 def test_lineage_that_forked_or_fell_is_seen_in_the_public_log_alone() -> None:
@@ -67,19 +93,25 @@ def test_lineage_that_forked_or_fell_is_seen_in_the_public_log_alone() -> None:
         outcomes = tuple(replace(one, **changed) if one.instance == ONE else one for one in decisions[at].outcomes)  # type: ignore[arg-type]
         return [*decisions[:at], replace(decisions[at], outcomes=outcomes), *decisions[at + 1 :]]
 
-    assert len(carried_of(lied(2, log_size=2), ONE)[1]) == 1, "fell"
-    assert len(carried_of(lied(2, log_size=3), ONE)[1]) == 1, "the size of before, with another root"
-    assert carried_of(lied(2, log_size=2), sixteen("two"))[1] == (), "its neighbour did nothing"
+    for lie in (lied(2, log_size=2), lied(2, log_size=3)):
+        assert [reason.code for reason in carried_of(lie, ONE).reasons] == ["action-log-forked"]
+        assert carried_of(lie, sixteen("two")).reasons == [], "its neighbour did nothing"
+
+
+def test_an_instance_of_two_hosts_is_a_finding_and_the_second_moves_nothing() -> None:
+    _, decisions = story()
+    carried = carried_of([*decisions[:3], replace(decisions[3], host="host-2")], ONE)
+    assert [reason.code for reason in carried.reasons] == ["action-log-forked"]
+    assert (carried.host, carried.size) == ("host-1", 5)
 
 
 def test_fork_that_the_verifier_refused_is_a_finding_and_no_checkpoint() -> None:
     scene, decisions = story()
     forked = replace(scene.running["one"].request(), log_root=frontier_root(EMPTY_FRONTIER), log_proof=())
     entry = scene.judge(scene.evidence(requests=(forked,))).entry
-    checkpoints, wrong = carried_of([*decisions, entry], ONE)
-    assert len(checkpoints) == len(decisions)
-    (reason,) = wrong
-    assert reason.got == "action-log-inconsistent"
+    carried = carried_of([*decisions, entry], ONE)
+    assert carried.checkpoints == carried_of(decisions, ONE).checkpoints
+    assert [reason.code for reason in carried.reasons] == ["action-log-forked"]
     assert entry.outcomes[0].log_root == forked.log_root, "what was carried is named, though nothing came of it"
 
 
@@ -88,3 +120,11 @@ def test_checkpoint_from_another_base_is_neither() -> None:
     entry = scene.judge(scene.evidence(requests=(replace(scene.running["one"].request(), log_from=1, log_proof=()),))).entry
     assert {reason.code for reason in entry.outcomes[0].reasons} == {"action-log-base"}
     assert carried_of([*decisions, entry], ONE) == carried_of(decisions, ONE)
+
+
+def test_of_instances_whose_log_is_not_at_hand_the_last_checkpoint_is_kept() -> None:
+    _, decisions = story()
+    logs = CarriedLogs({sixteen("two")})
+    for decision in decisions:
+        logs.take(carriage_of(decision))
+    assert [one.size for one in logs.of[ONE].checkpoints] == [7]

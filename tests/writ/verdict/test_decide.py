@@ -15,7 +15,7 @@ from writ.formats.eat import TokenClaims, parse_token
 from writ.formats.errors import FormatError
 from writ.formats.policy_bundle import PolicyBundle
 from writ.formats.strict import decode_cbor, encode_cbor
-from writ.verdict.decide import decide, decision_context, judge_recorded, used_of
+from writ.verdict.decide import decide, decision_context, judge_recorded, lag_of, used_of
 from writ.verdict.decision import Decision
 from writ.verdict.memo import Memo
 from writ.verdict.schema import cedar_schema
@@ -169,3 +169,38 @@ def test_policy_counts_and_its_decision_is_replayed_from_the_record() -> None:
 def test_count_that_is_none_is_refused(context: object) -> None:
     with pytest.raises(FormatError):
         used_of(encode_cbor(context))
+
+
+# --- records that lie on the host alone -----------------------------------------------------------------------------------
+
+LAGS = replace(SCENE.bundle, settings=replace(SCENE.bundle.settings, record_lag_most=30))
+
+
+@pytest.mark.parametrize("lag, permit", [(0, True), (30, True), (31, False), (None, False)])
+def test_a_lag_beyond_the_bound_refuses_and_is_recorded_and_judged_again(lag: int | None, permit: bool) -> None:
+    token, memo = named(LAGS), Memo()
+    for remembered in (None, memo, memo):
+        decision = decide(ACTION, token=token, bundle=LAGS, gate="socket", now=NOW, lag=lag, memo=remembered)
+        assert decision.permit is permit
+        assert permit or code(decision) == "record-lag"
+        assert lag_of(decision.context) == lag
+        again = judge_recorded(ACTION, token.claims, LAGS, gate="socket", now=NOW, lag=lag_of(decision.context))
+        assert (again.permit, again.reasons, again.context) == (decision.permit, decision.reasons, decision.context)
+
+
+def test_a_lag_within_the_bound_does_not_answer_for_one_beyond() -> None:
+    token, memo = named(LAGS), Memo()
+    said = [decide(ACTION, token=token, bundle=LAGS, gate="socket", now=NOW, lag=lag, memo=memo).permit for lag in (0, 31, 30, None, 5)]
+    assert said == [True, False, True, False, True]
+
+
+def test_no_lag_is_recorded_where_the_policy_sets_no_bound() -> None:
+    decision = decide(ACTION, token=TOKEN, bundle=SCENE.bundle, gate="socket", now=NOW, lag=10_000)
+    assert decision.permit
+    assert lag_of(decision.context) is None
+
+
+def test_a_lag_that_is_no_number_is_no_context() -> None:
+    for wrong in (-1, True, "1", 1 << 63):
+        with pytest.raises(FormatError):
+            lag_of(encode_context({"record_lag": wrong}))

@@ -66,7 +66,7 @@ def test_foreseen_is_what_then_happens(machine: Machine) -> None:
         foreseen = ask(machine, *left)
         machine.scene.references = left
         verdict = machine.judge(ima_log=ImaLog(0, machine.kernel.binary))
-        assert foreseen.reasons == verdict.entry.reasons, whole[gone].id
+        assert foreseen.reasons == verdict.reasons, whole[gone].id
         assert (not foreseen.passes) == (verdict.tokens[0].claims is None), whole[gone].id
         if not foreseen.reasons:
             assert foreseen.instances[0][2] == verdict.tokens[0].reasons

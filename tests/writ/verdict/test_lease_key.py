@@ -165,4 +165,4 @@ def test_action_under_a_token_of_hardware_mode_is_proven_from_quotes_that_bind_l
     assert parse_evidence(proof.evidence).lease_keys is not None
     assert parse_evidence(proof.carrier).lease_keys is not None
     assert parse_token(proof.token).claims.lease is not None
-    assert prove(proof, host.scene.trust).attested_at <= host.scene.now
+    assert prove(proof, host.scene.trust).chain.attested_at <= host.scene.now

@@ -21,7 +21,7 @@ from writ.verdict.attestation import AttestationVerdict
 
 
 def reasons(verdict: AttestationVerdict) -> set[tuple[str, str]]:
-    return {(reason.code, reason.claim) for reason in verdict.entry.reasons}
+    return {(reason.code, reason.claim) for reason in verdict.reasons}
 
 
 def test_runtime_is_affirming_where_boot_and_files_were_approved() -> None:
@@ -46,7 +46,7 @@ def test_part_that_was_not_measured_as_approved_is_named(part: str) -> None:
     machine.reboot()
     verdict = machine.attest()
     assert reasons(verdict) == {("attestor-not-rooted", f"executables.{part}")}
-    assert verdict.entry.reasons[0].expected == f"{FILES[part]} measured as approved"
+    assert verdict.reasons[0].expected == f"{FILES[part]} measured as approved"
     machine.kernel.measure(FILES[part], content(part))
     assert permitted(machine.attest()).runtime == "affirming"
 
@@ -94,7 +94,7 @@ def test_ima_list_without_boot_log_roots_nothing() -> None:
     machine = Machine()
     verdict = machine.attest(uefi_log=None)
     assert reasons(verdict) == {("attestor-not-rooted", f"executables.{name}") for name in ("boot", "firmware", "secure-boot")}
-    assert {reason.expected for reason in verdict.entry.reasons} == {"boot evidence"}
+    assert {reason.expected for reason in verdict.reasons} == {"boot evidence"}
 
 
 @pytest.mark.parametrize("environment", ["boot", "firmware", "secure-boot"])
@@ -287,7 +287,7 @@ def test_of_two_references_that_run_out_the_first_is_gone_before_the_second() ->
     for now, found in ((NOW + 60, set()), (NOW + 61, {"ima./bin/a"}), (NOW + 121, {"ima./bin/a", "ima./bin/b"})):
         machine.scene.now = now
         verdict = machine.judge()
-        assert {reason.claim for reason in verdict.entry.reasons} == found
+        assert {reason.claim for reason in verdict.reasons} == found
 
 
 # --- PCRs ------------------------------------------------------------------------------------------------------------------------
@@ -311,7 +311,7 @@ def test_pcr_of_reference_values_is_the_quoted_one(environment: str) -> None:
     for _ in range(2):
         verdict = machine.attest()
         assert reasons(verdict) == {(other, f"{environment}.registers.7")}
-        assert [(r.expected, r.got) for r in verdict.entry.reasons] == [(str(Digest.of(b"another")), str(quoted))]
+        assert [(r.expected, r.got) for r in verdict.reasons] == [(str(Digest.of(b"another")), str(quoted))]
         host = parse_ear_cbor(verdict.result).submodule("host")
         assert host is not None
         assert host.claim("executables") == 33

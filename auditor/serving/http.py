@@ -1,11 +1,8 @@
-"""HTTP/1.1 for a witness, and nothing that a witness does not need: no framework, no chunked bodies, no second spelling.
-
-    POST PREFIX/add-checkpoint              C2SP tlog-witness
-    GET  PREFIX/SHA-256(origin)/checkpoint  the last checkpoint that was cosigned, with the cosignature (ours: no specification has one yet)
+"""HTTP/1.1 for a service of few paths, and nothing that those do not need: no framework, no chunked bodies, no second spelling.
 
 Where a request's end is in doubt it is answered and the connection closed, so nothing behind it is taken for another request. A request has
-`SECONDS` to begin, to arrive and to be judged, each; a connection `MOST_REQUESTS`, the witness `MOST_CONNECTIONS`; whoever comes beyond
-waits in the kernel's queue.
+`SECONDS` to begin, to arrive and to be judged, each; a connection `MOST_REQUESTS`, the service `MOST_CONNECTIONS`; whoever comes beyond
+waits in the kernel's queue. Bodies of more than `SMALL` bytes are read `MOST_LARGE` at a time.
 
 Source: RFC 9112 sections 2.2, 3, 5, 6; RFC 9110 section 10.1.1 (Expect).
 """
@@ -17,41 +14,73 @@ import contextlib
 import re
 import socket
 import ssl
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
-from auditor.witness.cosigner import PLAIN, Answer, Cosigner
-from writ.formats.tlog.witnessing import MAX_REQUEST
 from writ.service import observe
+
+PLAIN: Final = "text/plain; charset=utf-8"
 
 MAX_HEAD: Final = 8192
 SECONDS: Final = 10.0
 MOST_REQUESTS: Final = 1000
 MOST_CONNECTIONS: Final = 256
+SMALL: Final = 64 << 10
+MOST_LARGE: Final = 32
 LINGER: Final = 1.0
 """Seconds in which a sender may finish behind its last answer, so that it reads that and not a reset."""
 
 _REQUEST = re.compile(r"([A-Z]{1,16}) (/[!-~]{0,1023}) HTTP/1\.([01])\Z")
 _FIELD = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}):[ \t]*([!-~](?:[ \t!-~]*[!-~])?|)[ \t]*\Z")
 _LENGTH = re.compile(r"[0-9]{1,9}\Z")
-_PLACE = re.compile(r"/([0-9a-f]{64})/checkpoint\Z")
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]+)*\Z")
 _ONCE: Final = ("host", "content-length", "transfer-encoding", "expect")
 _PHRASES: Final = {
     200: "OK", 400: "Bad Request", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed", 408: "Request Timeout", 409: "Conflict",
     411: "Length Required", 413: "Content Too Large", 417: "Expectation Failed", 422: "Unprocessable Content",
-    431: "Request Header Fields Too Large", 503: "Service Unavailable",
+    431: "Request Header Fields Too Large", 503: "Service Unavailable", 507: "Insufficient Storage",
 }  # fmt: skip
 
 _log = observe.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What goes back."""
+
+    status: int
+    content_type: str
+    body: bytes
+    allow: str = ""
+
+
+def said(status: int, text: str) -> Answer:
+    """One line of text."""
+    return Answer(status, PLAIN, f"{text}\n".encode())
+
+
+Work = Callable[[bytes], Answer]
+"""From the body of a request to the answer. Blocks; raises nothing of ours."""
+
+
+class Service(Protocol):
+    """What is behind the paths."""
+
+    @property
+    def most(self) -> int:
+        """Bytes of a body at most."""
+
+    def find(self, path: str) -> tuple[str, Work] | None:
+        """The method that `path` (without the prefix) takes, and what answers; None where nothing is."""
 
 
 class _DoubtError(Exception):
     """Where this request ends is not known, or it is none: it is answered, and the connection closed."""
 
     def __init__(self, status: int, text: str) -> None:
-        self.answer = Answer(status, PLAIN, f"{text}\n".encode())
+        self.answer = said(status, text)
         super().__init__(text)
 
 
@@ -72,8 +101,8 @@ def is_prefix(text: str) -> bool:
     return _PREFIX.match(text) is not None
 
 
-def parse_head(data: bytes) -> Head:
-    """Read a head, with the empty line behind it. Raises `_DoubtError` for whatever has two readings, or none."""
+def parse_head(data: bytes, most: int) -> Head:
+    """Read a head and the empty line behind it; a body has `most` bytes. Raises `_DoubtError` for whatever has two readings, or none."""
     try:
         first, *lines, end, nothing = data.decode("ascii").split("\r\n")
     except ValueError:
@@ -99,28 +128,29 @@ def parse_head(data: bytes) -> Head:
     if fields.get("expect", "100-continue").lower() != "100-continue":
         raise _DoubtError(417, "expected no expectation but 100-continue")
     options = {one.strip().lower() for one in fields.get("connection", "").split(",")}
-    length = _length(fields.get("content-length"), asked[1])
+    length = _length(fields.get("content-length"), asked[1], most)
     return Head(asked[1], asked[2], length, asked[3] == "1" and "close" not in options, "expect" in fields)
 
 
-def _length(given: str | None, method: str) -> int:
+def _length(given: str | None, method: str, most: int) -> int:
     if given is None:
         if method == "POST":
             raise _DoubtError(411, "expected a Content-Length")
         return 0
     if not _LENGTH.match(given):
         raise _DoubtError(400, "expected a Content-Length of digits")
-    if int(given) > MAX_REQUEST:
-        raise _DoubtError(413, f"expected at most {MAX_REQUEST} bytes")
+    if int(given) > most:
+        raise _DoubtError(413, f"expected at most {most} bytes")
     return int(given)
 
 
 class Server:
-    """Serves one witness until it is stopped."""
+    """Serves one service until it is stopped."""
 
-    def __init__(self, witness: Cosigner, prefix: str, tls: ssl.SSLContext | None) -> None:
-        self._witness, self._prefix, self._tls = witness, prefix, tls
-        self._worker = ThreadPoolExecutor(1, "witness")  # one request after another holds the state; the others wait here, not there
+    def __init__(self, service: Service, prefix: str, tls: ssl.SSLContext | None) -> None:
+        self._service, self._prefix, self._tls = service, prefix, tls
+        self._worker = ThreadPoolExecutor(1, "service")  # one request after another holds the state; the others wait here, not there
+        self._large = asyncio.Semaphore(MOST_LARGE)
 
     async def serve(self, listener: socket.socket, stop: asyncio.Event) -> None:
         """Serves what comes to `listener` until `stop` is set. What is under way is cut; what was stored stays, and is given again."""
@@ -150,7 +180,7 @@ class Server:
                     connection, _ = await loop.sock_accept(listener)
                 except OSError as error:  # no descriptors left, or the peer was gone before
                     slots.release()
-                    _log.warning("witness-accept", detail=error.strerror)
+                    _log.warning("accept", detail=error.strerror)
                     await asyncio.sleep(0.1)
                     continue
                 task = asyncio.create_task(self._attend(connection))
@@ -190,13 +220,19 @@ class Server:
                 first = await reader.readexactly(1)
         except (TimeoutError, asyncio.IncompleteReadError):  # idle: whoever would send now must not take a 408 for its answer
             return False
+        async with contextlib.AsyncExitStack() as room:
+            return await self._whole(first, reader, writer, room)
+
+    async def _whole(
+        self, first: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, room: contextlib.AsyncExitStack
+    ) -> bool:
         try:
             async with asyncio.timeout(SECONDS):
-                head, body = await self._read(first, reader, writer)
+                head, body = await self._read(first, reader, writer, room)
         except asyncio.IncompleteReadError:
             return False
         except TimeoutError:
-            await _send(writer, Answer(408, PLAIN, f"expected a request within {SECONDS:g} s\n".encode()), goes_on=False)
+            await _send(writer, said(408, f"expected a request within {SECONDS:g} s"), goes_on=False)
             return False
         except _DoubtError as doubt:
             await _send(writer, doubt.answer, goes_on=False)
@@ -205,31 +241,34 @@ class Server:
         await _send(writer, answer, goes_on=head.goes_on)
         return head.goes_on
 
-    async def _read(self, first: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[Head, bytes]:
+    async def _read(
+        self, first: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, room: contextlib.AsyncExitStack
+    ) -> tuple[Head, bytes]:
         try:
-            head = parse_head(first + await reader.readuntil(b"\r\n\r\n"))
+            head = parse_head(first + await reader.readuntil(b"\r\n\r\n"), self._service.most)
         except asyncio.LimitOverrunError:
             raise _DoubtError(431, f"expected a head of at most {MAX_HEAD} bytes") from None
         if head.waits and head.length:
             writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if head.length > SMALL:
+            await room.enter_async_context(self._large)
         return head, await reader.readexactly(head.length)
 
     async def _answer(self, head: Head, body: bytes) -> Answer:
-        """The witness's word; where it has none in time, or fails as nobody foresaw, 503: nothing was said, and it may be asked again."""
+        """The service's word; where it has none in time, or fails as nobody foresaw, 503: nothing was said, and it may be asked again."""
         path = head.path.removeprefix(self._prefix) if head.path.startswith(self._prefix) else ""
-        place = _PLACE.match(path)
-        wanted = "POST" if path == "/add-checkpoint" else "GET" if place is not None else None
-        if wanted is None:
-            return Answer(404, PLAIN, b"expected PREFIX/add-checkpoint\n")
-        if head.method != wanted:
-            return Answer(405, PLAIN, f"expected {wanted}\n".encode(), allow=wanted)
-        work = (self._witness.latest, place[1]) if place is not None else (self._witness.add, body)
+        found = self._service.find(path)
+        if found is None:
+            return said(404, "nothing is there")
+        method, work = found
+        if head.method != method:
+            return Answer(405, PLAIN, f"expected {method}\n".encode(), allow=method)
         try:
             async with asyncio.timeout(SECONDS):
-                return await asyncio.get_running_loop().run_in_executor(self._worker, *work)
-        except Exception as error:  # noqa: BLE001 - whatever it is, no cosignature leaves and nobody reads why
+                return await asyncio.get_running_loop().run_in_executor(self._worker, work, body)
+        except Exception as error:  # noqa: BLE001 - whatever it is, no signature leaves and nobody reads why
             _log.error("internal", exception=error)
-            return Answer(503, PLAIN, b"the witness could not: ask later\n")
+            return said(503, "it could not: ask later")
 
 
 async def _send(writer: asyncio.StreamWriter, answer: Answer, *, goes_on: bool) -> None:

@@ -1,0 +1,277 @@
+"""Records leave the host: every action log of this host is shipped to a store that writes once, in the background, and receipts are kept.
+
+One thread of the daemon, over one connection. Never on an action's path: what it reads is durable already. Where it stands is the store's
+word: it begins at the last receipt, and where the store has another size, there. Receipts count by the store's key alone.
+
+    instances/ID/receipt.json   {"papers": 12, "receipt": the checkpoint with the store's cosignature}
+
+This proves nothing about a host whose root ships other records from the start; what was shipped once, nobody takes back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Final
+
+from enforcer.config import EnforcerConfig
+from enforcer.papers import PAPERS_FILE
+from enforcer.receipts import RECEIPT_FILE, read_receipt, unstored
+from enforcer.record import LOG_FILE
+from writ.formats.errors import FormatError, Unavailable, WritError
+from writ.formats.keys import Signer
+from writ.formats.tlog import merkle
+from writ.formats.tlog.checkpoint import Checkpoint, SignedCheckpoint
+from writ.formats.tlog.cosignature import cosigned_at
+from writ.formats.tlog.note import PLAIN, Note, NoteKey, encode_note, parse_vkey, sign_note
+from writ.formats.tlog.storing import CONTENT_TYPE, INFO_TYPE, MOST_PAPERS, AddRecords, encode_add_records, log_key, parse_info
+from writ.formats.tlog.witnessing import parse_cosignatures
+from writ.service import observe
+from writ.service.clock import Clock
+from writ.service.signers import load_or_create_signer
+from writ.service.uplink import Answer, Uplink
+
+EVERY: Final = 0.2
+"""Seconds between two looks."""
+MOST: Final = 1024
+"""Records of one request."""
+BYTES: Final = 2 << 20
+"""Of leaves and sealed contents in one request, beyond the first record."""
+BACK_OFF: Final = (0.5, 30.0)
+"""Seconds until a store that did not answer is asked again: the least, doubled each time, and the most."""
+
+_LOG = observe.get_logger(__name__)
+
+Post = Callable[[bytes], Answer]
+
+
+class AtOddsError(WritError):
+    """The store has another history of this log than the host, or a longer one. Nothing more of it is shipped: a person has to look."""
+
+
+def host_key(config: EnforcerConfig) -> tuple[NoteKey, Signer]:
+    """The key that signs this host's checkpoints, made on first use. Raises FormatError, Unavailable."""
+    signer = load_or_create_signer(config.log_key)
+    return NoteKey(config.record_log, PLAIN, signer.public), signer
+
+
+class LogShipper:
+    """Ships one log. Not for two threads at once."""
+
+    def __init__(self, folder: Path, instance: bytes, host: NoteKey, signer: Signer, store: NoteKey) -> None:
+        self._folder, self._key, self._signer, self._store = folder, log_key(host, instance), signer, store
+        kept = read_receipt(folder, store)
+        self.size = 0 if kept is None or kept.signed.checkpoint.origin != self._key.name else kept.signed.checkpoint.size
+        """How many records the store has, as far as we know."""
+        self._papers = 0 if kept is None else kept.papers
+        self._frontier: merkle.Frontier | None = None
+        self._known = None if kept is None else kept.signed.checkpoint
+        self.behind = 0
+        """How many records the store did not have, when it was looked at last."""
+
+    def ship(self, post: Post) -> bool:
+        """The store has one batch more, and its receipt is kept; False where there was nothing to ship.
+
+        1. The next records that are durable, and papers.
+        2. Their checkpoint, signed.
+        3. The answer is a receipt, or says where the store is.
+
+        Raises Unavailable where the store did not take it, AtOddsError where it never will, FormatError for a log that is none.
+        """
+        with contextlib.closing(self._open(LOG_FILE)) as db:
+            # 1
+            db.execute("BEGIN")
+            whole = db.execute("SELECT max(size) FROM commits").fetchone()[0] or 0
+            if self.size > whole:
+                raise AtOddsError("action log", f"at least the {self.size} records that the store has", f"{whole}")
+            self._catch_up(db)
+            rows = self._next(db)
+        papers, row = self._next_papers()
+        self.behind = whole - self.size
+        if not rows and not papers:
+            return False
+        # 2
+        frontier = merkle.append(self._frontier or merkle.EMPTY_FRONTIER, *(merkle.leaf_hash(leaf) for leaf, _ in rows))
+        checkpoint = Checkpoint(self._key.name, frontier.size, merkle.frontier_root(frontier))
+        signed = SignedCheckpoint(checkpoint, sign_note(str(checkpoint), self._key, self._signer.sign))
+        leaves, sealed = tuple(leaf for leaf, _ in rows), tuple(content for _, content in rows)
+        # 3
+        answer = post(encode_add_records(AddRecords(self.size, signed, leaves, sealed, papers)))
+        if answer.status == 409 and answer.content_type == INFO_TYPE:
+            self._go_on_from(parse_info(answer.body), whole)
+            return True
+        if answer.status == 409:
+            raise AtOddsError("record store", "a store with the same history", answer.body[:200].decode("ascii", "replace").strip())
+        if answer.status != 200:
+            detail = answer.body[:200].decode("ascii", "replace").strip()
+            raise Unavailable("record store", f"expected status 200, got {answer.status}: {detail}")
+        self._keep(signed, answer.body, row)
+        self._frontier, self.size, self._papers, self._known = frontier, frontier.size, row, checkpoint
+        self.behind = max(0, whole - self.size)
+        return True
+
+    def _open(self, name: str) -> sqlite3.Connection:
+        return sqlite3.connect(f"file:{self._folder / name}?mode=ro", uri=True, timeout=5)
+
+    def _catch_up(self, db: sqlite3.Connection) -> None:
+        """The frontier is that of the records that the store has, and it is of the history that the receipt is of."""
+        if self._frontier is not None and self._frontier.size == self.size:
+            return
+        leaves = db.execute("SELECT leaf FROM records WHERE sequence < ? ORDER BY sequence", (self.size,))
+        self._frontier = merkle.append(merkle.EMPTY_FRONTIER, *(merkle.leaf_hash(leaf) for (leaf,) in leaves))
+        if self._frontier.size != self.size:
+            raise FormatError("action log", f"{self.size} records", f"{self._frontier.size}")
+        if self._known is not None and self._known.size == self.size and self._known.root != merkle.frontier_root(self._frontier):
+            raise AtOddsError("action log", f"root {self._known.root.hex()} at size {self.size}, of the receipt", "another")
+
+    def _next(self, db: sqlite3.Connection) -> list[tuple[bytes, bytes | None]]:
+        found: list[tuple[bytes, bytes | None]] = []
+        size = 0
+        rows = db.execute("SELECT sequence, leaf, sealed FROM records WHERE sequence >= ? ORDER BY sequence LIMIT ?", (self.size, MOST))
+        for sequence, leaf, sealed in rows:
+            size += len(leaf) + len(sealed or b"")
+            if sequence != self.size + len(found):
+                raise FormatError("action log", f"record {self.size + len(found)}", f"record {sequence}")
+            if found and size > BYTES:
+                break
+            found.append((leaf, sealed))
+        return found
+
+    def _next_papers(self) -> tuple[tuple[tuple[str, bytes], ...], int]:
+        """Papers that the store does not have, and the row of the last of them."""
+        if self.size == 0 and self._known is None and not (self._folder / LOG_FILE).exists():
+            return (), 0
+        found: list[tuple[str, bytes]] = []
+        last, size = self._papers, 0
+        if not (self._folder / PAPERS_FILE).exists():
+            return (), last
+        with contextlib.closing(self._open(PAPERS_FILE)) as db:
+            rows = db.execute("SELECT rowid, kind, body FROM papers WHERE rowid > ? ORDER BY rowid LIMIT ?", (last, MOST_PAPERS))
+            for row, kind, body in rows:
+                size += len(body)
+                if found and size > BYTES:
+                    break
+                found.append((kind, body))
+                last = row
+        return tuple(found), last
+
+    def _go_on_from(self, size: int, whole: int) -> None:
+        if size > whole:
+            raise AtOddsError("record store", f"at most the {whole} records of this host", f"{size}")
+        if size == self.size:
+            raise Unavailable("record store", f"expected another size than {size}, got it again")
+        self.size, self._frontier, self._known, self._papers = size, None, None, 0
+
+    def _keep(self, signed: SignedCheckpoint, body: bytes, papers: int) -> None:
+        """The receipt is durable. Raises Unavailable for one that the store did not sign."""
+        note = Note(signed.note.text, (*signed.note.signatures, *parse_cosignatures(body)))
+        if cosigned_at(note, self._store) is None:
+            raise Unavailable("record store", f"expected a cosignature by {self._store.name}+{self._store.id.hex()} that holds, got none")
+        fresh = self._folder / f".{RECEIPT_FILE}"
+        with fresh.open("wb") as file:
+            file.write(json.dumps({"papers": papers, "receipt": encode_note(note).decode()}).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.rename(self._folder / RECEIPT_FILE)
+
+
+class Shipping:
+    """Ships all logs of the host, until the process ends."""
+
+    def __init__(
+        self, config: EnforcerConfig, clock: Clock, living: Callable[[], Collection[bytes]], tell: Callable[[bytes, int], None]
+    ) -> None:
+        """`living` are the instances that may write; `tell` hears of each how many records are in the store.
+
+        Raises FormatError, Unavailable.
+        """
+        self._config, self._clock, self._living, self._tell = config, clock, living, tell
+        self._host, self._signer = host_key(config)
+        self._store = parse_vkey(config.record_store_key)
+        self._uplink = Uplink(config.record_store, ca_file=config.record_store_ca_file, signer=None, clock=clock)
+        self._logs: dict[bytes, LogShipper] = {}
+        self._at_odds: set[bytes] = set()
+        self._failures = 0
+
+    def begin(self) -> None:
+        """In a thread of its own, from now on."""
+        threading.Thread(target=self._run, name="shipping", daemon=True).start()
+
+    def size_of(self, instance: bytes) -> int:
+        """How many records of an instance the store has, as far as we know."""
+        log = self._logs.get(instance)
+        if log is not None:
+            return log.size
+        kept = read_receipt(self._config.instance_dir(instance), self._store)
+        return 0 if kept is None else kept.signed.checkpoint.size
+
+    def _run(self) -> None:
+        waiting = set(self._remembered())
+        while True:
+            waiting = self.round(waiting | set(self._living()))
+            with contextlib.suppress(OSError):
+                fresh = self._config.store_metrics.with_suffix(".new")
+                fresh.write_text(self.metrics(waiting))
+                fresh.rename(self._config.store_metrics)
+            time.sleep(EVERY if self._failures == 0 else min(BACK_OFF[1], BACK_OFF[0] * 2 ** min(self._failures - 1, 8)))
+
+    def round(self, instances: Collection[bytes]) -> set[bytes]:
+        """What there is of these logs is shipped; those of which there is more, or that could not be, are returned."""
+        left = set(instances) - self._at_odds
+        failed = 0
+        for instance in sorted(left):
+            try:
+                while self._ship(instance):
+                    pass
+                left.discard(instance)
+            except (AtOddsError, FormatError) as error:
+                self._at_odds.add(instance)
+                left.discard(instance)
+                _LOG.error("record-store-at-odds", instance=instance.hex(), detail=str(error))
+            except (WritError, OSError, sqlite3.Error) as error:
+                failed += 1
+                if self._failures in (0, 10) or self._failures % 100 == 0:
+                    _LOG.warning("record-store-away", instance=instance.hex(), failures=self._failures, detail=str(error)[:300])
+                if isinstance(error, Unavailable) and error.what == self._uplink.base_url:
+                    break  # so it would be for the others
+        self._failures = self._failures + 1 if failed else 0
+        for instance in self._logs.keys() - left - set(self._living()):
+            del self._logs[instance]
+        return left
+
+    def metrics(self, left: Collection[bytes]) -> str:
+        """How far the store is behind, for Prometheus: what of the logs in `left`, and of those at odds, is on this host alone."""
+        behind = lag = 0
+        for instance in {*left, *self._at_odds}:
+            with contextlib.suppress(sqlite3.Error, FormatError):
+                records, since = unstored(self._config.instance_dir(instance), self.size_of(instance))
+                behind, lag = behind + records, max(lag, 0 if since is None else self._clock.now() - since)
+        values = {"behind_records": behind, "lag_seconds": lag, "at_odds_logs": len(self._at_odds), "failures": self._failures}
+        return "".join(f"# TYPE writ_record_store_{name} gauge\nwrit_record_store_{name} {value}\n" for name, value in values.items())
+
+    def _ship(self, instance: bytes) -> bool:
+        folder = self._config.instance_dir(instance)
+        if not (folder / LOG_FILE).exists():
+            return False
+        if instance not in self._logs:
+            self._logs[instance] = LogShipper(folder, instance, self._host, self._signer, self._store)
+        log = self._logs[instance]
+        more = log.ship(self._post)
+        if more:
+            self._tell(instance, log.size)
+        return more and log.behind > 0
+
+    def _post(self, body: bytes) -> Answer:
+        return self._uplink.post("/add-records", body, CONTENT_TYPE, retry=True)
+
+    def _remembered(self) -> list[bytes]:
+        with contextlib.suppress(OSError):
+            names = [path.name for path in (self._config.state_dir / "instances").iterdir()]
+            return [bytes.fromhex(name) for name in names if len(name) == 32]
+        return []

@@ -1,0 +1,330 @@
+"""A record store: what it cosigned it has whole, nothing of it changes, and a log has one history."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from auditor.__main__ import main
+from auditor.log.source import Address
+from auditor.serving import folder as own
+from auditor.serving.http import Answer
+from auditor.store import records, serve
+from auditor.store.export import export
+from auditor.store.keeper import Keeper
+from tests.auditor.served import ServedStore
+from tests.parsers import assert_parser_is_total
+from tests.world.store import HostLog, keeper
+from writ.formats.archive import InstanceLog, parse_archive
+from writ.formats.errors import FormatError, Refused, Unavailable
+from writ.formats.tlog.checkpoint import parse_signed_checkpoint
+from writ.formats.tlog.cosignature import cosigned_at
+from writ.formats.tlog.merkle import leaf_hash, root
+from writ.formats.tlog.note import Note, is_signed
+from writ.formats.tlog.storing import (
+    INFO_TYPE,
+    MOST_RECORDS,
+    AddRecords,
+    encode_add_records,
+    encode_info,
+    instance_of,
+    log_key,
+    parse_add_records,
+    parse_info,
+)
+from writ.formats.tlog.tile import bundles_of, path_of, root_of, tiles_of
+from writ.formats.tlog.witnessing import parse_cosignatures
+from writ.service.clock import SystemClock
+
+
+def place(log: HostLog) -> str:
+    return hashlib.sha256(log.key.name.encode()).hexdigest()
+
+
+def receipt(store: Keeper, log: HostLog, size: int, answer: Answer) -> int | None:
+    """When the store cosigned the checkpoint of `size`, as its answer says; None where it did not."""
+    return cosigned_at(Note(log.signed(size).note.text, parse_cosignatures(answer.body)), store.key)
+
+
+def get(store: Keeper, log: HostLog, path: str) -> Answer:
+    return store.get(place(log), path)
+
+
+# --- what is stored -----------------------------------------------------------------------------------------------------
+
+
+def test_the_receipt_is_the_cosignature_of_all_that_is_stored() -> None:
+    log = HostLog(8)
+    store = keeper(log.host)
+    first = store.add(log.body(0, 5))
+    second = store.add(log.body(5, 8))
+    assert (first.status, second.status) == (200, 200)
+    assert receipt(store, log, 5, first) is not None
+    assert receipt(store, log, 8, second) is not None
+    assert receipt(store, log, 8, first) is None
+    shown = parse_signed_checkpoint(get(store, log, "checkpoint").body)
+    assert shown.checkpoint == log.signed(8).checkpoint
+    assert is_signed(shown.note, log.key)
+    assert cosigned_at(shown.note, store.key) is not None
+
+
+def test_what_was_stored_is_read_as_tiles() -> None:
+    """Also after the edge was forgotten: 70,000 records, so that a tile of level 1 is full and there is one of level 2."""
+    log = HostLog(70_000)
+    kept = records.in_memory()
+    store = keeper(log.host, kept=kept)
+    for start in range(0, 70_000, MOST_RECORDS):
+        assert store.add(log.body(start, min(start + MOST_RECORDS, 70_000))).status == 200
+    for reader in (store, keeper(log.host, kept=records.Records(kept._connection))):  # noqa: SLF001 - the same file, nothing remembered
+        tiles = {tile: get(reader, log, path_of(tile)).body for tile in tiles_of(70_000)}
+        hashes = {tile: [data[at : at + 32] for at in range(0, 32 * tile.width, 32)] for tile, data in tiles.items()}
+        whole = root_of(hashes.__getitem__, 70_000)
+        assert whole == log.signed(70_000).checkpoint.root
+        last = list(bundles_of(70_000))[-1]
+        assert b"leaf 69999" in get(reader, log, path_of(last)).body
+        assert get(reader, log, path_of(replace(last, width=last.width + 1))).status == 404
+        assert get(reader, log, "tile/0/000.p/7").body == get(reader, log, "tile/0/000").body[: 7 * 32]
+
+
+def test_records_are_shown_only_where_the_store_shows_them() -> None:
+    log = HostLog(8)
+    store = keeper(log.host, shows=False)
+    store.add(log.body(0, 8))
+    assert get(store, log, "tile/entries/000.p/8").status == 404
+    assert get(store, log, "tile/0/000.p/8").status == 200
+
+
+def test_sealed_contents_and_papers_are_kept_and_not_served() -> None:
+    log = HostLog(8)
+    kept = records.in_memory()
+    store = keeper(log.host, kept=kept)
+    store.add(log.body(0, 8, [("token", b"ey"), ("object", b"o")]))
+    with kept.exclusive() as held:
+        assert [sealed for _, sealed in held.contents(log.key.name, 0, 8)] == log.sealed
+        assert sorted(held.papers(log.key.name)) == [("object", b"o"), ("token", b"ey")]
+    assert [store.find(path) for path in (f"/{place(log)}/papers", f"/{place(log)}/sealed", "/records.sqlite")] == [None] * 3
+
+
+def test_an_answer_that_was_lost_is_given_again_and_papers_may_follow() -> None:
+    log = HostLog(8)
+    kept = records.in_memory()
+    store = keeper(log.host, kept=kept)
+    first = store.add(log.body(0, 8))
+    assert store.add(log.body(0, 8)) == first
+    assert store.add(log.body(8, 8, [("token", b"ey")])) == first
+    with kept.exclusive() as held:
+        assert held.papers(log.key.name) == [("token", b"ey")]
+
+
+# --- what is refused ----------------------------------------------------------------------------------------------------
+
+
+def test_another_size_is_told() -> None:
+    log = HostLog(8)
+    store = keeper(log.host)
+    assert store.add(log.body(2, 8)) == Answer(409, INFO_TYPE, b"0\n0\n\n")
+    store.add(log.body(0, 5))
+    assert store.add(log.body(2, 8)) == Answer(409, INFO_TYPE, b"5\n5\n\n")
+    assert store.add(log.body(0, 3)) == Answer(409, INFO_TYPE, b"5\n5\n\n")
+    assert parse_info(b"5\n5\n\n") == 5
+
+
+@pytest.mark.parametrize("at, size", [(2, 8), (2, 5), (2, 3), (6, 8)], ids=["longer", "as long", "shorter", "since"])
+def test_a_fork_is_refused_and_both_checkpoints_are_kept(at: int, size: int) -> None:
+    log = HostLog(8)
+    kept = records.in_memory()
+    store = keeper(log.host, kept=kept)
+    store.add(log.body(0, 5))
+    fork = log.forked(at)
+    if at == 6:
+        store.add(log.body(5, 8))
+    answer = store.add(fork.body(min(size, 5), size))
+    assert answer.status == 409
+    assert b"log-forked" in answer.body
+    with kept.exclusive() as held:
+        [(origin, has, other)] = held.forks()
+        assert held.latest(origin) == parse_signed_checkpoint(has)
+    assert origin == log.key.name
+    assert is_signed(parse_signed_checkpoint(other).note, log.key)
+    assert parse_signed_checkpoint(other).checkpoint == fork.signed(size).checkpoint
+
+
+def test_leaves_that_do_not_lead_to_the_checkpoint_are_refused() -> None:
+    log = HostLog(8)
+    store = keeper(log.host)
+    asked = log.asks(0, 8)
+    for leaves in ((*asked.leaves[:7], b"x"), tuple(reversed(asked.leaves))):
+        assert store.add(encode_add_records(replace(asked, leaves=leaves))).status == 409
+    assert get(store, log, "checkpoint").status == 404
+
+
+def test_only_a_known_host_writes_and_only_under_its_name() -> None:
+    log, stranger = HostLog(8), HostLog(8)
+    other = HostLog(8, name="records.example/host-2")
+    store = keeper(log.host, other.host)
+    assert store.add(stranger.body(0, 8)).status == 403
+    assert store.add(HostLog(8, name="records.example/host-3").body(0, 8)).status == 404
+    other.key = replace(log.key, key=other.signer.public)  # host 2 signs under the name of host 1
+    assert store.add(other.body(0, 8)).status == 403
+    other.key = other.host  # and for a log that is no instance's
+    assert store.add(other.body(0, 8)).status == 404
+    assert store.add(b"").status == 400
+
+
+def test_what_the_sender_adds_below_a_checkpoint_is_not_kept() -> None:
+    log, stranger = HostLog(8), HostLog(8)
+    store = keeper(log.host)
+    signed = log.signed(8)
+    lines = (*signed.note.signatures, *stranger.signed(8).note.signatures)
+    asked = replace(log.asks(0, 8), checkpoint=replace(signed, note=Note(signed.note.text, lines)))
+    assert store.add(encode_add_records(asked)).status == 200
+    shown = parse_signed_checkpoint(get(store, log, "checkpoint").body).note
+    assert [one.name for one in shown.signatures] == [log.key.name, store.key.name]
+
+
+def test_beyond_its_quota_nothing_is_stored() -> None:
+    log = HostLog(8)
+    store = keeper(log.host, quota=200_000)
+    assert store.add(log.body(0, 5)).status == 200
+    store = keeper(log.host, quota=100_000)
+    answer = store.add(log.body(0, 5))
+    assert answer.status == 507
+    assert b"--most-bytes" in answer.body
+    assert get(store, log, "checkpoint").status == 404
+
+
+@pytest.mark.parametrize("table", ["batches", "tiles", "papers", "forks"])
+@pytest.mark.parametrize("change", ["DELETE FROM {}", "UPDATE {} SET origin = 'x'"])
+def test_what_is_written_is_not_changed(table: str, change: str) -> None:
+    log = HostLog(300)
+    kept = records.in_memory()
+    store = keeper(log.host, kept=kept)
+    store.add(log.body(0, 300, [("token", b"ey")]))
+    store.add(log.forked(2).body(300, 300))
+    with pytest.raises(sqlite3.IntegrityError, match="written once"):
+        kept._connection.execute(change.format(table))  # noqa: SLF001 - as a mistake of ours would
+
+
+def test_a_store_that_was_altered_signs_no_more(tmp_path: Path) -> None:
+    """Root of the store's own machine puts another leaf in: the edge is made again when it is opened, and its root compared."""
+    log = HostLog(8)
+    serve.init(tmp_path / "s", "store.example")
+    kept = records.open_records(tmp_path / "s")
+    assert keeper(log.host, kept=kept).add(log.body(0, 5)).status == 200
+    kept.close()
+    with sqlite3.connect(tmp_path / "s" / records.FILE) as db:
+        db.execute("DROP TRIGGER no_update_of_batches")
+        leaves = db.execute("SELECT leaves FROM batches").fetchone()[0]
+        db.execute("UPDATE batches SET leaves = ?", (leaves.replace(b"leaf 2", b"leaf X"),))
+    again = keeper(log.host, kept=records.open_records(tmp_path / "s"))
+    assert again.add(log.body(5, 8)).status == 503
+    with pytest.raises(FormatError, match="another root"):
+        export(tmp_path / "s")
+
+
+# --- formats ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_request_reads_back_and_its_parser_is_total() -> None:
+    log = HostLog(6)
+    asked = log.asks(2, 6, [("object", b"o")])
+    assert parse_add_records(encode_add_records(asked)) == asked
+    assert_parser_is_total(parse_add_records, encode_add_records(asked))
+    assert_parser_is_total(parse_info, encode_info(1234))
+
+
+def test_a_request_says_what_it_must() -> None:
+    log = HostLog(MOST_RECORDS + 1)
+    with pytest.raises(FormatError, match="start"):
+        log.asks(0, MOST_RECORDS + 1)
+    good = log.asks(2, 6)
+    for wrong in ({"leaves": good.leaves[1:]}, {"sealed": good.sealed[1:]}, {"start": 7}, {"papers": (("secret", b""),)}):
+        with pytest.raises(FormatError):
+            AddRecords(**{name: getattr(good, name) for name in AddRecords.__slots__} | wrong)
+
+
+def test_the_name_of_a_log_is_its_hosts_and_its_instance() -> None:
+    log = HostLog()
+    assert instance_of(log.key.name) == (log.host.name, log.instance)
+    assert log_key(log.host, log.instance).key == log.host.key
+    for wrong in ("records.example/host-1", "/" + "0" * 32, "h/" + "A" * 32, "h/" + "0" * 31):
+        with pytest.raises(FormatError):
+            instance_of(wrong)
+
+
+# --- as it runs ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def log() -> HostLog:
+    return HostLog(600)
+
+
+@pytest.fixture
+def served(tmp_path: Path, log: HostLog) -> Iterator[ServedStore]:
+    begun = ServedStore(tmp_path / "s", [log.host], "--show-entries", name="store.example")
+    yield begun
+    begun.end()
+
+
+def test_a_receipt_outlives_a_kill(served: ServedStore, log: HostLog) -> None:
+    """Killed after each receipt: the store has what it cosigned, and goes on from there."""
+    for start, end in ((0, 1), (1, 257), (257, 600)):
+        status, body = served.add(log.body(start, end))
+        assert status == 200
+        assert cosigned_at(Note(log.signed(end).note.text, parse_cosignatures(body)), served.key) is not None
+        served.kill()
+        served.begin()
+        assert parse_signed_checkpoint(served.post(b"", f"/{place(log)}/checkpoint", "GET")[1]).checkpoint == log.signed(end).checkpoint
+    assert served.add(log.body(0, 1)) == (409, b"600\n600\n\n")
+    assert served.process.poll() is None
+    served.process.send_signal(signal.SIGTERM)
+    assert served.process.wait(20) == 0
+
+
+def test_it_is_read_as_any_tiled_log(served: ServedStore, log: HostLog) -> None:
+    served.add(log.body(0, 600))
+    source = Address(f"{served.url}/{place(log)}", None)
+    bundle = source.get("tile/entries/001", 1 << 20)
+    source.close()
+    assert bundle is not None
+    assert bundle.startswith(b"\x00\x08leaf 256")
+
+
+def test_the_export_is_the_archive_of_the_logs(served: ServedStore, log: HostLog, tmp_path: Path) -> None:
+    served.add(log.body(0, 600, [("token", b"ey"), ("object", b"o"), ("entry", b"e")]))
+    out = tmp_path / "archive"
+    assert main(["store", "export", str(served.folder), log.instance.hex(), "--output", str(out)]) == 0
+    archive = parse_archive(out.read_bytes())
+    assert archive.logs == (InstanceLog(log.instance, tuple(log.leaves)),)
+    assert (archive.tokens, archive.objects, archive.entries) == (("ey",), (b"o",), (b"e",))
+    with pytest.raises(Refused):
+        export(served.folder, [bytes(16)])
+
+
+def test_the_command_makes_a_store_once_and_shows_its_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["store", "init", str(tmp_path / "s"), "--name", "store.example", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)["vkey"]
+    assert main(["store", "vkey", str(tmp_path / "s")]) == 0
+    assert capsys.readouterr().out == f"{shown}\n"
+    assert str(own.vkey(tmp_path / "s")) == shown
+    assert main(["store", "init", str(tmp_path / "s"), "--name", "store.example"]) != 0
+    (tmp_path / "s" / records.FILE).unlink()
+    with pytest.raises(Unavailable, match="another store"):
+        records.open_records(tmp_path / "s")
+
+
+def test_its_time_is_its_own_clock(served: ServedStore, log: HostLog) -> None:
+    before = SystemClock().now()
+    _, body = served.add(log.body(0, 600))
+    at = cosigned_at(Note(log.signed(600).note.text, parse_cosignatures(body)), served.key)
+    assert at is not None
+    assert before <= at <= SystemClock().now()
+    assert root([leaf_hash(leaf) for leaf in log.leaves]) == log.signed(600).checkpoint.root

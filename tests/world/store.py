@@ -1,0 +1,51 @@
+"""A host and the log of one of its instances, for whoever stores records: what is signed and sent is real, the records are any bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from auditor.store import records
+from auditor.store.keeper import Keeper
+from tests.signers import new_signer
+from tests.world.clock import HandClock
+from writ.formats.tlog.checkpoint import Checkpoint, SignedCheckpoint
+from writ.formats.tlog.merkle import leaf_hash, root
+from writ.formats.tlog.note import COSIGNATURE, PLAIN, NoteKey, sign_note
+from writ.formats.tlog.storing import AddRecords, encode_add_records, log_key
+
+
+class HostLog:
+    """The action log of `instance` on the host `name`, of `size` records; another history where `fork` is set."""
+
+    def __init__(self, size: int = 8, *, name: str = "records.example/host-1", instance: bytes = bytes(range(16)), fork: int = -1) -> None:
+        self.signer = new_signer()
+        self.host = NoteKey(name, PLAIN, self.signer.public)
+        self.key, self.instance = log_key(self.host, instance), instance
+        self.leaves = [b"leaf %d" % at if at != fork else b"another" for at in range(size)]
+        self.sealed = [None if at == 0 else b"sealed %d" % at for at in range(size)]
+
+    def forked(self, at: int) -> HostLog:
+        """The same log, with another record at `at`."""
+        other = HostLog(len(self.leaves), fork=at)
+        other.signer, other.host, other.key = self.signer, self.host, self.key
+        return other
+
+    def signed(self, size: int) -> SignedCheckpoint:
+        """Its checkpoint at `size`."""
+        checkpoint = Checkpoint(self.key.name, size, root([leaf_hash(leaf) for leaf in self.leaves[:size]]))
+        return SignedCheckpoint(checkpoint, sign_note(str(checkpoint), self.key, self.signer.sign))
+
+    def asks(self, start: int, size: int, papers: Sequence[tuple[str, bytes]] = ()) -> AddRecords:
+        """What it asks of a store."""
+        return AddRecords(start, self.signed(size), tuple(self.leaves[start:size]), tuple(self.sealed[start:size]), tuple(papers))
+
+    def body(self, start: int, size: int, papers: Sequence[tuple[str, bytes]] = ()) -> bytes:
+        """As bytes."""
+        return encode_add_records(self.asks(start, size, papers))
+
+
+def keeper(*hosts: NoteKey, quota: int = 1 << 30, shows: bool = True, kept: records.Records | None = None) -> Keeper:
+    """A whole store but for wire and disk."""
+    signer = new_signer()
+    key = NoteKey("store.example", COSIGNATURE, signer.public)
+    return Keeper(key, signer, hosts, records.in_memory() if kept is None else kept, HandClock(), quota=quota, shows=shows)

@@ -1,0 +1,86 @@
+"""Action logs that were handed over, all of them judged against what the verifier's log says of them. Each leaf is read and hashed once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from writ.formats.digest import Digest
+from writ.formats.reason import Reason
+from writ.verdict.action_bounds import Bound, judge_bounds
+from writ.verdict.action_log import ReadLog, read_log
+from writ.verdict.carried import CarriedLogs, judge_carried
+from writ.verdict.lineage import judge_parents
+
+
+class HandedLogs:
+    """Action logs out of several archives. Two of one instance that part are a finding, and the longer is judged."""
+
+    def __init__(self) -> None:
+        self.leaves: dict[bytes, Sequence[bytes]] = {}
+        self.forks: list[Reason] = []
+
+    def add(self, instance: bytes, leaves: Sequence[bytes]) -> None:
+        """One more."""
+        known = self.leaves.get(instance, ())
+        short, long = sorted((known, leaves), key=len)
+        at = next((at for at, (one, other) in enumerate(zip(short, long, strict=False)) if one != other), None)
+        if at is not None:
+            claim = f"action log {instance.hex()}, record {at}"
+            self.forks.append(Reason("action-log-forked", claim, "one record", "another in another archive"))
+        self.leaves[instance] = long
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedActions:
+    """What is wrong; actions whose token is not at hand; how many records there are, and how many of them no checkpoint carried yet."""
+
+    reasons: tuple[Reason, ...]
+    without_token: tuple[str, ...]
+    records: int
+    since: int
+    parents: bool
+    """Whether parents were judged: not where a log is broken, for they may stand behind the break."""
+
+
+def judge_actions(handed: HandedLogs, carried: CarriedLogs, bounds: Mapping[Digest, Bound], hosts: Collection[str] = ()) -> JudgedActions:
+    """All logs that were handed over, of which the verifier's log says `carried`, with `bounds` of tokens by digest.
+
+    1. Of each instance that carried a record there is the log; of those on `hosts`, if some are named.
+    2. No two checkpoints, and no two logs, of one instance part.
+    3. Each log is one, in its order, and leads to each checkpoint that was taken.
+    4. Its actions are within their tokens, and its times within the checkpoints around them.
+    5. What led to each stands where its hash says, and was a permit for it.
+
+    Does not prove anything of records behind the last checkpoint, nor of an instance that never carried one.
+    """
+    # 1, 2
+    found = [*_missing(handed.leaves, carried, hosts), *(reason for one in carried.of.values() for reason in one.reasons), *handed.forks]
+    without: list[str] = []
+    sound: dict[bytes, ReadLog] = {}
+    since = 0
+    for instance, leaves in sorted(handed.leaves.items()):
+        known = carried.of.get(instance)
+        # 3
+        log, broken = read_log(instance, leaves)
+        found += broken
+        if not broken:
+            sound[instance] = log
+        if known is not None and (not broken or broken[0].code == "action-log-malformed"):
+            found += judge_carried(known.checkpoints, log.hashes, log.name)
+        # 4
+        bounded = judge_bounds(log, known, bounds, carried.issued)
+        found += bounded.reasons
+        without += bounded.without_token
+        since += bounded.since
+    # 5
+    whole = len(sound) == len(handed.leaves)
+    if whole:
+        found += judge_parents(sound, {digest: bound.lineage for digest, bound in bounds.items()}).reasons
+    return JudgedActions(tuple(found), tuple(without), sum(map(len, handed.leaves.values())), since, whole)
+
+
+def _missing(at_hand: Collection[bytes], carried: CarriedLogs, hosts: Collection[str]) -> Iterator[Reason]:
+    for instance, one in sorted(carried.of.items()):
+        if one.size and instance not in at_hand and (not hosts or one.host in hosts):
+            yield Reason("action-log-missing", f"action log {instance.hex()} of {one.host}", f"{one.size} records", "none")
