@@ -27,6 +27,7 @@ from writ.formats.local import Launch, Launched
 from writ.formats.spiffe import AgentId
 from writ.formats.tlog import merkle
 from writ.service.clock import SystemClock
+from writ.verdict.carried import Carried, CarriedLogs, carriage_of
 
 
 @contextmanager
@@ -113,6 +114,13 @@ class Anchored:
             db.execute("INSERT OR REPLACE INTO commits VALUES (?, ?)", (size, root))
         db.close()
         self.open(carried)
+
+    def logged(self) -> Carried:
+        """What the verifier's log says of this instance."""
+        logs = CarriedLogs((self.instance,))
+        for decision in self.decisions():
+            logs.take(carriage_of(decision))
+        return logs.of[self.instance]
 
     def decisions(self) -> list[AttestDecision]:
         """The verifier's decisions on attestations, from its log."""

@@ -25,8 +25,8 @@ from tests.faults.fault import Step
 from tests.faults.test_attestor_killed import ATTEST
 from writ.formats.anchor import AnchorRow, led
 from writ.formats.digest import Digest
-from writ.verdict.anchor_audit import anchored_of, replay_anchors
-from writ.verdict.carried import judge_carried
+from writ.verdict.anchor_audit import replay_anchors
+from writ.verdict.carried import judge_anchored
 
 PCR = 15
 REGISTER, EVIDENCE, DAEMON = "attestor/collect/anchors.py", "attestor/evidence.py", "attestor/agentd.py"
@@ -93,9 +93,9 @@ class Story:
         with self.attestor.chip() as chip:
             register = chip.read("sha256").get(PCR)
         assert [one.anchors.register for one in decisions if one.anchors is not None][-1] == register
-        owed = anchored_of(decisions, self.one.instance)
-        assert len({size for _, size, _ in owed}) >= self.deaths
-        assert judge_carried(owed, [entry.leaf for entry in LogReader(self.one.folder, self.one.instance).entries()]) == ()
+        owed = self.one.logged().anchored
+        assert len({one.size for one in owed}) >= self.deaths
+        assert judge_anchored(owed, LogReader(self.one.folder, self.one.instance).leaf_hashes, "log") == ()
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from writ.formats.decision import AttestDecision, encode_entry, parse_entry
 from writ.formats.evidence import Evidence
 from writ.formats.state import AnchorState, encode_host_state, parse_host_state
 from writ.formats.tlog.merkle import consistency_proof
-from writ.verdict.anchor_audit import anchored_of, replay_anchors
+from writ.verdict.anchor_audit import replay_anchors
 from writ.verdict.attestation import AttestationVerdict
-from writ.verdict.carried import carried_of, judge_carried
+from writ.verdict.carried import Carried, CarriedLogs, carriage_of, judge_anchored
 
 ONE = sixteen("one")
 
@@ -387,6 +387,14 @@ def test_evidence_carries_no_more_anchors_than_an_entry_holds() -> None:
 # --- from the public log alone -------------------------------------------------------------------------------------------
 
 
+def logged(decisions: list[AttestDecision]) -> Carried:
+    """What the log says of the first instance."""
+    logs = CarriedLogs((ONE,))
+    for decision in decisions:
+        logs.take(carriage_of(decision))
+    return logs.of[ONE]
+
+
 def told(resets: bool = False) -> tuple[Story, list[AttestDecision]]:
     """Four renewals with anchors between them; with a reset after the third."""
     story = Story()
@@ -411,10 +419,11 @@ def test_anchors_replay_from_the_log_to_the_quoted_register() -> None:
     assert replay_anchors(decisions) == ()
     assert decisions[-1].anchors is not None
     assert decisions[-1].anchors.register == story.chip.values().get(ANCHOR_PCR)
-    owed = anchored_of(decisions, ONE)
-    assert [size for _, size, _ in owed] == [5, 7, 8, 10, 11, 13]
-    assert judge_carried(owed, story.running["one"].leaves) == ()
-    assert {r.code for r in judge_carried(owed, story.running["one"].leaves[:12])} == {"consistency-invalid"}
+    owed, hashes = logged(decisions).anchored, story.running["one"].hashes()
+    assert [one.size for one in owed] == [5, 7, 8, 10, 11, 13]
+    assert judge_anchored(owed, hashes, "log") == ()
+    for lie in (hashes[:12], [*hashes[:6], bytes(32), *hashes[7:]]):
+        assert {reason.code for reason in judge_anchored(owed, lie, "log")} == {"anchor-inconsistent"}
 
 
 @pytest.mark.parametrize("field", ["base", "register", "pcr", "batches"])
@@ -451,7 +460,7 @@ def test_refused_anchors_count_for_nothing() -> None:
     held = story.anchors
     refused = story.judge(changed(story.evidence("one"), batches=())).entry
     assert replay_anchors([*decisions, refused]) == ()
-    assert anchored_of([*decisions, refused], ONE) == anchored_of(decisions, ONE)
+    assert logged([*decisions, refused]).anchored == logged(decisions).anchored
     story.anchors = held
     assert codes(story.attest("one")) == set()
     assert replay_anchors(story.decisions) == ()
@@ -463,5 +472,5 @@ def test_second_history_that_an_anchor_showed_stands_in_the_log_for_ever() -> No
     story.anchor("one")
     story.cut("one", 4, more=5)
     story.attest("one")
-    _, wrong = carried_of(story.decisions, ONE)
-    assert [reason.got for reason in wrong] == ["anchor-inconsistent"]
+    (reason,) = logged(story.decisions).reasons
+    assert (reason.code, reason.expected) == ("action-log-forked", "a checkpoint that extends the one before, and what was anchored since")
