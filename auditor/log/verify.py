@@ -61,7 +61,9 @@ def verify(
         for reason in handed.judge():
             found.add(reason)
     report.reasons = (*audit.findings(), *found.reasons())
-    report.steps += [*_steps(checkpoint, kept, content, timeline), *_replayed(anchors), *([] if handed is None else handed.steps())]
+    report.steps += [
+        *_steps(checkpoint, kept, content, timeline), *([] if handed is None else handed.steps()), *_replayed(anchors),
+    ]  # fmt: skip
     return report
 
 

@@ -12,9 +12,10 @@ import pytest
 from enforcer.anchors import Anchors
 from enforcer.relay import Relay
 from enforcer.renewal import MOST_ANCHORED, TRANSIENT, Granted, Never, NotNow, Renewal
-from tests.enforcer.host import wait_for
+from tests.enforcer.host import Host, wait_for
 from tests.enforcer.scene import Scene
 from tests.enforcer.test_record import action
+from tests.enforcer.test_takeover import COUNTS, acts_as, running, upgrade
 from tests.world.clock import HandClock
 from writ.formats.local import Refusal
 from writ.formats.reason import Reason
@@ -198,3 +199,24 @@ def test_never_means_never(made: Anchoring) -> None:
     made.record(1)
     made.anchors.keep()
     assert not any(thread.name == "anchors" for thread in threading.enumerate())
+
+
+# --- in a holder ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.cgroup
+def test_holder_anchors_its_log_and_code_that_takes_over_proves_what_the_other_anchored(host: Host) -> None:
+    host.write_config(anchor_every=1)
+    host.kill_daemon()
+    host.serve()
+    host.agent("a", COUNTS)
+    _, instance = running(host)
+    wait_for(lambda: len(host.attestor.anchors) > 1)
+    asked = len(host.attestor.asks)
+    upgrade(host, "2.0")
+    acts_as(host, instance, 1)
+
+    came = host.attestor.asks[asked:]
+    assert [bool(one.anchored) for one in came[:2]] == [False, True], "told once what to prove"
+    anchored = len(host.attestor.anchors)
+    wait_for(lambda: len(host.attestor.anchors) > anchored)
