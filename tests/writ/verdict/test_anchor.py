@@ -151,11 +151,29 @@ def test_anchors_that_do_not_lead_to_the_register_are_refused(how: str) -> None:
     assert host_codes(story.judge(story.evidence("one"))) == set()
 
 
+def test_register_stays_the_one_that_was_named_first() -> None:
+    """Else anchors could be shown to be none, in a register where there are none."""
+    story = Story()
+    story.anchor("one")
+    (reason,) = story.judge(changed(story.evidence("one"), pcr=12, base=bytes(32), batches=())).entry.reasons
+    assert (reason.code, reason.expected, reason.got) == ("anchor-register-mismatch", f"PCR {ANCHOR_PCR}", "PCR 12")
+
+
+def test_base_is_what_the_register_held_before_the_first_anchor_of_the_boot() -> None:
+    story = Story()
+    for _ in range(3):
+        story.acts("one", 1)
+        story.anchor("one")
+        story.attest("one")
+    assert story.known == AnchorState(ANCHOR_PCR, bytes(32), story.chip.values().get(ANCHOR_PCR))
+
+
 def test_first_evidence_of_a_boot_may_not_name_the_runtime_logs_register() -> None:
     scene = Scene()
     scene.launch("one")
     scene.anchors = Anchors(RUNTIME_PCR, scene.chip.values().get(RUNTIME_PCR), ())
-    assert host_codes(scene.judge(scene.evidence("one"))) == {"anchor-register-mismatch"}
+    (reason,) = scene.judge(scene.evidence("one")).entry.reasons
+    assert (reason.code, reason.expected) == ("anchor-register-mismatch", f"another than PCR {RUNTIME_PCR}")
 
 
 def test_base_is_no_claim_of_its_own() -> None:
@@ -275,7 +293,9 @@ def test_log_that_was_cut_to_less_than_was_anchored_is_asked_for_as_much() -> No
     story.cut("one", 4)
     verdict = story.judge(story.evidence("one"))
     (reason,) = verdict.tokens[0].reasons
-    assert (reason.code, reason.expected) == ("anchor-proof-required", "6")
+    assert (reason.code, reason.expected, reason.got) == ("anchor-proof-required", "6", "4 records")
+    pretended = replace(story.running["one"].request(), anchored=((6, ()),))
+    assert codes(story.judge(story.evidence(requests=(pretended,)))) == {"anchor-proof-required"}, "nothing of what is not there is proven"
     after = verdict.state_after.runtime.find(ONE)
     assert after is not None
     assert (after.phase, after.log_size, len(after.anchored)) == ("running", 0, 1), "the checkpoint is not taken, the anchor stays owed"
@@ -305,7 +325,7 @@ def test_anchor_without_a_proof_is_asked_for_and_then_proven() -> None:
     story.running["one"].anchored.clear()
     verdict = story.judge(story.evidence("one"))
     (reason,) = verdict.tokens[0].reasons
-    assert (reason.code, reason.expected) == ("anchor-proof-required", "4")
+    assert (reason.code, reason.expected, reason.got) == ("anchor-proof-required", "4", "no proof")
     story.running["one"].anchored = [int(reason.expected)]
     assert codes(story.attest("one")) == set()
 
@@ -356,10 +376,15 @@ def test_proof_of_another_size_or_cut_short_is_no_proof() -> None:
 
 def test_more_anchors_than_an_enforcer_makes_contain_the_instance() -> None:
     story = Story()
-    for at in range(MAX_ANCHORED // MAX_BATCHES + 1):
+    for at in range(MAX_ANCHORED // MAX_BATCHES):
         for size in range(MAX_BATCHES):
             story.anchor(rows=(AnchorRow(ONE, 1 + at * MAX_BATCHES + size, bytes(32)),))
         story.attest("two")
+    story.running["one"].anchored.clear()
+    assert codes(story.judge(story.evidence("one"))) == {"anchor-proof-required"}, "so many may be"
+    for size in (98, 99):
+        story.anchor(rows=(AnchorRow(ONE, size, bytes(32)),))
+    story.attest("two")
     assert story.state is not None
     known = story.state.runtime.find(ONE)
     assert known is not None
