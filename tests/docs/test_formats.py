@@ -351,12 +351,14 @@ def local_messages(decision: bytes, result: bytes, token: str, signed_policy: by
     """One message of each kind."""
     key, measured = signer("session/one").public, encode_measurement(measurement())
     given = TokenGiven(token, decision, result, signed_policy, (signer("token").public,), signer("decision").public, evidence)
+    logged = replace(given, receipt=MemoryLog([b"genesis", decision]).receipt(1))
     return [
         Launch("reporter", (), key, None),
         Launch("reporter", ("python", "agent.py"), P256, SIXTEEN),
         Launched(SIXTEEN, measured, "/var/lib/writ/store/x", ("python",), AUDIENCE, GRANTS),
         TokenAsk(SIXTEEN, key, AUDIENCE, GRANTS, 2, bytes(32), 1, (bytes(32),)),
         given,
+        logged,
         LeaseAsk(SIXTEEN),
         LeaseGiven(LeaseChip().lease(SIXTEEN, bytes(32), D)),
         ExchangeAsk(SIXTEEN, "https://vault.example.org", token, "a.b.c", None),

@@ -16,6 +16,7 @@ from writ.formats.grants import Grant
 from writ.formats.keys import PublicKey
 from writ.formats.message import Family
 from writ.formats.reason import Reason
+from writ.formats.tlog.receipt import MAX_RECEIPT
 
 MAX_FRAME: Final = 32 << 20
 
@@ -62,7 +63,10 @@ class TokenAsk:
 
 @dataclass(frozen=True, slots=True)
 class TokenGiven:
-    """The verifier's answer: token, signed decision, EAR, signed policy, token keys; and the evidence for the proof bundle."""
+    """The verifier's answer: token, signed decision, EAR, signed policy, token keys; and the evidence for the proof bundle.
+
+    `receipt` is that of the decision in the verifier's log, None where the verifier sent none.
+    """
 
     token: str
     decision: bytes
@@ -71,6 +75,7 @@ class TokenGiven:
     token_keys: tuple[PublicKey, ...]
     decision_key: PublicKey
     evidence: bytes
+    receipt: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +215,7 @@ LOCAL: Final[Family[Local]] = Family(
                 m.keys("token_keys"),
                 m.key("decision_key"),
                 m.raw("evidence", most=MAX_FRAME),
+                m.optional_raw("receipt", most=MAX_RECEIPT),
             ),
         ),
         "lease-ask": (LeaseAsk, (m.raw("instance", size=16),)),

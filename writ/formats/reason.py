@@ -111,6 +111,8 @@ REMEDIES: Final[dict[str, str]] = {
     "log-forked": "Two roots were signed for one size: keep both checkpoints, rely on neither, and look for who holds the log's key.",
     "witnessed-size": "Ask again, with the consistency proof from the size in expected: it is the last that the witness cosigned.",
     "receipt-invalid": "The receipt is of another entry, another log or another key.",
+    "receipt-missing": "The trust file names a log, so a token comes with a receipt: look for who dropped it on its way from the verifier.",
+    "verifier-rolled-back": "The verifier lost what it confirmed, as when a backup was put back: keep this host's archive, and look there.",
     "consistency-invalid": "The log is not an extension of its earlier state.",
     "decision-mismatch": "Re-running the decision gives another result than was recorded.",
     "digest-mismatch": "A part of the bundle is not the one that the signed record names.",
