@@ -198,6 +198,9 @@ def specimens() -> tuple[Specimen, ...]:
     scene = Scene()
     bundle = scene.proof_bundle()
     logged = in_log(bundle, scene.trust)
+    held = Collateral((b"a",), (b"b", b"c"), ())
+    whole_bundle = replace(logged.bundle, approval=sign_approval(APPROVAL, signer("a")), collateral=held)
+    token_alone = TokenProof(**{field.name: getattr(logged.placed(receipt=True), field.name) for field in fields(TokenProof)})
     verdict = scene.attest("one")
     assert scene.state is not None
     token = permitted(verdict)
@@ -276,17 +279,7 @@ def specimens() -> tuple[Specimen, ...]:
         *(Specimen("receipt", MemoryLog([b"a"] * size).receipt(1), parse_receipt) for size in (2, 300)),
         Specimen("archive", encode_archive(archive), parse_archive),
         Specimen("archive", encode_archive(replace(archive, places=(Placed(D.value, logged.place(b"later")),))), parse_archive),
-        *(
-            Specimen("proof-bundle", encode_proof_bundle(one), parse_proof)
-            for one in (
-                bundle,
-                logged.bundle,
-                logged.placed(receipt=True),
-                replace(bundle, outcome=None, context=None),
-                replace(bundle, approval=sign_approval(APPROVAL, signer("a")), collateral=Collateral((b"a",), (b"b", b"c"), ())),
-                TokenProof(**{field.name: getattr(logged.bundle, field.name) for field in fields(TokenProof)}),
-            )
-        ),
+        *(Specimen("proof-bundle", encode_proof_bundle(one), parse_proof) for one in (whole_bundle, token_alone)),
     )
 
 
