@@ -2,6 +2,7 @@
 
     Launch       measure, store, extend the start event, answer where the tree lies
     TokenAsk     join the next quote; one quote covers all that wait for it
+    Anchor       the checkpoint of an action log into the register of anchors; one extend for all that wait for it
     LeaseAsk     the TPM signs that the last token lives on, if it is as was approved
     ExchangeAsk  the verifier is asked for a token for elsewhere
     Stop         the stop event
@@ -31,6 +32,7 @@ from attestor.measure.governance import not_said
 from attestor.measure.manifest import Measured, find_manifest, measure_manifest
 from attestor.measure.store import Store
 from attestor.measure.watch import Watch
+from writ.formats.anchor import MAX_ROWS, AnchorRow
 from writ.formats.digest import Digest
 from writ.formats.eat import parse_token
 from writ.formats.errors import FormatError, Refused, Unavailable
@@ -40,6 +42,7 @@ from writ.formats.exchange import ExchangeAnswer, ExchangeRequest
 from writ.formats.local import (
     LOCAL,
     MAX_FRAME,
+    Anchor,
     Done,
     Drift,
     ExchangeAsk,
@@ -70,10 +73,14 @@ from writ.service.uplink import Uplink
 T = TypeVar("T")
 
 _LOG: Final = get_logger(__name__)
-_FINAL: Final = frozenset({"action-log-inconsistent", "instance-drifted", "instance-tainted", "instance-stopped", "token-revoked"})
+_FINAL: Final = frozenset(
+    {"action-log-inconsistent", "anchor-inconsistent", "instance-drifted", "instance-tainted", "instance-stopped", "token-revoked"}
+)
 _MAX_SHOWN_PATH: Final = 4096
 _COLLECT_SECONDS: Final = 3600.0
 _HASHING_THREADS: Final = 2
+_ANCHORS_WITHIN: Final = 0.1
+"""Seconds that an extend waits for other instances: they anchor at the same moments, and one extend does for all."""
 _LINGER: Final = 1.0
 _ASKS_WITHIN: Final = 0.3
 """Seconds that a quote waits for launches under way, and after each for its holder to ask: a burst costs one or two quotes, not four."""
@@ -99,6 +106,8 @@ class AgentDaemon:
         self._owed: list[RuntimeEvent] = []
         self._waiting: list[tuple[TokenAsk, asyncio.Future[Local]]] = []
         self._asked = asyncio.Event()
+        self._rows: dict[bytes, tuple[AnchorRow, asyncio.Future[None]]] = {}
+        self._anchoring = asyncio.Lock()
         self._watchers: set[Connection] = set()
         self._verdict = "none"
         self._hashing = ThreadPoolExecutor(_HASHING_THREADS, thread_name_prefix="hash")
@@ -109,7 +118,7 @@ class AgentDaemon:
     async def run(self, socket: Path, uids: frozenset[int], ready: Callable[[], None] = lambda: None) -> None:
         """Serve on `socket` until cancelled; `ready` is called once it listens.
 
-        1. Log and register agree; a clean log begins with what governs the host, and one of other code goes on with it.
+        1. Logs and registers agree; a clean log begins with what governs the host, and one of other code goes on with it.
         2. Instances of this boot that still run are followed again; what drifted meanwhile is found in the first turn.
         3. Listen, attest, watch. The end of one of these is the end of all: then nothing is answered. Trees that no instance uses go
            meanwhile, before the first launch: a token waits for none of them.
@@ -118,6 +127,7 @@ class AgentDaemon:
         async with self._logging:
             await asyncio.to_thread(self._log.open)
             await self._begin()
+        await asyncio.to_thread(self._attestation.open_anchors)
         await self._look_at_ak()
         # 3
         server: PeerServer = await serve(
@@ -200,6 +210,8 @@ class AgentDaemon:
                 return await self._token(message)
             if isinstance(message, LeaseAsk):
                 return await self._lease(message)
+            if isinstance(message, Anchor):
+                return await self._anchor(message)
             if isinstance(message, ExchangeAsk):
                 return await self._exchange(message)
             if isinstance(message, Stop):
@@ -212,7 +224,7 @@ class AgentDaemon:
             return _unreachable(error)
         if isinstance(message, Status):
             return StatusAnswer(self._enrolment.host, True, len(self._log), len(self._instances), self._verdict)
-        asks = "launch, token-ask, lease-ask, exchange-ask, stop, watch or status"
+        asks = "launch, token-ask, anchor, lease-ask, exchange-ask, stop, watch or status"
         return Refusal((Reason("malformed", "message", asks, type(message).__name__),), False)
 
     async def _begin_watch(self, connection: Connection) -> None:
@@ -347,6 +359,37 @@ class AgentDaemon:
         if (gone := self._not_running(ask.instance)) is not None:
             return gone
         return LeaseGiven(await asyncio.to_thread(self._attestation.lease, ask.instance))
+
+    async def _anchor(self, ask: Anchor) -> Local:
+        """The checkpoint is in the register, beside those of all that asked meanwhile; one of an instance at a time."""
+        if (gone := self._not_running(ask.instance)) is not None:
+            return gone
+        if ask.instance in self._rows or ask.size == 0:
+            raise FormatError("anchor", "a log with records, and no anchor of it under way", f"{ask.size} records")
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._rows[ask.instance] = AnchorRow(ask.instance, ask.size, ask.root), done
+        async with self._anchoring:
+            while not done.done():
+                await asyncio.sleep(_ANCHORS_WITHIN)
+                await self._extend_rows()
+        await done
+        return Done()
+
+    async def _extend_rows(self) -> None:
+        """All that wait are in one extend, and hear of it; as many as there is room for. Holds `_anchoring`."""
+        taken = [self._rows.pop(name) for name in sorted(self._rows)[:MAX_ROWS]]
+        try:
+            await asyncio.to_thread(self._attestation.anchor, tuple(row for row, _ in taken))
+        except (Refused, Unavailable) as error:
+            for _, waits in taken:
+                waits.set_exception(error)
+        except BaseException:
+            for _, waits in taken:
+                waits.cancel()
+            raise
+        else:
+            for _, waits in taken:
+                waits.set_result(None)
 
     async def _exchange(self, ask: ExchangeAsk) -> Local:
         """The verifier's token for elsewhere, of a running instance; one question at a time. Of drift we may know before it does."""
@@ -498,7 +541,10 @@ class AgentDaemon:
 
 
 def _request(ask: TokenAsk) -> InstanceRequest:
-    return InstanceRequest(ask.instance, ask.session_key, ask.audience, ask.grants, ask.log_size, ask.log_root, ask.log_from, ask.log_proof)
+    return InstanceRequest(
+        ask.instance, ask.session_key, ask.audience, ask.grants, ask.log_size, ask.log_root, ask.log_from, ask.log_proof,
+        ask.anchored,
+    )  # fmt: skip
 
 
 def _drift(event: DriftEvent) -> Drift:

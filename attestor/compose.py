@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from attestor.agentd import AgentDaemon
+from attestor.collect.anchors import AnchorRegister
 from attestor.collect.kernel_logs import KernelLogs
 from attestor.collect.runtime_log import RuntimeLog
 from attestor.config import AttestorConfig, Enrolment, read_enrolment
@@ -12,6 +13,7 @@ from attestor.measure.governance import governance_events, measure_governance
 from attestor.measure.store import Store
 from attestor.measure.watch import Watch
 from attestor.tpm import Tpm
+from writ.formats.errors import FormatError
 from writ.formats.keys import Signer
 from writ.service.clock import SystemClock
 from writ.service.signers import load_signer
@@ -33,6 +35,13 @@ def build_log(config: AttestorConfig, enrolment: Enrolment, tpm: Tpm) -> Runtime
     return RuntimeLog(config.state.log, tpm, pcr=enrolment.runtime_pcr, bank=enrolment.bank)
 
 
+def build_anchors(config: AttestorConfig, enrolment: Enrolment, tpm: Tpm) -> AnchorRegister:
+    """The register of anchors, if there is to be one. Raises FormatError where it is the runtime log's."""
+    if config.anchor_pcr == enrolment.runtime_pcr:
+        raise FormatError("configuration: anchor_pcr", f"another than {enrolment.runtime_pcr}, the runtime log's", str(config.anchor_pcr))
+    return AnchorRegister(config.state.log, tpm, pcr=config.anchor_pcr or None, bank=enrolment.bank)
+
+
 def build_daemon(config: AttestorConfig, tpm: Tpm) -> AgentDaemon:
     """The daemon over `tpm`, enrolled. Raises Refused `not-enrolled` before an enrolment."""
     enrolment = read_enrolment(config.state)
@@ -43,7 +52,9 @@ def build_daemon(config: AttestorConfig, tpm: Tpm) -> AgentDaemon:
     return AgentDaemon(
         enrolment=enrolment,
         log=log,
-        attestation=Attestation(tpm, log, KernelLogs(config.logs, enrolment.bank), uplink, enrolment, SystemClock()),
+        attestation=Attestation(
+            tpm, log, KernelLogs(config.logs, enrolment.bank), uplink, enrolment, SystemClock(), build_anchors(config, enrolment, tpm)
+        ),
         exchange=exchange,
         store=store,
         watch=Watch(store, interval=config.watch_interval, rehash_interval=config.rehash_interval),

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from writ.formats.anchor import ANCHOR_PCRS
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.keys import PublicKey, parse_cose_key
 from writ.formats.reason import Reason
@@ -45,7 +46,8 @@ class AttestorConfig:
     `ek` empty means the first kind that has a certificate.
     `uefi_log`, `systemd_log`, `ima_log` name the logs that travel with evidence; None means where the kernel keeps those of a
     hardware TPM, and none for a software TPM. With `send_logs` false none travels, and the verifier can vouch for no more than
-    `runtime-only`.
+    `runtime-only`. `anchor_pcr` is the PCR into which checkpoints of action logs are extended between renewals, where enforcers ask for it
+    (`anchor_every`); 0 means none. Nobody else may extend it once the attestor runs.
     """
 
     tcti: str = "device:/dev/tpmrm0"
@@ -64,6 +66,7 @@ class AttestorConfig:
     watch_interval: int = 2
     rehash_interval: int = 300
     verifier_timeout: int = 10
+    anchor_pcr: int = 0
     peers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -71,6 +74,8 @@ class AttestorConfig:
         for key, least, most in bounds:
             if not least <= getattr(self, key) <= most:
                 raise FormatError(f"configuration: {key}", f"{least} to {most} seconds", str(getattr(self, key)))
+        if self.anchor_pcr and self.anchor_pcr not in ANCHOR_PCRS:
+            raise FormatError("configuration: anchor_pcr", f"0, or one of {', '.join(map(str, ANCHOR_PCRS))}", str(self.anchor_pcr))
         if self.ek not in ("", *EK_KINDS):
             raise FormatError("configuration: ek", f"one of {', '.join(EK_KINDS)}, or empty", repr(self.ek)[:80])
         if self.ak not in AK_KINDS:

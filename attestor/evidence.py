@@ -4,7 +4,7 @@ The attestor builds the quoted bytes itself, from the requests of its own
 socket; it signs nobody's digest. What the verifier acknowledged is remembered
 only after its signature on the decision was verified under the pinned key.
 
-Evidence that carries new events is remembered before it is sent. If its
+Evidence that carries new events or anchors is remembered before it is sent. If its
 answer is lost, the very same bytes are sent again before anything else, for
 as long as the verifier keeps the answer: so the two never differ about how
 much of the log is known, and a log of any length needs no second sending.
@@ -16,18 +16,20 @@ from dataclasses import dataclass
 from typing import Final
 
 from attestor.acknowledged import Acknowledged, Point, Unanswered, read_acknowledged, write_acknowledged
+from attestor.collect.anchors import AnchorRegister
 from attestor.collect.kernel_logs import KernelLogs
 from attestor.collect.runtime_log import RuntimeLog
 from attestor.config import Enrolment
 from attestor.exchange import ask, read_answer
 from attestor.leases import Leases, approver_of
 from attestor.tpm import Tpm
+from writ.formats.anchor import AnchorRow, Anchors
 from writ.formats.cose import parse_sign1, verify_sign1
 from writ.formats.decision import AttestDecision, parse_entry
 from writ.formats.digest import Digest, Nonce
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.eventlog.ima import IMA_PCR
-from writ.formats.evidence import Evidence, InstanceRequest, binding, encode_evidence, further
+from writ.formats.evidence import Evidence, InstanceRequest, binding, encode_evidence, further, parse_evidence
 from writ.formats.exchange import AttestAnswer, NonceAnswer
 from writ.formats.reason import Reason
 from writ.formats.strict import parse_b64url
@@ -52,6 +54,8 @@ _NOT_APPRAISED: Final = frozenset(
 _IN_FULL: Final = frozenset({"runtime-log-rewound", "full-log-required"})
 _LOGS_AGAIN: Final = frozenset({"boot-log-required", "ima-log-required", "ima-log-rewound"})
 """Reasons with which the verifier asks for the logs of boot and IMA from their beginning."""
+_ANCHORS_NOT_TAKEN: Final = frozenset({"anchor-base", "anchor-register-mismatch"})
+"""Reasons with which the verifier keeps nothing of the anchors that were sent."""
 _LEASE_KEYS: Final = frozenset({"lease-key-missing", "lease-key-refused"})
 """Reasons that another policy's approval key mends: it came with the answer."""
 _PARTIAL: Final = "ima-log-partial"
@@ -75,7 +79,11 @@ class Attestation:
     One attestation at a time; not for several threads at once.
     """
 
-    def __init__(self, tpm: Tpm, log: RuntimeLog, logs: KernelLogs, uplink: Uplink, enrolment: Enrolment, clock: Clock) -> None:
+    def __init__(
+        self, tpm: Tpm, log: RuntimeLog, logs: KernelLogs, uplink: Uplink, enrolment: Enrolment, clock: Clock,
+        anchors: AnchorRegister | None = None,
+    ) -> None:  # fmt: skip
+        self._anchors = anchors or AnchorRegister(log.directory, tpm, pcr=None, bank=enrolment.bank)
         self._tpm, self._log, self._logs, self._uplink, self._enrolment, self._clock = tpm, log, logs, uplink, enrolment, clock
         self._leases = Leases(tpm, enrolment.host, enrolment.decision_key.thumbprint())
         self._nonce: tuple[Nonce, float] | None = None
@@ -109,6 +117,8 @@ class Attestation:
             codes = {reason.code for reason in attested.answer.reasons}
             if self._follow(attested.answer) and not last:
                 continue
+            if self._anchors_again(attested.answer) and not last:
+                continue
             if codes & _LOGS_AGAIN:
                 self._logs.forget()
             elif self._seen.events or not codes & _IN_FULL:
@@ -116,6 +126,19 @@ class Attestation:
             if last:
                 return attested
         raise Unavailable("verifier", "asked for nonce or log again and again")
+
+    def _anchors_again(self, answer: AttestAnswer) -> bool:
+        """Whether the verifier says that it knows another register of anchors than we took it to, and ours leads on from that."""
+        wanted = [reason.expected for reason in answer.reasons if reason.code == "anchor-base"]
+        return any(self._anchors.resume_from(register) for register in wanted)
+
+    def open_anchors(self) -> None:
+        """The register of anchors is as its file says, or nothing is anchored in this boot. Raises Unavailable."""
+        self._anchors.open()
+
+    def anchor(self, rows: tuple[AnchorRow, ...]) -> None:
+        """The checkpoints are in the register of anchors, for the next quote to show. From any thread. Raises Refused, Unavailable."""
+        self._anchors.anchor(rows)
 
     def _follow(self, answer: AttestAnswer) -> bool:
         """Leases are made under the policy that came, for the tokens that came; whether there is one the sooner for asking again."""
@@ -170,7 +193,7 @@ class Attestation:
             self._leases.forget_all()
             self._forget()
             self._logs.forget()
-        logs = self._logs.travelling(quoted.pcrs.get(IMA_PCR))
+        logs, anchors = self._logs.travelling(quoted.pcrs.get(IMA_PCR)), self._anchors.travelling(quoted.pcrs)
         upto, seen = Point(events, quoted.pcrs.get(e.runtime_pcr)), self._seen
         first = seen.events if self._log.register(seen.events) == seen.register and seen.events <= events else 0
         fresh = tuple(sorted({measurements[r.instance] for r in requests if r.instance in measurements and r.instance not in self._told}))
@@ -178,13 +201,13 @@ class Attestation:
             Evidence(
                 host=e.host, nonce=nonce, attest=quoted.attest, signature=quoted.signature, pcrs=quoted.pcrs,
                 log_first=first, log=self._log.since(first, events), measurements=fresh, requests=requests,
-                uefi_log=logs.uefi, systemd_log=logs.systemd, ima_log=logs.ima, lease_keys=lease_keys,
+                uefi_log=logs.uefi, systemd_log=logs.systemd, ima_log=logs.ima, lease_keys=lease_keys, anchors=anchors,
             )
         )  # fmt: skip
         if len(evidence) > _MAX_EVIDENCE:
             raise Unavailable("evidence", f"expected at most {_MAX_EVIDENCE} bytes, got {len(evidence)}: a reboot starts a short log")
         # 4
-        if events > first:
+        if events > first or anchors is not None:
             self._remember(Acknowledged(seen, Unanswered(nonce, upto, evidence)))
         try:
             answer, receipt = self._send(evidence)
@@ -194,7 +217,7 @@ class Attestation:
         # 5
         decision = self._believe(answer, nonce, evidence)
         self._nonce = Nonce(answer.nonce), self._clock.boot() + answer.nonce_life - _MARGIN
-        if self._acknowledge(answer, upto):
+        if self._acknowledge(answer, upto, anchors):
             self._logs.acknowledge(logs)
             self._told |= {request.instance for request in requests}
         return Attested(answer, evidence, decision.verdict, receipt)
@@ -233,13 +256,16 @@ class Attestation:
             if now - self._vain_since > _PATIENCE:
                 self._remember(Acknowledged(self._seen))
             raise
-        self._acknowledge(answer, sent.upto)
+        self._acknowledge(answer, sent.upto, parse_evidence(sent.evidence).anchors)
 
-    def _acknowledge(self, answer: AttestAnswer, upto: Point) -> bool:
-        """What the verifier said of the log up to there is remembered; whether it has judged it."""
-        if {reason.code for reason in answer.reasons} & _NOT_APPRAISED:
+    def _acknowledge(self, answer: AttestAnswer, upto: Point, anchors: Anchors | None) -> bool:
+        """What the verifier said of log and anchors up to there is remembered; whether it has judged the log."""
+        codes = {reason.code for reason in answer.reasons}
+        if codes & _NOT_APPRAISED:
             self._forget()
             return False
+        if anchors is not None and not codes & _ANCHORS_NOT_TAKEN:
+            self._anchors.acknowledge(anchors)
         self._remember(Acknowledged(upto))
         return True
 

@@ -1,4 +1,7 @@
-"""The `auditor` command: proves offline what happened, from files and trust anchors alone."""
+"""The `auditor` command: proves offline what happened, from files and trust anchors alone.
+
+Each verb imports what it needs when it is called: the policy engine, a server's modules.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +10,22 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from auditor.export import Chains, Wanted
+from auditor import lineage
+from auditor.files import archive_of, read, write
 from auditor.log import command as log
 from auditor.moment import seconds
 from auditor.replay import command as replay
-from auditor.verify import read, report, verify
-from writ.formats.archive import EMPTY, MAX_ARCHIVE, Archive, encode_archive, parse_archive
-from writ.formats.eat import parse_token
+from writ.formats.archive import encode_archive
 from writ.formats.errors import FormatError, Refused, Unavailable
-from writ.formats.proof_bundle import TokenProof, encode_proof_bundle
 from writ.formats.reason import Reason
 from writ.formats.trust import MAX_TRUST, parse_trust
 from writ.service import cli, observe
-from writ.verdict.lineage import judge_lineage
-from writ.verdict.proof import ProvenAction
-from writ.verdict.token_proof import ProvenToken
+
+if TYPE_CHECKING:
+    from writ.verdict.proof import ProvenAction
+    from writ.verdict.token_proof import ProvenToken
 
 _FOREVER = (1 << 53) - 1
 
@@ -50,9 +52,7 @@ def _main(argv: Sequence[str]) -> int:
     x.add_argument("--from", dest="earliest", type=seconds, default=0, metavar="RFC3339")
     x.add_argument("--to", dest="latest", type=seconds, default=_FOREVER, metavar="RFC3339")
     cli.add_json_flag(x)
-    lineage = verbs.add_parser("lineage", help="look for the record that led to each, in the logs of archives")
-    lineage.add_argument("source", type=Path, nargs="+", help="archives: `enforcer log export`, with the logs of parents and children")
-    cli.add_json_flag(lineage)
+    lineage.add_parser(verbs)
     log.add_parser(verbs)
     replay.add_parsers(verbs)
     _add_witness(verbs)
@@ -61,7 +61,7 @@ def _main(argv: Sequence[str]) -> int:
     if args.verb == "log":
         return log.run(args)
     if args.verb == "replay":
-        return replay.replay(args, _archive(args.source), parse_trust(read(args.trust, MAX_TRUST)))
+        return replay.replay(args, archive_of(args.source), parse_trust(read(args.trust, MAX_TRUST)))
     if args.verb == "engine":
         return replay.engine(args)
     if args.verb == "witness":
@@ -71,8 +71,8 @@ def _main(argv: Sequence[str]) -> int:
     if args.verb == "verify":
         return _verify(args)
     if args.verb == "lineage":
-        return _lineage(args.source, as_json=args.json)
-    return _export(args.source, args.out, Wanted(args.agent, args.earliest, args.latest), tokens=args.tokens, as_json=args.json)
+        return lineage.run(args)
+    return _export(args)
 
 
 def _add_witness(verbs: Any) -> None:
@@ -137,7 +137,7 @@ def _store(args: argparse.Namespace) -> int:
         from auditor.store.export import export
 
         archive = export(args.folder, args.instance)
-        _write(args.output, encode_archive(archive))
+        write(args.output, encode_archive(archive))
         cli.emit({"exported": str(args.output), "instances": len(archive.logs)}, args.json)
         return 0
     from auditor.serving import folder
@@ -170,6 +170,8 @@ def _witness(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
+    from auditor.verify import report, verify
+
     as_json = args.json
     try:
         proven = verify(args.bundle, args.trust, args.policy)
@@ -194,6 +196,8 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _proven(proven: ProvenAction | ProvenToken) -> tuple[str, str]:
+    from writ.verdict.token_proof import ProvenToken
+
     if isinstance(proven, ProvenToken):
         chain, claims = proven, proven.token.claims
         what = f"proven: token {claims.token_id} of {claims.agent} was issued at {_moment(chain.attested_at)}"
@@ -208,54 +212,27 @@ def _moment(at: int) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat()
 
 
-def _archive(sources: Sequence[Path]) -> Archive:
-    archive = EMPTY
-    for source in sources:
-        archive = archive.merged(parse_archive(read(source, MAX_ARCHIVE)))
-    return archive
+def _export(args: argparse.Namespace) -> int:
+    from auditor.export import Chains, Wanted
+    from writ.formats.proof_bundle import TokenProof, encode_proof_bundle
 
-
-def _lineage(sources: Sequence[Path], *, as_json: bool) -> int:
-    archive = _archive(sources)
-    tokens = {token.digest: token.claims.lineage for token in map(parse_token, archive.tokens)}
-    judged = judge_lineage({log.instance: log.leaves for log in archive.logs}, tokens)
-    reasons, without, records = judged.reasons, judged.without_token, sum(len(log.leaves) for log in archive.logs)
-    verdict = "refused" if reasons else "incomplete" if without else "accepted"
-    if as_json:
-        said = {"verdict": verdict, "reasons": [reason.to_json() for reason in reasons], "without_token": list(without)}
-        cli.emit({**said, "logs": len(archive.logs), "records": records}, as_json=True)
-        return {"refused": 1, "incomplete": 3, "accepted": 0}[verdict]
-    missing = (
-        f"expected the token of each child's record among the archives; got none for {len(without)} of {records} records "
-        f"({', '.join(without[:3])}{' …' if without[3:] else ''}), so whether they descend from whom they name is not known. "
-        "Give all that `enforcer log export` wrote on their host"
-    )
-    if reasons:
-        if without:
-            print(cli.printable(missing), file=sys.stderr)
-        raise Refused(*reasons)
-    if without:
-        raise Unavailable("tokens", missing)
-    print(f"each of {records} records in {len(archive.logs)} logs names what led to it, or that nothing did; no token is missing")
-    return 0
-
-
-def _export(sources: Sequence[Path], out: Path, wanted: Wanted, *, tokens: bool, as_json: bool) -> int:
+    out: Path = args.out
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Unavailable("--out", f"expected a directory, or a place for one, at {out}: {error.strerror}") from None
     written: list[str] = []
     missing: list[dict[str, Any]] = []
-    chains = Chains(_archive(sources))
-    for instance, which, bundle in chains.tokens(wanted) if tokens else chains.bundles(wanted):
+    wanted = Wanted(args.agent, args.earliest, args.latest)
+    chains = Chains(archive_of(args.source))
+    for instance, which, bundle in chains.tokens(wanted) if args.tokens else chains.bundles(wanted):
         name = f"{instance.hex()}-{which}.writ-proof"
         if isinstance(bundle, TokenProof):
-            _write(out / name, encode_proof_bundle(bundle))
+            write(out / name, encode_proof_bundle(bundle))
             written.append(name)
         else:
             missing.append({"record": name, "reasons": [reason.to_json() for reason in bundle.reasons]})
-    if as_json:
+    if args.json:
         cli.emit({"written": written, "missing": missing}, as_json=True)
     else:
         for name in written:
@@ -264,13 +241,6 @@ def _export(sources: Sequence[Path], out: Path, wanted: Wanted, *, tokens: bool,
             lacks = "; ".join(f"{one['claim']}: expected {one['expected']}, got {one['got']}" for one in item["reasons"])
             print(cli.printable(f"no bundle for {item['record']}: {lacks}"), file=sys.stderr)
     return 1 if missing or not written else 0
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        raise Unavailable(f"file {path}", error.strerror or "cannot be written") from None
 
 
 if __name__ == "__main__":

@@ -5,22 +5,27 @@
       ….whl         libraries under it; what is not here is taken from where the auditor itself is installed
 
 Before its code runs the sources are digested again and must be TREE: a wheel that was altered, or lies under another name, is none.
-Libraries have no such digest in a decision, only versions: who puts them there is trusted with them.
+But any code has a digest, and an engine is handed what was recorded: one that says it again replays everything. So the auditor names the
+engines that he accepts, by digests that he has from a release and not from whoever recorded. Libraries have no such digest in a decision,
+only versions: who puts them there is trusted with them.
 
 The engine runs in a sandbox of bubblewrap: no network, none of the auditor's files but the interpreter and its libraries, all of it read
 only, an empty home, its own processes, and bounds on time, memory and output. It is asked and answers in `writ.formats.rerun`, by standard
-input and output. So what it can do is answer wrongly, and that shows: the answer has to be what was recorded.
+input and output. It is one process: a filter on system calls lets it make threads and nothing else.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import platform
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path, PurePosixPath
@@ -47,6 +52,7 @@ MAX_LIBRARIES: Final = 512 << 20
 LIBRARIES: Final = ("cbor2", "cedarpy", "cffi", "cryptography")
 """Distributions that an engine needs."""
 _SOURCE = re.compile(r"writ/(?:formats|verdict)/(?:[A-Za-z0-9_]+/)*[A-Za-z0-9_]+\.py\Z")
+_NUMBER = re.compile(r"^ENGINE: Final = ([0-9]+)$", re.ASCII | re.MULTILINE)
 
 _INSIDE: Final = """
 import resource, sys
@@ -67,15 +73,21 @@ sys.stdout.buffer.write(cbor2.dumps(answers))
 class Engines:
     """The engines in a folder, each unpacked when it is first asked and run once for each batch."""
 
-    def __init__(self, folder: Path | None) -> None:
-        """`folder` None: there are none."""
-        self._folder = folder
+    def __init__(self, folder: Path | None, accepted: Collection[Digest] = ()) -> None:
+        """`folder` None: there are none. Only those whose sources have a digest in `accepted` are run."""
+        self._folder, self._accepted = folder, accepted
 
     def lacks(self, engine: EngineId) -> str | None:
         """Why nothing can be asked of `engine`; None where it is there. Says nothing of whether it works."""
         if self._folder is None:
             return "no --engines"
-        return None if self._place(engine).is_dir() else f"no {engine.tree.value.hex()} in --engines"
+        if not self._place(engine).is_dir():
+            return f"no {engine.tree.value.hex()} in --engines"
+        return (
+            None
+            if engine.tree in self._accepted
+            else f"nobody accepted it; whoever knows that it is a release: --accept-engine {engine.tree}"
+        )
 
     def _place(self, engine: EngineId) -> Path:
         if self._folder is None:
@@ -89,6 +101,8 @@ class Engines:
         """
         with tempfile.TemporaryDirectory(prefix="writ-engine-") as place:
             unpack_engine(self._place(engine), engine.tree, Path(place))
+            if (got := number_of(Path(place))) != str(engine.number):
+                raise FormatError("engine number", got, str(engine.number))
             for batch in _batches(reruns):
                 try:
                     yield tuple(map(parse_made, _run(Path(place), batch)))
@@ -143,6 +157,15 @@ def unpack_engine(kept: Path, tree: Digest, into: Path) -> None:
     for name in LIBRARIES:
         if name not in there:
             _own(name, into)
+
+
+def number_of(engine: Path) -> str:
+    """The number that unpacked sources give themselves; nothing where they give none."""
+    try:
+        found = _NUMBER.search((engine / "writ" / "verdict" / "engine.py").read_text("utf-8"))
+    except (FileNotFoundError, UnicodeDecodeError):
+        return "none"
+    return found[1] if found else "none"
 
 
 def _sources(wheel: Path, into: Path) -> None:
@@ -214,11 +237,12 @@ def _batches(reruns: Sequence[Rerun]) -> Iterator[list[bytes]]:
 
 def _run(engine: Path, batch: list[bytes]) -> list[bytes]:
     """The engine's answers, one for each. Files without a name: neither side waits for the other to read, and what it writes is bounded."""
-    with tempfile.TemporaryFile() as asked, tempfile.TemporaryFile() as told, tempfile.TemporaryFile() as faults:
+    with tempfile.TemporaryFile() as asked, tempfile.TemporaryFile() as told, tempfile.TemporaryFile() as faults, alone() as calls:
         asked.write(encode_cbor(batch))
         asked.seek(0)
+        command = confined(engine, calls)
         try:
-            done = subprocess.run(confined(engine), stdin=asked, stdout=told, stderr=faults, timeout=SECONDS, check=False)
+            done = subprocess.run(command, stdin=asked, stdout=told, stderr=faults, timeout=SECONDS, check=False, pass_fds=(calls,))
         except subprocess.TimeoutExpired:
             raise Unavailable("engine", f"no answer within {SECONDS} s") from None
         except OSError as error:
@@ -234,10 +258,44 @@ def _run(engine: Path, batch: list[bytes]) -> list[bytes]:
     return answers
 
 
-def confined(engine: Path) -> list[str]:
+@contextmanager
+def alone() -> Iterator[int]:
+    """A descriptor of the filter under which a process makes threads and no process. Raises Unavailable on a machine that it is not for.
+
+    1. A call of another architecture, or of x32, ends it.
+    2. `fork` and `vfork` are refused, and `clone` without CLONE_THREAD.
+    3. `clone3`, whose flags no filter sees, is said not to exist: the C library then asks `clone`.
+
+    Source: Linux, Documentation/userspace-api/seccomp_filter.rst; linux/filter.h, linux/seccomp.h.
+    """
+    if (machine := platform.machine()) not in _MACHINES:
+        raise Unavailable("engine", f"expected a machine of {', '.join(_MACHINES)} to confine it on, got {machine}")
+    arch, clone, refused = _MACHINES[machine]
+    load, equal, set_, ret = 0x20, 0x15, 0x45, 0x06
+    program = [
+        (load, 0, 0, 4), (equal, 1, 0, arch), (ret, 0, 0, _KILL),                                # 1
+        (load, 0, 0, 0), (set_, 0, 1, _X32), (ret, 0, 0, _KILL),
+        *(step for call in refused for step in ((equal, 0, 1, call), (ret, 0, 0, _ERRNO | errno.EPERM))),      # 2
+        (equal, 0, 1, _CLONE3), (ret, 0, 0, _ERRNO | errno.ENOSYS),                              # 3
+        (equal, 0, 3, clone), (load, 0, 0, 16), (set_, 1, 0, _CLONE_THREAD), (ret, 0, 0, _ERRNO | errno.EPERM),   # 2
+        (ret, 0, 0, _ALLOW),
+    ]  # fmt: skip
+    with tempfile.TemporaryFile() as file:
+        file.write(b"".join(struct.pack("=HBBI", *step) for step in program))
+        file.seek(0)
+        yield file.fileno()
+
+
+_MACHINES: Final = {"x86_64": (0xC000003E, 56, (57, 58)), "aarch64": (0xC00000B7, 220, ())}
+"""By machine its audit architecture, and the numbers of `clone`, and of `fork` and `vfork` where it has them."""
+_KILL, _ERRNO, _ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
+_X32, _CLONE3, _CLONE_THREAD = 0x40000000, 435, 0x00010000
+
+
+def confined(engine: Path, calls: int) -> list[str]:
     """The command of an interpreter that sees itself, the system's libraries and `engine`, all read only, and nothing else.
 
-    `-I -S`: neither environment nor site-packages say what it imports.
+    `calls` is a descriptor of the filter on its system calls. `-I -S`: neither environment nor site-packages say what it imports.
     """
     python = Path(os.path.realpath(sys.executable))
     command = [BWRAP, "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]
@@ -249,5 +307,5 @@ def confined(engine: Path) -> list[str]:
         if not prefix.is_relative_to("/usr"):
             command += ["--ro-bind", str(prefix), str(prefix)]
     command += ["--dev", "/dev", "--dir", "/home", "--ro-bind", str(engine), "/engine"]
-    command += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/home"]
+    command += ["--seccomp", str(calls), "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/home"]
     return [*command, "--", str(python), "-I", "-S", "-c", _INSIDE, str(SECONDS), str(MEMORY), str(MAX_ANSWERS)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from writ.formats.errors import FormatError, Unavailable
+from auditor.files import read
 from writ.formats.proof_bundle import MAX_BUNDLE, ProofBundle, parse_proof
 from writ.formats.tlog.cosignature import MAX_POLICY, parse_policy
 from writ.formats.trust import MAX_TRUST, parse_trust
@@ -12,18 +12,6 @@ from writ.verdict.engine import ENGINE
 from writ.verdict.proof import ProvenAction, prove
 from writ.verdict.token_proof import ProvenToken, Step, prove_token
 from writ.verdict.transparency import Logged
-
-
-def read(path: Path, most: int) -> bytes:
-    """The bytes of a file of at most `most`. Raises Unavailable or FormatError."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(most + 1)
-    except OSError as error:
-        raise Unavailable(str(path), error.strerror or "cannot be read") from None
-    if len(data) > most:
-        raise FormatError(str(path), f"at most {most} bytes", "a larger file")
-    return data
 
 
 def verify(bundle: Path, trust: Path, policy: Path | None = None) -> ProvenAction | ProvenToken:

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import audit, cases, fleet, gates, ima, mcp, uefi
+from benchmarks import audit, cases, fleet, gates, ima, mcp, store, uefi
 from benchmarks.measure import Case, Result, measure
 from writ.service import observe
 from writ.service.engine_id import installed_engine
@@ -35,7 +35,8 @@ def all_cases(folder: Path, *, part: int = 1) -> Iterator[Case]:
     yield from fleet.dry_run(fleet.HOSTS // part)
     (folder / "audit").mkdir()
     yield from audit.action_logs(folder / "audit", audit.ACTIONS // part)
-    for name, made in (("action", cases.action), ("gate", cases.gate), ("gates", gates.gates), ("mcp", mcp.calls)):
+    filed = (("action", cases.action), ("gate", cases.gate), ("gates", gates.gates), ("mcp", mcp.calls), ("store", store.shipped))
+    for name, made in filed:
         place = folder / name
         place.mkdir()
         yield from made(place)

@@ -6,7 +6,7 @@ status [INSTANCE]           how the instances stand
 why REF                     explain a refusal or a containment
 approve REF                 say yes, once, to an action that takes a person
 kill INSTANCE               kill an instance; it is tainted for ever
-log show|export|prove|erase|vkey INSTANCE
+log show|export|prove|erase|hold|lift|acts|vkey INSTANCE
 relying                     decide for proxies and enforcement points of others
 policy schema|test|what-if|shadow  try policies before they decide
 tools -- PROGRAM ARG…       propose what to approve of a server of the Model Context Protocol
@@ -114,7 +114,7 @@ _VERBS: Final = {
     "why": "explain a refusal or a containment",
     "approve": "say yes, once, to an action that takes a person",
     "kill": "kill an instance, for ever",
-    "log": "show, export, prove or erase an action log",
+    "log": "show, export, prove, hold or erase action logs",
     "relying": "decide for proxies and enforcement points of others (docs/relying.md)",
     "policy": "try policies before they decide",
     "doctor": "look for what would keep an agent from running",
@@ -137,9 +137,12 @@ def _arguments(name: str, made: argparse.ArgumentParser) -> None:
     elif name == "kill":
         made.add_argument("instance")
     elif name == "log":
-        made.add_argument("act", choices=("show", "export", "prove", "erase", "vkey"))
+        made.add_argument("act", choices=("show", "export", "prove", "erase", "hold", "lift", "acts", "vkey"))
         made.add_argument("instance", nargs="*", help="export takes several, or none for all; prove takes REF")
         made.add_argument("--output", type=Path, metavar="FILE", help="where an export goes")
+        made.add_argument("--namespace", metavar="NAME", help="erase, hold or lift a namespace instead of an instance")
+        made.add_argument("--by", metavar="WHO", help="who erases, holds or lifts (default: sudo's user, or this one)")
+        made.add_argument("--why", metavar="TEXT", default="", help="and why; both are recorded")
     elif name == "policy":
         _policy_arguments(made)
     elif name == "config":
@@ -315,6 +318,8 @@ def _log(config: EnforcerConfig, args: argparse.Namespace) -> int:
         return cli.ACCEPTED
     if args.act == "vkey":
         return _vkey(config, args)
+    if args.act in {"erase", "hold", "lift", "acts"}:
+        return _acts(config, args)
     if len(args.instance) != 1:
         raise FormatError(f"log {args.act}", "one instance", f"{len(args.instance)}")
     name, _, number = args.instance[0].partition("-")
@@ -325,11 +330,44 @@ def _log(config: EnforcerConfig, args: argparse.Namespace) -> int:
         if not number.isdecimal():
             raise FormatError("log prove", "a reference such as 5f1c09ab-12", args.instance[0][:80])
         cli.emit(explain.inclusion(config, instance, int(number)), args.json)
-    else:
-        from enforcer.record import erase
-
-        cli.emit({"instance": instance.hex(), "erased": erase(config.instance_dir(instance))}, args.json)
     return cli.ACCEPTED
+
+
+def _acts(config: EnforcerConfig, args: argparse.Namespace) -> int:
+    """Erase, hold, lift, and what was erased, held and lifted."""
+    from enforcer import explain
+    from enforcer.holds import Holds, Said, of_instance, of_namespace
+    from writ.service.clock import SystemClock
+
+    holds = Holds(config, SystemClock())
+    if args.act == "acts":
+        shown = [{"act": a.act, "resource": a.resource, "at": a.at, "by": a.by, "why": a.why} for a in holds.acts()]
+        cli.emit({"acts": shown, "held": sorted(holds.held())}, args.json)
+        return cli.ACCEPTED
+    if (args.namespace is None) == (len(args.instance) != 1):
+        raise FormatError(f"log {args.act}", "one instance, or --namespace NAME", f"{len(args.instance)} instances")
+    if args.act != "erase" and not args.why:
+        raise FormatError(f"log {args.act}", "--why TEXT", "none")
+    said = Said(args.by or os.environ.get("SUDO_USER") or _user(), args.why)
+    instance = None if args.namespace is not None else explain.find_instance(config, args.instance[0])
+    resource = of_namespace(args.namespace or "") if instance is None else of_instance(instance)
+    if args.act == "erase":
+        erased = holds.erase_namespace(args.namespace, said) if instance is None else holds.erase_instance(instance, said)
+        cli.emit({"resource": resource, "erased": erased}, args.json)
+        return cli.ACCEPTED
+    (holds.hold if args.act == "hold" else holds.lift)(resource, said)
+    cli.emit({"resource": resource, "held": args.act == "hold"}, args.json)
+    return cli.ACCEPTED
+
+
+def _user() -> str:
+    """The name of who runs this, or the number where there is none."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid {os.getuid()}"
 
 
 def _vkey(config: EnforcerConfig, args: argparse.Namespace) -> int:

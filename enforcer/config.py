@@ -56,7 +56,8 @@ class EnforcerConfig:
     its manifest lets be watched only. `shadow_policy` is a signed policy that stands beside the one in force of instances started from
     now on: it decides nothing, and what it would decide otherwise is kept. `record_store` is the address of the store off the host that
     records are shipped to (none: they are not), `record_store_key` its public key, whose receipts alone count, `record_store_ca_file` the
-    roots for its certificate (none: the system's); `record_log` names this host's logs there, such as `records.example.org/host-1`.
+    roots for its certificate (none: the system's); `record_log` names this host's logs there, such as `records.example.org/host-1`. Every
+    `anchor_every` seconds action logs are anchored in the host's TPM, where the attestor has a PCR for it (`anchor_pcr`); 0: never.
     """
 
     run_dir: Path = Path("/run/writ/enforcer")
@@ -96,6 +97,7 @@ class EnforcerConfig:
     record_store_key: str = ""
     record_store_ca_file: Path | None = None
     record_log: str = ""
+    anchor_every: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.instances <= 10_000:
@@ -110,6 +112,8 @@ class EnforcerConfig:
             raise FormatError("work_bytes, work_files", "1 MiB to 1 TiB, and 16 to 10000000", f"{self.work_bytes}, {self.work_files}")
         if not 1 << 16 <= self.log_bytes <= 1 << 40:
             raise FormatError("log_bytes", "64 KiB to 1 TiB", str(self.log_bytes))
+        if not 0 <= self.anchor_every <= 3600:
+            raise FormatError("anchor_every", "0 to 3600 seconds", str(self.anchor_every))
         if not 0 <= self.image_keep <= 86_400:
             raise FormatError("image_keep", "0 to 86400 seconds", str(self.image_keep))
         if not 1000 <= self.uid_first <= (1 << 31) - 2 * self.instances:
@@ -242,6 +246,11 @@ class EnforcerConfig:
         return self.run_dir / "record-store.prom"
 
     @property
+    def namespace_keys(self) -> Path:
+        """The folder of the keys that wrap the content keys of instances."""
+        return self.state_dir / "namespaces"
+
+    @property
     def images_dir(self) -> Path:
         """The roots of agents, one for each manifest root in use."""
         return self.run_dir / "images"
@@ -268,6 +277,7 @@ class EnforcerConfig:
         """Every directory is there with its mode. Raises Unavailable."""
         folders = (
             (self.state_dir, 0o700), (self.state_dir / "instances", 0o700), (self.state_dir / "refused", 0o700),
+            (self.namespace_keys, 0o700),
             (self.run_dir, 0o711), (self.run_dir / "holders", 0o700), (self.run_dir / "agents", 0o711), (self.run_dir / "slots", 0o700),
             (self.images_dir, 0o711),
         )  # fmt: skip

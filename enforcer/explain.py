@@ -164,7 +164,7 @@ def _before_launch(config: EnforcerConfig, reference: str) -> dict[str, Any]:
 
 
 def _entry(config: EnforcerConfig, instance: bytes, sequence: int) -> Entry:
-    entries = LogReader(config.instance_dir(instance), instance).entries()
+    entries = LogReader(config.instance_dir(instance), instance, config.namespace_keys).entries()
     if sequence >= len(entries):
         raise Refused(Reason("not-found", "record", f"0 to {len(entries) - 1}", str(sequence)))
     return entries[sequence]
@@ -178,7 +178,7 @@ def _containment(config: EnforcerConfig, instance: bytes) -> dict[str, Any]:
 def _counts(config: EnforcerConfig, instance: bytes) -> dict[str, int] | None:
     """How many actions its log holds; None where the log cannot be read, which is not the same as none."""
     try:
-        records = [entry.record for entry in LogReader(config.instance_dir(instance), instance).entries()]
+        records = [entry.record for entry in LogReader(config.instance_dir(instance), instance, config.namespace_keys).entries()]
     except Unavailable:
         return None
     actions = [record for record in records if isinstance(record, ActionRecord)]
@@ -214,14 +214,14 @@ def shown(entry: Entry) -> dict[str, Any]:
 
 def log(config: EnforcerConfig, instance: bytes) -> dict[str, Any]:
     """Every record of an instance, with size and root of the log."""
-    reader = LogReader(config.instance_dir(instance), instance)
+    reader = LogReader(config.instance_dir(instance), instance, config.namespace_keys)
     checkpoint = {"size": reader.checkpoint.size, "root": reader.checkpoint.root.hex()}
     return {"instance": instance.hex(), **checkpoint, "records": [shown(entry) for entry in reader.entries()]}
 
 
 def inclusion(config: EnforcerConfig, instance: bytes, sequence: int) -> dict[str, Any]:
     """One record's leaf with the proof that it is in the log as it is now. Raises FormatError where there is none."""
-    proof = LogReader(config.instance_dir(instance), instance).inclusion(sequence)
+    proof = LogReader(config.instance_dir(instance), instance, config.namespace_keys).inclusion(sequence)
     return {
         "instance": instance.hex(), "leaf": proof.leaf.hex(), "index": proof.index, "size": proof.checkpoint.size,
         "root": proof.checkpoint.root.hex(), "proof": [value.hex() for value in proof.proof],
@@ -233,7 +233,7 @@ def export(config: EnforcerConfig, wanted: list[bytes]) -> Archive:
     archive = Archive((), (), (), ())
     for instance in wanted:
         folder = config.instance_dir(instance)
-        reader = LogReader(folder, instance)
+        reader = LogReader(folder, instance, config.namespace_keys)
         entries = reader.entries()
         own = InstanceLog(instance, tuple(entry.leaf for entry in entries))
         contexts = {part for entry in entries for part in _shown_context(entry)}

@@ -16,6 +16,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Final
 
+from enforcer.anchors import Anchors
 from enforcer.approvals import Approvals
 from enforcer.bundles import HeldBundles
 from enforcer.child.children import START, Children
@@ -128,7 +129,7 @@ class Instance:
     def _compose(self, launched: Launched, trust: Trust, since: Since) -> None:
         """What records, decides, renews and contains is there; `since` is where an instance stood that has acted before."""
         config, clock = self._config, self._clock
-        self._log = ActionLog(self._folder, launched.instance, self._agent_id, installed_engine(), clock.now())
+        self._log = ActionLog(self._folder, launched.instance, self._agent_id, installed_engine(), clock.now(), config.namespace_keys)
         self._credential = Credential(clock, since.seen)
         self._shadow = shadow_of(config, trust, self._folder, clock.now())
         self._approvals = Approvals(launched.instance, clock, lambda signed: keep_object(self._folder, signed))
@@ -147,6 +148,8 @@ class Instance:
         self._containment = Containment(self._cgroup, self._gatekeeper, self._credential, self._folder, clock=clock, changed=self._standing)
         self._tenure = Tenure(self._containment, self._credential, clock)
         self._leases = Leases(self._credential, self._relay, clock, self._renewal.ask_now)
+        every = 0 if self._observed else config.anchor_every
+        self._anchors = Anchors(every, launched.instance, self._renewal, self._relay, clock)
 
     def _outlet_of(self, launched: Launched, ca: bytes | None = None) -> Outlet:
         config = self._config
@@ -229,6 +232,7 @@ class Instance:
     def _watch_over(self) -> None:
         """One event after another, until the end."""
         self._leases.keep()
+        self._anchors.keep()
         while True:
             try:
                 event: Event | None = self._events.get(timeout=self._wait())
@@ -338,6 +342,7 @@ class Instance:
         4. What is left behind is removed, and the client hears of the end.
         """
         # 1
+        self._anchors.end()
         self._cut_off()
         self._said_meanwhile()  # a daemon that has just come is told, too
         # 2

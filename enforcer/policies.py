@@ -220,7 +220,7 @@ def _actions(config: EnforcerConfig, references: Sequence[str]) -> Iterator[_Rec
         if number and not number.isdecimal():
             raise FormatError("reference", "an instance, or a record such as 5f1c09ab-12", number[:80])
         folder = config.instance_dir(instance)
-        entries = LogReader(folder, instance).entries()
+        entries = LogReader(folder, instance, config.namespace_keys).entries()
         if number and int(number) >= len(entries):
             raise FormatError("reference", f"record 0 to {len(entries) - 1}", number[:80])
         claims = {token.digest: token.claims for token in map(parse_token, kept(folder).tokens)}

@@ -6,13 +6,15 @@ callers hear of it. Where several waited for the last one, the writer gives as
 many the time to come again, a fraction of what that one took. Each transaction also writes the tree's new size and root,
 so a log that was altered, cut or only half written is noticed when it is
 opened: a torn tail was never acknowledged and is rolled back by SQLite, and
-everything else is refused.
+everything else is refused. What is opened is synced first: the checkpoint of
+what a killed writer left is carried like any other.
 
     records(sequence, leaf, sealed)    leaf = formats.record; salts and what they hide, sealed with the instance's content key
     commits(size, root)                one row a transaction
 
-The content key lies in a file of its own. Destroying it (`erase`) makes every
-commitment in the log opaque for ever, while all proofs still hold.
+The content key lies in a file of its own, wrapped by the namespace's (`content_keys`).
+Destroying it (`erase`), or that one, makes every commitment in the log opaque for ever,
+while all proofs still hold.
 
 This says nothing about who may alter the file: root can rewrite all of it, and
 is found out by the verifier, which holds the checkpoint carried last.
@@ -23,7 +25,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import secrets
 import sqlite3
 import threading
 import time
@@ -37,11 +38,24 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
+from enforcer.content_keys import KEY_FILE, ContentKeys, destroy
 from writ.formats.engine import EngineId
 from writ.formats.errors import FormatError, Unavailable
-from writ.formats.record import ActionDraft, ActionRecord, LogShape, Opening, OutcomeDraft, Record, commit, encode_record, parse_record
+from writ.formats.record import (
+    MAX_RECORD,
+    ActionDraft,
+    ActionRecord,
+    LogShape,
+    Opening,
+    OutcomeDraft,
+    Record,
+    commit,
+    encode_record,
+    parse_record,
+)
 from writ.formats.spiffe import AgentId
 from writ.formats.tlog import merkle
+from writ.service.log_store import sync
 
 _SCHEMA: Final = """
 BEGIN;
@@ -50,7 +64,6 @@ CREATE TABLE IF NOT EXISTS commits(size INTEGER PRIMARY KEY, root BLOB NOT NULL)
 COMMIT;
 """
 LOG_FILE: Final = "action-log.sqlite"
-KEY_FILE: Final = "content.key"
 LOCK_FILE: Final = "action-log.lock"
 MAX_BATCH: Final = 256
 _SALT, _NONCE, _LENGTH = 32, 12, 2
@@ -118,9 +131,10 @@ class Waiting:
 class ActionLog:
     """The log, open for appending by one object at a time: a lock beside the file holds it to that. Others may read meanwhile."""
 
-    def __init__(self, folder: Path, instance: bytes, agent: AgentId, engine: EngineId, now: int) -> None:
+    def __init__(self, folder: Path, instance: bytes, agent: AgentId, engine: EngineId, now: int, keys: Path | None = None) -> None:
         """Open or begin the log in `folder`, in which `engine` decides from here on: where no opening says so, one comes before the next.
 
+        `keys` is the folder of the namespaces' keys, by default the log's own.
         Raises FormatError for a log that was altered, or is another's, Unavailable where it cannot be opened.
         """
         self._instance, self._begins = instance, Opening(0, now, instance, str(agent), engine)
@@ -132,13 +146,20 @@ class ActionLog:
             try:
                 self._sole = _only_writer(folder / LOCK_FILE)
                 opened.callback(os.close, self._sole)
-                self._cipher = ChaCha20Poly1305(_content_key(folder / KEY_FILE))
                 self._db = sqlite3.connect(folder / LOG_FILE, isolation_level=None, check_same_thread=False)
                 opened.callback(self._db.close)
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute("PRAGMA synchronous=FULL")
                 self._db.executescript(_SCHEMA)
-                read, last = _read_records(self._db, instance)
+                sync(self._db, "action log")
+                read, shape = _read_records(self._db, instance)
+                last = shape.opening
+                if last is not None and last.agent != self._begins.agent:
+                    raise FormatError("action log", f"one of {self._begins.agent}", f"one of {last.agent}")
+                namespace = ContentKeys(keys or folder, agent.namespace)
+                self._kept = namespace.writing()
+                opened.callback(os.close, self._kept)
+                self._cipher = ChaCha20Poly1305(namespace.open(folder, instance))
                 self._leaves = [merkle.leaf_hash(leaf) for leaf, _ in read]
                 self._frontier = merkle.append(merkle.EMPTY_FRONTIER, *self._leaves)
             except sqlite3.DatabaseError as error:
@@ -146,11 +167,10 @@ class ActionLog:
             except OSError as error:
                 raise Unavailable("action log", f"{error.strerror}") from None
             opened.pop_all()
-        if last is not None and last.agent != self._begins.agent:
-            raise FormatError("action log", f"one of {self._begins.agent}", f"one of {last.agent}")
         self._opening = last.sequence if last is not None and last.engine == engine else None
         self.permits: Final = Counter(record.action for _, record in read if isinstance(record, ActionRecord) and record.permit)
         """How often each action had been permitted when the log was opened."""
+        self._unfinished = shape.unfinished
         self._times = array("q", (time_of(record) for _, record in read))
         self._stored: int | None = None
         self._last_batch, self._last_took = 1, 0.0
@@ -160,9 +180,16 @@ class ActionLog:
     # --- appending ---------------------------------------------------------------------------------------------------
 
     def append(self, draft: ActionDraft | OutcomeDraft, content: bytes) -> Recorded:
-        """The record is durable, and so is its content (arguments or result), sealed. Raises Unavailable where it is not known to be."""
+        """The record is durable, and so is its content (arguments or result), sealed.
+
+        Raises Unavailable where it is not known to be, and for what would be no record: odd text, too much of it, another outcome.
+        """
         if len(content) > MAX_CONTENT:
             raise Unavailable("action log", f"expected content of at most {MAX_CONTENT} bytes, got {len(content)}")
+        try:
+            draft.check()  # what no reader would take is not written
+        except FormatError as error:
+            raise Unavailable("action log", str(error)) from None
         with self._lock:
             if self._broken is not None or self._closed:
                 raise Unavailable("action log", self._broken or "closed")
@@ -187,7 +214,7 @@ class ActionLog:
                 return
             self._last_batch, self._last_took = len(batch), time.monotonic() - began
             for waiting, recorded in zip(batch, done, strict=True):
-                waiting.recorded = recorded
+                waiting.recorded = recorded  # None of one that was refused by itself, which says why
                 waiting.told.release()
 
     def _batch(self) -> list[Waiting]:
@@ -207,18 +234,21 @@ class ActionLog:
             batch.append(more)
         return batch
 
-    def _commit(self, batch: list[Waiting]) -> list[Recorded]:
-        """One transaction for all that wait. Nothing in memory moves before it is durable."""
+    def _commit(self, batch: list[Waiting]) -> list[Recorded | None]:
+        """One transaction for all that wait, but for those that would be no records. Nothing in memory moves before it is durable."""
         rows: list[_Row] = []
         times: list[int] = []
         done: list[Recorded] = []
+        told: list[Recorded | None] = []
+        finished: set[int] = set()
         first, opening = self._frontier.size, self._opening
         if opening is None:
             rows.append((first, encode_record(replace(self._begins, sequence=first)), None))
             times.append(self._begins.opened_at)
             first, opening = first + 1, first
         random = os.urandom(len(batch) * _RANDOM)
-        for at, waiting in enumerate(batch, first):
+        at = first
+        for waiting in batch:
             own, random = random[:_RANDOM], random[_RANDOM:]
             draft, content, salt, nonce = waiting.draft, waiting.content, own[:_SALT], own[2 * _SALT :]
             commitment = commit(salt, content)
@@ -226,19 +256,42 @@ class ActionLog:
                 context = draft.context
                 leaf = draft.leaf(at, opening, commitment, commit(own[_SALT : 2 * _SALT], context))
                 hidden = own[: 2 * _SALT] + len(context).to_bytes(_LENGTH, "big") + context + content
-                times.append(draft.decided_at)
+                when = draft.decided_at
             else:
                 leaf = draft.leaf(at, len(content), commitment)
                 hidden = salt + content
-                times.append(draft.finished_at)
+                when = draft.finished_at
+            if why := self._against(draft, leaf, finished):
+                waiting.fault = why
+                told.append(None)
+                continue
+            times.append(when)
             rows.append((at, leaf, nonce + self._cipher.encrypt(nonce, hidden, _aad(self._instance, at))))
             done.append(Recorded(at, merkle.leaf_hash(leaf), commitment))
+            told.append(done[-1])
+            at += 1
+        if not done:
+            return told
         hashes = [recorded.leaf_hash for recorded in done]
         if len(rows) > len(done):
             hashes.insert(0, merkle.leaf_hash(rows[0][1]))
         self._store(rows, hashes, times)
         self._opening = opening
-        return done
+        self._unfinished -= finished
+        self._unfinished.update(
+            one.sequence for one, waiting in zip(told, batch, strict=True) if one is not None and isinstance(waiting.draft, ActionDraft)
+        )
+        return told
+
+    def _against(self, draft: ActionDraft | OutcomeDraft, leaf: bytes, finished: set[int]) -> str:
+        """Why `leaf` would be no record of this log; empty where it would. The action of an outcome is `finished` then."""
+        if len(leaf) > MAX_RECORD:
+            return f"expected a record of at most {MAX_RECORD} bytes, got {len(leaf)}"
+        if isinstance(draft, OutcomeDraft):
+            if draft.of not in self._unfinished or draft.of in finished:
+                return f"expected an action without an outcome, got {draft.of}"
+            finished.add(draft.of)
+        return ""
 
     def _store(self, rows: list[_Row], hashes: list[bytes], times: list[int]) -> None:
         """One transaction: leaves, what they hide, size and root."""
@@ -308,6 +361,7 @@ class ActionLog:
         if self._thread.is_alive():
             return  # SQLite does not survive being closed while a statement runs
         self._db.close()
+        os.close(self._kept)
         os.close(self._sole)
 
 
@@ -344,9 +398,12 @@ class Entry:
 class LogReader:
     """A log read by someone else: every record, checked against the recorded roots. Writes nothing."""
 
-    def __init__(self, folder: Path, instance: bytes) -> None:
-        """Read the log in `folder`. Raises FormatError for one that was altered, Unavailable where there is none."""
-        self._folder, self._instance = folder, instance
+    def __init__(self, folder: Path, instance: bytes, keys: Path | None = None) -> None:
+        """Read the log in `folder`. Raises FormatError for one that was altered, Unavailable where there is none.
+
+        `keys` is the folder of the namespaces' keys, by default the log's own.
+        """
+        self._folder, self._instance, self._keys = folder, instance, keys or folder
         try:
             db = sqlite3.connect(f"file:{folder / LOG_FILE}?mode=ro", uri=True)
             try:
@@ -362,10 +419,13 @@ class LogReader:
 
     def entries(self) -> tuple[Entry, ...]:
         """Every record in order, the openings too."""
-        key, found = _held_key(self._folder / KEY_FILE), []
+        key: bytes | None = None
+        found: list[Entry] = []
         opening: Opening | None = None
         for leaf, record in self._entries:
-            opening = record if isinstance(record, Opening) else opening
+            if isinstance(record, Opening):
+                key = ContentKeys(self._keys, AgentId.parse(record.agent).namespace).held(self._folder, self._instance)
+                opening = record
             if opening is not None:  # the first record is one
                 found.append(Entry(record, leaf, opening, _hidden(key, self._instance, record, self._sealed.get(record.sequence))))
         return tuple(found)
@@ -378,28 +438,20 @@ class LogReader:
 
 
 def erase(folder: Path) -> bool:
-    """Destroy the content key: every argument and result of this log becomes unreadable, every proof still holds.
+    """Destroy the content key: every argument, result and context of this log becomes unreadable, every proof still holds.
 
     False where there was none. Does not reach copies of the file that someone else made. Raises Unavailable while the log is written: what
-    came after would be sealed with a key that is nowhere.
+    came after would be sealed with a key that is nowhere. Who may, and whether it is held, is looked at elsewhere (`holds`).
     """
     path = folder / KEY_FILE
     if not path.exists():
         return False
     os.close(_only_writer(folder / LOCK_FILE))
-    try:
-        with path.open("r+b") as file:
-            file.write(os.urandom(32))
-            file.flush()
-            os.fsync(file.fileno())
-        path.unlink()
-    except FileNotFoundError:
-        return False
-    return True
+    return destroy(path)
 
 
-def _read_records(db: sqlite3.Connection, instance: bytes) -> tuple[list[tuple[bytes, Record]], Opening | None]:
-    """All leaves with what they say, and the last opening, after the check that they lead to the root recorded at every commit.
+def _read_records(db: sqlite3.Connection, instance: bytes) -> tuple[list[tuple[bytes, Record]], LogShape]:
+    """All leaves with what they say, and what they are together, after the check that they lead to the root recorded at every commit.
 
     1. Sequence numbers run from 0 without a gap, and the records are a log, of this instance.
     2. The tree over the first n leaves has the recorded root, for every commit (n, root), and the last n is all of them.
@@ -427,7 +479,7 @@ def _read_records(db: sqlite3.Connection, instance: bytes) -> tuple[list[tuple[b
         raise FormatError("action log", f"{max(commits)} records", f"{len(rows)}")
     if shape.opening is not None and shape.opening.instance != instance:
         raise FormatError("action log", f"one of instance {instance.hex()}", f"one of {shape.opening.instance.hex()}")
-    return read, shape.opening
+    return read, shape
 
 
 def time_of(record: Record) -> int:
@@ -446,37 +498,6 @@ def _only_writer(path: Path) -> int:
         os.close(descriptor)
         raise Unavailable("action log", "another process writes it") from None
     return descriptor
-
-
-def _content_key(path: Path) -> bytes:
-    """The instance's content key, made on first use with mode 0600."""
-    if path.exists():
-        key = path.read_bytes()
-        if len(key) != 32:
-            raise FormatError("content key", "32 bytes", f"{len(key)} bytes")
-        return key
-    key, fresh = secrets.token_bytes(32), path.with_suffix(".new")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    try:
-        os.write(descriptor, key)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    fresh.rename(path)  # whole or not at all: a key cut short would be a log that nobody can open
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-    return key
-
-
-def _held_key(path: Path) -> bytes | None:
-    try:
-        key = path.read_bytes()
-    except OSError:
-        return None
-    return key if len(key) == 32 else None
 
 
 def _aad(instance: bytes, sequence: int) -> bytes:

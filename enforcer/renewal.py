@@ -15,7 +15,7 @@ from enforcer import papers
 from enforcer.bundles import HeldBundles
 from enforcer.credential import Held, Subject, accept, renew_in
 from enforcer.leases import with_lease
-from enforcer.record import ActionLog
+from enforcer.record import ActionLog, Checkpoint
 from enforcer.relay import Relay
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.local import Local, Refusal, TokenAsk, TokenGiven, Unreachable
@@ -39,6 +39,7 @@ TRANSIENT: Final = frozenset(
         "nonce-expired",
         "nonce-superseded",
         "action-log-base",
+        "anchor-proof-required",
         "too-many-requests",
         "unavailable",
         "conflict",
@@ -46,6 +47,8 @@ TRANSIENT: Final = frozenset(
     }
 )
 """Refusals of the exchange and not of the instance: asking again is the remedy, and meanwhile the token in force decides."""
+MOST_ANCHORED: Final = 16
+"""Anchors since the last checkpoint that was carried: a request proves so many, and what is behind them is the window."""
 FIRST_TRIES: Final = 3
 """Asks for the first token, where the exchange and not the instance is refused."""
 SETTLE_WITHIN: Final = 30.0
@@ -90,6 +93,8 @@ class Renewal:
         self._carried = self._confirmed = carried
         self._logged: Logged | None = None
         self._lost: Reason | None = None
+        self._anchored: set[int] = set()
+        self._questions = 0
         self._due = clock.boot()
         self._failures = 0
         self._lock = threading.Lock()
@@ -99,6 +104,19 @@ class Renewal:
     def carried(self) -> int:
         """How many records the verifier has been given a checkpoint of, as far as we know."""
         return self._carried
+
+    def to_anchor(self) -> Checkpoint | None:
+        """The log as it is durable now, to be anchored: its size is proven with the next checkpoint, whether that comes about or not.
+
+        None where there is nothing new, and while a question is under way: what it carries was taken before, and must not be less.
+        """
+        with self._lock:
+            checkpoint = self._log.checkpoint()
+            new = checkpoint.size > self._carried and checkpoint.size not in self._anchored
+            if self._questions or not new or len(self._anchored) >= MOST_ANCHORED:
+                return None
+            self._anchored.add(checkpoint.size)
+            return checkpoint
 
     def due_in(self) -> float | None:
         """Seconds until the next ask; None while one is under way."""
@@ -181,7 +199,7 @@ class Renewal:
     def ask(self) -> Verdict:
         """Ask, and verify what comes.
 
-        1. The checkpoint of the log as it is durable now, with the proof that it extends the one carried last.
+        1. The checkpoint of the log as it is durable now, with the proof that it extends the one carried last, and each anchor since.
         2. The answer, or none.
         3. A token is verified link by link, and its papers are kept; of hardware mode, it comes with its first lease or not at all.
         4. The checkpoint counts as carried where the verifier answered with a token, or says which one it holds.
@@ -195,17 +213,31 @@ class Renewal:
         return self._ask()[0] if moved and not isinstance(verdict, Never) else verdict
 
     def _ask(self) -> tuple[Verdict, bool]:
-        """The answer, and whether the verifier said that it holds another checkpoint than the one we took it to hold."""
+        """The answer, and whether the verifier said that it holds another checkpoint, or anchors, than the ones we took it to hold."""
+        with self._lock:
+            self._questions += 1
+        try:
+            return self._question()
+        finally:
+            with self._lock:
+                self._questions -= 1
+
+    def _question(self) -> tuple[Verdict, bool]:
         # 1
         checkpoint, carried = self._log.checkpoint(), self._carried
+        with self._lock:
+            sizes = sorted(size for size in self._anchored if size <= checkpoint.size)
         ask = TokenAsk(
             self._subject.instance, self._subject.session_key, self._subject.audience, self._subject.grants,
             checkpoint.size, checkpoint.root, carried, self._log.consistency(carried, checkpoint.size),
+            tuple((size, self._log.consistency(size, checkpoint.size)) for size in sizes),
         )  # fmt: skip
         # 2
         answer = self._relay.ask(ask)
         # 3, 4, 5
         try:
+            if isinstance(answer, Refusal) and (lacks := self._lacking(answer)):
+                return Never(lacks), False
             return self._judge(answer, checkpoint.size), isinstance(answer, Refusal) and self._resume(answer)
         except Refused as refused:
             self._lost = next((reason for reason in refused.reasons if reason.code == ROLLED_BACK), None)
@@ -224,6 +256,8 @@ class Renewal:
             )
             self._carried = self._confirmed = size
             self._logged = held.logged
+            with self._lock:
+                self._anchored = {one for one in self._anchored if one > size}
             papers.keep(self._folder, answer, logged=held.logged is not None)
             try:
                 return Granted(with_lease(held, self._relay, self._clock))
@@ -239,12 +273,31 @@ class Renewal:
         raise FormatError("answer", "a token, a refusal or none", type(answer).__name__)
 
     def _resume(self, refusal: Refusal) -> bool:
-        """An answer was lost: the verifier is ahead of us then and says where it stands, and the next proof starts there."""
+        """An answer was lost: the verifier is ahead of us then and says where it stands, and the next proof starts there.
+
+        Or what was anchored before this code took over: it says of which sizes it lacks a proof, and the next ask has those.
+        """
         for reason in () if refusal.final else refusal.reasons:
             if reason.code == "action-log-base" and reason.expected.isdecimal() and int(reason.expected) < self._confirmed:
-                wanted = f"{self._confirmed} records at least, which a token confirmed"
-                raise Refused(Reason(ROLLED_BACK, reason.claim, wanted, reason.expected[:20]))
+                least = f"{self._confirmed} records at least, which a token confirmed"
+                raise Refused(Reason(ROLLED_BACK, reason.claim, least, reason.expected[:20]))
+        wanted = self._wanted(refusal)
+        with self._lock:
+            self._anchored |= wanted
+        if wanted:
+            return True
+        for reason in refusal.reasons:
             if reason.code == "action-log-base" and reason.expected.isdecimal() and int(reason.expected) <= self._log.checkpoint().size:
                 self._carried = int(reason.expected)
                 return True
         return False
+
+    def _lacking(self, refusal: Refusal) -> tuple[Reason, ...]:
+        """A reason where the verifier saw an anchor of more records than our log has: it was cut, and no token may follow."""
+        size = self._log.checkpoint().size
+        lost = max((wanted for wanted in self._wanted(refusal) if wanted > size), default=None)
+        return () if lost is None else (Reason("anchor-inconsistent", "log", f"{lost} records", f"{size} records"),)
+
+    def _wanted(self, refusal: Refusal) -> set[int]:
+        codes = (reason for reason in refusal.reasons if reason.code == "anchor-proof-required")
+        return {int(reason.expected) for reason in codes if reason.expected.isascii() and reason.expected.isdecimal()}

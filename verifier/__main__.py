@@ -186,7 +186,9 @@ def _serve(args: argparse.Namespace) -> int:
         signal.signal(number, signal.SIG_IGN)  # uvicorn stops at them, and raises them again when it has stopped
     try:
         server = HttpServer(compose.server_config(verifier.app, loaded))
+        verifier.ledger.when_ended(lambda: setattr(server, "should_exit", True))
         server.run()
+        verifier.ledger.demand()
     finally:
         verifier.close()
     return cli.ACCEPTED if server.started else cli.COULD_NOT

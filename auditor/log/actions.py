@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from auditor.verify import read
+from auditor.files import read
 from writ.formats.archive import MAX_ARCHIVE, Archive, parse_archive
 from writ.formats.digest import Digest
 from writ.formats.eat import parse_token

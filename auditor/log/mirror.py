@@ -4,7 +4,7 @@
     checkpoints/SIZE      every one that was seen, and that extends those before it
     evidence/SIZE-ROOT    those that do not, or came later and were shorter
     tile/…                as the log serves them; a file once here is never written again
-    incoming/             what was fetched and is not judged to its end yet; thrown away at the next run
+    incoming/             what was fetched and is not judged to its end yet: the next run judges it anew, and fetches only what is missing
 
 A checkpoint is written down before what it covers is fetched, so that whoever showed it cannot take it back; `checkpoint` is exchanged
 after everything that it covers is on the disk. Whatever ends the process, the next run goes on from there.
@@ -105,7 +105,7 @@ def mirror(source: Source, path: Path, trust: LogTrust) -> Mirrored:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[Path]:
-    """The directory of a mirror, for one process at a time; what an earlier one had not judged is gone."""
+    """The directory of a mirror, for one process at a time."""
     try:
         for name in ("", CHECKPOINTS, EVIDENCE):
             (path / name).mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,6 @@ def _alone(path: Path) -> Iterator[Path]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise Unavailable(str(path), "another process is mirroring into it: let it end") from None
-            shutil.rmtree(path / _INCOMING, ignore_errors=True)
             yield path
             shutil.rmtree(path / _INCOMING, ignore_errors=True)
     except OSError as error:
@@ -192,18 +191,42 @@ def _in_mirror(error: Refused) -> Refused:
 
 
 def _fetch(source: Source, path: Path, new: Checkpoint, have: Held) -> None:
-    """The paths of what is new, judged, in `incoming`. Raises Refused."""
+    """What is new, judged, in `incoming`, and nothing else there. Raises Refused, with nothing there.
+
+    What an earlier run left is read before the source is asked, and judged like it; where that does not hold it is thrown away, and all
+    of it is asked for: a finding is of what the source has.
+    """
+    incoming = path / _INCOMING
+    left = incoming.is_dir()
     kept = [one for one in have.seen if have.size < one.size]
     audit = LogAudit(new, kept, have.edge())
-    for piece in pieces(source, audit):
-        target = path / _INCOMING / path_of(piece.tile)
+    judged: set[Path] = set()
+    for piece in pieces(_Left(incoming, source) if left else source, audit):
+        target = incoming / path_of(piece.tile)
+        judged.add(target)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("wb") as file:
-            file.write(piece.data)
-            file.flush()
-            os.fsync(file.fileno())
+        if not left or not target.exists():
+            _exchange(target, piece.data)
     if findings := audit.findings():
+        shutil.rmtree(incoming, ignore_errors=True)
+        if left:
+            _fetch(source, path, new, have)
+            return
         raise Refused(*findings)
+    for one in [file for file in incoming.rglob("*") if file.is_file() and file not in judged]:
+        one.unlink()
+
+
+class _Left:
+    """A log of which some files were fetched before."""
+
+    def __init__(self, incoming: Path, source: Source) -> None:
+        self.name, self._incoming, self._source = source.name, incoming, source
+
+    def get(self, path: str, most: int) -> bytes | None:
+        """See Source."""
+        found = read_file(self._incoming / path, most)
+        return self._source.get(path, most) if found is None else found
 
 
 def _place(path: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from auditor.engines import Engines, record_engine
-from auditor.replay.decisions import DIFFERING, INCOMPLETE, NOT_REPLAYED, Replay, Summary, lines
 from writ.formats.archive import Archive
+from writ.formats.digest import Digest
 from writ.formats.trust import Trust
 from writ.service import cli
 from writ.service.engine_id import installed_engine
@@ -20,6 +20,10 @@ def add_parsers(verbs: Any) -> None:
     made.add_argument("source", type=Path, nargs="+", help="archives: `verifier export`, `enforcer log export`")
     made.add_argument("--trust", type=Path, required=True, help="the trust file: TPM roots and decision keys")
     made.add_argument("--engines", type=Path, metavar="DIR", help="engines of other versions, as `auditor engine` records them")
+    made.add_argument(
+        "--accept-engine", type=Digest.parse, action="append", default=[], metavar="DIGEST",
+        help="of sources of a release, by its own word: an engine in --engines that is run; repeatable",
+    )  # fmt: skip
     made.add_argument("--explain", action="store_true", help="print every step of every decision")
     cli.add_json_flag(made)
     made = verbs.add_parser("engine", help="record the wheel of an engine, with its libraries, for a replay in years to come")
@@ -30,8 +34,10 @@ def add_parsers(verbs: Any) -> None:
 
 def replay(args: argparse.Namespace, archive: Archive, trust: Trust) -> int:
     """What became of every decision is printed. Exit status: 0 identical, 1 something differs, 3 something could not be made again."""
+    from auditor.replay.decisions import DIFFERING, INCOMPLETE, NOT_REPLAYED, Replay, Summary, lines  # the policy engine comes with it
+
     summary, shown = Summary(), []
-    for one in Replay(archive, trust, Engines(args.engines), installed_engine()).judged():
+    for one in Replay(archive, trust, Engines(args.engines, args.accept_engine), installed_engine()).judged():
         summary.add(one)
         worth_saying = args.explain or one.outcome in (DIFFERING, NOT_REPLAYED, INCOMPLETE)
         if args.json and worth_saying:
@@ -41,6 +47,8 @@ def replay(args: argparse.Namespace, archive: Archive, trust: Trust) -> int:
     if args.json:
         cli.emit({**summary.to_json(), "decisions": shown}, as_json=True)
     else:
+        for used in summary.used():
+            print(used)
         print(f"{summary.verdict}: {summary}")
     return summary.exit_code
 

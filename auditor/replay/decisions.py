@@ -53,6 +53,8 @@ class Replayed:
     reasons: tuple[Reason, ...] = ()
     recorded: Digest | None = None
     made: Digest | None = None
+    by: tuple[str, str] | None = None
+    """The engine that was asked, and where it was."""
 
     def to_json(self, *, steps: bool) -> dict[str, object]:
         """As `--json` prints it."""
@@ -92,7 +94,7 @@ class Replay:
             if isinstance(one, Replayed):
                 yield one
             elif one.engine.tree == self._here.tree:
-                one.told.steps.append((3, f"engine {one.engine.number} {one.engine.tree}: the one that runs here"))
+                _asked(one, HERE)
                 yield _compared(one, self._reruns.made(one.rerun))
             else:
                 elsewhere.setdefault(one.engine.tree.value, []).append(one)
@@ -130,7 +132,9 @@ class Replay:
 
     def _engine(self, named: Digest) -> EngineId:
         """The engine of that digest. Raises Refused where the archives lack it, or it is this one by another number."""
-        engine = parse_engine(self._objects.get(named, "engine"))
+        return self._numbered(parse_engine(self._objects.get(named, "engine")))
+
+    def _numbered(self, engine: EngineId) -> EngineId:
         if engine.tree == self._here.tree and engine.number != self._here.number:
             raise refused("decision-mismatch", "engine.number", str(self._here.number), str(engine.number))
         return engine
@@ -156,6 +160,10 @@ class Replay:
         except FormatError as error:
             yield _failed(Replayed(f"action log of {log.instance.hex()}"), error)
             return
+        if records and isinstance(first := records[0], Opening) and first.instance != log.instance:
+            differs = Reason("digest-mismatch", "opening.instance", log.instance.hex(), first.instance.hex())
+            yield Replayed(f"action log of {log.instance.hex()}", DIFFERING, reasons=(differs,))
+            return
         for record in records:
             if isinstance(record, ActionRecord):
                 yield self._action(record, opening_of(records, record), log)
@@ -177,6 +185,7 @@ class Replay:
                 told.steps.append((2, f"nothing opens the commitment {record.context.hex()} to its context"))
                 return told
             approval = self._objects.approval(opened.context)
+            engine = self._numbered(opening.engine)
             inputs = {
                 "context": opened.context, "salt": opened.salt, "token": token.jws.compact.encode("ascii"),
                 "policy": self._objects.get(record.bundle or token.claims.policy, "policy"),
@@ -186,7 +195,7 @@ class Replay:
             return _failed(told, error)
         rerun = Rerun("action", log.leaves[record.sequence], inputs)
         told.steps.append((2, _listed(rerun)))
-        return _Asked(told, opening.engine, said(record.reasons, opened.context), rerun)
+        return _Asked(told, engine, said(record.reasons, opened.context), rerun)
 
     def _token(self, record: ActionRecord, opening: Opening) -> SignedToken:
         """The record's token, of the log's instance and agent, with claims that a decision in the archives issued."""
@@ -206,7 +215,7 @@ class Replay:
 
     def _confined(self, asked: list[_Asked]) -> Iterator[Replayed]:
         engine = asked[0].engine
-        name = f"engine {engine.number} {engine.tree}"
+        name = _engine(engine)
         lacks = self._engines.lacks(engine)
         if lacks is not None:
             yield from (_not_replayed(one, name, lacks) for one in asked)
@@ -218,12 +227,26 @@ class Replay:
                     break
                 for made in answers:
                     one = next(left)
-                    one.told.steps.append((3, f"{name}: its recorded wheel, confined"))
+                    _asked(one, WHEEL)
                     yield _compared(one, made)
             why = "it gave no answer" if not isinstance(answers, Unavailable) else answers.detail
         except (FormatError, Unavailable) as error:
             why = str(error)
         yield from (_not_replayed(one, name, why) for one in left)
+
+
+HERE: Final = "the one that runs here"
+WHEEL: Final = "its recorded wheel, confined"
+
+
+def _engine(engine: EngineId) -> str:
+    return f"engine {engine.number} {engine.tree}"
+
+
+def _asked(one: _Asked, where: str) -> None:
+    """The engine that was asked is told, and is told of in the end."""
+    one.told.by = _engine(one.engine), where
+    one.told.steps.append((3, f"{_engine(one.engine)}: {where}"))
 
 
 def _name(entry: Entry) -> str:
@@ -289,11 +312,15 @@ class Summary:
     """How many decisions came to what, and the digest of all bytes that were made again (each by its SHA-256, sorted)."""
 
     counts: Counter[str] = field(default_factory=Counter)
+    engines: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """The engines that were asked, where each was, and of how many decisions."""
     _made: list[bytes] = field(default_factory=list)
 
     def add(self, one: Replayed) -> None:
         """`one` is counted."""
         self.counts[one.outcome] += 1
+        if one.by is not None:
+            self.engines[one.by] += 1
         if one.made is not None:
             self._made.append(one.made.value)
 
@@ -313,7 +340,13 @@ class Summary:
     def to_json(self) -> Mapping[str, object]:
         """As `--json` prints it."""
         made = sha256(b"".join(sorted(self._made))).hexdigest()
-        return {"verdict": self.verdict, "counts": {name: self.counts[name] for name in OUTCOMES}, "made": made}
+        counts = {name: self.counts[name] for name in OUTCOMES}
+        return {"verdict": self.verdict, "counts": counts, "made": made, "engines": list(self.used())}
+
+    def used(self) -> Iterator[str]:
+        """By which engine how many were made again: who trusts the answer trusts these."""
+        for (name, where), count in sorted(self.engines.items()):
+            yield f"{name} ({where}): {count} decisions"
 
     def __str__(self) -> str:
         return ", ".join(f"{self.counts[name]} {name}" for name in OUTCOMES)

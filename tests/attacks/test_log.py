@@ -204,6 +204,30 @@ def test_an_entry_left_out_of_the_stream_is_one_finding(log: WorldLog, auditor: 
     assert findings(said) == [("log-entry-removed", "entry.20")]
 
 
+@pytest.mark.parametrize("at", [255, 256, 511])
+@pytest.mark.parametrize("what", ["removed", "inserted"])
+def test_what_is_moved_over_the_end_of_a_bundle_is_one_finding(what: str, at: int, log: WorldLog, auditor: Auditor) -> None:
+    forged = [] if what == "removed" else [sign_entry(act(STARTED, "forged"))]
+    stream = log.entries[:at] + forged + log.entries[at + (what == "removed") :]
+    for name, first, last in (("000", 0, 256), ("001", 256, 512), ("002.p/88", 512, SIZE)):
+        put(auditor.served / f"tile/entries/{name}", encode_bundle(stream[first:last]))
+
+    _, said = auditor.run("verify", auditor.served)
+
+    assert findings(said)[0] == (f"log-entry-{what}", f"entry.{at}")
+    assert len(findings(said)) == 1
+
+
+def test_an_entry_altered_at_the_end_of_a_bundle_and_one_left_out_behind_it_are_two(log: WorldLog, auditor: Auditor) -> None:
+    stream = [*log.entries[:255], sign_entry(act(STARTED, "forged")), *log.entries[257:]]
+    for name, first, last in (("000", 0, 256), ("001", 256, 512), ("002.p/88", 512, SIZE)):
+        put(auditor.served / f"tile/entries/{name}", encode_bundle(stream[first:last]))
+
+    _, said = auditor.run("verify", auditor.served)
+
+    assert findings(said) == [("log-entry-altered", "entry.255"), ("log-entry-removed", "entry.256")]
+
+
 def test_two_places_of_alteration_are_two_findings(log: WorldLog, auditor: Auditor) -> None:
     for path in (SECOND, "tile/entries/000"):
         held = bundle(log, path)

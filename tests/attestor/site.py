@@ -18,6 +18,7 @@ import uvicorn
 import verifier as verifier_package
 import verifier.compose as verifier_compose
 from attestor.agentd import AgentDaemon
+from attestor.collect.anchors import AnchorRegister
 from attestor.collect.kernel_logs import KernelLogs
 from attestor.collect.runtime_log import RuntimeLog
 from attestor.config import Enrolment, LogPaths, StateDir
@@ -123,6 +124,7 @@ class Host:
     directory: Path
     tpm: EsapiTpm
     enrolment: Enrolment | None = None
+    anchor_pcr: int | None = None
 
     @property
     def state(self) -> StateDir:
@@ -170,6 +172,11 @@ class Host:
             )
         return self.enrolment
 
+    def anchors(self, tpm: Tpm | None = None) -> AnchorRegister:
+        """Its register of anchors, not yet open."""
+        assert self.enrolment is not None
+        return AnchorRegister(self.state.log, tpm or self.tpm, pcr=self.anchor_pcr, bank=self.enrolment.bank)
+
     def daemon(
         self, tpm: Tpm | None = None, *, interval: int = 1, rehash_interval: int = 60, governance: tuple[ComponentEvent, ...] = GOVERNANCE
     ) -> AgentDaemon:
@@ -181,7 +188,8 @@ class Host:
         uplink, exchange = (Uplink(e.verifier, ca_file=None, signer=signer, clock=SystemClock(), timeout=5) for _ in range(2))
         store = Store(self.store)
         return AgentDaemon(
-            enrolment=e, log=log, attestation=Attestation(used, log, KernelLogs(LogPaths(), e.bank), uplink, e, SystemClock()), store=store,
+            enrolment=e, log=log, store=store,
+            attestation=Attestation(used, log, KernelLogs(LogPaths(), e.bank), uplink, e, SystemClock(), self.anchors(used)),
             exchange=exchange,
             watch=Watch(store, interval=interval, rehash_interval=rehash_interval), manifests=self.manifests, governance=lambda: governance,
         )  # fmt: skip

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -263,3 +265,16 @@ def test_an_opening_says_whose_log_it_is(tmp_path: Path, capsys: pytest.CaptureF
     assert ("action-log-altered", f"action log {TWO.hex()}, records 0 to 4") in found
     assert ("lineage-broken", f"{TWO.hex()}-0.instance") in found
     assert isinstance(parse_record(site.logs()[ONE][1]), ActionRecord)
+
+
+def test_a_verb_that_decides_no_action_loads_no_policy_engine(tmp_path: Path) -> None:
+    arguments = leave(told(), tmp_path)
+    program = "import sys; from auditor.__main__ import main; code = main(sys.argv[1:]); sys.exit(code or 7 * ('cedarpy' in sys.modules))"
+
+    assert subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, check=False).returncode == 0
+    lineage = ["lineage", str(tmp_path / "enforcer")]
+    assert subprocess.run([sys.executable, "-c", program, *lineage], capture_output=True, check=False).returncode == 0
+    replay = ["replay", str(tmp_path / "enforcer"), "--trust", str(tmp_path / "trust")]
+    assert (
+        subprocess.run([sys.executable, "-c", program.replace("code or ", ""), *replay], capture_output=True, check=False).returncode == 7
+    )

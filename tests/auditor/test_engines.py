@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 ASKED = Rerun("enrol", b"decision", {"evidence": b"", "trust": b""})
 EMPTY = {"writ/formats/__init__.py": "", "writ/verdict/__init__.py": ""}
 PROBE = """
-import json, os, socket, sys
+import json, os, socket, subprocess, sys, threading
 from writ.formats.rerun import Made, encode_made
 
 def tried(what):
@@ -41,6 +41,13 @@ def tried(what):
         return repr(what())
     except Exception as error:
         return type(error).__name__
+
+def threaded():
+    done = []
+    thread = threading.Thread(target=lambda: done.append("ran"))
+    thread.start()
+    thread.join()
+    return done
 
 def facts():
     return {
@@ -54,6 +61,8 @@ def facts():
         "flags": [sys.flags.isolated, sys.flags.no_site],
         "roots": tried(lambda: os.chroot("/home")),
         "processes": tried(lambda: os.kill(PID, 0)),
+        "forks": [tried(os.fork), tried(lambda: subprocess.run(["/usr/bin/true"]))],
+        "threads": tried(threaded),
     }
 
 class Reruns:
@@ -81,7 +90,7 @@ def kept(tmp_path: Path, files: Mapping[str, str | bytes]) -> tuple[EngineId, En
     made = wheel(tmp_path / "made" / "writ-9-py3-none-any.whl", files)
     tree, place = record_engine([made], tmp_path / "engines")
     assert place == tmp_path / "engines" / tree.value.hex()
-    return EngineId(9, tree, ()), Engines(tmp_path / "engines")
+    return EngineId(ENGINE, tree, ()), Engines(tmp_path / "engines", {tree})
 
 
 def probe(**words: object) -> dict[str, str | bytes]:
@@ -141,7 +150,11 @@ def test_previous_engines_decisions_are_made_again_by_its_wheel(previous: Path, 
     assert main(["engine", str(built), "--engines", str(tmp_path), "--json"]) == 0
     named = json.loads(capsys.readouterr().out)
     assert named["tree"] == str(tree_digest(previous / "tree"))
-    code, told = replay(previous, capsys, "--engines", str(tmp_path), "--explain")
+    code, told = replay(previous, capsys, "--engines", str(tmp_path))
+    assert (code, told["counts"]["not replayed"], told["engines"]) == (3, 91, []), "it is there, and nobody accepted it"
+    assert f"--accept-engine {named['tree']}" in told["decisions"][0]["reasons"][0]["got"]
+    code, told = replay(previous, capsys, "--engines", str(tmp_path), "--accept-engine", named["tree"], "--explain")
+    assert told["engines"] == [f"engine 0 {named['tree']} (its recorded wheel, confined): 91 decisions"]
     assert (code, told["verdict"], told["counts"]["identical"]) == (0, "accepted", 91)
     steps = {one["steps"][2] for one in told["decisions"] if one["outcome"] == "identical"}
     assert steps == {f"3. engine 0 {named['tree']}: its recorded wheel, confined"}
@@ -152,7 +165,7 @@ def test_it_was_that_engine_and_not_this_one(previous: Path, tmp_path: Path, cap
     tree = tree_digest(previous / "tree")
     place = tmp_path / tree.value.hex()
     wheel(place / "writ-9-py3-none-any.whl", sources())
-    code, told = replay(previous, capsys, "--engines", str(tmp_path))
+    code, told = replay(previous, capsys, "--engines", str(tmp_path), "--accept-engine", str(tree))
     assert (code, told["counts"]["not replayed"]) == (3, 91)
     assert f"got {tree_digest(ROOT)}" in told["decisions"][0]["reasons"][0]["got"]
 
@@ -190,6 +203,8 @@ def test_engine_sees_no_network_no_files_and_no_home_and_writes_nowhere(tmp_path
     assert told["flags"] == [1, 1]
     assert told["roots"] == "PermissionError", "it has no capability"
     assert told["processes"] == "ProcessLookupError"
+    assert told["forks"] == ["PermissionError", "PermissionError"], "it is one process, and stays one"
+    assert told["threads"] == "['ran']"
 
 
 ANSWERED = "import cbor2; sys.stdout.buffer.write(cbor2.dumps({})); sys.stdout.flush(); os._exit({})"
@@ -221,10 +236,24 @@ def test_bounds_are_set_before_the_engine_is_read(tmp_path: Path, monkeypatch: p
 
 
 def test_command_has_no_network_and_one_folder() -> None:
-    command = confined(Path("/somewhere"))
+    command = confined(Path("/somewhere"), 9)
     assert command[1:4] == ["--unshare-all", "--die-with-parent", "--new-session"]
     assert "--share-net" not in command
     assert [command[at + 1 :][0] for at, word in enumerate(command) if word in ("--bind", "--dev-bind")] == []
+
+
+def test_an_engine_is_what_its_sources_say_it_is(tmp_path: Path) -> None:
+    """The number beside the digest in a decision is a label; the sources have one of their own."""
+    engine, among = kept(tmp_path, probe())
+    with pytest.raises(FormatError) as error:
+        asked(EngineId(engine.number + 1, engine.tree, ()), among)
+    assert (error.value.expected, error.value.got) == (str(ENGINE), str(ENGINE + 1))
+
+
+def test_an_engine_that_nobody_accepted_is_not_run(tmp_path: Path) -> None:
+    engine, _ = kept(tmp_path, probe())
+    among = Engines(tmp_path / "engines", {Digest.of(b"another")})
+    assert "nobody accepted it" in (among.lacks(engine) or "")
 
 
 # --- what it is taken from --------------------------------------------------------------------------------------------------------

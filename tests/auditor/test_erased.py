@@ -48,7 +48,7 @@ class Site:
         self.instance = one.instance
         place = folder / "state" / "instances" / one.instance.hex()
         place.mkdir(parents=True)
-        log = ActionLog(place, one.instance, AgentId.parse(str(claims.agent)), HERE, scene.now)
+        log = ActionLog(place, one.instance, AgentId.parse(str(claims.agent)), HERE, scene.now, folder / "state" / "namespaces")
         for resource in ("files/a", "mail/delete", "files/b"):
             action = Action("tool.call", resource, Digest.of(b"arguments"))
             answer = judge_recorded(action, claims, scene.bundle, gate="socket", now=scene.now)

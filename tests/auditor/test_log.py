@@ -232,6 +232,44 @@ def test_a_checkpoint_that_was_seen_binds_also_where_nothing_was_fetched(log: Wo
     assert mirror(Counted(log), tmp_path / "m", trust(log)).new == SIZE
 
 
+class Broken(Counted):
+    """A source that is away when it is asked for the second bundle."""
+
+    def get(self, path: str, most: int) -> bytes | None:
+        """See Source."""
+        if path == "tile/entries/001":
+            raise Unavailable("the log", "away")
+        return super().get(path, most)
+
+
+def test_a_first_fetch_that_was_interrupted_goes_on_where_it_was(log: WorldLog, tmp_path: Path) -> None:
+    with pytest.raises(Unavailable):
+        mirror(Broken(log), tmp_path / "m", trust(log))
+    again = Counted(log)
+
+    mirror(again, tmp_path / "m", trust(log))
+
+    whole = Counted(log)
+    mirror(whole, tmp_path / "whole", trust(log))
+    bundles = [path for path in whole.asked if path.startswith("tile/entries")]
+    assert bundles == ["tile/entries/000", "tile/entries/001", "tile/entries/002.p/88"]
+    assert [path for path in again.asked if path.startswith("tile/entries")] == bundles[1:], "the first was here"
+    assert tree(tmp_path / "m") == tree(tmp_path / "whole")
+
+
+def test_what_an_interrupted_fetch_left_is_judged_like_the_rest(log: WorldLog, tmp_path: Path) -> None:
+    """Bytes that rotted meanwhile, and a partial tile of an earlier size: neither enters, and neither is held against the log."""
+    with pytest.raises(Unavailable):
+        mirror(Broken(log), tmp_path / "m", trust(log))
+    put(tmp_path / "m" / "incoming/tile/entries/000", bytes(9))
+    put(tmp_path / "m" / "incoming/tile/entries/002.p/3", bytes(9))
+
+    mirror(Counted(log), tmp_path / "m", trust(log))
+
+    mirror(Counted(log), tmp_path / "whole", trust(log))
+    assert tree(tmp_path / "m") == tree(tmp_path / "whole")
+
+
 def test_two_do_not_mirror_into_one_place(log: WorldLog, tmp_path: Path) -> None:
     mirror(Counted(log.at(300)), tmp_path / "m", trust(log))
     with (tmp_path / "m" / "lock").open() as other:

@@ -54,9 +54,9 @@ class Scene:
         self.credential.take(held)
         return held
 
-    def log(self, folder: Path, kind: type[ActionLog] = ActionLog) -> ActionLog:
-        """The action log of the instance, in `folder`."""
-        return kind(folder, self.instance, self.agent, ENGINE, self.clock.wall)
+    def log(self, folder: Path, kind: type[ActionLog] = ActionLog, keys: Path | None = None) -> ActionLog:
+        """The action log of the instance, in `folder`, and the namespaces' keys in `keys`."""
+        return kind(folder, self.instance, self.agent, ENGINE, self.clock.wall, keys)
 
     def gatekeeper(self, log: ActionLog, shadow: Shadow | None = None, approvals: Approvals | None = None) -> Gatekeeper:
         """The gatekeeper of the instance, recording in `log`, with `shadow` beside it."""

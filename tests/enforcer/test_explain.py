@@ -67,7 +67,7 @@ def test_log_with_two_engines_is_readable_and_counts_what_was_done(tmp_path: Pat
     scene.renew()
     read, wipe = (Action("tool.call", resource, Digest.of(b"{}")) for resource in ("mcp:notes/read", "mcp:notes/wipe"))
     for engine in (ENGINE, replace(ENGINE, number=ENGINE.number + 1)):
-        log = ActionLog(folder, scene.instance, scene.agent, engine, scene.clock.wall)
+        log = ActionLog(folder, scene.instance, scene.agent, engine, scene.clock.wall, config.namespace_keys)
         gatekeeper = scene.gatekeeper(log)
         gatekeeper.outcome(gatekeeper.ask(read, b"{}", gate="socket"), done=True, result=b"a note")
         gatekeeper.ask(wipe, b"{}", gate="socket")

@@ -275,7 +275,7 @@ def log_hangs(at: AtSocket | AtEgress, patch: Patch) -> None:
     patch.setattr(record, "DURABLE_WITHIN", 0.3)
     real = at.log._commit  # noqa: SLF001 - as a disk that answers late
 
-    def commit(batch: list[Any]) -> list[Recorded]:
+    def commit(batch: list[Any]) -> list[Recorded | None]:
         time.sleep(1.5)
         return real(batch)
 

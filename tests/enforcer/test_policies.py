@@ -187,7 +187,7 @@ class Host:
         self.file = folder / "enforcer.toml"
         self.file.write_text(f'state_dir = "{folder}/state"\n')
         given = self.scene.give()
-        log = self.scene.log(self.folder)
+        log = self.scene.log(self.folder, keys=self.config.namespace_keys)
         gatekeeper = self.scene.gatekeeper(log)
         self.scene.credential.take(self.scene.accept(given))
         keep(self.folder, given)

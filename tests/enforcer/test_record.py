@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from enforcer.record import KEY_FILE, LOG_FILE, ActionLog, LogReader, erase
+from enforcer.content_keys import KEY_FILE
+from enforcer.record import LOG_FILE, ActionLog, LogReader, erase
 from tests.world.attestor import ENGINE
 from writ.formats.action import Action, encode_context
 from writ.formats.digest import Digest
 from writ.formats.engine import EngineId
 from writ.formats.errors import FormatError, Unavailable
 from writ.formats.reason import Reason
-from writ.formats.record import ActionDraft, ActionRecord, Opening, OutcomeDraft, OutcomeRecord, commit
+from writ.formats.record import ActionDraft, ActionRecord, Opening, OutcomeDraft, OutcomeRecord, commit, parse_record
 from writ.formats.spiffe import AgentId
 from writ.formats.tlog import merkle
 
@@ -200,7 +205,7 @@ def test_torn_tail_leaves_a_whole_prefix(tmp_path: Path, kept: float) -> None:
         log.append(action(), b"argument %d" % number)
     torn = tmp_path / "torn"
     torn.mkdir()
-    for name in (LOG_FILE, KEY_FILE, f"{LOG_FILE}-wal"):
+    for name in (LOG_FILE, KEY_FILE, "n.key", f"{LOG_FILE}-wal"):
         data = (whole / name).read_bytes()
         (torn / name).write_bytes(data[: int(len(data) * kept)] if name.endswith("-wal") else data)
     full = list(log._leaves)  # noqa: SLF001 - what the whole log held
@@ -307,6 +312,101 @@ def test_a_log_that_is_written_is_not_erased(tmp_path: Path) -> None:
 
 
 def test_a_process_that_ended_while_it_made_the_content_key_left_none(tmp_path: Path) -> None:
-    (tmp_path / KEY_FILE).with_suffix(".new").write_bytes(b"")
+    (tmp_path / f".{KEY_FILE}.{os.getpid()}").write_bytes(b"")
     filled(tmp_path, 1)
-    assert len((tmp_path / KEY_FILE).read_bytes()) == 32
+    assert len((tmp_path / KEY_FILE).read_bytes()) == 12 + 32 + 16
+
+
+# --- what the reader would refuse, the writer does not write --------------------------------------------------------------
+
+
+def refused(expected: str) -> Reason:
+    return Reason("hold", "token", expected, "none")
+
+
+HOSTILE: dict[str, ActionDraft | OutcomeDraft] = {
+    "65 reasons": replace(action(), reasons=(refused("x"),) * 65),
+    "a reason too long": replace(action(), reasons=(refused("x" * 1025),)),
+    "a control character": replace(action(), reasons=(refused("a\x1bb"),)),
+    "half a character": replace(action(), reasons=(refused("\ud800"),)),
+    "a record too long": replace(action(), reasons=(refused("\U0001f600" * 1024),) * 60),
+    "a gate of another spelling": replace(action(), gate="Socket"),
+    "a gate of nothing": replace(action(), gate=""),
+    "a parent too short": replace(action(), parent=b"x"),
+    "a trace too long": replace(action(), trace=bytes(26)),
+    "a time before all": replace(action(), decided_at=-1),
+    "a time behind all": replace(action(), decided_at=1 << 63),
+    "a digest of another kind": replace(action(), token=Digest("sha384", bytes(48))),
+    "a context too long": replace(action(), context=bytes(16_385)),
+    "an outcome of the opening": OutcomeDraft(1, 0, True),
+    "an outcome of an outcome": OutcomeDraft(1, 2, True),
+    "a second outcome": OutcomeDraft(1, 1, True),
+    "an outcome of what is to come": OutcomeDraft(1, 9, True),
+    "a status beyond 32 bits": OutcomeDraft(1, 3, True, 1 << 31),
+    "a status that is a flag": OutcomeDraft(1, 3, True, True),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_no_reader_takes_is_not_written(tmp_path: Path, name: str) -> None:
+    log = opened(tmp_path)
+    first = log.append(action(), b"")
+    log.append(OutcomeDraft(1, first.sequence, True), b"")
+    third = log.append(action(), b"")
+    before = log.checkpoint()
+    with pytest.raises(Unavailable):
+        log.append(HOSTILE[name], b"")
+    assert (log.checkpoint(), log.broken) == (before, None)
+    log.append(OutcomeDraft(1, third.sequence, False), b"")
+    log.close()
+    assert len(LogReader(tmp_path, INSTANCE).entries()) == 5
+    opened(tmp_path).close()
+
+
+def test_of_two_outcomes_at_once_one_is_written(tmp_path: Path) -> None:
+    """Also where both are of one batch, and after the log was opened anew."""
+    log = opened(tmp_path)
+    acted = [log.append(action(), b"").sequence for _ in range(40)]
+    done: list[int] = []
+
+    def finish() -> None:
+        for at in acted:
+            with contextlib.suppress(Unavailable):
+                done.append(log.append(OutcomeDraft(1, at, True), b"").sequence)
+
+    threads = [threading.Thread(target=finish) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    log.close()
+    assert len(done) == 40
+    assert len(LogReader(tmp_path, INSTANCE).entries()) == 81
+    log = opened(tmp_path)
+    with pytest.raises(Unavailable, match="without an outcome"):
+        log.append(OutcomeDraft(1, acted[0], True), b"")
+    log.close()
+
+
+def test_writer_and_reader_agree_about_any_draft() -> None:
+    """Of each hostile draft by itself: `check` takes it exactly where `parse_record` takes its leaf, but for its length and its place."""
+    texts = ["", "x", "x" * 1024, "x" * 1025, "\x7f", "\x00", "\u0085", "\u2028", "é", "\U0001f600", "a\nb"]
+    drafts = [replace(action(), reasons=(refused(text),)) for text in texts]
+    drafts += [replace(action(), gate=text) for text in (*texts, "a-b", "-a", "a" * 63, "a" * 64, "ä")]
+    drafts += [replace(action(), parent=bytes(size)) for size in (0, 31, 32, 33)]
+    drafts += [replace(action(), trace=bytes(size)) for size in (0, 24, 25, 26)]
+    drafts += [replace(action(), decided_at=at) for at in (-1, 0, (1 << 63) - 1, 1 << 63)]
+    drafts += [replace(action(), reasons=(refused("x"),) * count) for count in (0, 64, 65)]
+    outcomes = [OutcomeDraft(1, 3, True, status) for status in (None, 0, 200, -32_700, (1 << 31) - 1, 1 << 31, -(1 << 31), True, "200")]  # type: ignore[arg-type]
+    leaves: list[tuple[ActionDraft | OutcomeDraft, bytes]] = [(draft, draft.leaf(4, 0, bytes(32), bytes(32))) for draft in drafts]
+    leaves += [(outcome, outcome.leaf(4, 0, bytes(32))) for outcome in outcomes]
+    for draft, leaf in leaves:
+        assert accepts(draft.check) is accepts(partial(parse_record, leaf)), draft
+
+
+def accepts(what: Callable[[], object]) -> bool:
+    try:
+        what()
+    except FormatError:
+        return False
+    return True

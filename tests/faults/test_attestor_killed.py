@@ -41,7 +41,7 @@ ATTEST = (
     Step("between quote and post", EVIDENCE, "_once", "answer = ask(self._uplink"),
     Step("posted, answer not read", UPLINK, "_attempt", "self._answer(connection.getresponse())"),
     Step("answer read, not believed", EVIDENCE, "_once", "decision = self._believe("),
-    Step("believed, not remembered", EVIDENCE, "_once", "if self._acknowledge(answer, upto):"),
+    Step("believed, not remembered", EVIDENCE, "_once", "if self._acknowledge(answer, upto, anchors):"),
     Step("after the attestation, before the answer", DAEMON, "_attested", "self._verdict = attested.verdict"),
 )
 FOUND_WITHIN = 30.0

@@ -119,18 +119,48 @@ class TestSqliteLedger(LedgerSuite):
         with pytest.raises(Unavailable):
             made.commit(change)
 
-    def test_a_failed_commit_leaves_nothing_and_says_so(self, tmp_path: Path) -> None:
-        writer = connect(tmp_path / "full.sqlite")
+    def test_a_failed_commit_leaves_nothing_says_so_and_ends_the_writer(self, tmp_path: Path) -> None:
+        writer, told = connect(tmp_path / "full.sqlite"), []
         made = SqliteLedger(tmp_path / "full.sqlite", writer)
+        made.when_ended(lambda: told.append("ended"))
         desk = Desk(made).ready()
         pages = writer.execute("PRAGMA page_count").fetchone()[0]
         writer.execute(f"PRAGMA max_page_count = {pages}")
         before = made.read().select(NonceRow)
         change = desk.attested(1, 2)
-        change = replace(change, blobs=(bytes(1 << 20),))
-        with pytest.raises(Unavailable):
-            made.commit(change)
+        with pytest.raises(Unavailable, match="not known"):
+            made.commit(replace(change, blobs=(bytes(1 << 20),)))
         assert made.read().select(NonceRow) == before
         writer.execute("PRAGMA max_page_count = 1073741823")
+        with pytest.raises(Unavailable, match="SQLITE_FULL"):
+            made.commit(change)
+        with pytest.raises(Unavailable, match="SQLITE_FULL"):
+            made.demand()
+        assert told == ["ended"]
+        made.close()
+        again = SqliteLedger(tmp_path / "full.sqlite")
+        assert again.commit(change).entry is not None
+        again.close()
+
+    def test_a_fault_in_a_change_ends_no_writer(self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Code of ours that errs before anything is written to the disk is a fault of that group, and of no other."""
+        desk = Desk(ledger).ready()
+        with monkeypatch.context() as patch:
+            patch.setattr("verifier.ledger.sequencer.apply", lambda *_: next(iter(())))
+            with pytest.raises(Unavailable, match="not known"):
+                ledger.commit(desk.attested(1, 2))
+        assert ledger.commit(desk.attested(1, 2)).entry is not None
+
+    def test_a_lock_that_somebody_else_has_ends_no_writer(self, tmp_path: Path) -> None:
+        writer = connect(tmp_path / "busy.sqlite")
+        made = SqliteLedger(tmp_path / "busy.sqlite", writer)
+        writer.execute("PRAGMA busy_timeout = 1")
+        desk = Desk(made).ready()
+        other = connect(tmp_path / "busy.sqlite")
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Unavailable, match="not known"):
+            made.commit(desk.attested(1, 2))
+        other.execute("ROLLBACK")
+        other.close()
         assert made.commit(desk.attested(1, 2)).entry is not None
         made.close()

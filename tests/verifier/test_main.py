@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -153,6 +154,22 @@ def test_wrong_configuration_is_named(command: Command) -> None:
 def test_serving_without_init_says_so(command: Command) -> None:
     assert command.run("serve", code=3)["what"] == "state directory"
     assert [check["ok"] for check in command.run("doctor", code=1)["checks"]][:2] == [False, False]
+
+
+@pytest.mark.timeout(60)
+def test_i4_a_write_that_fails_ends_the_verifier_which_says_so(command: Command) -> None:
+    """It could not: systemd starts it again, and it serves once a start can write."""
+    command.run("init")
+    command.serve()
+    process = command.process
+    assert process is not None
+    no_more = (command.folder / "state" / "log-head").stat().st_size // 2
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (no_more, no_more))
+    command.run("host", "admit", "h1", code=3)
+    assert process.wait(20) == 3
+    command.serve()
+    assert command.run("host", "list")["hosts"] == []
+    command.run("host", "admit", "h1")
 
 
 @pytest.mark.timeout(180)

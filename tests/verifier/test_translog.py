@@ -394,25 +394,39 @@ def test_every_commit_is_in_the_log_and_a_nonce_is_none(tmp_path: Path) -> None:
         ledger_at(tmp_path)
 
 
-def test_where_the_head_cannot_be_written_nobody_is_answered_until_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_head_cannot_be_written_nobody_is_answered_until_a_start_wrote_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ledger = ledger_at(tmp_path)
     ledger.commit(Began(entry(GENESIS)))
     Desk(ledger).ready()
     log = ledger.log
     assert log is not None
-    published = log.checkpoint
+    published, tile = log.checkpoint, parse_path("tile/0/000.p/5")
     with monkeypatch.context() as patch:
         patch.setattr("verifier.ledger.translog.os.pwrite", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
         with pytest.raises(Unavailable, match="not known"):
             ledger.commit(Admitted(entry("operator", body=b"one"), admission(2, "host-2")))
-        with pytest.raises(Unavailable, match="not known"):
-            ledger.commit(NonceIssued(nonce(2)))
-        assert log.checkpoint == published
-    ledger.commit(NonceIssued(nonce(3)))
-    current = log.current()
+    with pytest.raises(Unavailable, match="No space left"):
+        ledger.commit(NonceIssued(nonce(2)))
+    assert log.checkpoint == published
+    tables = ledger.read()
+    last = tables.last(CheckpointRow)
+    assert last is not None
+    assert last.size == 5, "the entry was committed"
+    assert tile_of(tables, tile) is not None
+    assert log.tile(tables, tile) is None, "what is committed is not published"
+    assert log.tile(tables, parse_path("tile/entries/000.p/5")) is None
+    assert log.tile(tables, parse_path("tile/0/000.p/4")) is not None
+    with pytest.raises(Unavailable, match="no checkpoint yet"):
+        log.receipt(tables, 4)
+    ledger.close()
+    again = ledger_at(tmp_path)
+    assert again.log is not None
+    current = again.log.current()
     assert current is not None
     assert current.size == 5
-    ledger.close()
+    again.close()
 
 
 def test_a_commit_that_fails_leaves_the_log_as_it_was(tmp_path: Path) -> None:

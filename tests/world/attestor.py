@@ -37,6 +37,7 @@ from writ.formats.keys import ES256, PublicKey, key_id
 from writ.formats.local import (
     LOCAL,
     MAX_FRAME,
+    Anchor,
     Done,
     Drift,
     ExchangeAsk,
@@ -141,6 +142,8 @@ class Instance:
     session_key: PublicKey
     parent: bytes | None
     log: tuple[int, bytes] = (0, merkle.EMPTY_ROOT)
+    anchored: dict[int, bytes] = field(default_factory=dict)
+    """What was extended and no checkpoint carried since extends."""
     stopped: str | None = None
     drifted: bool = False
 
@@ -175,6 +178,11 @@ class Attestor:
     exchanges: list[ExchangeAsk] = field(default_factory=list)
     proofs: set[str] = field(default_factory=set)
     exchange_life: int = 300
+    anchors: list[Anchor] = field(default_factory=list)
+    """Those that were asked for."""
+    anchors_off: bool = False
+    forgets_anchors: bool = False
+    """It extends, and does not answer."""
     chip: LeaseChip | None = None
     """Hardware mode, where there is one: each token takes leases by it."""
     wall: Callable[[], int] = lambda: int(time.time())
@@ -236,6 +244,8 @@ class Attestor:
             return self._lease(message)
         if isinstance(message, ExchangeAsk):
             return self._exchange(message)
+        if isinstance(message, Anchor):
+            return self._anchor(message)
         assert isinstance(message, TokenAsk)
         self.asks.append(message)
         if self.silent:
@@ -243,6 +253,13 @@ class Attestor:
         if not self.reachable:
             return Unreachable("the verifier does not answer")
         return self.refusal or self.refuses.get(self.instances[message.instance].agent.name) or self._token(message)
+
+    def _anchor(self, ask: Anchor) -> Local:
+        self.anchors.append(ask)
+        if self.anchors_off:
+            return Refusal((Reason("anchors-off", "anchor_pcr", "a PCR", "none"),), final=False)
+        self.instances[ask.instance].anchored[ask.size] = ask.root
+        return Unreachable("TPM: it may or may not have been extended") if self.forgets_anchors else Done()
 
     def _launch(self, launch: Launch) -> Local:
         known = self.agents.get(launch.agent)
@@ -311,7 +328,19 @@ class Attestor:
             return Refusal((Reason("action-log-base", "log", str(known.log[0]), str(ask.log_from)),), final=False)
         if not merkle.verify_consistency(*known.log, ask.log_size, ask.log_root, ask.log_proof):
             return Refusal((Reason("action-log-inconsistent", "log", f"an extension of {known.log[0]}", str(ask.log_size)),), final=True)
-        known.log = (ask.log_size, ask.log_root)
+        proofs = dict(ask.anchored)
+        lacking = tuple(
+            Reason("anchor-proof-required", "anchors", str(size), "none")
+            for size in sorted(known.anchored)
+            if size > ask.log_size or size not in proofs
+        )
+        if lacking:
+            return Refusal(lacking, final=False)
+        if not all(
+            merkle.verify_consistency(size, root, ask.log_size, ask.log_root, proofs[size]) for size, root in known.anchored.items()
+        ):
+            return Refusal((Reason("anchor-inconsistent", "anchors", "an extension", "another log"),), final=True)
+        known.log, known.anchored = (ask.log_size, ask.log_root), {}
         if self.agents[known.agent.name].mode == "observe" and not self.generous:
             return Refusal((Reason("observed", f"instance.{ask.instance.hex()}.mode", "enforce", "observe"),), final=False)
         if known.drifted:

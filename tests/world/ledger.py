@@ -76,6 +76,9 @@ class MemoryLedger:
             self._rows = copy
             return committed
 
+    def demand(self) -> None:
+        """There is always a writer."""
+
     def read(self) -> MemoryTables:
         """What is committed."""
         return MemoryTables(self._rows)

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.signers import MemorySigner
 from tests.world.chip import Chip
 from writ.formats.action import Action
+from writ.formats.anchor import AnchorRow, Anchors, encode_batch
 from writ.formats.corim import Corim, encode_corim
 from writ.formats.cose import encode_sign1
 from writ.formats.decision import CONTENT_TYPE, EnrolDecision, Entry, encode_entry
@@ -54,6 +55,7 @@ DOMAIN = "example.org"
 AUDIENCE = "tools"
 NAMESPACE = "billing"
 RUNTIME_PCR = 14
+ANCHOR_PCR = 15
 STATUS_LIST = 1
 STATUS_URI = status_uri(ISSUER, STATUS_LIST)
 ENGINE_ID = EngineId(ENGINE, Digest.of(b"tree"), (("cbor2", "6"), ("cryptography", "48")))
@@ -150,6 +152,8 @@ class Running:
     """Of each action's decision, by sequence."""
     carried: int = 0
     grants: tuple[tuple[str, str], ...] = GRANTS
+    anchored: list[int] = field(default_factory=list)
+    """Sizes that were anchored, and are proven with the next request."""
 
     def hashes(self) -> list[bytes]:
         """Leaf hashes of the action log."""
@@ -159,9 +163,14 @@ class Running:
         """What the instance asks with."""
         hashes = self.hashes()
         proof = consistency_proof(hashes, self.carried)
+        anchored = tuple((size, consistency_proof(hashes, size)) for size in sorted(set(self.anchored)) if size <= len(hashes))
         return InstanceRequest(
-            self.instance, self.key.public, AUDIENCE, grant_set(self.grants), len(hashes), root(hashes), self.carried, proof
+            self.instance, self.key.public, AUDIENCE, grant_set(self.grants), len(hashes), root(hashes), self.carried, proof, anchored
         )
+
+    def checkpoint(self) -> AnchorRow:
+        """Its log as it is."""
+        return AnchorRow(self.instance, len(self.leaves), root(self.hashes()))
 
 
 @dataclass
@@ -189,6 +198,8 @@ class Scene:
     """Which engine its decisions name."""
     alive: tuple[tuple[bytes, int], ...] | None = None
     """Until when instances hold tokens, as the verifier looks it up."""
+    anchors: Anchors | None = None
+    """Those that travel with the next evidence."""
 
     def __post_init__(self) -> None:
         self.enrol()
@@ -260,8 +271,18 @@ class Scene:
         """The host comes up again, with nothing running."""
         self.chip.reboot()
         self.chip.clock = 500
-        self.records, self.running, self.measured = [], {}, []
+        self.records, self.running, self.measured, self.anchors = [], {}, [], None
         self.govern()
+
+    def anchor(self, *names: str, rows: Sequence[AnchorRow] = ()) -> None:
+        """The action logs of `names` are anchored, and what is in `rows`: extended, and remembered for the next evidence."""
+        batch = tuple(sorted([*rows, *(self.running[name].checkpoint() for name in names)]))
+        before = self.anchors or Anchors(ANCHOR_PCR, self.chip.values().get(ANCHOR_PCR), ())
+        self.anchors = Anchors(before.pcr, before.base, (*before.batches, batch) if batch else before.batches)
+        if batch:
+            self.chip.extend(ANCHOR_PCR, {bank: Digest.of(encode_batch(batch), bank).value for bank in ("sha256", "sha384")})
+        for name in names:
+            self.running[name].anchored.append(len(self.running[name].leaves))
 
     # --- attestation
 
@@ -281,7 +302,8 @@ class Scene:
         measured = tuple(dict.fromkeys(self.measured))
         log = encode_cel(self.records[start:])
         return Evidence(
-            self.host, nonce, attest, signature, self.chip.values(), start, log, measured, asked, lease_keys=keys, **self.logs()
+            self.host, nonce, attest, signature, self.chip.values(), start, log, measured, asked, lease_keys=keys,
+            anchors=self.anchors, **self.logs(),
         )  # fmt: skip
 
     def issuance(self, count: int, *, nonce_age: int = 2) -> Issuance:
@@ -301,9 +323,9 @@ class Scene:
     def attest(self, *names: str) -> AttestationVerdict:
         """Evidence, verdict, and the state moved as a ledger would."""
         verdict = self.judge(self.evidence(*names))
-        self.state = verdict.state_after
+        self.state, self.anchors = verdict.state_after, None
         for name in names:
-            self.running[name].carried = len(self.running[name].leaves)
+            self.running[name].carried, self.running[name].anchored = len(self.running[name].leaves), []
         return verdict
 
     # --- action and proof

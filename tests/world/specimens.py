@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.world.chip import private_key
 from tests.world.lease_chip import LeaseChip
-from tests.world.scene import ENGINE_ID, GRANTS, NAMESPACE, NOW, Scene, permitted, signer, sixteen
+from tests.world.scene import ENGINE_ID, GRANTS, NAMESPACE, NOW, Scene, permitted, sign_token, signer, sixteen
 from tests.world.tlog import MemoryLog, plain_key
 from writ.formats.archive import Archive, InstanceLog, encode_archive, parse_archive
 from writ.formats.cose import parse_sign1
@@ -46,6 +46,7 @@ from writ.formats.lease import (
 )
 from writ.formats.local import (
     LOCAL,
+    Anchor,
     Done,
     Drift,
     ExchangeAsk,
@@ -150,6 +151,7 @@ def specimens() -> dict[str, Specimen]:
         "launch": Launch("reporter", ("python", "agent.py"), session, sixteen("one")),
         "launched": Launched(sixteen("one"), scene.measured[0], "/store/1", ("python",), "tools", GRANTS),
         "token-ask": TokenAsk(sixteen("one"), session, "tools", GRANTS, 3, bytes(32), 1, (bytes(32),)),
+        "anchor": Anchor(sixteen("one"), 3, bytes(32)),
         "lease-ask": LeaseAsk(sixteen("one")),
         "lease-given": LeaseGiven(LeaseChip().lease(sixteen("one"), session.thumbprint(), X)),
         "exchange-ask": ExchangeAsk(sixteen("one"), "https://vault.example.org", proof.token, "a.b.c", None),
@@ -180,6 +182,16 @@ def specimens() -> dict[str, Specimen]:
     )  # fmt: skip
     logged = MemoryLog([b"%d" % number for number in range(9)])
     seen = logged.checkpoint(witnesses=["w1", "w2"])
+    waits = TokenAsk(sixteen("one"), session, "tools", GRANTS, 3, bytes(32), 1, (bytes(32),), ((2, (bytes(32),)), (3, ())))
+    pinned = Scene()
+    pinned.launch("one")
+    first = permitted(pinned.attest("one"))
+    pinned.act("one", sign_token(first), first)
+    pinned.anchor("one")
+    pinned.attest()
+    pinned.act("one", sign_token(first), first)
+    pinned.anchor("one")
+    shown = pinned.evidence("one")
     asked = AddCheckpoint(5, consistency_proof(logged.leaves, 5), seen)
     assert set(exchange) == set(EXCHANGE.table)
     assert set(local) == set(LOCAL.table)
@@ -191,6 +203,10 @@ def specimens() -> dict[str, Specimen]:
         "evidence-lease-keys": Specimen(
             replace(evidence, lease_keys=LeaseKeys(b"time", b"signature", (key,))), encode_evidence, parse_evidence
         ),
+        "evidence-anchors": Specimen(shown, encode_evidence, parse_evidence),
+        "host-state-anchors": Specimen(pinned.state, encode_host_state, parse_host_state),
+        "attest-decision-anchors": Specimen(pinned.judge(shown).entry, encode_entry, parse_entry),
+        "local-token-ask-anchored": Specimen(waits, LOCAL.encode, LOCAL.parse),
         "lease-approval": Specimen(
             LeaseApproval(sixteen("one"), bytes(32), moment, approver, bytes(64)), encode_lease_approval, parse_lease_approval
         ),

@@ -11,7 +11,7 @@ from verifier.config import LOG_PATH
 from verifier.http.route import Parts, Route
 from verifier.ledger import Tables
 from verifier.ledger.schema import EntryRow
-from verifier.ledger.translog import TransparencyLog, tile_of
+from verifier.ledger.translog import TransparencyLog
 from verifier.token_exchange import EXCHANGE_JWKS
 from writ.formats.errors import FormatError, Refused
 from writ.formats.reason import Reason
@@ -65,6 +65,7 @@ def routes(parts: Parts) -> tuple[Route, ...]:
 
     def readyz() -> Response:
         parts.keys.current()
+        parts.ledger.demand()
         return JSONResponse({"status": "ready"})
 
     def checkpoint() -> Response:
@@ -75,8 +76,7 @@ def routes(parts: Parts) -> tuple[Route, ...]:
             named = parse_path(f"tile/{path}")
         except FormatError:
             raise _no_tile(path) from None
-        _log(parts)
-        data = tile_of(parts.ledger.read(), named)
+        data = _log(parts).tile(parts.ledger.read(), named)
         if data is None:
             raise _no_tile(path)
         return Response(data, media_type="application/octet-stream", headers={"Cache-Control": "public, max-age=31536000, immutable"})

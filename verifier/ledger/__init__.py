@@ -339,6 +339,10 @@ class Ledger(Protocol):
         """Check again, apply, append. Raises Refused, Void, or Unavailable; then nothing has changed."""
         ...
 
+    def demand(self) -> None:
+        """Something can be committed, as far as is known. Raises Unavailable."""
+        ...
+
     def read(self) -> Tables:
         """What is committed so far, for reading; between two reads of it something else may be."""
         ...

@@ -2,7 +2,10 @@
 
 A change waits at most `LINGER` for others to share its fsync. A change that
 is refused is rolled back alone, to its savepoint; if the group itself cannot
-be made durable, none of it has happened and every caller hears so.
+be made durable, no caller of it is answered.
+
+A write or a sync that failed ends the writer: what was written may be on the
+disk or not, and only a start, which reads and syncs everything, finds out.
 """
 
 from __future__ import annotations
@@ -14,17 +17,18 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from typing import Final
 
 from verifier.ledger import Change, Committed, Tables
-from verifier.ledger.sqlite import SqliteTables, connect, hold, sync
+from verifier.ledger.sqlite import SqliteTables, connect, hold
 from verifier.ledger.transaction import apply
 from verifier.ledger.translog import Extended, TransparencyLog
 from writ.formats.errors import Unavailable, WritError
+from writ.service.log_store import sync
 from writ.service.observe import get_logger
 
 LINGER: Final = 0.001
@@ -51,12 +55,13 @@ class SqliteLedger:
         try:
             self._writer = writer or connect(path)
             if log is not None:
-                sync(self._writer)
+                sync(self._writer, "ledger")
                 log.open(SqliteTables(self._writer))
         except BaseException:
             os.close(self._held)
             raise
-        self._broken = ""
+        self._ended = ""
+        self._tell: Callable[[], None] = lambda: None
         self._readers = threading.local()
         self._opened: list[sqlite3.Connection] = []
         self._idle: list[sqlite3.Connection] = []
@@ -67,14 +72,29 @@ class SqliteLedger:
 
     def commit(self, change: Change) -> Committed:
         """Durable when it returns. Raises Refused, Void, Unavailable."""
-        if not self._thread.is_alive() or self._broken:
-            raise Unavailable("ledger", "the sequencer has stopped" + (f": {self._broken}" if self._broken else ""))
+        self.demand()
         done: Future[Committed] = Future()
         try:
             self._jobs.put((change, done), timeout=1)
             return done.result(MAX_WAIT)
         except (queue.Full, FutureTimeout):
             raise Unavailable("ledger", "the sequencer did not answer in time") from None
+
+    def demand(self) -> None:
+        """There is a writer. Raises Unavailable."""
+        if not self._thread.is_alive() or self._ended:
+            raise Unavailable("ledger", "the sequencer has stopped" + (f": {self._ended}" if self._ended else ""))
+
+    @property
+    def ended(self) -> str:
+        """Why nothing is committed any more; empty while something is."""
+        return self._ended
+
+    def when_ended(self, tell: Callable[[], None]) -> None:
+        """`tell` is called, in the writer's thread, once the disk has ended it; nothing is committed then until there is a new ledger."""
+        self._tell = tell
+        if self._ended:
+            tell()
 
     def read(self) -> SqliteTables:
         """Reading on a connection that is this thread's until it ends; then another thread has it. None is closed before the ledger."""
@@ -123,7 +143,10 @@ class SqliteLedger:
 
     def _run(self) -> None:
         while (group := self._gather()) is not None:
-            self._commit(group)
+            if self._ended:
+                _fail(group, f"the sequencer has stopped: {self._ended}")
+            else:
+                self._commit(group)
         while not self._jobs.empty():
             left = self._jobs.get_nowait()
             if left is not None:
@@ -146,7 +169,7 @@ class SqliteLedger:
         return group
 
     def _commit(self, group: list[Job]) -> None:
-        tables = SqliteTables(self._writer)
+        tables, committing = SqliteTables(self._writer), False
         answers: list[tuple[Future[Committed], Committed | Exception]] = []
         try:
             self._writer.execute("BEGIN IMMEDIATE")
@@ -159,13 +182,14 @@ class SqliteLedger:
                     answers.append((done, error))
                 self._writer.execute("RELEASE change")
             extended = self._extended(tables, [answer for _, answer in answers])
+            committing = True
             self._writer.execute("COMMIT")
             if self.log is not None:
                 if extended is not None:
                     self.log.keep(extended)
                 self.log.publish()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the group did not happen, and every caller must hear so
-            self._abandon(group, error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody of the group is answered, and every caller must hear so
+            self._abandon(group, error, ends=committing or _of_the_disk(error))
             return
         for done, answer in answers:
             if isinstance(answer, Committed):
@@ -181,15 +205,29 @@ class SqliteLedger:
         rows = [one.entry for one in answers if isinstance(one, Committed) and one.entry is not None and not one.repeated]
         return self.log.extend(tables, rows) if rows and self.log is not None else None
 
-    def _abandon(self, group: list[Job], error: Exception) -> None:
-        """Nobody of the group is answered. After an error of the disk nobody is any more: what is read may not be on it."""
-        if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorname", "").startswith("SQLITE_IOERR"):
-            self._broken = error.sqlite_errorname
-        _LOG.error("commit-failed", exception=error, changes=len(group))
+    def _abandon(self, group: list[Job], error: Exception, *, ends: bool) -> None:
+        """Nobody of the group is answered; nobody is any more where the writer `ends` with it."""
+        _LOG.error("commit-failed", exception=error, changes=len(group), ends=ends)
+        if ends:
+            self._ended = getattr(error, "sqlite_errorname", None) or str(error)
         try:
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
         except sqlite3.Error as fault:
             _LOG.error("rollback-failed", exception=fault)
-        for _, done in group:
-            done.set_exception(Unavailable("ledger", "the commit is not known to have happened"))
+            self._ended = self._ended or "a change that could not be rolled back"
+        _fail(group, "the commit is not known to have happened")
+        if self._ended:
+            self._tell()
+
+
+def _of_the_disk(error: Exception) -> bool:
+    """Whether what was written may not be there, or what is there not be ours. A lock that somebody else has says neither."""
+    if isinstance(error, sqlite3.Error):
+        return getattr(error, "sqlite_errorname", "") != "SQLITE_BUSY"
+    return isinstance(error, OSError | Unavailable)
+
+
+def _fail(group: list[Job], why: str) -> None:
+    for _, done in group:
+        done.set_exception(Unavailable("ledger", why))

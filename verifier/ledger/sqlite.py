@@ -36,19 +36,6 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def sync(connection: sqlite3.Connection) -> None:
-    """What can be read is on disk, also what a process committed that was killed before its sync: a commit syncs the whole WAL.
-
-    Raises Unavailable.
-    """
-    try:
-        connection.execute("BEGIN IMMEDIATE")
-        connection.execute(f"PRAGMA user_version = {VERSION}")
-        connection.execute("COMMIT")
-    except sqlite3.Error as error:
-        raise Unavailable("ledger", f"SQLite says {type(error).__name__}") from None
-
-
 def hold(path: Path) -> int:
     """The descriptor of a lock file beside the ledger: while it is open no other ledger can be had of it. Raises Unavailable."""
     try:

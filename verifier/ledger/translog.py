@@ -4,7 +4,9 @@
        A size that is there already, or another last checkpoint or head than those known here, ends the transaction: a second writer fails.
     2. The transaction is on disk.
     3. The checkpoint is in the head file, outside the database, and on disk.
-    4. Answers leave, and the checkpoint is served.
+    4. Answers leave, and checkpoint, tiles and proofs of that size are served.
+
+A write or a sync that fails anywhere there ends the writer, which answers nobody.
 
 So a database that is older than the head was put back, and signs nothing: `open` refuses it. One that is ahead of the head lost its process
 between 2 and 3, and nobody was answered: the head follows.
@@ -244,6 +246,13 @@ class TransparencyLog:
         published = self._published
         return None if published is None else published.checkpoint
 
+    def tile(self, tables: Tables, tile: Tile) -> bytes | None:
+        """The bytes of a tile or an entry bundle of the log as it is published; None where it has not so many entries."""
+        current = self.current()
+        wide = 1 if tile.level == ENTRIES else WIDTH**tile.level
+        within = current is not None and (tile.index * WIDTH + tile.width) * wide <= current.size
+        return tile_of(tables, tile) if within else None
+
     def inclusion(self, tables: Tables, index: int, size: int) -> tuple[bytes, ...]:
         """The path from entry `index` to the root of `size` entries. Raises Misuse."""
         return inclusion_from(_reader(tables, size), index, size)
@@ -310,7 +319,7 @@ def agrees(tables: Tables, size: int, head: Checkpoint | None) -> None:
 
 
 def tile_of(tables: Tables, tile: Tile) -> bytes | None:
-    """The bytes of a tile or an entry bundle; None where the log has not so many entries."""
+    """The bytes of a tile or an entry bundle as committed; None where the log has not so many entries."""
     if tile.level == ENTRIES:
         first = tile.index * WIDTH
         rows = tables.select(EntryRow, most=tile.width, after=first - 1)

@@ -4,7 +4,8 @@ A decision is recorded whole, as the bytes that are signed. Every input is
 named by digest, the clock was read once and stands in `decided_at`, and the
 engine is pinned: `auditor replay` runs it again and demands identical bytes.
 
-Five kinds, one envelope (`Entry`): the beginning of the log, an attestation, an enrolment, an exchange, an operator's act. An entry is an
+Six kinds, one envelope (`Entry`): the beginning of the log, an attestation without and one with anchors, an enrolment, an exchange, an
+operator's act. An entry is an
 array whose first item is its kind; a change of what a kind means is another kind. What follows from the beginning of the log, the issuer
 above all, stands in no later entry.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from writ.formats.anchor import ShownAnchors
 from writ.formats.digest import Digest
 from writ.formats.engine import EngineId
 from writ.formats.errors import FormatError
@@ -55,7 +57,7 @@ class AttestDecision:
     state before. `result` is the digest of the encoded EAR, `state_after` of the successor state.
     What the shell gave beside evidence and clock: `status_list`, the number of the list that the tokens are in, and `alive`, where an
     instance asked that descends from another: until when those parents held a token that did not ask here themselves, sorted; without the
-    ones that held none.
+    ones that held none. `anchors` are those that travelled; where the quote does not show them, a reason says so.
     """
 
     engine: Digest
@@ -71,6 +73,7 @@ class AttestDecision:
     outcomes: tuple[Outcome, ...]
     reasons: tuple[Reason, ...]
     alive: tuple[tuple[bytes, int], ...] | None = None
+    anchors: ShownAnchors | None = None
 
     @property
     def verdict(self) -> str:
@@ -166,13 +169,15 @@ ACTS: Final = (
     "reference-withdraw", "exchange-key-rotate",
 )  # fmt: skip
 
-_GENESIS, _ATTEST, _ENROL, _EXCHANGE, _OPERATOR = range(5)
+_GENESIS, _ATTEST, _ENROL, _EXCHANGE, _OPERATOR, _ANCHORED = range(6)
+_ATTEST_NAMES: Final = (
+    "kind", "decided_at", "engine", "host", "namespace", "nonce", "nonce_issued_at", "inputs", "status_list", "result", "state_after",
+    "outcomes", "reasons", "alive",
+)  # fmt: skip
 _NAMES: Final = {
     _GENESIS: ("kind", "decided_at", "engine", "issuer", "domain", "origin", "log_key"),
-    _ATTEST: (
-        "kind", "decided_at", "engine", "host", "namespace", "nonce", "nonce_issued_at", "inputs", "status_list", "result", "state_after",
-        "outcomes", "reasons", "alive",
-    ),
+    _ATTEST: _ATTEST_NAMES,
+    _ANCHORED: (*_ATTEST_NAMES, "anchors"),
     _ENROL: ("kind", "decided_at", "engine", "host", "namespace", "record", "evidence", "trust", "cleared"),
     _EXCHANGE: ("kind", "decided_at", "engine", "host", "namespace", "instance", "audience", "inputs", "issued", "claims", "reasons"),
     _OPERATOR: ("kind", "decided_at", "engine", "namespace", "operator", "act", "subject", "detail"),
@@ -186,9 +191,11 @@ def encode_entry(entry: Entry) -> bytes:
         alive = None if entry.alive is None else [[instance, until] for instance, until in entry.alive]
         return encode_cbor(
             [
-                _ATTEST, entry.decided_at, entry.engine.value, entry.host, entry.namespace, entry.nonce, entry.nonce_issued_at,
+                _ATTEST if entry.anchors is None else _ANCHORED,
+                entry.decided_at, entry.engine.value, entry.host, entry.namespace, entry.nonce, entry.nonce_issued_at,
                 _digests(entry.inputs), entry.status_list, entry.result.value, entry.state_after.value,
                 [_outcome_out(one) for one in entry.outcomes], _out(entry.reasons), alive,
+                *(() if entry.anchors is None else (entry.anchors.to_cbor(),)),
             ]
         )  # fmt: skip
     if isinstance(entry, EnrolDecision):
@@ -244,6 +251,7 @@ def _attest(f: Fields) -> Entry:
         outcomes=tuple(_outcome(item) for item in f.items("outcomes", most=MAX_OUTCOMES)),
         reasons=_reasons(f.items("reasons", most=MAX_REASONS)),
         alive=None if f.is_null("alive") else _alive(f.items("alive", most=MAX_OUTCOMES)),
+        anchors=ShownAnchors.from_cbor(f.any("anchors")) if f.has("anchors") else None,
     )
 
 
@@ -304,7 +312,9 @@ def _operator(f: Fields) -> Entry:
     return act
 
 
-_READERS: Final = {_GENESIS: _genesis, _ATTEST: _attest, _ENROL: _enrol, _EXCHANGE: _exchange, _OPERATOR: _operator}
+_READERS: Final = {
+    _GENESIS: _genesis, _ATTEST: _attest, _ENROL: _enrol, _EXCHANGE: _exchange, _OPERATOR: _operator, _ANCHORED: _attest,
+}  # fmt: skip
 
 
 def _digests(inputs: tuple[tuple[str, Digest], ...]) -> list[bytes]:

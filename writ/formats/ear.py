@@ -140,8 +140,9 @@ class Ear:
     """An attestation result as its bytes say it. Does not prove that an appraisal took place.
 
     Times are seconds since the epoch. `submodules` is sorted by name, one to
-    300 of them; `status`, where given, is not better than the worst of them. `salt` is there where reasons name files: the digest of a result
-    is public, and says nothing then to whoever tries names.
+    300 of them; `status`, where given, is not better than the worst of them.
+    `salt` is there where reasons name files: the digest of a result is public,
+    and says nothing then to whoever tries names.
     """
 
     verifier_developer: str

@@ -12,7 +12,8 @@ another protocol, verifier or host says nothing here.
 
 On the wire it is a CMW collection (RFC 9999) of four members, and the logs of
 firmware, systemd and IMA beside them as the kernel gives them; those are bound
-by replay to the quoted PCRs, not by `extraData`. The lease keys of the instances
+by replay to the quoted PCRs, not by `extraData`, and so are the anchors of
+action logs, where some were made since the last quote. The lease keys of the instances
 travel there too where the policy asks for them, and are the one further
 evidence whose digest `extraData` names. What is only parsed is not yet
 believed (`verdict.evidence` does that).
@@ -23,6 +24,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from writ.formats.anchor import MAX_ANCHORED, Anchors, parse_anchors
 from writ.formats.cmw import encode_collection, parse_collection
 from writ.formats.digest import Digest, Nonce
 from writ.formats.errors import FormatError
@@ -45,10 +47,12 @@ UEFI_LOG_TYPE: Final = "application/vnd.writ.uefi-log"
 SYSTEMD_LOG_TYPE: Final = "application/vnd.writ.systemd-log"
 IMA_LOG_TYPE: Final = "application/vnd.writ.ima-log+cbor"
 LEASE_KEYS_TYPE: Final = "application/vnd.writ.lease-keys+cbor"
+ANCHORS_TYPE: Final = "application/vnd.writ.anchors+cbor"
 COLLECTION_TYPE: Final = "urn:writ:evidence:1"
 _REQUIRED: Final = {"manifests": MANIFESTS_TYPE, "quote": QUOTE_TYPE, "requests": REQUESTS_TYPE, "runtime-log": LOG_TYPE}
 _OPTIONAL: Final = {
-    "ima-log": IMA_LOG_TYPE, "lease-keys": LEASE_KEYS_TYPE, "systemd-log": SYSTEMD_LOG_TYPE, "uefi-log": UEFI_LOG_TYPE,
+    "anchors": ANCHORS_TYPE, "ima-log": IMA_LOG_TYPE, "lease-keys": LEASE_KEYS_TYPE, "systemd-log": SYSTEMD_LOG_TYPE,
+    "uefi-log": UEFI_LOG_TYPE,
 }  # fmt: skip
 
 ATTEST_TAG: Final = "writ/attest/v1"
@@ -60,7 +64,8 @@ class InstanceRequest:
     """One instance asking for a token, with the checkpoint of its action log.
 
     `log_proof` is the consistency proof from the checkpoint carried last
-    (`log_from`) to this one; it is not bound, since it proves itself.
+    (`log_from`) to this one, `anchored` the proofs from anchored checkpoints,
+    by their sizes; they are not bound, since they prove themselves.
     """
 
     instance: bytes
@@ -71,6 +76,7 @@ class InstanceRequest:
     log_root: bytes
     log_from: int
     log_proof: tuple[bytes, ...]
+    anchored: tuple[tuple[int, tuple[bytes, ...]], ...] = ()
 
     def bound(self) -> list[object]:
         """The part of the request that the quote binds."""
@@ -113,6 +119,7 @@ class Evidence:
     systemd_log: bytes | None = None
     ima_log: ImaLog | None = None
     lease_keys: LeaseKeys | None = None
+    anchors: Anchors | None = None
 
     @property
     def further(self) -> tuple[Digest, ...]:
@@ -164,6 +171,8 @@ def encode_evidence(evidence: Evidence) -> bytes:
         members["ima-log"] = encode_cbor({**listed, "more": True} if evidence.ima_log.more else listed)
     if evidence.lease_keys is not None:
         members["lease-keys"] = encode_lease_keys(evidence.lease_keys)
+    if evidence.anchors is not None:
+        members["anchors"] = encode_cbor(evidence.anchors.to_cbor())
     types = {**_REQUIRED, **_OPTIONAL}
     return encode_collection({label: (types[label], value, None) for label, value in members.items()}, collection_type=COLLECTION_TYPE)
 
@@ -194,7 +203,8 @@ def parse_evidence(data: bytes) -> Evidence:
     uefi, systemd = members.get("uefi-log"), members.get("systemd-log")
     ima = None if "ima-log" not in members else _ima_in(members["ima-log"])
     keys = None if "lease-keys" not in members else parse_lease_keys(members["lease-keys"])
-    return Evidence(host, nonce, attest, signature, pcrs, first, records, measurements, requests, uefi, systemd, ima, keys)
+    anchors = None if "anchors" not in members else parse_anchors(members["anchors"])
+    return Evidence(host, nonce, attest, signature, pcrs, first, records, measurements, requests, uefi, systemd, ima, keys, anchors)
 
 
 def _members(data: bytes) -> dict[str, bytes]:
@@ -240,6 +250,7 @@ def _request_out(request: InstanceRequest) -> dict[str, object]:
         "log_root": request.log_root,
         "log_from": request.log_from,
         "log_proof": list(request.log_proof),
+        **({"anchored": anchored_out(request.anchored)} if request.anchored else {}),
     }
 
 
@@ -254,6 +265,30 @@ def _request_in(value: object) -> InstanceRequest:
         log_root=f.raw("log_root", size=32),
         log_from=f.uint("log_from"),
         log_proof=tuple(_bytes(item) for item in f.items("log_proof", most=MAX_PROOF)),
+        anchored=read_anchored(f, "anchored"),
     )
     f.done()
     return request
+
+
+def anchored_out(anchored: tuple[tuple[int, tuple[bytes, ...]], ...]) -> list[list[object]]:
+    """The proofs from anchored checkpoints, as they are spelt."""
+    return [[size, list(proof)] for size, proof in anchored]
+
+
+def read_anchored(f: Fields, key: str) -> tuple[tuple[int, tuple[bytes, ...]], ...]:
+    """The proofs from anchored checkpoints: sorted by size, each size once, or nothing at all. Raises FormatError."""
+    if not f.has(key):
+        return ()
+    found = tuple(_proof_of(item) for item in f.items(key, most=MAX_ANCHORED))
+    sizes = [size for size, _ in found]
+    if not sizes or sizes != sorted(set(sizes)):
+        raise FormatError("anchored", "proofs sorted by size, each once, or nothing at all", f"{len(sizes)}")
+    return found
+
+
+def _proof_of(value: object) -> tuple[int, tuple[bytes, ...]]:
+    if not isinstance(value, list) or len(value) != 2:
+        raise FormatError("anchored", "[size, proof]", type(value).__name__)
+    f = Fields(dict(enumerate(value)), "anchored")
+    return f.uint(0), tuple(_bytes(item) for item in f.items(1, most=MAX_PROOF))

@@ -12,9 +12,10 @@ from typing import Final
 
 from writ.formats import message as m
 from writ.formats.digest import Digest
+from writ.formats.evidence import anchored_out, read_anchored
 from writ.formats.grants import Grant
 from writ.formats.keys import PublicKey
-from writ.formats.message import Family
+from writ.formats.message import Family, Field
 from writ.formats.reason import Reason
 from writ.formats.tlog.receipt import MAX_RECEIPT
 
@@ -49,7 +50,7 @@ class Launched:
 
 @dataclass(frozen=True, slots=True)
 class TokenAsk:
-    """Ask for a token for an instance, carrying the checkpoint of its action log."""
+    """Ask for a token for an instance, carrying the checkpoint of its action log, and the proofs from those that were anchored."""
 
     instance: bytes
     session_key: PublicKey
@@ -59,6 +60,16 @@ class TokenAsk:
     log_root: bytes
     log_from: int
     log_proof: tuple[bytes, ...]
+    anchored: tuple[tuple[int, tuple[bytes, ...]], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """Extend this checkpoint of an instance's action log, so that the next quote shows it. Done: it is extended."""
+
+    instance: bytes
+    size: int
+    root: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +184,7 @@ class StatusAnswer:
 
 
 Local = (
-    Launch | Launched | TokenAsk | TokenGiven | LeaseAsk | LeaseGiven | ExchangeAsk | ExchangeGiven | Refusal | Unreachable | Stop
+    Launch | Launched | TokenAsk | TokenGiven | Anchor | LeaseAsk | LeaseGiven | ExchangeAsk | ExchangeGiven | Refusal | Unreachable | Stop
     | Done | Watch | Drift | Status | StatusAnswer
 )  # fmt: skip
 
@@ -203,8 +214,10 @@ LOCAL: Final[Family[Local]] = Family(
                 m.raw("log_root", size=32),
                 m.uint("log_from"),
                 m.raws("log_proof", most=64, each=32),
+                Field("anchored", read_anchored, anchored_out, may_lack=True),
             ),
         ),
+        "anchor": (Anchor, (m.raw("instance", size=16), m.uint("size"), m.raw("root", size=32))),
         "token-given": (
             TokenGiven,
             (

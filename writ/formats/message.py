@@ -23,11 +23,12 @@ M = TypeVar("M")
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field: its name in the type and on the wire, how it is read and how it is written."""
+    """One field: its name in the type and on the wire, how it is read and how it is written. One that `may_lack` is not there if empty."""
 
     name: str
     read: Callable[[Fields, str], Any]
     write: Callable[[Any], object] = lambda value: value
+    may_lack: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,8 @@ class Family(Generic[M]):
         """The one spelling of `message`. Raises Misuse for a type outside the family."""
         for kind, (cls, fields) in self.table.items():
             if type(message) is cls:
-                return encode_cbor({"v": 1, "kind": kind, **{f.name: f.write(getattr(message, f.name)) for f in fields}})
+                there = [f for f in fields if not f.may_lack or getattr(message, f.name)]
+                return encode_cbor({"v": 1, "kind": kind, **{f.name: f.write(getattr(message, f.name)) for f in there}})
         raise Misuse(f"{type(message).__name__} is not a message of {self.what}")
 
     def parse(self, data: bytes) -> M:

@@ -249,7 +249,17 @@ REMEDIES: Final[dict[str, str]] = {
     "token-unlogged": "The verifier's log issued no such claims: somebody else has its token key, or it decided without its log.",
     # records off the host
     "stored-size": "The store has the log at another size; the host goes on from there.",
+    "held": "A legal hold is on it: nothing of it is erased until somebody lifts the hold, which is recorded: `enforcer log lift`.",
     "record-lag": "Records have not reached the store off the host for longer than the policy allows: see `enforcer doctor`.",
+    # anchors of action logs
+    "anchor-register-mismatch": "The PCR of anchors is not where they lead: somebody extended it, or dropped one. A reboot starts anew.",
+    "anchor-register-unclean": "Somebody else extended the PCR of anchors, or its file is gone. Reboot; name a PCR nobody else uses.",
+    "anchor-base": "Send the anchors from the register in expected, which the verifier knows, and attest again.",
+    "anchor-proof-required": "Carry a log of at least the size in expected, with the proof from its anchor, and attest again.",
+    "anchor-inconsistent": "The action log lacks what was anchored in the TPM. The instance is contained; look for who cut its log.",
+    "anchor-reset": "What was anchored between the last quote and the reset of the TPM is not shown: ask why the host was reset.",
+    "anchors-off": "Name a PCR for anchors: anchor_pcr in attestor.toml; or set anchor_every = 0 in enforcer.toml.",
+    "anchors-full": "A quote shows so many anchors and no more: they go on after the next one. Anchor less often, or renew sooner.",
 }
 """Code -> remedy. Codes are appended and never removed or renamed: old decisions name them."""
 

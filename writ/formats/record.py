@@ -12,6 +12,7 @@ A leaf is an array whose first item is its kind: the three are told apart by it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -31,6 +32,9 @@ MAX_RECORD: Final = 60_000
 """Below the 64 KiB an entry bundle of tlog-tiles can hold (C2SP tlog-tiles)."""
 
 MAX_CONTEXT: Final = 16_384
+MOST_REASONS: Final = 64
+_MOST_TIME: Final = (1 << 63) - 1
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 _NO_ARGUMENTS: Final = Digest.of(b"")
 _OPENING, _ACTION, _OUTCOME = 1, 2, 3
@@ -145,6 +149,28 @@ class ActionDraft:
     gate: str
     trace: bytes | None = None
 
+    def check(self) -> None:
+        """Its leaf, if it is not too long, is one that `parse_record` reads. Costs next to nothing where there are no reasons.
+
+        Raises FormatError.
+        """
+        if not 0 <= self.decided_at <= _MOST_TIME:
+            raise FormatError("record.decided_at", f"0 to {_MOST_TIME}", str(self.decided_at)[:40])
+        if len(self.context) > MAX_CONTEXT:
+            raise FormatError("context", f"at most {MAX_CONTEXT} bytes", f"{len(self.context)} bytes")
+        if any(one is not None and one.algorithm != "sha256" for one in (self.token, self.bundle)):
+            raise FormatError("record.token, record.bundle", "SHA-256", "another digest")
+        for part, value, size in (("parent", self.parent, 32), ("trace", self.trace, 25)):
+            if value is not None and len(value) != size:
+                raise FormatError(f"record.{part}", f"{size} bytes", f"{len(value)} bytes")
+        if len(self.reasons) > MOST_REASONS:
+            raise FormatError("record.reasons", f"at most {MOST_REASONS}", str(len(self.reasons)))
+        for reason in self.reasons:
+            Reason.from_cbor(reason.to_cbor())
+            if any(_SURROGATE.search(text) for text in reason.to_cbor()):
+                raise FormatError("record.reasons", "text that UTF-8 can spell", "half a character")
+        _gate(self.gate)
+
     def leaf(self, sequence: int, opening: int, arguments: bytes, context: bytes) -> bytes:
         """The leaf at `sequence` under `opening`, with these commitments: `encode_record` of its record, without making that."""
         token, bundle, action = self.token, self.bundle, self.action
@@ -165,6 +191,12 @@ class OutcomeDraft:
     of: int
     done: bool
     status: int | None = None
+
+    def check(self) -> None:
+        """Its leaf is one that `parse_record` reads, if the action at `of` is there. Raises FormatError."""
+        if not 0 <= self.finished_at <= _MOST_TIME or self.of < 0:
+            raise FormatError("record.finished_at, record.of", f"0 to {_MOST_TIME}", f"{self.finished_at}, {self.of}"[:40])
+        _wire_status(self.status)
 
     def leaf(self, sequence: int, size: int, result: bytes) -> bytes:
         """The leaf at `sequence`, with the commitment to a result of `size` bytes."""
@@ -281,7 +313,7 @@ def _action(f: Fields) -> ActionRecord:
         token=f.optional_digest("token"),
         bundle=f.optional_digest("bundle"),
         context=f.raw("context", size=32),
-        reasons=tuple(Reason.from_cbor(item) for item in f.items("reasons", most=64)),
+        reasons=tuple(Reason.from_cbor(item) for item in f.items("reasons", most=MOST_REASONS)),
         parent=f.optional_raw("parent", size=32),
         gate=f.name("gate"),
         trace=f.optional_raw("trace", size=25),
@@ -308,7 +340,10 @@ def _outcome(f: Fields) -> OutcomeRecord:
 
 
 def _status(f: Fields) -> int | None:
-    value = f.any("status")
+    return _wire_status(f.any("status"))
+
+
+def _wire_status(value: object) -> int | None:
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 1 << 31):
         raise FormatError("record.status", "an integer of 32 bits, or null", type(value).__name__)
     return value
@@ -327,7 +362,7 @@ class LogShape:
         self.opening: Opening | None = None
         """The last one; None before the first record."""
         self._size = 0
-        self._open: set[int] = set()
+        self.unfinished: set[int] = set()
         """Actions without an outcome."""
 
     def add(self, record: Record) -> None:
@@ -348,10 +383,10 @@ class LogShape:
         elif isinstance(record, ActionRecord):
             if record.opening != self.opening.sequence:
                 raise FormatError("record.opening", str(self.opening.sequence), str(record.opening))
-            self._open.add(record.sequence)
+            self.unfinished.add(record.sequence)
         # 4
-        elif record.of in self._open:
-            self._open.remove(record.of)
+        elif record.of in self.unfinished:
+            self.unfinished.remove(record.of)
         else:
             raise FormatError("record.of", "an action without an outcome", str(record.of))
         self._size += 1

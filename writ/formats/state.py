@@ -12,6 +12,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, replace
 from typing import Final
 
+from writ.formats.anchor import ANCHOR_PCRS, MAX_ANCHORED
 from writ.formats.boot_state import BootState
 from writ.formats.digest import SIZES, Digest
 from writ.formats.errors import FormatError
@@ -23,7 +24,7 @@ from writ.formats.strict import Fields, decode_cbor, encode_cbor
 HOST_STATUSES: Final = ("active", "contained", "retired")
 PHASES: Final = ("running", "stopped", "drifted", "tainted")
 TPM_CLASSES: Final = ("discrete", "firmware", "virtual", "software")
-RUNTIME_PCRS: Final = (8, 9, 11, 12, 13, 14, 15)
+RUNTIME_PCRS: Final = ANCHOR_PCRS
 """PCRs that no one can reset without a reboot and that IMA does not use (PC Client Profile 1.05, 4.6)."""
 BANKS: Final = ("sha256", "sha384")
 LOGS: Final = ("ima", "uefi")
@@ -66,7 +67,11 @@ class HostRecord:
 
 @dataclass(frozen=True, slots=True, order=True)
 class InstanceState:
-    """One launch as the quoted log tells it, with the action-log checkpoint it carried last."""
+    """One launch as the quoted log tells it, with the action-log checkpoint it carried last.
+
+    `anchored` are the checkpoints, size and root, that were anchored since and that the next one must extend: sorted, each once; one more
+    than `MAX_ANCHORED` where they were too many.
+    """
 
     instance: bytes
     agent: AgentId
@@ -79,6 +84,7 @@ class InstanceState:
     log_root: bytes
     measurement: bytes
     """The encoded `Measurement` behind `manifest`, or empty where it never travelled."""
+    anchored: tuple[tuple[int, bytes], ...] = ()
 
     def in_phase(self, phase: str) -> InstanceState:
         """The instance in another phase. Whether it may go there is the caller's to know."""
@@ -89,8 +95,12 @@ class InstanceState:
         return replace(self, session_key=session_key)
 
     def with_checkpoint(self, size: int, root: bytes) -> InstanceState:
-        """The instance with its action log at this checkpoint."""
-        return replace(self, log_size=size, log_root=root)
+        """The instance with its action log at this checkpoint, which extends what was anchored."""
+        return replace(self, log_size=size, log_root=root, anchored=())
+
+    def with_anchor(self, size: int, root: bytes) -> InstanceState:
+        """The instance with one more anchor for its log to extend."""
+        return replace(self, anchored=tuple(sorted({*self.anchored, (size, root)}))[: MAX_ANCHORED + 1])
 
     def measured(self, measurement: bytes) -> InstanceState:
         """The instance with the preimage of its manifest root."""
@@ -137,12 +147,21 @@ class RuntimeState:
 
 
 @dataclass(frozen=True, slots=True)
+class AnchorState:
+    """The register of anchors in this boot, in the quoted bank: its PCR, its value before the first anchor, and its value now."""
+
+    pcr: int
+    base: bytes
+    register: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class HostState:
     """Where a host stood after its last committed attestation. Clock in ms, `seen_at` in seconds since the epoch.
 
     `logs` names the logs that the host sent since its enrolment, of `LOGS`: it owes them from then on, in every boot. `boot` and
     `ima` are of this boot, None where no such log came. `ima_part` is of a list that comes in parts, up to the last of them: no quote
-    vouches for it yet, and it is of no use but to be continued.
+    vouches for it yet, and it is of no use but to be continued. `anchors` is None where none were made in this boot.
     """
 
     version: int
@@ -157,6 +176,7 @@ class HostState:
     boot: BootState | None = None
     ima: ImaState | None = None
     ima_part: ImaState | None = None
+    anchors: AnchorState | None = None
 
     def moved(self, status: str, logs: tuple[str, ...] | None = None) -> HostState:
         """The next version, in `status` and owing `logs`, with everything else as it stood."""
@@ -238,6 +258,7 @@ def encode_host_state(state: HostState) -> bytes:
             "ima": None if state.ima is None else state.ima.to_cbor(),
             **({} if state.ima_part is None else {"ima_part": state.ima_part.to_cbor()}),
             **({"unapproved": [_set_out(one) for one in state.runtime.unapproved]} if state.runtime.unapproved else {}),
+            **({} if state.anchors is None else {"anchors": [state.anchors.pcr, state.anchors.base, state.anchors.register]}),
         }
     )
 
@@ -265,6 +286,7 @@ def parse_host_state(data: bytes) -> HostState:
         boot=None if (boot := f.any("boot")) is None else BootState.from_cbor(boot),
         ima=None if (ima := f.any("ima")) is None else ImaState.from_cbor(ima),
         ima_part=ImaState.from_cbor(f.any("ima_part")) if f.has("ima_part") else None,
+        anchors=_anchors_in(f.any("anchors")) if f.has("anchors") else None,
     )
     f.done()
     if list(state.logs) != sorted(set(state.logs)):
@@ -287,12 +309,13 @@ def _instance_out(i: InstanceState) -> list[object]:
         i.log_size,
         i.log_root,
         i.measurement,
+        *([[[size, root] for size, root in i.anchored]] if i.anchored else []),
     ]
 
 
 def _instance_in(value: object) -> InstanceState:
-    if not isinstance(value, list) or len(value) != 10:
-        raise FormatError("host state.instances", "an array of ten", type(value).__name__)
+    if not isinstance(value, list) or len(value) not in (10, 11):
+        raise FormatError("host state.instances", "an array of ten, or of eleven", type(value).__name__)
     f = Fields(dict(enumerate(value)), "host state.instances")
     return InstanceState(
         instance=f.raw(0, size=16),
@@ -305,7 +328,27 @@ def _instance_in(value: object) -> InstanceState:
         log_size=f.uint(7),
         log_root=f.raw(8, size=32),
         measurement=f.raw(9),
+        anchored=_anchored_in(f.items(10, most=MAX_ANCHORED + 1)) if f.has(10) else (),
     )
+
+
+def _anchored_in(items: list[object]) -> tuple[tuple[int, bytes], ...]:
+    found: list[tuple[int, bytes]] = []
+    for item in items:
+        if not isinstance(item, list) or len(item) != 2:
+            raise FormatError("host state.anchored", "[size, root]", type(item).__name__)
+        f = Fields(dict(enumerate(item)), "host state.anchored")
+        found.append((f.uint(0), f.raw(1, size=32)))
+    if not found or found != sorted(set(found)):
+        raise FormatError("host state.anchored", "checkpoints sorted, each once, or nothing at all", "another order")
+    return tuple(found)
+
+
+def _anchors_in(value: object) -> AnchorState:
+    if not isinstance(value, list) or len(value) != 3:
+        raise FormatError("host state.anchors", "[pcr, base, register]", type(value).__name__)
+    f = Fields(dict(enumerate(value)), "host state.anchors")
+    return AnchorState(f.uint(0, most=23), f.raw(1, most=64), f.raw(2, most=64))
 
 
 def _set_out(governance: tuple[tuple[str, Digest], ...]) -> list[list[object]]:

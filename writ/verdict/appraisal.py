@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 
+from writ.formats.anchor import ShownAnchors
 from writ.formats.boot_state import BootState
 from writ.formats.decision import MAX_REASONS
 from writ.formats.digest import Digest
@@ -23,6 +24,7 @@ from writ.formats.reason import Reason
 from writ.formats.state import HostRecord, HostState, InstanceState, RuntimeState
 from writ.formats.strict import encode_cbor
 from writ.formats.tlog.merkle import verify_consistency
+from writ.verdict.anchor import INCONSISTENT, PROOF_REQUIRED, before_anchors, judge_anchored
 from writ.verdict.appraise.boot import BOOT_ENVIRONMENTS, SECURE_BOOT
 from writ.verdict.appraise.ima import PARTS, ROOTED
 from writ.verdict.evidence import VerifiedEvidence
@@ -54,7 +56,8 @@ class AttestationResult:
     """Proof that `appraise` ran: the EAR, what stands against the host and each instance, and the state that follows.
 
     `exceptions` are what was let pass for the host: reasons that the policy waives, by code, and exemptions by label; each is named in
-    the token. `rooted` says that boot and IMA, in the same quote, vouch for who wrote the runtime log.
+    the token. `rooted` says that boot and IMA, in the same quote, vouch for who wrote the runtime log. `anchors` are what travelled of
+    them.
     """
 
     ear: Ear
@@ -63,12 +66,16 @@ class AttestationResult:
     rooted: bool
     instances: tuple[InstanceResult, ...]
     state_after: HostState
+    anchors: ShownAnchors | None
 
 
-TAINTING = frozenset({"action-log-inconsistent", "instance-drifted", "instance-tainted"})
+TAINTING = frozenset({"action-log-inconsistent", INCONSISTENT, "instance-drifted", "instance-tainted"})
 """Reasons after which an instance never becomes trusted again (I6)."""
-NOT_CONTINUED = frozenset({"action-log-inconsistent", "action-log-base", "instance-unknown", "instance-key-mismatch"})
-"""Reasons after which the checkpoint is not taken: it does not extend the one before, or it is not the instance that says so."""
+NOT_CONTINUED = frozenset(
+    {"action-log-inconsistent", "action-log-base", INCONSISTENT, PROOF_REQUIRED, "instance-unknown", "instance-key-mismatch"}
+)
+"""Reasons after which the checkpoint is not taken: it does not extend the one before, or what was anchored since, or it is not the
+instance that says so."""
 OBSERVED = "observed"
 """The reason against an agent that is not enforced: no exemption lets it pass, and no policy is asked (I3)."""
 NOT_ROOTED = Reason("attestor-not-rooted", "executables", "boot or IMA evidence for the attestor", "none")
@@ -104,7 +111,7 @@ def appraise(
     1. The host: its recorded status, its counters, its log, its governance, its class of TPM.
     2. Rooting: without boot or IMA evidence the runtime claims are `runtime-only`, refused unless the policy accepts it.
     3. Each instance that asks: it runs, with this key, unchanged, from approved components, below parents of which the same is
-       true, for no more than its own manifest and its parent's allow, and its action log only grew.
+       true, for no more than its own manifest and its parent's allow, and its action log only grew, beyond what was anchored, too.
     4. The state that follows: counters and log as quoted, checkpoints moved, tainted instances marked, a forked host contained.
 
     A difference from the reference values for which an exemption is in force is let pass, and its label kept.
@@ -117,7 +124,7 @@ def appraise(
     # 1, 2
     runtime = verified.runtime
     seen = None if verified.ima is None else verified.ima.seen
-    registers = as_registers(verified.quote.pcrs.bank, verified.quote.pcrs.values)
+    registers = as_registers(verified.quote.pcrs.bank, before_anchors(verified.quote.pcrs, verified.anchors).values)
     against, missing, waived = stands_against(record, verified.boot, seen, runtime, references, settings, now, registers)
     left, labels = exempted([*host, *against], references, None, record.host, now)
     exceptions = tuple(sorted({*labels, *((NOT_ROOTED.code,) if waived else ())}))
@@ -128,7 +135,7 @@ def appraise(
     after = _state_after(verified, state, instances, left, now)
     reasons = at_most(left, MOST_DIFFERENCES)
     ear = _ear(verified, record, reasons, missing, bool(labels), instances, bundle, now, nonce)
-    return AttestationResult(ear, reasons, exceptions, not missing, instances, after)
+    return AttestationResult(ear, reasons, exceptions, not missing, instances, after, verified.shown)
 
 
 def at_most(reasons: Iterable[Reason], most: int) -> tuple[Reason, ...]:
@@ -290,6 +297,7 @@ def _instance(
     elif not verify_consistency(known.log_size, known.log_root, request.log_size, request.log_root, request.log_proof):
         expected, got = f"an extension of {known.log_size} records", f"{request.log_size} records from {request.log_from}"
         reasons.append(Reason("action-log-inconsistent", f"{claim}.log", expected, got))
+    reasons.extend(judge_anchored(request, known, claim))
     parents, whole = lineage(known, runtime)
     if not whole or any(parent.phase != "running" for parent in parents):
         reasons.append(Reason("instance-tainted", f"{claim}.lineage", "running parents", "one that is not"))
@@ -382,6 +390,7 @@ def _state_after(
     return HostState(
         version, status, quote.clock, quote.reset_count, quote.restart_count, quote.safe, now, runtime,
         logs, verified.boot, verified.ima, verified.ima_part,
+        None if verified.runtime is None else verified.anchors,
     )  # fmt: skip
 
 

@@ -113,6 +113,7 @@ def decide_attestation(
         outcomes=_outcomes(parsed, issuance, tokens),
         reasons=without_names(result.reasons),
         alive=consulted(result, issuance),
+        anchors=result.anchors,
     )
     entry, tokens = fitted(entry, tokens)
     return AttestationVerdict(entry, encoded, tokens, result.state_after, within(result.reasons, MAX_ENTRY))

@@ -13,10 +13,11 @@ from typing import Final
 from writ.formats.decision import AttestDecision
 from writ.formats.reason import Reason
 from writ.formats.tlog import merkle
+from writ.verdict.anchor import INCONSISTENT
 from writ.verdict.appraisal import NOT_CONTINUED
 
-FORKED: Final = "action-log-inconsistent"
-"""The verifier's reason against a checkpoint that does not extend the one before."""
+FORKED: Final = frozenset({"action-log-inconsistent", INCONSISTENT})
+"""The verifier's reasons against a checkpoint that does not extend the one before, or what was anchored since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ def carriage_of(decision: AttestDecision) -> Carriage:
     for one in decision.outcomes:
         codes = {reason.code for reason in one.reasons}
         claims = None if one.claims is None else one.claims.value
-        brought.append(Brought(one.instance, one.log_size, one.log_root, not codes & NOT_CONTINUED, FORKED in codes, claims))
+        brought.append(Brought(one.instance, one.log_size, one.log_root, not codes & NOT_CONTINUED, bool(codes & FORKED), claims))
     return Carriage(decision.decided_at, decision.nonce_issued_at, decision.host, decision.namespace, tuple(brought))
 
 
@@ -102,7 +103,8 @@ class CarriedLogs:
             known = self.of.setdefault(one.instance, Carried(carriage.host, carriage.namespace))
             # 1
             if one.forked:
-                known.reasons.append(_wrong(one, carriage.at, "a checkpoint that extends the one before", _said(one.size, one.root)))
+                expected = "a checkpoint that extends the one before, and what was anchored since"
+                known.reasons.append(_wrong(one, carriage.at, expected, _said(one.size, one.root)))
             if one.claims is not None and one.claims in self._claims:
                 self.issued.add(one.claims)
             if one.taken:

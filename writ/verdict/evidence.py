@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from writ.formats.anchor import ShownAnchors
 from writ.formats.boot_state import BootState
 from writ.formats.digest import Digest, extend
 from writ.formats.errors import FormatError, Refused
@@ -19,8 +20,9 @@ from writ.formats.ima_rules import ImaRules
 from writ.formats.ima_state import ImaState
 from writ.formats.measurement import parse_measurement
 from writ.formats.reason import Reason
-from writ.formats.state import HostRecord, HostState, InstanceState, RuntimeState, clean_runtime
+from writ.formats.state import AnchorState, HostRecord, HostState, InstanceState, RuntimeState, clean_runtime
 from writ.formats.tpm.public import parse_public
+from writ.verdict.anchor import before_anchors, follow_anchors, shown, with_anchors
 from writ.verdict.appraise.ima import ImaReferences
 from writ.verdict.boot_logs import follow_boot
 from writ.verdict.epoch import Epoch, judge_epoch
@@ -34,7 +36,7 @@ class VerifiedEvidence:
     """Proof that `verify_evidence` ran.
 
     `logs` names the logs that travelled, whatever they are worth. `runtime` is None where the log did not lead to the quoted register, with
-    the reason in `findings`; nothing of such a log is kept.
+    the reason in `findings`; nothing of such a log is kept, nor of anchors. `shown` is what travelled of these, whatever it is worth.
     """
 
     quote: VerifiedQuote
@@ -45,6 +47,8 @@ class VerifiedEvidence:
     ima_part: ImaState | None
     logs: tuple[str, ...]
     requests: tuple[InstanceRequest, ...]
+    anchors: AnchorState | None
+    shown: ShownAnchors | None
     findings: tuple[Reason, ...]
 
 
@@ -62,8 +66,10 @@ def verify_evidence(
     2. The quote verifies under the enrolled AK, over the enrolled bank, with the binding of everything that travelled.
     3. The counters are compared with the recorded ones.
     4. The log, continued from where it was left or sent in full, replays to the quoted register.
-    5. The logs of the boot and of IMA lead to the quoted registers, as far as anything is taken from them.
-    6. Each measurement kept is the preimage of a root that the log names. Others are dropped: they may belong to the
+    5. The anchors lead to their quoted register, and each instance owes its log to what was anchored of it.
+    6. The logs of the boot and of IMA lead to the quoted registers, as far as anything is taken from them: to what the register of
+       anchors held before the first of them.
+    7. Each measurement kept is the preimage of a root that the log names. Others are dropped: they may belong to the
        tail of the log, which is neither trusted nor an error.
 
     Until 2 has passed the sender is nobody: FormatError or Refused, at the
@@ -97,17 +103,28 @@ def verify_evidence(
         except FormatError as error:
             findings.append(Reason("runtime-log-malformed", "runtime_log", error.expected, error.got))
     # 5
+    anchors = None if state is None else state.anchors
+    if epoch.reason is None:
+        anchors, batches, against = follow_anchors(evidence.anchors, record, state, epoch, quote)
+        findings.extend(against)
+        if runtime is not None:
+            runtime, against = with_anchors(runtime, batches)
+            findings.extend(against)
+    # 6
     boot, ima, part = (None, None, None) if state is None else (state.boot, state.ima, state.ima_part)
     if epoch.reason is None:
-        boot, against = follow_boot(evidence, state, epoch, quote.pcrs, record.runtime_pcr)
+        boot, against = follow_boot(evidence, state, epoch, before_anchors(quote.pcrs, anchors), record.runtime_pcr)
         findings.extend(against)
         ima, part, against = follow_ima(evidence, state, epoch, quote.pcrs, boot, files, rules)
         findings.extend(against)
-    # 6
+    # 7
     if runtime is not None:
         runtime = _with_measurements(runtime, evidence.measurements)
     logs = tuple(name for name, part in (("ima", evidence.ima_log), ("uefi", evidence.uefi_log)) if part is not None)
-    return VerifiedEvidence(quote, epoch, runtime, boot, ima, part, logs, evidence.requests, tuple(sorted(set(findings))))
+    said = None if epoch.reason is not None else shown(evidence.anchors, quote)
+    return VerifiedEvidence(
+        quote, epoch, runtime, boot, ima, part, logs, evidence.requests, anchors, said, tuple(sorted(set(findings)))
+    )  # fmt: skip
 
 
 def _runtime(evidence: Evidence, record: HostRecord, state: HostState | None, epoch: Epoch, quoted: bytes) -> RuntimeState:

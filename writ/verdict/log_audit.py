@@ -232,7 +232,8 @@ class LogAudit:
     def _unshifted(self) -> Iterator[tuple[Tile, Reason]]:
         """An entry left out or put in moves all behind it: of bundles that begin so, one after the other, the first is named."""
         before: tuple[int, str] | None = None
-        for tile, reason in self._entries:
+        for (tile, said), follows in zip(self._entries, [*self._entries[1:], None], strict=False):
+            reason = _over_the_end(tile, said, follows)
             now = (tile.index, reason.code)
             moved = before is not None and before == (tile.index - 1, reason.code) and reason.claim == f"entry.{tile.index * WIDTH}"
             if not (moved and reason.code in _SHIFTED):
@@ -248,6 +249,21 @@ class LogAudit:
                 if edge.root() == self._target.root:
                     return Reason("log-size-mismatch", "checkpoint.size", str(edge.size), str(self._target.size))
         return Reason("log-root-mismatch", f"checkpoint.{self._target.size}", self._target.root.hex(), root.hex())
+
+
+def _over_the_end(tile: Tile, reason: Reason, follows: tuple[Tile, Reason] | None) -> Reason:
+    """An entry left out or put in at the end of a bundle looks altered there, until one sees how the next begins."""
+    last = tile.index * WIDTH + WIDTH - 1
+    if follows is None or (reason.code, reason.claim) != ("log-entry-altered", f"entry.{last}"):
+        return reason
+    after, shift = follows
+    if after.index != tile.index + 1 or shift.claim != f"entry.{last + 1}":
+        return reason
+    if shift.code == "log-entry-removed" and reason.got == shift.expected:
+        return Reason(shift.code, reason.claim, reason.expected, shift.got)
+    if shift.code == "log-entry-inserted" and shift.got == f"{reason.expected} before it":
+        return Reason(shift.code, reason.claim, reason.expected, f"{reason.got} before it")
+    return reason
 
 
 def fork(kept: Checkpoint, root: bytes) -> Reason:

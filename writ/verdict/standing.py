@@ -32,7 +32,8 @@ OWED: Final = frozenset({"boot-log-required", "full-log-required", "ima-log-part
 
 RULED_OUT: Final = frozenset(
     {
-        "action-log-base", "agent-unknown", "attestor-not-rooted", "executables-unmeasured", "grants-not-narrower", "host-contained",
+        "action-log-base", "anchor-base", "anchor-proof-required",
+        "agent-unknown", "attestor-not-rooted", "executables-unmeasured", "grants-not-narrower", "host-contained",
         "host-not-active",
         "host-refused", "host-unknown", "ima-template-unknown", "lease-key-missing", "manifest-mutable", "nonce-expired", "observed",
         "parent-refused",
@@ -50,7 +51,8 @@ CONTRADICTED: Final = frozenset(
         # the machine over time
         "clock-fell", "reset-count-fell", "tpm-cleared",
         # the runtime and its log
-        "action-log-inconsistent", "component-mismatch", "component-missing", "component-unexpected", "governance-mismatch",
+        "action-log-inconsistent", "anchor-inconsistent", "anchor-register-mismatch",
+        "component-mismatch", "component-missing", "component-unexpected", "governance-mismatch",
         "instance-drifted", "instance-key-mismatch", "instance-key-reused", "instance-stopped", "instance-tainted", "instance-unknown",
         "lease-key-refused",
         "runtime-log-malformed", "runtime-log-mismatch", "runtime-log-rewound",

@@ -13,6 +13,7 @@ from tests.world.scene import signer
 from tests.world.tlog import MemoryLog
 from writ.formats import exchange as ex
 from writ.formats import local as lo
+from writ.formats.anchor import ANCHOR_PCRS, AnchorRow, Anchors, ShownAnchors
 from writ.formats.archive import Archive, InstanceLog, Placed
 from writ.formats.boot_state import BootState
 from writ.formats.decision import (
@@ -47,7 +48,7 @@ from writ.formats.record import ActionRecord, Opening, OutcomeRecord
 from writ.formats.rerun import NEEDED, Made, Rerun
 from writ.formats.secret import Secret
 from writ.formats.spiffe import AgentId
-from writ.formats.state import HOST_STATUSES, LOGS, PHASES, TPM_CLASSES, HostRecord, HostState, InstanceState, RuntimeState
+from writ.formats.state import HOST_STATUSES, LOGS, PHASES, TPM_CLASSES, AnchorState, HostRecord, HostState, InstanceState, RuntimeState
 from writ.formats.tlog.proof import encode_tlog_proof
 from writ.formats.tpm.pcr import PcrValues
 from writ.formats.tree import COMPONENT_KINDS
@@ -108,7 +109,14 @@ def pcr_values(draw: st.DrawFn) -> PcrValues:
     return PcrValues(bank, tuple((index, draw(fixed(SIZES[bank]))) for index in indices))
 
 
-REQUEST = st.builds(InstanceRequest, ID, KEY, st.text(PRINTABLE, min_size=1, max_size=9), GRANTS, WHOLE, KEY32, WHOLE, several(BLOB))
+ANCHORED = sorted_set(st.tuples(WHOLE, several(BLOB)), key=lambda pair: pair[0])
+REQUEST = st.builds(
+    InstanceRequest, ID, KEY, st.text(PRINTABLE, min_size=1, max_size=9), GRANTS, WHOLE, KEY32, WHOLE, several(BLOB), ANCHORED
+)  # fmt: skip
+BATCH = st.lists(st.builds(AnchorRow, ID, st.integers(1, 2**63 - 1), KEY32), min_size=1, max_size=3, unique_by=lambda row: row.instance)
+BATCHES = several(BATCH.map(lambda rows: tuple(sorted(rows))))
+REGISTER = fixed(32) | fixed(48)
+ANCHORS = st.builds(Anchors, st.sampled_from(ANCHOR_PCRS), REGISTER, BATCHES)
 U32, P256 = st.integers(0, 2**32 - 1), st.sampled_from(["a", "b"]).map(es256)
 LEASE_KEY = st.builds(LeaseKey, ID, BLOB, BLOB, BLOB, BLOB)
 LEASE_KEYS = st.builds(LeaseKeys, BLOB, BLOB, st.lists(LEASE_KEY, max_size=2, unique_by=lambda k: k.instance).map(by_instance))
@@ -120,13 +128,15 @@ EVIDENCE = st.builds(
     Evidence, NAME, st.builds(Nonce, KEY32), BLOB, BLOB, pcr_values(), WHOLE, BLOB, several(BLOB),
     st.lists(REQUEST, max_size=2, unique_by=lambda r: r.instance).map(tuple),
     st.none() | BLOB, st.none() | BLOB, st.none() | st.builds(ImaLog, WHOLE, BLOB, FLAG), st.none() | LEASE_KEYS,
+    st.none() | ANCHORS,
 )  # fmt: skip
 HOST_RECORD = st.builds(
     HostRecord, NAME, NAME, WHOLE, DIGEST, several(BLOB), BLOB, BLOB, KEY, CLASS, FLAG, st.integers(0, 23),
     st.sampled_from(sorted(SIZES)), WHOLE, FLAG,
 )  # fmt: skip
 INSTANCE = st.builds(
-    InstanceState, ID, AGENT, DIGEST, DIGEST, KEY32, st.none() | ID, st.sampled_from(PHASES), WHOLE, KEY32, BLOB
+    InstanceState, ID, AGENT, DIGEST, DIGEST, KEY32, st.none() | ID, st.sampled_from(PHASES), WHOLE, KEY32, BLOB,
+    sorted_set(st.tuples(WHOLE, KEY32)),
 )  # fmt: skip
 RUNTIME = st.builds(
     RuntimeState, WHOLE, BLOB, sorted_set(st.tuples(NAME, DIGEST), key=lambda pair: pair[0]), sorted_set(INSTANCE, key=lambda i: i.instance)
@@ -155,6 +165,7 @@ def ima_states(draw: st.DrawFn) -> ImaState:
 HOST_STATE = st.builds(
     HostState, WHOLE, st.sampled_from(HOST_STATUSES), st.integers(0, 2**63 - 1), UINT32, UINT32, FLAG, WHOLE, RUNTIME,
     sorted_set(st.sampled_from(LOGS)), st.none() | BOOT, st.none() | ima_states(), st.none() | ima_states(),
+    st.none() | st.builds(AnchorState, st.integers(0, 23), BLOB, BLOB),
 )  # fmt: skip
 CLAIMS = st.builds(
     TokenClaims, issuer=WORD, agent=AGENT, audience=WORD, issued_at=WHOLE, expires_at=WHOLE, token_id=LONG_ID, key=KEY32, host=NAME,
@@ -180,6 +191,7 @@ ENTRY = st.one_of(
         st.lists(DIGEST, min_size=5, max_size=5).map(lambda found: tuple(zip(INPUTS, found, strict=True))),
         WHOLE, DIGEST, DIGEST, several(OUTCOME), REASONS,
         st.none() | st.dictionaries(ID, WHOLE, max_size=3).map(lambda found: tuple(sorted(found.items()))),
+        st.none() | st.builds(ShownAnchors, st.sampled_from(ANCHOR_PCRS), U32, U32, REGISTER, REGISTER, BATCHES),
     ),
     st.builds(
         lambda claims, reasons, *rest: ExchangeDecision(*(*rest, None if reasons else claims, reasons)),
@@ -322,7 +334,8 @@ LOCAL = st.one_of(
     st.builds(lo.Launched, ID, BLOB, WORD, several(ARGUMENT), WORD, GRANTS),
     st.builds(lo.LeaseAsk, ID),
     st.builds(lo.LeaseGiven, BLOB),
-    st.builds(lo.TokenAsk, ID, KEY, WORD, GRANTS, WHOLE, KEY32, WHOLE, several(KEY32)),
+    st.builds(lo.TokenAsk, ID, KEY, WORD, GRANTS, WHOLE, KEY32, WHOLE, several(KEY32), ANCHORED),
+    st.builds(lo.Anchor, ID, WHOLE, KEY32),
     st.builds(lo.TokenGiven, WORD, BLOB, BLOB, BLOB, several(KEY), KEY, BLOB, st.none() | BLOB),
     st.builds(lo.ExchangeAsk, ID, WORD, WORD, WORD, st.none() | BLOB),
     st.builds(lo.ExchangeGiven, WORD, BLOB, KEY),

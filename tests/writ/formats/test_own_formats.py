@@ -62,18 +62,24 @@ FORMATS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], bytes], Callabl
 SPECIMENS = specimens()
 ARRAYS = sorted(
     {"log-opening", "action-record", "action-record-denied", "outcome-record"}
-    | {"genesis", "attest-decision", "enrol-decision", "exchange-decision", "exchange-decision-refused", "operator-act"}
+    | {
+        "genesis",
+        "attest-decision",
+        "attest-decision-anchors",
+        "enrol-decision",
+        "exchange-decision",
+        "exchange-decision-refused",
+        "operator-act",
+    }
 )
 """Formats that are one array, its first item its kind."""
-FLAT = sorted(
-    {name for name in SPECIMENS if not name.startswith("tlog-")}
-    - {"evidence", "evidence-logs", "evidence-lease-keys", "proof-bundle", *ARRAYS}
-)
+COLLECTIONS = {"evidence", "evidence-anchors", "evidence-logs", "evidence-lease-keys", "proof-bundle"}
+FLAT = sorted({name for name in SPECIMENS if not name.startswith("tlog-")} - {*COLLECTIONS, *ARRAYS})
 """Formats that are one map; evidence is a collection of maps, spoilt below, and so is a proof bundle (`test_proof_bundle.py`); what a log
 says are texts and arrays, whose tests are in `tlog/`."""
 SIGNED_TEXTS = {"tlog-checkpoint", "tlog-proof", "tlog-add-checkpoint", "tlog-cosignatures"}
 """Any number of signatures may stand below."""
-OPTIONAL = {"token-claims-leased": {"lease"}}
+OPTIONAL = {"token-claims-leased": {"lease"}, "host-state-anchors": {"anchors"}, "local-token-ask-anchored": {"anchored"}}
 """Keys that may be left out."""
 
 

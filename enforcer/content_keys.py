@@ -1,0 +1,145 @@
+"""Keys of what a log hides: one for each instance, kept wrapped by its namespace's; destroying either makes content unreadable for ever.
+
+    instances/ID/content.key    nonce and the instance's key, sealed with the namespace's (ChaCha20-Poly1305, bound to the instance)
+    namespaces/NAME.key         32 bytes, mode 0600; made on first use, or laid there before, the same on several hosts
+    namespaces/NAME.lock        held shared by whoever writes a log of the namespace
+
+What is sealed stays where it is: here, in a store off the host, in archives. None of those has a key. Erasing does not reach a copy of a
+key that someone made: whoever keeps copies destroys them too.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from pathlib import Path
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+from writ.formats.errors import FormatError, Unavailable
+
+KEY_FILE: Final = "content.key"
+_KEY, _NONCE = 32, 12
+
+
+class ContentKeys:
+    """The keys of one namespace, in the folder `keys`."""
+
+    def __init__(self, keys: Path, namespace: str) -> None:
+        self._keys, self._namespace = keys, namespace
+        self._path, self._lock = keys / f"{namespace}.key", keys / f"{namespace}.lock"
+
+    def open(self, folder: Path, instance: bytes) -> bytes:
+        """The key of an instance, made on first use: whole or not at all.
+
+        Raises FormatError where there is one that the namespace's key does not open, OSError.
+        """
+        path = folder / KEY_FILE
+        if path.exists():
+            key = self.held(folder, instance)
+            if key is None:
+                raise FormatError("content key", f"one that the key of namespace {self._namespace} opens", "another: erased, or replaced")
+            return key
+        wrapping, key, nonce = self._made(), secrets.token_bytes(_KEY), secrets.token_bytes(_NONCE)
+        _write_whole(path, nonce + ChaCha20Poly1305(wrapping).encrypt(nonce, key, _aad(instance)))
+        return key
+
+    def held(self, folder: Path, instance: bytes) -> bytes | None:
+        """The key of an instance; None where it, or the namespace's, was destroyed."""
+        wrapping, wrapped = _read(self._path), _read(folder / KEY_FILE)
+        if wrapping is None or wrapped is None or len(wrapping) != _KEY:
+            return None
+        try:
+            return ChaCha20Poly1305(wrapping).decrypt(wrapped[:_NONCE], wrapped[_NONCE:], _aad(instance))
+        except (InvalidTag, ValueError):
+            return None
+
+    def writing(self) -> int:
+        """A descriptor; while it is open, the namespace's key is not destroyed. Raises Unavailable where that is being done, OSError."""
+        return self._locked(fcntl.LOCK_SH, "its key is being destroyed")
+
+    def erase(self) -> bool:
+        """The namespace's key is destroyed, and with it every instance's. False where there was none.
+
+        Raises Unavailable while a log of the namespace is written: what came after would be sealed with a key that is nowhere.
+        """
+        if not self._path.exists():
+            return False
+        lock = self._locked(fcntl.LOCK_EX, "an instance of it runs")
+        try:
+            return destroy(self._path)
+        finally:
+            os.close(lock)
+
+    def _made(self) -> bytes:
+        """The namespace's key, made if there is none."""
+        if (key := _read(self._path)) is None:
+            _write_whole(self._path, secrets.token_bytes(_KEY))
+            key = _read(self._path)
+        if key is None or len(key) != _KEY:
+            raise FormatError(f"key of namespace {self._namespace}", f"{_KEY} bytes", f"{len(key or b'')} bytes")
+        return key
+
+    def _locked(self, how: int, why: str) -> int:
+        self._keys.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            raise Unavailable(f"namespace {self._namespace}", why) from None
+        return descriptor
+
+
+def destroy(path: Path) -> bool:
+    """The key in `path` is overwritten, and gone. False where there was none. Does not reach copies, nor blocks that a disk set aside."""
+    try:
+        with path.open("r+b") as file:
+            file.write(os.urandom(max(_KEY, path.stat().st_size)))
+            file.flush()
+            os.fsync(file.fileno())
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    _sync(path.parent)
+    return True
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """The file is there whole or not at all, mode 0600; one that came there meanwhile stays."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(descriptor, data)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    try:
+        os.link(fresh, path)
+    except FileExistsError:
+        pass
+    finally:
+        fresh.unlink()
+    _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def _aad(instance: bytes) -> bytes:
+    return b"writ/content-key/v1" + instance
