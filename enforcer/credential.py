@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from enforcer.bundles import HeldBundles, verify_bundle, verify_signed
@@ -150,7 +150,7 @@ def leased(held: Held, lease: LeaseGiven, *, wall: int, boot: float) -> Held:
     if verified is None:
         raise Refused(Reason("lease-mismatch", "lease", "none, for a token without one", "a lease"))
     fresh = HeldLease(lease.lease, verified.alive_until, wall, boot)
-    return replace(held, lease=fresh)
+    return Held(held.token, held.compact, held.bundle, held.received_wall, held.received_boot, fresh, held.logged)
 
 
 def _logged(given: TokenGiven, trust: Trust, after: Logged | None) -> Logged | None:

@@ -110,6 +110,7 @@ REMEDIES: Final[dict[str, str]] = {
     "log-unknown": "The witness knows no log of this origin: give it the log's key (`auditor witness serve --logs`).",
     "log-forked": "Two roots were signed for one size: keep both checkpoints, rely on neither, and look for who holds the log's key.",
     "witnessed-size": "Ask again, with the consistency proof from the size in expected: it is the last that the witness cosigned.",
+    "collateral-refused": "What the bundle holds about the EK's chain was altered, or is of a CA nobody here knows: export again.",
     "receipt-invalid": "The receipt is of another entry, another log or another key.",
     "receipt-missing": "The trust file names a log, so a token comes with a receipt: look for who dropped it on its way from the verifier.",
     "verifier-rolled-back": "The verifier lost what it confirmed, as when a backup was put back: keep this host's archive, and look there.",
