@@ -129,6 +129,4 @@ def demand(cosigning: Cosigning | None, tables: Tables, host: str | None = None)
     if cosigning is not None:
         cosigning.demand(most)
     elif most is not None:
-        raise Unavailable(
-            "witnesses", f"expected a quorum within {most} s, as the policy demands, got a verifier without a witness_policy_file"
-        )
+        raise Unavailable("witnesses", f"expected a quorum within {most} s, by the policy, got a verifier without witness_policy_file")

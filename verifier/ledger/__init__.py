@@ -271,6 +271,23 @@ class TrustImported:
 
 
 @dataclass(frozen=True, slots=True)
+class ContentHeld:
+    """A legal hold on what decisions of a namespace rest on was set, or lifted. `why` is a text, which the entry names."""
+
+    entry: Entry
+    held: bool
+    why: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ContentErased:
+    """What decisions of a namespace rest on is to be erased. `why` is a text, which the entry names."""
+
+    entry: Entry
+    why: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class NonceIssued:
     """A fresh nonce for a host; older ones of it are void. No decision, so no entry."""
 
@@ -286,7 +303,7 @@ class EngineInstalled:
 
 Decided = (
     Attested | Enrolment | Admitted | HostMoved | ReferencesImported | PolicyPublished | TokensRevoked | ApiKeyMade | KeyRotated
-    | TrustImported | Consented | DelegationPublished | Exchanged | Began
+    | TrustImported | Consented | DelegationPublished | Exchanged | Began | ContentHeld | ContentErased
 )  # fmt: skip
 Change = Decided | NonceIssued | EngineInstalled
 

@@ -65,6 +65,7 @@ class HeardRow(Row):
     epoch: str
     epoch_at: int
     governing: int = 0
+    held: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +149,11 @@ class CheckpointRow(Row):
 
 @dataclass(frozen=True, slots=True)
 class BlobRow(Row):
-    """Bytes by their SHA-256: the inputs and outputs that decisions name, so that they can be made again."""
+    """The inputs and outputs that decisions name, so that they can be made again: by their SHA-256, of a namespace's by `blobs.blob_id`."""
 
-    digest: bytes
+    id: bytes
     data: bytes
+    namespace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,7 @@ class SpaceRow(Row):
     """A namespace: the digests that a verdict must have been made with, its revocation epoch, and the delegation in force.
 
     `governing` counts the changes of what a host itself is judged by: reference values that are of no agent, and exemptions that went.
+    `held`: a legal hold is on what its decisions rest on.
     """
 
     namespace: str
@@ -169,6 +172,7 @@ class SpaceRow(Row):
     delegation: str | None = None
     delegation_version: int = 0
     governing: int = 0
+    held: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,10 @@ import os
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
-from verifier.ledger.schema import LEAF_KEY, TABLES, VERSION, EntryRow, R, columns, statements
+from verifier.ledger.blobs import keys_beside
+from verifier.ledger.schema import LEAF_KEY, TABLES, VERSION, BlobRow, EntryRow, R, columns, statements
 from writ.formats.errors import Unavailable
 
 
@@ -79,6 +80,7 @@ class SqliteTables:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+        self._blob_keys = keys_beside(connection)
 
     def begin(self) -> None:
         """Reading stays with what is committed at the next read, until `end`."""
@@ -91,7 +93,8 @@ class SqliteTables:
     def get(self, table: type[R], key: object) -> R | None:
         """The row under its key."""
         row = self._connection.execute(f"{_SELECT[table]} WHERE {columns(table)[0]} = ?", (key,)).fetchone()
-        return None if row is None else table(*row)
+        found = None if row is None else table(*row)
+        return cast("R | None", self._blob_keys.opened(found)) if isinstance(found, BlobRow) else found
 
     def select(self, table: type[R], *, most: int = 0, after: object = None, **equal: object) -> list[R]:
         """The rows whose columns equal these, in the order of their keys."""
@@ -126,6 +129,7 @@ class SqliteTables:
 
     def put(self, row: R) -> None:
         """Insert the row, or replace the one under its key."""
+        row = cast("R", self._blob_keys.sealed(row)) if isinstance(row, BlobRow) else row
         self._connection.execute(_UPSERT[type(row)], [getattr(row, column) for column in columns(type(row))])
 
     def append(self, rows: Sequence[EntryRow]) -> None:

@@ -23,6 +23,8 @@ from verifier.ledger import (
     Committed,
     Consent,
     Consented,
+    ContentErased,
+    ContentHeld,
     DelegationPublished,
     EngineInstalled,
     Enrolment,
@@ -39,6 +41,7 @@ from verifier.ledger import (
     TrustImported,
     Void,
 )  # fmt: skip
+from verifier.ledger.blobs import blob_id
 from verifier.ledger.schema import (
     AdmissionRow,
     AnswerRow,
@@ -144,7 +147,7 @@ def _attested(change: Attested, tables: Tables) -> Applied:
     tables.put(change.answer)
     if change.listed is not None:
         tables.put(change.listed)
-    _blobs(tables, change.blobs)
+    _blobs(tables, change.blobs, host.namespace)
     return Applied(_fitting(change.entry), change.answer.answer)
 
 
@@ -201,7 +204,7 @@ def _exchanged(change: Exchanged, tables: Tables) -> Applied:
     tables.put(change.proof)
     for row in rows:
         tables.put(replace(row, exchanges=row.exchanges + 1))
-    _blobs(tables, change.blobs)
+    _blobs(tables, change.blobs, host.namespace)
     return Applied(_fitting(change.entry))
 
 
@@ -226,7 +229,7 @@ def _enrolment(change: Enrolment, tables: Tables) -> Applied:
     tables.put(unheard(change.host.host, change.host.namespace, change.entry.at, cleared=cleared))
     _void(tables, change.host.host, change.entry.at)
     _issue(tables, change.nonce)
-    _blobs(tables, change.blobs)
+    _blobs(tables, change.blobs, change.host.namespace)
     return Applied(_fitting(change.entry))
 
 
@@ -311,6 +314,27 @@ def _references(change: ReferencesImported, tables: Tables) -> Applied:
         tables.put(one)
     tables.put(replace(now, references_digest=change.digest, governing=now.governing + governs))
     _blobs(tables, change.blobs)
+    return Applied(_fitting(change.entry))
+
+
+@apply.register
+def _content_held(change: ContentHeld, tables: Tables) -> Applied:
+    """A hold is set once, and lifted once."""
+    now = space(tables, change.entry.namespace)
+    if bool(now.held) == change.held:
+        expected = "no legal hold yet" if change.held else "a legal hold"
+        raise Refused(Reason("conflict", "namespace.held", expected, "one" if now.held else "none"))
+    tables.put(replace(now, held=int(change.held)))
+    _blobs(tables, (change.why,))
+    return Applied(_fitting(change.entry))
+
+
+@apply.register
+def _content_erased(change: ContentErased, tables: Tables) -> Applied:
+    """No hold is on it. The key is destroyed by whoever asked, once this is on record."""
+    if space(tables, change.entry.namespace).held:
+        raise Refused(Reason("held", "namespace.held", "no legal hold", "one"))
+    _blobs(tables, (change.why,))
     return Applied(_fitting(change.entry))
 
 
@@ -484,11 +508,18 @@ def _revoke(tables: Tables, tokens: list[TokenRow]) -> None:
         tables.put(replace(token, revoked=1))
 
 
-def _blobs(tables: Tables, blobs: tuple[bytes, ...]) -> None:
+def blob(tables: Tables, namespace: str, digest: Digest) -> bytes | None:
+    """What a decision of `namespace` names; None where it is not kept, or was erased."""
+    found = tables.get(BlobRow, blob_id(namespace, digest)) or tables.get(BlobRow, blob_id("", digest))
+    return None if found is None else found.data
+
+
+def _blobs(tables: Tables, blobs: tuple[bytes, ...], namespace: str = "") -> None:
+    """They are there: the domain's in the clear, of a namespace what the domain does not have, sealed."""
     for data in blobs:
-        digest = Digest.of(data).value
-        if tables.get(BlobRow, digest) is None:
-            tables.put(BlobRow(digest, data))
+        digest = Digest.of(data)
+        if blob(tables, namespace, digest) is None:
+            tables.put(BlobRow(blob_id(namespace, digest), data, namespace))
 
 
 def _fitting(entry: Entry) -> Entry:
@@ -521,4 +552,4 @@ def _prune(tables: Tables, at: int) -> None:
     tables.prune(ProofRow, at - KEPT_AFTER_EXPIRY)
 
 
-__all__ = ["apply", "entered", "judge_admission", "judge_ek", "judge_nonce", "space", "stored_answer", "unheard"]
+__all__ = ["apply", "blob", "entered", "judge_admission", "judge_ek", "judge_nonce", "space", "stored_answer", "unheard"]

@@ -243,6 +243,7 @@ REMEDIES: Final[dict[str, str]] = {
     "action-log-reordered": "Records stand in another order: keep this copy, and look for another of that host's log.",
     "action-log-malformed": "The action log holds what is no record of its place: keep this copy, and ask what wrote it.",
     "action-log-forked": "Two histories of one instance: whoever has root on that host made one of them. Keep both, and contain the host.",
+    "range-gap": "Something of the range is not at hand: give the archives of all hosts of the namespace, and a log of the whole time.",
     "record-time": "The record's time is not between the checkpoints around it: ask whose clock was moved.",
     "token-unlogged": "The verifier's log issued no such claims: somebody else has its token key, or it decided without its log.",
     # records off the host
