@@ -118,10 +118,8 @@ def test_what_is_not_at_hand_is_a_gap_and_not_the_beginning(tmp_path: Path, caps
     assert main(["lineage", f"{CODER.hex()}-2", str(tmp_path / "0")]) == 3
     text = capsys.readouterr()
     assert text.out.startswith(f"? not at hand: {leaf(ASKED).hex()}\n")
-    assert (
-        f">   2026-09-21T14:13:22Z spiffe://example.org/billing/agent/coder: tool.call on notes/2 permitted, outcome unknown  {CODER.hex()}-2"
-        in text.out
-    )
+    called = "spiffe://example.org/billing/agent/coder: tool.call on notes/2 permitted, outcome unknown"
+    assert f">   2026-09-21T14:13:22Z {called}  {CODER.hex()}-2" in text.out
     assert "Give those of its parent's host" in text.err
 
 
@@ -149,5 +147,5 @@ def test_what_nothing_is_named_by_is_could_not(asked: str, tmp_path: Path) -> No
     assert main(["lineage", asked, str(tmp_path / "a")]) == 3
 
 
-def test_an_id_takes_archives(tmp_path: Path) -> None:
+def test_an_id_takes_archives() -> None:
     assert main(["lineage", f"{BOSS.hex()}-1"]) == 2
