@@ -22,7 +22,7 @@ from enforcer.config import EnforcerConfig
 from enforcer.papers import keep_object
 from enforcer.receipts import RECEIPT_FILE, read_receipt, unstored
 from enforcer.record import ActionLog, LogReader
-from enforcer.shipping import LARGEST, MOST, AtOddsError, LogShipper, Shipping, host_key
+from enforcer.shipping import BATCHES, LARGEST, MOST, AtOddsError, LogShipper, Shipping, host_key
 from tests.auditor.served import ServedStore
 from tests.enforcer.host import Host, wait_for
 from tests.enforcer.scene import Scene
@@ -363,6 +363,42 @@ def test_a_store_that_is_away_delays_and_a_log_that_is_none_delays_no_other(tmp_
     assert shipping.round([broken, good]) == {broken}
     assert told == [(good, 2)]
     assert "writ_record_store_behind_records 0\n" in shipping.metrics([])
+    shipped.log.close()
+
+
+def test_a_quiet_log_is_not_opened_and_a_busy_one_leaves_the_others_their_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = Shipped(tmp_path)
+    config = configured(tmp_path)
+    config.make_folders()
+    key, _ = host_key(config)
+    shipped.store = keeper(key, kept=shipped.kept)
+    config = replace(config, record_store_key=str(shipped.store.key))
+    folder = config.instance_dir(shipped.scene.instance)
+    folder.mkdir()
+    log = shipped.scene.log(folder)
+    shipping = Shipping(config, HandClock(), lambda: [shipped.scene.instance], lambda *_: None)
+    monkeypatch.setattr(shipping, "_post", shipped.post)
+    looked: list[int] = []
+    real = LogShipper.ship
+    monkeypatch.setattr(LogShipper, "ship", lambda *given: (looked.append(1), real(*given))[1])
+    gate = shipped.scene.gatekeeper(log)
+    gate.ask(READ, b"{}", gate="socket")
+    shipping.round([shipped.scene.instance])
+    wait_for(lambda: shipping.round([shipped.scene.instance]) == set() and shipping._quiet)  # noqa: SLF001 - once the files have settled
+    looked.clear()
+    for _ in range(5):
+        shipping.round([shipped.scene.instance])
+    assert looked == []
+    gate.ask(READ, b"{}", gate="socket")
+    shipping.round([shipped.scene.instance])
+    assert shipping.size_of(shipped.scene.instance) == 3
+    monkeypatch.setattr("enforcer.shipping.MOST", 1)
+    for _ in range(BATCHES + 4):
+        gate.ask(READ, b"{}", gate="socket")
+    assert shipping.round([shipped.scene.instance]) == {shipped.scene.instance}
+    assert shipping.size_of(shipped.scene.instance) == 3 + BATCHES
+    assert shipping.round([shipped.scene.instance]) == set()
+    log.close()
     shipped.log.close()
 
 
