@@ -8,7 +8,7 @@ from typing import Final
 from verifier import proposals
 from verifier.access import Operator, OperatorLog
 from verifier.ledger import Consented, Ledger, PolicyPublished, ReferencesImported, Tables
-from verifier.ledger.schema import ApprovalRow, EntryRow, ExemptionRow, HostRow, ReferenceRow
+from verifier.ledger.schema import ApprovalRow, ExemptionRow, HostRow, ReferenceRow
 from verifier.ledger.transaction import blob
 from verifier.policy import Policies
 from verifier.proposals import Case
@@ -213,7 +213,7 @@ def _agents(tables: Tables, decision: AttestDecision) -> dict[bytes, AgentId]:
 
 def _decision(tables: Tables, namespace: str, reference: str) -> tuple[Digest, AttestDecision]:
     """The one decision whose reference begins so, with the names of files as its result has them, and its name. Raises Refused."""
-    rows = tables.starting(EntryRow, "reference", reference, most=2)
+    rows = tables.entries(reference, most=2)
     if len(rows) != 1 or rows[0].namespace != namespace:
         raise Refused(Reason("not-found", "reference", f"one decision of {namespace}", reference[:80]))
     decision = parse_entry(parse_sign1(rows[0].entry).payload or b"")

@@ -27,7 +27,8 @@ from tests.world.store import HostLog
 CALLS: Final = "pwrite64,write,writev,fsync,fdatasync,sendto,sendmsg"
 ENDS_WITHIN: Final = 30.0
 _LINE: Final = re.compile(
-    r"\d+ +(?P<call>\w+)\(\d+<(?P<what>TCP|[^>]*?)(?::\[[^]]*\])?>(?:, (?P<data>\".*?\"(?:\.\.\.)?))?(?:, (?:\d+|NULL))*(?:\) += (?P<result>\d+)| <)"
+    r"\d+ +(?P<call>\w+)\(\d+<(?P<what>TCP|[^>]*?)(?::\[[^]]*\])?>(?:, (?P<data>\".*?\"(?:\.\.\.)?))?"
+    r"(?:, (?:\d+|NULL))*(?:\) += (?P<result>\d+)| <)"
 )
 
 

@@ -143,6 +143,22 @@ class LedgerSuite:
         assert ledger.read().get(AdmissionRow, admission().id) is None
         assert ledger.commit(Admitted(entry("operator", body=bytes(65_535)), admission())).entry is not None
 
+    def test_entries_are_found_by_the_beginning_of_their_leaf_hash(self, ledger: Ledger) -> None:
+        bodies = [b"entry %d" % number for number in range(40)]
+        for number, body in enumerate((*bodies, bodies[7])):
+            ledger.commit(Admitted(entry("operator", body=body), admission(1 + number, f"host-{number}")))
+        tables = ledger.read()
+        for number, body in enumerate(bodies):
+            leaf = leaf_hash(body).hex()
+            for length in (12, 15, 16, 17, 63, 64):
+                assert tables.entries(leaf[:length], most=1)[0].sequence == number, (number, length)
+            assert tables.entries(leaf[:63] + ("0" if leaf[63] != "0" else "1"), most=2) == []
+        assert [row.sequence for row in tables.entries(leaf_hash(bodies[7]).hex(), most=5)] == [7, 40], "a leaf twice, in the log's order"
+        first = bodies[0]
+        assert {row.leaf for row in tables.entries(leaf_hash(first).hex()[:1], most=99)} == {
+            leaf_hash(body) for body in bodies if leaf_hash(body).hex()[0] == leaf_hash(first).hex()[0]
+        }
+
     @pytest.fixture
     def desk(self, ledger: Ledger) -> Desk:
         return Desk(ledger).ready()

@@ -124,7 +124,7 @@ def _governance(parts: Parts) -> tuple[Route, ...]:
 def _decisions(parts: Parts) -> tuple[Route, ...]:
     def decision(reference: Annotated[str, Path(pattern=r"^[0-9a-f]{12,64}$")], within: In) -> Any:
         tables = parts.ledger.read()
-        rows = tables.starting(EntryRow, "reference", reference, most=2)
+        rows = tables.entries(reference, most=2)
         if len(rows) != 1 or not (rows[0].namespace == within.namespace or within.operator.covers(rows[0].namespace)):
             raise Refused(Reason("not-found", "reference", f"one decision of {within.namespace}", reference))
         read = parse_entry(parse_sign1(rows[0].entry).payload or b"")

@@ -9,7 +9,7 @@ gone, or an operator decided otherwise, it is `Refused`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
@@ -309,6 +309,15 @@ Change = Decided | NonceIssued | EngineInstalled
 
 
 @dataclass(frozen=True, slots=True)
+class Applied:
+    """What a change came to, within its transaction: the entry that it makes, not yet in the log, and what is said to whoever asked."""
+
+    entry: Entry | None
+    answer: bytes | None = None
+    repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Committed:
     """Durable now. `entry` is None for a nonce; `answer` is an attestation's, `repeated` where it went out before."""
 
@@ -328,8 +337,8 @@ class Tables(Protocol):
         """The rows whose columns equal these, in the order of their keys: the first `most` of them, of keys behind `after`."""
         ...
 
-    def starting(self, table: type[R], column: str, prefix: str, *, most: int) -> list[R]:
-        """The first `most` rows whose text in `column` begins with `prefix` (ASCII)."""
+    def entries(self, reference: str, *, most: int) -> list[EntryRow]:
+        """The first `most` entries whose leaf hash begins so, in lower-case hex; of one hash in the order of the log."""
         ...
 
     def last(self, table: type[R]) -> R | None:
@@ -338,6 +347,10 @@ class Tables(Protocol):
 
     def put(self, row: R) -> None:
         """Insert the row, or replace the one under its key."""
+        ...
+
+    def append(self, rows: Sequence[EntryRow]) -> None:
+        """Insert entries of the log, all of which are new."""
         ...
 
     def drop(self, table: type[R], key: object) -> None:
