@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from auditor.__main__ import main
-from auditor.store import records
+from auditor.store import records, serve
 from auditor.store.export import export
 from auditor.store.keeper import Keeper
 from enforcer.config import EnforcerConfig
@@ -269,6 +269,34 @@ def test_a_store_killed_at_any_moment_has_what_it_acknowledged(tmp_path: Path) -
     assert store.end() == 0
     assert unanswered > 0, "it was killed while it stored"
     assert export(tmp_path / "s").logs[0].leaves == tuple(shipped.own())
+
+
+def test_who_kept_the_keys_of_a_lost_host_has_its_contexts(tmp_path: Path) -> None:
+    """As `enforcer log export` would have given them; without one of the two keys, or with another's, they are as erased."""
+    serve.init(tmp_path / "s", "store.example")
+    shipped = Shipped(tmp_path)
+    shipped.kept = records.open_records(tmp_path / "s")
+    shipped.store = keeper(shipped.host, kept=shipped.kept)
+    shipped.act(3)
+    all_of(shipped, shipped.shipper())
+    shipped.kept.close()
+    instance, keys = shipped.scene.instance, tmp_path / "kept"
+    keys.mkdir()
+    entries = LogReader(shipped.scene.folder, instance).entries()
+    contexts = {entry.context for entry in entries if entry.context is not None}
+    assert contexts
+    assert set(export(tmp_path / "s", keys=keys).objects) == set()
+    (keys / "test.key").write_bytes((tmp_path / "test.key").read_bytes())
+    assert set(export(tmp_path / "s", keys=keys).objects) == set()
+    (keys / f"{instance.hex()}.key").write_bytes((tmp_path / "content.key").read_bytes())
+    found = set(export(tmp_path / "s", [instance], keys).objects)
+    assert contexts <= found
+    named = {entry.record.context for entry in entries if isinstance(entry.record, ActionRecord)}
+    assert named <= {Digest.of(one).value for one in found}
+    assert set(export(tmp_path / "s").objects) == set()
+    (keys / "test.key").write_bytes(bytes(32))
+    assert set(export(tmp_path / "s", keys=keys).objects) == set()
+    shipped.log.close()
 
 
 # --- the lag, and what it refuses ---------------------------------------------------------------------------------------
