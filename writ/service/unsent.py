@@ -9,6 +9,8 @@ closed, and so is the one that has waited longest while all together hold more t
 from __future__ import annotations
 
 import asyncio
+import socket
+import sys
 from typing import Final
 
 MOST: Final = 64 << 20
@@ -17,6 +19,8 @@ RATE: Final = 16 << 10
 """Bytes a second, in each `LOOKS_EVERY`: who takes less of what is left, is closed."""
 LOOKS_EVERY: Final = 10.0
 """Seconds."""
+_ACKED: Final = 120
+"""Where `tcpi_bytes_acked` is in `struct tcp_info` (linux/tcp.h, from Linux 4.1 on)."""
 
 
 class Unsent:
@@ -25,16 +29,12 @@ class Unsent:
     def __init__(self, *, most: int = MOST, rate: int = RATE, looks_every: float = LOOKS_EVERY) -> None:
         self._most, self._least, self._every = most, int(rate * looks_every), looks_every
         self._watched: dict[asyncio.WriteTransport, tuple[int, asyncio.TimerHandle]] = {}
-        """Each with what it held when it was looked at last; who waits longest is the first."""
-
-    @staticmethod
-    def begin(transport: asyncio.WriteTransport) -> None:
-        """From now on asyncio says whenever something is not taken at once, and when all was."""
-        transport.set_write_buffer_limits(high=1, low=0)
+        """Each with what it had taken when it was looked at last; who waits longest is the first."""
 
     def watch(self, transport: asyncio.WriteTransport) -> None:
-        """Something was not taken at once: it is looked at until all was, or it is gone."""
-        self._look_again(transport)
+        """Something may wait to be taken: where it does, the connection is looked at until nothing does, or it is gone."""
+        if transport not in self._watched and _left(transport) > 0:
+            self._look_again(transport)
         while len(self._watched) > 1 and sum(map(_left, self._watched)) > self._most:
             self._end(next(iter(self._watched)))
 
@@ -45,27 +45,44 @@ class Unsent:
 
     def _look_again(self, transport: asyncio.WriteTransport) -> None:
         timer = asyncio.get_running_loop().call_later(self._every, self._look, transport)
-        self._watched[transport] = (_left(transport), timer)
+        self._watched[transport] = (_taken(transport), timer)
 
     def _look(self, transport: asyncio.WriteTransport) -> None:
-        before, left = self._watched[transport][0], _left(transport)
-        if left == 0:
+        before = self._watched[transport][0]
+        if _left(transport) == 0:
             self.forget(transport)
-        elif before - left < self._least:
+        elif _taken(transport) - before < self._least:
             self._end(transport)
         else:
             self._look_again(transport)
 
     def _end(self, transport: asyncio.WriteTransport) -> None:
         self.forget(transport)
-        transport.abort()
+        _beneath(transport).abort()
+
+
+def _beneath(transport: asyncio.WriteTransport) -> asyncio.WriteTransport:
+    """The transport of the socket: TLS hands on to it at once all that it is given, and says of itself that nothing waits."""
+    protocol = getattr(transport, "_ssl_protocol", None)
+    beneath: asyncio.WriteTransport | None = getattr(protocol, "_transport", None)
+    return transport if beneath is None else beneath
 
 
 def _left(transport: asyncio.WriteTransport) -> int:
-    try:
-        return transport.get_write_buffer_size()
-    except AttributeError:  # TLS that was closed twice has let go of its connection, which asyncio ends by itself (ssl_shutdown_timeout)
+    """Bytes that wait to be taken, beside those that the kernel has."""
+    beneath = _beneath(transport)
+    if getattr(beneath, "_ssl_protocol", beneath) is None:  # TLS that was closed twice: asyncio ends it by itself (ssl_shutdown_timeout)
         return 0
+    return beneath.get_write_buffer_size()
+
+
+def _taken(transport: asyncio.WriteTransport) -> int:
+    """Bytes that the other side has said to have, so far; on what is no TCP, those by which less waits."""
+    try:
+        info = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+        return int.from_bytes(info[_ACKED : _ACKED + 8], sys.byteorder)
+    except OSError:
+        return -_left(transport)
 
 
 UNSENT: Final = Unsent()
@@ -77,20 +94,15 @@ class Taken(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as of every server's
-        """It is told whenever something waits."""
-        super().connection_made(transport)
-        UNSENT.begin(transport)
-
     def pause_writing(self) -> None:
         """Something waits to be taken."""
         super().pause_writing()
         UNSENT.watch(self.transport)
 
-    def resume_writing(self) -> None:
-        """All was taken."""
-        super().resume_writing()
-        UNSENT.forget(self.transport)
+    def on_response_complete(self) -> None:
+        """An answer was given, and may wait."""
+        super().on_response_complete()  # type: ignore[misc]  # of uvicorn's protocols, which are the other base
+        UNSENT.watch(self.transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing waits any more."""

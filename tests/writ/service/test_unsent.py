@@ -24,12 +24,23 @@ from writ.service.unsent import Unsent
 SIZE = 12 << 20
 """More than the kernel keeps for a connection."""
 ASK = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+LAST = ASK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+
+
+class Counted(Unsent):
+    """It says how many it has ended."""
+
+    ended = 0
+
+    def _end(self, transport: asyncio.WriteTransport) -> None:
+        self.ended += 1
+        super()._end(transport)
 
 
 class Served:
     """An answer of `SIZE` bytes, by one of our protocols over `unsent`."""
 
-    def __init__(self, protocol: Any, unsent: Unsent, certificate: tuple[Path, Path] | None) -> None:
+    def __init__(self, protocol: Any, unsent: Counted, certificate: tuple[Path, Path] | None) -> None:
         named = {} if certificate is None else dict(zip(("ssl_certfile", "ssl_keyfile"), map(str, certificate), strict=True))
         config = uvicorn.Config(
             self.answer, host="127.0.0.1", port=0, http=protocol, log_level="critical", lifespan="off", interface="asgi3", loop="asyncio",
@@ -47,13 +58,13 @@ class Served:
         await send({"type": "http.response.body", "body": bytes(SIZE)})
 
     @contextlib.contextmanager
-    def asked(self) -> Iterator[socket.socket]:
+    def asked(self, request: bytes = ASK) -> Iterator[socket.socket]:
         """Somebody who has asked, and taken nothing."""
         with socket.socket() as near:
             near.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             near.connect(("127.0.0.1", self.port))
             near.settimeout(20)
-            near.sendall(ASK)
+            near.sendall(request)
             yield near
 
     @property
@@ -70,7 +81,7 @@ def serve(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     made: list[Served] = []
 
     def begin(certificate: tuple[Path, Path] | None = None, **bounds: Any) -> Served:
-        unsent = Unsent(**bounds)
+        unsent = Counted(**bounds)
         monkeypatch.setattr("writ.service.unsent.UNSENT", unsent)
         made.append(Served(request.param, unsent, certificate))
         return made[-1]
@@ -92,16 +103,15 @@ def rest_of(near: socket.socket) -> int:
 def test_who_takes_nothing_is_closed_and_nothing_is_kept_for_it(serve: Any) -> None:
     served = serve(looks_every=0.3)
     with served.asked() as near:
-        wait_for(lambda: served.held == 1)
-        wait_for(lambda: served.held == 0)
+        wait_for(lambda: served.unsent.ended)
+        assert served.held == 0
         assert rest_of(near) < SIZE, "it broke off"
 
 
 def test_who_takes_less_than_the_least_is_closed(serve: Any) -> None:
     served = serve(looks_every=0.3, rate=1 << 20)
     with served.asked() as near:
-        wait_for(lambda: served.held == 1)
-        while served.held:
+        while not served.unsent.ended:
             near.recv(64)
             time.sleep(0.01)
         assert rest_of(near) < SIZE
@@ -130,7 +140,7 @@ def test_of_those_who_wait_the_first_make_room_once_there_is_too_much(serve: Any
             open_.enter_context(served.asked())
             wait_for(lambda count=count: served.held == min(count, 2))  # type: ignore[misc]  # of this round
         assert rest_of(first) < SIZE
-        with served.asked() as last:
+        with served.asked(LAST) as last:
             assert rest_of(last) > SIZE, "who takes is served, whoever does not"
 
 
@@ -138,7 +148,7 @@ def test_alone_it_may_hold_more_than_all_may(serve: Any) -> None:
     served = serve(most=1 << 20)
     with served.asked() as near:
         wait_for(lambda: served.held == 1)
-        near.sendall(ASK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        near.sendall(LAST)
         assert rest_of(near) > 2 * SIZE
 
 
@@ -152,8 +162,7 @@ def test_within_tls_it_is_the_same(serve: Any, tmp_path: Path) -> None:
     ):
         near.sendall(ASK)
         assert near.recv(12) == b"HTTP/1.1 200"
-        wait_for(lambda: served.held == 1)
-        wait_for(lambda: served.held == 0)
+        wait_for(lambda: served.unsent.ended)
     with (
         socket.create_connection(("127.0.0.1", served.port), timeout=20) as raw,
         context.wrap_socket(raw, server_hostname="localhost") as near,
@@ -171,6 +180,9 @@ def test_what_is_forgotten_is_not_looked_at() -> None:
         def get_write_buffer_size(self) -> int:
             return 1
 
+        def get_extra_info(self, name: str, default: Any = None) -> Any:
+            return raw  # no TCP
+
         def abort(self) -> None:
             self.aborted += 1
 
@@ -183,4 +195,5 @@ def test_what_is_forgotten_is_not_looked_at() -> None:
         await asyncio.sleep(0.2)
         return kept.aborted, gone.aborted
 
-    assert asyncio.run(run()) == (1, 0)
+    with socket.socket(socket.AF_UNIX) as raw:
+        assert asyncio.run(run()) == (1, 0)
