@@ -137,7 +137,12 @@ class Attestation:
         self._anchors.open()
 
     def anchor(self, rows: tuple[AnchorRow, ...]) -> None:
-        """The checkpoints are in the register of anchors, for the next quote to show. From any thread. Raises Refused, Unavailable."""
+        """The checkpoints are in the register of anchors, for the next quote to show. From any thread.
+
+        Raises Refused, also in hardware mode, where each extend would end every lease of the host; Unavailable.
+        """
+        if self._leases.in_force:
+            raise Refused(Reason("anchors-off", "policy.lease_approver", "none", "one: each anchor would end every lease"))
         self._anchors.anchor(rows)
 
     def _follow(self, answer: AttestAnswer) -> bool:

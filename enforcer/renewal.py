@@ -284,13 +284,11 @@ class Renewal:
         wanted = self._wanted(refusal)
         with self._lock:
             self._anchored |= wanted
-        if wanted:
-            return True
         for reason in refusal.reasons:
             if reason.code == "action-log-base" and reason.expected.isdecimal() and int(reason.expected) <= self._log.checkpoint().size:
                 self._carried = int(reason.expected)
                 return True
-        return False
+        return bool(wanted)
 
     def _lacking(self, refusal: Refusal) -> tuple[Reason, ...]:
         """A reason where the verifier saw an anchor of more records than our log has: it was cut, and no token may follow."""

@@ -260,7 +260,7 @@ REMEDIES: Final[dict[str, str]] = {
     "anchor-proof-required": "Carry a log of at least the size in expected, with the proof from its anchor, and attest again.",
     "anchor-inconsistent": "The action log lacks what was anchored in the TPM. The instance is contained; look for who cut its log.",
     "anchor-reset": "What was anchored between the last quote and the reset of the TPM is not shown: ask why the host was reset.",
-    "anchors-off": "Name a PCR for anchors: anchor_pcr in attestor.toml; or set anchor_every = 0 in enforcer.toml.",
+    "anchors-off": "Name a PCR (anchor_pcr in attestor.toml), and no hardware mode; or set anchor_every = 0 in enforcer.toml.",
     "anchors-full": "A quote shows so many anchors and no more: they go on after the next one. Anchor less often, or renew sooner.",
 }
 """Code -> remedy. Codes are appended and never removed or renamed: old decisions name them."""

@@ -235,8 +235,11 @@ PATTERN = (
 )
 PATTERNS = st.sets(PATTERN, min_size=1, max_size=3).map(lambda found: tuple(sorted(found)))
 SETTINGS = st.builds(
-    lambda settings, approvals, approver: replace(settings, approvals=approvals, lease_approver=approver), SETTINGS,
-    st.dictionaries(PATTERN, st.integers(2, 8), max_size=3).map(lambda found: tuple(sorted(found.items()))), st.none() | P256,
+    lambda settings, approvals, approver, records, witnesses: replace(
+        settings, approvals=approvals, lease_approver=approver, record_lag_most=records, witness_lag_most=witnesses
+    ),
+    SETTINGS, st.dictionaries(PATTERN, st.integers(2, 8), max_size=3).map(lambda found: tuple(sorted(found.items()))), st.none() | P256,
+    st.none() | st.integers(1, 86_400), st.none() | st.integers(1, 86_400),
 )  # fmt: skip
 
 
