@@ -154,14 +154,17 @@ def leased(held: Held, lease: LeaseGiven, *, wall: int, boot: float) -> Held:
 
 
 def _logged(given: TokenGiven, trust: Trust, after: Logged | None) -> Logged | None:
-    """Where the decision stands, by its receipt. A log only grows: what is decided later stands behind, under a size that is no smaller."""
+    """Where the decision stands, by its receipt. A log only grows: what is decided later stands behind, under a size that is no smaller.
+
+    The same decision once more is no news here: `Credential.take` refuses its token.
+    """
     if not trust.log_keys:
         return None
     if given.receipt is None:
         raise Refused(Reason("receipt-missing", "receipt", f"one of {trust.log_keys[0].name}", "none"))
     place = verify_logged(leaf_hash(given.decision), parse_receipt(given.receipt), trust.log_keys, None, "receipt")
-    if after is not None and after.origin == place.origin and not (place.index > after.index and place.size >= after.size):
-        wanted, got = f"behind entry {after.index} of {after.size}", f"entry {place.index} of {place.size}"
+    if after is not None and after.origin == place.origin and (place.index < after.index or place.size < after.size):
+        wanted, got = f"entry {after.index} of {after.size}, or later", f"entry {place.index} of {place.size}"
         raise Refused(Reason("verifier-rolled-back", "receipt.index", wanted, got))
     return place
 

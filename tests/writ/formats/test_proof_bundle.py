@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from tests.parsers import assert_parser_is_total
 from tests.world.scene import Scene
 from tests.world.tlog import in_log
+from writ.formats.archive import parse_place
 from writ.formats.cmw import parse_collection
 from writ.formats.errors import FormatError
 from writ.formats.proof_bundle import (
@@ -22,6 +24,7 @@ from writ.formats.proof_bundle import (
     parse_proof,
 )
 from writ.formats.strict import decode_cbor, encode_cbor
+from writ.formats.tlog.inclusion import parse_inclusion
 
 SCENE = Scene()
 LOGGED = in_log(SCENE.proof_bundle(), SCENE.trust)
@@ -120,3 +123,11 @@ def test_nothing_is_said_of_what_is_not_there() -> None:
     bare = replace(WHOLE, collateral=NO_COLLATERAL, approval=None, outcome=None)
     assert not {"collateral", "approval", "outcome"} & decode_cbor(encode_proof_bundle(bare), "bundle").keys()
     assert isinstance(parse_proof(encode_proof_bundle(bare)), ProofBundle)
+
+
+def test_parsers_are_total() -> None:
+    receipt, proof = (LOGGED.place(WHOLE.enrol_decision, receipt=one) for one in (True, False))
+    assert_parser_is_total(parse_inclusion, receipt)
+    assert_parser_is_total(parse_inclusion, proof, open_ended=True)
+    assert_parser_is_total(parse_place, bytes(32) + receipt)
+    assert_parser_is_total(parse_proof, TOKEN)
