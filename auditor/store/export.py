@@ -7,11 +7,12 @@ has the contexts, too, as the host itself would have shown them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import contextlib
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from auditor.store.records import Held, open_records
-from writ.formats.archive import EMPTY, Archive, InstanceLog
+from writ.formats.archive import EMPTY, Archive, InstanceLog, Placed, parse_place
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.hidden import unseal, unwrap
 from writ.formats.reason import Reason
@@ -53,7 +54,7 @@ def _of(held: Held, origin: str, instance: bytes, keys: Path | None) -> Archive:
     entries, objects = (tuple(sorted(body for kind, body in papers if kind == wanted)) for wanted in ("entry", "object"))
     tokens = tuple(sorted(body.decode("ascii", "replace") for kind, body in papers if kind == "token"))
     shown = () if keys is None else _contexts(kept, instance, keys)
-    return Archive(entries, tokens, tuple(sorted({*objects, *shown})), (InstanceLog(instance, leaves),))
+    return Archive(entries, tokens, tuple(sorted({*objects, *shown})), (InstanceLog(instance, leaves),), tuple(sorted({*_places(papers)})))
 
 
 def _contexts(kept: list[tuple[bytes, bytes | None]], instance: bytes, keys: Path) -> Iterator[bytes]:
@@ -74,3 +75,11 @@ def _key(path: Path) -> bytes | None:
         return read_key(path)
     except OSError as error:
         raise Unavailable(f"key {path}", error.strerror or "cannot be read") from None
+
+
+def _places(papers: Sequence[tuple[str, bytes]]) -> Iterator[Placed]:
+    """Where entries stand, as the host says; what cannot be read says nothing, and does not spoil the archive of all others."""
+    for kind, body in papers:
+        if kind == "place":
+            with contextlib.suppress(FormatError):
+                yield parse_place(body)
