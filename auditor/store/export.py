@@ -57,6 +57,14 @@ def _of(held: Held, origin: str, instance: bytes, keys: Path | None) -> Archive:
     return Archive(entries, tokens, tuple(sorted({*objects, *shown})), (InstanceLog(instance, leaves),), tuple(sorted({*_places(papers)})))
 
 
+def _places(papers: Sequence[tuple[str, bytes]]) -> Iterator[Placed]:
+    """Where entries stand, as the host says; what cannot be read says nothing, and does not spoil the archive of all others."""
+    for kind, body in papers:
+        if kind == "place":
+            with contextlib.suppress(FormatError):
+                yield parse_place(body)
+
+
 def _contexts(kept: list[tuple[bytes, bytes | None]], instance: bytes, keys: Path) -> Iterator[bytes]:
     """Contexts, and what opens the commitments to them, under the names by which an auditor finds them."""
     key: bytes | None = None
@@ -75,11 +83,3 @@ def _key(path: Path) -> bytes | None:
         return read_key(path)
     except OSError as error:
         raise Unavailable(f"key {path}", error.strerror or "cannot be read") from None
-
-
-def _places(papers: Sequence[tuple[str, bytes]]) -> Iterator[Placed]:
-    """Where entries stand, as the host says; what cannot be read says nothing, and does not spoil the archive of all others."""
-    for kind, body in papers:
-        if kind == "place":
-            with contextlib.suppress(FormatError):
-                yield parse_place(body)
