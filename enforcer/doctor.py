@@ -71,7 +71,7 @@ def examine(config: EnforcerConfig) -> list[dict[str, Any]]:
         ("images", _images, "Load the modules loop and erofs: modprobe --all loop erofs. A container has to be given loop devices."),
         ("secrets", lambda: _secrets(config), "Make each with systemd-creds encrypt --name=NAME, on this host."),
         ("attestor", lambda: _attestor(config), "Start the attestor, and set attestor_socket."),
-        ("record store", lambda: _record_store(config), "Look at record_store, its key and this host's key there, and what its log says."),
+        ("record store", lambda: record_store(config), "Look at record_store, its key and this host's key there, and what its log says."),
         (
             "holders",
             lambda: _holders(config),
@@ -115,7 +115,7 @@ def _shadow(config: EnforcerConfig) -> str:
     return f"version {bundle.version} of {bundle.namespace}, {bundle.digest}"
 
 
-def _record_store(config: EnforcerConfig) -> str:
+def record_store(config: EnforcerConfig) -> str:
     """Every record of this host is in the store, but for those of the last seconds; or there is none. Raises Unavailable, FormatError."""
     if not config.record_store:
         return "none"

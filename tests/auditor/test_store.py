@@ -161,6 +161,33 @@ def test_a_fork_is_refused_and_both_checkpoints_are_kept(at: int, size: int) -> 
     assert parse_signed_checkpoint(other).checkpoint == fork.signed(size).checkpoint
 
 
+def test_forks_are_kept_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has a host's key can sign as many as they like."""
+    monkeypatch.setattr(records, "MOST_FORKS", 3)
+    log, kept = HostLog(8), records.in_memory()
+    store = keeper(log.host, kept=kept)
+    store.add(log.body(0, 8))
+    for at in range(6):
+        assert store.add(log.forked(at).body(8, 8)).status == 409
+    with kept.exclusive() as held:
+        assert len(held.forks()) == 3
+        assert held.latest(log.key.name) is not None
+
+
+def test_logs_beyond_those_in_memory_go_on_where_they_stood(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "MOST_EDGES", 2)
+    logs = [HostLog(600, instance=bytes([at] * 16)) for at in range(5)]
+    for log in logs[1:]:
+        log.signer, log.host = logs[0].signer, logs[0].host
+        log.key = log_key(log.host, log.instance)
+    store = keeper(logs[0].host)
+    for start, end in ((0, 5), (5, 300), (300, 600)):
+        assert [store.add(log.body(start, end)).status for log in logs] == [200] * 5
+    assert [parse_signed_checkpoint(get(store, log, "checkpoint").body).checkpoint for log in logs] == [
+        log.signed(600).checkpoint for log in logs
+    ]
+
+
 def test_leaves_that_do_not_lead_to_the_checkpoint_are_refused() -> None:
     log = HostLog(8)
     store = keeper(log.host)

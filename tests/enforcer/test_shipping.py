@@ -19,6 +19,7 @@ from auditor.store import records, serve
 from auditor.store.export import export
 from auditor.store.keeper import Keeper
 from enforcer.config import EnforcerConfig
+from enforcer.doctor import record_store
 from enforcer.papers import keep_object
 from enforcer.receipts import RECEIPT_FILE, read_receipt, unstored
 from enforcer.record import ActionLog, LogReader
@@ -391,6 +392,32 @@ def test_a_store_that_is_away_delays_and_a_log_that_is_none_delays_no_other(tmp_
     assert shipping.round([broken, good]) == {broken}
     assert told == [(good, 2)]
     assert "writ_record_store_behind_records 0\n" in shipping.metrics([])
+    shipped.log.close()
+
+
+def test_doctor_tells_of_records_that_stay_on_the_host(tmp_path: Path) -> None:
+    shipped = Shipped(tmp_path)
+    config = configured(tmp_path, record_store_key=str(shipped.store.key))
+    config.make_folders()
+    assert record_store(replace(config, record_store="", record_store_key="", record_log="")) == "none"
+    assert record_store(config) == "0 logs, 0 records on this host alone, the oldest for 0 s"
+    folder = config.instance_dir(shipped.scene.instance)
+    folder.mkdir()
+    log = shipped.scene.log(folder)
+    shipped.scene.gatekeeper(log).ask(READ, b"{}", gate="socket")
+    assert record_store(config).startswith("1 logs, 2 records on this host alone")
+    shipped.scene.clock.wall -= 1000
+    log.close()
+    other = config.instance_dir(bytes(16))
+    other.mkdir()
+    old = shipped.scene.log(other)
+    shipped.scene.gatekeeper(old).ask(READ, b"{}", gate="socket")
+    old.close()
+    with pytest.raises(Unavailable, match=r"on this host alone, the oldest for 1\d\d\d s"):
+        record_store(config)
+    shipper = LogShipper(other, shipped.scene.instance, shipped.host, shipped.signer, shipped.store.key)
+    all_of(shipped, shipper)
+    assert record_store(config).startswith("2 logs, 2 records on this host alone")
     shipped.log.close()
 
 
