@@ -9,14 +9,14 @@ import pytest
 
 from tests.world.scene import ANCHOR_PCR, RUNTIME_PCR, Scene, permitted, sign_token, sixteen
 from tests.world.uefi_logs import Boot, encode_log, registers
-from writ.formats.anchor import MAX_ANCHORED, MAX_BATCHES, MAX_ROWS, AnchorRow, Anchors, led
+from writ.formats.anchor import MAX_ANCHORED, MAX_BATCHES, MAX_ROWS, AnchorRow, Anchors, ShownAnchors, led
 from writ.formats.decision import AttestDecision, encode_entry, parse_entry
 from writ.formats.evidence import Evidence
 from writ.formats.state import AnchorState, encode_host_state, parse_host_state
 from writ.formats.tlog.merkle import consistency_proof
-from writ.verdict.anchor_audit import replay_anchors
+from writ.verdict.anchor_audit import AnchorReplay, replay_anchors
 from writ.verdict.attestation import AttestationVerdict
-from writ.verdict.carried import Carried, CarriedLogs, carriage_of, judge_anchored
+from writ.verdict.carried import Carriage, Carried, CarriedLogs, carriage_of, judge_anchored
 
 ONE = sixteen("one")
 
@@ -459,6 +459,17 @@ def test_entry_whose_anchors_do_not_replay_is_found(field: str) -> None:
     other = {"base": bytes([1]) * 32, "register": bytes([1]) * 32, "pcr": 12, "batches": one.batches[:1]}[field]
     decisions[2] = replace(decisions[2], anchors=replace(one, **{field: other}))  # type: ignore[arg-type]  # a test names its fields
     assert {reason.code for reason in replay_anchors(decisions)} == {"anchor-register-mismatch"}
+
+
+@pytest.mark.parametrize(("bank", "size"), [("sha256", 32), ("sha384", 48), ("sha512", 64)])
+def test_register_of_every_bank_replays_and_is_counted(bank: str, size: int) -> None:
+    batches = ((AnchorRow(ONE, 1, bytes(32)),),)
+    shown = ShownAnchors(ANCHOR_PCR, 1, 0, bytes(size), led(bank, bytes(size), batches), batches)
+    replay = AnchorReplay()
+    assert replay.take(Carriage(1, 1, "host-1", "billing", (), shown)) == ()
+    assert replay.take(Carriage(2, 2, "host-1", "billing", (), None)) == ()
+    assert replay.take(Carriage(3, 3, "host-2", "billing", (), shown)) == (), "each host has its own"
+    assert (replay.entries, sorted(replay.last)) == (2, ["host-1", "host-2"])
 
 
 def test_entry_with_anchors_that_is_left_out_is_found() -> None:
