@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,16 +38,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str]) -> int:
     parser = cli.parser("auditor", "Prove offline, from files and trust anchors, what agents did and on which machines.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    v = verbs.add_parser("verify", help="prove one action, or one token: from a TPM manufacturer's root to the record")
-    v.add_argument("bundle", type=Path, help="a proof bundle")
+    v = verbs.add_parser("verify", help="prove one action, one token or a range of records: from a TPM manufacturer's root to the record")
+    v.add_argument("bundle", type=Path, help="a proof bundle, or a range bundle")
     v.add_argument("--trust", type=Path, required=True, help="the trust file: TPM roots, decision keys, and keys of the log")
     v.add_argument("--policy", type=Path, metavar="FILE", help="whose cosignatures the log's checkpoints need: a tlog-policy")
     v.add_argument("--explain", action="store_true", help="each step with what was checked against what")
     cli.add_json_flag(v)
     x = verbs.add_parser("export", help="make proof bundles from archives of verifier and enforcer")
     x.add_argument("source", type=Path, nargs="+", help="archives: `verifier export`, `enforcer log export`")
-    x.add_argument("--out", type=Path, required=True, help="directory for the bundles, one file an action")
-    x.add_argument("--tokens", action="store_true", help="a bundle of each token instead, used or not")
+    made = x.add_mutually_exclusive_group(required=True)
+    made.add_argument("--out", type=Path, help="directory for the bundles, one file an action")
+    made.add_argument("--range", type=Path, metavar="FILE", help="one bundle of all records of --agent in the time: none is left out")
+    x.add_argument("--tokens", action="store_true", help="with --out: a bundle of each token instead, used or not")
+    x.add_argument("--log", metavar="LOG", help="with --range: the verifier's log, a directory or an address")
+    x.add_argument("--trust", type=Path, metavar="FILE", help="with --range: the trust file")
+    x.add_argument("--ca-file", type=Path, metavar="FILE", help="with --log: CA certificates for https; the system's by default")
     x.add_argument("--agent", help="only this agent (SPIFFE id)")
     x.add_argument("--from", dest="earliest", type=seconds, default=0, metavar="RFC3339")
     x.add_argument("--to", dest="latest", type=seconds, default=_FOREVER, metavar="RFC3339")
@@ -170,9 +175,13 @@ def _witness(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
+    from auditor import ranges
     from auditor.verify import report, verify
+    from writ.formats.range_bundle import MAX_RANGE, is_range_bundle
 
     as_json = args.json
+    if is_range_bundle(data := read(args.bundle, MAX_RANGE)):
+        return _refusing(args, lambda: ranges.verify(data, args.trust, args.policy, as_json=as_json, explain=args.explain))
     try:
         proven = verify(args.bundle, args.trust, args.policy)
     except (Refused, FormatError) as error:
@@ -195,6 +204,17 @@ def _verify(args: argparse.Namespace) -> int:
     return 0
 
 
+def _refusing(args: argparse.Namespace, verb: Callable[[], int]) -> int:
+    """What the verb answers; a refusal as JSON where that was asked for."""
+    try:
+        return verb()
+    except Refused as error:
+        if not args.json:
+            raise
+        cli.emit(cli.refusal(error.reasons), as_json=True)
+        return cli.REFUSED
+
+
 def _proven(proven: ProvenAction | ProvenToken) -> tuple[str, str]:
     from writ.verdict.token_proof import ProvenToken
 
@@ -213,6 +233,10 @@ def _moment(at: int) -> str:
 
 
 def _export(args: argparse.Namespace) -> int:
+    if args.range is not None:
+        from auditor import ranges
+
+        return _refusing(args, lambda: ranges.export(args))
     from auditor.export import Chains, Wanted
     from writ.formats.proof_bundle import TokenProof, encode_proof_bundle
 

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import anchors, audit, cases, fleet, gates, ima, mcp, store, uefi
+from benchmarks import anchors, audit, cases, fleet, gates, ima, log, mcp, store, uefi
 from benchmarks.measure import Case, Result, measure
 from writ.service import observe
 from writ.service.engine_id import installed_engine
@@ -42,6 +42,8 @@ def all_cases(folder: Path, *, part: int = 1) -> Iterator[Case]:
         place = folder / name
         place.mkdir()
         yield from made(place)
+    (folder / "log").mkdir()
+    yield from log.log(folder / "log", part=part)
 
 
 def table(results: list[Result]) -> str:

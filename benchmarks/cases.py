@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, utils
 from benchmarks.measure import Case
 from enforcer.credential import Held
 from enforcer.gates.socket import SocketGate
-from enforcer.tools.tool import Reply
+from enforcer.tools.tool import Led, Reply
 from tests.enforcer.scene import Scene
 from tests.world import scene as world
 from tests.world.chip import private_key
@@ -175,7 +175,7 @@ class Echo:
     def against(self, method: str) -> Reason | None:
         """Nothing."""
 
-    def call(self, action: Action, method: str, arguments: bytes, held: Held | None, record: bytes = b"") -> Reply:
+    def call(self, action: Action, method: str, arguments: bytes, held: Held | None, led: Led) -> Reply:
         """Its arguments."""
         return Reply(True, arguments)
 

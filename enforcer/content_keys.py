@@ -20,6 +20,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from writ.formats.errors import FormatError, Unavailable
+from writ.service.key_files import destroy_key, make_key, read_key
 
 KEY_FILE: Final = "content.key"
 _KEY, _NONCE = 32, 12
@@ -44,12 +45,12 @@ class ContentKeys:
                 raise FormatError("content key", f"one that the key of namespace {self._namespace} opens", "another: erased, or replaced")
             return key
         wrapping, key, nonce = self._made(), secrets.token_bytes(_KEY), secrets.token_bytes(_NONCE)
-        _write_whole(path, nonce + ChaCha20Poly1305(wrapping).encrypt(nonce, key, _aad(instance)))
+        make_key(path, nonce + ChaCha20Poly1305(wrapping).encrypt(nonce, key, _aad(instance)))
         return key
 
     def held(self, folder: Path, instance: bytes) -> bytes | None:
         """The key of an instance; None where it, or the namespace's, was destroyed."""
-        wrapping, wrapped = _read(self._path), _read(folder / KEY_FILE)
+        wrapping, wrapped = read_key(self._path), read_key(folder / KEY_FILE)
         if wrapping is None or wrapped is None or len(wrapping) != _KEY:
             return None
         try:
@@ -70,17 +71,15 @@ class ContentKeys:
             return False
         lock = self._locked(fcntl.LOCK_EX, "an instance of it runs")
         try:
-            return destroy(self._path)
+            return destroy_key(self._path)
         finally:
             os.close(lock)
 
     def _made(self) -> bytes:
         """The namespace's key, made if there is none."""
-        if (key := _read(self._path)) is None:
-            _write_whole(self._path, secrets.token_bytes(_KEY))
-            key = _read(self._path)
-        if key is None or len(key) != _KEY:
-            raise FormatError(f"key of namespace {self._namespace}", f"{_KEY} bytes", f"{len(key or b'')} bytes")
+        key = read_key(self._path) or make_key(self._path, secrets.token_bytes(_KEY))
+        if len(key) != _KEY:
+            raise FormatError(f"key of namespace {self._namespace}", f"{_KEY} bytes", f"{len(key)} bytes")
         return key
 
     def _locked(self, how: int, why: str) -> int:
@@ -92,53 +91,6 @@ class ContentKeys:
             os.close(descriptor)
             raise Unavailable(f"namespace {self._namespace}", why) from None
         return descriptor
-
-
-def destroy(path: Path) -> bool:
-    """The key in `path` is overwritten, and gone. False where there was none. Does not reach copies, nor blocks that a disk set aside."""
-    try:
-        with path.open("r+b") as file:
-            file.write(os.urandom(max(_KEY, path.stat().st_size)))
-            file.flush()
-            os.fsync(file.fileno())
-        path.unlink()
-    except FileNotFoundError:
-        return False
-    _sync(path.parent)
-    return True
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """The file is there whole or not at all, mode 0600; one that came there meanwhile stays."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(descriptor, data)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    try:
-        os.link(fresh, path)
-    except FileExistsError:
-        pass
-    finally:
-        fresh.unlink()
-    _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _read(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
 
 
 def _aad(instance: bytes) -> bytes:

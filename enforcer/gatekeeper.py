@@ -19,7 +19,7 @@ from writ.formats.digest import Digest
 from writ.formats.errors import Misuse, Unavailable
 from writ.formats.grants import Grant, covers
 from writ.formats.reason import NO_TOKEN, Reason
-from writ.formats.record import ActionDraft, OutcomeDraft
+from writ.formats.record import MAX_STATUS, ActionDraft, OutcomeDraft
 from writ.service.clock import Clock
 from writ.verdict.approval import Asked, Given, consent_of
 from writ.verdict.decide import counts, decide, would_refuse
@@ -152,10 +152,14 @@ class Gatekeeper:
         with self._lock:
             self._lines = [held for held in self._lines if held is not line]
 
-    def ask(self, action: Action, arguments: bytes, *, gate: str, against: Reason | None = None, led_by: bytes | None = None) -> Ruling:
+    def ask(
+        self, action: Action, arguments: bytes, *, gate: str, against: Reason | None = None, led_by: bytes | None = None,
+        trace: bytes | None = None,
+    ) -> Ruling:  # fmt: skip
         """Whether `action` may pass now; `against` is what the gate itself found (no such tool). Where everything is cut, that is why.
 
-        `led_by` is the leaf hash of the record that led to this one, where that is in another instance's log.
+        `led_by` is the leaf hash of the record that led to this one, where that is in another instance's log. `trace` is what the asker
+        said of its trace (`formats.trace`): it is recorded, and nothing is decided by it.
 
         0. There is room for a record, else it is refused without one.
         1. Token and bundle are taken once, the clock is read once. Permits of the same action are counted: where a policy looks, it is
@@ -168,12 +172,14 @@ class Gatekeeper:
         Where a clock cannot be read, nothing passes.
         """
         try:
-            return self._ask(action, arguments, gate, against, led_by)
+            return self._ask(action, arguments, gate, against, led_by, trace)
         except OSError as error:
             fault = Reason("unavailable", "clock", "a clock that can be read", str(error.strerror)[:200])
             return Ruling(action, (fault,), None, None)
 
-    def _ask(self, action: Action, arguments: bytes, gate: str, against: Reason | None, led_by: bytes | None) -> Ruling:
+    def _ask(
+        self, action: Action, arguments: bytes, gate: str, against: Reason | None, led_by: bytes | None, trace: bytes | None
+    ) -> Ruling:  # fmt: skip
         # 0
         excess = self._quota.take(len(arguments))
         if excess is not None:
@@ -184,18 +190,18 @@ class Gatekeeper:
         held, now = (None, self._clock.now()) if cut or against is not None else (self._credential.current(), self._clock.now())
         watched, stands = self._observes is not None and against is None and not cut, cut or (() if against is None else (against,))
         with self._counting if held is not None and counts(held.bundle, action.name) else contextlib.nullcontext():
-            return self._decide(action, arguments, gate, stands, held, now, parent, watched)
+            return self._decide(action, arguments, gate, stands, held, now, parent, trace, watched)
 
     def _decide(
         self, action: Action, arguments: bytes, gate: str, stands: tuple[Reason, ...], held: Held | None, now: int, parent: bytes | None,
-        watched: bool,
+        trace: bytes | None, watched: bool,
     ) -> Ruling:  # fmt: skip
         # 2
         used = self._used[action.name]
         judged = self._judge(action, stands, held, gate, now, used)
         # 3
         try:
-            recorded = self._log.append(_draft(action, judged, parent, gate, now), arguments)
+            recorded = self._log.append(_draft(action, judged, parent, gate, now, trace), arguments)
         except Unavailable as error:
             fault = Reason("record-not-durable", "record", "a durable record", error.detail[:200])
             if judged.permit:
@@ -229,17 +235,21 @@ class Gatekeeper:
             consent = consent_of(judged.context)
             self._shadow.saw(Decided(action, judged.held.token.claims, gate, now, judged.reasons, sequence, consent, used))
 
-    def outcome(self, ruling: Ruling, *, done: bool, result: bytes) -> bool:
-        """What became of a permitted action is recorded, its result sealed beside the log. False where that failed."""
+    def outcome(self, ruling: Ruling, *, done: bool, result: bytes, status: int | None = None) -> bool:
+        """What became of a permitted action is recorded, its result sealed beside the log. False where that failed.
+
+        `status` is that of the wire (`OutcomeRecord`); one that no record can hold is none.
+        """
         if ruling.sequence is None or not ruling.permit:
             raise Misuse("an outcome of an action that did not pass")
-        return self._outcome(ruling.sequence, done, result)
+        return self._outcome(ruling.sequence, done, result, status)
 
-    def _outcome(self, of: int, done: bool, result: bytes) -> bool:
+    def _outcome(self, of: int, done: bool, result: bytes, status: int | None = None) -> bool:
         now = self._clock.now()
         self._quota.spend(len(result))
         try:
-            self._log.append(OutcomeDraft(now, of, done), result)
+            known = status if status is not None and abs(status) < MAX_STATUS else None
+            self._log.append(OutcomeDraft(now, of, done, known), result)
         except Unavailable:
             return False
         return True
@@ -266,10 +276,10 @@ class Gatekeeper:
             self._approvals.wait(Asked(action, gate, recorded.leaf_hash, recorded.commitment))
 
 
-def _draft(action: Action, judged: _Judged, parent: bytes | None, gate: str, now: int) -> ActionDraft:
+def _draft(action: Action, judged: _Judged, parent: bytes | None, gate: str, now: int, trace: bytes | None) -> ActionDraft:
     token: Digest | None = None if judged.held is None else judged.held.token.digest
     bundle: Digest | None = None if judged.held is None else judged.held.bundle.digest
-    return ActionDraft(now, action, token, bundle, judged.context, judged.reasons, parent, gate)
+    return ActionDraft(now, action, token, bundle, judged.context, judged.reasons, parent, gate, trace)
 
 
 def _lacks_approval(reasons: tuple[Reason, ...]) -> bool:

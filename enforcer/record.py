@@ -38,7 +38,7 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from enforcer.content_keys import KEY_FILE, ContentKeys, destroy
+from enforcer.content_keys import KEY_FILE, ContentKeys
 from writ.formats.engine import EngineId
 from writ.formats.errors import FormatError, Unavailable
 from writ.formats.record import (
@@ -55,6 +55,7 @@ from writ.formats.record import (
 )
 from writ.formats.spiffe import AgentId
 from writ.formats.tlog import merkle
+from writ.service.key_files import destroy_key
 from writ.service.log_store import sync
 
 _SCHEMA: Final = """
@@ -447,7 +448,7 @@ def erase(folder: Path) -> bool:
     if not path.exists():
         return False
     os.close(_only_writer(folder / LOCK_FILE))
-    return destroy(path)
+    return destroy_key(path)
 
 
 def _read_records(db: sqlite3.Connection, instance: bytes) -> tuple[list[tuple[bytes, Record]], LogShape]:

@@ -43,6 +43,8 @@ MOST: Final = 1024
 """Records of one request."""
 BYTES: Final = 2 << 20
 """Of leaves and sealed contents in one request, beyond the first record."""
+LARGEST: Final = 4 << 20
+"""Bytes of a paper that is shipped."""
 BACK_OFF: Final = (0.5, 30.0)
 """Seconds until a store that did not answer is asked again: the least, doubled each time, and the most."""
 
@@ -95,6 +97,7 @@ class LogShipper:
         papers, row = self._next_papers()
         self.behind = whole - self.size
         if not rows and not papers:
+            self._papers = row
             return False
         # 2
         frontier = merkle.append(self._frontier or merkle.EMPTY_FRONTIER, *(merkle.leaf_hash(leaf) for leaf, _ in rows))
@@ -154,10 +157,12 @@ class LogShipper:
         with contextlib.closing(self._open(PAPERS_FILE)) as db:
             rows = db.execute("SELECT rowid, kind, body FROM papers WHERE rowid > ? ORDER BY rowid LIMIT ?", (last, MOST_PAPERS))
             for row, kind, body in rows:
-                size += len(body)
+                whole = len(body) <= LARGEST  # larger evidence, with a whole IMA list, is the verifier's to keep
+                size += len(body) if whole else 0
                 if found and size > BYTES:
                     break
-                found.append((kind, body))
+                if whole:
+                    found.append((kind, body))
                 last = row
         return tuple(found), last
 
@@ -240,6 +245,9 @@ class Shipping:
                     _LOG.warning("record-store-away", instance=instance.hex(), failures=self._failures, detail=str(error)[:300])
                 if isinstance(error, Unavailable) and error.what == self._uplink.base_url:
                     break  # so it would be for the others
+            except Exception as error:  # noqa: BLE001 - whatever it is, it ends neither the thread nor the shipping of other logs
+                failed += 1
+                _LOG.error("internal", exception=error)
         self._failures = self._failures + 1 if failed else 0
         for instance in self._logs.keys() - left - set(self._living()):
             del self._logs[instance]

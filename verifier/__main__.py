@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -154,7 +154,7 @@ def _policy_arguments(made: argparse.ArgumentParser) -> None:
 
 
 def _others(verbs: Any) -> None:
-    key = _group(verbs, "key", "keys: token keys (list, rotate) and operators' API keys (create, revoke)")
+    key = _group(verbs, "key", "keys: of tokens (list, rotate), API keys (create, revoke), of content (hold, lift, erase)")
     _verb(key, "list", "token keys and API keys", _key_list)
     turned = _verb(key, "rotate", "sign tokens with a new key", _key_rotate)
     turned.add_argument("--exchange", action="store_true", help="exchange tokens: the new key is shown now, and signs in five minutes")
@@ -164,6 +164,12 @@ def _others(verbs: Any) -> None:
     made.add_argument("--audience", default="", help="whose tokens a relying service may ask about, with --role relying")
     made.add_argument("--label", default="")
     made.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the key is written (0600)")
+    for act, does in (
+        ("hold", "let nothing of the namespace be erased: evidence, results and states of its hosts"),
+        ("lift", "lift that legal hold"),
+        ("erase", "destroy the namespace's key, and so all of them, for ever; every proof holds"),
+    ):
+        _verb(key, act, does, _content(act)).add_argument("--why", required=True, metavar="TEXT", help="kept, and named in the log")
     _verb(key, "revoke", "make an API key useless", _key_revoke).add_argument("key")
     _verb(verbs, "why", "explain a decision by its reference", _why).add_argument("reference")
     exported = _verb(verbs, "export", "write all decisions and what they rest on, for an auditor", _export)
@@ -464,6 +470,10 @@ def _key_create(args: argparse.Namespace) -> int:
 
 def _key_revoke(args: argparse.Namespace) -> int:
     return _show(args, _client(args).post(f"/v1/api-keys/{segment(args.key)}/revoke"))
+
+
+def _content(act: str) -> Callable[[argparse.Namespace], int]:
+    return lambda args: _show(args, _client(args).post(f"/v1/contents/{act}", {"why": args.why}))
 
 
 def _why(args: argparse.Namespace) -> int:

@@ -8,7 +8,8 @@ from typing import Final
 from verifier import proposals
 from verifier.access import Operator, OperatorLog
 from verifier.ledger import Consented, Ledger, PolicyPublished, ReferencesImported, Tables
-from verifier.ledger.schema import ApprovalRow, BlobRow, EntryRow, ExemptionRow, HostRow, ReferenceRow
+from verifier.ledger.schema import ApprovalRow, ExemptionRow, HostRow, ReferenceRow
+from verifier.ledger.transaction import blob
 from verifier.policy import Policies
 from verifier.proposals import Case
 from verifier.publications import Publications
@@ -205,19 +206,19 @@ class Approvals:
 
 def _agents(tables: Tables, decision: AttestDecision) -> dict[bytes, AgentId]:
     """Of which agent each instance of the decision's host was. The state it left is kept apart once another follows it."""
-    kept, host = tables.get(BlobRow, decision.state_after.value), tables.get(HostRow, decision.host)
-    data = kept.data if kept is not None else None if host is None else host.state
+    kept, host = blob(tables, decision.namespace, decision.state_after), tables.get(HostRow, decision.host)
+    data = kept if kept is not None else None if host is None else host.state
     return {} if data is None else {known.instance: known.agent for known in parse_host_state(data).runtime.instances}
 
 
 def _decision(tables: Tables, namespace: str, reference: str) -> tuple[Digest, AttestDecision]:
     """The one decision whose reference begins so, with the names of files as its result has them, and its name. Raises Refused."""
-    rows = tables.starting(EntryRow, "reference", reference, most=2)
+    rows = tables.entries(reference, most=2)
     if len(rows) != 1 or rows[0].namespace != namespace:
         raise Refused(Reason("not-found", "reference", f"one decision of {namespace}", reference[:80]))
     decision = parse_entry(parse_sign1(rows[0].entry).payload or b"")
     if not isinstance(decision, AttestDecision):
         raise Refused(Reason("exemption-refused", "decision.kind", "attest", rows[0].kind))
-    blob = tables.get(BlobRow, decision.result.value)
-    named = decision if blob is None else replace(decision, reasons=with_names(decision, parse_ear_cbor(blob.data)))
+    result = blob(tables, namespace, decision.result)
+    named = decision if result is None else replace(decision, reasons=with_names(decision, parse_ear_cbor(result)))
     return Digest("sha256", rows[0].leaf), named

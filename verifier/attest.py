@@ -30,6 +30,7 @@ from writ.formats.policy_bundle import NONCE_LIFE, PolicyBundle, PolicySettings
 from writ.formats.reason import Reason
 from writ.formats.state import HostRecord, HostState, encode_host_state, parse_host_record, parse_host_state
 from writ.formats.strict import b64url
+from writ.formats.tlog.merkle import leaf_hash
 from writ.service.clock import Clock
 from writ.service.observe import get_logger
 from writ.verdict.attestation import AttestationVerdict, decide_attestation, said_parents
@@ -65,6 +66,14 @@ class Inputs:
             self.space.references_digest,
             self.space.epoch,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An answer to evidence, and the place of its decision in the log."""
+
+    answer: bytes
+    sequence: int
 
 
 class StatusIndexes:
@@ -135,8 +144,11 @@ class Attestation:
         self._ledger.commit(NonceIssued(fresh))
         return EXCHANGE.encode(NonceAnswer(fresh.nonce, life))
 
-    def attest(self, host: str, body: bytes) -> bytes:
-        """The committed answer to evidence, encoded. Raises FormatError, Refused (then nothing is recorded), Unavailable."""
+    def attest(self, host: str, body: bytes) -> Answered:
+        """The committed answer to evidence, encoded. Raises FormatError, Refused (then nothing is recorded), Unavailable.
+
+        Committed is not published: it leaves with a receipt of the published log.
+        """
         evidence = parse_evidence(body)
         if evidence.host != host:
             raise Refused(Reason("host-unknown", "host", host, evidence.host))
@@ -147,7 +159,7 @@ class Attestation:
             nonce = tables.get(NonceRow, evidence.nonce.value)
             stored = stored_answer(tables, nonce, digest)
             if stored is not None:
-                return stored
+                return _again(tables, stored)
             nonce = judge_nonce(nonce, host=host, at=now)
             inputs = read_inputs(tables, host, self._sets)
             alive = held_until(tables, host, said_parents(evidence, inputs.state), now)
@@ -157,7 +169,9 @@ class Attestation:
             except Void as void:
                 _LOG.info("verdict-void", host=host, moved=void.what)
                 continue
-            return committed.answer or change.answer.answer
+            if committed.entry is None:
+                return _again(self._ledger.read(), committed.answer or b"")
+            return Answered(change.answer.answer, committed.entry.sequence)
         raise Unavailable("attestation", f"the state of {host} moved {ATTEMPTS} times while it was judged")
 
     def _decide(
@@ -221,6 +235,15 @@ class Attestation:
         if token.approved is not None and settings.lease_approver is not None:
             approval = self._keys.approve(token.approved, settings.lease_approver)
         return InstanceAnswer(token.instance, signed, token.reasons, approval)
+
+
+def _again(tables: Tables, answer: bytes) -> Answered:
+    """An answer that went out before, or was about to."""
+    message = EXCHANGE.parse(answer)
+    if not isinstance(message, AttestAnswer):
+        raise Unavailable("ledger", "expected a stored answer to evidence, got another message")
+    (row,) = tables.entries(leaf_hash(message.decision).hex(), most=1)
+    return Answered(answer, row.sequence)
 
 
 def fresh_nonce(host: str, now: int, life: int, random: Callable[[int], bytes]) -> NonceRow:

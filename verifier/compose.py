@@ -17,6 +17,7 @@ from verifier.access import ApiKeys, HostProofs, Operator, OperatorLog
 from verifier.approval import Approvals
 from verifier.attest import Attestation, ReferenceSets
 from verifier.config import VerifierConfig
+from verifier.contents import Contents
 from verifier.cosigning import ASKS_FOR, Cosigning
 from verifier.dry_runs import DryRuns
 from verifier.enrol import Enrolment
@@ -26,6 +27,7 @@ from verifier.http.limits import DeadlineProtocol
 from verifier.http.route import Parts
 from verifier.keys import Keys, log_signer, make_decision_key
 from verifier.ledger import Began, EngineInstalled, Ledger
+from verifier.ledger.blobs import FOLDER, BlobKeys
 from verifier.ledger.schema import ApiKeyRow, EntryRow, ExchangeKeyRow, KeyRow
 from verifier.ledger.sequencer import SqliteLedger
 from verifier.ledger.sqlite import SqliteTables, connect
@@ -97,6 +99,7 @@ def parts(
         revocations=Revocations(ledger, keys, log, clock, config.issuer),
         anchors=anchors,
         rotation=Rotation(ledger, keys, log, clock),
+        contents=Contents(ledger, log, clock, BlobKeys(config.ledger_file.parent / FOLDER)),
         api_keys=ApiKeys(ledger, log, clock, random),
         proofs=HostProofs(ledger, clock),
         requests_per_second=config.requests_per_second,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from verifier.ledger import Tables
-from verifier.ledger.schema import AnswerRow, BlobRow, EntryRow, ExemptionRow, ReferenceRow
+from verifier.ledger.schema import AnswerRow, EntryRow, ExemptionRow, ReferenceRow
+from verifier.ledger.transaction import blob
 from verifier.ledger.translog import LEAST_RECEIPT, TransparencyLog
 from writ.formats.archive import Archive, Placed
 from writ.formats.cose import parse_sign1
@@ -23,13 +24,12 @@ def archived(tables: Tables, log: TransparencyLog | None, namespace: str, *, who
     if published is not None:
         rows = [row for row in rows if row.sequence < published.size]
     decisions = [parse_entry(parse_sign1(row.entry).payload or b"") for row in rows]
-    named = {digest for decision in decisions for digest in objects_of(decision)}
+    named = {(decision.namespace, digest) for decision in decisions for digest in objects_of(decision)}
     spaces = {decision.namespace for decision in decisions}
-    named |= {Digest.parse(r.digest) for space in spaces for r in tables.select(ReferenceRow, namespace=space)}
-    named |= {Digest.parse(r.digest) for space in spaces for r in tables.select(ExemptionRow, namespace=space)}
-    blobs = [tables.get(BlobRow, digest.value) for digest in named]
+    named |= {(space, Digest.parse(r.digest)) for space in spaces for r in tables.select(ReferenceRow, namespace=space)}
+    named |= {(space, Digest.parse(r.digest)) for space in spaces for r in tables.select(ExemptionRow, namespace=space)}
     tokens = [token for decision in decisions if isinstance(decision, AttestDecision) for token in _tokens(tables, decision)]
-    objects = {blob.data for blob in blobs if blob is not None}
+    objects = {found for space, digest in named if (found := blob(tables, space, digest)) is not None}
     proven = log is not None and published is not None and published.size >= LEAST_RECEIPT
     places = {Placed(row.leaf, log.proof(tables, row.sequence)) for row in rows} if proven and log is not None else set()
     return Archive(

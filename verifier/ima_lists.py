@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from verifier.ledger import Tables
-from verifier.ledger.schema import BlobRow, ImaRow
+from verifier.ledger.schema import HostRow, ImaRow
+from verifier.ledger.transaction import blob
 from writ.formats.digest import SIZES, Digest
 from writ.formats.errors import FormatError
 from writ.formats.eventlog.ima import replay
@@ -26,7 +27,7 @@ def listed_part(evidence: Evidence, name: Digest, *, before: HostState | None, a
 
 def recorded_list(tables: Tables, host: str, ima: ImaState) -> MeasuredRows | None:
     """The rows of the list that `ima` is about, or None where a part of it is no longer kept."""
-    entries, register = 0, bytes(SIZES[ima.bank])
+    entries, register, of = 0, bytes(SIZES[ima.bank]), tables.get(HostRow, host)
     rows: list[bytes] = []
     violated: list[bytes] = []
     for part in sorted(tables.select(ImaRow, host=host), key=lambda row: row.first):
@@ -34,8 +35,8 @@ def recorded_list(tables: Tables, host: str, ima: ImaState) -> MeasuredRows | No
             break
         if (part.first, part.before) != (entries, register):
             continue
-        blob = tables.get(BlobRow, part.evidence)
-        found = None if blob is None else _replayed(blob.data, register, ima.bank, part.after)
+        evidence = None if of is None else blob(tables, of.namespace, Digest("sha256", part.evidence))
+        found = None if evidence is None else _replayed(evidence, register, ima.bank, part.after)
         if found is None:
             return None
         rows += found.rows

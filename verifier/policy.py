@@ -12,8 +12,8 @@ from verifier import proposals
 from verifier.access import Operator, OperatorLog
 from verifier.keys import Keys
 from verifier.ledger import Consented, Ledger, PolicyPublished, Tables
-from verifier.ledger.schema import ApprovalRow, BlobRow, PolicyRow, ReferenceRow
-from verifier.ledger.transaction import space
+from verifier.ledger.schema import ApprovalRow, PolicyRow, ReferenceRow
+from verifier.ledger.transaction import blob, space
 from verifier.proposals import PROPOSAL_LIFE, Case
 from verifier.reference import Outcome, corims_of, decide_on_set, versions
 from writ.formats.corim import Corim
@@ -121,10 +121,10 @@ class Policies:
         return None
 
     def _proposed(self, tables: Tables, case: Case) -> bytes:
-        blob = tables.get(BlobRow, case.proposal.of[0].value)
-        if blob is None:
+        found = blob(tables, "", case.proposal.of[0])
+        if found is None:
             raise Misuse("a proposed policy that the ledger does not hold")
-        return blob.data
+        return found
 
     def _row(self, encoded: bytes) -> PolicyRow:
         bundle = parse_bundle(encoded)

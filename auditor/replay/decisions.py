@@ -86,6 +86,7 @@ class Replay:
         self._reruns = Reruns()
         self._issued: set[Digest] = set()
         """The claims, by digest, of all tokens that a trusted decision in the archives issued."""
+        self._erased = self._erasures()
 
     def judged(self) -> Iterator[Replayed]:
         """Every decision with its outcome: first the verifier's, then the enforcers', then those of other engines."""
@@ -124,11 +125,29 @@ class Replay:
                 self._issued.update(one.claims for one in entry.outcomes if one.claims is not None)
             # 2
             engine = self._engine(entry.engine)
-            rerun = self._inputs(entry, key)
         except (Refused, FormatError) as error:
             return _failed(told, error)
+        try:
+            rerun = self._inputs(entry, key)
+        except (Refused, FormatError) as error:
+            _failed(told, error)
+            if told.outcome == INCOMPLETE and entry.decided_at <= self._erased.get(entry.namespace, -1):
+                told.outcome = ERASED
+            return told
         told.steps.append((2, _listed(rerun)))
         return _Asked(told, engine, encode_entry(entry), rerun)
+
+    def _erasures(self) -> dict[str, int]:
+        """Until when what decisions of each namespace rest on was erased, as a trusted operator's act says."""
+        found: dict[str, int] = {}
+        for signed in self._archive.entries:
+            try:
+                entry = verify_entry(signed, self._keys, "decision")
+            except (Refused, FormatError):
+                continue
+            if isinstance(entry, OperatorAct) and entry.act == "content-erase":
+                found[entry.namespace] = max(entry.decided_at, found.get(entry.namespace, -1))
+        return found
 
     def _engine(self, named: Digest) -> EngineId:
         """The engine of that digest. Raises Refused where the archives lack it, or it is this one by another number."""

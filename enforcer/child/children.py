@@ -18,6 +18,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import count
@@ -29,7 +30,7 @@ from enforcer.child.command import MAX_SECONDS
 from enforcer.child.line import LINE, MAX_FRAME, Answer, Do, End, Hold, Resume, Said
 from enforcer.control import CONTROL, MAX_CONTROL, CouldNot, RefusedRun, Run, Started
 from enforcer.credential import Held
-from enforcer.tools.tool import Reply
+from enforcer.tools.tool import Led, Reply
 from writ.formats.action import Action
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused, Unavailable
@@ -103,8 +104,8 @@ class Children:
     def against(self, method: str) -> Reason | None:
         """Nothing."""
 
-    def call(self, action: Action, method: str, arguments: bytes, held: Held | None, record: bytes = b"") -> Reply:
-        """Start a child, run a command in it, or end it. `record` is the leaf hash of the record of this very call."""
+    def call(self, action: Action, method: str, arguments: bytes, held: Held | None, led: Led) -> Reply:
+        """Start a child, run a command in it, or end it."""
         if held is None:
             raise Unavailable("instance", "a child needs its parent's token, and an observed agent has none")
         given: Any = decode_json(arguments, "instance")
@@ -117,8 +118,8 @@ class Children:
                 if not child.gone.wait(END_WITHIN):
                     raise Unavailable("instance", f"it has not ended within {END_WITHIN:.0f} s")
                 return Reply(True, encode_json({"instance": given["instance"]}))
-            answer = self._ask(child, record, arguments)
-            return Reply(answer.done, answer.body)
+            answer = self._ask(child, led.record, arguments)
+            return Reply(answer.done, answer.body, _exit_status(answer.body))
         except Refused as refused:
             return Reply(False, encode_json({"refusal": cli.refusal(refused.reasons)}))
 
@@ -260,3 +261,10 @@ class Children:
             left = list(self._children.values())
         for child in left:
             child.cut_off()
+
+
+def _exit_status(body: bytes) -> int | None:
+    """That of a command that ran, as its child answered."""
+    said: Any = decode_json(body, "answer", max_size=MAX_FRAME)
+    status = said.get("status") if isinstance(said, Mapping) else None
+    return status if type(status) is int else None

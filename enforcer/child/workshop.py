@@ -152,7 +152,7 @@ class Workshop:
             return False, {"failure": failure, "reference": reference}
         # 4
         said: dict[str, Any] = {"ended": ended.how, "status": ended.status, "stderr": _named(ended.error), "stdout": _named(ended.out)}
-        self._outcome(ruling, done=ended.done, result=said)
+        self._outcome(ruling, done=ended.done, result=said, status=ended.status)
         for name, output in (("stdout", ended.out), ("stderr", ended.error)):
             said[name]["content"] = base64.b64encode(output.kept).decode()
         return ended.done, {**said, "reference": reference}
@@ -171,8 +171,8 @@ class Workshop:
             for close in closing:
                 close()
 
-    def _outcome(self, ruling: Ruling, *, done: bool, result: dict[str, Any]) -> None:
-        if not self._gatekeeper.outcome(ruling, done=done, result=encode_json(result)):
+    def _outcome(self, ruling: Ruling, *, done: bool, result: dict[str, Any], status: int | None = None) -> None:
+        if not self._gatekeeper.outcome(ruling, done=done, result=encode_json(result), status=status):
             _LOG.error("outcome-not-durable", sequence=ruling.sequence)
 
     def _answer(self, do: Do, *, done: bool, body: dict[str, Any]) -> None:

@@ -13,6 +13,9 @@ The tool `advisory` is nobody: what it permits the agent's own process does or d
 resource is `advisory:METHOD`, and no outcome follows. It is for the hooks of frameworks (`enforcer.adapters`), which whoever has the
 process can leave out.
 
+A request may have a `traceparent` (W3C Trace Context) beside: it is recorded, nothing is decided by it, and what is none is as if it were
+not there.
+
 `id` is an integer or a text of at most 64 characters, `arguments` an object without floating point numbers. `ok` is true where
 the action passed and the tool says it was done; a tool's own error is `ok` false with a `result`. A line that is no request is
 answered with rule `malformed` and a null id, and is not an action: no record is made of it.
@@ -31,17 +34,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Final
 
 from enforcer.config import ADVISORY
 from enforcer.gatekeeper import Gatekeeper, Ruling
-from enforcer.tools.tool import Reply, Tool, spelt
+from enforcer.tools.tool import Led, Reply, Tool, spelt
 from enforcer.wire.lines import MAX_LINE, LineGate, Taken, Tell
 from writ.formats.action import Action
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Unavailable
 from writ.formats.reason import NO_TOKEN, Reason
 from writ.formats.strict import Fields, decode_json, encode_json
+from writ.formats.trace import parse_traceparent
 from writ.service import cli, observe
 
 GATE: Final = "socket"
@@ -64,25 +69,26 @@ class SocketGate(LineGate):
     def answer(self, line: bytes, _: Tell | None = None) -> bytes:
         """The answer to one line, whatever is in it."""
         try:
-            identifier, tool, method, arguments = _parse(line)
+            asked = _parse(line)
         except FormatError as error:
             return encode_json({"id": None, "ok": False, "reference": None, "refusal": cli.refusal([_malformed(error)])})
         try:
-            with self._turn(tool):
-                said, body = self._act(tool, method, arguments)
-            answer = encode_json({"id": identifier, **said})
+            with self._turn(asked.tool):
+                said, body = self._act(asked)
+            answer = encode_json({"id": asked.identifier, **said})
             return answer if body is None else answer[:-1] + b',"result":' + body + b"}"  # `result` sorts behind all that was said
         except Exception as error:  # noqa: BLE001 - a bug refuses, and its text does not leave
             _LOG.error("gate-failed", exception=error)
-            return encode_json({"id": identifier, "ok": False, "reference": None, "refusal": cli.refusal([_INTERNAL])})
+            return encode_json({"id": asked.identifier, "ok": False, "reference": None, "refusal": cli.refusal([_INTERNAL])})
 
     def _turn(self, name: str) -> AbstractContextManager[object]:
         tool = self._tools.get(name)
         return nullcontext() if tool is None else tool.turn()
 
-    def _act(self, name: str, method: str, arguments: bytes) -> tuple[dict[str, object], bytes | None]:
+    def _act(self, asked: _Asked) -> tuple[dict[str, object], bytes | None]:
         """What is answered, and the result as spelt where there is one: 1. the action, 2. the ruling, 3. the forwarding, 4. the outcome."""
         # 1
+        name, method, arguments = asked.tool, asked.method, asked.arguments
         tool, advisory, against = self._tools.get(name), name == ADVISORY, None
         try:
             if tool is not None:
@@ -97,7 +103,8 @@ class SocketGate(LineGate):
         except FormatError as error:
             return {"ok": False, "reference": None, "refusal": cli.refusal([_malformed(error)])}, None
         # 2
-        ruling = self._gatekeeper.ask(action, arguments, gate=ADVISORY if advisory else GATE, against=against)
+        gate = ADVISORY if advisory else GATE
+        ruling = self._gatekeeper.ask(action, arguments, gate=gate, against=against, trace=asked.trace)
         reference = None if ruling.sequence is None else f"{self._short}-{ruling.sequence}"
         if (tool is None and not advisory) or not ruling.permit or ruling.leaf is None:
             return {"ok": False, "reference": reference, "refusal": cli.refusal(ruling.reasons, reference)}, None
@@ -105,7 +112,7 @@ class SocketGate(LineGate):
             return {"ok": True, "reference": reference}, b"null"
         # 3
         try:
-            reply = tool.call(action, method, arguments, ruling.held, ruling.leaf)
+            reply = tool.call(action, method, arguments, ruling.held, Led(ruling.leaf, asked.trace))
         except (Unavailable, FormatError) as error:
             self._outcome(ruling, Reply(False, b""))
             return {"ok": False, "reference": reference, "failure": {"what": error.what, "detail": str(error)[:300]}}, None
@@ -121,7 +128,7 @@ class SocketGate(LineGate):
             return Reason("unavailable", error.what[:100], "its definitions", str(error)[:200])
 
     def _outcome(self, ruling: Ruling, reply: Reply) -> None:
-        if not self._gatekeeper.outcome(ruling, done=reply.done, result=reply.body):
+        if not self._gatekeeper.outcome(ruling, done=reply.done, result=reply.body, status=reply.status):
             _LOG.error("outcome-not-durable", sequence=ruling.sequence)
 
 
@@ -132,8 +139,19 @@ def _malformed(error: FormatError) -> Reason:
     return Reason("malformed", error.what[:100], error.expected, error.got)
 
 
-def _parse(line: bytes) -> tuple[int | str, str, str, bytes]:
-    """Identifier, tool, method and the canonical argument bytes. Raises FormatError."""
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One request; `arguments` in their one spelling, `trace` as `formats.trace` has it."""
+
+    identifier: int | str
+    tool: str
+    method: str
+    arguments: bytes
+    trace: bytes | None
+
+
+def _parse(line: bytes) -> _Asked:
+    """Read one line. Raises FormatError."""
     if len(line) > MAX_LINE:
         raise FormatError("request", f"a line of at most {MAX_LINE} bytes", "a longer one")
     f = Fields(decode_json(line, "request", max_size=MAX_LINE), "request")
@@ -146,7 +164,8 @@ def _parse(line: bytes) -> tuple[int | str, str, str, bytes]:
     arguments = f.any("arguments")
     if not isinstance(arguments, dict):
         raise FormatError("request.arguments", "an object", type(arguments).__name__)
+    trace = parse_traceparent(f.any("traceparent")) if f.has("traceparent") else None
     f.done()
     if isinstance(identifier, str):
         spelt(identifier)
-    return identifier, tool, method, spelt(arguments)
+    return _Asked(identifier, tool, method, spelt(arguments), trace)

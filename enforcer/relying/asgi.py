@@ -11,8 +11,9 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Seque
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-from enforcer.relying.party import Access, Presented, RelyingParty, Sink, challenge_of, not_durable, status_of
+from enforcer.relying.party import Presented, RelyingParty, Sink, challenge_of, not_durable, status_of
 from enforcer.relying.sink import DURABLE_WITHIN, FileSink
+from writ.formats.access import Access
 from writ.formats.action import Action
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Misuse, Refused, Unavailable

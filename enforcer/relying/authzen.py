@@ -47,6 +47,7 @@ from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Misuse, Refused
 from writ.formats.reason import Reason
 from writ.formats.strict import decode_json, encode_json
+from writ.formats.trace import trace_of
 from writ.service import cli
 
 GATE: Final = "authzen"
@@ -127,8 +128,8 @@ class AuthZen:
             raise FormatError("header content-type", "application/json", repr(kind)[:80])
         one_length(scope)
         with self._room:
-            body = decode_json(await read_body(receive), "request")
-            return await (self._evaluations if path == EVALUATIONS else self._evaluation)(body, reference)
+            body, trace = decode_json(await read_body(receive), "request"), trace_of(scope["headers"])
+            return await (self._evaluations if path == EVALUATIONS else self._evaluation)(body, reference, trace)
 
     def configuration(self) -> dict[str, Any]:
         """The metadata of the decision point. Source: AuthZEN 1.0 section 9."""
@@ -138,7 +139,7 @@ class AuthZen:
             "access_evaluations_endpoint": self._pdp + EVALUATIONS,
         }
 
-    async def _evaluations(self, body: Any, reference: str) -> dict[str, Any]:
+    async def _evaluations(self, body: Any, reference: str, trace: bytes | None) -> dict[str, Any]:
         """Each evaluation decided in its order, as far as the semantic goes; without any it is one evaluation.
 
         1. `evaluations` is an array of objects, no longer than the bound, and the semantic is one of the three.
@@ -157,13 +158,13 @@ class AuthZen:
         if semantic not in list(SEMANTICS):
             raise FormatError("options.evaluations_semantic", ", ".join(SEMANTICS), repr(semantic)[:80])
         if not items:
-            return await self._evaluation(body, reference)
+            return await self._evaluation(body, reference, trace)
         # 2
         defaults = {part: body[part] for part in _PARTS if part in body}
         if len(_canonical(defaults)) * len(items) > MAX_BODY:
             raise Refused(Reason("too-large", "evaluations", f"at most {MAX_BODY} bytes with what they share said out in each", "more"))
         # 3
-        each = [self._evaluation_of(defaults, item, f"{reference}-{number}") for number, item in enumerate(items)]
+        each = [self._evaluation_of(defaults, item, f"{reference}-{number}", trace) for number, item in enumerate(items)]
         if SEMANTICS[semantic] is None:
             return {"evaluations": await asyncio.gather(*each)}  # decided in their order, and on record together
         decided: list[dict[str, Any]] = []
@@ -174,15 +175,15 @@ class AuthZen:
                 one.close()
         return {"evaluations": decided}
 
-    async def _evaluation_of(self, defaults: Mapping[str, Any], item: Any, reference: str) -> dict[str, Any]:
+    async def _evaluation_of(self, defaults: Mapping[str, Any], item: Any, reference: str, trace: bytes | None) -> dict[str, Any]:
         try:
             if not isinstance(item, dict):
                 raise FormatError("evaluation", "an object", type(item).__name__)
-            return await self._evaluation({**defaults, **item}, reference)
+            return await self._evaluation({**defaults, **item}, reference, trace)
         except FormatError as error:
             return _denied(reasons_of(error, "authzen", reference), reference)
 
-    async def _evaluation(self, body: Any, reference: str) -> dict[str, Any]:
+    async def _evaluation(self, body: Any, reference: str, trace: bytes | None) -> dict[str, Any]:
         """One evaluation decided. Raises FormatError for what is none: a required member is missing, or one is of another type."""
         request = _well_formed(body)
         subject = request["subject"]
@@ -190,7 +191,7 @@ class AuthZen:
             if subject["type"] != AGENT:
                 raise Refused(Reason("unauthenticated", "subject.type", AGENT, repr(subject["type"])[:80]))
             shown = _shown(subject.get("properties", {}))
-            asked = Presented(requested(request), "POST", self._pdp + EVALUATION, *shown, subject["id"])
+            asked = Presented(requested(request), "POST", self._pdp + EVALUATION, *shown, subject["id"], trace)
             await admitted(self._party, asked, gate=GATE, reference=reference)
         except Exception as error:  # noqa: BLE001 - whatever fails before a decision denies (I3)
             return _denied(reasons_of(error, "authzen", reference), reference)

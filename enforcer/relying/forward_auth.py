@@ -53,6 +53,7 @@ from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Misuse
 from writ.formats.jose import parse_dpop
 from writ.formats.strict import parse_b64url
+from writ.formats.trace import trace_of
 from writ.verdict.token import VerifiedToken
 
 Proxy = Literal["envoy", "nginx", "caddy", "traefik"]
@@ -125,7 +126,7 @@ class ForwardAuth:
         # 4
         body = await read_body(receive)
         action = http_action(method, origin, target, self._digest(scope, body, proof))
-        return Presented(action, method, action.resource, token, proof, lease)
+        return Presented(action, method, action.resource, token, proof, lease, trace=trace_of(scope["headers"]))
 
     def _asked(self, scope: Scope) -> tuple[str, str, bytes]:
         if self._proxy == "envoy":

@@ -40,6 +40,7 @@ from enforcer.relying.asgi import (
 )
 from enforcer.relying.party import Presented, RelyingParty
 from writ.formats.digest import Digest
+from writ.formats.trace import trace_of
 
 __all__ = ["App", "Message", "Middleware", "Receive", "Scope", "Send"]
 
@@ -69,7 +70,7 @@ class Middleware:
                 one_length(scope)
                 body = await read_body(receive)
                 action = http_action(str(scope["method"]), self._origin, target_of(scope), Digest.of(body))
-                request = Presented(action, str(scope["method"]), action.resource, *shown(scope))
+                request = Presented(action, str(scope["method"]), action.resource, *shown(scope), trace=trace_of(scope["headers"]))
                 token = await admitted(self._party, request, gate=GATE, reference=reference)
         except Exception as error:  # noqa: BLE001 - whatever fails before a decision refuses (I3)
             await refuse(send, reasons_of(error, "middleware", reference), reference)

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from enforcer.replay_cache import ReplayCache
+from writ.formats.access import Access
 from writ.formats.action import Action
 from writ.formats.digest import Digest
 from writ.formats.eat import parse_token
 from writ.formats.engine import EngineId
 from writ.formats.errors import FormatError, Misuse, Refused
-from writ.formats.jose import parse_dpop
+from writ.formats.jose import DpopProof, parse_dpop
 from writ.formats.keys import PublicKey
 from writ.formats.lease import parse_lease
 from writ.formats.policy_bundle import CLOCK_SKEW, PolicyBundle
@@ -55,25 +56,6 @@ def challenge_of(reasons: Sequence[Reason]) -> str:
     return f'DPoP error="{error}", algs="Ed25519 ES256"'
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
-    """What the sink makes durable: one decision about one request. `proof`: digest of the verified DPoP proof."""
-
-    decided_at: int
-    engine: EngineId
-    agent: str | None
-    instance: bytes | None
-    action: str
-    resource: str
-    token: Digest | None
-    bundle: Digest | None
-    proof: Digest | None
-    context: bytes
-    permit: bool
-    reasons: tuple[Reason, ...]
-    reference: str
-
-
 class Sink(Protocol):
     """Where decisions go."""
 
@@ -102,7 +84,7 @@ class Feed(Protocol):
 class Presented:
     """An action asked for, and what was shown for it, perhaps a lease. The proof names `method` and `uri`.
 
-    `agent` is who the asker says that the agent is, None where nobody says: the token knows.
+    `agent` is who the asker says that the agent is, None where nobody says: the token knows. `trace` is what the asker said of its trace.
     """
 
     action: Action
@@ -112,6 +94,7 @@ class Presented:
     proof: str
     lease: str | None = None
     agent: str | None = None
+    trace: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +170,7 @@ class RelyingParty:
         decision = decide(request.action, token=token, bundle=bundle, gate=gate, now=now, memo=self._memo)
         return Weighed(token, self._access(request, token, bundle, proof, decision.reasons, decision.context, now, reference))
 
-    def _authenticate(self, request: Presented, now: int) -> tuple[VerifiedToken, Digest]:
+    def _authenticate(self, request: Presented, now: int) -> tuple[VerifiedToken, DpopProof]:
         revocation = self._feed.revocation()
         if revocation is None:
             raise Refused(Reason("status-stale", "status_list", "a fresh list", "none"))
@@ -215,15 +198,17 @@ class RelyingParty:
         verified = verify_proof(proof, token, request.action, method=request.method, uri=request.uri, now=now)
         # 4
         self._replay.take(verified.single_use, forget_after=verified.forget_after, made_at=proof.iat, now=now)
-        return token, Digest.of(request.proof.encode("ascii"))
+        return token, proof
 
     def _access(
-        self, request: Presented, token: VerifiedToken | None, bundle: PolicyBundle | None, proof: Digest | None,
+        self, request: Presented, token: VerifiedToken | None, bundle: PolicyBundle | None, proof: DpopProof | None,
         reasons: tuple[Reason, ...], context: bytes, now: int, reference: str,
     ) -> Access:  # fmt: skip
         return Access(
-            decided_at=now, engine=self._engine, agent=None if token is None else str(token.claims.agent),
+            decided_at=now, engine=self._engine.tree, agent=None if token is None else str(token.claims.agent),
             instance=None if token is None else token.claims.instance, action=request.action.name, resource=request.action.resource,
             token=None if token is None else token.digest, bundle=None if token is None or bundle is None else bundle.digest,
-            proof=proof, context=context, permit=not reasons, reasons=reasons, reference=reference,
+            proof=None if proof is None else Digest.of(request.proof.encode("ascii")), context=context, reasons=reasons,
+            reference=reference, parent=None if proof is None or proof.led is None else parse_b64url(proof.led, "proof.led"),
+            trace=request.trace,
         )  # fmt: skip

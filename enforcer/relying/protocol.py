@@ -2,7 +2,8 @@
 
 llhttp, by httptools, reads (it refuses two lengths, a folded header, a bare line feed, a space before the colon); uvicorn serves.
 What both would let pass, and two readers could take for two requests, is refused here. And uvicorn waits as long as somebody likes for
-a head, and for the rest of a body whose request it has answered; here a connection on which nothing is asked in time is closed.
+a head, for the rest of a body whose request it has answered, and for an answer to be taken; here a connection on which nothing is asked in
+time is closed, and one on which nothing is taken (`service.unsent`).
 
 Source: RFC 9112 sections 2.3, 3.2, 6.1, 7.1.2 and 9.3.
 """
@@ -15,11 +16,13 @@ from typing import Any, Final
 from httptools import HttpParserError
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from writ.service.unsent import Taken
+
 MAX_HEAD: Final = 32_768
 """Bytes of a request line and its headers, which nginx and Envoy bound lower."""
 
 
-class StrictProtocol(HttpToolsProtocol):
+class StrictProtocol(Taken, HttpToolsProtocol):
     """One connection. A request that is refused ends it, as does one that is not asked within uvicorn's `timeout_keep_alive`."""
 
     def __init__(self, *given: Any, **named: Any) -> None:

@@ -16,9 +16,8 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Final
 
-from enforcer.relying.party import Access
+from writ.formats.access import Access, encode_access
 from writ.formats.errors import Unavailable
-from writ.formats.strict import encode_json
 
 DURABLE_WITHIN: Final = 3.0
 """Seconds a caller waits for its line; after that the request is refused, even if the line comes to be. Below what a proxy waits for us."""
@@ -82,7 +81,7 @@ class FileSink:
             raise Unavailable("sink", "an earlier write failed")
         if self._writer.hangs:
             raise Unavailable("sink", "an earlier write hangs")
-        waiting = Waiting(_line(access), tell)
+        waiting = Waiting(encode_access(access) + b"\n", tell)
         self._queue.put(waiting)
         return waiting
 
@@ -137,16 +136,3 @@ class _Writer:
         except Exception as error:  # noqa: BLE001 - a writer that dies silently would leave every caller waiting; all are told
             return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
         return None if written == len(lines) else f"expected {len(lines)} bytes written, got {written}"
-
-
-def _line(access: Access) -> bytes:
-    return encode_json(
-        {
-            "at": access.decided_at, "reference": access.reference, "agent": access.agent, "action": access.action,
-            "instance": None if access.instance is None else access.instance.hex(), "resource": access.resource,
-            "token": None if access.token is None else str(access.token),
-            "policy": None if access.bundle is None else str(access.bundle),
-            "proof": None if access.proof is None else str(access.proof), "context": access.context.hex(), "permit": access.permit,
-            "reasons": [reason.to_json() for reason in access.reasons], "engine": str(access.engine.tree),
-        }
-    ) + b"\n"  # fmt: skip

@@ -26,7 +26,6 @@ import ssl
 import threading
 import time
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
@@ -126,10 +125,22 @@ class McpRemote(McpServer):
         self._far: _Far | None = None
         self._session: str | None = None
         self._next = 0
+        self._came: float | None = None
+        """When whoever has the turn began to wait for it."""
+        self._unnamed: tuple[float, Unavailable] | None = None
+        """When a look-up ended without an address, and why."""
 
-    def turn(self) -> AbstractContextManager[object]:
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
         """As `Tool`: what is decided and what is forwarded are one after the other on our side, whatever others ask of the server."""
-        return self._lock
+        came = time.monotonic()
+        with self._lock:
+            before = self._came
+            self._came = came if before is None else before
+            try:
+                yield
+            finally:
+                self._came = before
 
     def leave(self, within: float) -> None:
         """A connection is opened anew by other code. Raises Unavailable where what is in flight does not end within `within` seconds."""
@@ -150,7 +161,7 @@ class McpRemote(McpServer):
     # --- a request -----------------------------------------------------------------------------------------------------------
 
     def _exchange(self, method: str, params: Mapping[str, Any], hearing: Hearing) -> Mapping[str, Any] | Fault:
-        with self._lock:
+        with self.turn():
             end = time.monotonic() + CALL_WITHIN
             try:
                 try:
@@ -228,7 +239,7 @@ class McpRemote(McpServer):
         """It has its answer, on a connection of its own, while the stream goes on. Raises Unavailable, FormatError, Ended, OSError."""
         answer, ended = self._declining(said, hearing), "reset"
         try:
-            far = self._dialled(end)
+            far = self._dialled(end, self._came)
         except Refused as refused:  # by then the call is with the server: it was not refused
             raise Unavailable(self._what, f"its request cannot be declined: {refused.reasons[0]}") from None
         try:
@@ -319,7 +330,7 @@ class McpRemote(McpServer):
     def _opened(self, end: float) -> _Far:
         """A connection of its own. Raises as `_exchange`."""
         try:
-            return self._dialled(end)
+            return self._dialled(end, None)
         except (Ended, OSError):
             raise Unavailable(self._what, "cut off") from None
 
@@ -373,11 +384,13 @@ class McpRemote(McpServer):
         if far is not None and (self.line.is_cut_since(far.era) or time.monotonic() > far.until or not far.client.ready):
             self._drop("cut" if self.line.is_cut_since(far.era) else "closed")
         if self._far is None:
-            self._far = self._dialled(end)
+            self._far = self._dialled(end, self._came)
         return self._far
 
-    def _dialled(self, end: float) -> _Far:
+    def _dialled(self, end: float, came: float | None) -> _Far:
         """1. What is not public on the way, and each secret, is asked for. 2. A connection. 3. TLS, with the host.
+
+        `came` is since when it was waited for, None where it was not.
 
         Raises Refused, Unavailable, Ended, OSError.
         """
@@ -385,7 +398,7 @@ class McpRemote(McpServer):
         within = min(DIAL_WITHIN, max(0.001, end - time.monotonic()))
         try:
             # 1
-            addresses = self._addresses(rulings)
+            addresses = self._addresses(rulings, came)
             for secret in sorted(self._remote.secrets):
                 arguments = encode_json({"secret": secret, "url": self._url})
                 rulings.append(self._ruled(SEND, f"secret:{secret}@{self._url}", arguments))
@@ -404,8 +417,11 @@ class McpRemote(McpServer):
             self._outcomes(rulings, {"address": address, "ended": "unavailable", "received": 0, "sent": 0}, done=False)
             raise
 
-    def _addresses(self, rulings: list[Ruling]) -> tuple[Address, ...]:
-        """Where it is. Each address that is not public is asked for, also one that the file names. Raises Refused, Unavailable."""
+    def _addresses(self, rulings: list[Ruling], came: float | None) -> tuple[Address, ...]:
+        """Where it is. Each address that is not public is asked for, also one that the file names. Raises Refused, Unavailable.
+
+        Whoever waited while the name led nowhere is told the same: a slow look-up holds a turn once, and not one after another.
+        """
 
         def ask(place: Destination) -> Ruling:
             return self._ruled(REACH, place.resource, self._arguments)
@@ -413,7 +429,13 @@ class McpRemote(McpServer):
         literal = self._destination.literal
         if literal is not None and not is_public(literal):
             rulings.append(ask(at(literal, self._destination.port)))
-        return addresses_of(self._destination, self._resolver, ask, rulings)
+        if came is not None and self._unnamed is not None and came < self._unnamed[0]:
+            raise Unavailable(self._unnamed[1].what, self._unnamed[1].detail)
+        try:
+            return addresses_of(self._destination, self._resolver, ask, rulings)
+        except Unavailable as error:
+            self._unnamed = (time.monotonic(), error)
+            raise
 
     def _ruled(self, action: str, resource: str, arguments: bytes) -> Ruling:
         return self._asks.ask(Action(action, resource, Digest.of(arguments)), arguments, gate=GATE)

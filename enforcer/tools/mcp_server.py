@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from enforcer.credential import Held
 from enforcer.estate import HeldTool
-from enforcer.tools.tool import Reply
+from enforcer.tools.tool import RESULT, Led, Reply
 from writ.formats.action import Action
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused, Unavailable
@@ -238,7 +238,7 @@ class McpServer(ABC):
         except Refused as refused:
             return refused.reasons[0]
 
-    def call(self, action: Action, method: str, arguments: bytes, held: Held | None, record: bytes = b"") -> Reply:
+    def call(self, action: Action, method: str, arguments: bytes, held: Held | None, led: Led) -> Reply:
         """One tools/call and its answer."""
         try:
             result = self.request("tools/call", {"name": method, "arguments": decode_json(arguments, "arguments")})
@@ -247,8 +247,9 @@ class McpServer(ABC):
         if isinstance(result, InputRequired):
             raise Unavailable(f"tool {self._name}", "it wants input first, which only a client of MCP can give")
         if isinstance(result, Fault):
-            return Reply(False, encode_json({"code": theirs(result.code), "message": result.message}))
-        return Reply(result.get("isError") is not True, spelt(result))
+            code = theirs(result.code)
+            return Reply(False, encode_json({"code": code, "message": result.message}), code)
+        return Reply(result.get("isError") is not True, spelt(result), RESULT)
 
 
 def spelt(value: object) -> bytes:

@@ -26,7 +26,7 @@ from enforcer.estate import HeldTool
 from enforcer.launch.cgroup import Cgroup
 from enforcer.launch.process import Program, Running, start
 from enforcer.standstill import Standstill
-from enforcer.tools.tool import CALL_WITHIN, MAX_REPLY, Reply, spelt
+from enforcer.tools.tool import CALL_WITHIN, MAX_REPLY, RESULT, Led, Reply, spelt
 from writ.formats.action import Action
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Unavailable
@@ -90,7 +90,7 @@ class StdioTool:
     def against(self, method: str) -> Reason | None:
         """Nothing: it says nothing of itself."""
 
-    def call(self, action: Action, method: str, arguments: bytes, held: Held | None, record: bytes = b"") -> Reply:
+    def call(self, action: Action, method: str, arguments: bytes, held: Held | None, led: Led) -> Reply:
         """One tools/call and its answer."""
         with self._lock:
             if self._in < 0 or self._still.called:
@@ -151,9 +151,11 @@ class StdioTool:
         if ("result" in value) == ("error" in value):
             raise FormatError(f"tool {self._name}", "a result or an error", "both or none")
         if "error" in value:
-            return Reply(False, spelt(value["error"]))
+            said: Any = value["error"]
+            code = said.get("code") if isinstance(said, Mapping) else None
+            return Reply(False, spelt(said), code if type(code) is int else None)
         result: Any = value["result"]
-        return Reply(not (isinstance(result, Mapping) and result.get("isError") is True), spelt(result))
+        return Reply(not (isinstance(result, Mapping) and result.get("isError") is True), spelt(result), RESULT)
 
     def _drop(self) -> None:
         if self._in >= 0:

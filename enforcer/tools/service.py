@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from enforcer.credential import Held
-from enforcer.tools.tool import CALL_WITHIN, MAX_REPLY, Reply, spelt
+from enforcer.tools.tool import CALL_WITHIN, MAX_REPLY, Led, Reply, spelt
 from writ.formats.action import Action
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Unavailable
@@ -23,6 +23,7 @@ from writ.formats.keys import Signer
 from writ.formats.lease import LEASE_HEADER
 from writ.formats.reason import Reason
 from writ.formats.strict import b64url, decode_json
+from writ.formats.trace import traceparent
 from writ.service.clock import Clock
 
 
@@ -53,13 +54,14 @@ class RelyingService:
     def against(self, method: str) -> Reason | None:
         """Nothing: what it does is behind its URL."""
 
-    def call(self, action: Action, method: str, arguments: bytes, held: Held | None, record: bytes = b"") -> Reply:
-        """One POST and its answer. 2xx is done; what the service refused is its answer, not done."""
+    def call(self, action: Action, method: str, arguments: bytes, held: Held | None, led: Led) -> Reply:
+        """One POST and its answer. 2xx is done; what the service refused is its answer, not done. The proof names the permit's record."""
         if held is None:
             raise Unavailable(f"service {self._name}", "it takes a token, and an observed agent has none")
         payload = encode_dpop_payload(
             jti=b64url(secrets.token_bytes(24)), htm="POST", htu=action.resource, iat=self._clock.now(),
             ath=b64url(held.token.digest.value), act=action.name, res=action.resource, arg=b64url(action.arguments.value),
+            led=b64url(led.record),
         )  # fmt: skip
         headers = {
             "Authorization": f"DPoP {held.compact}",
@@ -67,6 +69,8 @@ class RelyingService:
             "Content-Type": "application/json",
             "Accept": "application/json",
         }
+        if led.trace is not None:
+            headers["traceparent"] = traceparent(led.trace)
         if held.lease is not None:
             headers[LEASE_HEADER] = b64url(held.lease.data)
         parts = urlsplit(action.resource)
@@ -88,7 +92,7 @@ class RelyingService:
             with self._lock:
                 self._live.discard(connection)
             connection.close()
-        return Reply(200 <= status < 300, self._spelt(body, kind))
+        return Reply(200 <= status < 300, self._spelt(body, kind), status)
 
     def _spelt(self, body: bytes, kind: str) -> bytes:
         """JSON in one spelling; text becomes a JSON text. Raises FormatError for anything else, and above the bound."""

@@ -15,14 +15,28 @@ from writ.formats.strict import encode_json
 
 CALL_WITHIN: Final = 30.0
 MAX_REPLY: Final = 1 << 20
+RESULT: Final = 0
+"""The status of a result of JSON-RPC, which has a code for errors only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Led:
+    """What led to a call: the leaf hash of the record of its permit, and what its asker said of its trace."""
+
+    record: bytes
+    trace: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back: the result as JSON bytes in one spelling, and whether the tool says that it did what was asked."""
+    """What came back: the result as JSON bytes in one spelling, and whether the tool says that it did what was asked.
+
+    `status` is that of its wire (`OutcomeRecord`), None where none came.
+    """
 
     done: bool
     body: bytes
+    status: int | None = None
 
 
 def spelt(value: object) -> bytes:
@@ -45,8 +59,8 @@ class Tool(Protocol):
     def against(self, method: str) -> Reason | None:
         """What the tool itself has against this call, before anybody decides it. Raises Unavailable, FormatError."""
 
-    def call(self, action: Action, method: str, arguments: bytes, held: Held | None, record: bytes = b"") -> Reply:
-        """Forward an action that passes, whose record has this leaf hash; an observed one has no token. Raises Unavailable, FormatError."""
+    def call(self, action: Action, method: str, arguments: bytes, held: Held | None, led: Led) -> Reply:
+        """Forward an action that passes; an observed one has no token. Raises Unavailable, FormatError."""
 
     def leave(self, within: float) -> HeldTool | None:
         """No call is made any more, and one in flight fails. What goes over to other code, which is only what runs by itself."""

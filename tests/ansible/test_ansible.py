@@ -12,6 +12,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]  # PyYAML carries no types, and only this test reads YAML
 
 from attestor.config import AttestorConfig
+from auditor.__main__ import main as auditor
 from enforcer.config import EnforcerConfig
 from enforcer.relying.config import RelyingConfig
 from verifier.config import VerifierConfig
@@ -27,6 +28,11 @@ CONFIGS: Final[dict[str, type[DataclassInstance]]] = {
 }  # fmt: skip
 BY: Final = {"relying": ("enforcer", "relying", " --relying")}
 """Program, verb of the daemon and option of `config check`, where they are not those of a role of that name."""
+COSIGNERS: Final = {
+    "store": "store serve /var/lib/writ/store --hosts /etc/writ/store-hosts",
+    "witness": "witness serve /var/lib/writ/witness --logs /etc/writ/witness-logs",
+}
+"""Verbs of the auditor that serve, which have options and no configuration."""
 CONFINED: Final = (
     "LockPersonality", "NoNewPrivileges", "PrivateTmp", "ProtectClock", "ProtectHome", "ProtectHostname", "ProtectKernelLogs",
     "ProtectKernelModules", "ProtectKernelTunables", "RestrictNamespaces", "RestrictRealtime", "RestrictSUIDSGID",
@@ -90,7 +96,7 @@ def test_what_carries_a_ticket_or_a_key_is_not_logged() -> None:
 
 
 def test_there_is_a_unit_for_each_role() -> None:
-    assert [path.name for path in UNITS] == [f"writ-{role}.service" for role in sorted(CONFIGS)]
+    assert [path.name for path in UNITS] == [f"writ-{role}.service" for role in sorted([*CONFIGS, *COSIGNERS])]
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.stem)
@@ -98,7 +104,8 @@ def test_each_unit_is_confined_and_starts_its_role(path: Path) -> None:
     role = path.stem.removeprefix("writ-")
     service = unit(path)["Service"]
     program, verb, _ = BY.get(role, (role, "serve", ""))
-    assert service["ExecStart"] == f"/opt/writ/current/venv/bin/{program} --config /etc/writ/{role}.toml {verb}"
+    command = f"auditor {COSIGNERS[role]} $WRIT_OPTIONS" if role in COSIGNERS else f"{program} --config /etc/writ/{role}.toml {verb}"
+    assert service["ExecStart"] == f"/opt/writ/current/venv/bin/{command}"
     assert service["ProtectSystem"] == "strict"
     assert set(CONFINED) - set(LOOSENED if role == "enforcer" else {}) == {key for key in CONFINED if service.get(key) == "yes"}
     assert service["Restart"] == "on-failure"
@@ -144,7 +151,22 @@ def test_what_the_enforcers_unit_allows_for_its_sandboxes_is_exactly_this_and_ea
         assert word in reasons
 
 
-@pytest.mark.parametrize("role", CONFIGS)
+@pytest.mark.parametrize("role", COSIGNERS)
+def test_a_cosigner_is_made_once_as_its_own_user_with_options_that_exist(role: str, capsys: pytest.CaptureFixture[str]) -> None:
+    tasks = tasks_of(yaml.safe_load((PLAYBOOK / "roles" / role / "tasks/main.yml").read_text()))
+    (made,) = [task["ansible.builtin.command"] for task in tasks if "ansible.builtin.command" in task]
+    assert made["creates"] == f"/var/lib/writ/{role}/vkey", "what has forgotten is not made anew"
+    assert made["argv"][:5] == ["runuser", f"--user=writ-{role}", "--", "/opt/writ/current/venv/bin/auditor", role]
+    service = unit(ROOT / f"deploy/systemd/writ-{role}.service")["Service"]
+    assert (service["User"], service["StateDirectory"], service["StateDirectoryMode"]) == (f"writ-{role}", f"writ/{role}", "0700")
+    assert (service["CapabilityBoundingSet"], service["PrivateUsers"], service["PrivateDevices"]) == ("", "yes", "yes")
+    said = (ROOT / f"deploy/systemd/writ-{role}.service").read_text()
+    assert auditor([*COSIGNERS[role].split()[:2], "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(option in shown for option in re.findall(r"--[a-z-]+", said))
+
+
+@pytest.mark.parametrize("role", [*CONFIGS, *COSIGNERS])
 def test_role_is_restarted_by_what_it_runs_and_not_by_what_the_play_changed(role: str) -> None:
     """A host of both groups has the release before its second play, in which nothing of it changes any more."""
     tasks = tasks_of(yaml.safe_load((PLAYBOOK / "roles" / role / "tasks/main.yml").read_text()))

@@ -13,6 +13,7 @@ import pytest
 
 from enforcer.tools import program as tools
 from enforcer.tools.program import StdioTool
+from enforcer.tools.tool import Led
 from tests.enforcer.host import Host, wait_for
 from writ.formats.errors import Unavailable
 
@@ -87,7 +88,7 @@ def test_tool_that_floods_old_answers_is_given_up_in_time(monkeypatch: pytest.Mo
     def call() -> None:
         begun = time.monotonic()
         try:
-            tool.call(tool.action("read", b"{}"), "read", b"{}", None)
+            tool.call(tool.action("read", b"{}"), "read", b"{}", None, Led(bytes(32)))
         except Unavailable:
             gave_up.append(time.monotonic() - begun)
 

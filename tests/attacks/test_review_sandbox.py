@@ -43,6 +43,7 @@ from enforcer.launch.cgroup import Cgroup
 from enforcer.launch.sandbox import arguments, environment_of
 from enforcer.quota import RECORDS_AT_ONCE, Quota
 from enforcer.secrets.held import Secrets
+from enforcer.tools.tool import Led
 from enforcer.wire.addresses import is_public
 from enforcer.wire.destination import parse_authority
 from enforcer.wire.limits import Limits
@@ -426,7 +427,7 @@ def test_i11_starting_children_count_as_children(tmp_path: Path) -> None:
 
         def start() -> None:
             try:
-                answer = children.call(children.action("start", arguments), "start", arguments, held)
+                answer = children.call(children.action("start", arguments), "start", arguments, held, Led(bytes(32)))
                 refused.append(json.loads(answer.body)["refusal"]["reasons"][0]["code"])
             except Unavailable:
                 pass
@@ -458,7 +459,7 @@ def test_i8_child_that_becomes_ready_while_its_parent_is_held_is_held(tmp_path: 
         children = Children(path, scene.instance)
         arguments = encode_json({"agent": "coder"})
         action = children.action("start", arguments)
-        task = threading.Thread(target=lambda: children.call(action, "start", arguments, held))
+        task = threading.Thread(target=lambda: children.call(action, "start", arguments, held, Led(bytes(32))))
         task.start()
         client, _ = server.accept()
         with client:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from auditor.__main__ import main as auditor
 from enforcer.__main__ import main as enforcer
 from enforcer.record import ActionLog, LogReader
 from tests.world.recorded import Recorded
-from tests.world.scene import Scene, permitted, sign_token
+from tests.world.scene import Scene, permitted, sign_entry, sign_token
 from writ.formats.action import Action
-from writ.formats.archive import encode_archive
+from writ.formats.archive import encode_archive, parse_archive
 from writ.formats.corim import encode_corim
+from writ.formats.cose import parse_sign1
+from writ.formats.decision import AttestDecision, OperatorAct, parse_entry
 from writ.formats.digest import Digest
 from writ.formats.engine import encode_engine
 from writ.formats.evidence import encode_evidence
@@ -113,3 +116,26 @@ def test_erased_content_is_said_by_replay_while_verify_still_passes(tmp_path: Pa
     assert (code, told["verdict"]) == (0, "accepted")
     assert {name: count for name, count in told["counts"].items() if count} == {"identical": 3, "erased": 3, "not decided by policy": 1}
     assert [(code, one["verdict"], one["rerun"]) for code, one in verified] == [(0, "accepted", False)] * 3
+
+
+def test_what_the_verifier_erased_is_said_so_where_a_logged_act_says_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    site = Site(tmp_path)
+    whole = parse_archive((tmp_path / "verifier").read_bytes())
+    decisions = [parse_entry(parse_sign1(signed).payload or b"") for signed in whole.entries]
+    attested = [one for one in decisions if isinstance(one, AttestDecision)]
+    gone = {dict(one.inputs)["evidence"] for one in attested}
+    left = tuple(one for one in whole.objects if Digest.of(one) not in gone)
+    last = max(one.decided_at for one in attested)
+
+    def replayed(*acts: OperatorAct) -> dict[str, int]:
+        entries = tuple(sorted({*whole.entries, *map(sign_entry, acts)}))
+        (tmp_path / "verifier").write_bytes(encode_archive(replace(whole, objects=left, entries=entries)))
+        (_, told), _ = site.looked_at(capsys, "after")
+        return {name: count for name, count in told["counts"].items() if count and name in ("erased", "incomplete")}
+
+    act = OperatorAct(HERE.digest, last, attested[0].namespace, "alice", "content-erase", attested[0].namespace, None)
+    assert replayed() == {"incomplete": 2}
+    assert replayed(replace(act, namespace="another")) == {"incomplete": 2}
+    assert replayed(replace(act, decided_at=last - 1)) == {"erased": 1, "incomplete": 1}
+    assert replayed(act) == {"erased": 2}
+    assert replayed(replace(act, act="content-hold")) == {"incomplete": 2}

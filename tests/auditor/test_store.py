@@ -20,6 +20,7 @@ from auditor.store import records, serve
 from auditor.store.export import export
 from auditor.store.keeper import Keeper
 from tests.auditor.served import ServedStore
+from tests.independent import tlog_checker
 from tests.parsers import assert_parser_is_total
 from tests.world.store import HostLog, keeper
 from writ.formats.archive import InstanceLog, parse_archive
@@ -34,10 +35,12 @@ from writ.formats.tlog.storing import (
     AddRecords,
     encode_add_records,
     encode_info,
+    encode_sealed,
     instance_of,
     log_key,
     parse_add_records,
     parse_info,
+    parse_sealed,
 )
 from writ.formats.tlog.tile import bundles_of, path_of, root_of, tiles_of
 from writ.formats.tlog.witnessing import parse_cosignatures
@@ -238,6 +241,9 @@ def test_the_request_reads_back_and_its_parser_is_total() -> None:
     assert parse_add_records(encode_add_records(asked)) == asked
     assert_parser_is_total(parse_add_records, encode_add_records(asked))
     assert_parser_is_total(parse_info, encode_info(1234))
+    assert_parser_is_total(lambda data: parse_sealed(data, 3), encode_sealed((b"one", None, b"three")))
+    with pytest.raises(FormatError):
+        parse_sealed(encode_sealed((b"one", None)), 3)
 
 
 def test_a_request_says_what_it_must() -> None:
@@ -296,6 +302,22 @@ def test_it_is_read_as_any_tiled_log(served: ServedStore, log: HostLog) -> None:
     source.close()
     assert bundle is not None
     assert bundle.startswith(b"\x00\x08leaf 256")
+
+
+def test_a_checker_that_knows_nothing_of_us_holds_it_for_a_log(served: ServedStore, log: HostLog, tmp_path: Path) -> None:
+    """Written from the specifications alone: origin, signature, tiles, entries and root, by the log's own key."""
+    served.add(log.body(0, 300))
+    served.add(log.body(300, 600))
+    copy = tmp_path / "copy"
+    for path in ("checkpoint", *(path_of(tile) for tile in (*tiles_of(600), *bundles_of(600)))):
+        status, data = served.post(b"", f"/{place(log)}/{path}", "GET")
+        assert status == 200
+        (copy / path).parent.mkdir(parents=True, exist_ok=True)
+        (copy / path).write_bytes(data)
+    assert "600" in tlog_checker.check(copy, str(log.key))
+    other = HostLog(1)
+    with pytest.raises(Exception, match=r"(?i)key|signature|origin"):
+        tlog_checker.check(copy, str(other.key))
 
 
 def test_the_export_is_the_archive_of_the_logs(served: ServedStore, log: HostLog, tmp_path: Path) -> None:

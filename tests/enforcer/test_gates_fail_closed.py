@@ -25,7 +25,6 @@ from enforcer.relying import asgi, sink
 from enforcer.relying.authzen import AuthZen
 from enforcer.relying.forward_auth import ForwardAuth
 from enforcer.relying.middleware import Middleware
-from enforcer.relying.party import Access
 from enforcer.relying.sink import FileSink
 from enforcer.replay_cache import ReplayCache
 from tests.enforcer.gates import test_socket
@@ -35,6 +34,7 @@ from tests.enforcer.relying.asking import exchange
 from tests.enforcer.scene import Scene
 from tests.world.clock import HandClock
 from tests.world.network import Server, echo
+from writ.formats.access import Access
 from writ.formats.action import Action
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused, Unavailable

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+import random
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +16,13 @@ import pytest
 
 from auditor.__main__ import main
 from auditor.store import records
+from auditor.store.export import export
 from auditor.store.keeper import Keeper
 from enforcer.config import EnforcerConfig
 from enforcer.papers import keep_object
 from enforcer.receipts import RECEIPT_FILE, read_receipt, unstored
 from enforcer.record import ActionLog, LogReader
-from enforcer.shipping import MOST, AtOddsError, LogShipper, Shipping, host_key
+from enforcer.shipping import LARGEST, MOST, AtOddsError, LogShipper, Shipping, host_key
 from tests.auditor.served import ServedStore
 from tests.enforcer.host import Host, wait_for
 from tests.enforcer.scene import Scene
@@ -30,9 +35,12 @@ from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Unavailable
 from writ.formats.policy_bundle import PolicySettings
 from writ.formats.record import ActionRecord
+from writ.formats.tlog.checkpoint import parse_signed_checkpoint
 from writ.formats.tlog.note import COSIGNATURE, PLAIN, NoteKey, parse_vkey
-from writ.formats.tlog.storing import INFO_TYPE
+from writ.formats.tlog.storing import CONTENT_TYPE, INFO_TYPE
+from writ.service.clock import SystemClock
 from writ.service.uplink import Answer as Answered
+from writ.service.uplink import Uplink
 from writ.verdict.decide import lag_of
 
 READ = Action("tool.call", "mcp:notes/read", Digest.of(b"{}"))
@@ -119,6 +127,20 @@ def test_what_is_sealed_stays_sealed_and_papers_go_along_once(shipped: Shipped) 
     assert b"{}" not in (contents[1] or b"")
     keep_object(shipped.scene.folder, b"another")  # and where no record follows
     assert all_of(shipped, shipper) == 1
+    assert shipper.ship(shipped.post) is False
+
+
+def test_a_paper_too_large_for_a_request_holds_up_nothing(shipped: Shipped) -> None:
+    shipped.act()
+    keep_object(shipped.scene.folder, bytes(LARGEST + 1))
+    keep_object(shipped.scene.folder, b"small")
+    shipper = shipped.shipper()
+    all_of(shipped, shipper)
+    with shipped.kept.exclusive() as held:
+        [name] = held.origins()
+        assert held.papers(name) == [("object", b"small")]
+    keep_object(shipped.scene.folder, bytes(LARGEST + 2))
+    all_of(shipped, shipper)
     assert shipper.ship(shipped.post) is False
 
 
@@ -211,6 +233,42 @@ def test_a_log_that_was_rewritten_is_found(shipped: Shipped, tmp_path: Path) -> 
     (other / RECEIPT_FILE).write_bytes((shipped.scene.folder / RECEIPT_FILE).read_bytes())
     with pytest.raises(AtOddsError, match="of the receipt"):
         LogShipper(other, shipped.scene.instance, shipped.host, shipped.signer, shipped.store.key).ship(shipped.post)
+
+
+def over(uplink: Uplink) -> Callable[[bytes], Answered]:
+    return lambda body: uplink.post("/add-records", body, CONTENT_TYPE)
+
+
+def test_a_store_killed_at_any_moment_has_what_it_acknowledged(tmp_path: Path) -> None:
+    """A process of its own, killed while it stores: the host's receipts are of what is there, and in the end all is."""
+    shipped, chance = Shipped(tmp_path), random.Random(6)
+    store = ServedStore(tmp_path / "s", [shipped.host], "--show-entries", name="store.example")
+    shipper = LogShipper(shipped.scene.folder, shipped.scene.instance, shipped.host, shipped.signer, store.key)
+    place = f"/{hashlib.sha256(f'{shipped.host.name}/{shipped.scene.instance.hex()}'.encode()).hexdigest()}"
+    unanswered = 0
+    for _ in range(12):
+        shipped.act(30)
+        killer = threading.Timer(chance.random() * 0.03, store.process.kill)
+        with Uplink(store.url, ca_file=None, signer=None, clock=SystemClock(), timeout=5.0) as uplink:
+            killer.start()
+            with contextlib.suppress(Unavailable):
+                while shipper.ship(over(uplink)):
+                    shipped.act()
+                unanswered -= 1
+            unanswered += 1
+            killer.join()
+        store.kill()
+        store.begin()
+        status, checkpoint = store.post(b"", f"{place}/checkpoint", "GET")
+        there = parse_signed_checkpoint(checkpoint).checkpoint.size if status == 200 else 0
+        assert there >= shipper.size
+    with Uplink(store.url, ca_file=None, signer=None, clock=SystemClock()) as uplink:
+        while shipper.ship(over(uplink)):
+            pass
+    shipped.log.close()
+    assert store.end() == 0
+    assert unanswered > 0, "it was killed while it stored"
+    assert export(tmp_path / "s").logs[0].leaves == tuple(shipped.own())
 
 
 # --- the lag, and what it refuses ---------------------------------------------------------------------------------------

@@ -20,11 +20,12 @@ from tests.attestor.site import NAMESPACE, OPERATOR, VerifierSite
 from tests.world.tls import self_signed
 from verifier.config import VerifierConfig
 from verifier.http.wire import from_base64
-from verifier.ledger.schema import BlobRow
+from verifier.ledger.transaction import blob
 from verifier.operate import Client, Server
 from verifier.reference import captured, captured_governance
 from verifier.trust import roots_from_pem
 from writ.formats.corim import Corim, encode_corim
+from writ.formats.digest import Digest
 from writ.formats.evidence import Evidence, parse_evidence
 from writ.formats.manifest import ComponentSpec, component_lines
 from writ.formats.measurement import Governance, Measurement, parse_measured
@@ -175,8 +176,8 @@ class Guest:
     def evidence(self) -> list[Evidence]:
         """All evidence that the verifier has decided on, as it arrived."""
         tables = self.site.built.ledger.read()
-        named = [bytes.fromhex(entry["inputs"]["evidence"].rpartition(":")[2]) for entry in self.decided()]
-        return [parse_evidence(blob.data) for blob in (tables.get(BlobRow, digest) for digest in named) if blob is not None]
+        named = [(entry["namespace"], Digest.parse(entry["inputs"]["evidence"])) for entry in self.decided()]
+        return [parse_evidence(found) for one in named if (found := blob(tables, *one)) is not None]
 
     def standing(self) -> str:
         """How the host stands, in the verifier's word."""

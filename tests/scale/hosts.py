@@ -120,7 +120,7 @@ class Central:
         if self.answered[second] >= self.capacity:
             raise Unavailable(ISSUER, "status 503")
         self.answered[second] += 1
-        return self.parts.attestation.attest(host, body)
+        return self.parts.attestation.attest(host, body).answer
 
 
 class Wire(Uplink):

@@ -18,6 +18,8 @@ from verifier.ledger import (
     Change,
     Consent,
     Consented,
+    ContentErased,
+    ContentHeld,
     DelegationPublished,
     Enrolment,
     Entry,
@@ -52,7 +54,7 @@ from verifier.ledger.schema import (
     TokenRow,
     TrustRow,
 )
-from verifier.ledger.transaction import NO_REFERENCES, PRUNED_EVERY, space, unheard
+from verifier.ledger.transaction import NO_REFERENCES, PRUNED_EVERY, blob, space, unheard
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.tlog.merkle import leaf_hash
@@ -141,6 +143,22 @@ class LedgerSuite:
         assert ledger.read().get(AdmissionRow, admission().id) is None
         assert ledger.commit(Admitted(entry("operator", body=bytes(65_535)), admission())).entry is not None
 
+    def test_entries_are_found_by_the_beginning_of_their_leaf_hash(self, ledger: Ledger) -> None:
+        bodies = [b"entry %d" % number for number in range(40)]
+        for number, body in enumerate((*bodies, bodies[7])):
+            ledger.commit(Admitted(entry("operator", body=body), admission(1 + number, f"host-{number}")))
+        tables = ledger.read()
+        for number, body in enumerate(bodies):
+            leaf = leaf_hash(body).hex()
+            for length in (12, 15, 16, 17, 63, 64):
+                assert tables.entries(leaf[:length], most=1)[0].sequence == number, (number, length)
+            assert tables.entries(leaf[:63] + ("0" if leaf[63] != "0" else "1"), most=2) == []
+        assert [row.sequence for row in tables.entries(leaf_hash(bodies[7]).hex(), most=5)] == [7, 40], "a leaf twice, in the log's order"
+        first = bodies[0]
+        assert {row.leaf for row in tables.entries(leaf_hash(first).hex()[:1], most=99)} == {
+            leaf_hash(body) for body in bodies if leaf_hash(body).hex()[0] == leaf_hash(first).hex()[0]
+        }
+
     @pytest.fixture
     def desk(self, ledger: Ledger) -> Desk:
         return Desk(ledger).ready()
@@ -159,7 +177,9 @@ class LedgerSuite:
         assert fresh.newest == 1
         assert (desk.host().state, desk.host().version) == (b"state", 0)
         assert tables.get(TokenRow, 0) is not None
-        assert tables.get(BlobRow, Digest.of(b"blob").value) is not None
+        assert blob(tables, "default", Digest.of(b"blob")) == b"blob"
+        assert tables.get(BlobRow, Digest.of(b"blob").value) is None, "it is of the namespace, and not of the domain"
+        assert blob(tables, "other", Digest.of(b"blob")) is None
 
     def test_sequence_has_no_gap(self, desk: Desk) -> None:
         desk.ledger.commit(desk.attested(1, 2))
@@ -254,7 +274,7 @@ class LedgerSuite:
         assert [one.digest for one in tables.select(ProposalRow, namespace="default")] == ["sha256:p"]
         assert [one.who for one in tables.select(ApprovalRow, proposal="sha256:p")] == ["alice"]
         assert tables.get(ReferenceRow, "sha256:c") == row
-        assert tables.get(BlobRow, Digest.of(b"blob").value) is not None
+        assert blob(tables, "other", Digest.of(b"blob")) == b"blob", "what is proposed is the domain's"
         assert space(tables, "default") == before
 
     def test_proposal_does_not_take_a_version_out_of_force_that_is_in_it(self, desk: Desk) -> None:
@@ -530,6 +550,24 @@ class LedgerSuite:
         assert tables.get(AnswerRow, b"\1" * 32) is None
         assert tables.get(TokenRow, 0) is None
         assert len(tables.select(EntryRow)) == 4 + PRUNED_EVERY
+
+    def test_what_is_held_is_not_erased_until_the_hold_is_lifted(self, desk: Desk) -> None:
+        def act() -> Entry:
+            return entry("operator")
+
+        desk.ledger.commit(ContentHeld(act(), True, b"a case"))
+        with pytest.raises(Refused) as refused:
+            desk.ledger.commit(ContentErased(act(), b"a request"))
+        assert [one.code for one in refused.value.reasons] == ["held"]
+        with pytest.raises(Refused):
+            desk.ledger.commit(ContentHeld(act(), True, b"again"))
+        desk.ledger.commit(ContentHeld(act(), False, b"settled"))
+        with pytest.raises(Refused):
+            desk.ledger.commit(ContentHeld(act(), False, b"again"))
+        desk.ledger.commit(ContentErased(act(), b"a request"))
+        tables = desk.ledger.read()
+        assert [blob(tables, "", Digest.of(why)) for why in (b"a case", b"settled", b"a request")] == [b"a case", b"settled", b"a request"]
+        assert blob(tables, "", Digest.of(b"again")) is None
 
 
 def at_once(ledger: Ledger, changes: list[Change]) -> list[str]:

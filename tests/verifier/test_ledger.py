@@ -17,7 +17,7 @@ from tests.world.ledger import MemoryLedger
 from verifier.ledger import Change, Ledger
 from verifier.ledger.schema import EntryRow, HostRow, NonceRow
 from verifier.ledger.sequencer import SqliteLedger
-from verifier.ledger.sqlite import connect
+from verifier.ledger.sqlite import SqliteTables, connect
 from writ.formats.errors import Unavailable
 
 
@@ -81,6 +81,18 @@ class TestSqliteLedger(LedgerSuite):
             SqliteLedger(tmp_path / "one.sqlite")
         first.close()
         SqliteLedger(tmp_path / "one.sqlite").close()
+
+    def test_an_entry_is_found_without_reading_the_log(self, tmp_path: Path) -> None:
+        asked: list[str] = []
+        reader = connect(tmp_path / "plan.sqlite")
+        reader.set_trace_callback(asked.append)
+        SqliteTables(reader).entries("ab" * 32, most=1)
+        reader.set_trace_callback(None)
+        plan = " ".join(str(row[3]) for row in reader.execute(f"EXPLAIN QUERY PLAN {asked[-1]}"))
+        reader.close()
+        assert "USING INDEX entry_leaf" in plan
+        assert "SCAN" not in plan
+        assert "TEMP B-TREE" not in plan
 
     def test_commits_reach_the_disk(self, tmp_path: Path) -> None:
         writer = connect(tmp_path / "sync.sqlite")

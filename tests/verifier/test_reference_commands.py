@@ -235,6 +235,14 @@ def test_one_proposes_and_another_approves(desk: Desk) -> None:
     assert desk.run("reference", "approve", lifted["proposal"], by="bob", code=1)["reasons"][0]["code"] == "proposal-closed"
 
 
+def test_a_bound_on_the_lag_is_set_kept_and_lifted(desk: Desk) -> None:
+    desk.run("policy", "publish", "--record-lag-most", "30")
+    assert desk.run("policy", "publish", "--token-life", "20")["version"]
+    assert desk.run("policy", "show")["settings"]["record_lag_most"] == 30
+    desk.run("policy", "publish", "--record-lag-most", "0")
+    assert desk.run("policy", "show")["settings"]["record_lag_most"] is None
+
+
 def test_policy_keeps_what_is_not_said(desk: Desk) -> None:
     """Whoever changes one thing loosens nothing else by not naming it."""
     keys = [to_base64(certificate("vendor"))]
@@ -251,7 +259,7 @@ def test_policy_keeps_what_is_not_said(desk: Desk) -> None:
     assert kept["settings"] == {
         "accept_runtime_only": True, "tpm_classes": ["software"], "token_life": 20, "nonce_life": 120, "clock_skew": 5, "hold_max": 600,
         "approvals": {"governance": 2, "rooted/*": 2}, "ima": {**rules, "exclude": ["/tmp/.*", "/var/log/.*"]}, "approvers": {},
-        "hardware": False,
+        "hardware": False, "record_lag_most": None,
     }  # fmt: skip
     alice, bob = new_signer().public, new_signer(ES256).public
     for name, key in (("alice", alice), ("bob", bob)):

@@ -26,8 +26,8 @@ from verifier.__main__ import main
 from verifier.attest import ReferenceSets, read_inputs
 from verifier.http.wire import to_base64
 from verifier.keys import AHEAD, RETIRED_FOR, Keys
-from verifier.ledger.schema import BlobRow, EntryRow, ProofRow
-from verifier.ledger.transaction import MOST_EXCHANGES
+from verifier.ledger.schema import EntryRow, ProofRow
+from verifier.ledger.transaction import MOST_EXCHANGES, blob
 from verifier.token_exchange import EXCHANGE_JWKS, TokenExchange
 from writ.formats.corim import Corim, encode_corim
 from writ.formats.cose import parse_sign1, verify_sign1
@@ -142,8 +142,8 @@ def test_i5_decision_is_made_again_from_what_it_names(verifier: RunningVerifier,
     found = decisions(verifier)
     assert [one.claims is None for one in found] == [False, True]
     for decision in found:
-        named = {name: tables.get(BlobRow, digest.value) for name, digest in decision.inputs}
-        blobs = {name: row.data for name, row in named.items() if row is not None}
+        named = {name: blob(tables, decision.namespace, digest) for name, digest in decision.inputs}
+        blobs = {name: data for name, data in named.items() if data is not None}
         assert blobs.keys() == named.keys()
         exchanging = Exchanging(verifier.url, f"{verifier.url}/v1/hosts/h1/exchange", decision.decided_at, decision.issued)
         again = decide_exchange(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from verifier.ledger import Change, Committed
 from verifier.ledger.schema import EntryRow, R, Row, columns
-from verifier.ledger.transaction import apply
+from verifier.ledger.transaction import apply, entered
 
 
 class MemoryTables:
@@ -30,10 +30,10 @@ class MemoryTables:
         found = [row for key, row in sorted(self._of(table).items()) if (after is None or key > after) and _equal(row, equal)]
         return found[:most] if most else found
 
-    def starting(self, table: type[R], column: str, prefix: str, *, most: int) -> list[R]:
-        """The first rows whose text in `column` begins with `prefix`."""
-        found = [row for row in self._of(table).values() if getattr(row, column).startswith(prefix)]
-        return sorted(found, key=lambda row: str(getattr(row, column)))[:most]
+    def entries(self, reference: str, *, most: int) -> list[EntryRow]:
+        """The first `most` entries whose leaf hash begins so."""
+        found = [row for row in self._of(EntryRow).values() if row.reference.startswith(reference)]
+        return sorted(found, key=lambda row: (row.leaf, row.sequence))[:most]
 
     def last(self, table: type[R]) -> R | None:
         """The row with the greatest key."""
@@ -41,10 +41,15 @@ class MemoryTables:
         return found[max(found)] if found else None
 
     def put(self, row: R) -> None:
-        """Insert or replace; a log entry is inserted only."""
+        """Insert or replace."""
         table, key = type(row), getattr(row, columns(type(row))[0])
-        assert table is not EntryRow or key not in self._of(table), "the log is append-only"
         self._of(table)[key] = row
+
+    def append(self, rows: Sequence[EntryRow]) -> None:
+        """Insert entries of the log."""
+        for row in rows:
+            assert row.sequence not in self._of(EntryRow), "the log is append-only"
+            self.put(row)
 
     def drop(self, table: type[R], key: object) -> None:
         """Drop the row under its key."""
@@ -72,7 +77,7 @@ class MemoryLedger:
         """Apply the change to a copy, which takes the place of the rows if nothing was raised."""
         with self._lock:
             copy = {table: dict(rows) for table, rows in self._rows.items()}
-            committed = apply(change, MemoryTables(copy))
+            (committed,) = entered([apply(change, MemoryTables(copy))], MemoryTables(copy))
             self._rows = copy
             return committed
 

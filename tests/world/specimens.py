@@ -78,6 +78,7 @@ from writ.formats.tlog.merkle import consistency_proof
 from writ.formats.tlog.note import encode_note, parse_vkey
 from writ.formats.tlog.proof import encode_tlog_proof, parse_tlog_proof
 from writ.formats.tlog.receipt import Receipt, parse_receipt
+from writ.formats.tlog.storing import AddRecords, encode_add_records, parse_add_records
 from writ.formats.tlog.tile import encode_bundle as encode_bundle_of_entries
 from writ.formats.tlog.tile import parse_bundle as parse_bundle_of_entries
 from writ.formats.tlog.witnessing import (
@@ -193,6 +194,8 @@ def specimens() -> dict[str, Specimen]:
     pinned.anchor("one")
     shown = pinned.evidence("one")
     asked = AddCheckpoint(5, consistency_proof(logged.leaves, 5), seen)
+    contents = (None, b"sealed", None, b"s")
+    shipped = AddRecords(5, seen, tuple(logged.entries[5:]), contents, (("token", b"a.b.c"), ("object", b"o")))
     assert set(exchange) == set(EXCHANGE.table)
     assert set(local) == set(LOCAL.table)
     return {
@@ -250,6 +253,10 @@ def specimens() -> dict[str, Specimen]:
         "tlog-key": Specimen(plain_key(), lambda value: str(value).encode(), lambda data: parse_vkey(data.decode("latin-1"))),
         "tlog-proof": Specimen(logged.proof(5, witnesses=["w1"]), encode_tlog_proof, parse_tlog_proof),
         "tlog-add-checkpoint": Specimen(asked, encode_add_checkpoint, parse_add_checkpoint),
+        "add-records": Specimen(shipped, encode_add_records, parse_add_records),
+        "policy-bundle-lag": Specimen(
+            replace(scene.bundle, settings=replace(scene.bundle.settings, record_lag_most=30)), encode_bundle, parse_bundle
+        ),
         "tlog-cosignatures": Specimen(seen.note.signatures[1:], encode_cosignatures, parse_cosignatures),
         "tlog-bundle": Specimen(tuple(logged.entries), encode_bundle_of_entries, lambda data: parse_bundle_of_entries(data, 9)),
         "tlog-receipt": Specimen(parse_receipt(logged.receipt(5)), _receipt, parse_receipt),

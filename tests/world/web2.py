@@ -128,7 +128,9 @@ class _Site:
         if path == "/grpc/echo":
             self.h2.send_headers(number, [("grpc-status", "0"), *said.trailers], end_stream=True)
         elif path == "/grpc/none":
-            self.h2.send_headers(number, [(":status", "200"), ("grpc-status", "12")], end_stream=True)
+            self.h2.send_headers(number, [(":status", "200"), ("content-type", "application/grpc"), ("grpc-status", "12")], end_stream=True)
+        elif path == "/v1/grpc-status":
+            self.h2.send_headers(number, [(":status", "200"), ("grpc-status", "7")], end_stream=True)
         elif path == "/short":
             self.h2.send_headers(number, [(":status", "200"), ("content-length", "9")])
             self.h2.send_data(number, b"abc")

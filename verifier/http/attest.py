@@ -9,12 +9,10 @@ from starlette.concurrency import run_in_threadpool
 
 from verifier.http.problems import CBOR
 from verifier.http.route import SMALL, Parts, Route
-from verifier.ledger.schema import EntryRow
 from writ.formats.errors import FormatError
 from writ.formats.evidence import MAX_SIZE
-from writ.formats.exchange import EXCHANGE, Activation, AttestAnswer, EnrolRequest
+from writ.formats.exchange import EXCHANGE, Activation, EnrolRequest
 from writ.formats.strict import b64url
-from writ.formats.tlog.merkle import leaf_hash
 from writ.service.uplink import RECEIPT_HEADER
 
 Host = Annotated[str, Path(min_length=1, max_length=63)]
@@ -45,14 +43,13 @@ def routes(parts: Parts) -> tuple[Route, ...]:
         if parts.cosigning is not None:
             parts.cosigning.demand()
 
-    def receipt(answer: bytes) -> dict[str, str]:
-        """The receipt of the decision that was answered, beside it; none where there is no log."""
-        message = EXCHANGE.parse(answer)
-        if parts.translog is None or not isinstance(message, AttestAnswer):
-            return {}
-        tables = parts.ledger.read()
-        (row,) = tables.select(EntryRow, reference=leaf_hash(message.decision).hex(), most=1)
-        return {RECEIPT_HEADER: b64url(parts.translog.receipt(tables, row.sequence))}
+    def attest(host: str, body: bytes) -> tuple[bytes, dict[str, str]]:
+        """The answer, and beside it the receipt of its decision, without which it does not leave; none where there is no log."""
+        answered = parts.attestation.attest(host, body)
+        if parts.translog is None:
+            return answered.answer, {}
+        receipt = parts.translog.receipt(parts.ledger.read(), answered.sequence)
+        return answered.answer, {RECEIPT_HEADER: b64url(receipt)}
 
     async def post_enrol(request: Request) -> Response:
         return Response(await run_in_threadpool(enrol, await request.body()), media_type=CBOR)
@@ -66,9 +63,9 @@ def routes(parts: Parts) -> tuple[Route, ...]:
 
     async def post_attest(request: Request, host: Host) -> Response:
         demand()
-        answer = await run_in_threadpool(parts.attestation.attest, host, await request.body())
+        answer, headers = await run_in_threadpool(attest, host, await request.body())
         parts.counters.add("verifier_attestations_total")
-        return Response(answer, media_type=CBOR, headers=await run_in_threadpool(receipt, answer))
+        return Response(answer, media_type=CBOR, headers=headers)
 
     async def post_exchange(request: Request, host: Host) -> Response:
         demand()

@@ -20,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from verifier.http.problems import problem
 from writ.formats.reason import Reason
+from writ.service.unsent import Taken
 
 BODY_SECONDS: Final = 10.0
 HEAD_SECONDS: Final = 10.0
@@ -125,8 +126,9 @@ async def _refuse(status: int, reason: Reason, limit: RouteLimit, scope: Scope, 
     await response(scope, receive, send)
 
 
-class DeadlineProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1, except that a connection is closed whose next request has begun but has no whole head in `HEAD_SECONDS`.
+class DeadlineProtocol(Taken, HttpToolsProtocol):
+    """uvicorn's HTTP/1.1, except that a connection is closed whose next request has begun but has no whole head in `HEAD_SECONDS`, or on
+    which an answer is not taken (`service.unsent`).
 
     The first request counts as begun when the connection is made.
     """

@@ -10,7 +10,6 @@ from fastapi.responses import JSONResponse
 from verifier.config import LOG_PATH
 from verifier.http.route import Parts, Route
 from verifier.ledger import Tables
-from verifier.ledger.schema import EntryRow
 from verifier.ledger.translog import TransparencyLog
 from verifier.token_exchange import EXCHANGE_JWKS
 from writ.formats.errors import FormatError, Refused
@@ -29,7 +28,7 @@ Leaf = Annotated[str, Path(pattern="^[0-9a-f]{64}$")]
 
 def _entry(tables: Tables, leaf: str) -> int:
     """The sequence of the entry with that leaf hash: the first, if there are several."""
-    rows = tables.select(EntryRow, reference=leaf, most=1)
+    rows = tables.entries(leaf, most=1)
     if not rows:
         raise Refused(Reason("not-found", "leaf", "the leaf hash of an entry of this log", leaf))
     return rows[0].sequence

@@ -14,7 +14,8 @@ from verifier.http.problems import CBOR
 from verifier.http.route import Parts, Route, Scope, scope
 from verifier.http.wire_reference import outcome_view
 from verifier.keys import AHEAD
-from verifier.ledger.schema import BlobRow, EntryRow, ExchangeKeyRow, KeyRow
+from verifier.ledger.schema import EntryRow, ExchangeKeyRow, KeyRow
+from verifier.ledger.transaction import blob
 from verifier.manufacturers import Offered
 from writ.formats.archive import encode_archive
 from writ.formats.cose import parse_sign1
@@ -99,7 +100,21 @@ def _governance(parts: Parts) -> tuple[Route, ...]:
         entry = parts.revocations.revoke(within.operator, within.namespace, body.kind, body.subject)
         return JSONResponse({"kind": body.kind, "subject": body.subject, "reference": entry.reference})
 
+    def hold(body: wire.WhyBody, within: In) -> Any:
+        parts.contents.hold(within.operator, within.namespace, body.why, held=True)
+        return JSONResponse({"namespace": within.namespace, "held": True})
+
+    def lift(body: wire.WhyBody, within: In) -> Any:
+        parts.contents.hold(within.operator, within.namespace, body.why, held=False)
+        return JSONResponse({"namespace": within.namespace, "held": False})
+
+    def erase(body: wire.WhyBody, within: In) -> Any:
+        return JSONResponse({"namespace": within.namespace, "erased": parts.contents.erase(within.operator, within.namespace, body.why)})
+
     return (
+        Route("POST", "/v1/contents/hold", "operator", hold),
+        Route("POST", "/v1/contents/lift", "operator", lift),
+        Route("POST", "/v1/contents/erase", "operator", erase),
         Route("POST", "/v1/policies", "operator", publish, MEGABYTE),
         Route("GET", "/v1/policies/current", "reader", current),
         Route("POST", "/v1/revocations", "operator", revoke),
@@ -109,12 +124,12 @@ def _governance(parts: Parts) -> tuple[Route, ...]:
 def _decisions(parts: Parts) -> tuple[Route, ...]:
     def decision(reference: Annotated[str, Path(pattern=r"^[0-9a-f]{12,64}$")], within: In) -> Any:
         tables = parts.ledger.read()
-        rows = tables.starting(EntryRow, "reference", reference, most=2)
+        rows = tables.entries(reference, most=2)
         if len(rows) != 1 or not (rows[0].namespace == within.namespace or within.operator.covers(rows[0].namespace)):
             raise Refused(Reason("not-found", "reference", f"one decision of {within.namespace}", reference))
         read = parse_entry(parse_sign1(rows[0].entry).payload or b"")
-        blob = tables.get(BlobRow, read.result.value) if isinstance(read, AttestDecision) else None
-        return JSONResponse(wire.entry_view(rows[0], None if blob is None else blob.data))
+        result = blob(tables, rows[0].namespace, read.result) if isinstance(read, AttestDecision) else None
+        return JSONResponse(wire.entry_view(rows[0], result))
 
     def list_decisions(
         within: In, most: Annotated[int, Query(ge=1, le=1000)] = 100, after: Annotated[int, Query(ge=-1, lt=1 << 53)] = -1

@@ -21,6 +21,7 @@ from starlette.concurrency import run_in_threadpool
 from verifier.access import WHOLE_DOMAIN, ApiKeys, HostProofs, Operator
 from verifier.approval import Approvals
 from verifier.attest import Attestation
+from verifier.contents import Contents
 from verifier.cosigning import Cosigning
 from verifier.dry_runs import DryRuns
 from verifier.enrol import Enrolment
@@ -76,6 +77,7 @@ class Parts:
     revocations: Revocations
     anchors: Anchors
     rotation: Rotation
+    contents: Contents
     api_keys: ApiKeys
     proofs: HostProofs
     requests_per_second: int

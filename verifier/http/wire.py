@@ -104,6 +104,12 @@ class PolicyBody(Body):
     version: int | None = Field(default=None, ge=1, lt=1 << 53)
 
 
+class WhyBody(Body):
+    """Why content of a namespace is held, lifted or erased; kept beside the log, which names it."""
+
+    why: str = Field(min_length=1, max_length=1000)
+
+
 class RevokeBody(Body):
     """Revoke a token by `jti`, an instance by its id in hex, or a host."""
 

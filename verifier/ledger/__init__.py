@@ -9,7 +9,7 @@ gone, or an operator decided otherwise, it is `Refused`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
@@ -271,6 +271,23 @@ class TrustImported:
 
 
 @dataclass(frozen=True, slots=True)
+class ContentHeld:
+    """A legal hold on what decisions of a namespace rest on was set, or lifted. `why` is a text, which the entry names."""
+
+    entry: Entry
+    held: bool
+    why: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ContentErased:
+    """What decisions of a namespace rest on is to be erased. `why` is a text, which the entry names."""
+
+    entry: Entry
+    why: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class NonceIssued:
     """A fresh nonce for a host; older ones of it are void. No decision, so no entry."""
 
@@ -286,9 +303,18 @@ class EngineInstalled:
 
 Decided = (
     Attested | Enrolment | Admitted | HostMoved | ReferencesImported | PolicyPublished | TokensRevoked | ApiKeyMade | KeyRotated
-    | TrustImported | Consented | DelegationPublished | Exchanged | Began
+    | TrustImported | Consented | DelegationPublished | Exchanged | Began | ContentHeld | ContentErased
 )  # fmt: skip
 Change = Decided | NonceIssued | EngineInstalled
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What a change came to, within its transaction: the entry that it makes, not yet in the log, and what is said to whoever asked."""
+
+    entry: Entry | None
+    answer: bytes | None = None
+    repeated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,8 +337,8 @@ class Tables(Protocol):
         """The rows whose columns equal these, in the order of their keys: the first `most` of them, of keys behind `after`."""
         ...
 
-    def starting(self, table: type[R], column: str, prefix: str, *, most: int) -> list[R]:
-        """The first `most` rows whose text in `column` begins with `prefix` (ASCII)."""
+    def entries(self, reference: str, *, most: int) -> list[EntryRow]:
+        """The first `most` entries whose leaf hash begins so, in lower-case hex; of one hash in the order of the log."""
         ...
 
     def last(self, table: type[R]) -> R | None:
@@ -321,6 +347,10 @@ class Tables(Protocol):
 
     def put(self, row: R) -> None:
         """Insert the row, or replace the one under its key."""
+        ...
+
+    def append(self, rows: Sequence[EntryRow]) -> None:
+        """Insert entries of the log, all of which are new."""
         ...
 
     def drop(self, table: type[R], key: object) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from types import UnionType
 from typing import Final, TypeVar, Union, get_args, get_origin, get_type_hints
 
-VERSION: Final = 7
+VERSION: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,7 @@ class HeardRow(Row):
     epoch: str
     epoch_at: int
     governing: int = 0
+    held: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,16 +115,20 @@ class AnswerRow(Row):
 
 @dataclass(frozen=True, slots=True)
 class EntryRow(Row):
-    """One signed decision (COSE_Sign1) in the log, with its RFC 6962 leaf hash. `reference` is the leaf hash in hex."""
+    """One signed decision (COSE_Sign1) in the log, with its RFC 6962 leaf hash."""
 
     sequence: int
-    reference: str
     kind: str
     namespace: str
     host: str
     at: int
     leaf: bytes
     entry: bytes
+
+    @property
+    def reference(self) -> str:
+        """The leaf hash in hex, by which people and other entries name it."""
+        return self.leaf.hex()
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +149,11 @@ class CheckpointRow(Row):
 
 @dataclass(frozen=True, slots=True)
 class BlobRow(Row):
-    """Bytes by their SHA-256: the inputs and outputs that decisions name, so that they can be made again."""
+    """The inputs and outputs that decisions name, so that they can be made again: by their SHA-256, of a namespace's by `blobs.blob_id`."""
 
-    digest: bytes
+    id: bytes
     data: bytes
+    namespace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +161,7 @@ class SpaceRow(Row):
     """A namespace: the digests that a verdict must have been made with, its revocation epoch, and the delegation in force.
 
     `governing` counts the changes of what a host itself is judged by: reference values that are of no agent, and exemptions that went.
+    `held`: a legal hold is on what its decisions rest on.
     """
 
     namespace: str
@@ -165,6 +172,7 @@ class SpaceRow(Row):
     delegation: str | None = None
     delegation_version: int = 0
     governing: int = 0
+    held: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,11 +350,14 @@ TABLES: Final[dict[type[Row], str]] = {
 }  # fmt: skip
 
 _INDEXES: Final = (
-    ("admission", "host"), ("nonce", "host"), ("entry", "reference"), ("entry", "namespace"), ("entry", "host"), ("token", "token_id"),
+    ("admission", "host"), ("nonce", "host"), ("entry", "namespace"), ("token", "token_id"),
     ("token", "host"), ("token", "instance"), ("reference", "namespace"), ("nonce", "expires_at"), ("answer", "expires_at"),
     ("token", "expires_at"), ("token", "revoked"), ("exemption", "namespace"), ("proposal", "namespace"), ("approval", "proposal"),
     ("api_key", "id"), ("ima_part", "host"), ("proof", "expires_at"),
 )  # fmt: skip
+
+LEAF_KEY: Final = 8
+"""Bytes of a leaf hash that are indexed. Hashes come in no order, so each moves a page of its own; of a short key there are few."""
 
 _SQL: Final[dict[object, str]] = {int: "INTEGER", str: "TEXT", bytes: "BLOB"}
 
@@ -360,6 +371,7 @@ def statements() -> tuple[str, ...]:
     """The SQL that makes an empty database."""
     made = [_create(table, name) for table, name in TABLES.items()]
     made += [f"CREATE INDEX {table}_{column} ON {table} ({column})" for table, column in _INDEXES]
+    made.append(f"CREATE INDEX entry_leaf ON entry (substr(leaf, 1, {LEAF_KEY}))")
     made += [
         f"CREATE TRIGGER entry_{verb.lower()} BEFORE {verb} ON entry BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END"
         for verb in ("UPDATE", "DELETE")

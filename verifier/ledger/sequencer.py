@@ -23,9 +23,9 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from typing import Final
 
-from verifier.ledger import Change, Committed, Tables
+from verifier.ledger import Applied, Change, Committed, Tables
 from verifier.ledger.sqlite import SqliteTables, connect, hold
-from verifier.ledger.transaction import apply
+from verifier.ledger.transaction import apply, entered
 from verifier.ledger.translog import Extended, TransparencyLog
 from writ.formats.errors import Unavailable, WritError
 from writ.service.log_store import sync
@@ -170,18 +170,20 @@ class SqliteLedger:
 
     def _commit(self, group: list[Job]) -> None:
         tables, committing = SqliteTables(self._writer), False
-        answers: list[tuple[Future[Committed], Committed | Exception]] = []
+        applied: list[tuple[Future[Committed], Applied]] = []
+        refused: list[tuple[Future[Committed], Exception]] = []
         try:
             self._writer.execute("BEGIN IMMEDIATE")
             for change, done in group:
                 self._writer.execute("SAVEPOINT change")
                 try:
-                    answers.append((done, apply(change, tables)))
+                    applied.append((done, apply(change, tables)))
                 except (WritError, sqlite3.IntegrityError) as error:
                     self._writer.execute("ROLLBACK TO change")
-                    answers.append((done, error))
+                    refused.append((done, error))
                 self._writer.execute("RELEASE change")
-            extended = self._extended(tables, [answer for _, answer in answers])
+            committed = entered([one for _, one in applied], tables)
+            extended = self._extended(tables, committed)
             committing = True
             self._writer.execute("COMMIT")
             if self.log is not None:
@@ -191,18 +193,18 @@ class SqliteLedger:
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody of the group is answered, and every caller must hear so
             self._abandon(group, error, ends=committing or _of_the_disk(error))
             return
-        for done, answer in answers:
-            if isinstance(answer, Committed):
-                done.set_result(answer)
-            elif isinstance(answer, WritError):
-                done.set_exception(answer)
+        for (done, _), answer in zip(applied, committed, strict=True):
+            done.set_result(answer)
+        for done, fault in refused:
+            if isinstance(fault, WritError):
+                done.set_exception(fault)
             else:
-                _LOG.error("change-refused-by-database", exception=answer)
+                _LOG.error("change-refused-by-database", exception=fault)
                 done.set_exception(Unavailable("ledger", "the database refused the change"))
 
-    def _extended(self, tables: SqliteTables, answers: Sequence[Committed | Exception]) -> Extended | None:
+    def _extended(self, tables: SqliteTables, committed: Sequence[Committed]) -> Extended | None:
         """What the group makes of the log; None where it appends nothing."""
-        rows = [one.entry for one in answers if isinstance(one, Committed) and one.entry is not None and not one.repeated]
+        rows = [one.entry for one in committed if one.entry is not None]
         return self.log.extend(tables, rows) if rows and self.log is not None else None
 
     def _abandon(self, group: list[Job], error: Exception, *, ends: bool) -> None:

@@ -6,10 +6,12 @@ import contextlib
 import fcntl
 import os
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
-from verifier.ledger.schema import TABLES, VERSION, R, columns, statements
+from verifier.ledger.blobs import keys_beside
+from verifier.ledger.schema import LEAF_KEY, TABLES, VERSION, BlobRow, EntryRow, R, columns, statements
 from writ.formats.errors import Unavailable
 
 
@@ -70,6 +72,7 @@ def _upsert(table: type) -> str:
 
 _SELECT: Final = {table: f"SELECT {', '.join(columns(table))} FROM {name}" for table, name in TABLES.items()}  # noqa: S608 - our own names
 _UPSERT: Final = {table: _upsert(table) for table in TABLES}
+_APPEND: Final = "INSERT INTO entry (sequence, kind, namespace, host, at, leaf, entry) VALUES (?, ?, ?, ?, ?, ?, ?)"
 
 
 class SqliteTables:
@@ -77,6 +80,7 @@ class SqliteTables:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+        self._blob_keys = keys_beside(connection)
 
     def begin(self) -> None:
         """Reading stays with what is committed at the next read, until `end`."""
@@ -89,7 +93,8 @@ class SqliteTables:
     def get(self, table: type[R], key: object) -> R | None:
         """The row under its key."""
         row = self._connection.execute(f"{_SELECT[table]} WHERE {columns(table)[0]} = ?", (key,)).fetchone()
-        return None if row is None else table(*row)
+        found = None if row is None else table(*row)
+        return cast("R | None", self._blob_keys.opened(found)) if isinstance(found, BlobRow) else found
 
     def select(self, table: type[R], *, most: int = 0, after: object = None, **equal: object) -> list[R]:
         """The rows whose columns equal these, in the order of their keys."""
@@ -107,14 +112,15 @@ class SqliteTables:
         rows = self._connection.execute(f"{_SELECT[table]}{where} ORDER BY {key}{limit}", values)
         return [table(*row) for row in rows]
 
-    def starting(self, table: type[R], column: str, prefix: str, *, most: int) -> list[R]:
-        """The first `most` rows whose text in `column` begins with `prefix` (ASCII)."""
-        if column not in columns(table):
-            raise sqlite3.ProgrammingError(f"{TABLES[table]} has no {column}")
+    def entries(self, reference: str, *, most: int) -> list[EntryRow]:
+        """The first `most` entries whose leaf hash begins so, in hex."""
+        ends = [bytes.fromhex(reference[: 2 * LEAF_KEY].ljust(2 * LEAF_KEY, digit)) for digit in "0f"]
         rows = self._connection.execute(
-            f"{_SELECT[table]} WHERE {column} >= ? AND {column} < ? ORDER BY {column} LIMIT ?", (prefix, prefix + "\x7f", most)
+            f"{_SELECT[EntryRow]} WHERE substr(leaf, 1, {LEAF_KEY}) BETWEEN ? AND ? AND lower(hex(leaf)) >= ? AND lower(hex(leaf)) < ?"
+            f" ORDER BY substr(leaf, 1, {LEAF_KEY}), sequence LIMIT ?",
+            (*ends, reference, reference + "g", most),
         )
-        return [table(*row) for row in rows]
+        return [EntryRow(*row) for row in rows]
 
     def last(self, table: type[R]) -> R | None:
         """The row with the greatest key."""
@@ -122,8 +128,13 @@ class SqliteTables:
         return None if row is None else table(*row)
 
     def put(self, row: R) -> None:
-        """Insert the row, or replace the one under its key; a log entry is inserted only."""
+        """Insert the row, or replace the one under its key."""
+        row = cast("R", self._blob_keys.sealed(row)) if isinstance(row, BlobRow) else row
         self._connection.execute(_UPSERT[type(row)], [getattr(row, column) for column in columns(type(row))])
+
+    def append(self, rows: Sequence[EntryRow]) -> None:
+        """Insert entries of the log, all of which are new."""
+        self._connection.executemany(_APPEND, ((r.sequence, r.kind, r.namespace, r.host, r.at, r.leaf, r.entry) for r in rows))
 
     def drop(self, table: type[R], key: object) -> None:
         """Drop the row under its key."""

@@ -1,12 +1,13 @@
 """The rules of a commit, for every storage: what must still hold, and what is written.
 
 `apply` runs inside one transaction. It raises before it writes, or the caller
-rolls back: nothing of a refused change stays.
+rolls back: nothing of a refused change stays. The entries of all changes of
+one transaction are appended together, at its end, by `entered`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import singledispatch
 from typing import Final
@@ -14,6 +15,7 @@ from typing import Final
 from verifier.ledger import (
     Admitted,
     ApiKeyMade,
+    Applied,
     Attested,
     Basis,
     Began,
@@ -21,6 +23,8 @@ from verifier.ledger import (
     Committed,
     Consent,
     Consented,
+    ContentErased,
+    ContentHeld,
     DelegationPublished,
     EngineInstalled,
     Enrolment,
@@ -37,6 +41,7 @@ from verifier.ledger import (
     TrustImported,
     Void,
 )  # fmt: skip
+from verifier.ledger.blobs import blob_id
 from verifier.ledger.schema import (
     AdmissionRow,
     AnswerRow,
@@ -101,19 +106,19 @@ def judge_nonce(nonce: NonceRow | None, *, host: str, at: int) -> NonceRow:
 
 
 @singledispatch
-def apply(change: Change, tables: Tables) -> Committed:  # noqa: ARG001 - the registered rules use both
-    """Check `change` against what stands now, and write all of it."""
+def apply(change: Change, tables: Tables) -> Applied:  # noqa: ARG001 - the registered rules use both
+    """Check `change` against what stands now, and write all of it but its entry, which `entered` writes."""
     raise Misuse(f"no rule for {type(change).__name__}")
 
 
 @apply.register
-def _attested(change: Attested, tables: Tables) -> Committed:
+def _attested(change: Attested, tables: Tables) -> Applied:
     """1. The nonce. 2. The host. 3. Policy, references, epoch. 4. All writes: nonce, state, tokens, next nonce, answer, entry."""
     # 1
     nonce = tables.get(NonceRow, change.nonce)
     again = stored_answer(tables, nonce, change.evidence)
     if again is not None:
-        return Committed(None, again, repeated=True)
+        return Applied(None, again, repeated=True)
     nonce = judge_nonce(nonce, host=change.entry.host, at=change.entry.at)
     # 2
     host = _host(tables, change.entry.host)
@@ -142,27 +147,27 @@ def _attested(change: Attested, tables: Tables) -> Committed:
     tables.put(change.answer)
     if change.listed is not None:
         tables.put(change.listed)
-    _blobs(tables, change.blobs)
-    return Committed(_append(tables, change.entry), change.answer.answer)
+    _blobs(tables, change.blobs, host.namespace)
+    return Applied(_fitting(change.entry), change.answer.answer)
 
 
 @apply.register
-def _began(change: Began, tables: Tables) -> Committed:
+def _began(change: Began, tables: Tables) -> Applied:
     """There is no entry yet."""
     if tables.last(EntryRow) is not None:
         raise Misuse("a log begins once")
-    return Committed(_append(tables, change.entry))
+    return Applied(_fitting(change.entry))
 
 
 @apply.register
-def _installed(change: EngineInstalled, tables: Tables) -> Committed:
+def _installed(change: EngineInstalled, tables: Tables) -> Applied:
     """The object is there for whoever reads the log."""
     _blobs(tables, (change.engine,))
-    return Committed(None)
+    return Applied(None)
 
 
 @apply.register
-def _exchanged(change: Exchanged, tables: Tables) -> Committed:
+def _exchanged(change: Exchanged, tables: Tables) -> Applied:
     """The proof is used up, the decision in the log. What is refused here writes nothing, so nobody makes the log grow by it.
 
     1. The proof is unused.
@@ -199,12 +204,12 @@ def _exchanged(change: Exchanged, tables: Tables) -> Committed:
     tables.put(change.proof)
     for row in rows:
         tables.put(replace(row, exchanges=row.exchanges + 1))
-    _blobs(tables, change.blobs)
-    return Committed(_append(tables, change.entry))
+    _blobs(tables, change.blobs, host.namespace)
+    return Applied(_fitting(change.entry))
 
 
 @apply.register
-def _enrolment(change: Enrolment, tables: Tables) -> Committed:
+def _enrolment(change: Enrolment, tables: Tables) -> Applied:
     """1. The admission is unspent. 2. The EK is free or this host's. 3. The host takes no other EK. 4. All writes."""
     # 1
     admission = judge_admission(tables.get(AdmissionRow, change.admission), at=change.entry.at)
@@ -224,8 +229,8 @@ def _enrolment(change: Enrolment, tables: Tables) -> Committed:
     tables.put(unheard(change.host.host, change.host.namespace, change.entry.at, cleared=cleared))
     _void(tables, change.host.host, change.entry.at)
     _issue(tables, change.nonce)
-    _blobs(tables, change.blobs)
-    return Committed(_append(tables, change.entry))
+    _blobs(tables, change.blobs, change.host.namespace)
+    return Applied(_fitting(change.entry))
 
 
 def judge_admission(admission: AdmissionRow | None, *, at: int) -> AdmissionRow:
@@ -253,7 +258,7 @@ def judge_ek(tables: Tables, before: HostRow | None, *, ek: str, host: str) -> N
 
 
 @apply.register
-def _admitted(change: Admitted, tables: Tables) -> Committed:
+def _admitted(change: Admitted, tables: Tables) -> Applied:
     admission = change.admission
     host = tables.get(HostRow, admission.host)
     if host is not None and (host.status == "retired" or host.namespace != admission.namespace):
@@ -262,15 +267,15 @@ def _admitted(change: Admitted, tables: Tables) -> Committed:
         tables.put(HostRow(admission.host, admission.namespace, 0, "admitted", None, None, None, None, -1))
         tables.put(unheard(admission.host, admission.namespace, change.entry.at))
     tables.put(admission)
-    return Committed(_append(tables, change.entry))
+    return Applied(_fitting(change.entry))
 
 
 @apply.register
-def _host_moved(change: HostMoved, tables: Tables) -> Committed:
+def _host_moved(change: HostMoved, tables: Tables) -> Applied:
     _change(tables, change.change, change.entry.at)
     if change.admission is not None:
         tables.put(change.admission)
-    return Committed(_append(tables, change.entry))
+    return Applied(_fitting(change.entry))
 
 
 def _change(tables: Tables, change: HostChange, at: int) -> None:
@@ -289,7 +294,7 @@ def _change(tables: Tables, change: HostChange, at: int) -> None:
 
 
 @apply.register
-def _references(change: ReferencesImported, tables: Tables) -> Committed:
+def _references(change: ReferencesImported, tables: Tables) -> Applied:
     now = space(tables, change.entry.namespace)
     if now.references_digest != change.before:
         raise Void("the reference values")
@@ -309,17 +314,38 @@ def _references(change: ReferencesImported, tables: Tables) -> Committed:
         tables.put(one)
     tables.put(replace(now, references_digest=change.digest, governing=now.governing + governs))
     _blobs(tables, change.blobs)
-    return Committed(_append(tables, change.entry))
+    return Applied(_fitting(change.entry))
 
 
 @apply.register
-def _consented(change: Consented, tables: Tables) -> Committed:
+def _content_held(change: ContentHeld, tables: Tables) -> Applied:
+    """A hold is set once, and lifted once."""
+    now = space(tables, change.entry.namespace)
+    if bool(now.held) == change.held:
+        expected = "no legal hold yet" if change.held else "a legal hold"
+        raise Refused(Reason("conflict", "namespace.held", expected, "one" if now.held else "none"))
+    tables.put(replace(now, held=int(change.held)))
+    _blobs(tables, (change.why,))
+    return Applied(_fitting(change.entry))
+
+
+@apply.register
+def _content_erased(change: ContentErased, tables: Tables) -> Applied:
+    """No hold is on it. The key is destroyed by whoever asked, once this is on record."""
+    if space(tables, change.entry.namespace).held:
+        raise Refused(Reason("held", "namespace.held", "no legal hold", "one"))
+    _blobs(tables, (change.why,))
+    return Applied(_fitting(change.entry))
+
+
+@apply.register
+def _consented(change: Consented, tables: Tables) -> Applied:
     _consent(tables, change.entry.namespace, change.consent)
     for row in change.rows:
         if tables.get(ReferenceRow, row.digest) is None:
             tables.put(row)
     _blobs(tables, change.blobs)
-    return Committed(_append(tables, change.entry))
+    return Applied(_fitting(change.entry))
 
 
 def _consent(tables: Tables, namespace: str, consent: Consent | None) -> None:
@@ -339,7 +365,7 @@ def _consent(tables: Tables, namespace: str, consent: Consent | None) -> None:
 
 
 @apply.register
-def _policy(change: PolicyPublished, tables: Tables) -> Committed:
+def _policy(change: PolicyPublished, tables: Tables) -> Applied:
     now = space(tables, change.row.namespace)
     if change.row.version <= now.policy_version:
         raise Refused(Reason("policy-rollback", "policy.version", f"above {now.policy_version}", str(change.row.version)))
@@ -351,22 +377,22 @@ def _policy(change: PolicyPublished, tables: Tables) -> Committed:
     tables.put(change.row)
     tables.put(replace(now, policy=change.row.digest, policy_version=change.row.version))
     _blobs(tables, change.blobs)
-    return Committed(_append(tables, change.entry))
+    return Applied(_fitting(change.entry))
 
 
 @apply.register
-def _delegation(change: DelegationPublished, tables: Tables) -> Committed:
+def _delegation(change: DelegationPublished, tables: Tables) -> Applied:
     now = space(tables, change.row.namespace)
     if change.row.version <= now.delegation_version:
         raise Refused(Reason("delegation-rollback", "delegation.version", f"above {now.delegation_version}", str(change.row.version)))
     tables.put(change.row)
     tables.put(replace(now, delegation=change.row.digest, delegation_version=change.row.version))
     _blobs(tables, change.blobs)
-    return Committed(_append(tables, change.entry))
+    return Applied(_fitting(change.entry))
 
 
 @apply.register
-def _revoked(change: TokensRevoked, tables: Tables) -> Committed:
+def _revoked(change: TokensRevoked, tables: Tables) -> Applied:
     if change.change is not None:
         _change(tables, change.change, change.entry.at)
     doomed: list[TokenRow] = []
@@ -378,17 +404,17 @@ def _revoked(change: TokensRevoked, tables: Tables) -> Committed:
     _revoke(tables, doomed)
     now = space(tables, change.entry.namespace)
     tables.put(replace(now, epoch=now.epoch + 1))
-    return Committed(_append(tables, change.entry))
+    return Applied(_fitting(change.entry))
 
 
 @apply.register
-def _api_key(change: ApiKeyMade, tables: Tables) -> Committed:
+def _api_key(change: ApiKeyMade, tables: Tables) -> Applied:
     tables.put(change.row)
-    return Committed(_append(tables, change.entry))
+    return Applied(_fitting(change.entry))
 
 
 @apply.register
-def _key(change: KeyRotated, tables: Tables) -> Committed:
+def _key(change: KeyRotated, tables: Tables) -> Applied:
     table: type[KeyRow | ExchangeKeyRow] = type(change.row)
     current = [row.kid for row in tables.select(table) if row.retired_at is None]
     if current != ([] if change.former is None else [change.former.kid]):
@@ -396,11 +422,11 @@ def _key(change: KeyRotated, tables: Tables) -> Committed:
     if change.former is not None:
         tables.put(replace(change.former, retired_at=change.entry.at))
     tables.put(change.row)
-    return Committed(_append(tables, change.entry))
+    return Applied(_fitting(change.entry))
 
 
 @apply.register
-def _trust(change: TrustImported, tables: Tables) -> Committed:
+def _trust(change: TrustImported, tables: Tables) -> Applied:
     current = tables.select(TrustRow, current=1)
     if [row.digest for row in current] != ([] if change.before is None else [change.before]):
         raise Void("the trust anchors")
@@ -408,16 +434,16 @@ def _trust(change: TrustImported, tables: Tables) -> Committed:
         tables.put(replace(row, current=0))
     tables.put(change.row)
     _blobs(tables, change.blobs)
-    return Committed(_append(tables, change.entry))
+    return Applied(_fitting(change.entry))
 
 
 @apply.register
-def _nonce(change: NonceIssued, tables: Tables) -> Committed:
+def _nonce(change: NonceIssued, tables: Tables) -> Applied:
     host = _host(tables, change.row.host)
     if host.record is None or host.status == "retired":
         raise Refused(Reason("host-not-active", "host.status", "an enrolled host", host.status))
     _issue(tables, change.row)
-    return Committed(None)
+    return Applied(None)
 
 
 # --- parts --------------------------------------------------------------------------------------------------------------
@@ -482,25 +508,41 @@ def _revoke(tables: Tables, tokens: list[TokenRow]) -> None:
         tables.put(replace(token, revoked=1))
 
 
-def _blobs(tables: Tables, blobs: tuple[bytes, ...]) -> None:
+def blob(tables: Tables, namespace: str, digest: Digest) -> bytes | None:
+    """What a decision of `namespace` names; None where it is not kept, or was erased."""
+    found = tables.get(BlobRow, blob_id(namespace, digest)) or tables.get(BlobRow, blob_id("", digest))
+    return None if found is None else found.data
+
+
+def _blobs(tables: Tables, blobs: tuple[bytes, ...], namespace: str = "") -> None:
+    """They are there: the domain's in the clear, of a namespace what the domain does not have, sealed."""
     for data in blobs:
-        digest = Digest.of(data).value
-        if tables.get(BlobRow, digest) is None:
-            tables.put(BlobRow(digest, data))
+        digest = Digest.of(data)
+        if blob(tables, namespace, digest) is None:
+            tables.put(BlobRow(blob_id(namespace, digest), data, namespace))
 
 
-def _append(tables: Tables, entry: Entry) -> EntryRow:
+def _fitting(entry: Entry) -> Entry:
     if len(entry.signed) > MAX_ENTRY:
         raise FormatError("entry", f"at most {MAX_ENTRY} bytes", f"{len(entry.signed)} bytes")
-    last = tables.last(EntryRow)
-    leaf = leaf_hash(entry.signed)
-    row = EntryRow(
-        0 if last is None else last.sequence + 1, leaf.hex(), entry.kind, entry.namespace, entry.host, entry.at, leaf, entry.signed
-    )
-    tables.put(row)
-    if row.sequence % PRUNED_EVERY == 0:
-        _prune(tables, entry.at)
-    return row
+    return entry
+
+
+def entered(applied: Sequence[Applied], tables: Tables) -> list[Committed]:
+    """The entries of these changes are in the log, in this order, behind those there are."""
+    last, rows, done = tables.last(EntryRow), [], []
+    first = at = 0 if last is None else last.sequence + 1
+    for one in applied:
+        row = None
+        if (entry := one.entry) is not None:
+            row = EntryRow(at, entry.kind, entry.namespace, entry.host, entry.at, leaf_hash(entry.signed), entry.signed)
+            rows.append(row)
+            at += 1
+        done.append(Committed(row, one.answer, one.repeated))
+    tables.append(rows)
+    if rows and -(-first // PRUNED_EVERY) != -(-at // PRUNED_EVERY):
+        _prune(tables, rows[-1].at)
+    return done
 
 
 def _prune(tables: Tables, at: int) -> None:
@@ -510,4 +552,4 @@ def _prune(tables: Tables, at: int) -> None:
     tables.prune(ProofRow, at - KEPT_AFTER_EXPIRY)
 
 
-__all__ = ["apply", "judge_admission", "judge_ek", "judge_nonce", "space", "stored_answer", "unheard"]
+__all__ = ["apply", "blob", "entered", "judge_admission", "judge_ek", "judge_nonce", "space", "stored_answer", "unheard"]

@@ -119,9 +119,9 @@ def _newest(slots: Sequence[bytes], key: NoteKey) -> Checkpoint | None:
         except (FormatError, Refused):
             continue
     if len({one.root for one in found}) > 1 and len({one.size for one in found}) == 1:
-        raise Refused(Reason("log-rolled-back", "head", "one checkpoint of a size", "two"))
+        raise Refused(Reason("log-put-back", "head", "one checkpoint of a size", "two"))
     if not found and any(slots):
-        raise Refused(Reason("log-rolled-back", "head", f"a checkpoint by {key.name}", "another text, or one by another key"))
+        raise Refused(Reason("log-put-back", "head", f"a checkpoint by {key.name}", "another text, or one by another key"))
     return max(found, key=lambda one: one.size, default=None)
 
 
@@ -199,7 +199,7 @@ class TransparencyLog:
         for tile, hashes in (*filled, *edge.partial()):
             if tile.level <= risen:  # what stands above has not changed
                 tables.put(TileRow(_tile_id(tile), b"".join(hashes)))
-        frontier = merkle.append(self._stands.frontier, *leaves)
+        frontier = edge.frontier() if filled else merkle.append(self._stands.frontier, *leaves)
         note = self._signed(Checkpoint(self.key.name, frontier.size, merkle.frontier_root(frontier)))
         tables.put(CheckpointRow(frontier.size, note))
         if size and size // WIDTH == frontier.size // WIDTH:
@@ -295,14 +295,14 @@ def standing(tables: Tables, key: NoteKey) -> Extended:
     last, entry = tables.last(CheckpointRow), tables.last(EntryRow)
     entries, size = 0 if entry is None else entry.sequence + 1, 0 if last is None else last.size
     if size != entries:
-        raise _rolled_back("entries", str(size), str(entries))
+        raise _put_back("entries", str(size), str(entries))
     if last is None:
         return Extended(Edge(), merkle.EMPTY_FRONTIER, b"")
     checkpoint = verify_checkpoint(parse_signed_checkpoint(last.note), key)
     edge = Edge.at(size, lambda tile: _right(tables, tile))
     frontier = edge.frontier()
     if checkpoint.size != size or merkle.frontier_root(frontier) != checkpoint.root:
-        raise _rolled_back("checkpoint", f"the root of {size} entries", "another")
+        raise _put_back("checkpoint", f"the root of {size} entries", "another")
     return Extended(edge, frontier, last.note)
 
 
@@ -310,12 +310,12 @@ def agrees(tables: Tables, size: int, head: Checkpoint | None) -> None:
     """The log of `size` in the tables goes on from what the head says. Raises Refused."""
     if head is None:
         if size:
-            raise _rolled_back("head", f"a head of {size} entries or fewer", "none")
+            raise _put_back("head", f"a head of {size} entries or fewer", "none")
         return
     if head.size > size:
-        raise _rolled_back("entries", f"{head.size} at least, as the head says", str(size))
+        raise _put_back("entries", f"{head.size} at least, as the head says", str(size))
     if head.size and root_of(_reader(tables, size), size, 0, head.size) != head.root:
-        raise _rolled_back("root", f"{head.root.hex()} at size {head.size}", "another")
+        raise _put_back("root", f"{head.root.hex()} at size {head.size}", "another")
 
 
 def tile_of(tables: Tables, tile: Tile) -> bytes | None:
@@ -344,7 +344,7 @@ def _right(tables: Tables, tile: Tile) -> tuple[bytes, ...]:
     """The hashes of a partial tile at the right edge, which has no more and no fewer. Raises Refused."""
     row = tables.get(TileRow, _tile_id(tile))
     if row is None or len(row.hashes) != tile.width * merkle.HASH_SIZE:
-        raise _rolled_back(f"tile/{tile.level}", f"{tile.width} hashes", "another number")
+        raise _put_back(f"tile/{tile.level}", f"{tile.width} hashes", "another number")
     return parse_tile(row.hashes, tile.width)
 
 
@@ -352,5 +352,5 @@ def _tile_id(tile: Tile) -> int:
     return tile.level << _LEVEL | tile.index
 
 
-def _rolled_back(claim: str, expected: str, got: str) -> Refused:
-    return Refused(Reason("log-rolled-back", claim, expected[:200], got[:200]))
+def _put_back(claim: str, expected: str, got: str) -> Refused:
+    return Refused(Reason("log-put-back", claim, expected[:200], got[:200]))

@@ -133,7 +133,8 @@ class DpopProof:
     `ath` is base64url of SHA-256 over the access token's ASCII, None where
     no token goes with the proof (a token request). Of ours are
     `act` (action name), `res` (resource) and `arg` (base64url of the
-    argument's SHA-256), where the proof is for one action.
+    argument's SHA-256), where the proof is for one action, and `led` (base64url
+    of 32 bytes): the leaf hash of the record of an enforcer that led to it.
     """
 
     jti: str
@@ -146,6 +147,7 @@ class DpopProof:
     act: str | None
     res: str | None
     arg: str | None
+    led: str | None
     jws: SignedJws
 
 
@@ -171,6 +173,7 @@ def parse_dpop(text: str) -> DpopProof:
         act=f.text("act", least=1, most=256) if f.has("act") else None,
         res=f.text("res", least=1, most=1024) if f.has("res") else None,
         arg=_digest_text(f, "arg") if f.has("arg") else None,
+        led=_digest_text(f, "led") if f.has("led") else None,
         jws=jws,
     )
     f.done()
@@ -197,6 +200,7 @@ def encode_dpop_payload(
     act: str | None = None,
     res: str | None = None,
     arg: str | None = None,
+    led: str | None = None,
 ) -> bytes:
     """The claims of a DPoP proof as JSON; what is None is left out."""
     claims = {
@@ -209,6 +213,7 @@ def encode_dpop_payload(
         "act": act,
         "res": res,
         "arg": arg,
+        "led": led,
     }
     return encode_json({name: value for name, value in claims.items() if value is not None})
 

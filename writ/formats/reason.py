@@ -105,7 +105,7 @@ REMEDIES: Final[dict[str, str]] = {
     "proof-bundle-incomplete": "The bundle lacks a part; export it again.",
     "inclusion-invalid": "The inclusion proof does not lead to the root that was carried.",
     "checkpoint-invalid": "The checkpoint is not the log's, or a signature on it does not hold: look for who altered it.",
-    "log-rolled-back": "The log is older than what was signed, or altered: look for a backup that was put back.",
+    "log-put-back": "The log is older than what was signed, or altered: look for a backup that was put back.",
     "quorum-missing": "Too few witnesses cosigned the checkpoint for the policy: ask them, or take a later checkpoint.",
     "log-unknown": "The witness knows no log of this origin: give it the log's key (`auditor witness serve --logs`).",
     "log-forked": "Two roots were signed for one size: keep both checkpoints, rely on neither, and look for who holds the log's key.",
@@ -243,6 +243,7 @@ REMEDIES: Final[dict[str, str]] = {
     "action-log-reordered": "Records stand in another order: keep this copy, and look for another of that host's log.",
     "action-log-malformed": "The action log holds what is no record of its place: keep this copy, and ask what wrote it.",
     "action-log-forked": "Two histories of one instance: whoever has root on that host made one of them. Keep both, and contain the host.",
+    "range-gap": "Something of the range is not at hand: give the archives of all hosts of the namespace, and a log of the whole time.",
     "record-time": "The record's time is not between the checkpoints around it: ask whose clock was moved.",
     "token-unlogged": "The verifier's log issued no such claims: somebody else has its token key, or it decided without its log.",
     # records off the host

@@ -32,6 +32,8 @@ MAX_RECORD: Final = 60_000
 """Below the 64 KiB an entry bundle of tlog-tiles can hold (C2SP tlog-tiles)."""
 
 MAX_CONTEXT: Final = 16_384
+MAX_STATUS: Final = 1 << 31
+"""What the status of an outcome is below, with either sign."""
 MOST_REASONS: Final = 64
 _MOST_TIME: Final = (1 << 63) - 1
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -94,7 +96,9 @@ class ActionRecord:
 class OutcomeRecord:
     """What became of the action recorded at `of`: `done` or `failed`, and a salted commitment to the result of `size` bytes.
 
-    `status` is what the wire said (of HTTP the status, of JSON-RPC the error's code), None where it says nothing of the kind.
+    `status` is what came of it in the words of the wire, as the asker was told it: of HTTP the status, of gRPC its own (0 to 16, which no
+    status of HTTP is), of JSON-RPC the error's code and 0 for a result, of a command its exit status. None where the wire has no such word,
+    and where none came: nobody knows then what the other side did. It is never an answer of a gate's own.
     """
 
     sequence: int
@@ -258,7 +262,7 @@ def _ending(
 ) -> OutcomeRecord | None:  # fmt: skip
     if not (_counts(sequence) and _counts(finished_at) and _counts(of) and _counts(size) and _sized(result, 32) and type(done) is bool):
         return None
-    if not of < sequence or not (status is None or (type(status) is int and abs(status) < 1 << 31)):
+    if not of < sequence or not (status is None or (type(status) is int and abs(status) < MAX_STATUS)):
         return None
     return OutcomeRecord(sequence, finished_at, of, "done" if done else "failed", status, size, result)
 
@@ -344,7 +348,7 @@ def _status(f: Fields) -> int | None:
 
 
 def _wire_status(value: object) -> int | None:
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 1 << 31):
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or abs(value) >= MAX_STATUS):
         raise FormatError("record.status", "an integer of 32 bits, or null", type(value).__name__)
     return value
 

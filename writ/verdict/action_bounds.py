@@ -87,7 +87,7 @@ def judge_bounds(log: ReadLog, carried: Carried | None, bounds: Mapping[Digest, 
                         wrong += _token(f"{log.instance.hex()}-{at}", bound, log, record.opening, issued)
                     # 2
                     if not record.reasons and not _within(record, bound):
-                        wrong += _permit(f"{log.instance.hex()}-{at}", record, bound)
+                        wrong += out_of_bounds(f"{log.instance.hex()}-{at}", record, bound)
             else:
                 said = record.opened_at if isinstance(record, Opening) else record.finished_at
             # 3
@@ -107,7 +107,7 @@ def _spans(checkpoints: Sequence[Checkpoint], size: int) -> Iterator[tuple[int, 
 
 
 def _within(record: ActionRecord, bound: Bound) -> bool:
-    """Whether `_permit` has nothing to say."""
+    """Whether `out_of_bounds` has nothing to say."""
     return (
         bound.issued_at - bound.skew <= record.decided_at < bound.expires_at
         and record.bundle == bound.policy
@@ -125,7 +125,8 @@ def _token(claim: str, bound: Bound, log: ReadLog, opening: int, issued: Collect
         yield Reason("token-unlogged", f"{claim}.token", f"a decision that issued the claims {bound.claims}", "none in the log")
 
 
-def _permit(claim: str, record: ActionRecord, bound: Bound) -> Iterator[Reason]:
+def out_of_bounds(claim: str, record: ActionRecord, bound: Bound) -> Iterator[Reason]:
+    """What of a permit its token does not allow."""
     if record.bundle != bound.policy:
         yield Reason("digest-mismatch", f"{claim}.bundle", str(bound.policy), str(record.bundle))
     if not bound.issued_at - bound.skew <= record.decided_at < bound.expires_at:

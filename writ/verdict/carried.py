@@ -106,6 +106,8 @@ class CarriedLogs:
     def __init__(self, at_hand: Collection[bytes] | None = None, claims: Collection[bytes] = ()) -> None:
         """Of the instances in `at_hand` (None: of all) each checkpoint is kept, of others the last; of issued claims those in `claims`."""
         self.of: dict[bytes, Carried] = {}
+        self.permitted: set[bytes] = set()
+        """Instances that got a token."""
         self.issued: set[bytes] = set()
         """Digests of claims that were issued, to the instance that they name."""
         self._at_hand, self._claims = at_hand, claims
@@ -118,8 +120,10 @@ class CarriedLogs:
             if one.forked:
                 expected = "a checkpoint that extends the one before, and what was anchored since"
                 known.reasons.append(_wrong(one, carriage.at, expected, _said(one.size, one.root)))
-            if one.claims is not None and one.claims in self._claims:
-                self.issued.add(one.claims)
+            if one.claims is not None:
+                self.permitted.add(one.instance)
+                if one.claims in self._claims:
+                    self.issued.add(one.claims)
             if one.taken:
                 self._extend(known, one, carriage)
         for row in (row for batch in (carriage.anchors.batches if carriage.anchors else ()) for row in batch):

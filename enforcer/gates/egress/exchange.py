@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import threading
 import time
 from typing import Final
@@ -26,6 +27,9 @@ _MOST_INTERIM: Final = 32
 """Answers with a status of 1xx before the answer, which pass nothing on and so cost the sender nothing."""
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 """RFC 6455 1.3."""
+_GRPC: Final = b"application/grpc"
+_GRPC_STATUS: Final = re.compile(rb"[0-9]|1[0-6]")
+"""grpc/doc/statuscodes.md; grpc/doc/PROTOCOL-HTTP2.md, Responses."""
 
 
 class Spent:
@@ -47,12 +51,19 @@ class Exchange:
     """One request that may pass, from the near side, of which its head is read and nothing answered, to the far one."""
 
     def __init__(self, near: Side, far: Side, limits: Limits, traffic: Traffic, spent: Spent) -> None:
-        """`switched` says that it is a WebSocket now."""
+        """`switched` says that it is a WebSocket now; `status` is what the agent was told, of gRPC its own once it came, else of HTTP."""
         self._near, self._far, self._limits, self._traffic, self._spent = near, far, limits, traffic, spent
         self._moved = time.monotonic()
         self._failed: Exception | None = None
         self._left: int | None = None
-        self._sent = self.switched = False
+        self._sent = self.switched = self._grpc = False
+        self.status: int | None = None
+        self._request, self._answer = hashlib.sha256(), hashlib.sha256()
+
+    @property
+    def contents(self) -> dict[str, str]:
+        """The digests of the two contents, as far as they were handed on."""
+        return {"request": f"sha256:{self._request.hexdigest()}", "answer": f"sha256:{self._answer.hexdigest()}"}
 
     def run(self, onward: h11.Request) -> None:
         """`onward` goes to the destination, and its answer back, each as far as its bounds. An agent that has all of the length that was
@@ -118,6 +129,8 @@ class Exchange:
                 if self._near.streams:
                     return
                 raise
+            if isinstance(event, h11.Data):
+                self._request.update(event.data)
             self._sent = isinstance(event, h11.EndOfMessage)
 
     def _down(self, onward: h11.Request) -> None:
@@ -135,13 +148,24 @@ class Exchange:
                 headers = end_to_end(list(event.headers.raw_items()))
                 head = h11.Response(status_code=event.status_code, headers=headers, reason=event.reason)
                 self._near.send(head, last=self._far.over)
+                self._told(event)
                 self._left = _length(onward, event)
             elif isinstance(event, h11.Data):
                 self._traffic.received += len(event.data)
                 self._spent.add(received=len(event.data))
                 self._near.send(event, last=self._far.over)
+                self._answer.update(event.data)
                 self._left = None if self._left is None else self._left - len(event.data)
         self._near.send(event)
+        self._told(event)
+
+    def _told(self, event: h11.Response | h11.InformationalResponse | h11.EndOfMessage) -> None:
+        """The agent has been told how it ended. gRPC says so behind the content, or with the head where there is none."""
+        named = dict(event.headers)
+        if not isinstance(event, h11.EndOfMessage):
+            self.status, self._grpc = event.status_code, named.get(b"content-type", b"").startswith(_GRPC)
+        if self._grpc and (said := _GRPC_STATUS.fullmatch(named.get(b"grpc-status", b""))) is not None:
+            self.status = int(said[0])
 
     def _next(self, side: Side) -> h11.Event:
         """Raises TimeoutError where nothing moved in either direction for too long."""
@@ -163,6 +187,7 @@ class Exchange:
             raise FormatError("http", "the answer to a WebSocket's handshake", "another")
         headers = [*end_to_end(list(event.headers.raw_items())), (b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
         self._near.send(h11.InformationalResponse(status_code=101, headers=headers, reason=event.reason))
+        self._told(event)
         self.switched = True
         join(self._near.opened(), self._far.opened(), self._limits, self._traffic, halves=False)
 

@@ -66,6 +66,7 @@ class EgressGate:
             if not data:
                 return
             wanted = parse_head(data)
+            way = way.of(wanted.trace)
             opened = self._opened if self._opened is not None and wanted.destination.authority in self._opened.authorities else None
             asked = None if opened is None or wanted.onward is None else asked_of_proxy(wanted)
         except FormatError as error:
@@ -97,7 +98,11 @@ class EgressGate:
             if onward is not None:
                 near.settimeout(self._limits.idle)
                 raw.settimeout(self._limits.idle)
-                Exchange(side, Http1(Stream(raw)), self._limits, passage.traffic, Spent(self._limits)).run(onward)
+                exchange = Exchange(side, Http1(Stream(raw)), self._limits, passage.traffic, Spent(self._limits))
+                try:
+                    exchange.run(onward)
+                finally:
+                    passage.passed(exchange)
                 return
             passage.loose = True
             answer.silence()

@@ -19,6 +19,7 @@ from enforcer.wire.head import FRAMING, read_request
 from writ.formats.action import METHODS, WEBSOCKET
 from writ.formats.errors import FormatError
 from writ.formats.strict import encode_json
+from writ.formats.trace import trace_of
 
 _URL: Final = re.compile(r"http://([^/?#]+)(/[^?#]*)?(\?[^#]*)?\Z")
 _HOP: Final = frozenset(
@@ -62,13 +63,17 @@ _KEY: Final = re.compile(rb"[A-Za-z0-9+/]{21}[AQgw]==\Z")
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What the agent asks of the proxy. `onward` is the request as it is sent on, None for a tunnel; `reader` has read the head."""
+    """What the agent asks of the proxy. `onward` is the request as it is sent on, None for a tunnel; `reader` has read the head.
+
+    `trace` is what it says of its trace.
+    """
 
     destination: Destination
     method: str
     target: str
     onward: h11.Request | None
     reader: h11.Connection
+    trace: bytes | None = None
 
     @property
     def arguments(self) -> bytes:
@@ -78,13 +83,17 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request on a URL. `action` and `resource` are what is decided; `onward` is what is sent on once it may pass."""
+    """One request on a URL. `action` and `resource` are what is decided; `onward` is what is sent on once it may pass.
+
+    `trace` is what it says of its trace.
+    """
 
     destination: Destination
     secure: bool
     action: str
     resource: str
     onward: h11.Request
+    trace: bytes | None
 
     @property
     def arguments(self) -> bytes:
@@ -117,7 +126,8 @@ def parse_head(data: bytes) -> Wanted:
     # 4
     _check_host(named, destination, HTTP if path else destination.port)
     onward = None if path is None else _onward(request, destination, path, HTTP, keep=False)
-    return Wanted(destination, request.method.decode("ascii"), target, onward, reader)
+    trace = trace_of(request.headers.raw_items())
+    return Wanted(destination, request.method.decode("ascii"), target, onward, reader, trace)
 
 
 def asked_of_proxy(wanted: Wanted) -> Asked:
@@ -245,7 +255,7 @@ def _asked(destination: Destination, onward: h11.Request, *, secure: bool, actio
         raise FormatError("request", "no other method, path, host or length in a header", ", ".join(sorted(k.decode() for k in override)))
     sent = h11.Request(method=onward.method, target=path + mark + query, headers=list(onward.headers.raw_items()))
     resource = f"{'https' if secure else 'http'}://{destination.authority}{path}"
-    return Asked(destination, secure, action, resource, sent)
+    return Asked(destination, secure, action, resource, sent, trace_of(onward.headers.raw_items()))
 
 
 def _is_override(name: bytes) -> bool:

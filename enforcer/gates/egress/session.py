@@ -185,24 +185,25 @@ class Session:
     def _pass(self, asked: Asked, near: Side, answer: Answer, upstream: Upstream) -> bool:
         """1. the ruling on the URL, 2. secrets, and the way to the destination, 3. the exchange, 4. the outcome. Whether all passed."""
         # 1
-        ruling = self._way.ask(asked.action, asked.resource, asked.arguments)
+        way = self._way.of(asked.trace)
+        ruling = way.ask(asked.action, asked.resource, asked.arguments)
         if not ruling.permit:
             answer.refused(ruling.reasons, ruling.sequence)
             return False
         # 4, 2
-        with self._way.passing(ruling, answer, opaque=False) as passage:
-            onward = self._injected(asked, passage)
+        with way.passing(ruling, answer, opaque=False) as passage:
+            onward = self._injected(asked, passage, way)
             with upstream.reached(asked, passage) as far:
                 # 3
-                exchange = Exchange(near, far, self._way.limits, passage.traffic, self._spent)
+                exchange = Exchange(near, far, way.limits, passage.traffic, self._spent)
                 try:
                     exchange.run(onward)
                 finally:
-                    passage.loose = exchange.switched
+                    passage.passed(exchange)
         return passage.ended == "closed"
 
-    def _injected(self, asked: Asked, passage: Passage) -> h11.Request:
+    def _injected(self, asked: Asked, passage: Passage, way: Way) -> h11.Request:
         """The request with secrets in the place of their placeholders. Raises Refused, Unavailable."""
-        asks, onward = self._way.ask, asked.onward
-        headers = injected(list(onward.headers.raw_items()), asked.resource, self._opened.secrets, asks, passage.rulings)
+        onward = asked.onward
+        headers = injected(list(onward.headers.raw_items()), asked.resource, self._opened.secrets, way.ask, passage.rulings)
         return h11.Request(method=onward.method, target=onward.target, headers=headers)

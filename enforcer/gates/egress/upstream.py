@@ -111,7 +111,8 @@ class Upstream:
 
     def _dialled(self, asked: Asked, passage: Passage) -> tuple[_Far, Http1 | Http2Stream]:
         with contextlib.ExitStack() as kept:
-            raw = kept.enter_context(self.way.reached(asked.destination, passage, REACH, asked.arguments))
+            way = self.way.of(asked.trace)
+            raw = kept.enter_context(way.reached(asked.destination, passage, REACH, asked.arguments))
             stream = self._secured(raw, asked.destination) if asked.secure else Stream(raw)
             stream.settimeout(self.way.limits.idle)
             far = _Far(stream, kept, passage.address)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from enforcer.gatekeeper import Gatekeeper, Ruling
 from enforcer.gates.egress.answer import Answer
+from enforcer.gates.egress.exchange import Exchange
 from enforcer.gates.egress.tunnel import Traffic
 from enforcer.wire.addresses import Resolver
 from enforcer.wire.destination import Destination
@@ -39,6 +40,14 @@ class Passage:
     traffic: Traffic = field(default_factory=Traffic)
     address: str | None = None
     ended: str = "internal"
+    status: int | None = None
+    """What the agent was told, where it was HTTP and an answer came."""
+    contents: Mapping[str, str] = field(default_factory=dict)
+    """The digests of what passed, where it was HTTP."""
+
+    def passed(self, exchange: Exchange) -> None:
+        """What came of an exchange, whole or broken off."""
+        self.loose, self.status, self.contents = exchange.switched, exchange.status, exchange.contents
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +60,17 @@ class Way:
     line: ListeningLine
     era: int
     short: str
+    trace: bytes | None = None
+    """What the agent said of its trace, in the request that is under way (`formats.trace`)."""
+
+    def of(self, trace: bytes | None) -> Way:
+        """The same, for a request that says this of its trace."""
+        return self if trace == self.trace else replace(self, trace=trace)
 
     def ask(self, action: str, resource: str, arguments: bytes, against: Reason | None = None) -> Ruling:
         """Whether it may pass, recorded."""
-        return self.gatekeeper.ask(Action(action, resource, Digest.of(arguments)), arguments, gate=GATE, against=against)
+        asked = Action(action, resource, Digest.of(arguments))
+        return self.gatekeeper.ask(asked, arguments, gate=GATE, against=against, trace=self.trace)
 
     @contextlib.contextmanager
     def reached(self, destination: Destination, passage: Passage, beyond: str, arguments: bytes) -> Iterator[socket.socket]:
@@ -102,8 +118,9 @@ class Way:
         done = passage.ended == "closed" or (passage.ended == "reset" and passage.loose and passage.traffic.sent > 0)
         result = {
             "address": passage.address, "ended": passage.ended, "opaque": passage.opaque,
-            "received": passage.traffic.received, "sent": passage.traffic.sent,
+            "received": passage.traffic.received, "sent": passage.traffic.sent, **passage.contents,
         }  # fmt: skip
         for ruling in passage.rulings:
-            if ruling.permit and not self.gatekeeper.outcome(ruling, done=done, result=encode_json(result)):
+            kept = not ruling.permit or self.gatekeeper.outcome(ruling, done=done, result=encode_json(result), status=passage.status)
+            if not kept:
                 _LOG.error("outcome-not-durable", sequence=ruling.sequence)

@@ -31,6 +31,7 @@ from enforcer.gates.mcp.listening import SUBSCRIBING, Listening
 from enforcer.gates.mcp.questions import INPUT, Questions
 from enforcer.gates.mcp.refusal import failed, refused
 from enforcer.tools.mcp_server import VERSION, Fault, Hearing, McpServer, spelt
+from enforcer.tools.tool import RESULT
 from writ.formats.action import Action
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused, Unavailable
@@ -164,7 +165,7 @@ class Desk:
         action = Action(name, f"mcp:{self.name}/{_of(call)}", Digest.of(body))
         # 2, 3
         against = self._questions.against(call) or (self._against(call, action, checked) if call.method in _KINDS else None)
-        ruling = self._gatekeeper.ask(action, body, gate=GATE, against=against)
+        ruling = self._gatekeeper.ask(action, body, gate=GATE, against=against, trace=call.trace)
         reference = self._reference(ruling)
         if not ruling.permit or ruling.leaf is None:
             return refused(ruling.reasons, reference)
@@ -184,13 +185,13 @@ class Desk:
         if hearing.declined:
             beside["writ/declined"] = hearing.declined[:_SHOWN]
         if isinstance(result, Fault):
-            self._outcome(ruling, done=False, result=whole)
+            self._outcome(ruling, done=False, result=whole, status=theirs(result.code))
             data = {"ok": False, "reference": reference, **beside}
             return {"error": {"code": theirs(result.code), "message": result.message, "data": data}}
         if isinstance(result, InputRequired):
-            self._outcome(ruling, done=False, result=whole)
+            self._outcome(ruling, done=False, result=whole, status=RESULT)
             return self._wanted(call, result, reference)
-        self._outcome(ruling, done=result.get("isError") is not True, result=whole)
+        self._outcome(ruling, done=result.get("isError") is not True, result=whole, status=RESULT)
         return self._result(call, result, {"writ/reference": reference, **beside})
 
     def _against(self, call: Call, action: Action, checked: Checked) -> Reason | None:
@@ -236,7 +237,8 @@ class Desk:
             against = None
             if kind not in call.offers:
                 against = Reason("input-not-offered", f"result of {call.method}", "a result, or a question that the client takes", kind)
-            asked.append(self._gatekeeper.ask(Action(ASK, f"mcp:{self.name}/{kind}", Digest.of(body)), body, gate=GATE, against=against))
+            action = Action(ASK, f"mcp:{self.name}/{kind}", Digest.of(body))
+            asked.append(self._gatekeeper.ask(action, body, gate=GATE, against=against, trace=call.trace))
         refusals = [one for one in asked if not one.permit]
         for one in asked:
             if one.permit:
@@ -251,8 +253,8 @@ class Desk:
     def _reference(self, ruling: Ruling) -> str | None:
         return None if ruling.sequence is None else f"{self._short}-{ruling.sequence}"
 
-    def _outcome(self, ruling: Ruling, *, done: bool, result: bytes) -> None:
-        if not self._gatekeeper.outcome(ruling, done=done, result=result):
+    def _outcome(self, ruling: Ruling, *, done: bool, result: bytes, status: int | None = None) -> None:
+        if not self._gatekeeper.outcome(ruling, done=done, result=result, status=status):
             _LOG.error("outcome-not-durable", sequence=ruling.sequence)
 
     def _result(self, call: Call, result: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:

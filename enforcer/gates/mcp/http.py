@@ -25,6 +25,7 @@ import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import h11
@@ -53,6 +54,7 @@ from writ.formats.mcp.protocol import (
     BadMessage,
 )
 from writ.formats.mcp.request import Call, Note, parse_message
+from writ.formats.trace import HEADER, parse_traceparent
 
 PATH: Final = "/mcp/"
 URL: Final = f"http://{ADDRESS}:{MCP_PORT}/mcp"
@@ -71,8 +73,8 @@ _WORDS: Final = {
     200: "OK", 202: "Accepted", 400: "Bad Request", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed", 406: "Not Acceptable",
     413: "Content Too Large", 415: "Unsupported Media Type",
 }  # fmt: skip
-_MANY: Final = frozenset({b"accept"})
-"""Headers that may come twice."""
+_MANY: Final = frozenset({b"accept", HEADER})
+"""Headers that may come twice; a trace that does is none."""
 
 
 class _Wrong(Exception):
@@ -187,7 +189,7 @@ def _answer(desk: Desk, body: bytes, headers: Mapping[str, str], tell: Tell | No
         if isinstance(message, Note):
             return 202, b""
         # 5
-        call: Call = message
+        call: Call = message if message.trace is not None else replace(message, trace=parse_traceparent(headers.get("traceparent")))
         if not call.modern:
             return 200, desk.answer(call, tell=tell)
         return 200, desk.answer(call, lambda definition: check_parameters(headers, definition, call), tell=tell, holds=tell is not None)

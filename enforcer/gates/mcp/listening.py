@@ -58,7 +58,7 @@ class Listening:
         wanted: Mapping[str, Any] = call.params.get("notifications", {"resourceSubscriptions": [call.params.get("uri")]})
         body = spelt(dict(call.params))
         server, against = self._server, self._against(tell)
-        rulings = [self._asked(resource, body, against) for resource in self._resources(wanted)]
+        rulings = [self._asked(resource, body, against, call.trace) for resource in self._resources(wanted)]
         refusals = [one for one in rulings if not one.permit]
         ended: dict[str, Any] = refused(refusals[0].reasons, self._reference(refusals[0])) if refusals else {}
         told = 0
@@ -106,8 +106,8 @@ class Listening:
             f"mcp:{self._name}/{uri}" for uri in wanted.get("resourceSubscriptions", [])
         ]
 
-    def _asked(self, resource: str, body: bytes, against: Reason | None) -> Ruling:
-        return self._gatekeeper.ask(Action(SUBSCRIBE, resource, Digest.of(body)), body, gate=_GATE, against=against)
+    def _asked(self, resource: str, body: bytes, against: Reason | None, trace: bytes | None) -> Ruling:
+        return self._gatekeeper.ask(Action(SUBSCRIBE, resource, Digest.of(body)), body, gate=_GATE, against=against, trace=trace)
 
     def _passed(self, said: Said, wanted: Mapping[str, Any], call: Call) -> dict[str, Any] | None:
         """What the client hears of a notification: that what it wanted has changed, and nothing beside."""

@@ -340,7 +340,7 @@ func parseProof(signed jws) proofClaims {
 			said[name] = f.text(name, 1, most)
 		}
 	}
-	for _, name := range []string{"ath", "arg"} {
+	for _, name := range []string{"ath", "arg", "led"} {
 		if f.has(name) {
 			said[name] = unb64(b64(f.like(name, thumbprint)))
 		}

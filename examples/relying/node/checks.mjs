@@ -274,7 +274,7 @@ function parseProof(jws) {
   const f = new Fields(parseJSON(jws.payload));
   const proof = { jti: f.text("jti", 16, 128), htm: f.text("htm", 1, 32), htu: f.text("htu", 1, 2048), iat: f.uint("iat") };
   for (const [name, most] of [["nonce", 256], ["act", 256], ["res", 1024]]) if (f.has(name)) proof[name] = f.text(name, 1, most);
-  for (const name of ["ath", "arg"]) if (f.has(name)) b64((proof[name] = f.like(name, THUMBPRINT)));
+  for (const name of ["ath", "arg", "led"]) if (f.has(name)) b64((proof[name] = f.like(name, THUMBPRINT)));
   f.done();
   require(!/[?#]/.test(proof.htu), "htu without query and fragment");
   return proof;

@@ -105,7 +105,8 @@ def test_a_command_is_decided_and_recorded_in_both_logs(host: Host) -> None:
     assert isinstance(asked, ActionRecord)
     assert isinstance(outcome, OutcomeRecord)
     assert (asked.action, asked.resource, asked.gate, asked.permit) == ("instance.run", "agent:coder", "instance", True)
-    assert (outcome.of, outcome.outcome) == (asked.sequence, "failed")
+    assert (outcome.of, outcome.outcome, outcome.status) == (asked.sequence, "failed", 3)
+    assert [r.status for r in parent if isinstance(r, OutcomeRecord)] == [None, 3], "a start has no status"
     coder = host.attestor.instances[host.instance("coder")]
     wait_for(lambda: coder.log[0] == 3)  # the child's holder carries it as it ends, and the parent does not wait for that
 
@@ -174,7 +175,7 @@ def test_a_program_that_is_not_there_is_a_failed_outcome(host: Host) -> None:
     assert (answer["ok"], answer["result"]["failure"]["what"]) == (False, "launch")
     outcome = records(host, "coder")[1]
     assert isinstance(outcome, OutcomeRecord)
-    assert outcome.outcome == "failed"
+    assert (outcome.outcome, outcome.status) == ("failed", None), "it never ran"
 
 
 @pytest.mark.shared_host

@@ -89,7 +89,7 @@ def test_curl_reaches_a_granted_name_over_http_and_the_outcome_counts_the_bytes(
     assert out.records() == [
         (f"tcp:api.test:{web.port}", True), (f"tcp:127.0.0.1:{web.port}", True), ("outcome", "done"), ("outcome", "done"),
     ]  # fmt: skip
-    assert out.results()[0] == {"address": "127.0.0.1", "ended": "closed", "opaque": False, "received": 9, "sent": 3}
+    assert out.results()[0].items() >= {"address": "127.0.0.1", "ended": "closed", "opaque": False, "received": 9, "sent": 3}.items()
     head = web.heard.split(b"\r\n")
     assert head[:2] == [b"POST /a?b=c HTTP/1.1", f"Host: api.test:{web.port}".encode()]
     assert not any(line.lower().startswith(b"proxy-") for line in head)

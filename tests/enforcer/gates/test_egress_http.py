@@ -140,7 +140,7 @@ def test_curl_with_the_instances_ca_reaches_what_is_granted_and_no_other_path_or
     assert [what for what in out.records() if what[1] is False] == [
         (f"{one.url}/v2/a", False), (f"{one.url}/v1/a", False), (f"{one.url}/v1/a", False), (f"{one.url}/", False),
     ]  # fmt: skip
-    assert out.results()[0] == {"address": "127.0.0.1", "ended": "closed", "opaque": False, "received": 14, "sent": 0}
+    assert out.results()[0].items() >= {"address": "127.0.0.1", "ended": "closed", "opaque": False, "received": 14, "sent": 0}.items()
     assert b"Host: %s\r\n" % one.authority.encode() in one.server.heard
 
 

@@ -41,7 +41,7 @@ def test_curl_speaks_http_2_to_a_host_of_either_version(sites: Callable[..., Web
         (f"{one.url}/v1/a", True), (f"{one.url}/v1/notes", True), (f"{one.url}/v1/a", True), (f"{one.url}/v2/a", False),
     ]  # fmt: skip
     assert b"/v2" not in one.server.heard
-    assert one.out.results()[0] == {"address": "127.0.0.1", "ended": "closed", "opaque": False, "received": 14, "sent": 0}
+    assert one.out.results()[0].items() >= {"address": "127.0.0.1", "ended": "closed", "opaque": False, "received": 14, "sent": 0}.items()
 
 
 @BOTH

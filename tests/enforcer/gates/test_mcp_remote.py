@@ -16,6 +16,7 @@ import pytest
 from enforcer.gates.mcp.listening import MOST_HEARD
 from enforcer.secrets.held import Secrets
 from enforcer.tools.mcp_remote import MAX_ASKED, McpRemote
+from enforcer.wire.destination import Address
 from tests.enforcer.gates.conftest import makes
 from tests.enforcer.gates.mcp_rig import HOST, META, OLD, RemoteRig, Rig, rule
 from tests.enforcer.gates.test_injection import Known
@@ -934,3 +935,58 @@ def test_server_is_asked_for_nobody_who_has_no_grant(rigs: Make) -> None:
     rig = rigs(grants=())
     assert rule(rig.modern("prompts/get", {"name": "greet", "arguments": {"who": "you"}})) == "grant-missing"
     assert (rig.site.heard, rig.records()) == ([], [("prompt.get", "mcp:notes/greet", False)])
+
+
+# --- names -----------------------------------------------------------------------------------------------------------------
+
+
+class SlowNames(Names):
+    """A name has no answer until `answers` is set, and then none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began, self.answers = threading.Event(), threading.Event()
+
+    def addresses(self, name: str) -> tuple[Address, ...]:
+        """As a Resolver."""
+        self.asked.append(name)
+        self.began.set()
+        self.answers.wait(20)
+        raise Unavailable("name", f"{name}: no answer within 10 s")
+
+
+class Counted:
+    """A lock that says how often somebody came to it."""
+
+    def __init__(self) -> None:
+        self._lock, self.came = threading.RLock(), 0
+        self.acquire, self.release = self._lock.acquire, self._lock.release
+
+    def __enter__(self) -> None:
+        self.came += 1
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def test_slow_look_up_holds_the_turn_once_for_all_who_wait_for_it(rigs: Make) -> None:
+    names = SlowNames()
+    rig = rigs(names=names)
+    assert isinstance(rig.server, McpRemote)
+    lock = rig.server._lock = Counted()  # type: ignore[assignment]  # noqa: SLF001 - who waits cannot be seen otherwise
+    found: list[Any] = []
+    callers = [threading.Thread(target=lambda: found.append(rig.modern("tools/list"))) for _ in range(6)]
+    callers[0].start()
+    assert names.began.wait(10)
+    before = lock.came
+    for caller in callers[1:]:
+        caller.start()
+    wait_for(lambda: lock.came >= before + 5)
+    names.answers.set()
+    for caller in callers:
+        caller.join(20)
+    assert [answer["error"]["data"]["failure"]["what"] for _, answer in found] == ["name"] * 6
+    assert names.asked == [HOST], "looked up once: who waited meanwhile is told the same"
+    rig.modern("tools/list")
+    assert names.asked == [HOST] * 2, "who comes later asks anew"

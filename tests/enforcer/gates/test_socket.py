@@ -14,7 +14,7 @@ import pytest
 
 from enforcer.credential import Held
 from enforcer.gates.socket import SocketGate
-from enforcer.tools.tool import Reply
+from enforcer.tools.tool import Led, Reply
 from enforcer.wire.lines import MAX_LINE
 from tests.enforcer.records import records_of
 from tests.enforcer.scene import Scene
@@ -27,10 +27,12 @@ from writ.formats.record import OutcomeRecord
 
 
 class Echo:
-    """A tool that answers with its arguments, or fails."""
+    """A tool that answers with its arguments, or as it is told, or fails."""
 
     fails = False
     called = 0
+    led: Led | None = None
+    reply: Reply | None = None
 
     def action(self, method: str, arguments: bytes) -> Action:
         """As a local tool's."""
@@ -43,12 +45,13 @@ class Echo:
     def against(self, method: str) -> Reason | None:
         """Nothing."""
 
-    def call(self, action: Action, method: str, arguments: bytes, held: Held | None, record: bytes = b"") -> Reply:
+    def call(self, action: Action, method: str, arguments: bytes, held: Held | None, led: Led) -> Reply:
         """Answer."""
         self.called += 1
+        self.led = led
         if self.fails:
             raise Unavailable("tool notes", "it ended")
-        return Reply(True, arguments)
+        return self.reply or Reply(True, arguments)
 
     def leave(self, within: float) -> None:
         """Nothing goes over."""

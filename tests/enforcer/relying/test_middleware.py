@@ -14,13 +14,14 @@ import pytest
 from enforcer.credential import Held
 from enforcer.relying import middleware
 from enforcer.relying.middleware import Middleware, Receive, Scope, Send
-from enforcer.relying.party import Access, RelyingParty
+from enforcer.relying.party import RelyingParty
 from enforcer.relying.sink import FileSink
 from enforcer.replay_cache import ReplayCache
 from tests.enforcer.relying.asking import Header, exchange
 from tests.enforcer.scene import Scene
 from tests.signers import new_signer
 from tests.world.attestor import AUDIENCE, ENGINE, ISSUER, STATUS
+from writ.formats.access import Access
 from writ.formats.action import Action
 from writ.formats.digest import Digest
 from writ.formats.errors import Misuse, Unavailable
@@ -344,4 +345,4 @@ def test_file_sink_survives_a_torn_line_and_refuses_after_a_failed_write(service
     full = FileSink(Path("/dev/full"))
     for _ in range(2):
         with pytest.raises(Unavailable):
-            full.write(Access(0, ENGINE, None, None, "http.get", "x", None, None, None, b"", False, (), "r"))
+            full.write(Access(0, ENGINE.tree, None, None, "http.get", "x", None, None, None, b"", (), "r"))

@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 
 from enforcer.relying import sink as module
-from enforcer.relying.party import Access
 from enforcer.relying.sink import FileSink
 from tests.world.attestor import ENGINE
+from writ.formats.access import Access
 from writ.formats.errors import Unavailable
 
 
 def access(reference: str) -> Access:
     return Access(
-        decided_at=1, engine=ENGINE, agent=None, instance=None, action="http.get", resource="http://a/b", token=None, bundle=None,
-        proof=None, context=b"\xa0", permit=True, reasons=(), reference=reference,
+        decided_at=1, engine=ENGINE.tree, agent=None, instance=None, action="http.get", resource="http://a/b", token=None, bundle=None,
+        proof=None, context=b"\xa0", reasons=(), reference=reference,
     )  # fmt: skip
 
 

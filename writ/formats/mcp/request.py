@@ -40,6 +40,7 @@ from writ.formats.mcp.protocol import (
     object_of,
 )
 from writ.formats.strict import Fields, decode_json, encode_json
+from writ.formats.trace import parse_traceparent
 
 _LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 MAX_SUBSCRIPTIONS: Final = 32
@@ -58,6 +59,7 @@ class Call:
 
     `version` is the one that a request of the newer generation says it is of; None is of the older. `name` is what `Mcp-Name` repeats.
     `progress` is the token under which the client would hear how far it is, and `offers` are the kinds of questions that it takes.
+    `trace` is what `_meta.traceparent` says of its trace; any other value there is none.
     """
 
     identifier: Identifier
@@ -67,6 +69,7 @@ class Call:
     name: str | None
     progress: Identifier | None = None
     offers: frozenset[str] = frozenset()
+    trace: bytes | None = None
 
     @property
     def modern(self) -> bool:
@@ -256,7 +259,8 @@ def parse_message(data: bytes, *, said: str | None = None) -> Message:
         offers = offered(meta[META + "clientCapabilities"]) if modern else frozenset[str]()
     except FormatError as error:
         raise BadMessage(error, code, identifier, modern=modern) from None
-    return Call(identifier, method, sent, version, sent[NAMED[method]] if method in NAMED else None, progress, offers)
+    name, trace = sent[NAMED[method]] if method in NAMED else None, parse_traceparent(meta.get("traceparent"))
+    return Call(identifier, method, sent, version, name, progress, offers, trace)
 
 
 def _version(meta: Mapping[str, Any], is_request: bool) -> str:

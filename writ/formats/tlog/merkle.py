@@ -162,6 +162,51 @@ def root_from_path(leaf: bytes, index: int, size: int, path: Sequence[bytes]) ->
     return value if last == 0 else None
 
 
+def beside(first: int, end: int, size: int) -> list[tuple[int, int]]:
+    """The subtrees (start, end) of a tree of `size` that lie beside leaves `first` to `end`, left to right: their roots prove the range.
+
+    Raises Misuse unless 0 <= first < end <= size.
+    """
+    if not 0 <= first < end <= size <= MAX_SIZE:
+        raise Misuse(f"no range from {first} to {end} in a tree of {size}")
+    found: list[tuple[int, int]] = []
+
+    def walk(start: int, stop: int) -> None:
+        if stop <= first or end <= start:
+            found.append((start, stop))
+        elif not first <= start < stop <= end:
+            middle = start + _split(stop - start)
+            walk(start, middle)
+            walk(middle, stop)
+
+    walk(0, size)
+    return found
+
+
+def root_from_range(leaves: Sequence[bytes], first: int, size: int, proof: Sequence[bytes]) -> bytes | None:
+    """The root of a tree of `size` to which the leaf hashes `leaves`, from `first` on, lead with the subtrees `beside` them.
+
+    None for a range outside the tree, a hash too many or too few, and one that is not 32 bytes. A root that comes out is worth what signed
+    it together with `size`: then these are all leaves of the range, each in its place.
+    """
+    end = first + len(leaves)
+    if not 0 <= first < end <= size <= MAX_SIZE or not _hashes((*leaves, *proof)):
+        return None
+    given = dict(zip(places := beside(first, end, size), proof, strict=False))
+    if len(places) != len(proof):
+        return None
+
+    def over(start: int, stop: int) -> bytes:
+        if (known := given.get((start, stop))) is not None:
+            return known
+        if first <= start and stop <= end:
+            return _subtree_root(leaves, start - first, stop - first)
+        middle = start + _split(stop - start)
+        return node_hash(over(start, middle), over(middle, stop))
+
+    return over(0, size)
+
+
 def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> bool:
     """Whether `proof` leads from the leaf hash `leaf` at `index` to `root` of a tree of `size` entries.
 

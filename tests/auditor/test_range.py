@@ -1,0 +1,365 @@
+"""A range of one agent's records, from archives and the verifier's log to a verdict: complete, or what is missing by name."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from auditor.__main__ import main
+from tests.auditor.story import Site, leave
+from tests.parsers import assert_parser_is_total
+from tests.world.scene import GOVERNED, NOW, Scene, reference, sixteen
+from tests.world.translog import WorldLog, act, auditors_trust
+from writ.formats.archive import Archive
+from writ.formats.eat import encode_claims, parse_token
+from writ.formats.errors import Refused
+from writ.formats.range_bundle import ProvenLeaf, RangeBundle, Stranger, encode_range_bundle, is_range_bundle, parse_range_bundle
+from writ.formats.record import Opening, encode_record, parse_record
+from writ.formats.tlog.merkle import beside, inclusion_proof, leaf_hash, root, root_from_range
+from writ.formats.tlog.note import encode_note
+from writ.formats.trust import parse_trust
+from writ.verdict.range_proof import prove_range
+
+AGENT = "spiffe://example.org/billing/agent/reporter"
+ONE, TWO, THREE, FOUR = map(sixteen, ("one", "two", "three", "four"))
+EARLIEST, LATEST = NOW + 420, NOW + 500
+IN_RANGE = 12
+"""Actions and outcomes of ONE and TWO in it."""
+
+
+@dataclass
+class Told:
+    """What is left of half an hour, and where."""
+
+    site: Site
+    log: WorldLog
+    archive: Archive
+
+
+@cache
+def told() -> Told:
+    """ONE and TWO are of the agent and renew twice a minute, TWO for a while only; THREE is of another agent."""
+    scene = Scene(references=(GOVERNED, reference(), reference("other")))
+    site = Site(scene)
+    site.entries += [act(NOW - 4_000 + at, f"key-{at}") for at in range(300)]
+    for name, agent in (("one", "reporter"), ("two", "reporter"), ("three", "other")):
+        scene.launch(name, agent=agent)
+    for at in range(30):
+        names = [name for name in ("one", "two", "three") if name != "two" or at < 16]
+        site.renew(*names)
+        for name in names:
+            site.act(name, "files/a")
+    return Told(site, site.log(), site.archive())
+
+
+def place(tmp_path: Path, *, archive: Archive | None = None, log: WorldLog | None = None) -> list[str]:
+    """Files, and the arguments of the export that reads them."""
+    leave(told().site, tmp_path, archive=told().archive if archive is None else archive, log=told().log if log is None else log)
+    return [
+        "export", str(tmp_path / "enforcer"), "--log", str(tmp_path / "log"), "--trust", str(tmp_path / "trust"), "--agent", AGENT,
+        "--from", str_of(EARLIEST), "--to", str_of(LATEST), "--range", str(tmp_path / "range"), "--json",
+    ]  # fmt: skip
+
+
+def str_of(at: int) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat()
+
+
+def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any]]:
+    capsys.readouterr()
+    code = main(arguments)
+    return code, json.loads(capsys.readouterr().out)
+
+
+@cache
+def honest() -> RangeBundle:
+    """As `auditor export` makes it."""
+    with tempfile.TemporaryDirectory() as made, contextlib.redirect_stdout(io.StringIO()):
+        assert main(place(Path(made))) == 0
+        return parse_range_bundle((Path(made) / "range").read_bytes())
+
+
+def judged(bundle: RangeBundle) -> list[tuple[str, str]]:
+    return [(one.code, one.claim) for one in prove_range(bundle, auditors_trust(told().log)).reasons]
+
+
+# --- complete ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_range_is_complete_over_all_instances_of_the_agent_and_each_record_lies_between_two_checkpoints(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, answer = said(place(tmp_path), capsys)
+    assert (code, answer["verdict"], answer["strangers"]) == (0, "accepted", 1)
+    assert sum(len(log["records"]) for log in answer["logs"]) == IN_RANGE
+    assert {log["instance"] for log in answer["logs"]} == {ONE.hex(), TWO.hex()}
+    for log in answer["logs"]:
+        for one in log["records"]:
+            assert 0 < one["not_there_at"] < one["carried_at"]
+            assert EARLIEST - 60 < one["not_there_at"] < one["carried_at"] < LATEST + 60
+
+    code, again = said(["verify", str(tmp_path / "range"), "--trust", str(tmp_path / "trust"), "--json"], capsys)
+    assert (code, again) == (0, answer)
+    assert main(["verify", str(tmp_path / "range"), "--trust", str(tmp_path / "trust"), "--explain"]) == 0
+    text = capsys.readouterr().out
+    assert "  6. records: 12 in the range" in text
+    assert "complete: no record of this agent" in text
+
+
+def test_what_nothing_carried_is_said_from_when_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, answer = said(place(tmp_path), capsys)
+    since = {log["instance"]: log["open_since"] for log in answer["logs"]}
+    assert since[ONE.hex()] is None
+    assert EARLIEST < since[TWO.hex()] < LATEST + 100, "it ended: what it did behind its last checkpoint nobody can say"
+
+
+def test_the_range_holds_no_more_of_the_logs_than_it_needs() -> None:
+    bundle = honest()
+    assert bundle.first == 256
+    assert all(part.first > 0 and part.openings for part in bundle.logs)
+    assert sum(len(part.leaves) for part in bundle.logs) < sum(len(log) for log in told().site.logs().values())
+    assert 0 < len(encode_range_bundle(bundle)) < 200_000
+
+
+def test_a_log_that_does_not_go_on_behind_the_range_leaves_it_open(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = told().log
+    early = next(at for at, entry in enumerate(told().site.entries, 1) if entry.decided_at > LATEST + 100)
+    code, answer = said(place(tmp_path, log=log.at(early)), capsys)
+    assert (code, answer["verdict"]) == (3, "incomplete")
+    assert main([one for one in place(tmp_path, log=log.at(early)) if one != "--json"]) == 3
+
+
+# --- not complete -------------------------------------------------------------------------------------------------------------
+
+
+def without(archive: Archive, *instances: bytes) -> Archive:
+    return replace(archive, logs=tuple(log for log in archive.logs if log.instance not in instances))
+
+
+def test_an_instance_whose_log_is_not_at_hand_is_a_gap(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, answer = said(place(tmp_path, archive=without(told().archive, TWO)), capsys)
+    assert (code, [(one["code"], one["claim"]) for one in answer["reasons"]]) == (1, [("range-gap", f"instance {TWO.hex()} of host-1")])
+    assert (tmp_path / "range").exists(), "what there is, is written"
+    assert said(["verify", str(tmp_path / "range"), "--trust", str(tmp_path / "trust"), "--json"], capsys)[0] == 1
+
+
+def test_an_instance_of_which_nothing_is_at_hand_is_a_gap(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokens = tuple(token for token in told().archive.tokens if parse_token(token).claims.instance != THREE)
+    code, answer = said(place(tmp_path, archive=replace(without(told().archive, THREE), tokens=tokens)), capsys)
+    assert (code, [one["claim"] for one in answer["reasons"]]) == (1, [f"instance {THREE.hex()} of host-1"])
+
+
+def part(bundle: RangeBundle, instance: bytes, **changed: object) -> RangeBundle:
+    return replace(bundle, logs=tuple(replace(one, **changed) if one.instance == instance else one for one in bundle.logs))  # type: ignore[arg-type]
+
+
+def leaves(bundle: RangeBundle, instance: bytes) -> tuple[bytes, ...]:
+    return next(one.leaves for one in bundle.logs if one.instance == instance)
+
+
+def claims_of(instance: bytes) -> bytes:
+    return next(encode_claims(one.claims) for one in map(parse_token, told().archive.tokens) if one.claims.instance == instance)
+
+
+def logless(bundle: RangeBundle, instance: bytes) -> RangeBundle:
+    return replace(bundle, logs=tuple(one for one in bundle.logs if one.instance != instance))
+
+
+def altered(leaf: bytes) -> bytes:
+    return encode_record(replace(parse_record(leaf), sequence=9))
+
+
+LIES: dict[str, tuple[Callable[[RangeBundle], RangeBundle], list[str]]] = {
+    "a record left out": (lambda b: part(b, ONE, leaves=leaves(b, ONE)[:3] + leaves(b, ONE)[4:]), ["range-gap"]),
+    "a record left out, another put in": (
+        lambda b: part(b, ONE, leaves=(*leaves(b, ONE)[:3], *leaves(b, ONE)[4:], leaves(b, ONE)[-1])), ["action-log-altered"],
+    ),
+    "records left out at the end": (lambda b: part(b, ONE, leaves=leaves(b, ONE)[:-2]), ["range-gap"]),
+    "records left out at the beginning": (lambda b: part(b, ONE, first=next(p.first for p in b.logs) + 2), ["range-gap"]),
+    "a record altered": (
+        lambda b: part(b, ONE, leaves=(*leaves(b, ONE)[:3], altered(leaves(b, ONE)[3]), *leaves(b, ONE)[4:])),
+        ["action-log-altered"],
+    ),
+    "an instance left out": (lambda b: replace(b, logs=tuple(one for one in b.logs if one.instance != TWO)), ["range-gap"]),
+    "a stranger left out": (lambda b: replace(b, strangers=()), ["range-gap"]),
+    "an own instance called a stranger by an opening": (
+        lambda b: replace(logless(b, TWO), strangers=(*b.strangers, Stranger(TWO, None, b.logs[0].openings[0]))), ["range-gap"],
+    ),
+    "an own instance called a stranger by its claims": (
+        lambda b: replace(logless(b, TWO), strangers=(*b.strangers, Stranger(TWO, claims_of(TWO), None))), ["range-gap"],
+    ),
+    "an own instance called a stranger by another's claims": (
+        lambda b: replace(logless(b, TWO), strangers=(*b.strangers, Stranger(TWO, claims_of(THREE), None))), ["range-gap"],
+    ),
+    "a stranger by claims that nobody issued": (
+        lambda b: replace(b, strangers=(Stranger(THREE, claims_of(THREE).replace(b'"tools"', b'"toolz"'), None),)), ["range-gap"],
+    ),
+    "a stranger that the log does not name": (
+        lambda b: replace(b, strangers=(*b.strangers, Stranger(FOUR, claims_of(THREE), None))), ["range-gap"],
+    ),
+    "a token left out": (lambda b: replace(b, tokens=b.tokens[1:]), ["proof-bundle-incomplete"]),
+    "a longer time than was looked at": (lambda b: replace(b, earliest=NOW + 100), ["range-gap"]),
+    "no opening": (lambda b: part(b, ONE, openings=()), ["digest-mismatch"]),
+    "another's opening": (lambda b: part(b, ONE, openings=next(p.openings for p in b.logs if p.instance == TWO)), ["inclusion-invalid"]),
+}  # fmt: skip
+
+
+def test_the_honest_bundle_has_no_finding() -> None:
+    assert judged(honest()) == []
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_what_is_left_out_of_a_range_is_found(lie: str) -> None:
+    change, expected = LIES[lie]
+    assert sorted({code for code, _ in judged(change(honest()))} & set(expected)) == sorted(expected)
+
+
+LIES_ABOUT_THE_LOG: dict[str, Callable[[RangeBundle], RangeBundle]] = {
+    "an entry left out": lambda b: replace(b, entries=b.entries[:5] + b.entries[6:]),
+    "an entry in another place": lambda b: replace(b, entries=(*b.entries[:5], b.entries[6], b.entries[5], *b.entries[7:])),
+    "entries from another place": lambda b: replace(b, first=b.first + 1),
+    "a hash too many": lambda b: replace(b, proof=(*b.proof, bytes(32))),
+    "a hash altered": lambda b: replace(b, proof=(bytes(32), *b.proof[1:])),
+    "entries cut short": lambda b: replace(b, entries=b.entries[:-1], proof=(*b.proof, bytes(32))),
+}
+
+
+@pytest.mark.parametrize("lie", LIES_ABOUT_THE_LOG)
+def test_of_entries_that_are_not_the_logs_nothing_is_said(lie: str) -> None:
+    with pytest.raises(Refused) as refused:
+        judged(LIES_ABOUT_THE_LOG[lie](honest()))
+    assert [reason.code for reason in refused.value.reasons] == ["inclusion-invalid"]
+
+
+def test_a_checkpoint_by_another_key_is_refused() -> None:
+    bundle = honest()
+    with pytest.raises(Refused):
+        prove_range(bundle, auditors_trust(WorldLog(list(bundle.entries))))
+
+
+def test_entries_that_nobody_signed_are_found() -> None:
+    """The log's key is another's than the decisions': whoever has the one alone writes no decision."""
+    forged = told().log.with_entry(20, told().log.entries[20][:-1] + b"\0")
+    hashes = [leaf_hash(entry) for entry in forged.entries]
+    proof = tuple(root(hashes[start:end]) for start, end in beside(0, len(hashes), len(hashes)))
+    bundle = replace(honest(), checkpoint=encode_note(forged.note()), first=0, entries=tuple(forged.entries), proof=proof)
+    assert ("signature-invalid", "entry.20") in judged(bundle)
+
+
+def small(tmp_path: Path, **changed: object) -> list[str]:
+    """One instance that wrote a record so from the beginning, in a log that carried it; the arguments of the export."""
+    site = Site(Scene())
+    site.scene.launch("one")
+    for at in range(20):
+        site.renew("one")
+        if at == 2:
+            site.act("one", "files/a")
+            leaves = site.scene.running["one"].leaves
+            leaves[1] = encode_record(replace(parse_record(leaves[1]), **changed))  # type: ignore[arg-type]
+    leave(site, tmp_path)
+    return [
+        "export", str(tmp_path / "enforcer"), "--log", str(tmp_path / "log"), "--trust", str(tmp_path / "trust"), "--agent", AGENT,
+        "--from", str_of(NOW + 60), "--to", str_of(NOW + 150), "--range", str(tmp_path / "range"), "--json",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "changed, code",
+    [
+        ({}, None),
+        ({"resource": "secrets/a"}, "decision-mismatch"),
+        ({"token": None}, "decision-mismatch"),
+        ({"decided_at": NOW + 300}, "record-time"),
+    ],
+)
+def test_a_record_of_the_range_is_within_its_token_and_its_checkpoints(
+    changed: dict[str, object], code: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, answer = said(small(tmp_path, **changed), capsys)
+    assert status == (1 if code else 0)
+    assert code is None or code in {one["code"] for one in answer["reasons"]}
+
+
+def test_a_host_that_calls_an_instance_another_agents_does_not_hide_its_permits(tmp_path: Path) -> None:
+    """The opening of a log is the host's word, and the token the verifier's."""
+    site = Site(Scene())
+    one = site.scene.launch("one")
+    opening = parse_record(one.opening)
+    assert isinstance(opening, Opening)
+    opening = replace(opening, agent=AGENT.replace("reporter", "other"))
+    one.leaves.append(encode_record(opening))
+    for _ in range(20):
+        site.renew("one")
+    leave(site, tmp_path)
+    arguments = ["--log", str(tmp_path / "log"), "--trust", str(tmp_path / "trust"), "--agent", AGENT, "--range", str(tmp_path / "range")]
+    assert main(["export", str(tmp_path / "enforcer"), *arguments, "--from", str_of(NOW + 60), "--to", str_of(NOW + 150)]) == 1
+    bundle = parse_range_bundle((tmp_path / "range").read_bytes())
+    shown = Stranger(ONE, None, ProvenLeaf(encode_record(opening), 0, 1, ()))
+    lie = replace(bundle, logs=(), strangers=(shown,))
+    found = prove_range(lie, parse_trust((tmp_path / "trust").read_bytes())).reasons
+    assert [reason.code for reason in found] == ["range-gap"]
+
+
+# --- the format -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_range_bundle_is_told_by_its_first_bytes_and_has_one_spelling() -> None:
+    data = encode_range_bundle(honest())
+    assert is_range_bundle(data)
+    assert parse_range_bundle(data) == honest()
+    small = replace(honest(), entries=honest().entries[:1], logs=(), tokens=(), policies=())
+    assert_parser_is_total(parse_range_bundle, encode_range_bundle(small), flips=400)
+
+
+@pytest.mark.parametrize("missing", ["--agent", "--log", "--trust"])
+def test_a_range_takes_agent_log_and_trust_file(missing: str, tmp_path: Path) -> None:
+    arguments = place(tmp_path)
+    at = arguments.index(missing)
+    assert main(arguments[:at] + arguments[at + 2 :]) == 2
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 8, 13])
+def test_a_range_leads_to_the_root_and_no_other_does(size: int) -> None:
+    hashes = [leaf_hash(bytes([at])) for at in range(size)]
+    for first in range(size):
+        for end in range(first + 1, size + 1):
+            proof = tuple(root(hashes[start:stop]) for start, stop in beside(first, end, size))
+            assert root_from_range(hashes[first:end], first, size, proof) == root(hashes)
+            assert root_from_range(hashes[first:end], first + 1, size, proof) != root(hashes)
+            assert root_from_range(hashes[first:end], first, size, (*proof, bytes(32))) is None
+            assert root_from_range(hashes[first : end - 1], first, size, proof) != root(hashes)
+            if end == first + 1:
+                assert sorted(proof) == sorted(inclusion_proof(hashes, first)), "of one leaf it is its inclusion proof"
+    assert root_from_range([], 0, size, ()) is None
+
+
+def test_an_instance_that_got_a_token_and_carried_nothing_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its token was in the log before it was given out, and what it did under it nobody can say."""
+    site = Site(Scene())
+    site.scene.launch("one")
+    site.renew("one")
+    site.scene.launch("two")
+    for _ in range(25):
+        site.renew("two")
+    leave(site, tmp_path)
+    arguments = ["--log", str(tmp_path / "log"), "--trust", str(tmp_path / "trust"), "--agent", AGENT, "--range", str(tmp_path / "range")]
+    window = ["--from", str_of(NOW + 20), "--to", str_of(NOW + 60), "--json"]
+
+    code, answer = said(["export", str(tmp_path / "enforcer"), *arguments, *window], capsys)
+
+    assert code == 0
+    assert {log["instance"]: log["open_since"] is None for log in answer["logs"]} == {ONE.hex(): False, TWO.hex(): True}
+
+    leave(site, tmp_path, archive=replace(site.archive(), tokens=()))
+    code, answer = said(["export", str(tmp_path / "enforcer"), *arguments, *window], capsys)
+    assert (code, {one["code"] for one in answer["reasons"]}) == (1, {"range-gap"}), "without its token nobody can say whose it is"
