@@ -461,7 +461,7 @@ def test_entry_whose_anchors_do_not_replay_is_found(field: str) -> None:
     assert {reason.code for reason in replay_anchors(decisions)} == {"anchor-register-mismatch"}
 
 
-@pytest.mark.parametrize(("bank", "size"), [("sha256", 32), ("sha384", 48), ("sha512", 64)])
+@pytest.mark.parametrize("bank, size", [("sha256", 32), ("sha384", 48), ("sha512", 64)])
 def test_register_of_every_bank_replays_and_is_counted(bank: str, size: int) -> None:
     batches = ((AnchorRow(ONE, 1, bytes(32)),),)
     shown = ShownAnchors(ANCHOR_PCR, 1, 0, bytes(size), led(bank, bytes(size), batches), batches)
