@@ -403,7 +403,7 @@ def test_evidence_carries_no_more_anchors_than_an_entry_holds() -> None:
     entry = story.judge(evidence).entry
     assert entry.anchors is not None
     bare = len(encode_entry(replace(entry, anchors=None)))
-    assert len(encode_entry(entry)) - bare < 17_000
+    assert len(encode_entry(entry)) - bare < 9_000
     story.anchor("one")
     with pytest.raises(Exception, match="at most 16 batches"):
         story.judge(story.evidence("one"))
