@@ -293,7 +293,7 @@ def test_log_that_was_cut_to_less_than_was_anchored_is_asked_for_as_much() -> No
     story.cut("one", 4)
     verdict = story.judge(story.evidence("one"))
     (reason,) = verdict.tokens[0].reasons
-    assert (reason.code, reason.expected, reason.got) == ("anchor-proof-required", "6", "4 records")
+    assert (reason.code, reason.expected, reason.got) == ("anchor-proof-required", "6", "0 proofs to 4 records")
     pretended = replace(story.running["one"].request(), anchored=((6, ()),))
     assert codes(story.judge(story.evidence(requests=(pretended,)))) == {"anchor-proof-required"}, "nothing of what is not there is proven"
     after = verdict.state_after.runtime.find(ONE)
@@ -325,9 +325,28 @@ def test_anchor_without_a_proof_is_asked_for_and_then_proven() -> None:
     story.running["one"].anchored.clear()
     verdict = story.judge(story.evidence("one"))
     (reason,) = verdict.tokens[0].reasons
-    assert (reason.code, reason.expected, reason.got) == ("anchor-proof-required", "4", "no proof")
+    assert (reason.code, reason.expected, reason.got) == ("anchor-proof-required", "4", "0 proofs to 5 records")
     story.running["one"].anchored = [int(reason.expected)]
     assert codes(story.attest("one")) == set()
+
+
+def test_every_anchor_without_a_proof_is_named_by_one_reason_the_latest_first_of_all() -> None:
+    """However many instances ask at once, and each has room for one reason of a kind."""
+    story = Story()
+    for _ in range(3):
+        story.anchor("one")
+        story.acts("one", 1)
+    story.running["one"].anchored = [5]
+    (reason,) = story.judge(story.evidence("one")).tokens[0].reasons
+    assert (reason.expected, reason.got) == ("4 6", "1 proofs to 7 records")
+    many = Story()
+    for at in range(3):
+        many.anchor(rows=())
+        for size in range(MAX_BATCHES):
+            many.anchor(rows=(AnchorRow(ONE, 100 + at * MAX_BATCHES + size, bytes(32)),))
+        many.attest("two")
+    (reason,) = many.judge(many.evidence("one")).tokens[0].reasons
+    assert reason.expected.split(" ") == [str(size) for size in range(116, 148)]
 
 
 def test_anchor_older_than_the_checkpoint_carried_is_owed_all_the_same() -> None:
