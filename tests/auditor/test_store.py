@@ -23,7 +23,8 @@ from tests.auditor.served import ServedStore
 from tests.independent import tlog_checker
 from tests.parsers import assert_parser_is_total
 from tests.world.store import HostLog, keeper
-from writ.formats.archive import InstanceLog, parse_archive
+from tests.world.tlog import MemoryLog
+from writ.formats.archive import InstanceLog, Placed, encode_archive, parse_archive
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.tlog.checkpoint import parse_signed_checkpoint
 from writ.formats.tlog.cosignature import cosigned_at
@@ -31,6 +32,7 @@ from writ.formats.tlog.merkle import leaf_hash, root
 from writ.formats.tlog.note import Note, is_signed
 from writ.formats.tlog.storing import (
     INFO_TYPE,
+    MAX_REQUEST,
     MOST_RECORDS,
     AddRecords,
     encode_add_records,
@@ -295,6 +297,18 @@ def test_a_receipt_outlives_a_kill(served: ServedStore, log: HostLog) -> None:
     assert served.process.wait(20) == 0
 
 
+def test_what_is_no_request_is_refused_before_it_is_read(served: ServedStore, log: HostLog) -> None:
+    head = b"POST /add-records HTTP/1.1\r\nHost: s\r\nContent-Length: %d\r\n\r\n"
+    assert served.raw(head % (MAX_REQUEST + 1)).startswith(b"HTTP/1.1 413 ")
+    assert served.post(b"", "/add-records", "GET")[0] == 405
+    assert served.post(b"", f"/{place(log)}/checkpoint", "POST")[0] == 405
+    assert [served.post(b"", path, "GET")[0] for path in ("/", "/records.sqlite", f"/{place(log)}/", f"/{'0' * 64}/checkpoint")] == [
+        404
+    ] * 4
+    assert served.add(b"\xff" * 1000)[0] == 400
+    assert served.add(log.body(0, 600))[0] == 200
+
+
 def test_it_is_read_as_any_tiled_log(served: ServedStore, log: HostLog) -> None:
     served.add(log.body(0, 600))
     source = Address(f"{served.url}/{place(log)}", None)
@@ -329,6 +343,14 @@ def test_the_export_is_the_archive_of_the_logs(served: ServedStore, log: HostLog
     assert (archive.tokens, archive.objects, archive.entries) == (("ey",), (b"o",), (b"e",))
     with pytest.raises(Refused):
         export(served.folder, [bytes(16)])
+
+
+def test_places_that_a_host_shipped_are_in_the_export_and_rubbish_among_them_spoils_nothing(served: ServedStore, log: HostLog) -> None:
+    known = MemoryLog([b"genesis", b"entry"])
+    body = known.leaves[1] + known.receipt(1)
+    served.add(log.body(0, 600, [("place", body), ("place", body[:-1]), ("place", b"rubbish")]))
+    archive = parse_archive(encode_archive(export(served.folder)))
+    assert archive.places == (Placed(known.leaves[1], known.receipt(1)),)
 
 
 def test_the_command_makes_a_store_once_and_shows_its_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -222,6 +222,9 @@ def specimens() -> tuple[Specimen, ...]:
     scene = Scene()
     bundle = scene.proof_bundle()
     logged = in_log(bundle, scene.trust)
+    held = Collateral((b"a",), (b"b", b"c"), ())
+    whole_bundle = replace(logged.bundle, approval=sign_approval(APPROVAL, signer("a")), collateral=held)
+    token_alone = TokenProof(**{field.name: getattr(logged.placed(receipt=True), field.name) for field in fields(TokenProof)})
     verdict = scene.attest("one")
     assert scene.state is not None
     token = permitted(verdict)
@@ -317,17 +320,7 @@ def specimens() -> tuple[Specimen, ...]:
         Specimen("archive", encode_archive(archive), parse_archive),
         Specimen("range-bundle", encode_range_bundle(a_range(bundle, decision, compact)), parse_range_bundle),
         Specimen("archive", encode_archive(replace(archive, places=(Placed(D.value, logged.place(b"later")),))), parse_archive),
-        *(
-            Specimen("proof-bundle", encode_proof_bundle(one), parse_proof)
-            for one in (
-                bundle,
-                logged.bundle,
-                logged.placed(receipt=True),
-                replace(bundle, outcome=None, context=None),
-                replace(bundle, approval=sign_approval(APPROVAL, signer("a")), collateral=Collateral((b"a",), (b"b", b"c"), ())),
-                TokenProof(**{field.name: getattr(logged.bundle, field.name) for field in fields(TokenProof)}),
-            )
-        ),
+        *(Specimen("proof-bundle", encode_proof_bundle(one), parse_proof) for one in (whole_bundle, token_alone)),
     )
 
 
@@ -392,6 +385,7 @@ def local_messages(decision: bytes, result: bytes, token: str, signed_policy: by
     """One message of each kind."""
     key, measured = signer("session/one").public, encode_measurement(measurement())
     given = TokenGiven(token, decision, result, signed_policy, (signer("token").public,), signer("decision").public, evidence)
+    logged = replace(given, receipt=MemoryLog([b"genesis", decision]).receipt(1))
     return [
         Launch("reporter", (), key, None),
         Launch("reporter", ("python", "agent.py"), P256, SIXTEEN),
@@ -400,6 +394,7 @@ def local_messages(decision: bytes, result: bytes, token: str, signed_policy: by
         TokenAsk(SIXTEEN, key, AUDIENCE, GRANTS, 5, bytes(32), 1, (bytes(32),), ((2, (bytes(32),)), (5, ()))),
         Anchor(SIXTEEN, 5, bytes(32)),
         given,
+        logged,
         LeaseAsk(SIXTEEN),
         LeaseGiven(LeaseChip().lease(SIXTEEN, bytes(32), D)),
         ExchangeAsk(SIXTEEN, "https://vault.example.org", token, "a.b.c", None),
