@@ -376,8 +376,8 @@ class AgentDaemon:
         return Done()
 
     async def _extend_rows(self) -> None:
-        """All that wait are in one extend, and hear of it; as many as there is room for. Holds `_anchoring`."""
-        taken = [self._rows.pop(name) for name in sorted(self._rows)[:MAX_ROWS]]
+        """All that wait are in one extend, and hear of it; as many as there is room for, who came first. Holds `_anchoring`."""
+        taken = [self._rows.pop(name) for name in list(self._rows)[:MAX_ROWS]]
         try:
             await asyncio.to_thread(self._attestation.anchor, tuple(row for row, _ in taken))
         except (Refused, Unavailable) as error:

@@ -60,12 +60,17 @@ def _tpm(config: AttestorConfig, tpm: Tpm) -> list[Finding]:
     findings.extend(_ak(config, tpm))
     try:
         enrolment = read_enrolment(config.state)
-        value = tpm.read(enrolment.bank).get(enrolment.runtime_pcr)
+        pcrs = tpm.read(enrolment.bank)
     except (Refused, FormatError, Unavailable):
         return findings
-    begun = (config.state.log / "runtime.cel").exists()
+    value, begun = pcrs.get(enrolment.runtime_pcr), (config.state.log / "runtime.cel").exists()
     remedy = "Something extended the register before the attestor's first start: reboot, and start the attestor before it."
     findings.append(Finding("register", begun or not any(value), f"log begun, register {value.hex()}" if begun else value.hex(), remedy))
+    if config.anchor_pcr:
+        apart, said = config.anchor_pcr != enrolment.runtime_pcr, pcrs.get(config.anchor_pcr).hex()
+        begun = (config.state.log / "anchors.cbor").exists()
+        found = f"PCR {config.anchor_pcr}, {'begun' if begun else 'not begun'}, register {said}"
+        findings.append(Finding("anchors", apart, found, f"Name another anchor_pcr than {enrolment.runtime_pcr}, the runtime log's."))
     return findings
 
 

@@ -297,5 +297,5 @@ class Renewal:
         return () if lost is None else (Reason("anchor-inconsistent", "log", f"{lost} records", f"{size} records"),)
 
     def _wanted(self, refusal: Refusal) -> set[int]:
-        codes = (reason for reason in refusal.reasons if reason.code == "anchor-proof-required")
-        return {int(reason.expected) for reason in codes if reason.expected.isascii() and reason.expected.isdecimal()}
+        sizes = (size for reason in refusal.reasons if reason.code == "anchor-proof-required" for size in reason.expected.split(" "))
+        return {int(size) for size in sizes if size.isascii() and size.isdecimal() and len(size) < 20}

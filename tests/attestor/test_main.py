@@ -223,3 +223,20 @@ def list_governance(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
     main(["measure", "--governance", "--json"])
     shown: dict[str, str] = json.loads(capsys.readouterr().out)["governance"]
     return shown
+
+
+@pytest.mark.parametrize("pcr", [7, 10, 16, 23, 24])
+def test_register_that_others_need_or_anybody_resets_is_never_that_of_anchors(pcr: int, here: dict[str, str]) -> None:
+    code, answer = run(here | {"ATTESTOR_ANCHOR_PCR": str(pcr)}, "config", "check")
+    assert code == 2
+    assert "anchor_pcr" in str(answer["faults"])
+
+
+def test_register_of_anchors_is_shown_and_is_not_the_runtime_logs(enrolled: Host, here: dict[str, str]) -> None:
+    assert enrolled.enrolment is not None
+    taken = enrolled.enrolment.runtime_pcr
+    for pcr, apart in ((15, True), (taken, False)):
+        findings = run(here | {"ATTESTOR_ANCHOR_PCR": str(pcr)}, "doctor")[1]["findings"]
+        found = next(one for one in findings if one["check"] == "anchors")
+        assert (found["ok"], found["found"].startswith(f"PCR {pcr}, not begun")) == (apart, True)
+    assert run(here | {"ATTESTOR_ANCHOR_PCR": str(taken)}, "serve")[0] == 2

@@ -38,7 +38,7 @@ ATTEST = (
     Step("before the quote", EVIDENCE, "_once", "quoted = self._tpm.quote("),
     Step("after the quote", EVIDENCE, "_once", "events = self._log.position("),
     Step("before the evidence is remembered", EVIDENCE, "_once", "self._remember(Acknowledged(seen, Unanswered("),
-    Step("between quote and post", EVIDENCE, "_once", "answer = ask(self._uplink"),
+    Step("between quote and post", EVIDENCE, "_once", "answer, receipt = self._send("),
     Step("posted, answer not read", UPLINK, "_attempt", "self._answer(connection.getresponse())"),
     Step("answer read, not believed", EVIDENCE, "_once", "decision = self._believe("),
     Step("believed, not remembered", EVIDENCE, "_once", "if self._acknowledge(answer, upto, anchors):"),

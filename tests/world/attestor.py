@@ -329,13 +329,9 @@ class Attestor:
         if not merkle.verify_consistency(*known.log, ask.log_size, ask.log_root, ask.log_proof):
             return Refusal((Reason("action-log-inconsistent", "log", f"an extension of {known.log[0]}", str(ask.log_size)),), final=True)
         proofs = dict(ask.anchored)
-        lacking = tuple(
-            Reason("anchor-proof-required", "anchors", str(size), "none")
-            for size in sorted(known.anchored)
-            if size > ask.log_size or size not in proofs
-        )
+        lacking = [str(size) for size in sorted(known.anchored) if size > ask.log_size or size not in proofs]
         if lacking:
-            return Refusal(lacking, final=False)
+            return Refusal((Reason("anchor-proof-required", "anchors", " ".join(lacking), "none"),), final=False)
         if not all(
             merkle.verify_consistency(size, root, ask.log_size, ask.log_root, proofs[size]) for size, root in known.anchored.items()
         ):

@@ -30,8 +30,8 @@ from writ.formats.strict import Fields, decode_cbor, encode_cbor
 BATCH_TAG: Final = "writ/anchor/v1"
 MAX_BATCHES: Final = 16
 """Batches between two quotes."""
-MAX_ROWS: Final = 256
-"""Rows in all batches between two quotes: with 256 outcomes beside them an entry of the verifier's log holds them."""
+MAX_ROWS: Final = 128
+"""Rows in all batches between two quotes: beside the longest 256 outcomes, each refused, an entry of the verifier's log holds them."""
 MAX_ANCHORED: Final = 64
 """Anchors of one instance that wait for the checkpoint that extends them. The enforcer makes 16 at most."""
 ANCHOR_PCRS: Final = (8, 9, 11, 12, 13, 14, 15)

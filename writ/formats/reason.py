@@ -257,7 +257,7 @@ REMEDIES: Final[dict[str, str]] = {
     "anchor-register-mismatch": "The PCR of anchors is not where they lead: somebody extended it, or dropped one. A reboot starts anew.",
     "anchor-register-unclean": "Somebody else extended the PCR of anchors, or its file is gone. Reboot; name a PCR nobody else uses.",
     "anchor-base": "Send the anchors from the register in expected, which the verifier knows, and attest again.",
-    "anchor-proof-required": "Carry a log of at least the size in expected, with the proof from its anchor, and attest again.",
+    "anchor-proof-required": "Carry a log of at least the sizes in expected, with the proof from each anchor, and attest again.",
     "anchor-inconsistent": "The action log lacks what was anchored in the TPM. The instance is contained; look for who cut its log.",
     "anchor-reset": "What was anchored between the last quote and the reset of the TPM is not shown: ask why the host was reset.",
     "anchors-off": "Name a PCR (anchor_pcr in attestor.toml), and no hardware mode; or set anchor_every = 0 in enforcer.toml.",

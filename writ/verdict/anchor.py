@@ -32,6 +32,8 @@ from writ.verdict.quote import VerifiedQuote
 MISMATCH: Final = "anchor-register-mismatch"
 INCONSISTENT: Final = "anchor-inconsistent"
 PROOF_REQUIRED: Final = "anchor-proof-required"
+_NAMED: Final = 32
+"""Sizes that a reason names: twice as many as an enforcer leaves behind."""
 
 
 def follow_anchors(
@@ -91,19 +93,21 @@ def before_anchors(pcrs: PcrValues, anchors: AnchorState | None) -> PcrValues:
 def judge_anchored(request: InstanceRequest, known: InstanceState, claim: str) -> tuple[Reason, ...]:
     """What of the instance's anchors the checkpoint in `request` does not extend.
 
-    1. Without a proof from an anchor, or carrying less than was anchored, it is to carry again: an honest log can, whatever got lost.
+    1. Without a proof from an anchor, or carrying less than was anchored, it is to carry again: an honest log can, whatever got lost. Of
+       which sizes is said by one reason, up to `_NAMED` of them.
     2. A proof that does not lead from the anchor to the checkpoint says that the log lacks what was anchored.
     3. More anchors than an enforcer makes are nobody's that follows the protocol.
     """
     reasons: list[Reason] = []
     proofs = dict(request.anchored)
+    # 1
+    lacking = sorted({size for size, _ in known.anchored if size > request.log_size or size not in proofs})
+    if lacking:
+        wanted, got = " ".join(map(str, lacking[-_NAMED:])), f"{len(proofs)} proofs to {request.log_size} records"
+        reasons.append(Reason(PROOF_REQUIRED, f"{claim}.anchors", wanted, got))
+    # 2
     for size, root in known.anchored:
-        # 1
-        if size > request.log_size or size not in proofs:
-            got = f"{request.log_size} records" if size > request.log_size else "no proof"
-            reasons.append(Reason(PROOF_REQUIRED, f"{claim}.anchors", str(size), got))
-        # 2
-        elif not verify_consistency(size, root, request.log_size, request.log_root, proofs[size]):
+        if size not in lacking and not verify_consistency(size, root, request.log_size, request.log_root, proofs[size]):
             expected, got = f"an extension of {size} records with root {root.hex()}", f"{request.log_size} records of another log"
             reasons.append(Reason(INCONSISTENT, f"{claim}.anchors", expected, got))
     # 3

@@ -9,14 +9,14 @@ import pytest
 
 from tests.world.scene import ANCHOR_PCR, RUNTIME_PCR, Scene, permitted, sign_token, sixteen
 from tests.world.uefi_logs import Boot, encode_log, registers
-from writ.formats.anchor import MAX_ANCHORED, MAX_BATCHES, MAX_ROWS, AnchorRow, Anchors, led
+from writ.formats.anchor import MAX_ANCHORED, MAX_BATCHES, MAX_ROWS, AnchorRow, Anchors, ShownAnchors, led
 from writ.formats.decision import AttestDecision, encode_entry, parse_entry
 from writ.formats.evidence import Evidence
 from writ.formats.state import AnchorState, encode_host_state, parse_host_state
 from writ.formats.tlog.merkle import consistency_proof
-from writ.verdict.anchor_audit import replay_anchors
+from writ.verdict.anchor_audit import AnchorReplay, replay_anchors
 from writ.verdict.attestation import AttestationVerdict
-from writ.verdict.carried import Carried, CarriedLogs, carriage_of, judge_anchored
+from writ.verdict.carried import Carriage, Carried, CarriedLogs, carriage_of, judge_anchored
 
 ONE = sixteen("one")
 
@@ -293,7 +293,7 @@ def test_log_that_was_cut_to_less_than_was_anchored_is_asked_for_as_much() -> No
     story.cut("one", 4)
     verdict = story.judge(story.evidence("one"))
     (reason,) = verdict.tokens[0].reasons
-    assert (reason.code, reason.expected, reason.got) == ("anchor-proof-required", "6", "4 records")
+    assert (reason.code, reason.expected, reason.got) == ("anchor-proof-required", "6", "0 proofs to 4 records")
     pretended = replace(story.running["one"].request(), anchored=((6, ()),))
     assert codes(story.judge(story.evidence(requests=(pretended,)))) == {"anchor-proof-required"}, "nothing of what is not there is proven"
     after = verdict.state_after.runtime.find(ONE)
@@ -325,9 +325,28 @@ def test_anchor_without_a_proof_is_asked_for_and_then_proven() -> None:
     story.running["one"].anchored.clear()
     verdict = story.judge(story.evidence("one"))
     (reason,) = verdict.tokens[0].reasons
-    assert (reason.code, reason.expected, reason.got) == ("anchor-proof-required", "4", "no proof")
+    assert (reason.code, reason.expected, reason.got) == ("anchor-proof-required", "4", "0 proofs to 5 records")
     story.running["one"].anchored = [int(reason.expected)]
     assert codes(story.attest("one")) == set()
+
+
+def test_every_anchor_without_a_proof_is_named_by_one_reason_the_latest_first_of_all() -> None:
+    """However many instances ask at once, and each has room for one reason of a kind."""
+    story = Story()
+    for _ in range(3):
+        story.anchor("one")
+        story.acts("one", 1)
+    story.running["one"].anchored = [5]
+    (reason,) = story.judge(story.evidence("one")).tokens[0].reasons
+    assert (reason.expected, reason.got) == ("4 6", "1 proofs to 7 records")
+    many = Story()
+    for at in range(3):
+        many.anchor(rows=())
+        for size in range(MAX_BATCHES):
+            many.anchor(rows=(AnchorRow(ONE, 100 + at * MAX_BATCHES + size, bytes(32)),))
+        many.attest("two")
+    (reason,) = many.judge(many.evidence("one")).tokens[0].reasons
+    assert reason.expected.split(" ") == [str(size) for size in range(116, 148)]
 
 
 def test_anchor_older_than_the_checkpoint_carried_is_owed_all_the_same() -> None:
@@ -403,7 +422,7 @@ def test_evidence_carries_no_more_anchors_than_an_entry_holds() -> None:
     entry = story.judge(evidence).entry
     assert entry.anchors is not None
     bare = len(encode_entry(replace(entry, anchors=None)))
-    assert len(encode_entry(entry)) - bare < 17_000
+    assert len(encode_entry(entry)) - bare < 9_000
     story.anchor("one")
     with pytest.raises(Exception, match="at most 16 batches"):
         story.judge(story.evidence("one"))
@@ -459,6 +478,17 @@ def test_entry_whose_anchors_do_not_replay_is_found(field: str) -> None:
     other = {"base": bytes([1]) * 32, "register": bytes([1]) * 32, "pcr": 12, "batches": one.batches[:1]}[field]
     decisions[2] = replace(decisions[2], anchors=replace(one, **{field: other}))  # type: ignore[arg-type]  # a test names its fields
     assert {reason.code for reason in replay_anchors(decisions)} == {"anchor-register-mismatch"}
+
+
+@pytest.mark.parametrize("bank, size", [("sha256", 32), ("sha384", 48), ("sha512", 64)])
+def test_register_of_every_bank_replays_and_is_counted(bank: str, size: int) -> None:
+    batches = ((AnchorRow(ONE, 1, bytes(32)),),)
+    shown = ShownAnchors(ANCHOR_PCR, 1, 0, bytes(size), led(bank, bytes(size), batches), batches)
+    replay = AnchorReplay()
+    assert replay.take(Carriage(1, 1, "host-1", "billing", (), shown)) == ()
+    assert replay.take(Carriage(2, 2, "host-1", "billing", (), None)) == ()
+    assert replay.take(Carriage(3, 3, "host-2", "billing", (), shown)) == (), "each host has its own"
+    assert (replay.entries, sorted(replay.last)) == (2, ["host-1", "host-2"])
 
 
 def test_entry_with_anchors_that_is_left_out_is_found() -> None:

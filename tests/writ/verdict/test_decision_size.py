@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.world.scene import Scene, measurement, reference, sign_entry, sixteen
+from writ.formats.anchor import MAX_ROWS, AnchorRow, ShownAnchors
 from writ.formats.decision import MAX_ENTRY, MAX_OUTCOMES, MAX_REASONS, AttestDecision, Outcome, encode_entry, parse_entry
 from writ.formats.reason import REMEDIES, Reason
 from writ.formats.tlog.tile import encode_bundle, parse_bundle
@@ -17,6 +18,13 @@ from writ.verdict.issue import TokenDecision
 LONGEST = "\U0001f512" * 1024
 """As long as the text of a reason may be, in characters that take four bytes."""
 REFUSED = Reason("host-refused", "instance." + "0" * 32, "a host that nothing stands against", "1024 reasons")
+
+
+ANCHORS = ShownAnchors(
+    15, (1 << 32) - 1, (1 << 32) - 1, bytes(64), bytes(64),
+    (tuple(AnchorRow(at.to_bytes(16, "big"), (1 << 63) - 1, bytes(32)) for at in range(MAX_ROWS)),),
+)  # fmt: skip
+"""As many as evidence may carry."""
 
 
 def reasons(count: int, text: str = "x" * 40) -> tuple[Reason, ...]:
@@ -34,7 +42,7 @@ def decided(instances: int, each: tuple[Reason, ...], host: tuple[Reason, ...]) 
     alive = tuple((name, most) for name in names)
     whole = replace(
         entry, host="h" * 63, namespace="n" * 63, decided_at=most, nonce_issued_at=most, status_list=most, outcomes=outcomes,
-        reasons=host, alive=alive,
+        reasons=host, alive=alive, anchors=ANCHORS,
     )  # fmt: skip
     return whole, tuple(TokenDecision(name, None, each) for name in names)
 
@@ -74,6 +82,7 @@ def test_decision_that_fits_is_left_as_it_is() -> None:
 
 def test_what_an_operator_reads_of_256_refused_instances_is_why_their_host_is_refused() -> None:
     whole, tokens = decided(MAX_OUTCOMES, (REFUSED,), reasons(400))
+    whole = replace(whole, anchors=None)  # beside the most anchors there is room for each instance's code, and for no more
     given = {"token_id": "x" * 22, "status_index": 1 << 17, "log_size": 1 << 31}  # as a verifier gives them, and a log of years
     whole = replace(whole, outcomes=tuple(replace(one, **given) for one in whole.outcomes))  # type: ignore[arg-type]  # its fields
     entry, told = fitted(whole, tokens)
