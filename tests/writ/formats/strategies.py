@@ -339,7 +339,7 @@ LOCAL = st.one_of(
     st.builds(lo.LeaseGiven, BLOB),
     st.builds(lo.TokenAsk, ID, KEY, WORD, GRANTS, WHOLE, KEY32, WHOLE, several(KEY32), ANCHORED),
     st.builds(lo.Anchor, ID, WHOLE, KEY32),
-    st.builds(lo.TokenGiven, WORD, BLOB, BLOB, BLOB, several(KEY), KEY, BLOB),
+    st.builds(lo.TokenGiven, WORD, BLOB, BLOB, BLOB, several(KEY), KEY, BLOB, st.none() | BLOB),
     st.builds(lo.ExchangeAsk, ID, WORD, WORD, WORD, st.none() | BLOB),
     st.builds(lo.ExchangeGiven, WORD, BLOB, KEY),
     st.builds(lo.Refusal, REASONS, FLAG),
