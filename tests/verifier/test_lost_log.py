@@ -166,6 +166,7 @@ def test_what_is_no_checkpoint_of_the_log_is_no_head(place: Place, tmp_path: Pat
     )
     assert refused(place, encode_note(other), tmp_path) == "checkpoint-invalid"
     assert refused(place, b"no checkpoint\n", tmp_path, code=2) == "malformed"
+    assert refused(place, note + b"".join(b"\xe2\x80\x94 w%d %s\n" % (at, b"A" * 4000) for at in range(3)), tmp_path, code=2) == "malformed"
     assert not place.config.head_file.exists()
 
 

@@ -110,6 +110,8 @@ def replace_head(path: Path, key: NoteKey, note: bytes) -> None:
     Raises Refused for a checkpoint by another key, and where there is a head: then nothing is missing. Raises FormatError, Unavailable.
     """
     verify_checkpoint(parse_signed_checkpoint(note), key)
+    if len(note) > SLOT:
+        raise FormatError("log head", f"a checkpoint of at most {SLOT} bytes; lines of witnesses may be left out", f"{len(note)} bytes")
     fresh, data = path.with_name(f"{path.name}.new"), b""
     try:
         with contextlib.suppress(FileNotFoundError):
