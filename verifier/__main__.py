@@ -69,6 +69,13 @@ def _local(verbs: Any) -> None:
     _verb(verbs, "serve", "serve HTTP until stopped", _serve, remote=False)
     made = _verb(verbs, "init", "make state directory, keys, ledger and the first API key", _init, remote=False)
     made.add_argument("--api-key-file", type=Path, metavar="FILE", help="where the first API key goes (default: state_dir/operator.key)")
+    lost = made.add_mutually_exclusive_group()
+    lost.add_argument(
+        "--after", type=Path, metavar="FILE", help="begin a log after one that was lost: its last checkpoint that anybody has"
+    )
+    lost.add_argument(
+        "--head", type=Path, metavar="FILE", help="the head file is gone: go on from this checkpoint of the log, kept elsewhere"
+    )
     _verb(verbs, "doctor", "say what is wrong with this installation", _doctor, remote=False)
     _verb(_group(verbs, "config", "the configuration"), "check", "say what is wrong with the configuration", _config_check, remote=False)
     checked = verbs.add_parser("check", help="appraise one piece of evidence offline")
@@ -204,9 +211,13 @@ def _init(args: argparse.Namespace) -> int:
     from verifier import compose
 
     loaded = _config(args)
+    if args.head is not None:
+        resumed = compose.resume(loaded, _read(args.head))
+        cli.emit({"origin": resumed.origin, "size": resumed.size, "root": resumed.root.hex()}, args.json)
+        return cli.ACCEPTED
     key_file: Path = args.api_key_file or loaded.state_dir / OPERATOR_KEY
     try:
-        row = compose.init(loaded, key_file)
+        row = compose.init(loaded, key_file, after=None if args.after is None else _read(args.after))
     except FileExistsError:
         raise FormatError("--api-key-file", "a file that is not there yet", str(key_file)) from None
     made = {"state_dir": str(loaded.state_dir), "api_key_file": None if row is None else str(key_file)}

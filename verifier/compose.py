@@ -25,13 +25,13 @@ from verifier.hosts import Hosts
 from verifier.http.app import build
 from verifier.http.limits import DeadlineProtocol
 from verifier.http.route import Parts
-from verifier.keys import Keys, log_signer, make_decision_key
-from verifier.ledger import Began, EngineInstalled, Ledger
+from verifier.keys import LOG_FILE, Keys, log_signer, make_decision_key
+from verifier.ledger import Began, EngineInstalled, Ledger, Noted
 from verifier.ledger.blobs import FOLDER, BlobKeys
 from verifier.ledger.schema import ApiKeyRow, EntryRow, ExchangeKeyRow, KeyRow
 from verifier.ledger.sequencer import SqliteLedger
-from verifier.ledger.sqlite import SqliteTables, connect
-from verifier.ledger.translog import TransparencyLog
+from verifier.ledger.sqlite import SqliteTables, connect, hold
+from verifier.ledger.translog import TransparencyLog, replace_head
 from verifier.policy import Policies
 from verifier.publications import Publications
 from verifier.reference import References
@@ -41,12 +41,16 @@ from verifier.token_exchange import TokenExchange
 from verifier.trust import Anchors
 from verifier.witnesses import Witnesses, uplinks
 from writ.formats.decision import Genesis
+from writ.formats.digest import Digest
 from writ.formats.engine import EngineId, encode_engine
 from writ.formats.errors import FormatError, Unavailable
+from writ.formats.tlog.checkpoint import Checkpoint, parse_signed_checkpoint
 from writ.formats.tlog.cosignature import parse_policy
+from writ.formats.tlog.note import PLAIN, NoteKey
 from writ.service.clock import Clock, SystemClock
 from writ.service.engine_id import installed_engine
 from writ.service.observe import Counters
+from writ.service.signers import load_signer
 
 INIT: Final = Operator("init", "*", "operator", "verifier init")
 """Who acts before there is an API key."""
@@ -126,8 +130,17 @@ def verifier(config: VerifierConfig, clock: Clock | None = None, application: Ca
         raise
 
 
-def init(config: VerifierConfig, key_file: Path, clock: Clock | None = None) -> ApiKeyRow | None:
-    """State directory, keys and ledger are there; where no API key was, the first one is in `key_file` (0600). Safe to repeat."""
+def init(config: VerifierConfig, key_file: Path, clock: Clock | None = None, *, after: bytes | None = None) -> ApiKeyRow | None:
+    """State directory, keys and ledger are there; where no API key was, the first one is in `key_file` (0600). Safe to repeat.
+
+    `after` is the last checkpoint of a log that was lost, as its keepers have it: the new log, under a name of its own, says so behind its
+    genesis. Raises FormatError where that is not a checkpoint of another log, or this one has entries.
+    """
+    lost = None if after is None else parse_signed_checkpoint(after).checkpoint
+    if lost is not None and lost.origin == config.origin:
+        raise FormatError("--after", "a checkpoint of another log: a new one takes another log_name", f"one of {lost.origin}")
+    if lost is not None and config.ledger_file.exists() and (entries := _entries(config)) > 1:
+        raise FormatError("--after", f"a state directory without a log, to begin one after {lost.origin}", f"{entries} entries")
     config.key_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.chmod(config.key_dir, 0o700)
     make_decision_key(config.key_dir)
@@ -138,6 +151,8 @@ def init(config: VerifierConfig, key_file: Path, clock: Clock | None = None) -> 
         made = parts(config, ledger, clock=clock or SystemClock(), engine=installed_engine(), translog=translog)
         if ledger.read().last(EntryRow) is None:
             ledger.commit(Began(made.keys.sign_entry(_genesis(config, translog, made.clock.now()))))
+        if after is not None and lost is not None:
+            ledger.commit(_noted(made, "log-succeed", lost.origin, after))
         if not any(row.retired_at is None for row in ledger.read().select(KeyRow)):
             made.rotation.rotate(INIT)
         if not ledger.read().select(ExchangeKeyRow):
@@ -151,6 +166,43 @@ def init(config: VerifierConfig, key_file: Path, clock: Clock | None = None) -> 
         return row
     finally:
         ledger.close()
+
+
+def resume(config: VerifierConfig, note: bytes, clock: Clock | None = None) -> Checkpoint:
+    """The head file, which was gone, has `note`; the ledger goes on from it, and the log says that it was resumed so. That checkpoint.
+
+    Raises Refused where the ledger does not go on from it, or nothing was gone; then as `verifier` does. Raises FormatError.
+    """
+    if not config.ledger_file.exists():
+        raise Unavailable("state directory", f"no ledger in {config.state_dir}; a log that is lost is begun again: `verifier init --after`")
+    key = NoteKey(config.origin, PLAIN, load_signer(config.key_dir / LOG_FILE).public)
+    held = hold(config.ledger_file)
+    try:
+        replace_head(config.head_file, key, note)
+    finally:
+        os.close(held)
+    ledger, translog = _opened(config)
+    try:
+        made = parts(config, ledger, clock=clock or SystemClock(), engine=installed_engine(), translog=translog)
+        ledger.commit(_noted(made, "log-resume", config.origin, note))
+    finally:
+        ledger.close()
+    return parse_signed_checkpoint(note).checkpoint
+
+
+def _noted(made: Parts, act: str, subject: str, note: bytes) -> Noted:
+    """What was done about a log's head, with the checkpoint that was taken for it."""
+    log = OperatorLog(made.keys, installed_engine().digest)
+    return Noted(log.entry(INIT, act, subject, namespace=INIT.namespace, at=made.clock.now(), detail=Digest.of(note)), (note,))
+
+
+def _entries(config: VerifierConfig) -> int:
+    looked = connect(config.ledger_file)
+    try:
+        last = SqliteTables(looked).last(EntryRow)
+        return 0 if last is None else last.sequence + 1
+    finally:
+        looked.close()
 
 
 def _opened(config: VerifierConfig) -> tuple[SqliteLedger, TransparencyLog]:

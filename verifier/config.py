@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -22,7 +23,7 @@ class VerifierConfig:
     `tls_cert_file` and `tls_key_file` it listens on loopback addresses only.
     `witness_policy_file` names the witnesses of the log, which are asked every `witness_every` seconds; with `witness_within` nothing is
     decided once entries have waited so many seconds for their quorum. `log_head_file` is where the last checkpoint is kept outside the
-    ledger, best on another disk than it and in no backup of it.
+    ledger, best on another disk than it and in no backup of it. `log_name` is another one only for a log that succeeds one that was lost.
     """
 
     state_dir: Path
@@ -39,6 +40,7 @@ class VerifierConfig:
     witness_ca_file: Path | None = None
     witness_every: int = 10
     witness_within: int = 0
+    log_name: str = "log"
 
     def __post_init__(self) -> None:
         try:
@@ -58,6 +60,8 @@ class VerifierConfig:
             raise FormatError("configuration", "witness_every of 1 to 3600 seconds, witness_within of 0 to 86400", "another number")
         if self.witness_policy_file is None and self.witness_within:
             raise FormatError("configuration", "a witness_policy_file for witness_within", "none")
+        if not re.fullmatch(r"log(-[1-9][0-9]{0,3})?", self.log_name):
+            raise FormatError("configuration.log_name", "log, or log-N with a number", repr(self.log_name[:20]))
         if self.log_level not in ("debug", "info", "warning", "error"):
             raise FormatError("configuration.log_level", "debug, info, warning or error", repr(self.log_level[:20]))
 
@@ -86,8 +90,8 @@ class VerifierConfig:
 
     @property
     def origin(self) -> str:
-        """The name of the transparency log: the issuer without its scheme, and `/log`, below which it is served."""
-        return self.issuer.partition("://")[2] + LOG_PATH
+        """The name of the transparency log: the issuer without its scheme, and `log_name`. It is served below `/log`, whatever its name."""
+        return f"{self.issuer.partition('://')[2]}/{self.log_name}"
 
     @property
     def key_dir(self) -> Path:

@@ -75,7 +75,7 @@ def _folder(path: Path) -> Checked:
 
 def _head(tables: SqliteTables, config: VerifierConfig) -> Checked:
     """Whether the log in the tables goes on from its head. The verifier may serve meanwhile, so the head is read first."""
-    remedy = "Look for a backup that was put back; the head file belongs to this ledger and to no other."
+    remedy = "Look for a backup that was put back; the head file belongs to this ledger. Where it is gone: `verifier init --head`."
     try:
         key = NoteKey(config.origin, PLAIN, load_signer(config.key_dir / LOG_FILE).public)
         head = look(config.head_file, key)

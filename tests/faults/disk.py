@@ -149,10 +149,13 @@ class Machine:
         none_left = self.dice.random() < 0.4
         for trace in self._since:
             for kind, done, name, at, length, data in _records(trace):
-                if kind == "r":
+                if kind in "rl":
                     target = data.decode()
-                    disk[target] = disk.pop(name, bytearray())
-                    pending[target] = pending.pop(name, [])
+                    disk[target] = bytearray(disk.get(name, b""))
+                    pending[target] = list(pending.get(name, ()))
+                    if kind == "r":
+                        disk.pop(name, None)
+                        pending.pop(name, None)
                 elif kind == "u":
                     disk.pop(name, None)
                     pending.pop(name, None)
@@ -199,6 +202,6 @@ def _records(trace: Path) -> Iterator[tuple[str, bool, str, int, int, bytes]]:
         here += _HEAD.size
         name = os.fsdecode(raw[here : here + named])
         here += named
-        data = raw[here : here + length] if chr(kind) in "wr" else b""
+        data = raw[here : here + length] if chr(kind) in "wrl" else b""
         here += len(data)
         yield chr(kind), bool(done), name, at, length, data

@@ -1,4 +1,4 @@
-/* A file layer that fails: preloaded, it counts each write, cut, rename, unlink and sync of files below one folder, and at a chosen one kills the process or
+/* A file layer that fails: preloaded, it counts each write, cut, link, rename, unlink and sync of files below one folder, and at a chosen one kills the process or
  * answers an error in the disk's place. What it lets through it writes down, so that a disk can be made of what was synced alone.
  *
  * tests/faults/disk.py compiles it; tests/faults/writers.py is what it is loaded into. Source: pwrite(2), fsync(2), ld.so(8).
@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 enum { NOTHING, KILL_BEFORE, KILL_AFTER, NO_SPACE, SHORT, IO_ERROR };
-enum { WRITE = 'w', CUT = 't', SYNC = 's', RENAME = 'r', UNLINK = 'u' };
+enum { WRITE = 'w', CUT = 't', SYNC = 's', RENAME = 'r', LINK = 'l', UNLINK = 'u' };
 
 static char folder[4096];
 static long chosen = -1, steps;
@@ -225,9 +225,9 @@ int ftruncate(int fd, off_t size)
     return ftruncate64(fd, size);
 }
 
-int rename(const char *from, const char *to)
+static int named(const char *call, int kind, const char *from, const char *to)
 {
-    int (*real)(const char *, const char *) = next("rename");
+    int (*real)(const char *, const char *) = next(call);
     size_t prefix = strlen(folder);
     if (!prefix || strncmp(from, folder, prefix))
         return real(from, to);
@@ -237,12 +237,22 @@ int rename(const char *from, const char *to)
         done = real(from, to);
         fault = errno;
         if (done == 0)
-            note(RENAME, 1, from + prefix, 0, to + prefix, strlen(to + prefix));
+            note(kind, 1, from + prefix, 0, to + prefix, strlen(to + prefix));
     }
     over(what);
     pthread_mutex_unlock(&lock);
     errno = fault;
     return done;
+}
+
+int rename(const char *from, const char *to)
+{
+    return named("rename", RENAME, from, to);
+}
+
+int link(const char *from, const char *to)
+{
+    return named("link", LINK, from, to);
 }
 
 int unlink(const char *path)

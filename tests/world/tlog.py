@@ -83,12 +83,15 @@ class MemoryLog:
             algorithm=by.public.algorithm, kid=by.public.thumbprint(), sign=by.sign,
         )  # fmt: skip
 
+    def tree(self) -> dict[str, bytes]:
+        """Path below the log's prefix -> bytes: its tiles and bundles."""
+        size = len(self.entries)
+        files = {path_of(tile): b"".join(self.tile(tile)) for tile in tiles_of(size)}
+        return files | {path_of(one): encode_bundle(self.entries[one.index * WIDTH :][: one.width]) for one in bundles_of(size)}
+
     def write(self, folder: Path, *, witnesses: Sequence[str] = ()) -> None:
         """The log as the files that a web server serves."""
-        files = {"checkpoint": encode_note(self.checkpoint(witnesses=witnesses).note)}
-        size = len(self.entries)
-        files |= {path_of(tile): b"".join(self.tile(tile)) for tile in tiles_of(size)}
-        files |= {path_of(one): encode_bundle(self.entries[one.index * WIDTH :][: one.width]) for one in bundles_of(size)}
+        files = {"checkpoint": encode_note(self.checkpoint(witnesses=witnesses).note), **self.tree()}
         for name, data in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(data)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.signers import MemorySigner, new_signer
 from tests.world.scene import ENGINE_ID, sign_entry, signer
+from tests.world.tlog import MemoryLog
 from writ.formats.decision import Genesis, OperatorAct
 from writ.formats.tlog.checkpoint import Checkpoint
 from writ.formats.tlog.merkle import leaf_hash, root
 from writ.formats.tlog.note import PLAIN, Note, NoteKey, encode_note, sign_note
-from writ.formats.tlog.tile import WIDTH, Tile, bundles_of, encode_bundle, path_of, tiles_of
 from writ.formats.trust import Trust
 
 ORIGIN = "verifier.example.org/log"
@@ -22,7 +21,7 @@ STARTED = 1_800_000_000
 
 @dataclass
 class WorldLog:
-    """Entries, and the key that signs their root. Tiles are made from the leaves alone, each hash a root of RFC 9162."""
+    """Entries, and the key that signs their root."""
 
     entries: list[bytes]
     key: MemorySigner = field(default_factory=new_signer)
@@ -55,25 +54,13 @@ class WorldLog:
 
     def files(self) -> dict[str, bytes]:
         """Path below the log's prefix -> bytes: checkpoint, tiles and bundles of this size."""
-        leaves = [leaf_hash(entry) for entry in self.entries]
-        made = {"checkpoint": encode_note(self.note())}
-        for tile in tiles_of(len(leaves)):
-            made[path_of(tile)] = b"".join(_hash(leaves, tile, at) for at in range(tile.width))
-        for bundle in bundles_of(len(leaves)):
-            made[path_of(bundle)] = encode_bundle(self.entries[bundle.index * WIDTH :][: bundle.width])
-        return made
+        return {"checkpoint": encode_note(self.note()), **MemoryLog(self.entries, self.origin).tree()}
 
     def write(self, path: Path) -> Path:
         """The log is served from `path`; partial tiles of earlier sizes stay."""
         for name, data in self.files().items():
             put(path / name, data)
         return path
-
-
-def _hash(leaves: Sequence[bytes], tile: Tile, at: int) -> bytes:
-    wide = WIDTH**tile.level
-    first = (tile.index * WIDTH + at) * wide
-    return root(leaves[first : first + wide])
 
 
 def put(path: Path, data: bytes) -> None:

@@ -10,11 +10,12 @@ from auditor.witness import state
 from auditor.witness.cosigner import Cosigner
 from tests.signers import MemorySigner, new_signer
 from tests.world.clock import HandClock
+from tests.world.translog import WorldLog
 from writ.formats.errors import Unavailable
-from writ.formats.tlog.checkpoint import Checkpoint, SignedCheckpoint
+from writ.formats.tlog.checkpoint import SignedCheckpoint
 from writ.formats.tlog.cosignature import TlogPolicy, parse_policy
-from writ.formats.tlog.merkle import consistency_proof, leaf_hash, root
-from writ.formats.tlog.note import COSIGNATURE, PLAIN, NoteKey, sign_note
+from writ.formats.tlog.merkle import consistency_proof, leaf_hash
+from writ.formats.tlog.note import COSIGNATURE, NoteKey
 from writ.formats.tlog.witnessing import AddCheckpoint, encode_add_checkpoint
 from writ.service.uplink import Answer
 
@@ -22,26 +23,22 @@ from writ.service.uplink import Answer
 class Log:
     """A log that signs whatever it is told to: also a second history, where `forked` made it."""
 
-    def __init__(self, origin: str = "log.example/one", entries: int = 8) -> None:
-        self.signer = new_signer()
-        self.key = NoteKey(origin, PLAIN, self.signer.public)
-        self.leaves = [leaf_hash(b"entry %d" % at) for at in range(entries)]
+    def __init__(self, origin: str = "log.example/one", entries: int = 8, log: WorldLog | None = None) -> None:
+        self._log = log or WorldLog([b"entry %d" % at for at in range(entries)], origin=origin)
+        self.signer, self.key = self._log.key, self._log.note_key
 
     def forked(self, at: int) -> Log:
         """The same log with another entry at `at`."""
-        other = Log(self.key.name, 0)
-        other.signer, other.key = self.signer, self.key
-        other.leaves = [leaf_hash(b"another") if index == at else leaf for index, leaf in enumerate(self.leaves)]
-        return other
+        return Log(log=self._log.with_entry(at, b"another"))
 
     def signed(self, size: int) -> SignedCheckpoint:
         """Its checkpoint at `size`."""
-        checkpoint = Checkpoint(self.key.name, size, root(self.leaves[:size]))
-        return SignedCheckpoint(checkpoint, sign_note(str(checkpoint), self.key, self.signer.sign))
+        then = self._log.at(size)
+        return SignedCheckpoint(then.checkpoint(), then.note())
 
     def prove(self, old: int, size: int) -> tuple[bytes, ...]:
         """That `size` extends `old`."""
-        return consistency_proof(self.leaves[:size], old)
+        return consistency_proof([leaf_hash(entry) for entry in self._log.entries[:size]], old)
 
     def asks(self, old: int, size: int, proof: Iterable[bytes] | None = None) -> AddCheckpoint:
         """What it asks of a witness; with the right proof, unless another is given."""

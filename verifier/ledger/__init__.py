@@ -119,6 +119,14 @@ class Began:
 
 
 @dataclass(frozen=True, slots=True)
+class Noted:
+    """What an operator did stands in the log, and nothing else follows from it. `blobs` are what the entry names."""
+
+    entry: Entry
+    blobs: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Admitted:
     """An operator admitted a host."""
 
@@ -303,7 +311,7 @@ class EngineInstalled:
 
 Decided = (
     Attested | Enrolment | Admitted | HostMoved | ReferencesImported | PolicyPublished | TokensRevoked | ApiKeyMade | KeyRotated
-    | TrustImported | Consented | DelegationPublished | Exchanged | Began | ContentHeld | ContentErased
+    | TrustImported | Consented | DelegationPublished | Exchanged | Began | ContentHeld | ContentErased | Noted
 )  # fmt: skip
 Change = Decided | NonceIssued | EngineInstalled
 

@@ -34,6 +34,7 @@ from verifier.ledger import (
     HostMoved,
     KeyRotated,
     NonceIssued,
+    Noted,
     PolicyPublished,
     ReferencesImported,
     Tables,
@@ -156,6 +157,13 @@ def _began(change: Began, tables: Tables) -> Applied:
     """There is no entry yet."""
     if tables.last(EntryRow) is not None:
         raise Misuse("a log begins once")
+    return Applied(_fitting(change.entry))
+
+
+@apply.register
+def _noted(change: Noted, tables: Tables) -> Applied:
+    """The entry says it all."""
+    _blobs(tables, change.blobs)
     return Applied(_fitting(change.entry))
 
 

@@ -18,6 +18,7 @@ Source: C2SP tlog-tiles, tlog-checkpoint; `docs/model/`.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from collections.abc import Callable, Sequence
@@ -100,6 +101,40 @@ class HeadFile:
         os.close(self._file)
 
 
+def replace_head(path: Path, key: NoteKey, note: bytes) -> None:
+    """`note`, a checkpoint by `key`, is the head in `path` and on disk, where there was none; nobody has the file meanwhile.
+
+    A file of which no slot is a checkpoint of this log is kept beside it, as `.lost`. What a start then finds goes on from `note` or is
+    refused. Does not say that `note` is the last one that was signed: who has it from outside says that.
+
+    Raises Refused for a checkpoint by another key, and where there is a head: then nothing is missing. Raises FormatError, Unavailable.
+    """
+    verify_checkpoint(parse_signed_checkpoint(note), key)
+    if len(note) > SLOT:
+        raise FormatError("log head", f"a checkpoint of at most {SLOT} bytes; lines of witnesses may be left out", f"{len(note)} bytes")
+    fresh, data = path.with_name(f"{path.name}.new"), b""
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            data = path.read_bytes()
+        if _checkpoints(_slots(data), key):
+            raise Refused(Reason("log-head-there", "head", "no checkpoint of this log in the head file", "one"))
+        handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(note.ljust(SLOT, b"\0"))
+            file.flush()
+            os.fsync(file.fileno())
+        if data:
+            path.replace(path.with_name(f"{path.name}.lost"))
+        fresh.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise Unavailable("log head", f"{path}: {error.strerror}") from None
+
+
 def look(path: Path, key: NoteKey) -> Checkpoint | None:
     """What the head file at `path` says, beside a log that writes it. Raises Refused, Unavailable."""
     try:
@@ -108,16 +143,23 @@ def look(path: Path, key: NoteKey) -> Checkpoint | None:
         return None
     except OSError as error:
         raise Unavailable("log head", f"{path}: {error.strerror}") from None
-    return _newest([data[at : at + SLOT].rstrip(b"\0") for at in (0, SLOT)], key)
+    return _newest(_slots(data), key)
+
+
+def _slots(data: bytes) -> list[bytes]:
+    return [data[at : at + SLOT].rstrip(b"\0") for at in (0, SLOT)]
+
+
+def _checkpoints(slots: Sequence[bytes], key: NoteKey) -> list[Checkpoint]:
+    found = []
+    for slot in slots:
+        with contextlib.suppress(FormatError, Refused):
+            found.append(verify_checkpoint(parse_signed_checkpoint(slot), key))
+    return found
 
 
 def _newest(slots: Sequence[bytes], key: NoteKey) -> Checkpoint | None:
-    found = []
-    for slot in slots:
-        try:
-            found.append(verify_checkpoint(parse_signed_checkpoint(slot), key))
-        except (FormatError, Refused):
-            continue
+    found = _checkpoints(slots, key)
     if len({one.root for one in found}) > 1 and len({one.size for one in found}) == 1:
         raise Refused(Reason("log-put-back", "head", "one checkpoint of a size", "two"))
     if not found and any(slots):

@@ -166,7 +166,7 @@ ACTS: Final = (
     "reference-import", "policy-publish", "token-revoke", "key-rotate", "api-key-create", "api-key-revoke",
     "trust-import",
     "reference-propose", "reference-approve", "reference-publish", "reference-retire", "reference-delegate",
-    "reference-withdraw", "exchange-key-rotate", "content-hold", "content-lift", "content-erase",
+    "reference-withdraw", "exchange-key-rotate", "content-hold", "content-lift", "content-erase", "log-resume", "log-succeed",
 )  # fmt: skip
 
 _GENESIS, _ATTEST, _ENROL, _EXCHANGE, _OPERATOR, _ANCHORED = range(6)

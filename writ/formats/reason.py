@@ -105,6 +105,7 @@ REMEDIES: Final[dict[str, str]] = {
     "proof-bundle-incomplete": "The bundle lacks a part; export it again.",
     "inclusion-invalid": "The inclusion proof does not lead to the root that was carried.",
     "checkpoint-invalid": "The checkpoint is not the log's, or a signature on it does not hold: look for who altered it.",
+    "log-head-there": "The head file has a checkpoint of this log, so nothing of it is missing: `init --head` is for one that is gone.",
     "log-put-back": "The log is older than what was signed, or altered: look for a backup that was put back.",
     "quorum-missing": "Too few witnesses cosigned the checkpoint for the policy: ask them, or take a later checkpoint.",
     "log-unknown": "The witness knows no log of this origin: give it the log's key (`auditor witness serve --logs`).",
