@@ -532,6 +532,7 @@ class AgentDaemon:
             token_keys=answer.token_keys,
             decision_key=self._enrolment.decision_key,
             evidence=attested.evidence,
+            receipt=attested.receipt,
         )
 
     async def _hashed(self, work: Callable[[], T]) -> T:

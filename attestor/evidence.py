@@ -32,6 +32,8 @@ from writ.formats.eventlog.ima import IMA_PCR
 from writ.formats.evidence import Evidence, InstanceRequest, binding, encode_evidence, further, parse_evidence
 from writ.formats.exchange import AttestAnswer, NonceAnswer
 from writ.formats.reason import Reason
+from writ.formats.strict import parse_b64url
+from writ.formats.tlog.receipt import MAX_RECEIPT
 from writ.service.clock import Clock
 from writ.service.uplink import Uplink
 
@@ -63,11 +65,12 @@ _MOST_PARTS: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Attested:
-    """The verified answer to one attestation, and the evidence it answers."""
+    """The verified answer to one attestation, and the evidence it answers. `receipt` is as it came: nothing here has read it."""
 
     answer: AttestAnswer
     evidence: bytes
     verdict: str
+    receipt: bytes | None
 
 
 class Attestation:
@@ -134,7 +137,12 @@ class Attestation:
         self._anchors.open()
 
     def anchor(self, rows: tuple[AnchorRow, ...]) -> None:
-        """The checkpoints are in the register of anchors, for the next quote to show. From any thread. Raises Refused, Unavailable."""
+        """The checkpoints are in the register of anchors, for the next quote to show. From any thread.
+
+        Raises Refused, also in hardware mode, where each extend would end every lease of the host; Unavailable.
+        """
+        if self._leases.in_force:
+            raise Refused(Reason("anchors-off", "policy.lease_approver", "none", "one: each anchor would end every lease"))
         self._anchors.anchor(rows)
 
     def _follow(self, answer: AttestAnswer) -> bool:
@@ -207,17 +215,29 @@ class Attestation:
         if events > first or anchors is not None:
             self._remember(Acknowledged(seen, Unanswered(nonce, upto, evidence)))
         try:
-            answer = ask(self._uplink, f"/v1/hosts/{e.host}/attest", evidence, AttestAnswer, content_type=CMW_TYPE, retry=True)
+            answer, receipt = self._send(evidence)
         except Unavailable:
             # Whether the nonce was spent is not known: the very same bytes get the stored answer, if there is one.
-            answer = ask(self._uplink, f"/v1/hosts/{e.host}/attest", evidence, AttestAnswer, content_type=CMW_TYPE, retry=True)
+            answer, receipt = self._send(evidence)
         # 5
         decision = self._believe(answer, nonce, evidence)
         self._nonce = Nonce(answer.nonce), self._clock.boot() + answer.nonce_life - _MARGIN
         if self._acknowledge(answer, upto, anchors):
             self._logs.acknowledge(logs)
             self._told |= {request.instance for request in requests}
-        return Attested(answer, evidence, decision.verdict)
+        return Attested(answer, evidence, decision.verdict, receipt)
+
+    def _send(self, evidence: bytes) -> tuple[AttestAnswer, bytes | None]:
+        """The answer, and the receipt that came beside it. Raises Refused, Unavailable."""
+        came = self._uplink.post(f"/v1/hosts/{self._enrolment.host}/attest", evidence, CMW_TYPE, retry=True)
+        answer = read_answer(self._uplink.base_url, came, AttestAnswer)
+        try:
+            receipt = parse_b64url(came.receipt, "receipt") if came.receipt else None
+        except FormatError as error:
+            raise Unavailable(self._uplink.base_url, f"a receipt that is none: {error}") from None
+        if receipt is not None and len(receipt) > MAX_RECEIPT:
+            raise Unavailable(self._uplink.base_url, f"expected a receipt of at most {MAX_RECEIPT} bytes, got {len(receipt)}")
+        return answer, receipt
 
     def _settle(self) -> None:
         """No evidence with new events is without an answer, unless the verifier has forgotten it.

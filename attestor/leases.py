@@ -58,6 +58,12 @@ class Leases:
             changed, self._approver = approver != self._approver, approver
             return changed
 
+    @property
+    def in_force(self) -> bool:
+        """Whether the policy is of hardware mode: no lease outlives a register that moves."""
+        with self._lock:
+            return self._approver is not None
+
     def evidence(self, requests: tuple[InstanceRequest, ...], nonce: Nonce) -> LeaseKeys | None:
         """What travels with a quote for `nonce`: the TPM's time and each instance's key, made where there is none. None outside of
         hardware mode. Raises Unavailable."""

@@ -58,6 +58,7 @@ def _main(argv: Sequence[str]) -> int:
     x.add_argument("--from", dest="earliest", type=seconds, default=0, metavar="RFC3339")
     x.add_argument("--to", dest="latest", type=seconds, default=_FOREVER, metavar="RFC3339")
     cli.add_json_flag(x)
+    _add_trace(verbs)
     lineage.add_parser(verbs)
     log.add_parser(verbs)
     replay.add_parsers(verbs)
@@ -81,7 +82,23 @@ def _main(argv: Sequence[str]) -> int:
         return _verify(args)
     if args.verb == "lineage":
         return lineage.run(args)
+    if args.verb == "trace":
+        from auditor import trace
+
+        return _refusing(args, lambda: trace.run(args))
     return _export(args)
+
+
+def _add_trace(verbs: Any) -> None:
+    made = verbs.add_parser("trace", help="prove one action or one token, and write a TRACE v0.2 record that names the bundle")
+    made.add_argument("bundle", type=Path, help="a proof bundle, which the record is handed on with")
+    made.add_argument("--trust", type=Path, required=True, help="the trust file")
+    made.add_argument("--policy", type=Path, metavar="FILE", help="whose cosignatures the log's checkpoints need: a tlog-policy")
+    made.add_argument("--key", type=Path, required=True, metavar="FILE", help="who signs the record: an Ed25519 key, PKCS#8 PEM")
+    made.add_argument("--model", required=True, metavar="PROVIDER/MODEL", help="which model the agent asks: your word, no bundle holds it")
+    made.add_argument("--data-class", required=True, metavar="CLASS", help="such as internal: your word, too")
+    made.add_argument("--out", type=Path, required=True, metavar="FILE", help="the record, JSON")
+    cli.add_json_flag(made)
 
 
 def _add_witness(verbs: Any) -> None:

@@ -11,10 +11,8 @@ from writ.formats.cose import parse_sign1
 from writ.formats.decision import AttestDecision, EnrolDecision, OperatorAct, parse_entry
 from writ.formats.digest import Digest
 from writ.formats.eat import SignedToken, encode_claims, parse_token
-from writ.formats.enrolment import parse_enrolment_evidence
 from writ.formats.errors import Refused
 from writ.formats.evidence import parse_evidence
-from writ.formats.exchange import EXCHANGE, EnrolRequest
 from writ.formats.proof_bundle import NO_COLLATERAL, Collateral, Leaf, ProofBundle, Published, TokenProof
 from writ.formats.record import ActionRecord, OutcomeRecord, Record, opening_of, parse_log
 from writ.formats.tlog.inclusion import parse_inclusion
@@ -23,6 +21,7 @@ from writ.formats.tlog.proof import TlogProof
 from writ.formats.trust import parse_trust
 from writ.verdict.appraisal import NOT_CONTINUED
 from writ.verdict.chain import collateral_of
+from writ.verdict.replay import request_of
 from writ.verdict.token_proof import PUBLISHING
 
 
@@ -181,11 +180,11 @@ class Chains:
     def _collateral(self, enrol: EnrolDecision, enrolment: bytes) -> Collateral:
         """What the verifier held about the chain then, where the archives have its trust file."""
         held = self._objects.find(enrol.trust)
-        request = EXCHANGE.parse(parse_enrolment_evidence(enrolment).request)
-        if held is None or not isinstance(request, EnrolRequest) or not request.ek_certificates:
+        sent = request_of(enrolment).ek_certificates
+        if held is None or not sent:
             return NO_COLLATERAL
         try:
-            return collateral_of(request.ek_certificates, parse_trust(held), now=enrol.decided_at)
+            return collateral_of(sent, parse_trust(held), now=enrol.decided_at)
         except Refused:
             return NO_COLLATERAL  # the auditor's own judgement of the chain says why
 

@@ -30,9 +30,12 @@ from writ.formats.local import LeaseGiven, TokenGiven
 from writ.formats.policy_bundle import PolicyBundle
 from writ.formats.reason import Reason
 from writ.formats.spiffe import AgentId
+from writ.formats.tlog.merkle import leaf_hash
+from writ.formats.tlog.receipt import parse_receipt
 from writ.formats.trust import Trust
 from writ.service.clock import Clock
 from writ.verdict.token import VerifiedToken, verify_lease, verify_token
+from writ.verdict.transparency import Logged, verify_logged
 
 RENEW_JITTER: Final = 0.10
 
@@ -70,7 +73,10 @@ class HeldLease:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A verified token with its bundle, compact form and both clocks at receipt, in seconds; and its lease, where it takes one."""
+    """A verified token with its bundle, compact form and both clocks at receipt, in seconds; and its lease, where it takes one.
+
+    `logged` is where its decision stands in the verifier's log; None where the trust file names no log.
+    """
 
     token: VerifiedToken
     compact: str
@@ -78,6 +84,7 @@ class Held:
     received_wall: int
     received_boot: float
     lease: HeldLease | None = None
+    logged: Logged | None = None
 
     @property
     def life(self) -> int:
@@ -97,10 +104,13 @@ class Held:
         return self.unexpired(wall, boot) and self.leased(wall, boot)
 
 
-def accept(given: TokenGiven, subject: Subject, trust: Trust, bundles: HeldBundles, *, wall: int, boot: float) -> Held:
-    """The relayed answer is the verifier's, for `subject`, fresh, and no step back.
+def accept(
+    given: TokenGiven, subject: Subject, trust: Trust, bundles: HeldBundles, *, wall: int, boot: float, after: Logged | None = None
+) -> Held:  # fmt: skip
+    """The relayed answer is the verifier's, for `subject`, fresh, and no step back; `after` is where the decision before it stands.
 
-    1. The decision is signed by a pinned decision key.
+    1. The decision is signed by a pinned decision key; where the trust file names a log, its receipt shows it in that log, behind the one
+       before.
     2. Its outcome for the instance names exactly these claims, and nothing stands against the host or the instance.
     3. The token is by this trust's issuer, signed by the key it names, alive, for this audience.
     4. Its claims are those of the instance that was launched, with grants and lineage.
@@ -112,6 +122,7 @@ def accept(given: TokenGiven, subject: Subject, trust: Trust, bundles: HeldBundl
     entry = parse_entry(verify_signed(given.decision, DECISION_TYPE, trust.decision_keys, "decision"))
     if not isinstance(entry, AttestDecision):
         raise FormatError("decision", "an attestation", type(entry).__name__)
+    logged = _logged(given, trust, after)
     # 2
     token = parse_token(given.token)
     _vouched(entry, token, subject)
@@ -130,7 +141,7 @@ def accept(given: TokenGiven, subject: Subject, trust: Trust, bundles: HeldBundl
     if bundle.namespace != subject.agent.namespace:
         raise Refused(Reason("policy-unknown", "policy.namespace", subject.agent.namespace, bundle.namespace))
     bundles.advance(bundle)
-    return Held(verified, token.jws.compact, bundle, wall, boot)
+    return Held(verified, token.jws.compact, bundle, wall, boot, logged=logged)
 
 
 def leased(held: Held, lease: LeaseGiven, *, wall: int, boot: float) -> Held:
@@ -139,7 +150,20 @@ def leased(held: Held, lease: LeaseGiven, *, wall: int, boot: float) -> Held:
     if verified is None:
         raise Refused(Reason("lease-mismatch", "lease", "none, for a token without one", "a lease"))
     fresh = HeldLease(lease.lease, verified.alive_until, wall, boot)
-    return Held(held.token, held.compact, held.bundle, held.received_wall, held.received_boot, fresh)
+    return Held(held.token, held.compact, held.bundle, held.received_wall, held.received_boot, fresh, held.logged)
+
+
+def _logged(given: TokenGiven, trust: Trust, after: Logged | None) -> Logged | None:
+    """Where the decision stands, by its receipt. A log only grows: what is decided later stands behind, under a size that is no smaller."""
+    if not trust.log_keys:
+        return None
+    if given.receipt is None:
+        raise Refused(Reason("receipt-missing", "receipt", f"one of {trust.log_keys[0].name}", "none"))
+    place = verify_logged(leaf_hash(given.decision), parse_receipt(given.receipt), trust.log_keys, None, "receipt")
+    if after is not None and after.origin == place.origin and not (place.index > after.index and place.size >= after.size):
+        wanted, got = f"behind entry {after.index} of {after.size}", f"entry {place.index} of {place.size}"
+        raise Refused(Reason("verifier-rolled-back", "receipt.index", wanted, got))
+    return place
 
 
 def _vouched(entry: AttestDecision, token: SignedToken, subject: Subject) -> None:

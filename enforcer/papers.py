@@ -9,24 +9,27 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
-from writ.formats.archive import Archive
+from writ.formats.archive import Archive, parse_place
 from writ.formats.cose import parse_sign1
 from writ.formats.digest import Digest
 from writ.formats.errors import Unavailable
 from writ.formats.local import TokenGiven
+from writ.formats.tlog.merkle import leaf_hash
 
 PAPERS_FILE: Final = "papers.sqlite"
 _SCHEMA: Final = """CREATE TABLE IF NOT EXISTS papers(
     kind TEXT NOT NULL, digest BLOB NOT NULL, body BLOB NOT NULL, PRIMARY KEY (kind, digest)) STRICT"""
 
 
-def keep(folder: Path, given: TokenGiven) -> None:
-    """The parts of one answer are durable. Raises Unavailable."""
+def keep(folder: Path, given: TokenGiven, *, logged: bool = False) -> None:
+    """The parts of one answer are durable; its receipt too, where it was `logged`: verified. Raises Unavailable."""
     policy = parse_sign1(given.policy).payload or b""
     rows = [
         ("token", given.token.encode("ascii")), ("entry", given.decision), ("object", given.result), ("object", policy),
         ("object", given.evidence),
     ]  # fmt: skip
+    if logged and given.receipt is not None:
+        rows.append(("place", leaf_hash(given.decision) + given.receipt))
     _insert(folder, rows)
 
 
@@ -50,7 +53,7 @@ def keep_object(folder: Path, body: bytes) -> None:
 
 
 def kept(folder: Path) -> Archive:
-    """Everything kept in `folder`, as an archive without logs. Raises Unavailable."""
+    """Everything kept in `folder`, as an archive without logs. Raises Unavailable, FormatError."""
     path = folder / PAPERS_FILE
     if not path.exists():
         return Archive((), (), (), ())
@@ -62,8 +65,9 @@ def kept(folder: Path) -> Archive:
             db.close()
     except sqlite3.Error as error:
         raise Unavailable("papers", f"{folder}: SQLite says {type(error).__name__}") from None
-    found: dict[str, list[bytes]] = {"token": [], "entry": [], "object": []}
+    found: dict[str, list[bytes]] = {"token": [], "entry": [], "object": [], "place": []}
     for kind, body in rows:
         found[kind].append(body)
     tokens = tuple(sorted(body.decode("ascii") for body in found["token"]))
-    return Archive(tuple(sorted(found["entry"])), tokens, tuple(sorted(found["object"])), ())
+    places = tuple(sorted(map(parse_place, found["place"])))
+    return Archive(tuple(sorted(found["entry"])), tokens, tuple(sorted(found["object"])), (), places)

@@ -21,12 +21,17 @@ from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.local import Local, Refusal, TokenAsk, TokenGiven, Unreachable
 from writ.formats.reason import Reason
 from writ.formats.trust import Trust
+from writ.service import observe
 from writ.service.clock import Clock
+from writ.verdict.transparency import Logged
+
+_LOG = observe.get_logger(__name__)
 
 RETRY_LEAST: Final = 0.5
 RETRY_MOST: Final = 10.0
 """Seconds between asks that got no token: doubled each time, and then a random half to the whole of it, so that all the hosts
 whose verifier was away do not come back at one moment."""
+ROLLED_BACK: Final = "verifier-rolled-back"
 TRANSIENT: Final = frozenset(
     {
         "nonce-unknown",
@@ -85,7 +90,9 @@ class Renewal:
         """`carried` is how many records the verifier has been given a checkpoint of already."""
         self._subject, self._relay, self._log, self._trust = subject, relay, log, trust
         self._bundles, self._folder, self._clock = bundles, folder, clock
-        self._carried = carried
+        self._carried = self._confirmed = carried
+        self._logged: Logged | None = None
+        self._lost: Reason | None = None
         self._anchored: set[int] = set()
         self._questions = 0
         self._due = clock.boot()
@@ -184,7 +191,7 @@ class Renewal:
         end = time.monotonic() + SETTLE_WITHIN
         while self.due_in() is None and time.monotonic() < end:
             time.sleep(0.01)
-        if self.due_in() is not None and self._log.checkpoint().size > self._carried:
+        if self._lost is None and self.due_in() is not None and self._log.checkpoint().size > self._carried:
             _, moved = self._ask()
             if moved and self._log.checkpoint().size > self._carried:
                 self._ask()
@@ -196,7 +203,12 @@ class Renewal:
         2. The answer, or none.
         3. A token is verified link by link, and its papers are kept; of hardware mode, it comes with its first lease or not at all.
         4. The checkpoint counts as carried where the verifier answered with a token, or says which one it holds.
+        5. A verifier that lost what it had confirmed by a token is asked no more, and the instance gets none: it says that it holds less of
+           the log, or its own log is no continuation of that whose receipt came with a token. A true new enrolment of the host is not
+           that: of an instance from before it the verifier says for ever that it is tainted.
         """
+        if self._lost is not None:
+            return NotNow((self._lost,), True)
         verdict, moved = self._ask()
         return self._ask()[0] if moved and not isinstance(verdict, Never) else verdict
 
@@ -222,12 +234,15 @@ class Renewal:
         )  # fmt: skip
         # 2
         answer = self._relay.ask(ask)
-        # 3, 4
+        # 3, 4, 5
         try:
             if isinstance(answer, Refusal) and (lacks := self._lacking(answer)):
                 return Never(lacks), False
             return self._judge(answer, checkpoint.size), isinstance(answer, Refusal) and self._resume(answer)
         except Refused as refused:
+            self._lost = next((reason for reason in refused.reasons if reason.code == ROLLED_BACK), None)
+            if self._lost is not None:
+                _LOG.error(ROLLED_BACK, instance=self._subject.instance.hex(), detail=str(self._lost))
             return NotNow(refused.reasons, True), False
         except FormatError as error:
             return NotNow((Reason("malformed", error.what[:100], error.expected, error.got),), True), False
@@ -236,11 +251,14 @@ class Renewal:
 
     def _judge(self, answer: Local, size: int) -> Verdict:
         if isinstance(answer, TokenGiven):
-            held = accept(answer, self._subject, self._trust, self._bundles, wall=self._clock.now(), boot=self._clock.boot())
-            self._carried = size
+            held = accept(
+                answer, self._subject, self._trust, self._bundles, wall=self._clock.now(), boot=self._clock.boot(), after=self._logged
+            )
+            self._carried = self._confirmed = size
+            self._logged = held.logged
             with self._lock:
                 self._anchored = {one for one in self._anchored if one > size}
-            papers.keep(self._folder, answer)
+            papers.keep(self._folder, answer, logged=held.logged is not None)
             try:
                 return Granted(with_lease(held, self._relay, self._clock))
             except Refused as refused:  # the host moved on between the quote and the lease: the token before may still be alive
@@ -259,16 +277,18 @@ class Renewal:
 
         Or what was anchored before this code took over: it says of which sizes it lacks a proof, and the next ask has those.
         """
+        for reason in () if refusal.final else refusal.reasons:
+            if reason.code == "action-log-base" and reason.expected.isdecimal() and int(reason.expected) < self._confirmed:
+                least = f"{self._confirmed} records at least, which a token confirmed"
+                raise Refused(Reason(ROLLED_BACK, reason.claim, least, reason.expected[:20]))
         wanted = self._wanted(refusal)
         with self._lock:
             self._anchored |= wanted
-        if wanted:
-            return True
         for reason in refusal.reasons:
             if reason.code == "action-log-base" and reason.expected.isdecimal() and int(reason.expected) <= self._log.checkpoint().size:
                 self._carried = int(reason.expected)
                 return True
-        return False
+        return bool(wanted)
 
     def _lacking(self, refusal: Refusal) -> tuple[Reason, ...]:
         """A reason where the verifier saw an anchor of more records than our log has: it was cut, and no token may follow."""

@@ -161,6 +161,7 @@ def evidences() -> Iterator[bytes]:
     yield encode_evidence(replace(bare, ima_log=ImaLog(0, Kernel().binary), systemd_log=next(systemd_logs())))
     yield encode_evidence(replace(bare, uefi_log=encode_log(Boot(banks=("sha256",)).measure())))
     yield specimens()["evidence-logs"].data
+    yield specimens()["evidence-anchors"].data
 
 
 def certificates() -> Iterator[bytes]:

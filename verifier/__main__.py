@@ -149,7 +149,7 @@ def _policy_arguments(made: argparse.ArgumentParser) -> None:
         help="who may approve actions, by a file with the public key (PEM or JWK); NAME= takes one away; may be repeated",
     )  # fmt: skip
     made.add_argument("--ima", type=Path, metavar="FILE", help="the rules for IMA lists, all of them, in JSON as `policy show` has them")
-    for name in ("token-life", "nonce-life", "clock-skew", "hold-max", "record-lag-most"):
+    for name in ("token-life", "nonce-life", "clock-skew", "hold-max", "record-lag-most", "witness-lag-most"):
         made.add_argument(f"--{name}", type=int, metavar="SECONDS")
 
 
@@ -297,8 +297,10 @@ def _policy(args: argparse.Namespace, held: PolicyBundle | None) -> PolicyBundle
     for name in ("accept_runtime_only", "token_life", "nonce_life", "clock_skew", "hold_max"):
         chosen[name] = getattr(args, name)
     chosen["ima"] = None if args.ima is None else _ima_rules(args.ima)
-    if args.record_lag_most is not None:
-        held = replace(held, settings=replace(held.settings, record_lag_most=args.record_lag_most or None))
+    for name in ("record_lag_most", "witness_lag_most"):
+        if (most := getattr(args, name)) is not None:
+            lag: dict[str, Any] = {name: most or None}
+            held = replace(held, settings=replace(held.settings, **lag))
     settings = replace(
         held.settings, approvals=_people(args.approvals, held.settings), approvers=_approvers(args.approver, held.settings),
         **{name: value for name, value in chosen.items() if value is not None},

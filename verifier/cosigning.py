@@ -13,8 +13,10 @@ import threading
 from dataclasses import dataclass
 from typing import Final
 
-from verifier.ledger import Ledger
+from verifier.ledger import Ledger, Tables
+from verifier.ledger.schema import HostRow
 from verifier.ledger.translog import TransparencyLog
+from verifier.proposals import settings_in_force
 from verifier.witnesses import Collected, Prove, Witnesses
 from writ.formats.errors import Misuse, Refused, Unavailable, WritError
 from writ.formats.tlog.checkpoint import parse_signed_checkpoint
@@ -76,18 +78,18 @@ class Cosigning:
             since = self._since = now
         return Lag(entries, now - since)
 
-    def demand(self) -> None:
+    def demand(self, most: int | None = None) -> None:
         """Decisions may be made: there was a quorum since the start, and entries have not waited too long for the next. Raises Unavailable.
 
-        A restart would begin the waiting anew: whoever holds the machine would restart it.
+        Too long is what the configuration says, or `most` seconds where that is less. A restart would begin the waiting anew: whoever holds
+        the machine would restart it.
         """
         lag = self.lag()
-        if self._within and not self._seen:
+        within = min((one for one in (self._within, most) if one), default=0)
+        if within and not self._seen:
             raise Unavailable("witnesses", "expected a quorum since the start, got none yet")
-        if self._within and lag.seconds > self._within:
-            raise Unavailable(
-                "witnesses", f"expected a quorum within {self._within:g} s, got {lag.entries} entries after {lag.seconds:.0f} s"
-            )
+        if within and lag.seconds > within:
+            raise Unavailable("witnesses", f"expected a quorum within {within:g} s, got {lag.entries} entries after {lag.seconds:.0f} s")
 
     def ask(self) -> Collected | None:
         """The witnesses are asked once about the last checkpoint; None where a quorum has seen it."""
@@ -117,3 +119,14 @@ class Cosigning:
                 _LOG.warning("cosigning-failed", detail=str(error))
             except Exception as error:  # noqa: BLE001 - the thread goes on: that nobody cosigns is known by the lag
                 _LOG.error("internal", exception=error)
+
+
+def demand(cosigning: Cosigning | None, tables: Tables, host: str | None = None) -> None:
+    """The log stands before its witnesses as configuration and, for a `host`, the policy of its namespace demand. Raises Unavailable."""
+    row = None if host is None else tables.get(HostRow, host)
+    settings = None if row is None else settings_in_force(tables, row.namespace)
+    most = None if settings is None else settings.witness_lag_most
+    if cosigning is not None:
+        cosigning.demand(most)
+    elif most is not None:
+        raise Unavailable("witnesses", f"expected a quorum within {most} s, by the policy, got a verifier without witness_policy_file")

@@ -15,6 +15,7 @@ from auditor.log.source import Source, pieces
 from writ.formats.reason import Reason
 from writ.formats.tlog.checkpoint import Checkpoint
 from writ.formats.tlog.tile import ENTRIES, WIDTH
+from writ.verdict.anchor_audit import AnchorReplay
 from writ.verdict.log_audit import Findings, Judged, LogAudit, Piece, Speaker, Timeline, judge_entries
 
 _FEW: Final = 16 * WIDTH
@@ -50,17 +51,19 @@ def verify(
     audit = LogAudit(checkpoint, kept)
     found, report = Findings(), Report()
     bundles = (piece for piece in pieces(source, audit) if piece.tile.level == ENTRIES)
-    timeline = None
+    timeline, anchors = None, AnchorReplay()
     if content is None:
         for _ in bundles:
             continue
     else:
-        timeline = _judge(bundles, checkpoint.size, content, found, handed)
+        timeline = _judge(bundles, checkpoint.size, content, found, anchors, handed)
     if handed is not None:
         for reason in handed.judge():
             found.add(reason)
     report.reasons = (*audit.findings(), *found.reasons())
-    report.steps += [*_steps(checkpoint, kept, content, timeline), *([] if handed is None else handed.steps())]
+    report.steps += [
+        *_steps(checkpoint, kept, content, timeline), *([] if handed is None else handed.steps()), *_replayed(anchors),
+    ]  # fmt: skip
     return report
 
 
@@ -78,7 +81,15 @@ def _steps(checkpoint: Checkpoint, kept: tuple[Checkpoint, ...], content: Conten
     yield f"times: none back by more than {content.skew} s, {silence}; the longest was {timeline.longest} s"
 
 
-def _judge(bundles: Iterator[Piece], size: int, content: Content, found: Findings, handed: Handed | None) -> Timeline:
+def _replayed(anchors: AnchorReplay) -> Iterator[str]:
+    if anchors.entries:
+        resets = f"{len(anchors.resets)} times a TPM was reset or restarted, and no quote shows what was anchored since the one before"
+        yield f"anchors: {anchors.entries} entries of {len(anchors.last)} hosts against the register that each quote shows; {resets}"
+
+
+def _judge(
+    bundles: Iterator[Piece], size: int, content: Content, found: Findings, anchors: AnchorReplay, handed: Handed | None
+) -> Timeline:
     """The entries and their times, in their order. Returns what is known of the times."""
     timeline = Timeline(content.skew, content.silence)
     work = partial(_judge_piece, content.speaker)
@@ -88,6 +99,9 @@ def _judge(bundles: Iterator[Piece], size: int, content: Content, found: Finding
         for index, at, once in judged.times:
             if (out_of_time := timeline.take(index, at, once)) is not None:
                 found.add(out_of_time)
+        for carriage in judged.carriages:
+            for reason in anchors.take(carriage):
+                found.add(reason)
         if handed is not None:
             handed.take(judged.carriages)
     if content.until is not None and (silent := timeline.end(content.until)) is not None:

@@ -6,11 +6,12 @@ without them contexts are as erased.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import contextlib
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from auditor.store.records import Held, open_records
-from writ.formats.archive import EMPTY, Archive, InstanceLog
+from writ.formats.archive import EMPTY, Archive, InstanceLog, Placed, parse_place
 from writ.formats.errors import FormatError, Refused
 from writ.formats.reason import Reason
 from writ.formats.tlog.merkle import leaf_hash, root
@@ -43,4 +44,12 @@ def _of(held: Held, origin: str, instance: bytes) -> Archive:
     papers = held.papers(origin)
     entries, objects = (tuple(sorted(body for kind, body in papers if kind == wanted)) for wanted in ("entry", "object"))
     tokens = tuple(sorted(body.decode("ascii", "replace") for kind, body in papers if kind == "token"))
-    return Archive(entries, tokens, objects, (InstanceLog(instance, leaves),))
+    return Archive(entries, tokens, objects, (InstanceLog(instance, leaves),), tuple(sorted({*_places(papers)})))
+
+
+def _places(papers: Sequence[tuple[str, bytes]]) -> Iterator[Placed]:
+    """Where entries stand, as the host says; what cannot be read says nothing, and does not spoil the archive of all others."""
+    for kind, body in papers:
+        if kind == "place":
+            with contextlib.suppress(FormatError):
+                yield parse_place(body)

@@ -19,7 +19,7 @@ from writ.formats.anchor import MAX_BATCHES, MAX_ROWS, AnchorRow, led
 from writ.formats.digest import Digest
 from writ.formats.errors import Refused, Unavailable
 from writ.formats.evidence import parse_evidence
-from writ.formats.local import Anchor, Done, Refusal, Stop, TokenGiven
+from writ.formats.local import Anchor, Done, LeaseAsk, LeaseGiven, Refusal, Stop, TokenGiven
 from writ.formats.tpm.pcr import PcrValues
 
 PCR = 15
@@ -296,7 +296,7 @@ def test_verifier_asks_for_what_was_anchored_and_refuses_what_lacks_it(site: Ver
     told(story)
 
 
-def test_who_may_not_anchor(site: VerifierSite, anchoring: Host) -> None:
+def test_who_may_not_anchor(anchoring: Host) -> None:
     async def story() -> None:
         async with anchoring.running():
             one = await start(anchoring)
@@ -316,6 +316,22 @@ def test_host_without_a_register_says_so(enrolled: Host) -> None:
             one = await start(enrolled)
             refused = await enrolled.ask(Anchor(one[0].instance, 1, bytes(32)), Refusal)
             assert [reason.code for reason in refused.reasons] == ["anchors-off"]
+
+    told(story)
+
+
+def test_in_hardware_mode_nothing_is_anchored_and_leases_live_on(site: VerifierSite, anchoring: Host) -> None:
+    """An extend moves a register, and no lease outlives that."""
+
+    async def story() -> None:
+        site.publish_policy(hardware=True)
+        async with anchoring.running():
+            one = await start(anchoring)
+            site.approve(one[0])
+            await anchoring.ask(token_ask(*one), TokenGiven)
+            refused = await anchoring.ask(Anchor(one[0].instance, 1, bytes(32)), Refusal)
+            assert [(reason.code, reason.claim) for reason in refused.reasons] == [("anchors-off", "policy.lease_approver")]
+            await anchoring.ask(LeaseAsk(one[0].instance), LeaseGiven)
 
     told(story)
 

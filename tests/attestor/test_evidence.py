@@ -29,8 +29,9 @@ from writ.formats.exchange import EXCHANGE, AttestAnswer, NonceAnswer
 from writ.formats.grants import grant_set
 from writ.formats.local import LOCAL, MAX_FRAME, TokenGiven
 from writ.formats.reason import Reason
-from writ.formats.strict import encode_cbor
-from writ.formats.tlog.merkle import EMPTY_ROOT
+from writ.formats.strict import b64url, encode_cbor
+from writ.formats.tlog.merkle import EMPTY_ROOT, leaf_hash, root_from_path
+from writ.formats.tlog.receipt import MAX_RECEIPT, parse_receipt
 from writ.formats.tpm.pcr import PcrValues
 from writ.service.clock import SystemClock
 from writ.service.signers import load_or_create_signer
@@ -52,6 +53,8 @@ class Line(Uplink):
         self.lose = 0
         self.change: Callable[[AttestAnswer], AttestAnswer] = lambda answer: answer
         self.sent: list[bytes] = []
+        self.receipt: str | None = None
+        """What stands in the header in place of what the verifier wrote."""
 
     def post(self, path: str, body: bytes, content_type: str, *, retry: bool = False) -> Answer:
         answer = super().post(path, body, content_type, retry=retry)
@@ -63,7 +66,8 @@ class Line(Uplink):
             raise Unavailable("verifier", "the answer was lost")
         message = EXCHANGE.parse(answer.body)
         if isinstance(message, AttestAnswer):
-            return Answer(answer.status, answer.content_type, EXCHANGE.encode(self.change(message)))
+            receipt = answer.receipt if self.receipt is None else self.receipt
+            return Answer(answer.status, answer.content_type, EXCHANGE.encode(self.change(message)), receipt)
         return answer
 
 
@@ -100,6 +104,23 @@ def test_answer_that_was_lost_is_asked_for_again_with_the_same_bytes(bench: Benc
     bench.attest()
     assert len(bench.line.sent) == 2
     assert bench.line.sent[0] == bench.line.sent[1]
+    bench.close()
+
+
+def test_receipt_of_the_decision_is_passed_on_as_it_came(bench: Bench) -> None:
+    attested = bench.attestation.attest((REQUEST,), {})
+    assert attested.receipt is not None
+    receipt = parse_receipt(attested.receipt)
+    path = root_from_path(leaf_hash(attested.answer.decision), receipt.index, receipt.size, receipt.path)
+    assert path is not None
+    bench.line.receipt = b64url(b"nobody here reads it")
+    assert bench.attestation.attest((REQUEST,), {}).receipt == b"nobody here reads it"
+    bench.line.receipt = ""
+    assert bench.attestation.attest((REQUEST,), {}).receipt is None
+    for wrong in ("no base64url!", b64url(bytes(MAX_RECEIPT + 1))):
+        bench.line.receipt = wrong
+        with pytest.raises(Unavailable):
+            bench.attest()
     bench.close()
 
 
@@ -335,6 +356,6 @@ def test_largest_evidence_is_read_by_verifier_and_enforcer() -> None:
     assert evidence._MAX_EVIDENCE - 32 < len(largest) <= evidence._MAX_EVIDENCE  # noqa: SLF001
     assert parse_evidence(largest).log == bytes(room)
     part = bytes(300 << 10)
-    given = TokenGiven("token", part, part, part, (KEY,), KEY, largest)
+    given = TokenGiven("token", part, part, part, (KEY,), KEY, largest, bytes(MAX_RECEIPT))
     assert len(LOCAL.encode(given)) <= MAX_FRAME
     assert LOCAL.parse(LOCAL.encode(given)) == given

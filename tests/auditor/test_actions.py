@@ -278,3 +278,51 @@ def test_a_verb_that_decides_no_action_loads_no_policy_engine(tmp_path: Path) ->
     assert (
         subprocess.run([sys.executable, "-c", program.replace("code or ", ""), *replay], capture_output=True, check=False).returncode == 7
     )
+
+
+# --- anchors -----------------------------------------------------------------------------------------------------------
+
+
+def anchored() -> Site:
+    """The same, and then the late action of the first was anchored; only the second renewed since, and its quote shows that."""
+    site = told()
+    site.scene.anchor("one")
+    site.renew("two")
+    return site
+
+
+def test_record_that_was_anchored_and_never_carried_is_missed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    site = anchored()
+    logs = site.logs()
+
+    assert judged(leave(site, tmp_path), capsys)[2] == []
+    code, _, found = judged(leave(site, tmp_path, archive=site.archive({**logs, ONE: logs[ONE][:-2]})), capsys)
+    assert (code, {one for one, _ in found}) == (1, {"anchor-inconsistent"})
+    other = encode_record(replace(parse_record(logs[ONE][-2]), resource="files/z"))  # type: ignore[arg-type]
+    late = [*logs[ONE][:-2], other, logs[ONE][-1]]
+    assert [one for one, _ in judged(leave(site, tmp_path, archive=site.archive({**logs, ONE: late})), capsys)[2]] == [
+        "anchor-inconsistent"
+    ]
+
+
+def test_entry_whose_anchors_do_not_lead_to_the_quoted_register_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    site = anchored()
+    last = site.entries[-1]
+    assert isinstance(last, AttestDecision)
+    assert last.anchors is not None
+    site.entries[-1] = replace(last, anchors=replace(last.anchors, register=bytes(32)))
+
+    assert [code for code, _ in judged(leave(site, tmp_path), capsys)[2]] == ["anchor-register-mismatch"]
+
+
+def test_reset_between_anchors_is_said_and_is_no_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A host may boot; what it anchored last is the window, and the audit says where."""
+    site = anchored()
+    left = {ONE: site.logs()[ONE], TWO: site.logs()[TWO]}
+    site.scene.reboot()
+    site.scene.launch("three")
+    site.scene.anchor()
+    site.renew("three")
+    main([*leave(site, tmp_path, archive=site.archive(left)), "--explain"])
+
+    assert "2 entries of 1 hosts against the register that each quote shows; 1 times a TPM was reset" in capsys.readouterr().out

@@ -23,7 +23,8 @@ from tests.auditor.served import ServedStore
 from tests.independent import tlog_checker
 from tests.parsers import assert_parser_is_total
 from tests.world.store import HostLog, keeper
-from writ.formats.archive import InstanceLog, parse_archive
+from tests.world.tlog import MemoryLog
+from writ.formats.archive import InstanceLog, Placed, encode_archive, parse_archive
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.tlog.checkpoint import parse_signed_checkpoint
 from writ.formats.tlog.cosignature import cosigned_at
@@ -329,6 +330,14 @@ def test_the_export_is_the_archive_of_the_logs(served: ServedStore, log: HostLog
     assert (archive.tokens, archive.objects, archive.entries) == (("ey",), (b"o",), (b"e",))
     with pytest.raises(Refused):
         export(served.folder, [bytes(16)])
+
+
+def test_places_that_a_host_shipped_are_in_the_export_and_rubbish_among_them_spoils_nothing(served: ServedStore, log: HostLog) -> None:
+    known = MemoryLog([b"genesis", b"entry"])
+    body = known.leaves[1] + known.receipt(1)
+    served.add(log.body(0, 600, [("place", body), ("place", body[:-1]), ("place", b"rubbish")]))
+    archive = parse_archive(encode_archive(export(served.folder)))
+    assert archive.places == (Placed(known.leaves[1], known.receipt(1)),)
 
 
 def test_the_command_makes_a_store_once_and_shows_its_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

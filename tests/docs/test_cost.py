@@ -10,7 +10,8 @@ import pytest
 
 from tests.world.scene import Scene, permitted, sign_entry, sign_token
 from tests.world.specimens import specimens
-from writ.formats.decision import AttestDecision
+from writ.formats.anchor import AnchorRow, ShownAnchors
+from writ.formats.decision import AttestDecision, encode_entry
 from writ.formats.record import encode_record
 
 PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
@@ -20,6 +21,8 @@ EVERY = 30
 """Seconds between renewals, which come at half of a token's 60 seconds."""
 DAYS = 2557
 """In seven years."""
+ANCHORS = 3
+"""Between two renewals: one every ten seconds, where something was done in each."""
 ACTIONS = 10_000
 """Of a busy host in a day."""
 
@@ -40,6 +43,14 @@ def renewal(instances: int) -> AttestDecision:
 
 def cost(entry: AttestDecision) -> int:
     return len(sign_entry(entry)) + LENGTH + HASH
+
+
+@cache
+def anchored(rows: int) -> AttestDecision:
+    """The same of one instance, with as many anchors since the last, each of its own extend."""
+    plain = renewal(1)
+    batches = tuple((AnchorRow(bytes(16), 1 << 31, bytes(32)),) for _ in range(rows))
+    return replace(plain, anchors=ShownAnchors(15, 300, 0, bytes(32), bytes(32), batches))
 
 
 @cache
@@ -66,6 +77,11 @@ def test_each_further_instance_costs_its_outcome(instances: int) -> None:
     assert cost(renewal(instances)) - cost(renewal(1)) <= 125 * (instances - 1)
 
 
+def test_anchors_cost_what_they_name_and_a_renewal_without_any_nothing() -> None:
+    assert cost(anchored(3)) - cost(renewal(1)) <= 80 + 3 * 60
+    assert encode_entry(replace(anchored(3), anchors=None)) == encode_entry(renewal(1))
+
+
 def test_action_costs_at_most_300_bytes() -> None:
     assert acted()[0] <= 300
     assert acted()[1] <= 80
@@ -84,6 +100,7 @@ def table() -> list[str]:
             row(f"renewal of a host with {count} instance{'s' * (count > 1)}, every {EVERY} s", cost(renewal(count)), 86_400 // EVERY)
             for count in (1, 2, 10)
         ),
+        row(f"the first of these, with {ANCHORS} anchors between two renewals", cost(anchored(ANCHORS)), 86_400 // EVERY),
         row(f"action with its outcome, {ACTIONS:,} a day", sum(acted()) + 2 * HASH, ACTIONS),
         *(f"| {what} | {signed[name]} | | |" for name, what in EACH.items()),
     ]

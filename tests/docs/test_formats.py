@@ -38,6 +38,7 @@ from tests.world.scene import (
 from tests.world.tlog import MemoryLog, in_log
 from writ.formats.access import Access, encode_access, parse_access
 from writ.formats.action import Action
+from writ.formats.anchor import AnchorRow, encode_batch
 from writ.formats.approval import Approval, encode_approval, parse_approval, parse_signed_approval, sign_approval
 from writ.formats.archive import Archive, InstanceLog, Placed, encode_archive, parse_archive
 from writ.formats.corim import Corim, encode_corim, parse_corim, parse_signed_corim, sign_corim
@@ -85,6 +86,7 @@ from writ.formats.lease import (
 )
 from writ.formats.local import (
     LOCAL,
+    Anchor,
     Done,
     Drift,
     ExchangeAsk,
@@ -220,6 +222,9 @@ def specimens() -> tuple[Specimen, ...]:
     scene = Scene()
     bundle = scene.proof_bundle()
     logged = in_log(bundle, scene.trust)
+    held = Collateral((b"a",), (b"b", b"c"), ())
+    whole_bundle = replace(logged.bundle, approval=sign_approval(APPROVAL, signer("a")), collateral=held)
+    token_alone = TokenProof(**{field.name: getattr(logged.placed(receipt=True), field.name) for field in fields(TokenProof)})
     verdict = scene.attest("one")
     assert scene.state is not None
     token = permitted(verdict)
@@ -240,6 +245,13 @@ def specimens() -> tuple[Specimen, ...]:
     listed = StatusListToken("https://v.example/status/1", NOW, NOW + 60, 15, StatusList.empty(1, 64).with_status(3, 1))
 
     with_logs = encode_evidence(replace(scene.evidence("one"), uefi_log=b"u", systemd_log=b"s", ima_log=ImaLog(1, b"i")))
+    anchored = Scene()
+    anchored.launch("one")
+    first = permitted(anchored.attest("one"))
+    anchored.act("one", sign_token(first), first)
+    anchored.anchor("one")
+    owing = anchored.judge(anchored.evidence()).state_after
+    shown = anchored.evidence("one")
     exchange = exchange_messages(scene, decision, bundle.result, compact, signed_policy)
     local = local_messages(decision, bundle.result, compact, signed_policy, bundle.evidence)
     return (
@@ -251,6 +263,7 @@ def specimens() -> tuple[Specimen, ...]:
         Specimen("evidence", with_logs, parse_evidence),
         Specimen("evidence", encode_evidence(replace(scene.evidence("one"), lease_keys=LEASE_KEYS)), parse_evidence),
         Specimen("evidence", encode_evidence(replace(scene.evidence("one"), ima_log=ImaLog(1, b"i", more=True))), parse_evidence),
+        Specimen("evidence", encode_evidence(shown), parse_evidence),
         Specimen("enrolment-evidence", scene.enrolment, parse_enrolment_evidence),
         Specimen("add-records", shipped(), parse_add_records),
         Specimen(
@@ -262,6 +275,7 @@ def specimens() -> tuple[Specimen, ...]:
         *(Specimen("local", LOCAL.encode(message), LOCAL.parse) for message in local),
         Specimen("host-record", bundle.record, parse_host_record),
         Specimen("host-state", encode_host_state(scene.state), parse_host_state),
+        Specimen("host-state", encode_host_state(owing), parse_host_state),
         *(Specimen("corim", encode_corim(corim), parse_corim) for corim in (GOVERNED, reference(valid_until=NOW), both)),
         Specimen("signed-corim", signed_corim, parse_signed_corim),
         Specimen("signed-decision", decision, parse_sign1),
@@ -270,7 +284,7 @@ def specimens() -> tuple[Specimen, ...]:
         *(Specimen("ear", encode_ear_cbor(one), parse_ear_cbor) for one in (parse_ear_cbor(verdict.result), ear, whole_ear)),
         *(
             Specimen("decision", encode_entry(e), parse_entry)
-            for e in (BEGAN, verdict.entry, attest_refused, scene.enrol_entry, act, *EXCHANGED)
+            for e in (BEGAN, verdict.entry, attest_refused, anchored.judge(shown).entry, scene.enrol_entry, act, *EXCHANGED)
         ),
         Specimen("token-claims", encode_claims(token), parse_claims, json=True),
         Specimen("token-claims", encode_claims(replace(token, lease=LeaseChip().terms())), parse_claims, json=True),
@@ -306,17 +320,7 @@ def specimens() -> tuple[Specimen, ...]:
         Specimen("archive", encode_archive(archive), parse_archive),
         Specimen("range-bundle", encode_range_bundle(a_range(bundle, decision, compact)), parse_range_bundle),
         Specimen("archive", encode_archive(replace(archive, places=(Placed(D.value, logged.place(b"later")),))), parse_archive),
-        *(
-            Specimen("proof-bundle", encode_proof_bundle(one), parse_proof)
-            for one in (
-                bundle,
-                logged.bundle,
-                logged.placed(receipt=True),
-                replace(bundle, outcome=None, context=None),
-                replace(bundle, approval=sign_approval(APPROVAL, signer("a")), collateral=Collateral((b"a",), (b"b", b"c"), ())),
-                TokenProof(**{field.name: getattr(logged.bundle, field.name) for field in fields(TokenProof)}),
-            )
-        ),
+        *(Specimen("proof-bundle", encode_proof_bundle(one), parse_proof) for one in (whole_bundle, token_alone)),
     )
 
 
@@ -381,12 +385,16 @@ def local_messages(decision: bytes, result: bytes, token: str, signed_policy: by
     """One message of each kind."""
     key, measured = signer("session/one").public, encode_measurement(measurement())
     given = TokenGiven(token, decision, result, signed_policy, (signer("token").public,), signer("decision").public, evidence)
+    logged = replace(given, receipt=MemoryLog([b"genesis", decision]).receipt(1))
     return [
         Launch("reporter", (), key, None),
         Launch("reporter", ("python", "agent.py"), P256, SIXTEEN),
         Launched(SIXTEEN, measured, "/var/lib/writ/store/x", ("python",), AUDIENCE, GRANTS),
         TokenAsk(SIXTEEN, key, AUDIENCE, GRANTS, 2, bytes(32), 1, (bytes(32),)),
+        TokenAsk(SIXTEEN, key, AUDIENCE, GRANTS, 5, bytes(32), 1, (bytes(32),), ((2, (bytes(32),)), (5, ()))),
+        Anchor(SIXTEEN, 5, bytes(32)),
         given,
+        logged,
         LeaseAsk(SIXTEEN),
         LeaseGiven(LeaseChip().lease(SIXTEEN, bytes(32), D)),
         ExchangeAsk(SIXTEEN, "https://vault.example.org", token, "a.b.c", None),
@@ -575,6 +583,10 @@ def preimages() -> dict[str, tuple[object, Digest]]:
             ["writ/attest/v1", key, "host-1", bytes(32), [bound], [D.value]],
             Digest("sha256", binding(key, "host-1", nonce, (request,), (D,))),
         ),
+        "anchor-batch": (
+            ["writ/anchor/v1", [[SIXTEEN, 3, D.value]]],
+            Digest.of(encode_batch((AnchorRow(SIXTEEN, 3, D.value),))),
+        ),
         "enrol-binding": (
             ["writ/enrol/v1", "host-1", key, bytes(32), b"secret"],
             Digest("sha256", enrolment_binding("host-1", key, bytes(32), b"secret")),
@@ -596,6 +608,7 @@ def preimages() -> dict[str, tuple[object, Digest]]:
 @pytest.mark.parametrize(
     "rule",
     [
+        "anchor-batch",
         "attest-binding", "enrol-binding", "policy-ref", "time-binding", "lease-binding", "commitment", "tree-root", "command",
         "reference-names", "manifest",
     ],

@@ -17,8 +17,9 @@ from enforcer.record import LOG_FILE, ActionLog
 from enforcer.relay import Relay
 from enforcer.renewal import Granted, Renewal, Verdict
 from tests.attestor.site import NAMESPACE, Host, VerifierSite
-from tests.enforcer.test_record import ENGINE, action
+from tests.enforcer.test_record import action
 from tests.signers import new_signer
+from tests.world.attestor import ENGINE
 from verifier.ledger.schema import EntryRow
 from writ.formats.cose import parse_sign1
 from writ.formats.decision import AttestDecision, parse_entry
@@ -26,6 +27,7 @@ from writ.formats.local import Launch, Launched
 from writ.formats.spiffe import AgentId
 from writ.formats.tlog import merkle
 from writ.service.clock import SystemClock
+from writ.verdict.carried import Carried, CarriedLogs, carriage_of
 
 
 @contextmanager
@@ -113,8 +115,15 @@ class Anchored:
         db.close()
         self.open(carried)
 
+    def logged(self) -> Carried:
+        """What the verifier's log says of this instance."""
+        logs = CarriedLogs((self.instance,))
+        for decision in self.decisions():
+            logs.take(carriage_of(decision))
+        return logs.of[self.instance]
+
     def decisions(self) -> list[AttestDecision]:
         """The verifier's decisions on attestations, from its log."""
-        rows = sorted(self.site.built.ledger.read().select(EntryRow), key=lambda row: row.idx)
-        entries = [parse_entry(parse_sign1(row.data, what="entry").payload or b"") for row in rows]
+        rows = sorted(self.site.built.ledger.read().select(EntryRow), key=lambda row: row.sequence)
+        entries = [parse_entry(parse_sign1(row.entry, what="entry").payload or b"") for row in rows]
         return [entry for entry in entries if isinstance(entry, AttestDecision)]

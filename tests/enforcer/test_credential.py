@@ -8,15 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from enforcer.credential import Credential, renew_in
+from enforcer.credential import Credential, Held, accept, renew_in
 from tests.enforcer.scene import Scene
 from tests.world.attestor import Attestor
+from tests.world.tlog import MemoryLog
 from writ.formats.decision import CONTENT_TYPE as DECISION_TYPE
 from writ.formats.errors import FormatError, Refused
 from writ.formats.grants import grant_set
 from writ.formats.local import TokenGiven
 from writ.formats.policy_bundle import CONTENT_TYPE
+from writ.formats.reason import Reason
 from writ.formats.spiffe import AgentId
+from writ.formats.trust import Trust
+from writ.verdict.transparency import Logged
 
 
 @pytest.fixture
@@ -99,7 +103,7 @@ def test_refusal_in_the_decision_is_a_refusal_here(scene: Scene) -> None:
     reasons = (Reason("component-mismatch", "a", "b", "c"),)
     signed = scene.attestor.sign(encode_entry(replace(entry, reasons=reasons)), DECISION_TYPE)  # type: ignore[arg-type]  # an AttestDecision
     with pytest.raises(Refused, match="component-mismatch"):
-        scene.accept(replace(given, decision=signed))
+        scene.accept(replace(given, decision=signed, receipt=scene.attestor.log.take(signed)))
 
 
 def test_older_policy_is_refused_and_a_later_one_is_not(scene: Scene) -> None:
@@ -152,3 +156,57 @@ def test_renewal_comes_after_half_of_the_life_give_or_take_a_tenth() -> None:
     assert renew_in(60, 0.0) == pytest.approx(27)
     assert renew_in(60, 0.5) == pytest.approx(30)
     assert renew_in(60, 0.999999) == pytest.approx(33)
+
+
+# --- the receipt -----------------------------------------------------------------------------------------------------------
+
+
+def refusal(call: Callable[[], object]) -> Reason:
+    with pytest.raises(Refused) as caught:
+        call()
+    return caught.value.reasons[0]
+
+
+def test_a_token_comes_with_the_receipt_of_its_decision_where_the_trust_file_names_a_log(scene: Scene) -> None:
+    given = scene.give()
+    held = scene.accept(given)
+    assert held.logged is not None
+    assert (held.logged.origin, held.logged.index, held.logged.size) == ("verifier.example.org/log", 1, 2)
+    assert refusal(lambda: scene.accept(replace(given, receipt=None))).code == "receipt-missing"
+    unlogged = replace(scene.attestor.trust(), log_keys=())
+    assert taken(scene, replace(given, receipt=None), trust=unlogged).logged is None
+    assert taken(scene, replace(given, receipt=b"rubbish"), trust=unlogged).logged is None
+
+
+def taken(scene: Scene, given: TokenGiven, *, trust: Trust | None = None, after: Logged | None = None) -> Held:
+    wall, boot = scene.clock.wall, scene.clock.since_boot
+    return accept(given, scene.subject, trust or scene.attestor.trust(), scene.bundles, wall=wall, boot=boot, after=after)
+
+
+def test_a_receipt_of_another_decision_log_key_or_size_is_refused(scene: Scene) -> None:
+    given, other = scene.give(), scene.give()
+    elsewhere = Attestor(scene.attestor.path, {}).log
+    for receipt, code in (
+        (other.receipt, "receipt-invalid"),
+        (elsewhere.take(given.decision), "receipt-invalid"),
+        (MemoryLog([b"genesis", given.decision]).receipt(1), "trust-root-unknown"),
+    ):
+        assert refusal(lambda receipt=receipt: scene.accept(replace(given, receipt=receipt))).code == code  # type: ignore[misc] # a default
+    for at in range(0, len(given.receipt or b""), 3):
+        spoilt = bytearray(given.receipt or b"")
+        spoilt[at] ^= 1
+        with pytest.raises((Refused, FormatError)):
+            scene.accept(replace(given, receipt=bytes(spoilt)))
+
+
+def test_a_decision_that_stands_before_the_last_one_or_in_a_shorter_log_is_of_a_verifier_that_lost_something(scene: Scene) -> None:
+    first, second = scene.give(), scene.give()
+    before, later = taken(scene, first).logged, taken(scene, second).logged
+    assert before is not None
+    assert later is not None
+    assert taken(scene, second, after=before).logged == later
+    assert taken(scene, first, after=replace(later, origin="another.example.org/log")).logged == before
+    reason = refusal(lambda: taken(scene, first, after=later))
+    assert (reason.code, reason.claim, reason.got) == ("verifier-rolled-back", "receipt.index", "entry 1 of 2")
+    assert refusal(lambda: taken(scene, second, after=later)).code == "verifier-rolled-back"
+    assert refusal(lambda: taken(scene, second, after=replace(before, size=9))).code == "verifier-rolled-back"

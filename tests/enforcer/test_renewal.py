@@ -14,8 +14,10 @@ from enforcer.renewal import RETRY_LEAST, RETRY_MOST, Granted, Never, NotNow, Re
 from tests.enforcer.host import wait_for
 from tests.enforcer.scene import Scene
 from tests.enforcer.test_record import action
+from writ.formats.archive import encode_archive, parse_archive
 from writ.formats.local import Refusal
 from writ.formats.reason import Reason
+from writ.formats.tlog.merkle import EMPTY_ROOT, leaf_hash
 
 
 class Asking:
@@ -77,6 +79,71 @@ def test_verifier_that_is_ahead_says_where_it_stands_and_is_asked_again_at_once(
 
     assert isinstance(asking.renewal.ask(), Granted)
     assert [ask.log_from for ask in asking.attestor.asks] == [0, checkpoint.size]
+
+
+@pytest.mark.parametrize("nothing", [False, True])
+def test_verifier_that_asks_for_less_than_a_token_confirmed_has_lost_it_and_is_not_followed(asking: Asking, nothing: bool) -> None:
+    """docs/model, actions.pml, rule 4: an alarm at the host, not a new start."""
+    asking.record(3)
+    early = asking.log.checkpoint()
+    asking.record(2)
+    asking.renewal.ask()
+    whole, known = asking.log.checkpoint(), asking.attestor.instances[asking.scene.instance]
+    asking.record(2)
+    known.log = (0, EMPTY_ROOT) if nothing else (early.size, early.root)
+    verdict = asking.renewal.ask()
+    assert isinstance(verdict, NotNow)
+    assert (verdict.answered, code(verdict)) == (True, "verifier-rolled-back")
+    assert asking.renewal.carried == whole.size
+    asked = len(asking.attestor.asks)
+    known.log = (whole.size, whole.root)
+    assert code(asking.renewal.ask()) == "verifier-rolled-back", "it is asked no more, whatever it would say now"
+    asking.renewal.carry_the_rest()
+    assert len(asking.attestor.asks) == asked
+
+
+def test_verifier_that_is_behind_what_no_token_confirmed_is_followed(asking: Asking) -> None:
+    """It said that it holds as much, and no token of it came."""
+    asking.record(5)
+    ahead = asking.log.checkpoint()
+    asking.attestor.refusal = Refusal((Reason("action-log-base", "log", str(ahead.size), "0"),), False)
+    assert isinstance(asking.renewal.ask(), NotNow)
+    assert asking.renewal.carried == ahead.size
+    asking.attestor.refusal = None
+    assert isinstance(asking.renewal.ask(), Granted)
+
+
+def test_host_that_was_enrolled_anew_is_no_alarm(asking: Asking) -> None:
+    """Of an instance from before, the verifier says for ever that it is tainted, whatever it holds of its log."""
+    asking.record(5)
+    asking.renewal.ask()
+    reasons = (Reason("action-log-base", "log", "0", "6"), Reason("instance-tainted", "instance", "running", "tainted"))
+    asking.attestor.refusal = Refusal(reasons, True)
+    assert isinstance(asking.renewal.ask(), Never)
+
+
+def test_verifier_whose_log_went_back_is_an_alarm(asking: Asking) -> None:
+    asking.renewal.ask()
+    assert isinstance(asking.renewal.ask(), Granted)
+    del asking.attestor.log.leaves[1:]
+    assert code(asking.renewal.ask()) == "verifier-rolled-back"
+    asked = len(asking.attestor.asks)
+    assert code(asking.renewal.ask()) == "verifier-rolled-back"
+    assert len(asking.attestor.asks) == asked
+
+
+def test_receipts_are_kept_with_the_papers_and_are_in_the_archive(asking: Asking) -> None:
+    for _ in range(2):
+        asking.renewal.ask()
+    archive = parse_archive(encode_archive(papers.kept(asking.scene.folder)))
+    assert {place.leaf for place in archive.places} == {leaf_hash(entry) for entry in archive.entries}
+    assert {place.inclusion for place in archive.places} == {given.receipt for given in asking.attestor.given}
+
+
+def test_token_without_a_receipt_is_refused_and_not_kept(asking: Asking) -> None:
+    asking.attestor.logs = False
+    assert code(asking.renewal.ask()) == "receipt-missing"
+    assert papers.kept(asking.scene.folder).tokens == ()
 
 
 def test_log_that_does_not_extend_the_carried_one_is_never_given_a_token(asking: Asking) -> None:

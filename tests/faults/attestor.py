@@ -35,7 +35,7 @@ DEAD_WITHIN = 60.0
 class KilledAttestor:
     """`attestor serve` on one state directory and one TPM: started, killed and started again."""
 
-    def __init__(self, folder: Path, tpm: SoftTpm, site: VerifierSite) -> None:
+    def __init__(self, folder: Path, tpm: SoftTpm, site: VerifierSite, anchor_pcr: int = 0) -> None:
         self.folder, self.tpm, self.site = folder, tpm, site
         folder.mkdir()
         self.armed = folder / "armed"
@@ -50,6 +50,7 @@ class KilledAttestor:
         self.config_file.write_text(
             f'tcti = "{tpm.tcti}"\nallow_software_tpm = true\nstate_dir = "{self.host.state.path}"\nstore_dir = "{self.host.store}"\n'
             f'manifests_dir = "{self.host.manifests}"\nsocket = "{self.host.socket}"\nwatch_interval = 1\n'
+            f"anchor_pcr = {anchor_pcr}\n"
         )
         self.process: subprocess.Popen[bytes] | None = None
 

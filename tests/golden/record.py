@@ -74,6 +74,7 @@ def engine() -> dict[str, bytes]:
     above.references = (*above.references, Corim("coder-1", NAMESPACE, named, tuple(sorted(measured_values(coder).items()))))
     above.launch("two", agent="coder", parent="one", what=coder)
     out |= _verdict("child", above.attest("one", "two"))
+    out |= anchored()
     whole = Scene()
     proven = prove(whole.proof_bundle(), whole.trust)
     out["proof/steps"] = encode_cbor(
@@ -84,6 +85,31 @@ def engine() -> dict[str, bytes]:
             proven.carried_at,
         ]
     )
+    return out
+
+
+def anchored() -> dict[str, bytes]:
+    """Logs that extend what was anchored of them, one that does not, and a register that is not where the anchors lead."""
+    out: dict[str, bytes] = {}
+    scene = Scene()
+    scene.launch("one")
+    scene.anchor()
+    first = scene.attest("one")
+    out |= _verdict("anchors/begun", first)
+    claims, token = permitted(first), sign_token(permitted(first))
+    for number in range(2):
+        scene.act("one", token, claims)
+        scene.anchor("one")
+        out |= _verdict(f"anchors/owed-{number}", scene.judge(scene.evidence()))
+    scene.act("one", token, claims)
+    out |= _verdict("anchors/proven", scene.judge(scene.evidence("one")))
+    unproven = replace(scene.running["one"].request(), anchored=())
+    out |= _verdict("anchors/unproven", scene.judge(scene.evidence(requests=(unproven,))))
+    out |= _verdict("anchors/kept-back", scene.judge(replace(scene.evidence("one"), anchors=None)))
+    del scene.running["one"].leaves[1:]
+    for _ in range(3):
+        scene.act("one", token, claims, resource="files/b")
+    out |= _verdict("anchors/dropped", scene.attest("one"))
     return out
 
 

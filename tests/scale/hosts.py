@@ -259,7 +259,8 @@ class HostRelay(Relay):
         if token is None:
             return Refusal(reasons, False)
         n = attested.answer
-        return TokenGiven(token, n.decision, n.result, n.policy, n.token_keys, self._enrolment.decision_key, attested.evidence)
+        key, evidence, receipt = self._enrolment.decision_key, attested.evidence, attested.receipt
+        return TokenGiven(token, n.decision, n.result, n.policy, n.token_keys, key, evidence, receipt)
 
 
 @dataclass

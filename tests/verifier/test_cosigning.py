@@ -15,6 +15,7 @@ from tests.world.verifier import RunningVerifier
 from tests.world.witness import WitnessInMemory, policy_of
 from verifier.cosigning import Cosigning, Lag
 from verifier.ledger import Admitted, Began
+from verifier.ledger.schema import EntryRow
 from verifier.ledger.sequencer import SqliteLedger
 from verifier.ledger.translog import GENESIS, TransparencyLog
 from verifier.witnesses import Witnesses
@@ -113,6 +114,47 @@ def test_where_it_is_not_asked_for_nothing_waits_for_witnesses(tmp_path: Path) -
     assert site.cosigning.lag().seconds == 100_000
     site.cosigning.close()
     site.ledger.close()
+
+
+def test_of_configuration_and_policy_the_shorter_wait_counts(site: Site) -> None:
+    site.cosigning.ask()
+    site.admit()
+    site.cosigning.lag()
+    site.clock.advance(20)
+    site.cosigning.demand()
+    site.cosigning.demand(20)
+    site.cosigning.demand(300)
+    with pytest.raises(Unavailable, match="expected a quorum within 19 s, got 1 entries after 20 s"):
+        site.cosigning.demand(19)
+    site.clock.advance(11)
+    with pytest.raises(Unavailable, match="within 30 s"):
+        site.cosigning.demand(300)
+
+
+def test_where_only_a_policy_asks_for_it_the_log_waits_for_witnesses(tmp_path: Path) -> None:
+    site = Site(tmp_path, within=0)
+    with pytest.raises(Unavailable, match="since the start"):
+        site.cosigning.demand(60)
+    site.cosigning.demand()
+    site.cosigning.ask()
+    site.cosigning.demand(60)
+    site.cosigning.close()
+    site.ledger.close()
+
+
+def test_i3_a_policy_that_demands_witnesses_is_answered_by_none_without_them(verifier: RunningVerifier) -> None:
+    """The namespace's hosts get neither tokens nor exchanges; a policy that does not demand it lets them."""
+    host = verifier.host("h1")
+    for most, expected in ((60, 503), (None, 200)):
+        verifier.publish(witness_lag_most=most)
+        host.fetch_nonce()
+        before = verifier.made.ledger.read().last(EntryRow)
+        answered = host.say("/v1/hosts/h1/attest", host.evidence())
+        assert answered.status == expected
+        if expected == 503:
+            assert b"witness_policy_file" in answered.body
+            assert host.say("/v1/hosts/h1/exchange", b"").status == 503
+            assert verifier.made.ledger.read().last(EntryRow) == before, "nothing was decided"
 
 
 def test_a_policy_of_another_log_is_misuse(site: Site) -> None:

@@ -259,7 +259,7 @@ def test_policy_keeps_what_is_not_said(desk: Desk) -> None:
     assert kept["settings"] == {
         "accept_runtime_only": True, "tpm_classes": ["software"], "token_life": 20, "nonce_life": 120, "clock_skew": 5, "hold_max": 600,
         "approvals": {"governance": 2, "rooted/*": 2}, "ima": {**rules, "exclude": ["/tmp/.*", "/var/log/.*"]}, "approvers": {},
-        "hardware": False, "record_lag_most": None,
+        "hardware": False, "record_lag_most": None, "witness_lag_most": None,
     }  # fmt: skip
     alice, bob = new_signer().public, new_signer(ES256).public
     for name, key in (("alice", alice), ("bob", bob)):
@@ -273,6 +273,8 @@ def test_policy_keeps_what_is_not_said(desk: Desk) -> None:
         (("--tpm-class", "discrete", "--tpm-class", "software"), {"tpm_classes": ["discrete", "software"]}),
         (("--no-accept-runtime-only",), {"accept_runtime_only": False}),
         (("--no-hardware",), {"hardware": False}),
+        (("--witness-lag-most", "60"), {"witness_lag_most": 60}),
+        (("--hold-max", "61"), {"hold_max": 61}),
         (("--approvals", "boot=3"), {"approvals": {"boot": 3, "governance": 2, "rooted/*": 2}}),
         (("--approver", f"alice={desk.folder / 'alice.jwk'}"), {"approvers": {"alice": alice.to_jwk()}}),
         (("--approver", "bob=" + str(desk.folder / "bob.jwk")), {"approvers": {"alice": alice.to_jwk(), "bob": bob.to_jwk()}}),

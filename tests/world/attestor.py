@@ -62,6 +62,9 @@ from writ.formats.reason import Reason
 from writ.formats.secret import Secret
 from writ.formats.spiffe import AgentId
 from writ.formats.tlog import merkle
+from writ.formats.tlog.merkle import inclusion_proof, leaf_hash, root
+from writ.formats.tlog.note import PLAIN, NoteKey
+from writ.formats.tlog.receipt import encode_receipt
 from writ.formats.trust import Trust
 from writ.verdict.token import VerifiedToken, verify_proof, verify_token
 
@@ -99,6 +102,36 @@ class KnownAgent:
     forwards: tuple[Forward, ...] = ()
     mode: Mode = "enforce"
     secrets: tuple[Secret, ...] = ()
+
+
+LOG = "verifier.example.org/log"
+
+
+class GrowingLog:
+    """The verifier's log: its key, and the leaves so far, behind a genesis."""
+
+    def __init__(self) -> None:
+        self.signer, self.leaves = new_signer(), [leaf_hash(b"genesis")]
+        self._lock = threading.Lock()
+
+    @property
+    def note_key(self) -> NoteKey:
+        """What a trust file names."""
+        return NoteKey(LOG, PLAIN, self.signer.public)
+
+    def take(self, entry: bytes) -> bytes:
+        """The receipt of one entry more."""
+        with self._lock:
+            self.leaves.append(leaf_hash(entry))
+            return self.receipt(len(self.leaves) - 1)
+
+    def receipt(self, index: int) -> bytes:
+        """That of an entry under the root of all."""
+        key = self.signer.public
+        return encode_receipt(
+            LOG, size=len(self.leaves), index=index, path=inclusion_proof(self.leaves, index), root=root(self.leaves),
+            algorithm=key.algorithm, kid=key.thumbprint(), sign=self.signer.sign,
+        )  # fmt: skip
 
 
 @dataclass
@@ -153,6 +186,9 @@ class Attestor:
     chip: LeaseChip | None = None
     """Hardware mode, where there is one: each token takes leases by it."""
     wall: Callable[[], int] = lambda: int(time.time())
+    log: GrowingLog = field(default_factory=GrowingLog)
+    logs: bool = True
+    """Whether a receipt comes with a token; the trust file names the log in any case."""
 
     # --- the socket ----------------------------------------------------------------------------------------------------
 
@@ -336,9 +372,10 @@ class Attestor:
             inputs=tuple(sorted(inputs.items())), status_list=0,
             result=Digest.of(result), state_after=Digest.of(b""), outcomes=(outcome,), reasons=(),
         )  # fmt: skip
+        decision = self.sign(encode_entry(entry), DECISION_TYPE)
         return TokenGiven(
-            token, self.sign(encode_entry(entry), DECISION_TYPE), result, self.sign(encode_bundle(bundle), CONTENT_TYPE),
-            (self.tokens.public,), self.decision.public, os.urandom(32),
+            token, decision, result, self.sign(encode_bundle(bundle), CONTENT_TYPE),
+            (self.tokens.public,), self.decision.public, os.urandom(32), self.log.take(decision) if self.logs else None,
         )  # fmt: skip
 
     def sign(self, payload: bytes, content_type: str) -> bytes:
@@ -352,7 +389,7 @@ class Attestor:
 
     def trust(self) -> Trust:
         """The anchors that an operator would pin."""
-        return Trust(DOMAIN, ISSUER, (), (), (self.decision.public,))
+        return Trust(DOMAIN, ISSUER, (), (), (self.decision.public,), log_keys=(self.log.note_key,))
 
     def drift(self, instance: bytes) -> None:
         """Report one changed byte of a prompt. The verifier refuses the instance from now on, and still keeps its checkpoints."""

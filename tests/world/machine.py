@@ -40,9 +40,10 @@ class Machine:
     boot: Boot = field(default_factory=Boot)
     parts: dict[str, str] = field(default_factory=lambda: dict.fromkeys(PARTS, "1"))
     acknowledged: int = 0
+    tpm_class: str = "software"
 
     def __post_init__(self) -> None:
-        self.scene = Scene(bundle=policy(self.settings), host=self.host)
+        self.scene = Scene(bundle=policy(self.settings), host=self.host, tpm_class=self.tpm_class)
         self.start()
         approved = [part_reference(part) for part in PARTS]
         shell = Corim("os-1", NAMESPACE, "files/os", (("/bin/sh", SHELL),))

@@ -157,7 +157,7 @@ def specimens() -> dict[str, Specimen]:
         "lease-given": LeaseGiven(LeaseChip().lease(sixteen("one"), session.thumbprint(), X)),
         "exchange-ask": ExchangeAsk(sixteen("one"), "https://vault.example.org", proof.token, "a.b.c", None),
         "exchange-given": ExchangeGiven("a.b.c", b"decision", session),
-        "token-given": TokenGiven(proof.token, b"d", b"r", b"p", (session,), session, b"e"),
+        "token-given": TokenGiven(proof.token, b"d", b"r", b"p", (session,), session, b"e", b"receipt"),
         "refusal": Refusal(REASONS, True),
         "unreachable": Unreachable("no answer"),
         "stop": Stop(sixteen("one"), "exited"),

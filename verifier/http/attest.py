@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Path, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from verifier.cosigning import demand
 from verifier.http.problems import CBOR
 from verifier.http.route import SMALL, Parts, Route
 from writ.formats.errors import FormatError
@@ -21,6 +22,10 @@ Host = Annotated[str, Path(min_length=1, max_length=63)]
 def routes(parts: Parts) -> tuple[Route, ...]:
     """What a host may call."""
 
+    def waits(host: str | None = None) -> None:
+        """Nothing is decided that waits for its witnesses too long."""
+        demand(parts.cosigning, parts.ledger.read(), host)
+
     def enrol(body: bytes) -> bytes:
         message = EXCHANGE.parse(body)
         if not isinstance(message, EnrolRequest):
@@ -28,6 +33,7 @@ def routes(parts: Parts) -> tuple[Route, ...]:
         return EXCHANGE.encode(parts.enrolment.enrol(message, body))
 
     def activate(body: bytes) -> bytes:
+        waits()
         message = EXCHANGE.parse(body)
         if not isinstance(message, Activation):
             raise FormatError("exchange.kind", "activation", type(message).__name__)
@@ -38,13 +44,9 @@ def routes(parts: Parts) -> tuple[Route, ...]:
             raise FormatError("nonce request", "no body", f"{len(body)} bytes")
         return parts.attestation.nonce(host)
 
-    def demand() -> None:
-        """Nothing is decided that waits for its witnesses too long."""
-        if parts.cosigning is not None:
-            parts.cosigning.demand()
-
     def attest(host: str, body: bytes) -> tuple[bytes, dict[str, str]]:
         """The answer, and beside it the receipt of its decision, without which it does not leave; none where there is no log."""
+        waits(host)
         answered = parts.attestation.attest(host, body)
         if parts.translog is None:
             return answered.answer, {}
@@ -54,22 +56,23 @@ def routes(parts: Parts) -> tuple[Route, ...]:
     async def post_enrol(request: Request) -> Response:
         return Response(await run_in_threadpool(enrol, await request.body()), media_type=CBOR)
 
+    def exchange(host: str, body: bytes) -> bytes:
+        waits(host)
+        return parts.exchange.exchange(host, body)
+
     async def post_activate(request: Request) -> Response:
-        demand()
         return Response(await run_in_threadpool(activate, await request.body()), media_type=CBOR)
 
     async def post_nonce(request: Request, host: Host) -> Response:
         return Response(await run_in_threadpool(nonce, host, await request.body()), media_type=CBOR)
 
     async def post_attest(request: Request, host: Host) -> Response:
-        demand()
         answer, headers = await run_in_threadpool(attest, host, await request.body())
         parts.counters.add("verifier_attestations_total")
         return Response(answer, media_type=CBOR, headers=headers)
 
     async def post_exchange(request: Request, host: Host) -> Response:
-        demand()
-        answer = await run_in_threadpool(parts.exchange.exchange, host, await request.body())
+        answer = await run_in_threadpool(exchange, host, await request.body())
         parts.counters.add("verifier_exchanges_total")
         return Response(answer, media_type=CBOR, headers={"Cache-Control": "no-store"})
 

@@ -79,6 +79,7 @@ class SettingsBody(Body):
     clock_skew: int = Field(default=CLOCK_SKEW, ge=0, le=60)
     hold_max: int = Field(default=HOLD_MAX, ge=0, le=86_400)
     record_lag_most: int | None = Field(default=None, ge=1, le=MOST_LAG)
+    witness_lag_most: int | None = Field(default=None, ge=1, le=MOST_LAG)
     approvals: dict[Annotated[str, Field(pattern=PATTERN)], Annotated[int, Field(ge=2, le=8)]] = Field(default_factory=dict, max_length=64)
     ima: ImaBody = Field(default_factory=ImaBody)
     approvers: dict[Annotated[str, Field(max_length=63)], dict[str, Any]] = Field(default_factory=dict, max_length=16)
@@ -92,6 +93,7 @@ class SettingsBody(Body):
             self.hold_max, approvals=tuple(sorted(self.approvals.items())), ima=self.ima.rules(),
             approvers=tuple((name, parse_jwk(key)) for name, key in sorted(self.approvers.items())),
             lease_approver=approver if self.hardware else None, record_lag_most=self.record_lag_most,
+            witness_lag_most=self.witness_lag_most,
         )  # fmt: skip
 
 

@@ -104,6 +104,13 @@ def parse_archive(data: bytes) -> Archive:
     return Archive(entries, tokens, objects, logs, places)
 
 
+def parse_place(body: bytes) -> Placed:
+    """Read a place as an enforcer's papers keep it: the hash of the leaf, then the inclusion. Raises FormatError."""
+    place = Placed(body[:HASH_SIZE], body[HASH_SIZE:])
+    parse_inclusion(place.inclusion)
+    return place
+
+
 def _set_of(kind: type[T], items: list[object], what: str) -> tuple[T, ...]:
     found = tuple(item for item in items if isinstance(item, kind))
     if len(found) != len(items) or list(found) != sorted(set(found)):

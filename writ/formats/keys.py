@@ -42,7 +42,7 @@ _Y8: Final = int.from_bytes(
     "little",
 )
 _SMALL_ORDER_Y: Final = frozenset({0, 1, _P25519 - 1, _Y8, _P25519 - _Y8})
-"""The y of the eight points whose order divides 8. Under such a key one signature fits many messages."""
+"""The y of the eight points whose order divides 8. Under such a key one signature fits many messages; as an R it is nobody's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +105,16 @@ class PublicKey:
     def verify(self, signature: bytes, message: bytes) -> bool:
         """Whether `signature` (64 bytes: R || S, or r || s big-endian) over `message` is by this key.
 
+        An R of small order, which no honest signer makes, is refused, as WebCrypto refuses it: a browser and a server agree.
+
         Source: RFC 8032 section 5.1.7; RFC 7518 section 3.4.
         """
         if len(signature) != 64:
             return False
         try:
             if self.algorithm == ED25519:
+                if _y_of(signature[:32]) % _P25519 in _SMALL_ORDER_Y:
+                    return False
                 _ed25519(self.raw).verify(signature, message)
             else:
                 _p256(self.raw).verify(dss_signature(signature), message, ec.ECDSA(hashes.SHA256()))
@@ -223,11 +227,16 @@ def dss_signature(raw: bytes) -> bytes:
 @lru_cache(maxsize=4096)
 def _is_ed25519_point(raw: bytes) -> bool:
     """Canonical, on the curve -x² + y² = 1 + d x² y², of large order (RFC 8032 section 5.1.3, which libraries skip on load)."""
-    y = int.from_bytes(raw, "little") & ~(1 << 255)
+    y = _y_of(raw)
     if y >= _P25519 or y in _SMALL_ORDER_Y:
         return False
     x2 = (y * y - 1) * pow(_D25519 * y * y + 1, -1, _P25519) % _P25519
     return pow(x2, (_P25519 - 1) // 2, _P25519) == 1
+
+
+def _y_of(point: bytes) -> int:
+    """The y of an encoded point, without the sign of its x (RFC 8032 section 5.1.2)."""
+    return int.from_bytes(point, "little") & ~(1 << 255)
 
 
 @lru_cache(maxsize=4096)

@@ -17,6 +17,7 @@ from writ.formats.grants import Grant
 from writ.formats.keys import PublicKey
 from writ.formats.message import Family, Field
 from writ.formats.reason import Reason
+from writ.formats.tlog.receipt import MAX_RECEIPT
 
 MAX_FRAME: Final = 32 << 20
 
@@ -73,7 +74,10 @@ class Anchor:
 
 @dataclass(frozen=True, slots=True)
 class TokenGiven:
-    """The verifier's answer: token, signed decision, EAR, signed policy, token keys; and the evidence for the proof bundle."""
+    """The verifier's answer: token, signed decision, EAR, signed policy, token keys; and the evidence for the proof bundle.
+
+    `receipt` is that of the decision in the verifier's log, None where the verifier sent none.
+    """
 
     token: str
     decision: bytes
@@ -82,6 +86,7 @@ class TokenGiven:
     token_keys: tuple[PublicKey, ...]
     decision_key: PublicKey
     evidence: bytes
+    receipt: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +228,7 @@ LOCAL: Final[Family[Local]] = Family(
                 m.keys("token_keys"),
                 m.key("decision_key"),
                 m.raw("evidence", most=MAX_FRAME),
+                m.optional_raw("receipt", most=MAX_RECEIPT),
             ),
         ),
         "lease-ask": (LeaseAsk, (m.raw("instance", size=16),)),

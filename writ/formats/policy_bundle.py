@@ -45,6 +45,8 @@ class PolicySettings:
     `approvers` are the people who may approve actions, each by name and key, sorted by name; which actions those are, the Cedar text says.
     `record_lag_most`, where there is one, is for how many seconds a record may lie on its host alone: an action is refused while one has
     lain longer, or nobody ships them.
+    `witness_lag_most`, where there is one, is for how many seconds entries of the verifier's log may wait for their witnesses: nothing is
+    decided about a host of the namespace while some have waited longer, or no witness is asked. No verdict sees it, as none is made then.
     `lease_approver`, where there is one, is hardware mode: no token without a lease key in the TPM under this approval key of the verifier.
     """
 
@@ -59,6 +61,7 @@ class PolicySettings:
     approvers: tuple[tuple[str, PublicKey], ...] = ()
     lease_approver: PublicKey | None = None
     record_lag_most: int | None = None
+    witness_lag_most: int | None = None
 
     def __post_init__(self) -> None:
         if not 5 <= self.token_life <= TOKEN_LIFE_CEILING:
@@ -73,6 +76,8 @@ class PolicySettings:
             raise FormatError("policy.tpm_classes", f"a sorted set of {', '.join(TPM_CLASSES)}", ", ".join(self.tpm_classes)[:80])
         if self.record_lag_most is not None and not 1 <= self.record_lag_most <= MOST_LAG:
             raise FormatError("policy.record_lag_most", f"1 to {MOST_LAG} seconds, or none", str(self.record_lag_most)[:40])
+        if self.witness_lag_most is not None and not 1 <= self.witness_lag_most <= MOST_LAG:
+            raise FormatError("policy.witness_lag_most", f"1 to {MOST_LAG} seconds, or none", str(self.witness_lag_most)[:40])
         if self.lease_approver is not None and self.lease_approver.algorithm != ES256:
             raise FormatError("policy.lease_approver", ES256, self.lease_approver.algorithm)
         patterns = [pattern(one, "policy.approvals") for one, _ in self.approvals]
@@ -93,6 +98,7 @@ class PolicySettings:
             "nonce_life": self.nonce_life, "clock_skew": self.clock_skew, "hold_max": self.hold_max, "approvals": dict(self.approvals),
             "ima": {**self.ima.to_cbor(), "keyrings": keyrings}, "approvers": {one: key.to_jwk() for one, key in self.approvers},
             "hardware": self.lease_approver is not None, "record_lag_most": self.record_lag_most,
+            "witness_lag_most": self.witness_lag_most,
         }  # fmt: skip
 
 
@@ -138,6 +144,8 @@ def encode_bundle(bundle: PolicyBundle) -> bytes:
         settings["lease_approver"] = s.lease_approver.to_cose_key()
     if s.record_lag_most is not None:
         settings["record_lag_most"] = s.record_lag_most
+    if s.witness_lag_most is not None:
+        settings["witness_lag_most"] = s.witness_lag_most
     return encode_cbor(
         {
             "v": 1,
@@ -170,6 +178,7 @@ def parse_bundle(data: bytes) -> PolicyBundle:
         approvers=_approvers(s),
         lease_approver=parse_cose_key(s.any("lease_approver")) if s.has("lease_approver") else None,
         record_lag_most=s.uint("record_lag_most") if s.has("record_lag_most") else None,
+        witness_lag_most=s.uint("witness_lag_most") if s.has("witness_lag_most") else None,
     )
     s.done()
     f.done()

@@ -46,8 +46,8 @@ MAX_CORIMS: Final = 32 << 20
 MAX_BUNDLE: Final = MAX_CORIMS + 4 * MAX_PART
 """The references, state, evidence and carrier at their largest, and as much for the rest."""
 MAX_TOKEN: Final = 16_384
-MOST_COLLATERAL: Final = 2048
-"""Certificates, CRLs or OCSP responses about one chain: as many as a trust file has at most."""
+MOST_COLLATERAL: Final = 64
+"""Certificates, CRLs or OCSP responses about one chain."""
 
 _COSE: Final = RECEIPT_TYPE
 _OURS: Final = "application/vnd.writ."

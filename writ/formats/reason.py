@@ -110,7 +110,10 @@ REMEDIES: Final[dict[str, str]] = {
     "log-unknown": "The witness knows no log of this origin: give it the log's key (`auditor witness serve --logs`).",
     "log-forked": "Two roots were signed for one size: keep both checkpoints, rely on neither, and look for who holds the log's key.",
     "witnessed-size": "Ask again, with the consistency proof from the size in expected: it is the last that the witness cosigned.",
+    "collateral-refused": "What the bundle holds about the EK's chain was altered, or is of a CA nobody here knows: export again.",
     "receipt-invalid": "The receipt is of another entry, another log or another key.",
+    "receipt-missing": "The trust file names a log, so a token comes with a receipt: look for who dropped it on its way from the verifier.",
+    "verifier-rolled-back": "The verifier lost what it confirmed, as when a backup was put back: keep this host's archive, and look there.",
     "consistency-invalid": "The log is not an extension of its earlier state.",
     "decision-mismatch": "Re-running the decision gives another result than was recorded.",
     "digest-mismatch": "A part of the bundle is not the one that the signed record names.",
@@ -257,7 +260,7 @@ REMEDIES: Final[dict[str, str]] = {
     "anchor-proof-required": "Carry a log of at least the size in expected, with the proof from its anchor, and attest again.",
     "anchor-inconsistent": "The action log lacks what was anchored in the TPM. The instance is contained; look for who cut its log.",
     "anchor-reset": "What was anchored between the last quote and the reset of the TPM is not shown: ask why the host was reset.",
-    "anchors-off": "Name a PCR for anchors: anchor_pcr in attestor.toml; or set anchor_every = 0 in enforcer.toml.",
+    "anchors-off": "Name a PCR (anchor_pcr in attestor.toml), and no hardware mode; or set anchor_every = 0 in enforcer.toml.",
     "anchors-full": "A quote shows so many anchors and no more: they go on after the next one. Anchor less often, or renew sooner.",
 }
 """Code -> remedy. Codes are appended and never removed or renamed: old decisions name them."""

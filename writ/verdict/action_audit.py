@@ -9,7 +9,7 @@ from writ.formats.digest import Digest
 from writ.formats.reason import Reason
 from writ.verdict.action_bounds import Bound, judge_bounds
 from writ.verdict.action_log import ReadLog, read_log
-from writ.verdict.carried import CarriedLogs, judge_carried
+from writ.verdict.carried import CarriedLogs, judge_anchored, judge_carried
 from writ.verdict.lineage import judge_parents
 
 
@@ -50,7 +50,7 @@ def judge_actions(handed: HandedLogs, carried: CarriedLogs, bounds: Mapping[Dige
 
     1. Of each instance that carried a record there is the log; of those on `hosts`, if some are named.
     2. No two checkpoints, and no two logs, of one instance part.
-    3. Each log is one, in its order, and leads to each checkpoint that was taken.
+    3. Each log is one, in its order, and leads to each checkpoint that was taken, and to each that was anchored.
     4. Its actions are within their tokens, and its times within the checkpoints around them.
     5. What led to each stands where its hash says, and was a permit for it.
 
@@ -70,6 +70,7 @@ def judge_actions(handed: HandedLogs, carried: CarriedLogs, bounds: Mapping[Dige
             sound[instance] = log
         if known is not None and (not broken or broken[0].code == "action-log-malformed"):
             found += judge_carried(known.checkpoints, log.hashes, log.name)
+            found += judge_anchored(known.anchored, log.hashes, log.name)
         # 4
         bounded = judge_bounds(log, known, bounds, carried.issued)
         found += bounded.reasons

@@ -17,8 +17,10 @@ which is the host's own affair.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from writ.formats.anchor import MAX_ANCHORED, Anchors, Batch, ShownAnchors, led
+from writ.formats.decision import AttestDecision
 from writ.formats.evidence import InstanceRequest
 from writ.formats.reason import Reason
 from writ.formats.state import AnchorState, HostRecord, HostState, InstanceState, RuntimeState
@@ -27,9 +29,9 @@ from writ.formats.tpm.pcr import PcrValues
 from writ.verdict.epoch import Epoch
 from writ.verdict.quote import VerifiedQuote
 
-MISMATCH = "anchor-register-mismatch"
-INCONSISTENT = "anchor-inconsistent"
-PROOF_REQUIRED = "anchor-proof-required"
+MISMATCH: Final = "anchor-register-mismatch"
+INCONSISTENT: Final = "anchor-inconsistent"
+PROOF_REQUIRED: Final = "anchor-proof-required"
 
 
 def follow_anchors(
@@ -116,3 +118,16 @@ def shown(anchors: Anchors | None, quote: VerifiedQuote) -> ShownAnchors | None:
         return None
     quoted = quote.pcrs.get(anchors.pcr)
     return ShownAnchors(anchors.pcr, quote.reset_count, quote.restart_count, anchors.base, quoted, anchors.batches)
+
+
+def taken_of(decision: AttestDecision) -> ShownAnchors | None:
+    """The anchors in an entry, where the verifier took them: not with a reason with which it keeps nothing of them."""
+    return None if {reason.code for reason in decision.reasons} & _NOT_TAKEN else decision.anchors
+
+
+_NOT_TAKEN: Final = frozenset(
+    {
+        MISMATCH, "anchor-base", "runtime-log-mismatch", "runtime-log-malformed", "runtime-log-rewound", "full-log-required",
+        "instance-key-reused", "reset-count-fell", "clock-fell",
+    }
+)  # fmt: skip

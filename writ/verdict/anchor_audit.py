@@ -2,7 +2,8 @@
 
 An entry says what was extended between two quotes, from where it led on, and
 what the second quote shows. So its anchors are recomputed to the quoted PCR,
-and those of one boot to each other.
+and those of one boot to each other. What they say of an action log is owed by
+it like a checkpoint that was carried (`carried.CarriedLogs`).
 """
 
 from __future__ import annotations
@@ -14,28 +15,39 @@ from writ.formats.anchor import ShownAnchors, led
 from writ.formats.decision import AttestDecision
 from writ.formats.reason import Reason
 from writ.verdict.anchor import MISMATCH
+from writ.verdict.carried import Carriage, carriage_of
 
 RESET: Final = "anchor-reset"
+_BANKS: Final = {32: "sha256", 48: "sha384", 64: "sha512"}
+"""By the length of their values."""
 
 
-def replay_anchors(decisions: Iterable[AttestDecision]) -> tuple[Reason, ...]:
-    """What is wrong with the anchors in `decisions`, all of a log and in its order; nothing where each replays.
+class AnchorReplay:
+    """The registers of all hosts, followed through the attestations of one log in its order.
 
     1. The batches of an entry lead from its base to the value that it says was quoted.
     2. Of one host and boot, an entry goes on from where the one before ended, in the same PCR.
-    3. Where a host's TPM was reset or restarted in between, which clears its registers, what was anchored since the entry before may
-       be shown by no quote: `anchor-reset`. (A resume from suspend counts like a restart.) A counter that fell is the TPM of another time.
+    3. Where a host's TPM was reset or restarted in between, which clears its registers, what was anchored since the entry before may be
+       shown by no quote: `anchor-reset`, which is a window and no fault. (A resume from suspend counts like a restart.) A counter that
+       fell is the TPM of another time.
 
     An entry that the verifier refused for its anchors stands as such, and counts for nothing. That the decisions are the log's is the
     caller's to have verified.
     """
-    last: dict[str, ShownAnchors] = {}
-    wrong: list[Reason] = []
-    for decision in decisions:
-        one = decision.anchors
-        if one is None or not _taken(decision):
-            continue
-        claim, before = f"{decision.host}.anchors at {decision.decided_at}", last.get(decision.host)
+
+    def __init__(self) -> None:
+        self.last: dict[str, ShownAnchors] = {}
+        """Of each host."""
+        self.entries = 0
+        self.resets: list[Reason] = []
+
+    def take(self, carriage: Carriage) -> tuple[Reason, ...]:
+        """The next attestation; what is wrong with its anchors."""
+        one, wrong = carriage.anchors, list[Reason]()
+        if one is None:
+            return ()
+        claim, before = f"{carriage.host}.anchors at {carriage.at}", self.last.get(carriage.host)
+        self.last[carriage.host], self.entries = one, self.entries + 1
         # 1
         if (register := led(_BANKS[len(one.base)], one.base, one.batches)) != one.register:
             wrong.append(Reason(MISMATCH, claim, register.hex(), one.register.hex()))
@@ -44,42 +56,21 @@ def replay_anchors(decisions: Iterable[AttestDecision]) -> tuple[Reason, ...]:
             expected, got = (f"PCR {pcr} at {value.hex()}" for pcr, value in ((before.pcr, before.register), (one.pcr, one.base)))
             wrong.append(Reason(MISMATCH, claim, expected, got))
         # 3
-        if before is not None and (counted := _counters(before)) != _counters(one):
-            code = RESET if counted < _counters(one) else "reset-count-fell"
-            wrong.append(Reason(code, claim, "reset %d, restart %d" % counted, "reset %d, restart %d" % _counters(one)))
-        last[decision.host] = one
-    return tuple(wrong)
+        if before is not None and _counters(before) != _counters(one):
+            said = [f"reset {n.reset_count}, restart {n.restart_count}" for n in (before, one)]
+            if _counters(before) < _counters(one):
+                self.resets.append(Reason(RESET, claim, *said))
+            else:
+                wrong.append(Reason("reset-count-fell", claim, *said))
+        return tuple(wrong)
+
+
+def replay_anchors(decisions: Iterable[AttestDecision]) -> tuple[Reason, ...]:
+    """All that `AnchorReplay` finds in these decisions, resets too."""
+    replay = AnchorReplay()
+    wrong = [reason for decision in decisions for reason in replay.take(carriage_of(decision))]
+    return (*wrong, *replay.resets)
 
 
 def _counters(one: ShownAnchors) -> tuple[int, int]:
     return one.reset_count, one.restart_count
-
-
-def anchored_of(decisions: Iterable[AttestDecision], instance: bytes) -> tuple[tuple[int, int, bytes], ...]:
-    """The anchors of `instance` that the verifier took, as `carried.Checkpoint`s: its action log leads to each of them.
-
-    `carried.judge_carried` holds a log against them. That they replay is `replay_anchors`' to say.
-    """
-    return tuple(
-        (decision.decided_at, row.size, row.root)
-        for decision in decisions
-        if decision.anchors is not None and _taken(decision)
-        for batch in decision.anchors.batches
-        for row in batch
-        if row.instance == instance
-    )
-
-
-_BANKS: Final = {32: "sha256", 48: "sha384", 64: "sha512"}
-"""By the length of their values."""
-_NOT_TAKEN: Final = frozenset(
-    {
-        MISMATCH, "anchor-base", "runtime-log-mismatch", "runtime-log-malformed", "runtime-log-rewound", "full-log-required",
-        "instance-key-reused", "reset-count-fell", "clock-fell",
-    }
-)  # fmt: skip
-"""Reasons against a host with which nothing of its anchors is kept."""
-
-
-def _taken(decision: AttestDecision) -> bool:
-    return not {reason.code for reason in decision.reasons} & _NOT_TAKEN

@@ -10,10 +10,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from writ.formats.anchor import ShownAnchors
 from writ.formats.decision import AttestDecision
 from writ.formats.reason import Reason
 from writ.formats.tlog import merkle
-from writ.verdict.anchor import INCONSISTENT
+from writ.verdict.anchor import INCONSISTENT, taken_of
 from writ.verdict.appraisal import NOT_CONTINUED
 
 FORKED: Final = frozenset({"action-log-inconsistent", INCONSISTENT})
@@ -34,13 +35,17 @@ class Brought:
 
 @dataclass(frozen=True, slots=True)
 class Carriage:
-    """What one attestation of a host brought: asked for at `since`, when its nonce was given out, and decided at `at`, in seconds."""
+    """What one attestation of a host brought: asked for at `since`, when its nonce was given out, and decided at `at`, in seconds.
+
+    `anchors` are those that the verifier took.
+    """
 
     at: int
     since: int
     host: str
     namespace: str
     brought: tuple[Brought, ...]
+    anchors: ShownAnchors | None = None
 
 
 def carriage_of(decision: AttestDecision) -> Carriage:
@@ -50,7 +55,9 @@ def carriage_of(decision: AttestDecision) -> Carriage:
         codes = {reason.code for reason in one.reasons}
         claims = None if one.claims is None else one.claims.value
         brought.append(Brought(one.instance, one.log_size, one.log_root, not codes & NOT_CONTINUED, bool(codes & FORKED), claims))
-    return Carriage(decision.decided_at, decision.nonce_issued_at, decision.host, decision.namespace, tuple(brought))
+    return Carriage(
+        decision.decided_at, decision.nonce_issued_at, decision.host, decision.namespace, tuple(brought), taken_of(decision)
+    )  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -65,11 +72,15 @@ class Checkpoint:
 
 @dataclass(slots=True)
 class Carried:
-    """What a log says of one instance: on which host it is, the checkpoints that were taken, by size, and what is wrong with them."""
+    """What a log says of one instance: on which host it is, the checkpoints that were taken, by size, and what is wrong with them.
+
+    `anchored` are the checkpoints that were anchored between those, each in the order in which a quote showed it.
+    """
 
     host: str
     namespace: str
     checkpoints: list[Checkpoint] = field(default_factory=list)
+    anchored: list[Checkpoint] = field(default_factory=list)
     reasons: list[Reason] = field(default_factory=list)
 
     @property
@@ -84,6 +95,8 @@ class CarriedLogs:
     1. A checkpoint that did not extend the one before was carried: a quote was made over a second history.
     2. Sizes never fall, and one size has one root.
     3. An instance is of one host.
+
+    Anchors are kept of the instances at hand; that they replay is `anchor_audit`'s to say.
 
     What was not taken for other reasons is not looked at: an honest host sends it too, after a restore of the verifier.
 
@@ -113,6 +126,10 @@ class CarriedLogs:
                     self.issued.add(one.claims)
             if one.taken:
                 self._extend(known, one, carriage)
+        for row in (row for batch in (carriage.anchors.batches if carriage.anchors else ()) for row in batch):
+            if self._at_hand is not None and row.instance in self._at_hand:
+                known = self.of.setdefault(row.instance, Carried(carriage.host, carriage.namespace))
+                known.anchored.append(Checkpoint(row.size, row.root, carriage.at, carriage.since))
 
     def _extend(self, known: Carried, one: Brought, carriage: Carriage) -> None:
         last = known.checkpoints[-1] if known.checkpoints else None
@@ -156,6 +173,12 @@ def judge_carried(checkpoints: Sequence[Checkpoint], hashes: Sequence[bytes], na
             wrong.append(Reason("action-log-altered", claim, f"root {one.root.hex()}, carried at {one.at}", f"root {got.hex()}"))
             break
     return tuple(wrong)
+
+
+def judge_anchored(anchored: Sequence[Checkpoint], hashes: Sequence[bytes], name: str) -> tuple[Reason, ...]:
+    """What of `anchored` the action log does not lead to, as `judge_carried` has it: the TPM saw it before it was carried."""
+    wrong = judge_carried(sorted(anchored, key=lambda one: (one.size, one.root)), hashes, name)
+    return tuple(Reason(INCONSISTENT, reason.claim, reason.expected, reason.got) for reason in wrong)
 
 
 def _said(size: int, root: bytes) -> str:

@@ -16,16 +16,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from writ.formats.crl import kept_crl
+from writ.formats.crl import Crl, kept_crl
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused
-from writ.formats.ocsp import kept_ocsp
-from writ.formats.proof_bundle import Collateral
+from writ.formats.ocsp import OcspResponse, kept_ocsp
+from writ.formats.proof_bundle import MOST_COLLATERAL, Collateral
 from writ.formats.reason import Reason
 from writ.formats.trust import ChainRules, Trust
 from writ.formats.x509 import EKU_EK, Certificate, parse_certificate
 from writ.formats.x509_key import certificate_key, plain_spki
-from writ.verdict.revocation import is_signed, judge_revocation
+from writ.verdict.revocation import is_made, is_signed, judge_revocation
 
 MAX_DEPTH: Final = 4
 """CAs between the certificate and the root; manufacturers have at most three."""
@@ -141,11 +141,41 @@ def collateral_of(certificates: Sequence[bytes], trust: Trust, *, now: int) -> C
     path = verify_chain(certificates, trust, now=now).path
     issuers, serials = {one.issuer for one in path[:-1]}, {one.serial for one in path[:-1]}
     came = {der for der in trust.intermediates if der not in certificates}
+    crls = [crl for crl in map(kept_crl, trust.crls) if crl.issuer in issuers]
+    responses = [one for one in map(kept_ocsp, trust.ocsp) if one.certificate.serial in serials]
     return Collateral(
-        tuple(sorted(one.der for one in path[1:-1] if one.der in came)),
-        tuple(sorted(der for der in trust.crls if kept_crl(der).issuer in issuers)),
-        tuple(sorted(der for der in trust.ocsp if kept_ocsp(der).certificate.serial in serials)),
+        tuple(sorted(one.der for one in path[1:-1] if one.der in came))[:MOST_COLLATERAL],
+        tuple(sorted(one.der for one in crls if is_made(one, path[1:], crls, now=now)))[:MOST_COLLATERAL],
+        tuple(sorted(one.der for one in responses if is_made(one, path[1:], crls, now=now)))[:MOST_COLLATERAL],
     )
+
+
+def judge_collateral(certificates: Sequence[bytes], held: Collateral, trust: Trust, *, now: int) -> None:
+    """Each part of `held` is as a CA made it that stands in `trust`, came with the chain, or is held beside it.
+
+    Says nothing of whether it is believed, or says enough: `verify_chain` does, of what `held` and `trust` have together.
+    Raises Refused `collateral-refused`.
+    """
+    try:
+        beside = [parse_certificate(der) for der in held.intermediates]
+        known = [parse_certificate(der) for der in (*(root.certificate for root in trust.roots), *trust.intermediates, *certificates)]
+        crls, responses = [kept_crl(der) for der in held.crls], [kept_ocsp(der) for der in held.ocsp]
+        theirs = [kept_crl(der) for der in trust.crls]
+    except (FormatError, ValueError):
+        raise Refused(Reason("collateral-refused", "collateral", "certificates, CRLs and OCSP responses", "bytes that are not")) from None
+    issuers = [one for one in (*known, *beside) if one.is_ca]
+    for one in beside:
+        above = (issuer for issuer in issuers if issuer.subject == one.issuer and issuer.der != one.der)
+        if one not in known and not any(one.algorithm and is_signed(one.signed, one.signature, one.algorithm, issuer) for issuer in above):
+            raise _altered(one.der)
+    statements: list[Crl | OcspResponse] = [*crls, *responses]
+    for statement in statements:
+        if not is_made(statement, issuers, (*crls, *theirs), now=now):
+            raise _altered(statement.der)
+
+
+def _altered(der: bytes) -> Refused:
+    return Refused(Reason("collateral-refused", "collateral", "what a CA that is known has signed", str(Digest.of(der))))
 
 
 class _Search:

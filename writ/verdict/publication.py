@@ -96,6 +96,12 @@ def _ima_asks_less(before: PolicySettings, after: PolicySettings) -> bool:
     return any(less(before.ima, after.ima) for less in IMA_ASKS_LESS.values() if less is not None)
 
 
+def _waits_longer(before: PolicySettings, after: PolicySettings) -> bool:
+    """Whether the log may stand without its witnesses for longer: a day is nearly for ever."""
+    most = before.witness_lag_most
+    return most is not None and (after.witness_lag_most is None or after.witness_lag_most > most)
+
+
 def _asks_for_signatures(rules: ImaRules) -> bool:
     """Whether files are compared even where no reference value names one (`appraise.ima`)."""
     return bool(rules.keyrings or rules.learn_keys)
@@ -113,6 +119,7 @@ ASKS_LESS: Final[Mapping[str, Callable[[PolicySettings, PolicySettings], bool] |
     "approvers": None,
     "lease_approver": lambda before, after: before.lease_approver is not None and after.lease_approver is None,
     "record_lag_most": lambda before, after: before.record_lag_most is not None and after.record_lag_most is None,
+    "witness_lag_most": _waits_longer,
 }
 """Each field of `PolicySettings`: when a change of it asks for less. None for times: the format bounds them, and no check is lifted.
 None for who approves actions: the Cedar text asks for them."""

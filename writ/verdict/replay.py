@@ -78,6 +78,14 @@ def enrolled_again(decision: EnrolDecision, evidence: bytes, trust: Trust) -> tu
     return enrolled, pending.root
 
 
+def request_of(evidence: bytes) -> EnrolRequest:
+    """The request in enrolment evidence. Raises FormatError."""
+    request = EXCHANGE.parse(parse_enrolment_evidence(evidence).request)
+    if not isinstance(request, EnrolRequest):
+        raise FormatError("enrolment evidence", "an enrolment request", "another message")
+    return request
+
+
 @dataclass(frozen=True, slots=True)
 class Appraised:
     """The inputs of an attestation's decision, as bytes; the references as one set, thumbprint of the signing key, issuer."""

@@ -138,6 +138,18 @@ def _shown(crl: Crl) -> str:
     return f"number {'none' if crl.number is None else crl.number} of {crl.this_update}"
 
 
+def is_made(one: Crl | OcspResponse, issuers: Sequence[Certificate], crls: Sequence[Crl], *, now: int) -> bool:
+    """Whether one of `issuers` made this CRL, or this OCSP response is believed under one of them, whose `crls` judge its responder.
+
+    By any hash, and of any age: it says that nobody altered it, not that it says enough.
+    """
+    if isinstance(one, Crl):
+        return any(_made(one, issuer) for issuer in issuers)
+    rules = ChainRules(sha1=True, crl_max_age=now)
+    speaking = (issuer for issuer in issuers if _names(one.certificate, issuer))
+    return any(_believed(one, issuer, newest_crl(crls, issuer, rules, now=now), rules, now) is not None for issuer in speaking)
+
+
 # --- OCSP responses -------------------------------------------------------------------------------------------------------
 
 

@@ -24,8 +24,9 @@ from writ.formats.tlog.cosignature import TlogPolicy
 from writ.formats.tlog.inclusion import parse_inclusion
 from writ.formats.tlog.merkle import leaf_hash
 from writ.formats.trust import Trust
+from writ.verdict.chain import judge_collateral
 from writ.verdict.reference import parse_references
-from writ.verdict.replay import Appraised, attested_again, demand, demand_same, enrolled_again, refused
+from writ.verdict.replay import Appraised, attested_again, demand, demand_same, enrolled_again, refused, request_of
 from writ.verdict.signed_entry import by_thumbprint, decision_key, verify_entry
 from writ.verdict.transparency import Logged, verify_logged
 
@@ -83,7 +84,7 @@ def prove_token(bundle: TokenProof, trust: Trust, witnesses: TlogPolicy | None =
 
     1. The enrolment decision is signed by a trusted decision key.
     2. The EK chains to a trusted root, over what the auditor and the bundle hold of certificates, and nothing that either holds revokes it;
-       EK and AK are what they must be; the activation answer is right; the record is theirs.
+       what the bundle holds is as a CA made it; EK and AK are what they must be; the activation answer is right; the record is theirs.
     3. The attestation decision is signed by a trusted decision key; its engine and every input it names are in the bundle; the token is by
        the trusted issuer.
     4. Run again, the decision gives the same bytes.
@@ -144,6 +145,8 @@ def _enrolled(bundle: TokenProof, enrol: EnrolDecision, trust: Trust) -> tuple[H
     """
     demand("record", enrol.record, bundle.record)
     held = bundle.collateral
+    sent = request_of(bundle.enrolment).ek_certificates
+    judge_collateral(sent, held, trust, now=enrol.decided_at)
     wider = trust.beside(intermediates=held.intermediates, crls=held.crls, ocsp=held.ocsp)
     enrolled, root = enrolled_again(enrol, bundle.enrolment, wider)
     record = parse_host_record(bundle.record)

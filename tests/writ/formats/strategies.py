@@ -235,8 +235,11 @@ PATTERN = (
 )
 PATTERNS = st.sets(PATTERN, min_size=1, max_size=3).map(lambda found: tuple(sorted(found)))
 SETTINGS = st.builds(
-    lambda settings, approvals, approver: replace(settings, approvals=approvals, lease_approver=approver), SETTINGS,
-    st.dictionaries(PATTERN, st.integers(2, 8), max_size=3).map(lambda found: tuple(sorted(found.items()))), st.none() | P256,
+    lambda settings, approvals, approver, records, witnesses: replace(
+        settings, approvals=approvals, lease_approver=approver, record_lag_most=records, witness_lag_most=witnesses
+    ),
+    SETTINGS, st.dictionaries(PATTERN, st.integers(2, 8), max_size=3).map(lambda found: tuple(sorted(found.items()))), st.none() | P256,
+    st.none() | st.integers(1, 86_400), st.none() | st.integers(1, 86_400),
 )  # fmt: skip
 
 
@@ -336,7 +339,7 @@ LOCAL = st.one_of(
     st.builds(lo.LeaseGiven, BLOB),
     st.builds(lo.TokenAsk, ID, KEY, WORD, GRANTS, WHOLE, KEY32, WHOLE, several(KEY32), ANCHORED),
     st.builds(lo.Anchor, ID, WHOLE, KEY32),
-    st.builds(lo.TokenGiven, WORD, BLOB, BLOB, BLOB, several(KEY), KEY, BLOB),
+    st.builds(lo.TokenGiven, WORD, BLOB, BLOB, BLOB, several(KEY), KEY, BLOB, st.none() | BLOB),
     st.builds(lo.ExchangeAsk, ID, WORD, WORD, WORD, st.none() | BLOB),
     st.builds(lo.ExchangeGiven, WORD, BLOB, KEY),
     st.builds(lo.Refusal, REASONS, FLAG),

@@ -244,3 +244,15 @@ def test_cctv_keys_of_small_order_are_refused_and_the_rest_read(vectors: Path) -
     assert large
     assert not any(_accepted(ED25519, bytes.fromhex(case["key"])) for case in small)
     assert all(_accepted(ED25519, bytes.fromhex(case["key"])) for case in large)
+
+
+def test_a_commitment_of_small_order_is_no_signature() -> None:
+    """R the neutral point and S = k·a: whoever holds the key can make it, OpenSSL takes it, WebCrypto does not. CCTV has others."""
+    seed, commitment = bytes(range(32)), (1).to_bytes(32, "little")
+    private = ed25519.Ed25519PrivateKey.from_private_bytes(seed)
+    raw, order = private.public_key().public_bytes_raw(), 2**252 + 27742317777372353535851937790883648493
+    scalar = int.from_bytes(hashlib.sha512(seed).digest()[:32], "little") & ((1 << 254) - 8) | (1 << 254)
+    challenge = int.from_bytes(hashlib.sha512(commitment + raw + b"message").digest(), "little") % order
+    signature = commitment + (challenge * scalar % order).to_bytes(32, "little")
+    private.public_key().verify(signature, b"message")
+    assert not PublicKey(ED25519, raw).verify(signature, b"message")

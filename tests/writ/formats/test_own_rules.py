@@ -383,7 +383,11 @@ def test_pcrs_in_a_message_are_of_one_known_bank() -> None:
 
 
 @pytest.mark.parametrize(
-    "name, least, most", [("token_life", 5, 300), ("nonce_life", 5, 600), ("clock_skew", 0, 60), ("hold_max", 0, 86_400)]
+    "name, least, most",
+    [
+        ("token_life", 5, 300), ("nonce_life", 5, 600), ("clock_skew", 0, 60), ("hold_max", 0, 86_400),
+        ("record_lag_most", 1, 86_400), ("witness_lag_most", 1, 86_400),
+    ],
 )  # fmt: skip
 def test_settings_are_bounded(name: str, least: int, most: int) -> None:
     for value in (least, most):

@@ -14,9 +14,9 @@ from writ.formats.decision import AttestDecision, encode_entry, parse_entry
 from writ.formats.evidence import Evidence
 from writ.formats.state import AnchorState, encode_host_state, parse_host_state
 from writ.formats.tlog.merkle import consistency_proof
-from writ.verdict.anchor_audit import anchored_of, replay_anchors
+from writ.verdict.anchor_audit import replay_anchors
 from writ.verdict.attestation import AttestationVerdict
-from writ.verdict.carried import carried_of, judge_carried
+from writ.verdict.carried import Carried, CarriedLogs, carriage_of, judge_anchored
 
 ONE = sixteen("one")
 
@@ -128,13 +128,13 @@ def test_register_that_moved_and_nothing_says_why_is_refused() -> None:
     assert host_codes(story.attest("one")) == {"anchor-register-mismatch"}, "for the rest of the boot"
 
 
-SPOILT: dict[str, Callable[[Story, Evidence], Evidence]] = {
-    "an anchor left out": lambda s, e: changed(e, batches=e.anchors.batches[1:] if e.anchors else ()),
-    "an anchor more": lambda s, e: changed(e, batches=(*e.anchors.batches, e.anchors.batches[0]) if e.anchors else ()),
-    "another order": lambda s, e: changed(e, batches=e.anchors.batches[::-1] if e.anchors else ()),
-    "another root": lambda s, e: changed(e, batches=((AnchorRow(ONE, 4, bytes(32)),), *(e.anchors.batches[1:] if e.anchors else ()))),
-    "another register": lambda s, e: changed(e, pcr=12),
-    "the runtime log's register": lambda s, e: changed(e, pcr=RUNTIME_PCR),
+SPOILT: dict[str, Callable[[Evidence], Evidence]] = {
+    "an anchor left out": lambda e: changed(e, batches=e.anchors.batches[1:] if e.anchors else ()),
+    "an anchor more": lambda e: changed(e, batches=(*e.anchors.batches, e.anchors.batches[0]) if e.anchors else ()),
+    "another order": lambda e: changed(e, batches=e.anchors.batches[::-1] if e.anchors else ()),
+    "another root": lambda e: changed(e, batches=((AnchorRow(ONE, 4, bytes(32)),), *(e.anchors.batches[1:] if e.anchors else ()))),
+    "another register": lambda e: changed(e, pcr=12),
+    "the runtime log's register": lambda e: changed(e, pcr=RUNTIME_PCR),
 }
 
 
@@ -144,18 +144,36 @@ def test_anchors_that_do_not_lead_to_the_register_are_refused(how: str) -> None:
     story.anchor("one")
     story.anchor("two")
     before = story.known
-    evidence = SPOILT[how](story, story.evidence("one"))
+    evidence = SPOILT[how](story.evidence("one"))
     verdict = story.judge(evidence)
     assert host_codes(verdict) == {"anchor-register-mismatch"}
     assert verdict.state_after.anchors == before, "nothing of them is taken"
     assert host_codes(story.judge(story.evidence("one"))) == set()
 
 
+def test_register_stays_the_one_that_was_named_first() -> None:
+    """Else anchors could be shown to be none, in a register where there are none."""
+    story = Story()
+    story.anchor("one")
+    (reason,) = story.judge(changed(story.evidence("one"), pcr=12, base=bytes(32), batches=())).entry.reasons
+    assert (reason.code, reason.expected, reason.got) == ("anchor-register-mismatch", f"PCR {ANCHOR_PCR}", "PCR 12")
+
+
+def test_base_is_what_the_register_held_before_the_first_anchor_of_the_boot() -> None:
+    story = Story()
+    for _ in range(3):
+        story.acts("one", 1)
+        story.anchor("one")
+        story.attest("one")
+    assert story.known == AnchorState(ANCHOR_PCR, bytes(32), story.chip.values().get(ANCHOR_PCR))
+
+
 def test_first_evidence_of_a_boot_may_not_name_the_runtime_logs_register() -> None:
     scene = Scene()
     scene.launch("one")
     scene.anchors = Anchors(RUNTIME_PCR, scene.chip.values().get(RUNTIME_PCR), ())
-    assert host_codes(scene.judge(scene.evidence("one"))) == {"anchor-register-mismatch"}
+    (reason,) = scene.judge(scene.evidence("one")).entry.reasons
+    assert (reason.code, reason.expected) == ("anchor-register-mismatch", f"another than PCR {RUNTIME_PCR}")
 
 
 def test_base_is_no_claim_of_its_own() -> None:
@@ -275,7 +293,9 @@ def test_log_that_was_cut_to_less_than_was_anchored_is_asked_for_as_much() -> No
     story.cut("one", 4)
     verdict = story.judge(story.evidence("one"))
     (reason,) = verdict.tokens[0].reasons
-    assert (reason.code, reason.expected) == ("anchor-proof-required", "6")
+    assert (reason.code, reason.expected, reason.got) == ("anchor-proof-required", "6", "4 records")
+    pretended = replace(story.running["one"].request(), anchored=((6, ()),))
+    assert codes(story.judge(story.evidence(requests=(pretended,)))) == {"anchor-proof-required"}, "nothing of what is not there is proven"
     after = verdict.state_after.runtime.find(ONE)
     assert after is not None
     assert (after.phase, after.log_size, len(after.anchored)) == ("running", 0, 1), "the checkpoint is not taken, the anchor stays owed"
@@ -305,7 +325,7 @@ def test_anchor_without_a_proof_is_asked_for_and_then_proven() -> None:
     story.running["one"].anchored.clear()
     verdict = story.judge(story.evidence("one"))
     (reason,) = verdict.tokens[0].reasons
-    assert (reason.code, reason.expected) == ("anchor-proof-required", "4")
+    assert (reason.code, reason.expected, reason.got) == ("anchor-proof-required", "4", "no proof")
     story.running["one"].anchored = [int(reason.expected)]
     assert codes(story.attest("one")) == set()
 
@@ -356,10 +376,15 @@ def test_proof_of_another_size_or_cut_short_is_no_proof() -> None:
 
 def test_more_anchors_than_an_enforcer_makes_contain_the_instance() -> None:
     story = Story()
-    for at in range(MAX_ANCHORED // MAX_BATCHES + 1):
+    for at in range(MAX_ANCHORED // MAX_BATCHES):
         for size in range(MAX_BATCHES):
             story.anchor(rows=(AnchorRow(ONE, 1 + at * MAX_BATCHES + size, bytes(32)),))
         story.attest("two")
+    story.running["one"].anchored.clear()
+    assert codes(story.judge(story.evidence("one"))) == {"anchor-proof-required"}, "so many may be"
+    for size in (98, 99):
+        story.anchor(rows=(AnchorRow(ONE, size, bytes(32)),))
+    story.attest("two")
     assert story.state is not None
     known = story.state.runtime.find(ONE)
     assert known is not None
@@ -387,6 +412,14 @@ def test_evidence_carries_no_more_anchors_than_an_entry_holds() -> None:
 # --- from the public log alone -------------------------------------------------------------------------------------------
 
 
+def logged(decisions: list[AttestDecision]) -> Carried:
+    """What the log says of the first instance."""
+    logs = CarriedLogs((ONE,))
+    for decision in decisions:
+        logs.take(carriage_of(decision))
+    return logs.of[ONE]
+
+
 def told(resets: bool = False) -> tuple[Story, list[AttestDecision]]:
     """Four renewals with anchors between them; with a reset after the third."""
     story = Story()
@@ -411,10 +444,11 @@ def test_anchors_replay_from_the_log_to_the_quoted_register() -> None:
     assert replay_anchors(decisions) == ()
     assert decisions[-1].anchors is not None
     assert decisions[-1].anchors.register == story.chip.values().get(ANCHOR_PCR)
-    owed = anchored_of(decisions, ONE)
-    assert [size for _, size, _ in owed] == [5, 7, 8, 10, 11, 13]
-    assert judge_carried(owed, story.running["one"].leaves) == ()
-    assert {r.code for r in judge_carried(owed, story.running["one"].leaves[:12])} == {"consistency-invalid"}
+    owed, hashes = logged(decisions).anchored, story.running["one"].hashes()
+    assert [one.size for one in owed] == [5, 7, 8, 10, 11, 13]
+    assert judge_anchored(owed, hashes, "log") == ()
+    for lie in (hashes[:12], [*hashes[:6], bytes(32), *hashes[7:]]):
+        assert {reason.code for reason in judge_anchored(owed, lie, "log")} == {"anchor-inconsistent"}
 
 
 @pytest.mark.parametrize("field", ["base", "register", "pcr", "batches"])
@@ -451,7 +485,7 @@ def test_refused_anchors_count_for_nothing() -> None:
     held = story.anchors
     refused = story.judge(changed(story.evidence("one"), batches=())).entry
     assert replay_anchors([*decisions, refused]) == ()
-    assert anchored_of([*decisions, refused], ONE) == anchored_of(decisions, ONE)
+    assert logged([*decisions, refused]).anchored == logged(decisions).anchored
     story.anchors = held
     assert codes(story.attest("one")) == set()
     assert replay_anchors(story.decisions) == ()
@@ -463,5 +497,5 @@ def test_second_history_that_an_anchor_showed_stands_in_the_log_for_ever() -> No
     story.anchor("one")
     story.cut("one", 4, more=5)
     story.attest("one")
-    _, wrong = carried_of(story.decisions, ONE)
-    assert [reason.got for reason in wrong] == ["anchor-inconsistent"]
+    (reason,) = logged(story.decisions).reasons
+    assert (reason.code, reason.expected) == ("action-log-forked", "a checkpoint that extends the one before, and what was anchored since")

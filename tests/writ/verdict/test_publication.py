@@ -193,6 +193,14 @@ def test_policy_that_asks_for_no_signature_any_more_asks_for_less(asking: ImaRul
     assert asks_less(replace(GUARDED, ima=asking), GUARDED)
 
 
+def test_policy_under_which_the_log_may_wait_longer_for_its_witnesses_asks_for_less() -> None:
+    minute = replace(GUARDED, witness_lag_most=60)
+    for after in (GUARDED, replace(GUARDED, witness_lag_most=61), replace(GUARDED, witness_lag_most=86_400)):
+        assert asks_less(minute, after)
+    for before, after in ((GUARDED, minute), (minute, minute), (minute, replace(GUARDED, witness_lag_most=1))):
+        assert not asks_less(before, after)
+
+
 def test_each_setting_says_whether_a_change_of_it_asks_for_less() -> None:
     """A field that is added has to be placed."""
     assert [*ASKS_LESS] == [field.name for field in fields(PolicySettings)]

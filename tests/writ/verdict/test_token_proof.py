@@ -266,10 +266,30 @@ def test_collateral_adds_and_takes_nothing_away() -> None:
     bundle = replace(WHOLE, collateral=Collateral(ocsp=(good,)))
     assert refuse(bundle, replace(TRUST, ocsp=(revoked,))).code == "ek-certificate-revoked"
     assert refuse(replace(WHOLE, collateral=Collateral(ocsp=(revoked,)))).code == "ek-certificate-revoked"
-    forged = Collateral(crls=(Ca("maker ca", key="forged").crl(this=then - 9),))
-    assert unknown(replace(WHOLE, collateral=forged), replace(TRUST, rules=ChainRules(crl_required=True)))
-    stranger = Collateral(intermediates=(Ca("stranger").certificate(),))
-    assert refuse(replace(WHOLE, collateral=stranger), replace(TRUST, roots=())).code == "ek-certificate-refused"
+    own = Ca("stranger")
+    for strange in (
+        Collateral(crls=(Ca("maker ca", key="forged").crl(this=then - 9),)), Collateral(intermediates=(own.certificate(),)),
+        Collateral(ocsp=(Ca("maker ca", key="forged").ocsp(of_ek, this=then - 9),)), Collateral(crls=(b"rubbish",)),
+    ):  # fmt: skip
+        assert refuse(replace(WHOLE, collateral=strange)).code == "collateral-refused"
+    led = Collateral((Ca("below", own).certificate(), own.certificate()), (own.crl(this=then - 9),))
+    assert refuse(replace(WHOLE, collateral=led)).code == "collateral-refused", "of no CA that is known"
+
+
+def test_any_byte_flipped_of_what_is_held_about_the_chain_is_refused() -> None:
+    then, chance = SCENE.enrol_entry.decided_at, random.Random(7)
+    ca, (ek, middle) = Ca("maker ca", key="maker/ca"), SCENE.chip.ek_certificates
+    crls = tuple(sorted(crls_of(SCENE.chip.maker, this=then - 9)))
+    held = Collateral((middle,), crls, (ca.ocsp(parse_certificate(ek).serial, this=then),))
+    assert prove(replace(WHOLE, collateral=held), TRUST).chain.tpm_root == "maker"
+    for name in ("intermediates", "crls", "ocsp"):
+        whole = getattr(held, name)
+        for at in chance.sample(range(len(whole[0])), 40):
+            spoilt = bytearray(whole[0])
+            spoilt[at] ^= 1 << chance.randrange(8)
+            given = replace(held, **{name: (bytes(spoilt), *whole[1:])})
+            with pytest.raises((Refused, FormatError)):
+                prove(replace(WHOLE, collateral=given), TRUST)
 
 
 # --- a token alone

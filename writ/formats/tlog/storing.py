@@ -32,7 +32,7 @@ MAX_SEALED: Final = (4 << 20) + (64 << 10)
 """Of one record: content of 4 MiB, a context, salts and a seal."""
 MAX_REQUEST: Final = 12 << 20
 MOST_PAPERS: Final = 256
-PAPERS: Final = ("entry", "object", "token")
+PAPERS: Final = ("entry", "object", "place", "token")
 _WHAT: Final = "add-records"
 _INFO = re.compile(r"(0|[1-9][0-9]{0,18})\n(0|[1-9][0-9]{0,18})\n\n\Z", re.ASCII)
 
