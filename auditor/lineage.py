@@ -10,7 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from auditor.files import archive_of
+from auditor.files import archive_of, read
+from writ.formats.access import Access, parse_access
+from writ.formats.archive import MAX_ARCHIVE
 from writ.formats.digest import Digest
 from writ.formats.eat import parse_token
 from writ.formats.errors import FormatError, Refused, Unavailable
@@ -18,6 +20,7 @@ from writ.service import cli
 from writ.verdict.action_log import read_log
 from writ.verdict.lineage import judge_lineage, judge_parents
 from writ.verdict.lineage_tree import Forest, Node, Tree
+from writ.verdict.received import judge_received
 
 
 def add_parser(verbs: Any) -> None:
@@ -28,6 +31,10 @@ def add_parser(verbs: Any) -> None:
         help="archives: `enforcer log export`, with the logs of parents and children. ID: INSTANCE-NUMBER, or in hex a leaf hash, "
         "the digest of a token, a trace id or an instance",
     )  # fmt: skip
+    made.add_argument(
+        "--received", type=Path, metavar="FILE",
+        help="the records of a relying service: did the record that each request names lead to it, by the archives' logs?",
+    )  # fmt: skip
     cli.add_json_flag(made)
 
 
@@ -35,7 +42,12 @@ def run(args: argparse.Namespace) -> int:
     """The verb."""
     named = _ID.match(args.source[0])
     if named is None:
-        return _judge([Path(one) for one in args.source], as_json=args.json)
+        sources = [Path(one) for one in args.source]
+        if args.received is not None:
+            return _received(args.received, sources, as_json=args.json)
+        return _judge(sources, as_json=args.json)
+    if args.received is not None:
+        raise FormatError("lineage", "--received or an ID", "both")
     if not args.source[1:]:
         raise FormatError("lineage", "archives behind the ID; a file of such a name is ./NAME", "none")
     return _show(named, [Path(one) for one in args.source[1:]], as_json=args.json)
@@ -139,4 +151,31 @@ def _judge(sources: Sequence[Path], *, as_json: bool) -> int:
     if without:
         raise Unavailable("tokens", missing)
     print(f"each of {records} records in {len(archive.logs)} logs names what led to it, or that nothing did; no token is missing")
+    return 0
+
+
+def _received(file: Path, sources: Sequence[Path], *, as_json: bool) -> int:
+    """What a service received, by the logs of who sent it. 0: each is led to by what it names; 1: a lie; 3: of some it is not known."""
+    archive, accesses, torn = archive_of(sources), list[Access](), 0
+    for line in read(file, MAX_ARCHIVE).splitlines():
+        try:
+            accesses.append(parse_access(line))
+        except FormatError:  # the line that a process was writing when it died
+            torn += 1
+    judged = judge_received(accesses, {log.instance: log.leaves for log in archive.logs})
+    unknown, claimless = len(judged.unproven) + torn, sum(access.parent is None for access in accesses)
+    if as_json:
+        verdict = "refused" if judged.reasons else "incomplete" if unknown else "accepted"
+        counted = {"proven": len(judged.proven), "unproven": list(judged.unproven), "name_no_record": claimless, "no_records": torn}
+        cli.emit({"verdict": verdict, "reasons": [reason.to_json() for reason in judged.reasons], **counted}, as_json=True)
+        return {"refused": 1, "incomplete": 3, "accepted": 0}[verdict]
+    if judged.reasons:
+        raise Refused(*judged.reasons)
+    if unknown:
+        raise Unavailable(
+            "received",
+            f"of {len(judged.unproven)} requests what led to them is not known, and {torn} lines are no records. Give the archives of "
+            "their hosts (`enforcer log export`), made after the last request",
+        )
+    print(f"each of {len(judged.proven)} requests was led to by the record that it names; {claimless} name none")
     return 0

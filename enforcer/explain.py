@@ -26,6 +26,7 @@ from writ.formats.reason import REMEDIES, Reason
 from writ.formats.record import ActionRecord, Opening, OutcomeRecord, preimage_of
 from writ.formats.tlog.merkle import leaf_hash
 from writ.formats.tlog.note import parse_vkey
+from writ.formats.trace import traceparent
 
 _REFERENCE: Final = re.compile(r"(?:r[0-9a-f]{8}|([0-9a-f]{4,32})(?:-([0-9]{1,12}))?)\Z", re.ASCII)
 
@@ -208,7 +209,8 @@ def shown(entry: Entry) -> dict[str, Any]:
         "permit": record.permit, **({"observed": True} if _is_observed(record) else {}), "at": record.decided_at, "gate": record.gate,
         "reasons": [{**reason.to_json(), "remedy": REMEDIES[reason.code]} for reason in record.reasons],
         "token": None if record.token is None else str(record.token), "policy": None if record.bundle is None else str(record.bundle),
-        "content": content,
+        "parent": None if record.parent is None else record.parent.hex(),
+        "traceparent": None if record.trace is None else traceparent(record.trace), "content": content,
     }  # fmt: skip
 
 

@@ -38,8 +38,6 @@ from writ.formats.reason import Reason
 from writ.formats.strict import Fields
 from writ.service import cli
 from writ.service.signers import load_signer
-from writ.verdict.appraise.ima import PARTS
-from writ.verdict.reference import GOVERNANCE
 
 MAX_BOOT_FILE: Final = 1 << 30
 MAX_TURN: Final = 5 << 20
@@ -217,6 +215,8 @@ def _captured_machine(args: argparse.Namespace, client: Client, host: dict[str, 
 
 def _places(rooted: list[str]) -> dict[str, str]:
     """The place of each part. Two of one part would be versions of it, either of which will do. Raises FormatError."""
+    from writ.verdict.appraise.ima import PARTS
+
     places: dict[str, str] = {}
     for wanted in rooted:
         part, _, place = wanted.partition("=")
@@ -306,6 +306,7 @@ def _over_each(client: Client, part: Corim) -> tuple[Corim, ...]:
     Raises Refused where no version is in force.
     """
     from verifier.reference import laid_over
+    from writ.verdict.reference import GOVERNANCE
 
     if part.environment != GOVERNANCE:
         return (part,)

@@ -18,7 +18,7 @@ CACHE = Path(__file__).parents[2] / ".guest"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Every test here boots machines, under emulation where KVM does not work."""
     for item in items:
-        if Path(__file__).parent in item.path.parents:
+        if item.nodeid.startswith("tests/guest/"):
             item.add_marker(pytest.mark.guest)
             item.add_marker(pytest.mark.timeout(1200))
 

@@ -233,6 +233,13 @@ def test_allowed_once_with_identity_and_without_the_credential(peer: Peer) -> No
     assert len(peer.upstream.reached) == before + 1
 
 
+def test_trace_that_the_client_says_is_recorded(peer: Peer) -> None:
+    said = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    assert peer.ask(proven(peer) | {"traceparent": said})[:2] == (200, b"ok")
+    assert f'"traceparent":"{said}"' in peer.process.sink()
+    assert peer.upstream.reached[-1][2]["traceparent"] == said
+
+
 def test_refused_without_token_and_without_grant(peer: Peer) -> None:
     before = len(peer.upstream.reached)
     assert peer.code({}) == (401, "unauthenticated")

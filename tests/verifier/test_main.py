@@ -255,3 +255,12 @@ def test_secrets_are_written_for_their_owner_alone(command: Command) -> None:
     assert command.run("host", "list", "--api-key-file", command.folder / "reader")["hosts"][0]["host"] == "h1"
     assert command.run("host", "retire", "h1", "--api-key-file", command.folder / "reader", code=1)["reasons"][0]["code"] == "forbidden"
     assert command.run("host", "list", "--api-key-file", command.folder / "relying", code=1)["reasons"][0]["code"] == "forbidden"
+
+
+def test_commands_load_no_verdict_and_no_server_before_they_need_one() -> None:
+    loaded = "import sys, verifier.__main__; print(*sorted(name for name in sys.modules if name.startswith(('writ.verdict', 'verifier.'))))"
+    done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) <= {
+        "verifier.__main__", "verifier.check", "verifier.check.finding", "verifier.commands", "verifier.config", "verifier.operate",
+        "verifier.reference_commands",
+    }  # fmt: skip

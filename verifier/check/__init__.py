@@ -13,34 +13,75 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from verifier.check import quote, uefi_log
-from verifier.check.corim import check_corim
-from verifier.check.ek_cert import check_ek_cert
 from verifier.check.finding import Finding, Options
-from verifier.check.ima_log import check_ima_log
-from verifier.check.quote import check_quote
-from verifier.check.token import check_token
-from verifier.check.uefi_log import check_uefi_log
 from writ.formats.errors import FormatError, Refused
 
 Kind = Callable[[Finding, argparse.Namespace, Options], None]
 Arguments = Callable[[argparse.ArgumentParser], None]
 
 
-def one_file(parser: argparse.ArgumentParser) -> None:
+def _one_file(parser: argparse.ArgumentParser) -> None:
     """The arguments of a kind that reads one file."""
     parser.add_argument("file", type=Path, metavar="FILE")
 
 
-KINDS: Final[dict[str, tuple[str, Kind, Arguments]]] = {
-    "quote": ("a TPM quote", check_quote, quote.add_arguments),
-    "ima-log": ("an IMA measurement list", check_ima_log, one_file),
-    "uefi-log": ("a UEFI event log", check_uefi_log, uefi_log.add_arguments),
-    "ek-cert": ("an EK certificate", check_ek_cert, one_file),
-    "corim": ("reference values", check_corim, one_file),
-    "token": ("an execution token", check_token, one_file),
+def _of_quote(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `verifier check quote`."""
+    parser.add_argument(
+        "--ak", type=Path, required=True, metavar="FILE", help="TPM2B_PUBLIC, TPMT_PUBLIC, or a key or certificate in PEM or DER"
+    )
+    parser.add_argument("--message", type=Path, required=True, metavar="FILE", help="the TPMS_ATTEST")
+    parser.add_argument("--signature", type=Path, required=True, metavar="FILE", help="TPMT_SIGNATURE, or plain (RSA: bytes, ECDSA: DER)")
+    parser.add_argument("--pcrs", type=Path, metavar="FILE", help="PCR values: raw, JSON, YAML of tpm2_pcrread, or a dump of tpm2_quote")
+    parser.add_argument("--log", type=Path, metavar="FILE", help="UEFI event log, judged against the quoted PCRs; needs --pcrs")
+
+
+def _of_uefi_log(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `verifier check uefi-log`."""
+    parser.add_argument("file", type=Path, metavar="FILE")
+    parser.add_argument(
+        "--pcrs", type=Path, metavar="FILE", help="the registers' values, as JSON: bank -> index -> hex (RTMRs: sha384, 0 to 3)"
+    )
+
+
+KINDS: Final[dict[str, tuple[str, Arguments]]] = {
+    "quote": ("a TPM quote", _of_quote),
+    "ima-log": ("an IMA measurement list", _one_file),
+    "uefi-log": ("a UEFI event log", _of_uefi_log),
+    "ek-cert": ("an EK certificate", _one_file),
+    "corim": ("reference values", _one_file),
+    "token": ("an execution token", _one_file),
 }
-"""Kind -> what it is, what judges it, and what it is given."""
+"""Kind -> what it is, and what it is given."""
+
+
+def _judge(kind: str) -> Kind:
+    """What judges it, loaded for it: every command of `verifier` has these kinds among its arguments, and few need one."""
+    match kind:
+        case "quote":
+            from verifier.check.quote import check_quote
+
+            return check_quote
+        case "ima-log":
+            from verifier.check.ima_log import check_ima_log
+
+            return check_ima_log
+        case "uefi-log":
+            from verifier.check.uefi_log import check_uefi_log
+
+            return check_uefi_log
+        case "ek-cert":
+            from verifier.check.ek_cert import check_ek_cert
+
+            return check_ek_cert
+        case "corim":
+            from verifier.check.corim import check_corim
+
+            return check_corim
+        case _:
+            from verifier.check.token import check_token
+
+            return check_token
 
 
 def check(kind: str, args: argparse.Namespace, *, now: int) -> dict[str, object]:
@@ -48,7 +89,7 @@ def check(kind: str, args: argparse.Namespace, *, now: int) -> dict[str, object]
     finding = Finding()
     try:
         options = Options(now if args.at is None else _seconds(args.at), None if args.nonce is None else _hex(args.nonce), args.trust)
-        KINDS[kind][1](finding, args, options)
+        _judge(kind)(finding, args, options)
     except FormatError as error:
         finding.refuse("malformed", error.what, error.expected, error.got)
     except Refused as refused:
@@ -87,7 +128,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_argument("--nonce", metavar="HEX", help="the challenge that the evidence must answer")
     shared.add_argument("--trust", type=Path, metavar="DIR", help="what is trusted: certificates, or a JWKS for tokens")
     shared.add_argument("--json", action="store_true", help="print one JSON object")
-    for kind, (text, _, arguments) in KINDS.items():
+    for kind, (text, arguments) in KINDS.items():
         arguments(kinds.add_parser(kind, parents=[shared], help=text))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -23,18 +22,6 @@ from writ.formats.x509_key import CertificateKey, SignatureAlgorithm, certificat
 
 _BY_SIZE: Final = {20: "sha1", 32: "sha256", 48: "sha384", 64: "sha512"}
 """The hash of a plain signature is the one that made the PCR digest, told by its size."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `verifier check quote`."""
-    parser.add_argument(
-        "--ak", type=Path, required=True, metavar="FILE", help="TPM2B_PUBLIC, TPMT_PUBLIC, or a key or certificate in PEM or DER"
-    )
-    parser.add_argument("--message", type=Path, required=True, metavar="FILE", help="the TPMS_ATTEST")
-    parser.add_argument("--signature", type=Path, required=True, metavar="FILE", help="TPMT_SIGNATURE, or plain (RSA: bytes, ECDSA: DER)")
-    parser.add_argument("--pcrs", type=Path, metavar="FILE", help="PCR values: raw, JSON, YAML of tpm2_pcrread, or a dump of tpm2_quote")
-
-    parser.add_argument("--log", type=Path, metavar="FILE", help="UEFI event log, judged against the quoted PCRs; needs --pcrs")
 
 
 def check_quote(finding: Finding, args: argparse.Namespace, options: Options) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
 from verifier.check.finding import Finding, Options, read_file
@@ -18,14 +17,6 @@ from writ.verdict.registers import RTMR_BANK, replay_registers, replay_rtmrs, re
 
 _BEST: Final = ("sha512", "sha3_512", "sha384", "sha3_384", "sha256", "sha3_256", "sha1")
 """Banks, the one first in which a log by itself is read."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `verifier check uefi-log`."""
-    parser.add_argument("file", type=Path, metavar="FILE")
-    parser.add_argument(
-        "--pcrs", type=Path, metavar="FILE", help="the registers' values, as JSON: bank -> index -> hex (RTMRs: sha384, 0 to 3)"
-    )
 
 
 def check_uefi_log(finding: Finding, args: argparse.Namespace, _options: Options) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from auditor.__main__ import main
 from tests.writ.formats.test_access import PERMIT
 from tests.writ.verdict.test_lineage import logged, name, record
-from writ.formats.access import Access
+from writ.formats.access import Access, encode_access
+from writ.formats.archive import Archive, InstanceLog, encode_archive
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError
 from writ.formats.policy_bundle import CLOCK_SKEW
@@ -94,3 +98,29 @@ def test_record_led_to_one_request_and_another_that_names_it_is_a_lie() -> None:
 def test_leaves_that_are_no_log_are_an_error() -> None:
     with pytest.raises(FormatError):
         judge_received([ASKED], {SENDER: [b"\x80"]})
+
+
+@pytest.mark.parametrize(
+    "lines, records, status, verdict",
+    [
+        ([ASKED, replace(ASKED, parent=None)], (SENT, ENDED, LATER), 0, "accepted"),
+        ([replace(ASKED, parent=bytes(32))], (SENT, ENDED, LATER), 1, "refused"),
+        ([replace(ASKED, parent=bytes(32))], (SENT,), 3, "incomplete"),
+        ([ASKED, b'{"torn":'], (SENT, ENDED, LATER), 3, "incomplete"),
+    ],
+)
+def test_the_command_says_what_led_to_what_a_service_received(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lines: list[Access | bytes], records: Sequence[ActionRecord | OutcomeRecord],
+    status: int, verdict: str,
+) -> None:  # fmt: skip
+    received, archive = tmp_path / "decisions.jsonl", tmp_path / "enforcer.archive"
+    received.write_bytes(b"".join((line if isinstance(line, bytes) else encode_access(line)) + b"\n" for line in lines))
+    archive.write_bytes(encode_archive(Archive((), (), (), (InstanceLog(SENDER, tuple(logged(SENDER, records))),))))
+    words = ["lineage", str(archive), "--received", str(received)]
+    assert main([*words, "--json"]) == status
+    said = json.loads(capsys.readouterr().out)
+    assert said["verdict"] == verdict
+    assert said["proven"] + len(said["unproven"]) + len(said["reasons"]) + said["name_no_record"] + said["no_records"] == len(lines)
+    assert main(words) == status
+    told = "".join(capsys.readouterr())
+    assert {0: "1 requests was led to", 1: "lineage-broken", 3: "not known"}[status] in told
