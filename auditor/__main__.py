@@ -146,6 +146,7 @@ def _add_store(verbs: Any) -> None:
     made.add_argument("folder", type=Path, metavar="DIR")
     made.add_argument("instance", nargs="*", type=bytes.fromhex, help="these, in hex; none for all")
     made.add_argument("--output", type=Path, required=True, metavar="FILE")
+    made.add_argument("--keys", type=Path, metavar="DIR", help="what was kept of a host's keys: NAMESPACE.key, and INSTANCE.key of each")
     cli.add_json_flag(made)
 
 
@@ -162,7 +163,7 @@ def _store(args: argparse.Namespace) -> int:
     if args.does == "export":
         from auditor.store.export import export
 
-        archive = export(args.folder, args.instance)
+        archive = export(args.folder, args.instance, args.keys)
         write(args.output, encode_archive(archive))
         cli.emit({"exported": str(args.output), "instances": len(archive.logs)}, args.json)
         return 0

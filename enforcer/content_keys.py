@@ -16,14 +16,11 @@ import secrets
 from pathlib import Path
 from typing import Final
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-
 from writ.formats.errors import FormatError, Unavailable
+from writ.formats.hidden import KEY, NONCE, unwrap, wrap
 from writ.service.key_files import destroy_key, make_key, read_key
 
 KEY_FILE: Final = "content.key"
-_KEY, _NONCE = 32, 12
 
 
 class ContentKeys:
@@ -44,19 +41,13 @@ class ContentKeys:
             if key is None:
                 raise FormatError("content key", f"one that the key of namespace {self._namespace} opens", "another: erased, or replaced")
             return key
-        wrapping, key, nonce = self._made(), secrets.token_bytes(_KEY), secrets.token_bytes(_NONCE)
-        make_key(path, nonce + ChaCha20Poly1305(wrapping).encrypt(nonce, key, _aad(instance)))
+        wrapping, key, nonce = self._made(), secrets.token_bytes(KEY), secrets.token_bytes(NONCE)
+        make_key(path, wrap(key, wrapping, instance, nonce))
         return key
 
     def held(self, folder: Path, instance: bytes) -> bytes | None:
         """The key of an instance; None where it, or the namespace's, was destroyed."""
-        wrapping, wrapped = read_key(self._path), read_key(folder / KEY_FILE)
-        if wrapping is None or wrapped is None or len(wrapping) != _KEY:
-            return None
-        try:
-            return ChaCha20Poly1305(wrapping).decrypt(wrapped[:_NONCE], wrapped[_NONCE:], _aad(instance))
-        except (InvalidTag, ValueError):
-            return None
+        return unwrap(read_key(folder / KEY_FILE), read_key(self._path), instance)
 
     def writing(self) -> int:
         """A descriptor; while it is open, the namespace's key is not destroyed. Raises Unavailable where that is being done, OSError."""
@@ -77,9 +68,9 @@ class ContentKeys:
 
     def _made(self) -> bytes:
         """The namespace's key, made if there is none."""
-        key = read_key(self._path) or make_key(self._path, secrets.token_bytes(_KEY))
-        if len(key) != _KEY:
-            raise FormatError(f"key of namespace {self._namespace}", f"{_KEY} bytes", f"{len(key)} bytes")
+        key = read_key(self._path) or make_key(self._path, secrets.token_bytes(KEY))
+        if len(key) != KEY:
+            raise FormatError(f"key of namespace {self._namespace}", f"{KEY} bytes", f"{len(key)} bytes")
         return key
 
     def _locked(self, how: int, why: str) -> int:
@@ -91,7 +82,3 @@ class ContentKeys:
             os.close(descriptor)
             raise Unavailable(f"namespace {self._namespace}", why) from None
         return descriptor
-
-
-def _aad(instance: bytes) -> bytes:
-    return b"writ/content-key/v1" + instance

@@ -35,12 +35,12 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Final
 
-from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from enforcer.content_keys import KEY_FILE, ContentKeys
 from writ.formats.engine import EngineId
 from writ.formats.errors import FormatError, Unavailable
+from writ.formats.hidden import LENGTH, NONCE, SALT, Hidden, bound_to, unseal
 from writ.formats.record import (
     MAX_RECORD,
     ActionDraft,
@@ -67,9 +67,7 @@ COMMIT;
 LOG_FILE: Final = "action-log.sqlite"
 LOCK_FILE: Final = "action-log.lock"
 MAX_BATCH: Final = 256
-_SALT, _NONCE, _LENGTH = 32, 12, 2
-"""Bytes of a commitment's salt, of the seal's nonce, and of the length of a context."""
-_RANDOM: Final = 2 * _SALT + _NONCE
+_RANDOM: Final = 2 * SALT + NONCE
 DURABLE_WITHIN: Final = 10.0
 """Seconds a caller waits for its record; after that the action is refused, even if the record comes to be."""
 MAX_CONTENT: Final = 4 << 20
@@ -251,12 +249,12 @@ class ActionLog:
         at = first
         for waiting in batch:
             own, random = random[:_RANDOM], random[_RANDOM:]
-            draft, content, salt, nonce = waiting.draft, waiting.content, own[:_SALT], own[2 * _SALT :]
+            draft, content, salt, nonce = waiting.draft, waiting.content, own[:SALT], own[2 * SALT :]
             commitment = commit(salt, content)
             if isinstance(draft, ActionDraft):
                 context = draft.context
-                leaf = draft.leaf(at, opening, commitment, commit(own[_SALT : 2 * _SALT], context))
-                hidden = own[: 2 * _SALT] + len(context).to_bytes(_LENGTH, "big") + context + content
+                leaf = draft.leaf(at, opening, commitment, commit(own[SALT : 2 * SALT], context))
+                hidden = own[: 2 * SALT] + len(context).to_bytes(LENGTH, "big") + context + content
                 when = draft.decided_at
             else:
                 leaf = draft.leaf(at, len(content), commitment)
@@ -267,7 +265,7 @@ class ActionLog:
                 told.append(None)
                 continue
             times.append(when)
-            rows.append((at, leaf, nonce + self._cipher.encrypt(nonce, hidden, _aad(self._instance, at))))
+            rows.append((at, leaf, nonce + self._cipher.encrypt(nonce, hidden, bound_to(self._instance, at))))
             done.append(Recorded(at, merkle.leaf_hash(leaf), commitment))
             told.append(done[-1])
             at += 1
@@ -367,16 +365,6 @@ class ActionLog:
 
 
 @dataclass(frozen=True, slots=True)
-class Hidden:
-    """What a record's commitments hide. `context` is None of an outcome, which has none."""
-
-    salt: bytes
-    content: bytes
-    context_salt: bytes | None
-    context: bytes | None
-
-
-@dataclass(frozen=True, slots=True)
 class Entry:
     """One record as it is read back, under its opening; what it hides, too, where the content key still exists."""
 
@@ -428,7 +416,7 @@ class LogReader:
                 key = ContentKeys(self._keys, AgentId.parse(record.agent).namespace).held(self._folder, self._instance)
                 opening = record
             if opening is not None:  # the first record is one
-                found.append(Entry(record, leaf, opening, _hidden(key, self._instance, record, self._sealed.get(record.sequence))))
+                found.append(Entry(record, leaf, opening, unseal(key, self._instance, record, self._sealed.get(record.sequence))))
         return tuple(found)
 
     def inclusion(self, index: int) -> Inclusion:
@@ -499,21 +487,3 @@ def _only_writer(path: Path) -> int:
         os.close(descriptor)
         raise Unavailable("action log", "another process writes it") from None
     return descriptor
-
-
-def _aad(instance: bytes, sequence: int) -> bytes:
-    return b"writ/content/v1" + instance + sequence.to_bytes(8, "big")
-
-
-def _hidden(key: bytes | None, instance: bytes, record: Record, sealed: bytes | None) -> Hidden | None:
-    if key is None or sealed is None or len(sealed) < _NONCE:
-        return None
-    try:
-        data = ChaCha20Poly1305(key).decrypt(sealed[:_NONCE], sealed[_NONCE:], _aad(instance, record.sequence))
-    except InvalidTag:
-        return None
-    if not isinstance(record, ActionRecord):
-        return Hidden(data[:_SALT], data[_SALT:], None, None)
-    salts, rest = data[: 2 * _SALT], data[2 * _SALT :]
-    end = _LENGTH + int.from_bytes(rest[:_LENGTH], "big")
-    return Hidden(salts[:_SALT], rest[end:], salts[_SALT:], rest[_LENGTH:end])

@@ -45,11 +45,18 @@ BYTES: Final = 2 << 20
 """Of leaves and sealed contents in one request, beyond the first record."""
 LARGEST: Final = 4 << 20
 """Bytes of a paper that is shipped."""
-BACK_OFF: Final = (0.5, 30.0)
+SETTLED: Final = 100_000_000
+"""Nanoseconds after a file was written until its time tells a later write from that one."""
+MEASURED_EVERY: Final = 1.0
+"""Seconds between two writings of the metrics."""
+BATCHES: Final = 16
+"""Of one log, before the next one has its turn."""
+BACK_OFF: Final = (0.5, 5.0)
 """Seconds until a store that did not answer is asked again: the least, doubled each time, and the most."""
 
 _LOG = observe.get_logger(__name__)
 
+Stamp = tuple[tuple[int, int], ...]
 Post = Callable[[bytes], Answer]
 
 
@@ -202,7 +209,10 @@ class Shipping:
         self._uplink = Uplink(config.record_store, ca_file=config.record_store_ca_file, signer=None, clock=clock)
         self._logs: dict[bytes, LogShipper] = {}
         self._at_odds: set[bytes] = set()
+        self._quiet: dict[bytes, Stamp] = {}
+        """How the files of a log looked when there was nothing to ship."""
         self._failures = 0
+        self._seldom = observe.Seldom()
 
     def begin(self) -> None:
         """In a thread of its own, from now on."""
@@ -217,40 +227,47 @@ class Shipping:
         return 0 if kept is None else kept.signed.checkpoint.size
 
     def _run(self) -> None:
-        waiting = set(self._remembered())
+        waiting, measured = set(self._remembered()), 0.0
         while True:
             waiting = self.round(waiting | set(self._living()))
-            with contextlib.suppress(OSError):
-                fresh = self._config.store_metrics.with_suffix(".new")
-                fresh.write_text(self.metrics(waiting))
-                fresh.rename(self._config.store_metrics)
+            if time.monotonic() - measured > MEASURED_EVERY:
+                measured = time.monotonic()
+                self._write_metrics(waiting)
             time.sleep(EVERY if self._failures == 0 else min(BACK_OFF[1], BACK_OFF[0] * 2 ** min(self._failures - 1, 8)))
+
+    def _write_metrics(self, waiting: Collection[bytes]) -> None:
+        fresh = self._config.store_metrics.with_suffix(".new")
+        with contextlib.suppress(OSError):
+            fresh.write_text(self.metrics(waiting))
+            fresh.rename(self._config.store_metrics)
 
     def round(self, instances: Collection[bytes]) -> set[bytes]:
         """What there is of these logs is shipped; those of which there is more, or that could not be, are returned."""
         left = set(instances) - self._at_odds
-        failed = 0
+        away = False
         for instance in sorted(left):
             try:
-                while self._ship(instance):
-                    pass
-                left.discard(instance)
+                for _ in range(BATCHES):
+                    if not self._ship(instance):
+                        left.discard(instance)
+                        break
             except (AtOddsError, FormatError) as error:
                 self._at_odds.add(instance)
                 left.discard(instance)
                 _LOG.error("record-store-at-odds", instance=instance.hex(), detail=str(error))
-            except (WritError, OSError, sqlite3.Error) as error:
-                failed += 1
+            except Unavailable as error:
+                away = True
                 if self._failures in (0, 10) or self._failures % 100 == 0:
                     _LOG.warning("record-store-away", instance=instance.hex(), failures=self._failures, detail=str(error)[:300])
-                if isinstance(error, Unavailable) and error.what == self._uplink.base_url:
+                if error.what == self._uplink.base_url:
                     break  # so it would be for the others
-            except Exception as error:  # noqa: BLE001 - whatever it is, it ends neither the thread nor the shipping of other logs
-                failed += 1
-                _LOG.error("internal", exception=error)
-        self._failures = self._failures + 1 if failed else 0
+            except Exception as error:  # noqa: BLE001 - whatever is with this log, it ends neither the thread nor the shipping of others
+                if self._seldom.now():
+                    _LOG.error("record-log-unread", instance=instance.hex(), exception=error)
+        self._failures = self._failures + 1 if away else 0
         for instance in self._logs.keys() - left - set(self._living()):
             del self._logs[instance]
+            self._quiet.pop(instance, None)
         return left
 
     def metrics(self, left: Collection[bytes]) -> str:
@@ -267,12 +284,17 @@ class Shipping:
         folder = self._config.instance_dir(instance)
         if not (folder / LOG_FILE).exists():
             return False
+        stamp, latest = _stamp(folder)
+        if self._quiet.get(instance) == stamp:
+            return False
         if instance not in self._logs:
             self._logs[instance] = LogShipper(folder, instance, self._host, self._signer, self._store)
         log = self._logs[instance]
         more = log.ship(self._post)
         if more:
             self._tell(instance, log.size)
+        elif time.time_ns() - latest > SETTLED:
+            self._quiet[instance] = stamp
         return more and log.behind > 0
 
     def _post(self, body: bytes) -> Answer:
@@ -283,3 +305,15 @@ class Shipping:
             names = [path.name for path in (self._config.state_dir / "instances").iterdir()]
             return [bytes.fromhex(name) for name in names if len(name) == 32]
         return []
+
+
+def _stamp(folder: Path) -> tuple[Stamp, int]:
+    """How log and papers look from outside, and when one of them was written last."""
+    seen = []
+    for name in (LOG_FILE, f"{LOG_FILE}-wal", PAPERS_FILE):
+        try:
+            status = (folder / name).stat()
+            seen.append((status.st_mtime_ns, status.st_size))
+        except FileNotFoundError:
+            seen.append((0, 0))
+    return tuple(seen), max(at for at, _ in seen)

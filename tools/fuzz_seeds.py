@@ -25,6 +25,7 @@ from tests.world.machine import FILES, SHELL, content, part_reference
 from tests.world.oci import Layout, directory, hard, layer, link
 from tests.world.scene import GOVERNED, NAMESPACE, RUNTIME_PCR, Scene, reference, signer
 from tests.world.specimens import specimens
+from tests.world.store import HostLog
 from tests.world.tlog import MemoryLog, plain_key, witness_key
 from tests.world.uefi_logs import Boot, encode_log
 from tests.writ.formats.pe_images import make_pe
@@ -51,6 +52,7 @@ from writ.formats.spiffe import AgentId
 from writ.formats.strict import encode_cbor, encode_json
 from writ.formats.tlog.note import encode_note
 from writ.formats.tlog.proof import encode_tlog_proof
+from writ.formats.tlog.storing import encode_info, encode_sealed
 from writ.formats.tlog.tile import ENTRIES, Tile, encode_bundle, path_of
 from writ.formats.tpm.pcr import PcrSelection, encode_pcr_selection
 from writ.formats.x509 import parse_certificate, to_pem
@@ -252,6 +254,14 @@ def oci_images() -> Iterator[bytes]:
     yield layer(*everything, ("n" * 120, b"2"))[:8192]
 
 
+def shipped() -> Iterator[bytes]:
+    """Records as a host ships them, what is sealed beside them, and sizes."""
+    yield specimens()["add-records"].data
+    log = HostLog(6, signer=signer("store"))
+    yield from (log.body(0, 3), log.body(3, 6, [("token", b"ey")]), log.body(6, 6))
+    yield from (encode_sealed((b"one", None, b"three")), encode_info(0), encode_info(1234), log.key.name.encode())
+
+
 def logged() -> Iterator[bytes]:
     """One of each text and message of a log and its witnesses, and what is within a receipt."""
     log, made = MemoryLog([b"%d" % number for number in range(9)]), specimens()
@@ -365,6 +375,7 @@ SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
     "packages": packages,
     "oci": oci_images,
     "cdi": cdi_specs,
+    "stored": shipped,
     "tlog": logged,
     "requests": requests,
     "http2": http2_connections,

@@ -33,6 +33,7 @@ from tests.world.authority import Ca
 from tests.world.ima_logs import BOOT, certificate
 from tests.world.machine import SHELL, part_reference
 from tests.world.scene import ENGINE_ID, NAMESPACE, RUNTIME_PCR, Scene, signer
+from tests.world.store import HostLog
 from tests.world.tlog import MemoryLog, plain_key
 from tests.world.uefi_logs import Boot
 from verifier.packages.deb import read_deb
@@ -81,9 +82,20 @@ from writ.formats.state import HostState, clean_runtime, encode_host_state, pars
 from writ.formats.strict import decode_json
 from writ.formats.tlog.checkpoint import parse_signed_checkpoint
 from writ.formats.tlog.cosignature import NONE, parse_policy
+from writ.formats.tlog.edge import Edge
+from writ.formats.tlog.merkle import leaf_hash, root
 from writ.formats.tlog.note import encode_note, parse_note, parse_vkey
 from writ.formats.tlog.proof import encode_tlog_proof, parse_tlog_proof
 from writ.formats.tlog.receipt import inclusion_of, parse_receipt
+from writ.formats.tlog.storing import (
+    encode_add_records,
+    encode_info,
+    encode_sealed,
+    instance_of,
+    parse_add_records,
+    parse_info,
+    parse_sealed,
+)
 from writ.formats.tlog.tile import encode_bundle, parse_bundle, parse_path
 from writ.formats.tlog.tile import path_of as tile_path
 from writ.formats.tlog.witnessing import (
@@ -111,6 +123,7 @@ from writ.verdict.reference import reference_set
 from writ.verdict.registers import REPLAYABLE, cover, initial_value, replay_registers, replay_rtmrs, replayed_banks
 from writ.verdict.revocation import judge_response
 from writ.verdict.runtime_log import replay as replay_runtime
+from writ.verdict.storing import verify_records, verify_signed
 from writ.verdict.transparency import verify_checkpoint, verify_included, verify_receipt
 
 T = TypeVar("T")
@@ -471,6 +484,30 @@ def _log() -> MemoryLog:
     return MemoryLog([b"%d" % number for number in range(9)])
 
 
+@cache
+def shipped_log() -> HostLog:
+    """The action log of a host, the same in every run."""
+    return HostLog(6, signer=signer("store"))
+
+
+def stored(data: bytes) -> None:
+    """What a host asks of a record store, and what the store answers; no bytes but the host's make its log go on."""
+    asked = _one_spelling(parse_add_records, encode_add_records, data)
+    _one_spelling(lambda raw: parse_sealed(raw, 3), encode_sealed, data)
+    _one_spelling(parse_info, encode_info, data)
+    _read(lambda raw: instance_of(raw.decode("latin-1")), data)
+    if asked is None:
+        return
+    log = shipped_log()
+    with suppress(Refused):
+        verify_signed(asked, [log.host])
+        hashes, edge = [leaf_hash(leaf) for leaf in log.leaves], Edge()
+        edge.append(hashes[:3])
+        proven = verify_records(asked, edge, lambda size: root(hashes[:size]))
+        _hold(proven.edge.root() == proven.checkpoint.root, "records that do not lead to what was signed")
+        _hold(edge.size == 3, "an edge that a judgement changed")
+
+
 def tlog(data: bytes) -> None:
     """What logs, witnesses and whoever holds a proof say: notes, checkpoints, proofs, receipts, requests, policies, paths and bundles."""
     _one_spelling(parse_note, encode_note, data)
@@ -598,6 +635,7 @@ TARGETS: Final = {
     "packages": Target(packages, 8192),
     "oci": Target(oci, 8192),
     "cdi": Target(cdi, 4096),
+    "stored": Target(stored, 2048),
     "tlog": Target(tlog, 2048),
     "local": Target(local, 4096),
     "requests": Target(requests, 1024),

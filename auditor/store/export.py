@@ -1,7 +1,8 @@
 """What a store has, as the archive that `auditor export`, `lineage` and `replay` read: for a host that is lost, or not believed any more.
 
 Every log is read anew from its leaves, and its root compared with the last checkpoint that the store cosigned. Sealed contents stay behind:
-without them contexts are as erased.
+without them contexts are as erased. Whoever kept the keys of a host (NAMESPACE.key, and of each instance its content.key as INSTANCE.key)
+has the contexts, too, as the host itself would have shown them.
 """
 
 from __future__ import annotations
@@ -12,14 +13,21 @@ from pathlib import Path
 
 from auditor.store.records import Held, open_records
 from writ.formats.archive import EMPTY, Archive, InstanceLog, Placed, parse_place
-from writ.formats.errors import FormatError, Refused
+from writ.formats.errors import FormatError, Refused, Unavailable
+from writ.formats.hidden import unseal, unwrap
 from writ.formats.reason import Reason
+from writ.formats.record import Opening, parse_log, preimage_of
+from writ.formats.spiffe import AgentId
 from writ.formats.tlog.merkle import leaf_hash, root
 from writ.formats.tlog.storing import instance_of
+from writ.service.key_files import read_key
 
 
-def export(folder: Path, instances: Collection[bytes] = ()) -> Archive:
-    """The archive of these instances, or of all, out of the store in `folder`. Raises FormatError, Unavailable, Refused (`not-found`)."""
+def export(folder: Path, instances: Collection[bytes] = (), keys: Path | None = None) -> Archive:
+    """The archive of these instances, or of all, out of the store in `folder`, with the contexts that the keys in `keys` open.
+
+    Raises FormatError, Unavailable, Refused (`not-found`).
+    """
     records = open_records(folder)
     try:
         with records.exclusive() as held:
@@ -28,23 +36,25 @@ def export(folder: Path, instances: Collection[bytes] = ()) -> Archive:
                 raise Refused(Reason("not-found", "instance", "one that the store has", min(absent).hex()))
             archive = EMPTY
             for instance in instances or named:
-                archive = archive.merged(_of(held, named[instance], instance))
+                archive = archive.merged(_of(held, named[instance], instance, keys))
             return archive
     finally:
         records.close()
 
 
-def _of(held: Held, origin: str, instance: bytes) -> Archive:
+def _of(held: Held, origin: str, instance: bytes, keys: Path | None) -> Archive:
     latest = held.latest(origin)
     size = 0 if latest is None else latest.checkpoint.size
-    leaves = tuple(held.leaves(origin, 0, size))
+    kept = list(held.contents(origin, 0, size))
+    leaves = tuple(leaf for leaf, _ in kept)
     found = root([leaf_hash(leaf) for leaf in leaves])
     if latest is None or len(leaves) != size or found != latest.checkpoint.root:
         raise FormatError("record store", f"the {size} records that were cosigned of {origin}", f"{len(leaves)} with another root")
     papers = held.papers(origin)
     entries, objects = (tuple(sorted(body for kind, body in papers if kind == wanted)) for wanted in ("entry", "object"))
     tokens = tuple(sorted(body.decode("ascii", "replace") for kind, body in papers if kind == "token"))
-    return Archive(entries, tokens, objects, (InstanceLog(instance, leaves),), tuple(sorted({*_places(papers)})))
+    shown = () if keys is None else _contexts(kept, instance, keys)
+    return Archive(entries, tokens, tuple(sorted({*objects, *shown})), (InstanceLog(instance, leaves),), tuple(sorted({*_places(papers)})))
 
 
 def _places(papers: Sequence[tuple[str, bytes]]) -> Iterator[Placed]:
@@ -53,3 +63,23 @@ def _places(papers: Sequence[tuple[str, bytes]]) -> Iterator[Placed]:
         if kind == "place":
             with contextlib.suppress(FormatError):
                 yield parse_place(body)
+
+
+def _contexts(kept: list[tuple[bytes, bytes | None]], instance: bytes, keys: Path) -> Iterator[bytes]:
+    """Contexts, and what opens the commitments to them, under the names by which an auditor finds them."""
+    key: bytes | None = None
+    for record, (_, sealed) in zip(parse_log([leaf for leaf, _ in kept]), kept, strict=True):
+        if isinstance(record, Opening):
+            namespace = AgentId.parse(record.agent).namespace
+            key = unwrap(_key(keys / f"{instance.hex()}.key"), _key(keys / f"{namespace}.key"), instance)
+        hidden = unseal(key, instance, record, sealed)
+        if hidden is not None and hidden.context is not None and hidden.context_salt is not None:
+            yield preimage_of(hidden.context_salt, hidden.context)
+            yield hidden.context
+
+
+def _key(path: Path) -> bytes | None:
+    try:
+        return read_key(path)
+    except OSError as error:
+        raise Unavailable(f"key {path}", error.strerror or "cannot be read") from None

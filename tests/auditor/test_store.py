@@ -32,6 +32,7 @@ from writ.formats.tlog.merkle import leaf_hash, root
 from writ.formats.tlog.note import Note, is_signed
 from writ.formats.tlog.storing import (
     INFO_TYPE,
+    MAX_REQUEST,
     MOST_RECORDS,
     AddRecords,
     encode_add_records,
@@ -294,6 +295,18 @@ def test_a_receipt_outlives_a_kill(served: ServedStore, log: HostLog) -> None:
     assert served.process.poll() is None
     served.process.send_signal(signal.SIGTERM)
     assert served.process.wait(20) == 0
+
+
+def test_what_is_no_request_is_refused_before_it_is_read(served: ServedStore, log: HostLog) -> None:
+    head = b"POST /add-records HTTP/1.1\r\nHost: s\r\nContent-Length: %d\r\n\r\n"
+    assert served.raw(head % (MAX_REQUEST + 1)).startswith(b"HTTP/1.1 413 ")
+    assert served.post(b"", "/add-records", "GET")[0] == 405
+    assert served.post(b"", f"/{place(log)}/checkpoint", "POST")[0] == 405
+    assert [served.post(b"", path, "GET")[0] for path in ("/", "/records.sqlite", f"/{place(log)}/", f"/{'0' * 64}/checkpoint")] == [
+        404
+    ] * 4
+    assert served.add(b"\xff" * 1000)[0] == 400
+    assert served.add(log.body(0, 600))[0] == 200
 
 
 def test_it_is_read_as_any_tiled_log(served: ServedStore, log: HostLog) -> None:

@@ -9,8 +9,11 @@ from writ.formats.record import ActionRecord, Opening, OutcomeRecord
 
 
 def entries_of(folder: Path, instance: bytes) -> list[Entry]:
-    """Each action and outcome in the log in `folder`, in order, with what it hides."""
-    return [entry for entry in LogReader(folder, instance).entries() if not isinstance(entry.record, Opening)]
+    """Each action and outcome in the log in `folder`, in order, with what it hides; the keys are those of its host, or lie in it."""
+    keys = folder.parent.parent / "namespaces"
+    return [
+        entry for entry in LogReader(folder, instance, keys if keys.is_dir() else None).entries() if not isinstance(entry.record, Opening)
+    ]
 
 
 def records_of(folder: Path, instance: bytes) -> list[ActionRecord | OutcomeRecord]:

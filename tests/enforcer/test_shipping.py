@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 
 from auditor.__main__ import main
-from auditor.store import records
+from auditor.store import records, serve
 from auditor.store.export import export
 from auditor.store.keeper import Keeper
 from enforcer.config import EnforcerConfig
 from enforcer.papers import keep_object
 from enforcer.receipts import RECEIPT_FILE, read_receipt, unstored
 from enforcer.record import ActionLog, LogReader
-from enforcer.shipping import LARGEST, MOST, AtOddsError, LogShipper, Shipping, host_key
+from enforcer.shipping import BATCHES, LARGEST, MOST, AtOddsError, LogShipper, Shipping, host_key
 from tests.auditor.served import ServedStore
 from tests.enforcer.host import Host, wait_for
 from tests.enforcer.scene import Scene
@@ -271,6 +271,34 @@ def test_a_store_killed_at_any_moment_has_what_it_acknowledged(tmp_path: Path) -
     assert export(tmp_path / "s").logs[0].leaves == tuple(shipped.own())
 
 
+def test_who_kept_the_keys_of_a_lost_host_has_its_contexts(tmp_path: Path) -> None:
+    """As `enforcer log export` would have given them; without one of the two keys, or with another's, they are as erased."""
+    serve.init(tmp_path / "s", "store.example")
+    shipped = Shipped(tmp_path)
+    shipped.kept = records.open_records(tmp_path / "s")
+    shipped.store = keeper(shipped.host, kept=shipped.kept)
+    shipped.act(3)
+    all_of(shipped, shipped.shipper())
+    shipped.kept.close()
+    instance, keys = shipped.scene.instance, tmp_path / "kept"
+    keys.mkdir()
+    entries = LogReader(shipped.scene.folder, instance).entries()
+    contexts = {entry.context for entry in entries if entry.context is not None}
+    assert contexts
+    assert set(export(tmp_path / "s", keys=keys).objects) == set()
+    (keys / "test.key").write_bytes((tmp_path / "test.key").read_bytes())
+    assert set(export(tmp_path / "s", keys=keys).objects) == set()
+    (keys / f"{instance.hex()}.key").write_bytes((tmp_path / "content.key").read_bytes())
+    found = set(export(tmp_path / "s", [instance], keys).objects)
+    assert contexts <= found
+    named = {entry.record.context for entry in entries if isinstance(entry.record, ActionRecord)}
+    assert named <= {Digest.of(one).value for one in found}
+    assert set(export(tmp_path / "s").objects) == set()
+    (keys / "test.key").write_bytes(bytes(32))
+    assert set(export(tmp_path / "s", keys=keys).objects) == set()
+    shipped.log.close()
+
+
 # --- the lag, and what it refuses ---------------------------------------------------------------------------------------
 
 
@@ -363,6 +391,47 @@ def test_a_store_that_is_away_delays_and_a_log_that_is_none_delays_no_other(tmp_
     assert shipping.round([broken, good]) == {broken}
     assert told == [(good, 2)]
     assert "writ_record_store_behind_records 0\n" in shipping.metrics([])
+    shipped.log.close()
+
+
+def test_a_quiet_log_is_not_opened_and_a_busy_one_leaves_the_others_their_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = Shipped(tmp_path)
+    config = configured(tmp_path)
+    config.make_folders()
+    key, _ = host_key(config)
+    shipped.store = keeper(key, kept=shipped.kept)
+    config = replace(config, record_store_key=str(shipped.store.key))
+    folder = config.instance_dir(shipped.scene.instance)
+    folder.mkdir()
+    log = shipped.scene.log(folder)
+    shipping = Shipping(config, HandClock(), lambda: [shipped.scene.instance], lambda *_: None)
+    monkeypatch.setattr(shipping, "_post", shipped.post)
+    looked: list[int] = []
+    real = LogShipper.ship
+
+    def ship(one: LogShipper, post: Callable[[bytes], Answered]) -> bool:
+        looked.append(1)
+        return real(one, post)
+
+    monkeypatch.setattr(LogShipper, "ship", ship)
+    gate = shipped.scene.gatekeeper(log)
+    gate.ask(READ, b"{}", gate="socket")
+    shipping.round([shipped.scene.instance])
+    wait_for(lambda: shipping.round([shipped.scene.instance]) == set() and shipping._quiet)  # noqa: SLF001 - once the files have settled
+    looked.clear()
+    for _ in range(5):
+        shipping.round([shipped.scene.instance])
+    assert looked == []
+    gate.ask(READ, b"{}", gate="socket")
+    shipping.round([shipped.scene.instance])
+    assert shipping.size_of(shipped.scene.instance) == 3
+    monkeypatch.setattr("enforcer.shipping.MOST", 1)
+    for _ in range(BATCHES + 4):
+        gate.ask(READ, b"{}", gate="socket")
+    assert shipping.round([shipped.scene.instance]) == {shipped.scene.instance}
+    assert shipping.size_of(shipped.scene.instance) == 3 + BATCHES
+    assert shipping.round([shipped.scene.instance]) == set()
+    log.close()
     shipped.log.close()
 
 

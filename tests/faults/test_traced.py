@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.fault import ROOT
-from tests.faults.traced import Call, CannotTrace, decision, essential, record
+from tests.faults.traced import Call, CannotTrace, batch, decision, essential, record
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
 
@@ -49,3 +49,15 @@ def test_i4_the_kernel_syncs_a_record_before_it_sees_the_answer(tmp_path: Path) 
     assert places == [("pwrite64", "action-log.sqlite-wal"), ("fdatasync", "action-log.sqlite-wal"), ("write", "pipe")]
     assert [call.result for call in found if call.name == "fdatasync"] == ["0"]
     assert shown("And of one record of an action log") == places
+
+
+def test_i4_the_kernel_syncs_a_batch_of_a_store_before_it_sees_the_receipt(tmp_path: Path) -> None:
+    found = traced(batch, tmp_path)
+    print("\n" + "\n".join(essential(found)))
+    places = list(dict.fromkeys(call.place for call in found))
+
+    assert places[:2] == [("pwrite64", "records.sqlite-wal"), ("fdatasync", "records.sqlite-wal")]
+    assert places[2][1] == "TCP"
+    assert len(places) == 3
+    assert [call.result for call in found if call.name == "fdatasync"] == ["0"]
+    assert shown("Of one batch of a record store") == places

@@ -18,14 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tests.auditor.served import ServedStore
 from tests.faults.disk import layer
 from tests.faults.fault import ROOT
 from tests.faults.verifier import KilledVerifier
+from tests.world.store import HostLog
 
 CALLS: Final = "pwrite64,write,writev,fsync,fdatasync,sendto,sendmsg"
 ENDS_WITHIN: Final = 30.0
 _LINE: Final = re.compile(
-    r"\d+ +(?P<call>\w+)\(\d+<(?P<what>TCP|[^>]*?)(?::\[[^]]*\])?>(?:, (?P<data>\".*?\"(?:\.\.\.)?))?(?:, \d+)*(?:\) += (?P<result>\d+)| <)"
+    r"\d+ +(?P<call>\w+)\(\d+<(?P<what>TCP|[^>]*?)(?::\[[^]]*\])?>(?:, (?P<data>\".*?\"(?:\.\.\.)?))?"
+    r"(?:, (?:\d+|NULL))*(?:\) += (?P<result>\d+)| <)"
 )
 
 
@@ -75,6 +78,30 @@ def decision(room: Path) -> list[Call]:
     finally:
         server.kill()
     return [call for call in calls(out.read_text()) if call.what in ("ledger.sqlite-wal", "log-head") or "HTTP/1.1" in call.data]
+
+
+def batch(room: Path) -> list[Call]:
+    """One batch of a record store that serves, the second since it was opened: from the first byte written to its answer.
+
+    Raises CannotTrace.
+    """
+    out, log = room / "strace", HostLog(512)
+    store = ServedStore(room / "store", [log.host], name="store.example")
+    try:
+        assert store.add(log.body(0, 256))[0] == 200
+        tracer = _strace(out, "-p", str(store.process.pid))
+        assert tracer.stderr is not None
+        try:
+            if b"attached" not in tracer.stderr.readline():
+                raise CannotTrace
+            assert store.add(log.body(256, 512))[0] == 200
+            _until(out, "HTTP/1.1 200")
+        finally:
+            tracer.terminate()
+            tracer.communicate(timeout=ENDS_WITHIN)
+    finally:
+        store.end()
+    return [call for call in calls(out.read_text()) if call.what == "records.sqlite-wal" or "HTTP/1.1" in call.data]
 
 
 def record(room: Path) -> list[Call]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from auditor.store import records
 from auditor.store.keeper import Keeper
-from tests.signers import new_signer
+from tests.signers import MemorySigner, new_signer
 from tests.world.clock import HandClock
 from writ.formats.tlog.checkpoint import Checkpoint, SignedCheckpoint
 from writ.formats.tlog.merkle import leaf_hash, root
@@ -17,8 +17,11 @@ from writ.formats.tlog.storing import AddRecords, encode_add_records, log_key
 class HostLog:
     """The action log of `instance` on the host `name`, of `size` records; another history where `fork` is set."""
 
-    def __init__(self, size: int = 8, *, name: str = "records.example/host-1", instance: bytes = bytes(range(16)), fork: int = -1) -> None:
-        self.signer = new_signer()
+    def __init__(
+        self, size: int = 8, *, name: str = "records.example/host-1", instance: bytes = bytes(range(16)), fork: int = -1,
+        signer: MemorySigner | None = None,
+    ) -> None:  # fmt: skip
+        self.signer = new_signer() if signer is None else signer
         self.host = NoteKey(name, PLAIN, self.signer.public)
         self.key, self.instance = log_key(self.host, instance), instance
         self.leaves = [b"leaf %d" % at if at != fork else b"another" for at in range(size)]
