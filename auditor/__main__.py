@@ -17,6 +17,7 @@ from auditor.files import archive_of, read, write
 from auditor.log import command as log
 from auditor.moment import seconds
 from auditor.replay import command as replay
+from auditor.report import command as report
 from writ.formats.archive import encode_archive
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.reason import Reason
@@ -61,6 +62,7 @@ def _main(argv: Sequence[str]) -> int:
     lineage.add_parser(verbs)
     log.add_parser(verbs)
     replay.add_parsers(verbs)
+    report.add_parser(verbs)
     _add_witness(verbs)
     _add_store(verbs)
     args = parser.parse_args(argv)
@@ -68,6 +70,8 @@ def _main(argv: Sequence[str]) -> int:
         return log.run(args)
     if args.verb == "replay":
         return replay.replay(args, archive_of(args.source), parse_trust(read(args.trust, MAX_TRUST)))
+    if args.verb == "report":
+        return report.run(args)
     if args.verb == "engine":
         return replay.engine(args)
     if args.verb == "witness":
@@ -194,14 +198,14 @@ def _witness(args: argparse.Namespace) -> int:
 
 def _verify(args: argparse.Namespace) -> int:
     from auditor import ranges
-    from auditor.verify import report, verify
+    from auditor import verify as proofs
     from writ.formats.range_bundle import MAX_RANGE, is_range_bundle
 
     as_json = args.json
     if is_range_bundle(data := read(args.bundle, MAX_RANGE)):
         return _refusing(args, lambda: ranges.verify(data, args.trust, args.policy, as_json=as_json, explain=args.explain))
     try:
-        proven = verify(args.bundle, args.trust, args.policy)
+        proven = proofs.verify(args.bundle, args.trust, args.policy)
     except (Refused, FormatError) as error:
         if not as_json:
             if isinstance(error, FormatError):
@@ -211,7 +215,7 @@ def _verify(args: argparse.Namespace) -> int:
         cli.emit({"verdict": "refused", "reasons": [reason.to_json() for reason in reasons]}, as_json=True)
         return 1
     if as_json:
-        cli.emit(report(proven), as_json=True)
+        cli.emit(proofs.report(proven), as_json=True)
         return 0
     for step in proven.steps:
         print(cli.printable(f"  {step.number}. {step.what}"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,11 +27,15 @@ class Handed:
     hosts: Sequence[str] = ()
     carried: CarriedLogs = field(default_factory=CarriedLogs)
     judged: JudgedActions | None = None
+    heard: Callable[[Carriage], None] | None = None
+    """Is told of each attestation too."""
 
     def take(self, carriages: Iterable[Carriage]) -> None:
         """The next attestations of the verifier's log."""
         for one in carriages:
             self.carried.take(one)
+            if self.heard is not None:
+                self.heard(one)
 
     def judge(self) -> tuple[Reason, ...]:
         """What is wrong, once the verifier's log is read."""

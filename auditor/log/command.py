@@ -123,11 +123,12 @@ def _verify(args: argparse.Namespace, trust: Trust | None, believed: LogTrust) -
         speaker = None if trust is None else Speaker.of(trust, believed.key_of(signed))
         content = None if speaker is None else Content(speaker, args.skew, args.silence, until)
         report = verify(source, checkpoint, kept, content, given)
-    report.steps.insert(0, _signed_step(checkpoint, believed))
+    report.steps.insert(0, signed_step(checkpoint, believed))
     return _show(args, report, checkpoint, given)
 
 
-def _signed_step(checkpoint: Checkpoint, believed: LogTrust) -> str:
+def signed_step(checkpoint: Checkpoint, believed: LogTrust) -> str:
+    """The first step: whose checkpoint it is."""
     quorum = "no witnesses asked" if believed.policy is None else f"cosigned by the quorum {believed.policy.quorum}"
     return f"checkpoint: {checkpoint.origin}, size {checkpoint.size}, signed by the log's key, {quorum}"
 

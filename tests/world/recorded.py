@@ -124,9 +124,10 @@ def _exchange(scene: Scene, name: str, token: str, audience: str, made: Recorded
         arg=b64url(Digest.of(b"").value),
     )  # fmt: skip
     request = EXCHANGE.encode(ExchangeRequest(audience, token, sign_dpop(payload, scene.running[name].key), None))
+    issued = f"an-exchange-token-{len(made.entries)}"
     verdict = decide_exchange(
         request, record=scene.record, state=scene.state, references=reference_set(scene.references), bundle=_BUNDLE,
-        keys=(signer("token").public,), exchanging=Exchanging(ISSUER, uri, scene.now, "an-exchange-token-id"), engine=scene.engine.digest,
+        keys=(signer("token").public,), exchanging=Exchanging(ISSUER, uri, scene.now, issued), engine=scene.engine.digest,
     )  # fmt: skip
     made.objects.add(request)
     made.sign(verdict.entry)

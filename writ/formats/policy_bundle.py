@@ -27,6 +27,8 @@ TOKEN_LIFE: Final = 60
 TOKEN_LIFE_CEILING: Final = 300
 NONCE_LIFE: Final = 120
 CLOCK_SKEW: Final = 5
+MOST_CLOCK_SKEW: Final = 60
+"""That a policy may allow."""
 HOLD_MAX: Final = 600
 MOST_LAG: Final = 86_400
 MOST_APPROVALS: Final = 64
@@ -68,7 +70,7 @@ class PolicySettings:
             raise FormatError("policy.token_life", f"5 to {TOKEN_LIFE_CEILING} seconds", str(self.token_life))
         if not 5 <= self.nonce_life <= 600:
             raise FormatError("policy.nonce_life", "5 to 600 seconds", str(self.nonce_life))
-        if not 0 <= self.clock_skew <= 60:
+        if not 0 <= self.clock_skew <= MOST_CLOCK_SKEW:
             raise FormatError("policy.clock_skew", "0 to 60 seconds", str(self.clock_skew))
         if not 0 <= self.hold_max <= 86_400:
             raise FormatError("policy.hold_max", "0 to 86400 seconds", str(self.hold_max))

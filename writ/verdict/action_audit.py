@@ -39,6 +39,8 @@ class JudgedActions:
     without_token: tuple[str, ...]
     records: int
     since: int
+    sound: Mapping[bytes, ReadLog]
+    """The logs that are one, each in its order."""
     parents: bool
     """Whether parents were judged: not where a log is broken, for they may stand behind the break."""
 
@@ -78,7 +80,7 @@ def judge_actions(handed: HandedLogs, carried: CarriedLogs, bounds: Mapping[Dige
     whole = len(sound) == len(handed.leaves)
     if whole:
         found += judge_parents(sound, {digest: bound.lineage for digest, bound in bounds.items()}).reasons
-    return JudgedActions(tuple(found), tuple(without), sum(map(len, handed.leaves.values())), since, whole)
+    return JudgedActions(tuple(found), tuple(without), sum(map(len, handed.leaves.values())), since, sound, whole)
 
 
 def _missing(at_hand: Collection[bytes], carried: CarriedLogs, hosts: Collection[str]) -> Iterator[Reason]:

@@ -134,6 +134,8 @@ class CarriedLogs:
     def _extend(self, known: Carried, one: Brought, carriage: Carriage) -> None:
         last = known.checkpoints[-1] if known.checkpoints else None
         # 3
+        if last is None:  # what another host said of it, and was not believed, makes it no instance of that
+            known.host, known.namespace = carriage.host, carriage.namespace
         if carriage.host != known.host:
             known.reasons.append(_wrong(one, carriage.at, f"an instance of {known.host}", f"one of {carriage.host}"))
             return

@@ -17,7 +17,7 @@ from typing import Final
 from writ.formats.digest import Digest
 from writ.formats.eat import parse_claims, parse_token
 from writ.formats.errors import FormatError, Refused
-from writ.formats.policy_bundle import CLOCK_SKEW, TOKEN_LIFE_CEILING, parse_bundle
+from writ.formats.policy_bundle import CLOCK_SKEW, MOST_CLOCK_SKEW, TOKEN_LIFE_CEILING, parse_bundle
 from writ.formats.range_bundle import LogPart, ProvenLeaf, RangeBundle, Stranger
 from writ.formats.reason import Reason
 from writ.formats.record import ActionRecord, Opening, OutcomeRecord, Record, parse_record
@@ -30,9 +30,9 @@ from writ.verdict.action_bounds import TRAVEL, Bound, bound_of, out_of_bounds
 from writ.verdict.carried import Carried, CarriedLogs, Checkpoint
 from writ.verdict.log_audit import LogTrust, Speaker, Timeline, judge_entries
 
-LOOK_BACK: Final = TOKEN_LIFE_CEILING + CLOCK_SKEW
+LOOK_BACK: Final = TOKEN_LIFE_CEILING + MOST_CLOCK_SKEW
 """Seconds before the range from which on the log's entries are needed: no older token was good in it."""
-LOOK_AHEAD: Final = TRAVEL + CLOCK_SKEW
+LOOK_AHEAD: Final = TRAVEL + MOST_CLOCK_SKEW
 """Seconds behind it: a checkpoint that was asked for later has all its records."""
 
 
@@ -216,7 +216,7 @@ class _Part:
             yield Reason("malformed", self._name, error.expected, error.got)
             return
         start = self._start()
-        if part.first and (start is None or start.at + CLOCK_SKEW >= self._bundle.earliest or frontier_root(frontier) != start.root):
+        if part.first and (start is None or start.at + MOST_CLOCK_SKEW >= self._bundle.earliest or frontier_root(frontier) != start.root):
             yield Reason(
                 "range-gap", self._name, "a log from a checkpoint before the range on, or from its beginning", f"from {part.first} on"
             )

@@ -105,6 +105,15 @@ def test_an_instance_of_two_hosts_is_a_finding_and_the_second_moves_nothing() ->
     assert (carried.host, carried.size) == ("host-1", 5)
 
 
+def test_a_host_that_was_not_believed_does_not_make_an_instance_its_own() -> None:
+    """Its checkpoint of somebody else's instance was not taken; what the instance's host carries then is."""
+    _, decisions = story()
+    unknown = Reason("instance-unknown", "instance", "one of the log", "none")
+    claimed = tuple(replace(one, claims=None, reasons=(unknown,)) for one in decisions[0].outcomes)
+    carried = carried_of([replace(decisions[0], host="host-2", outcomes=claimed), *decisions], ONE)
+    assert (carried.host, carried.reasons, carried.size) == ("host-1", [], 7)
+
+
 def test_fork_that_the_verifier_refused_is_a_finding_and_no_checkpoint() -> None:
     scene, decisions = story()
     forked = replace(scene.running["one"].request(), log_root=frontier_root(EMPTY_FRONTIER), log_proof=())
