@@ -60,7 +60,7 @@ def test_i2_nothing_is_trusted_that_the_quote_does_not_cover() -> None:
         "instance": sixteen("two"), "session_key": signer("thief").public, "audience": "x", "grants": (),
         "log_size": 9, "log_root": bytes(32),
     }  # fmt: skip
-    assert {f.name for f in fields(InstanceRequest)} - set(changed) == {"log_from", "log_proof"}, "these two prove themselves"
+    assert {f.name for f in fields(InstanceRequest)} - set(changed) == {"log_from", "log_proof", "anchored"}, "these prove themselves"
     for name, value in changed.items():
         one: dict[str, Any] = {name: value}
         with pytest.raises(Refused):
