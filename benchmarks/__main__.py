@@ -73,7 +73,7 @@ def main() -> int:
     parser.add_argument("-k", metavar="TEXT", default="", help="only the cases with TEXT in their name")
     args = parser.parse_args()
     observe.configure(sys.stderr, level="error")
-    rounds, budget, part = (2, 0.0, 10) if args.quick else (ROUNDS, BUDGET, 1)
+    rounds, budget, part = (2, 0.0, 50) if args.quick else (ROUNDS, BUDGET, 1)
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="writ-bench-") as folder:
         results = [measure(case, rounds=rounds, budget=budget) for case in all_cases(Path(folder), part=part) if args.k in case.name]

@@ -315,6 +315,8 @@ def killed_at(step: int, log: WorldLog, path: Path) -> bool:
     return False
 
 
+@pytest.mark.faults
+@pytest.mark.short
 @pytest.mark.parametrize("start", [0, 300])
 def test_a_mirror_killed_at_any_step_is_whole_and_goes_on(start: int, log: WorldLog, tmp_path: Path) -> None:
     base, whole = tmp_path / "base", tmp_path / "whole"

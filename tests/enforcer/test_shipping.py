@@ -240,6 +240,8 @@ def over(uplink: Uplink) -> Callable[[bytes], Answered]:
     return lambda body: uplink.post("/add-records", body, CONTENT_TYPE)
 
 
+@pytest.mark.faults
+@pytest.mark.short
 def test_a_store_killed_at_any_moment_has_what_it_acknowledged(tmp_path: Path) -> None:
     """A process of its own, killed while it stores: the host's receipts are of what is there, and in the end all is."""
     shipped, chance = Shipped(tmp_path), random.Random(6)

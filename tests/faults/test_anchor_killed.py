@@ -108,6 +108,8 @@ def attestor(tmp_path: Path, soft_tpm: SoftTpm) -> Iterator[KilledAttestor]:
     site.stop()
 
 
+@pytest.mark.faults
+@pytest.mark.short
 @pytest.mark.timeout(200)
 def test_honest_log_is_renewed_when_the_attestor_died_around_the_extend(attestor: KilledAttestor) -> None:
     story = Story(attestor)

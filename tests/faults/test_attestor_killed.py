@@ -163,6 +163,8 @@ def attestor(tmp_path: Path, bare_site: VerifierSite, soft_tpm: SoftTpm) -> Iter
     made.kill()
 
 
+@pytest.mark.faults
+@pytest.mark.short
 @pytest.mark.timeout(200)
 def test_launch_is_measured_once_whenever_the_attestor_dies_around_its_extend(attestor: KilledAttestor, bare_site: VerifierSite) -> None:
     story = Story(attestor)

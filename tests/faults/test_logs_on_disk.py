@@ -193,6 +193,8 @@ def test_i4_a_log_survives_a_thousand_kills_at_every_step_with_losses_of_power(k
     assert happened["answered"] > ROUNDS / 4
 
 
+@pytest.mark.faults
+@pytest.mark.short
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("kind", KINDS)
 def test_i4_a_log_survives_kills_and_losses_of_power(kind: str, tmp_path: Path, writers: Writers) -> None:
@@ -202,6 +204,8 @@ def test_i4_a_log_survives_kills_and_losses_of_power(kind: str, tmp_path: Path, 
     assert happened["lost power"] > 5
 
 
+@pytest.mark.faults
+@pytest.mark.short
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("kind", KINDS)
 def test_i4_what_a_start_reads_it_has_synced_before_anyone_hears_of_it(kind: str, tmp_path: Path, writers: Writers) -> None:
@@ -260,6 +264,8 @@ def test_i4_a_disk_that_fails_at_any_call_ends_the_writer_and_answers_nothing(ki
     assert min(met.values()) > later / 2, met
 
 
+@pytest.mark.faults
+@pytest.mark.short
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("kind", KINDS)
 def test_i4_a_disk_that_fails_ends_the_writer(kind: str, tmp_path: Path, writers: Writers) -> None:

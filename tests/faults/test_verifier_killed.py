@@ -67,6 +67,8 @@ def report(campaign: Campaign, tokens: int) -> None:
     print(f"\nverifier killed {campaign.deaths} times; {tokens} tokens, each durable; then {cases}")
 
 
+@pytest.mark.faults
+@pytest.mark.short
 @pytest.mark.timeout(200)
 def test_tokens_survive_the_verifiers_death_at_the_steps_around_a_commit(campaign: Campaign) -> None:
     for step in STEPS:
