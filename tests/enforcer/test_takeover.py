@@ -313,7 +313,7 @@ def test_image_of_an_agent_that_ended_goes_though_the_daemon_has_another_mount_n
     run.send_signal(signal.SIGTERM)
     assert host.finish(run)[0] == 128 + signal.SIGTERM
 
-    assert code["a"] not in seen.read_text()
+    wait_for(lambda: code["a"] not in seen.read_text())
     assert code["b"] in seen.read_text(), "it is in use"
     acts_as(host, second, 1)
 
