@@ -213,7 +213,7 @@ def _verify(args: argparse.Namespace) -> int:
             raise
         reasons = error.reasons if isinstance(error, Refused) else (Reason("malformed", error.what, error.expected, error.got),)
         cli.emit({"verdict": "refused", "reasons": [reason.to_json() for reason in reasons]}, as_json=True)
-        return 1
+        return cli.refused(reason.code for reason in reasons)
     if as_json:
         cli.emit(proofs.report(proven), as_json=True)
         return 0
@@ -234,7 +234,7 @@ def _refusing(args: argparse.Namespace, verb: Callable[[], int]) -> int:
         if not args.json:
             raise
         cli.emit(cli.refusal(error.reasons), as_json=True)
-        return cli.REFUSED
+        return cli.refused(reason.code for reason in error.reasons)
 
 
 def _proven(proven: ProvenAction | ProvenToken) -> tuple[str, str]:

@@ -206,7 +206,7 @@ def _lines(bundle: RangeBundle, proven: ProvenRange) -> Iterator[str]:
 
 
 def _moment(at: int) -> str:
-    return "ever" if at >= 1 << 40 else f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return "ever" if at >= 1 << 37 else f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _json(bundle: RangeBundle, proven: ProvenRange) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from auditor.store.records import Held, open_records
 from writ.formats.archive import EMPTY, Archive, InstanceLog, Placed, parse_place
+from writ.formats.eat import parse_token
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.hidden import unseal, unwrap
 from writ.formats.reason import Reason
@@ -52,7 +53,7 @@ def _of(held: Held, origin: str, instance: bytes, keys: Path | None) -> Archive:
         raise FormatError("record store", f"the {size} records that were cosigned of {origin}", f"{len(leaves)} with another root")
     papers = held.papers(origin)
     entries, objects = (tuple(sorted(body for kind, body in papers if kind == wanted)) for wanted in ("entry", "object"))
-    tokens = tuple(sorted(body.decode("ascii", "replace") for kind, body in papers if kind == "token"))
+    tokens = tuple(sorted({*_tokens(papers)}))
     shown = () if keys is None else _contexts(kept, instance, keys)
     return Archive(entries, tokens, tuple(sorted({*objects, *shown})), (InstanceLog(instance, leaves),), tuple(sorted({*_places(papers)})))
 
@@ -63,6 +64,14 @@ def _places(papers: Sequence[tuple[str, bytes]]) -> Iterator[Placed]:
         if kind == "place":
             with contextlib.suppress(FormatError):
                 yield parse_place(body)
+
+
+def _tokens(papers: Sequence[tuple[str, bytes]]) -> Iterator[str]:
+    """The tokens among the papers; what is none, whoever sent it, does not spoil the archive of all others either."""
+    for kind, body in papers:
+        if kind == "token":
+            with contextlib.suppress(FormatError, UnicodeDecodeError):
+                yield parse_token(body.decode("ascii")).jws.compact
 
 
 def _contexts(kept: list[tuple[bytes, bytes | None]], instance: bytes, keys: Path) -> Iterator[bytes]:

@@ -240,7 +240,7 @@ def test_a_spoilt_bundle_exits_1_with_the_reason(place: Path, capsys: pytest.Cap
 
 def test_rubbish_is_refused_and_not_a_traceback(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "rubbish").write_bytes(b"\xff" * 100)
-    assert main(["verify", str(place / "rubbish"), "--trust", str(place / "trust"), "--json"]) == 1
+    assert main(["verify", str(place / "rubbish"), "--trust", str(place / "trust"), "--json"]) == 2
     assert json.loads(capsys.readouterr().out)["reasons"][0]["code"] == "malformed"
 
 

@@ -18,12 +18,14 @@ import pytest
 from auditor.__main__ import main
 from tests.auditor.story import Site, leave
 from tests.parsers import assert_parser_is_total
-from tests.world.scene import GOVERNED, NOW, Scene, reference, sixteen
+from tests.world.scene import GOVERNED, NOW, Scene, reference, sign_entry, sixteen
 from tests.world.translog import WorldLog, act, auditors_trust
 from writ.formats.archive import Archive
+from writ.formats.decision import AttestDecision
 from writ.formats.eat import encode_claims, parse_token
 from writ.formats.errors import Refused
 from writ.formats.range_bundle import ProvenLeaf, RangeBundle, Stranger, encode_range_bundle, is_range_bundle, parse_range_bundle
+from writ.formats.reason import Reason
 from writ.formats.record import Opening, encode_record, parse_record
 from writ.formats.tlog.merkle import beside, inclusion_proof, leaf_hash, root, root_from_range
 from writ.formats.tlog.note import encode_note
@@ -341,6 +343,39 @@ def test_a_range_leads_to_the_root_and_no_other_does(size: int) -> None:
             if end == first + 1:
                 assert sorted(proof) == sorted(inclusion_proof(hashes, first)), "of one leaf it is its inclusion proof"
     assert root_from_range([], 0, size, ()) is None
+
+
+def test_what_stands_against_another_tenants_instance_is_no_finding_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    site = told().site
+    entries = list(site.entries)
+    at = [index for index, entry in enumerate(entries) if isinstance(entry, AttestDecision)][-12]
+    one = entries[at]
+    assert isinstance(one, AttestDecision)
+    fork = Reason("action-log-inconsistent", "x", "a", "b")
+    evil = replace(one.outcomes[0], instance=sixteen("evil"), claims=None, reasons=(fork,))
+    entries.insert(at + 1, replace(one, host="host-evil", namespace="evil", nonce=bytes(range(32)), outcomes=(evil,)))
+    status, found = said(place(tmp_path, log=site.log([sign_entry(entry) for entry in entries])), capsys)
+    assert (status, found["reasons"]) == (0, [])
+
+
+def test_a_range_without_an_end_is_said_and_one_before_the_first_second_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = place(tmp_path)
+    (tmp_path / "endless").write_bytes(encode_range_bundle(replace(honest(), latest=1 << 38)))
+    assert main(["verify", str(tmp_path / "endless"), "--trust", str(tmp_path / "trust")]) == 3
+    assert "to ever" in capsys.readouterr().out
+    arguments[arguments.index("--from") + 1] = "1960-01-01T00:00:00Z"
+    assert main(arguments) == 2
+    assert "1970" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("json_too", [[], ["--json"]], ids=["text", "json"])
+@pytest.mark.parametrize("cut", ["range", "junk"])
+def test_what_is_no_bundle_is_misuse_in_text_and_as_json(cut: str, json_too: list[str], tmp_path: Path) -> None:
+    place(tmp_path)
+    (tmp_path / "x").write_bytes(encode_range_bundle(honest())[:-1] if cut == "range" else b"junk")
+    assert main(["verify", str(tmp_path / "x"), "--trust", str(tmp_path / "trust"), *json_too]) == 2
 
 
 def test_an_instance_that_got_a_token_and_carried_nothing_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

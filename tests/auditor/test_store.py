@@ -22,6 +22,7 @@ from auditor.store.keeper import Keeper
 from tests.auditor.served import ServedStore
 from tests.independent import tlog_checker
 from tests.parsers import assert_parser_is_total
+from tests.world.scene import Scene, permitted, sign_token
 from tests.world.store import HostLog, keeper
 from tests.world.tlog import MemoryLog
 from writ.formats.archive import InstanceLog, Placed, encode_archive, parse_archive
@@ -362,12 +363,15 @@ def test_a_checker_that_knows_nothing_of_us_holds_it_for_a_log(served: ServedSto
 
 
 def test_the_export_is_the_archive_of_the_logs(served: ServedStore, log: HostLog, tmp_path: Path) -> None:
-    served.add(log.body(0, 600, [("token", b"ey"), ("object", b"o"), ("entry", b"e")]))
+    scene = Scene()
+    scene.launch("one")
+    token = sign_token(permitted(scene.attest("one")))
+    served.add(log.body(0, 600, [("token", token.encode()), ("token", b"ey"), ("token", b"\xff"), ("object", b"o"), ("entry", b"e")]))
     out = tmp_path / "archive"
     assert main(["store", "export", str(served.folder), log.instance.hex(), "--output", str(out)]) == 0
     archive = parse_archive(out.read_bytes())
     assert archive.logs == (InstanceLog(log.instance, tuple(log.leaves)),)
-    assert (archive.tokens, archive.objects, archive.entries) == (("ey",), (b"o",), (b"e",))
+    assert (archive.tokens, archive.objects, archive.entries) == ((token,), (b"o",), (b"e",)), "what is no token spoils nothing"
     with pytest.raises(Refused):
         export(served.folder, [bytes(16)])
 

@@ -109,6 +109,8 @@ def prove_range(bundle: RangeBundle, trust: Trust, witnesses: TlogPolicy | None 
             reasons += _stranger(instance, strangers.get(instance), carried, bundle.agent)
     for instance in sorted((parts.keys() | strangers.keys()) - set(named)):
         reasons.append(Reason("range-gap", f"instance {instance.hex()}", "one that the entries name", "another"))
+    for instance in sorted(parts.keys() | set(named) - strangers.keys()):  # what another did is no fault of this agent's
+        reasons += carried.of[instance].reasons if instance in carried.of else ()
     steps.append(f"instances: {len(named)} that the entries name, {len(parts)} of the agent and {len(strangers)} shown to be another's")
     # 5, 6
     logs: list[RangeLog] = []
@@ -140,7 +142,6 @@ def _entries(bundle: RangeBundle, speaker: Speaker) -> tuple[CarriedLogs, tuple[
     carried = CarriedLogs(None, claims)
     for carriage in judged.carriages:
         carried.take(carriage)
-    reasons += [reason for one in carried.of.values() for reason in one.reasons]
     return carried, (first, latest), reasons
 
 
