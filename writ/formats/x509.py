@@ -46,6 +46,8 @@ _SHORT_NAMES: Final = {
     "0.9.2342.19200300.100.1.1": "UID", "0.9.2342.19200300.100.1.25": "DC",
 }  # fmt: skip
 _MOST_EXTENSIONS: Final = 64
+_EXTENSIONS: Final = 0xA3
+"""Their tag in a TBSCertificate."""
 
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----\r?\n([A-Za-z0-9+/=\r\n]+)-----END CERTIFICATE-----")
 
@@ -223,7 +225,7 @@ Extension = tuple[bool, DerReader]
 
 def _extensions(f: DerReader) -> dict[str, Extension]:
     found: dict[str, Extension] = {}
-    explicit = f.optional("extensions", 0xA3)
+    explicit = f.optional("extensions", _EXTENSIONS)
     if explicit is None:
         return found
     outer = f.inside(explicit, "extensions")
@@ -239,6 +241,15 @@ def _extensions(f: DerReader) -> dict[str, Extension]:
             raise FormatError("certificate.extensions", f"at most {_MOST_EXTENSIONS}, each once", oid)
         found[oid] = (critical, items.inside(value, oid))
     return found
+
+
+def extension_of(certificate: Certificate, oid: str) -> DerReader | None:
+    """A reader of the value of the extension `oid`, one that only its vendor knows; None where the certificate lacks it."""
+    body = DerReader(certificate.signed, "certificate").sequence("body")
+    while body.more and body.next_tag != _EXTENSIONS:
+        body.next("field")
+    found = _extensions(body).get(oid)
+    return None if found is None else found[1]
 
 
 def _constraints(extension: Extension | None) -> tuple[bool, int | None]:
