@@ -46,8 +46,6 @@ _SHORT_NAMES: Final = {
     "0.9.2342.19200300.100.1.1": "UID", "0.9.2342.19200300.100.1.25": "DC",
 }  # fmt: skip
 _MOST_EXTENSIONS: Final = 64
-_EXTENSIONS: Final = 0xA3
-"""Their tag in a TBSCertificate."""
 
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----\r?\n([A-Za-z0-9+/=\r\n]+)-----END CERTIFICATE-----")
 
@@ -225,7 +223,7 @@ Extension = tuple[bool, DerReader]
 
 def _extensions(f: DerReader) -> dict[str, Extension]:
     found: dict[str, Extension] = {}
-    explicit = f.optional("extensions", _EXTENSIONS)
+    explicit = f.optional("extensions", 0xA3)
     if explicit is None:
         return found
     outer = f.inside(explicit, "extensions")
@@ -243,13 +241,12 @@ def _extensions(f: DerReader) -> dict[str, Extension]:
     return found
 
 
-def extension_of(certificate: Certificate, oid: str) -> DerReader | None:
-    """A reader of the value of the extension `oid`, one that only its vendor knows; None where the certificate lacks it."""
+def extension_values(certificate: Certificate) -> dict[str, bytes]:
+    """The content of each extension by its OID, as it stands: for those that only their vendor knows."""
     body = DerReader(certificate.signed, "certificate").sequence("body")
-    while body.more and body.next_tag != _EXTENSIONS:
+    while body.more and body.next_tag != 0xA3:
         body.next("field")
-    found = _extensions(body).get(oid)
-    return None if found is None else found[1]
+    return {oid: reader.rest for oid, (_, reader) in _extensions(body).items()}
 
 
 def _constraints(extension: Extension | None) -> tuple[bool, int | None]:

@@ -21,7 +21,7 @@ from typing import Final
 
 from writ.formats.der import BOOLEAN, INTEGER, OCTET_STRING, SEQUENCE, DerReader, Element
 from writ.formats.errors import FormatError
-from writ.formats.x509 import Certificate, extension_of
+from writ.formats.x509 import Certificate, extension_values
 
 SGX_EXTENSIONS: Final = "1.2.840.113741.1.13.1"
 COMPONENTS: Final = 16
@@ -53,9 +53,10 @@ class PckExtension:
 
 def parse_pck(certificate: Certificate) -> PckExtension:
     """Read the SGX extensions of `certificate`. Raises FormatError, and nothing else."""
-    reader = extension_of(certificate, SGX_EXTENSIONS)
-    if reader is None:
+    value = extension_values(certificate).get(SGX_EXTENSIONS)
+    if value is None:
         raise FormatError("PCK", f"a certificate with the SGX extensions ({SGX_EXTENSIONS})", "another")
+    reader = DerReader(value, "PCK")
     items = _items(reader.sequence("extensions"), SGX_EXTENSIONS)
     reader.done()
     tcb = _inside(items, "2")

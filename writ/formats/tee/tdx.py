@@ -62,6 +62,7 @@ class Tee(IntEnum):
 
 _TEES: Final = frozenset(Tee)
 
+
 @dataclass(frozen=True, slots=True)
 class EnclaveReport:
     """A REPORT body of SGX: `raw` are its 384 bytes, `attributes` 16 and `misc_select` 4 of them as they stand."""
@@ -249,17 +250,21 @@ _SIZES: Final = {
 
 def _enclave(raw: bytes) -> EnclaveReport:
     fields = _ENCLAVE.unpack(raw)
-    return EnclaveReport(*(fields[at] for at in _ENCLAVE_FIELDS), raw)
+    svn, misc, attributes, enclave, signer, product, version, report_data = (fields[at] for at in _ENCLAVE_FIELDS)
+    return EnclaveReport(svn, misc, attributes, enclave, signer, product, version, report_data, raw)
 
 
 def _td(raw: bytes) -> TdReport:
-    fields = _TD.unpack_from(raw)
-    td = (*fields[:10], fields[10:14], fields[14])
-    if len(raw) == _TD.size:
-        return TdReport(*td)
-    more = _TD_15.unpack_from(raw, _TD.size)
-    at = _TD.size + _TD_15.size
-    return TdReport(*td, *more, None if len(raw) == at else Migration(*_MIGRATION.unpack_from(raw, at)))
+    svn, seam, signer, seam_attributes, attributes, xfam, td, config, owner, owner_config, *rtmrs, report_data = _TD.unpack_from(raw)
+    svn2 = service = migration = None
+    if len(raw) >= _SIZES[3][1]:
+        svn2, service = _TD_15.unpack_from(raw, _TD.size)
+    if len(raw) == _SIZES[4][1]:
+        migration = Migration(*_MIGRATION.unpack_from(raw, _SIZES[3][1]))
+    return TdReport(
+        svn, seam, signer, seam_attributes, attributes, xfam, td, config, owner, owner_config, (rtmrs[0], rtmrs[1], rtmrs[2], rtmrs[3]),
+        report_data, svn2, service, migration,
+    )  # fmt: skip
 
 
 class _Reader:

@@ -5,6 +5,7 @@ It comes as the service gives it, one file a request, or as one JSON object of w
     /tcb                {"tcbInfo":{"id":"TDX","version":3,...,"tcbLevels":[...]},"signature":"027ef6ca..."}
     /qe/identity        {"enclaveIdentity":{"id":"TD_QE","version":2,...},"signature":"d6d70984..."}
     /pckcrl, /rootcacrl a CRL in DER, in PEM, or hexadecimal
+    /tcbevaluationdatanumbers    is of no use here, and read as nothing
     issuer chains       certificates in PEM, also percent-encoded as the HTTP headers have them
     one object          {"pck_crl_issuer_chain":"-----BEGIN ...","root_ca_crl":"3082...","pck_crl":"3082...","tcb_info":"{...}",
                          "tcb_info_signature":"027e...","qe_identity":"{...}","qe_identity_signature":"d6d7..."}
@@ -69,7 +70,7 @@ class TcbStatus(StrEnum):
 
 _STATUSES: Final = {status.value: status for status in tuple(TcbStatus)[:7]}
 _OF_PARTS: Final = {status.value: status for status in (TcbStatus.UP_TO_DATE, TcbStatus.OUT_OF_DATE, TcbStatus.REVOKED)}
-"""Of a TDX module. One of anything else could not be merged with the platform's."""
+"""Of a TDX module or a quoting enclave: there is no rule that merges others with the platform's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +185,7 @@ def parse_collateral(data: bytes, what: str = "collateral") -> Collateral:
     if head[:1] == b"{":
         return _object(json_members(data, what, max_size=MAX_COLLATERAL), what)
     if b"-----BEGIN X509 CRL" in data or head[:1] == b"\x30" or (_HEX.match(data) and head[:2] == b"30"):
-        return _der(_bytes(data, what), what)
+        return _der(_bytes(data, what))
     return Collateral(certificates=_certificates(data.decode("latin-1"), what))
 
 
@@ -192,12 +193,12 @@ def _object(members: dict[str, bytes], what: str) -> Collateral:
     for name in _DOCUMENTS:
         if name in members:
             return _document(name, members[name], _hex(_text(members, "signature", what), 64, f"{what}.signature"), what)
+    if "tcbEvaluationDataNumbers" in members:
+        return Collateral()
     if not members.keys() & {*_CHAINS, *_CRLS, *_SIGNED}:
         raise FormatError(what, "TCB info, an enclave identity, or a set of collateral", "another object")
-    parts: list[Collateral] = []
-    for name in _CHAINS:
-        if name in members and (text := _text(members, name, what)).strip("\0 \r\n"):
-            parts.append(Collateral(certificates=_certificates(text, f"{what}.{name}")))
+    chains = {name: text for name in _CHAINS if name in members and (text := _text(members, name, what)).strip("\0 \r\n")}
+    parts = [Collateral(certificates=_certificates(text, f"{what}.{name}")) for name, text in chains.items()]
     for name in _CRLS:
         if name in members:
             raw = _octets(members[name], f"{what}.{name}")
@@ -223,8 +224,8 @@ def _document(name: str, signed: bytes, signature: bytes, what: str) -> Collater
     return Collateral(identities=(parse_identity(signed, signature, what),))
 
 
-def _der(der: bytes, what: str) -> Collateral:
-    """A CRL or a certificate: a TBSCertificate begins with its version, in brackets, and a TBSCertList with a number or an algorithm."""
+def _der(der: bytes) -> Collateral:
+    """A certificate or a CRL: what is one does not read as the other."""
     if len(der) <= MAX_CERTIFICATE:
         try:
             return Collateral(certificates=(parse_certificate(der),))
@@ -288,14 +289,14 @@ def parse_tcb_info(signed: bytes, signature: bytes, what: str = "TCB info") -> T
         raise FormatError(f"{what}.tcbLevels", "at least one", "none")
     modules: tuple[TdxModule, ...] = ()
     if tdx and f.has("tdxModuleIdentities"):
-        modules = tuple(_module(one, f"{what}.tdxModuleIdentities", named=True) for one in f.items("tdxModuleIdentities", most=MOST_MODULES))
+        place = f"{what}.tdxModuleIdentities"
+        modules = tuple(_module(one, place, named=True) for one in f.items("tdxModuleIdentities", most=MOST_MODULES))
         if len({module.major for module in modules}) != len(modules):
-            raise FormatError(f"{what}.tdxModuleIdentities", "each version once", "one twice")
-    return TcbInfo(
-        name, version, _date(f, "issueDate", what), _date(f, "nextUpdate", what), _hex_of(f, "fmspc", 6, what), _hex_of(f, "pceId", 2, what),
-        f.uint("tcbEvaluationDataNumber"), _module(f.any("tdxModule"), f"{what}.tdxModule", named=False) if tdx else None, modules, levels,
-        signed, signature,
-    )  # fmt: skip
+            raise FormatError(place, "each version once", "one twice")
+    fmspc, pce_id, number = _hex_of(f, "fmspc", 6, what), _hex_of(f, "pceId", 2, what), f.uint("tcbEvaluationDataNumber")
+    module = _module(f.any("tdxModule"), f"{what}.tdxModule", named=False) if tdx else None
+    issued, replaced = _date(f, "issueDate", what), _date(f, "nextUpdate", what)
+    return TcbInfo(name, version, issued, replaced, fmspc, pce_id, number, module, modules, levels, signed, signature)
 
 
 def parse_identity(signed: bytes, signature: bytes, what: str = "enclave identity") -> EnclaveIdentity:
@@ -304,13 +305,12 @@ def parse_identity(signed: bytes, signature: bytes, what: str = "enclave identit
     version, name = f.uint("version", most=1000), f.text("id", most=8)
     if version != 2 or name not in ("QE", "TD_QE", "QVE"):
         raise FormatError(what, "version 2 of QE, TD_QE or QVE", f"version {version} of {name!r}")
-    levels = tuple(_level(one, f"{what}.tcbLevels", _STATUSES) for one in f.items("tcbLevels", most=MOST_LEVELS))
+    levels = tuple(_level(one, f"{what}.tcbLevels") for one in f.items("tcbLevels", most=MOST_LEVELS))
     if not levels:
         raise FormatError(f"{what}.tcbLevels", "at least one", "none")
-    # MISCSELECT is written as a number, and stands little-endian in a report; ATTRIBUTES are written as they stand there.
     return EnclaveIdentity(
         name, version, _date(f, "issueDate", what), _date(f, "nextUpdate", what), f.uint("tcbEvaluationDataNumber"),
-        _hex_of(f, "miscselect", 4, what)[::-1], _hex_of(f, "miscselectMask", 4, what)[::-1], _hex_of(f, "attributes", 16, what),
+        _hex_of(f, "miscselect", 4, what), _hex_of(f, "miscselectMask", 4, what), _hex_of(f, "attributes", 16, what),
         _hex_of(f, "attributesMask", 16, what), _hex_of(f, "mrsigner", 32, what), f.uint("isvprodid", most=MAX_SVN), levels,
         signed, signature,
     )  # fmt: skip
@@ -338,22 +338,22 @@ def _components(tcb: Fields, key: str, what: str) -> tuple[int, ...]:
 
 def _module(value: object, what: str, *, named: bool) -> TdxModule:
     f = Fields(value, what)
-    major, levels = None, ()
+    major, levels = None, tuple[Level, ...]()
     if named:
         name = f.text("id", most=64)
         if (match := _MODULE.match(name)) is None:
             raise FormatError(f"{what}.id", "TDX_ and two hexadecimal digits", repr(name))
         major = int(match[1], 16)
-        levels = tuple(_level(one, f"{what}.tcbLevels", _OF_PARTS) for one in f.items("tcbLevels", most=MOST_LEVELS))
+        levels = tuple(_level(one, f"{what}.tcbLevels") for one in f.items("tcbLevels", most=MOST_LEVELS))
     return TdxModule(
         major, _hex_of(f, "mrsigner", 48, what), _hex_of(f, "attributes", 8, what), _hex_of(f, "attributesMask", 8, what), levels
     )
 
 
-def _level(value: object, what: str, statuses: dict[str, TcbStatus]) -> Level:
+def _level(value: object, what: str) -> Level:
     f = Fields(value, what)
     svn = f.fields("tcb").uint("isvsvn", most=MAX_SVN)
-    return Level(svn, _date(f, "tcbDate", what), _status(f, statuses, what), _advisories(f, what))
+    return Level(svn, _date(f, "tcbDate", what), _status(f, _OF_PARTS, what), _advisories(f, what))
 
 
 def _status(f: Fields, statuses: dict[str, TcbStatus], what: str) -> TcbStatus:
