@@ -34,6 +34,7 @@ from tests.world.ima_logs import BOOT, certificate
 from tests.world.machine import SHELL, part_reference
 from tests.world.scene import ENGINE_ID, NAMESPACE, RUNTIME_PCR, Scene, signer
 from tests.world.store import HostLog
+from tests.world.tdx import TDX_15, Platform
 from tests.world.tlog import MemoryLog, plain_key
 from tests.world.uefi_logs import Boot
 from verifier.packages.deb import read_deb
@@ -80,6 +81,9 @@ from writ.formats.record import encode_record as encode_leaf
 from writ.formats.record import parse_record as parse_leaf
 from writ.formats.state import HostState, clean_runtime, encode_host_state, parse_host_state
 from writ.formats.strict import decode_json
+from writ.formats.tee.pck import parse_pck
+from writ.formats.tee.tdx import Quote, Tee, parse_quote, pck_chain, read_quote
+from writ.formats.tee.tdx_collateral import Collateral, parse_collateral
 from writ.formats.tlog.checkpoint import parse_signed_checkpoint
 from writ.formats.tlog.cosignature import NONE, parse_policy
 from writ.formats.tlog.edge import Edge
@@ -114,6 +118,7 @@ from writ.formats.x509 import Certificate, parse_certificate, parse_pem_certific
 from writ.formats.x509_key import certificate_key
 from writ.verdict.appraise.boot import judge_boot, measured_values
 from writ.verdict.appraise.ima import ImaReferences, appraise_ima, index_files, judge_rows, measured_files
+from writ.verdict.appraise.tdx import DEFAULT, appraise_quote
 from writ.verdict.attestation import decide_attestation
 from writ.verdict.boot_logs import follow_boot
 from writ.verdict.epoch import Epoch
@@ -124,6 +129,7 @@ from writ.verdict.registers import REPLAYABLE, cover, initial_value, replay_regi
 from writ.verdict.revocation import judge_response
 from writ.verdict.runtime_log import replay as replay_runtime
 from writ.verdict.storing import verify_records, verify_signed
+from writ.verdict.tcb import evaluate_tcb
 from writ.verdict.transparency import verify_checkpoint, verify_included, verify_receipt
 
 T = TypeVar("T")
@@ -433,6 +439,33 @@ def certificates(data: bytes) -> None:
         _read(certificate_key, found.spki)
 
 
+@cache
+def _platform() -> tuple[Platform, Quote, Collateral]:
+    """A platform with TDX, a quote that it made, and the collateral under which that passes."""
+    return Platform(), parse_quote(Platform().quote(5, TDX_15)), Platform().collateral()
+
+
+def tdx(data: bytes) -> None:
+    """A quote with its chain, judged; or collateral: a platform rated by it, and a good quote judged with it beside its own."""
+    host, good, own = _platform()
+    lax = replace(DEFAULT, tees=frozenset(Tee), collateral_required=False, chain=ChainRules())
+    quote = _read(read_quote, data)
+    if quote is not None:
+        _hold(quote.end <= len(data) and data.startswith(quote.body.raw), "quote: other bytes than were given")
+        for certificate in _read(lambda _: pck_chain(quote), data) or ():
+            _read(lambda _, certificate=certificate: parse_pck(certificate), data)  # type: ignore[misc] # a default is no argument
+        with suppress(FormatError, Refused):
+            appraise_quote(quote, own, host.anchors, at=1_790_000_000, policy=lax)
+    given = _read(parse_collateral, data)
+    if given is not None:
+        for info in given.tcb_infos:
+            for td in (None,) if info.id == "SGX" else (bytes((6, 0, 5)) + bytes(13), bytes((6, 1, 5)) + bytes(13)):
+                with suppress(Refused):
+                    evaluate_tcb(info, parse_pck(parse_certificate(host.pck())), None, td, td)
+        with suppress(FormatError, Refused):
+            appraise_quote(good, Collateral.of((given, own)), host.anchors, at=1_790_000_000)
+
+
 def pe(data: bytes) -> None:
     """An image's digest and sections, and what booting it as a UKI would show."""
     _read(predict_uki, data)
@@ -629,6 +662,7 @@ TARGETS: Final = {
     "action-log": Target(action_log, 2048),
     "evidence": Target(evidence, 8192),
     "certificates": Target(certificates, 4096),
+    "tdx": Target(tdx, 8192),
     "pe": Target(pe, 8192),
     "corim": Target(corim, 4096),
     "tpm": Target(tpm, 1024),

@@ -18,7 +18,7 @@ from writ.formats.eventlog.uefi import MAX_LOG_SIZE
 from writ.formats.tee.tdx import EnclaveReport, Quote, QuoteBody, TdReport, Tee, read_quote, read_quote_body
 from writ.formats.tee.tdx_collateral import MAX_COLLATERAL, Collateral, TcbStatus, parse_collateral
 from writ.verdict.appraise.tdx import DEFAULT, REPORT_DATA, AppraisedQuote, TdxPolicy, Used, appraise_quote
-from writ.verdict.intel_certificates import INTEL_CERTIFICATES, INTEL_SGX_ROOT
+from writ.verdict.intel_roots import INTEL_CERTIFICATES, INTEL_SGX_ROOT
 from writ.verdict.registers import RTMR_BANK
 
 _PASSING: Final = frozenset(TcbStatus) - {TcbStatus.REVOKED}

@@ -23,7 +23,7 @@ from writ.formats.tee.tdx_collateral import Collateral, TcbStatus
 from writ.formats.trust import ChainRules
 from writ.formats.x509 import parse_certificate
 from writ.verdict.appraise.tdx import CRLS_REQUIRED, DEFAULT, AppraisedQuote, TdxPolicy, Used, appraise_quote
-from writ.verdict.intel_certificates import INTEL_CERTIFICATES, INTEL_SGX_ROOT
+from writ.verdict.intel_roots import INTEL_CERTIFICATES, INTEL_SGX_ROOT
 from writ.verdict.tcb import Tcb
 
 ONE = Platform()
