@@ -44,11 +44,18 @@ def _of_uefi_log(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _of_snp(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `verifier check snp`."""
+    parser.add_argument("file", type=Path, metavar="REPORT")
+    parser.add_argument("--certs", type=Path, metavar="DIR", help="the VCEK's or VLEK's certificate, CAs and CRLs, in PEM or DER")
+
+
 KINDS: Final[dict[str, tuple[str, Arguments]]] = {
     "quote": ("a TPM quote", _of_quote),
     "ima-log": ("an IMA measurement list", _one_file),
     "uefi-log": ("a UEFI event log", _of_uefi_log),
     "ek-cert": ("an EK certificate", _one_file),
+    "snp": ("an AMD SEV-SNP report", _of_snp),
     "corim": ("reference values", _one_file),
     "token": ("an execution token", _one_file),
 }
@@ -74,6 +81,10 @@ def _judge(kind: str) -> Kind:
             from verifier.check.ek_cert import check_ek_cert
 
             return check_ek_cert
+        case "snp":
+            from verifier.check.snp import check_snp
+
+            return check_snp
         case "corim":
             from verifier.check.corim import check_corim
 

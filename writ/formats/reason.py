@@ -267,6 +267,27 @@ REMEDIES: Final[dict[str, str]] = {
     "certificate-refused": "The certificate leads to no root that is pinned; see got. Give the CAs between, or look for who altered it.",
     "certificate-expired": "A certificate of the chain is not valid at that time. Give the one after it, or judge as of another time.",
     "certificate-revoked": "The vendor revoked this certificate or a CA above it: the hardware is no longer to be trusted.",
+    # AMD SEV-SNP
+    "snp-unsigned": "The report has no signature, so anybody can have made it: let the host set MaskChipKey to 0, and ask for a key.",
+    "snp-key-missing": "Give the certificate of the VCEK or VLEK that signed the report: `--certs DIR`, or let the host hand it out.",
+    "snp-key-mismatch": "The certificate is of another kind of key than signed the report: give the one in expected.",
+    "snp-key-refused": "The policy does not accept a report under this kind of key, or under the VLEK of this cloud.",
+    "snp-product-mismatch": "Certificates and report are of different processors: look for who put them together.",
+    "snp-product-refused": "The policy does not accept this processor; see got.",
+    "snp-chip-mismatch": "The certificate is of another chip: fetch the one of the chip in the report from AMD.",
+    "snp-tcb-mismatch": "The certificate is for another TCB than the chip reports: fetch the one of the reported TCB from AMD.",
+    "snp-tcb-inconsistent": "AMD's firmware does not report such versions together: look for who made the report.",
+    "snp-tcb-rolled-back": "The host went back to older firmware while the guest ran: update the host, then launch the guest anew.",
+    "snp-tcb-old": "The platform is, or was at launch, below the floor: update firmware and microcode, then launch the guest anew.",
+    "snp-tcb-provisional": "The host can still go back from this firmware: let it commit (SNP_COMMIT).",
+    "snp-platform-refused": "The platform is not as the policy asks; see expected. Update its firmware, or configure it so.",
+    "snp-debug": "The guest's policy lets the host read its memory. Launch it without DEBUG.",
+    "snp-migration": "The guest's policy lets a migration agent take it elsewhere. Launch it without MIGRATE_MA.",
+    "snp-guest-policy": "The guest was launched under another policy than is asked for; see claim. Launch it with that.",
+    "snp-vmpl": "Another privilege level asked for the report, or the host did. Ask for it at the level in expected.",
+    "snp-measurement": "Not a launch measurement that is accepted: compute that of the image, or find who launched another one.",
+    "snp-host-data": "The host launched the guest with other data than is wanted.",
+    "snp-id-block": "The guest was launched with another id block, key or version than is accepted, or with none; see claim.",
 }
 """Code -> remedy. Codes are appended and never removed or renamed: old decisions name them."""
 
