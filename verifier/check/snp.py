@@ -48,7 +48,7 @@ def check_snp(finding: Finding, args: argparse.Namespace, options: Options) -> N
     finding.claims |= _claims(report)
     # 2
     given = _Given()
-    if any(table):
+    if table:
         _take_table(given, table)
     if args.certs is not None:
         _take(given, args.certs, "--certs")
@@ -167,13 +167,13 @@ def _take(given: _Given, path: Path, option: str) -> None:
 
 
 def _take_file(given: _Given, data: bytes, name: str) -> None:
-    """PEM or DER certificates, a CRL, or a host's certificate table. Raises FormatError."""
-    if b"-----BEGIN X509 CRL" in data:
+    """PEM or DER certificates, a CRL, or a host's certificate table, which alone has a zero in its first entry. Raises FormatError."""
+    if data[:1] != b"\x30" and b"\0" in data[:24]:
+        _take_table(given, data)
+    elif b"-----BEGIN X509 CRL" in data:
         given.crls.append(parse_crl(data))
     elif b"-----BEGIN" in data:
         given.certificates += parse_pem_certificates(data, name)
-    elif data[:1] != b"\x30":
-        _take_table(given, data)
     elif len(data) > MAX_CERTIFICATE:
         given.crls.append(parse_crl(data))
     else:
