@@ -1,6 +1,7 @@
 """An imitation of AMD: its CAs for a product line, chips and clouds with certified keys, and the firmware that signs reports.
 
-Everything is as the specifications have it, RSA-PSS with SHA-384 among it, but with keys of our own and 2048 bits where AMD has 4096.
+Everything is as the specifications have it, RSA-PSS with SHA-384 among it, but with keys of our own, of 2048 bits where AMD has 4096
+unless a measurement wants them as long.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ Extensions = Mapping[str, bytes]
 
 
 @cache
-def rsa_key(_seed: str) -> rsa.RSAPrivateKey:
+def rsa_key(_seed: str, bits: int) -> rsa.RSAPrivateKey:
     """The RSA key of a name, for this run."""
-    return rsa.generate_private_key(65537, 2048)
+    return rsa.generate_private_key(65537, bits)
 
 
 @cache
@@ -74,6 +75,11 @@ class Amd:
 
     line: str = "Milan"
     seed: str = "amd"
+    bits: int = 2048
+
+    def key(self, kind: str) -> rsa.RSAPrivateKey:
+        """The key of "ARK", "SEV" or "SEV-VLEK"."""
+        return rsa_key(f"{self.seed}/{kind}/{self.line}", self.bits)
 
     def ark(self) -> Certificate:
         """The root, which signs itself."""
@@ -103,7 +109,7 @@ class Amd:
             builder = builder.add_revoked_certificate(
                 x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(when[0]).build()
             )  # fmt: skip
-        made = builder.sign(rsa_key(f"{self.seed}/{by}/{self.line}"), hashes.SHA384(), rsa_padding=_PSS)
+        made = builder.sign(self.key(by), hashes.SHA384(), rsa_padding=_PSS)
         return parse_crl(made.public_bytes(Encoding.DER))
 
     def extensions(self, tcb: Tcb, *, product: str, hwid: bytes | None = None, csp: str | None = None, legacy: bool = False) -> Extensions:
@@ -129,7 +135,7 @@ class Amd:
             builder = builder.add_extension(x509.UnrecognizedExtension(ObjectIdentifier(OID + end), value), False)
         if ca:
             builder = builder.add_extension(x509.BasicConstraints(True, None), True)
-        made = builder.sign(rsa_key(f"{self.seed}/{above}/{self.line}"), hashes.SHA384(), rsa_padding=_PSS)
+        made = builder.sign(self.key(above), hashes.SHA384(), rsa_padding=_PSS)
         return parse_certificate(made.public_bytes(Encoding.DER))
 
 
@@ -137,11 +143,11 @@ class Amd:
 def _ca(amd: Amd, kind: str, path_length: int | None, born: datetime = BORN, life: timedelta = LIFE) -> Certificate:
     """A CA by the root of `amd`; kept, since RSA-PSS signs otherwise each time, and the root is known by its fingerprint."""
     builder = x509.CertificateBuilder().subject_name(_name(f"{kind}-{amd.line}")).issuer_name(_name(f"ARK-{amd.line}"))
-    builder = builder.public_key(rsa_key(f"{amd.seed}/{kind}/{amd.line}").public_key()).serial_number(0x10000 + len(kind))
+    builder = builder.public_key(amd.key(kind).public_key()).serial_number(0x10000 + len(kind))
     builder = builder.not_valid_before(born).not_valid_after(born + life)
     builder = builder.add_extension(x509.BasicConstraints(True, path_length), True)
     usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
-    made = builder.add_extension(usage, True).sign(rsa_key(f"{amd.seed}/ARK/{amd.line}"), hashes.SHA384(), rsa_padding=_PSS)
+    made = builder.add_extension(usage, True).sign(amd.key("ARK"), hashes.SHA384(), rsa_padding=_PSS)
     return parse_certificate(made.public_bytes(Encoding.DER))
 
 
