@@ -29,6 +29,8 @@ from enforcer.gates.egress.url import path_of
 from enforcer.wire.destination import parse_authority
 from enforcer.wire.limits import Limits
 from enforcer.wire.stream import Stream
+from tests.world.amd import NOW as AMD_NOW
+from tests.world.amd import SnpChip
 from tests.world.authority import Ca
 from tests.world.ima_logs import BOOT, certificate
 from tests.world.machine import SHELL, part_reference
@@ -82,8 +84,10 @@ from writ.formats.record import parse_record as parse_leaf
 from writ.formats.state import HostState, clean_runtime, encode_host_state, parse_host_state
 from writ.formats.strict import decode_json
 from writ.formats.tee.pck import parse_pck
+from writ.formats.tee.snp import parse_report, parse_tcb, split_report
 from writ.formats.tee.tdx import Quote, Tee, parse_quote, pck_chain, read_quote
 from writ.formats.tee.tdx_collateral import Collateral, parse_collateral
+from writ.formats.tee.vek import Vek, parse_certificate_table, parse_vek
 from writ.formats.tlog.checkpoint import parse_signed_checkpoint
 from writ.formats.tlog.cosignature import NONE, parse_policy
 from writ.formats.tlog.edge import Edge
@@ -118,6 +122,7 @@ from writ.formats.x509 import Certificate, parse_certificate, parse_pem_certific
 from writ.formats.x509_key import certificate_key
 from writ.verdict.appraise.boot import judge_boot, measured_values
 from writ.verdict.appraise.ima import ImaReferences, appraise_ima, index_files, judge_rows, measured_files
+from writ.verdict.appraise.snp import SnpPolicy, appraise_report, order_veks
 from writ.verdict.appraise.tdx import DEFAULT, appraise_quote
 from writ.verdict.attestation import decide_attestation
 from writ.verdict.boot_logs import follow_boot
@@ -440,6 +445,30 @@ def certificates(data: bytes) -> None:
 
 
 @cache
+def _vek() -> Vek:
+    return SnpChip().vek()
+
+
+def snp(data: bytes) -> None:
+    """SNP reports, what certifies their keys, and the judge of whatever AMD's firmware could sign."""
+    certificate = _read(parse_certificate, data)
+    if certificate is not None:
+        _read(lambda _: parse_vek(certificate), data)
+    _read(parse_certificate_table, data)
+    split = _read(split_report, data)
+    report = None if split is None else _read(parse_report, split[0])
+    if report is None:
+        return
+    chip, anchors = SnpChip(), SnpChip().amd.anchors()
+    policy = SnpPolicy(floors=(("Milan", parse_tcb(report.launch_tcb, "Milan")),), measurements=frozenset({report.measurement}))
+    for one in (report, parse_report(chip.sign(report.signed))):
+        with suppress(Refused):
+            found = appraise_report(one, _vek(), chip.amd.authorities(), anchors, policy, at=AMD_NOW, report_data=b"\x22")
+            _hold(found.reasons == tuple(sorted(set(found.reasons))), "snp: reasons that are not a sorted set")
+    order_veks(report, [_vek()])
+
+
+@cache
 def _platform() -> tuple[Platform, Quote, Collateral]:
     """A platform with TDX, a quote that it made, and the collateral under which that passes."""
     return Platform(), parse_quote(Platform().quote(5, TDX_15)), Platform().collateral()
@@ -662,6 +691,7 @@ TARGETS: Final = {
     "action-log": Target(action_log, 2048),
     "evidence": Target(evidence, 8192),
     "certificates": Target(certificates, 4096),
+    "snp": Target(snp, 4096),
     "tdx": Target(tdx, 8192),
     "pe": Target(pe, 8192),
     "corim": Target(corim, 4096),

@@ -123,6 +123,7 @@ def test_quote_that_is_tampered_with_is_refused_at_each_place_that_its_origin_na
 
 def test_sample_of_intel_leads_to_its_own_root_and_no_other(vectors: Path, tmp_path: Path) -> None:
     (tmp_path / "root.pem").write_bytes((vectors / FOLDER / "intel-qvl-sample/trustedRootCaCert.pem").read_bytes())
+    (tmp_path / "root.crl.der").write_bytes((vectors / FOLDER / "intel-qvl-sample/rootCaCrl.der").read_bytes())
     row = QUOTES["intel-qvl-sample/quote.dat"]
     result = check(
         vectors, vectors / FOLDER / "intel-qvl-sample/quote.dat", Row("2019-09-20T00:00:00Z", row.collateral), "--trust", tmp_path

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from verifier.check.ek_cert import read_trust
 from verifier.check.finding import Finding, Options, read_evidence, read_file
 from verifier.check.uefi_log import judge_log
-from writ.formats.crl import parse_crl
 from writ.formats.digest import Digest
-from writ.formats.errors import FormatError
+from writ.formats.errors import FormatError, Unavailable
 from writ.formats.eventlog.uefi import MAX_LOG_SIZE
 from writ.formats.tee.tdx import EnclaveReport, Quote, QuoteBody, TdReport, Tee, read_quote, read_quote_body
 from writ.formats.tee.tdx_collateral import MAX_COLLATERAL, Collateral, TcbStatus, parse_collateral
@@ -82,13 +81,15 @@ def _judge(finding: Finding, quote: Quote, args: argparse.Namespace, options: Op
 
 def _given(args: argparse.Namespace, options: Options) -> tuple[Collateral, set[Digest], frozenset[bytes] | None]:
     """All collateral, the anchors, and the quoting enclaves that are believed without an identity: none is pinned under other roots."""
-    files = [path for given in args.collateral for path in (sorted(given.iterdir()) if given.is_dir() else [given])]
-    parts = [_part(path, among_others=path not in args.collateral) for path in files]
+    parts = [part for given in args.collateral for part in (_folder(given) if given.is_dir() else [_part(given)])]
     if options.trust is None:
         return Collateral.of((*parts, Collateral(INTEL_CERTIFICATES))), {INTEL_SGX_ROOT}, DEFAULT.qes
-    trust = read_trust(options.trust)
-    own = Collateral(trust.certificates, tuple(parse_crl(der) for der in trust.crls))
-    return Collateral.of((*parts, own)), {Digest.of(root.der) for root in trust.roots}, None
+    if not options.trust.is_dir():
+        raise Unavailable("--trust", f"expected a directory of certificates, got {options.trust}")
+    trusted = Collateral.of(_folder(options.trust))
+    subjects = {one.subject for one in trusted.certificates}
+    tops = [one for one in trusted.certificates if one.is_ca and (one.is_self_issued or one.issuer not in subjects)]
+    return Collateral.of((*parts, trusted)), {Digest.of(one.der) for one in tops}, None
 
 
 def _status(text: str) -> TcbStatus:
@@ -98,14 +99,17 @@ def _status(text: str) -> TcbStatus:
         raise FormatError("--accept", f"one of {', '.join(TcbStatus)}", repr(text)[:40]) from None
 
 
-def _part(path: Path, *, among_others: bool) -> Collateral:
-    """One file of collateral; in a directory, what is none is passed over, and will be missed if it was meant to be some."""
-    try:
-        return parse_collateral(read_file(path, MAX_COLLATERAL), path.name) if path.is_file() or not among_others else Collateral()
-    except FormatError:
-        if not among_others:
-            raise
-        return Collateral()
+def _folder(folder: Path) -> list[Collateral]:
+    """The files of a directory that are collateral. What is none is passed over, and will be missed if it was meant to be some."""
+    found = []
+    for path in sorted(folder.iterdir()):
+        with suppress(FormatError):
+            found.append(_part(path) if path.is_file() else Collateral())
+    return found
+
+
+def _part(path: Path) -> Collateral:
+    return parse_collateral(read_file(path, MAX_COLLATERAL), path.name)
 
 
 def _of_body(body: QuoteBody) -> dict[str, object]:
