@@ -91,7 +91,7 @@ def module_of(info: TcbInfo, major: int) -> TdxModule:
     """The TDX module of version `major` as `info` names it, for version 0 the one beside those by version. Raises Refused."""
     found = info.module if major == 0 else next((module for module in info.modules if module.major == major), None)
     if found is None:
-        known = ", ".join(f"TDX_{module.major:02X}" for module in info.modules if module.major is not None) or "none"
+        known = ", ".join(f"TDX_{module.major or 0:02X}" for module in info.modules) or "none"
         raise Refused(Reason("tdx-module-refused", "tdx.tee_tcb_svn", f"a TDX module that the TCB info names: {known}", f"TDX_{major:02X}"))
     return found
 

@@ -8,6 +8,7 @@ import pytest
 
 from tests.world.tdx import Platform
 from tests.writ.verdict.refusal import refused
+from writ.formats.reason import Reason
 from writ.formats.tee.pck import parse_pck
 from writ.formats.tee.tdx_collateral import EnclaveIdentity, Level, TcbInfo, TcbStatus
 from writ.formats.x509 import parse_certificate
@@ -53,6 +54,21 @@ def test_module_of_version_0_is_rated_by_the_platforms_level_and_a_later_one_by_
     assert refused(lambda: judged(svn=svn(3, 1, 5))).claim == "tdx.module_svn"
     assert refused(lambda: judged(svn=svn(6, 2, 5))) == refused(lambda: module_of(INFO, 2))
     assert refused(lambda: module_of(INFO, 2)).code == "tdx-module-refused"
+
+
+def test_reason_says_what_was_reached_and_what_would_do() -> None:
+    components = "components [5, 5, 2, 2, 3, 1, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0], PCE 9"
+    reached = components + ", TDX 06010500000000000000000000000000"
+    low = replace(ONE, pce_svn=9)
+    assert refused(lambda: judged(low)) == Reason("tdx-tcb-unknown", "tdx.tcb_status", "one of 2 levels of the TCB info", reached)
+    sgx, platform = ONE.collateral("SGX").tcb_infos[0], parse_pck(parse_certificate(low.pck()))
+    assert refused(lambda: evaluate_tcb(sgx, platform, None)).got == components
+    assert refused(lambda: judged(svn=svn(3, 1, 5))) == Reason("tdx-tcb-unknown", "tdx.module_svn", "4 or later", "3")
+    named = "a TDX module that the TCB info names: "
+    assert refused(lambda: module_of(INFO, 2)) == Reason("tdx-module-refused", "tdx.tee_tcb_svn", named + "TDX_01", "TDX_02")
+    assert refused(lambda: module_of(replace(INFO, modules=()), 0x1A)).expected == named + "none"
+    assert refused(lambda: module_of(INFO, 0x1A)).got == "TDX_1A"
+    assert (module_of(INFO, 0), module_of(INFO, 1)) == (INFO.module, INFO.modules[0])
 
 
 def test_first_level_that_is_reached_counts_in_the_order_given() -> None:

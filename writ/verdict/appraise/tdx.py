@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from writ.formats.digest import Digest
@@ -202,7 +202,7 @@ def _pck(
 
 def _rules(kind: str, policy: TdxPolicy) -> PathRules:
     """Whatever is not known of revocation is collected, and `use_path` says what it comes to."""
-    return PathRules(replace(policy.chain, crl_required=False), reasons=_PATHS[kind])
+    return PathRules(ChainRules(crl_max_age=policy.chain.crl_max_age, sha1=policy.chain.sha1), reasons=_PATHS[kind])
 
 
 def _is_signed_by(certificate: Certificate, signature: bytes, message: bytes) -> bool:
