@@ -20,6 +20,8 @@ from writ.verdict.log_audit import Findings, Judged, LogAudit, Piece, Speaker, T
 
 _FEW: Final = 16 * WIDTH
 """Entries up to which other processes cost more than they save."""
+_NAMED: Final = 8
+"""Of events that are no findings, how many a step names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,10 @@ def _steps(checkpoint: Checkpoint, kept: tuple[Checkpoint, ...], content: Conten
 def _replayed(anchors: AnchorReplay) -> Iterator[str]:
     if anchors.entries:
         resets = f"{len(anchors.resets)} times a TPM was reset or restarted, and no quote shows what was anchored since the one before"
-        yield f"anchors: {anchors.entries} entries of {len(anchors.last)} hosts against the register that each quote shows; {resets}"
+        yield f"anchors: {anchors.entries} entries of {len(anchors.hosts)} hosts against the register that each quote shows; {resets}"
+    if anchors.anew:
+        named = "; ".join(f"{one.claim}, {one.got}" for one in anchors.anew[:_NAMED]) + (" …" if anchors.anew[_NAMED:] else "")
+        yield f"anchors: {len(anchors.anew)} times an operator let a host begin anew, and no quote shows what it anchored last: {named}"
 
 
 def _judge(
@@ -99,8 +104,8 @@ def _judge(
         for index, at, once in judged.times:
             if (out_of_time := timeline.take(index, at, once)) is not None:
                 found.add(out_of_time)
-        for carriage in judged.carriages:
-            for reason in anchors.take(carriage):
+        for told in judged.told:
+            for reason in anchors.take(told):
                 found.add(reason)
         if handed is not None:
             handed.take(judged.carriages)
