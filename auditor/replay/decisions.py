@@ -37,7 +37,7 @@ INCOMPLETE: Final = "incomplete"
 NOT_BY_POLICY: Final = "not decided by policy"
 NOTHING_TO_DECIDE: Final = "signed only"
 OUTCOMES: Final = (IDENTICAL, DIFFERING, ERASED, NOT_REPLAYED, INCOMPLETE, NOT_BY_POLICY, NOTHING_TO_DECIDE)
-"""What becomes of a decision. Only `identical` is one that was made again with the same bytes; `docs/operations.md` section 8 says what each is."""
+"""What becomes of a decision. Only `identical` is one that was made again with the same bytes; see docs/operations.md."""
 
 _DOMAIN: Final = frozenset({"engine", "policy", "reference", "references", "trust"})
 """What the verifier keeps for its whole domain, in the clear: erasing a namespace leaves it (`verifier.ledger.blobs`)."""

@@ -316,7 +316,7 @@ def test_entry_whose_anchors_do_not_lead_to_the_quoted_register_is_found(tmp_pat
     assert [code for code, _ in judged(leave(site, tmp_path), capsys)[2]] == ["anchor-register-mismatch"]
 
 
-def test_host_that_enrolled_again_is_followed_anew_and_the_audit_says_who_let_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_host_that_enrolled_again_is_followed_anew_and_the_audit_names_who(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """After `verifier host replace` the register is another TPM's; only an operator makes that so."""
     site = anchored()
     left = {ONE: site.logs()[ONE], TWO: site.logs()[TWO]}

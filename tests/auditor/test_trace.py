@@ -87,9 +87,8 @@ def test_what_stands_in_the_log_behind_the_quote_is_not_in_the_record() -> None:
         sent = plain(*names)
         number = sent.log_first + len(parse_cel(sent.log, first=sent.log_first))
         other = replace(start, manifest_root=Digest.of(b"what an auditor would like to see"))
-        return replace(
-            sent, log=sent.log + encode_cel([record_event(other, record_number=number, pcr=RUNTIME_PCR, banks=("sha256", "sha384"))])
-        )
+        tail = record_event(other, record_number=number, pcr=RUNTIME_PCR, banks=("sha256", "sha384"))
+        return replace(sent, log=sent.log + encode_cel([tail]))
 
     scene.evidence = with_a_tail  # type: ignore[method-assign,assignment]
     record = record_of(scene.proof_bundle(), scene.trust)

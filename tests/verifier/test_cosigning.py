@@ -62,7 +62,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     made.ledger.close()
 
 
-def test_a_quorum_of_nobody_is_not_what_a_policy_demands(site: Site, tmp_path: Path) -> None:
+def test_a_quorum_of_nobody_is_not_what_a_policy_demands(site: Site) -> None:
     nobody = parse_policy(f"log {site.log.key}\nquorum none\n".encode())
     asked = Witnesses(nobody, lambda one: site.witnesses[one.name])
     cosigning = Cosigning(site.log, site.ledger, nobody, asked, site.clock, every=10, within=0)

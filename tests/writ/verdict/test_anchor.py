@@ -11,7 +11,7 @@ from tests.world.chip import Chip
 from tests.world.scene import ANCHOR_PCR, ENGINE_ID, RUNTIME_PCR, Scene, permitted, sign_token, sixteen
 from tests.world.uefi_logs import Boot, encode_log, registers
 from writ.formats.anchor import MAX_ANCHORED, MAX_BATCHES, MAX_ROWS, AnchorRow, Anchors, ShownAnchors, led
-from writ.formats.decision import AttestDecision, OperatorAct, encode_entry, parse_entry
+from writ.formats.decision import AttestDecision, EnrolDecision, OperatorAct, encode_entry, parse_entry
 from writ.formats.evidence import Evidence
 from writ.formats.state import AnchorState, encode_host_state, parse_host_state
 from writ.formats.tlog.merkle import consistency_proof
@@ -542,12 +542,13 @@ def test_host_that_enrols_again_without_an_operator_is_found() -> None:
     before, after, since = again()
     enrol, admit = after.enrol_entry, did("host-admit", after)
     others = (replace(admit, subject="host-2"), did("host-release", after), did("host-retire", after))
-    for forged in ([enrol], *([other, enrol] for other in others)):
+    for forgery in ((), *((other,) for other in others)):
+        forged: list[AttestDecision | EnrolDecision | OperatorAct] = [*forgery, enrol]
         found = [reason.code for reason in replay_anchors([admit, enrol, *before, *forged, *since])]
         assert found == ["enrolment-unadmitted", "anchor-reset"]
-    twice = [admit, enrol, *before, admit, enrol, *since, enrol, *since]
+    twice: list[AttestDecision | EnrolDecision | OperatorAct] = [admit, enrol, *before, admit, enrol, *since, enrol, *since]
     assert [reason.code for reason in replay_anchors(twice)] == ["enrolment-unadmitted", "anchor-reset", "anchor-anew"]
-    both = [admit, admit, enrol, *before, enrol, *since]
+    both: list[AttestDecision | EnrolDecision | OperatorAct] = [admit, admit, enrol, *before, enrol, *since]
     assert [reason.code for reason in replay_anchors(both)] == ["anchor-reset", "anchor-anew"], "two admissions are for two"
     (_, anew) = replay_anchors([did("log-succeed", after), *before, enrol, *since])
     assert (anew.code, anew.got) == ("anchor-anew", "admitted by an operator of the log before")
@@ -568,7 +569,7 @@ def test_only_a_release_of_a_tpm_that_counted_backwards_begins_anew() -> None:
     for other in ([released], [fallen], [released, fallen], [fallen, elsewhere], [fallen, excused]):
         assert {one.code for one in replay_anchors([*before, *other, *since])} & {"reset-count-fell", "anchor-register-mismatch"}
     _, _, below = again(cleared=True)
-    later = [*before, fallen, released, *since, released, *below]
+    later: list[AttestDecision | EnrolDecision | OperatorAct] = [*before, fallen, released, *since, released, *below]
     assert "reset-count-fell" in {one.code for one in replay_anchors(later)}, "one release is for one fall"
 
 
