@@ -426,3 +426,17 @@ def test_a_log_that_took_a_lost_ones_place_is_silent_about_the_time_before(tmp_p
     assert exported(begun + 400) == (0, set())
     assert main(["log", "verify", str(tmp_path / "log"), "--trust", str(tmp_path / "trust"), "--explain"]) == 0
     assert "succession: it was begun after lost.example.org/log was lost" in capsys.readouterr().out
+
+
+def test_export_asks_for_a_time_and_an_agent_that_are_ones_before_it_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = place(tmp_path)
+    swapped, other = list(arguments), list(arguments)
+    swapped[swapped.index("--to") + 1] = str_of(EARLIEST - 1)
+    other[other.index(AGENT)] = "reporter"
+    for wrong in (swapped, other):
+        assert main(wrong) == 2
+        assert not (tmp_path / "range").exists()
+    plain = [*arguments[:2], "--agent", "spiffe://example.org/billing/agent/nobody", "--out", str(tmp_path / "out")]
+    capsys.readouterr()
+    assert main(plain) == 1
+    assert "nothing in the archives was asked for" in capsys.readouterr().err
