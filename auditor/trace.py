@@ -21,12 +21,9 @@ from typing import Final
 from auditor.files import read, write
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError
-from writ.formats.eventlog.cel import parse_cel
-from writ.formats.eventlog.runtime import StartEvent, parse_event
 from writ.formats.evidence import Evidence, parse_evidence
 from writ.formats.keys import ED25519, Signer
 from writ.formats.proof_bundle import MAX_BUNDLE, ProofBundle, TokenProof, parse_proof
-from writ.formats.state import parse_host_state
 from writ.formats.strict import b64url, encode_json
 from writ.formats.tlog.cosignature import MAX_POLICY, parse_policy
 from writ.formats.tpm.attest import QuoteInfo, parse_attest
@@ -86,7 +83,7 @@ def trace_record(bundle: TokenProof, proven: ProvenToken, said: Said, *, name: s
         },
         "policy": {"bundle_hash": str(proven.policy.digest), "enforcement_mode": "enforce", "version": str(proven.policy.version)},
         "data_class": said.data_class,
-        "build_provenance": {"slsa_level": 0, "digest": str(_manifest(bundle, evidence, claims.instance))},
+        "build_provenance": {"slsa_level": 0, "digest": str(proven.manifest)},
         "appraisal": {
             "status": "affirming" if (proven.runtime, proven.exceptions) == ("affirming", ()) else "warning",
             "verifier": claims.issuer,
@@ -114,16 +111,3 @@ def _composite(evidence: Evidence) -> str:
     if not isinstance(body, QuoteInfo) or len(body.pcr_digest) not in _ALGORITHMS:
         raise FormatError("evidence.quote", "a digest of PCRs of 32 or 48 bytes", type(body).__name__)
     return f"{_ALGORITHMS[len(body.pcr_digest)]}:{body.pcr_digest.hex()}"
-
-
-def _manifest(bundle: TokenProof, evidence: Evidence, instance: bytes) -> Digest:
-    """The root of what was measured of the agent: in the log that was quoted, or in the state that the verifier had of it."""
-    for record in parse_cel(evidence.log, first=evidence.log_first):
-        event = parse_event(record.content)
-        if isinstance(event, StartEvent) and event.instance == instance:
-            return event.manifest_root
-    known = () if not bundle.state else parse_host_state(bundle.state).runtime.instances
-    for one in known:
-        if one.instance == instance:
-            return one.manifest
-    raise FormatError("evidence.log", "the start of the token's instance", "none")

@@ -13,11 +13,13 @@ from auditor.__main__ import main
 from auditor.trace import Said, sign_trace, trace_record
 from tests.signers import new_signer
 from tests.world.machine import STRICT, Machine
-from tests.world.scene import NOW, Scene
+from tests.world.scene import NOW, RUNTIME_PCR, Scene
 from tests.world.tlog import in_log
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError
-from writ.formats.evidence import parse_evidence
+from writ.formats.eventlog.cel import encode_cel, parse_cel
+from writ.formats.eventlog.runtime import StartEvent, parse_event, record_event
+from writ.formats.evidence import Evidence, parse_evidence
 from writ.formats.keys import ES256
 from writ.formats.proof_bundle import ProofBundle, encode_proof_bundle
 from writ.formats.strict import b64url, parse_b64url
@@ -71,6 +73,27 @@ def test_what_was_measured_of_the_agent_is_found_in_the_log_or_in_the_state_befo
     assert bundle.state
     assert record_of(bundle, later.trust)["build_provenance"] == one["build_provenance"]
     assert one["build_provenance"]["digest"] != str(Digest.of(b""))
+
+
+def test_what_stands_in_the_log_behind_the_quote_is_not_in_the_record() -> None:
+    machine = Machine(replace(STRICT, tpm_classes=("discrete",)), tpm_class="discrete")
+    scene = machine.scene
+    machine.attest()
+    scene.logs = machine.whole
+    start = next(event for record in scene.records if isinstance(event := parse_event(record.content), StartEvent))
+    plain = scene.evidence
+
+    def with_a_tail(*names: str) -> Evidence:
+        sent = plain(*names)
+        number = sent.log_first + len(parse_cel(sent.log, first=sent.log_first))
+        other = replace(start, manifest_root=Digest.of(b"what an auditor would like to see"))
+        tail = record_event(other, record_number=number, pcr=RUNTIME_PCR, banks=("sha256", "sha384"))
+        return replace(sent, log=sent.log + encode_cel([tail]))
+
+    scene.evidence = with_a_tail  # type: ignore[method-assign,assignment]
+    record = record_of(scene.proof_bundle(), scene.trust)
+    assert record["appraisal"]["status"] == "affirming"
+    assert record["build_provenance"]["digest"] == str(start.manifest_root)
 
 
 def test_the_signature_covers_all_else_and_is_by_the_key_in_the_record() -> None:

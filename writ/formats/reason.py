@@ -263,6 +263,8 @@ REMEDIES: Final[dict[str, str]] = {
     "anchor-proof-required": "Carry a log of at least the sizes in expected, with the proof from each anchor, and attest again.",
     "anchor-inconsistent": "The action log lacks what was anchored in the TPM. The instance is contained; look for who cut its log.",
     "anchor-reset": "What was anchored between the last quote and the reset of the TPM is not shown: ask why the host was reset.",
+    "anchor-anew": "The host enrolled again, or was released: ask the operator named whether that was meant, and why.",
+    "enrolment-unadmitted": "A host enrolled again and no operator's admission is in the log: ask the verifier's operator who let it in.",
     "anchors-off": "Name a PCR (anchor_pcr in attestor.toml), and no hardware mode; or set anchor_every = 0 in enforcer.toml.",
     "anchors-full": "A quote shows so many anchors and no more: they go on after the next one. Anchor less often, or renew sooner.",
 }
