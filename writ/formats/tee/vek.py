@@ -8,7 +8,8 @@ What a certificate says beside its key stands in extensions below 1.3.6.1.4.1.37
 
 Numbers are INTEGERs and names IA5Strings. A hwID stands plainly in the oldest
 certificates, and in an OCTET STRING in later ones: both are read. It has 64
-bytes, on Turin 8.
+bytes, on Turin 8. The structVersion is 0 or 1, and decides nothing: what is
+read has to be there under any.
 
 Source: AMD Versioned Chip Endorsement Key (VCEK) Certificate and KDS Interface
 Specification (57230) revision 1.00, section 3.1; SEV-ES Guest-Hypervisor
@@ -81,8 +82,7 @@ def parse_vek(certificate: Certificate) -> Vek | None:
     said = {oid.removeprefix(_PREFIX): value for oid, value in extension_values(certificate).items() if oid.startswith(_PREFIX)}
     if not said or certificate.is_ca:
         return None
-    if _integer(said, "1") > 1:
-        raise FormatError("VEK.structVersion", "0 or 1", str(_integer(said, "1")))
+    _integer(said, "1")
     product = _name(said, "2")
     line = LINES.get(product.split("-", 1)[0])
     if line is None:

@@ -49,6 +49,8 @@ _CPUS: Final = (
     (0x1A, 0x00, 0x1F, "Turin"),
 )
 """Family, first and last model, product line (processor programming references of the families 19h and 1Ah)."""
+_UNSTATED: Final = Firmware(0, 0, 0)
+"""The version of firmware that did not state it yet."""
 _AT_HAND: Final = ChainRules()
 
 
@@ -78,7 +80,7 @@ class SnpPolicy:
     clouds: frozenset[str] | None = None
     products: frozenset[str] | None = None
     floors: tuple[tuple[str, Tcb], ...] = ()
-    firmware: Firmware = Firmware(0, 0, 0)  # noqa: RUF009 - frozen
+    firmware: Firmware = _UNSTATED
     committed: bool = False
     aliases_checked: bool = False
     mitigations: int = 0
@@ -354,7 +356,7 @@ class _Judge:
         report, wanted = self.report, self.policy
         current, committed = report.current_firmware, report.committed_firmware
         self._want(committed <= current, "snp-tcb-inconsistent", "committed_firmware", f"at most {current}", str(committed))
-        needed = (current.major, current.minor) >= report.policy.abi
+        needed = (current.major, current.minor) >= report.policy.abi or current == _UNSTATED
         self._want(needed, "snp-tcb-inconsistent", "policy.abi", f"at most {current}", _dotted(report.policy.abi))
         least = f"at least {wanted.firmware}"
         for claim, version in (("current_firmware", current), ("committed_firmware", committed)):

@@ -437,6 +437,11 @@ def test_versions_of_the_firmware_fit_together() -> None:
     assert codes(judge(ahead)) == [("snp-tcb-inconsistent", "committed_firmware")]
     needy = CHIP.report(policy=POLICY | 0x0138)
     assert codes(judge(needy)) == [("snp-tcb-inconsistent", "policy.abi")]
+    old = CHIP.report(policy=POLICY | 0x1F, current_firmware=bytes(3), committed_firmware=bytes(3))
+    assert codes(judge(old)) == []
+    assert codes(judge(old, policy=SnpPolicy(firmware=Firmware(0, 1, 0)))) == [
+        ("snp-tcb-old", "committed_firmware"), ("snp-tcb-old", "current_firmware"),
+    ]  # fmt: skip
 
 
 # --- which certificate ----------------------------------------------------------------------------------------------------
