@@ -148,15 +148,15 @@ def parse_certificate_table(data: bytes) -> tuple[tuple[str, bytes], ...]:
         start, size = int.from_bytes(entry[16:20], "little"), int.from_bytes(entry[20:24], "little")
         if not 1 <= size <= MAX_CERTIFICATE or start + size > len(data):
             raise FormatError("SNP certificate table", f"an entry of 1 to {MAX_CERTIFICATE} bytes within it", f"{size} at {start}", at)
-        guid = _guid(entry[:16])
-        found.append((_TABLE_CERTIFICATES.get(guid, guid), data[start : start + size]))
+        found.append((_whose(entry[:16]), data[start : start + size]))
         spans.append((start, start + size))
     if any(start < at for start, _ in spans) or any(data[max([at, *(end for _, end in spans)]) :]):
         raise FormatError("SNP certificate table", "entries behind their list, and zeros behind them", "other bytes")
     return tuple(found)
 
 
-def _guid(raw: bytes) -> str:
-    """A GUID as text, its digits in the order of the bytes: no part of it is turned round here."""
-    text = raw.hex()
-    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
+def _whose(guid: bytes) -> str:
+    """Whose certificate it is, or the GUID as text. Hosts write AMD's with its digits in order, some with the first three parts turned."""
+    turned = guid[3::-1] + guid[5:3:-1] + guid[7:5:-1] + guid[8:]
+    texts = [f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}" for text in (guid.hex(), turned.hex())]
+    return next((_TABLE_CERTIFICATES[text] for text in texts if text in _TABLE_CERTIFICATES), texts[0])

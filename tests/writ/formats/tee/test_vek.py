@@ -148,6 +148,13 @@ def test_table_gives_each_certificate_and_names_other_entries() -> None:
     assert parse_certificate_table(certificate_table({GUIDS["VLEK"]: b"v"}, padding_to=1)) == (("VLEK", b"v"),)
 
 
+def test_guid_may_be_turned() -> None:
+    """As some hosts write it: the first three parts with their least byte first."""
+    turned = "8d75da63-64e6-6445-adc5-f4b93be8accd"
+    assert parse_certificate_table(certificate_table({turned: b"vcek"})) == (("VCEK", b"vcek"),)
+    assert parse_certificate_table(certificate_table({GUIDS["VCEK"]: b"vcek"})) == (("VCEK", b"vcek"),)
+
+
 def test_table_with_bytes_that_nothing_names_is_refused() -> None:
     table = bytearray(certificate_table({GUIDS["VCEK"]: b"vcek"}))
     table[-1] = 1

@@ -266,6 +266,21 @@ def test_root_of_another_name_is_no_root_of_the_line() -> None:
     assert refused(lambda: judge(CHIP.report(), vek=vek)).code == "snp-product-mismatch"
 
 
+@pytest.mark.parametrize("line, cpu", [("Genoa", b"\x19\x20\x01"), ("Genoa", b"\x19\xb0\x01"), ("Turin", b"\x1a\x20\x01")])
+def test_processor_after_the_last_of_its_line(line: str, cpu: bytes) -> None:
+    chip = SnpChip(Amd(line), tcb=TURIN_TCB if line == "Turin" else TCB)
+    assert refused(lambda: judge(chip.report(cpu=cpu), chip=chip)).claim == "cpu"
+
+
+def test_ca_below_the_ask_certifies_nothing() -> None:
+    """Between a key and its root stands one CA, whatever length of path that one's certificate would allow."""
+    between = CHIP.amd.ca("SEV-Milan-2", "SEV")
+    said = CHIP.amd.extensions(TCB, product="Milan-B0", hwid=CHIP.hwid)
+    vek = read(CHIP.amd.vek(CHIP.seed, said, issuer="SEV-Milan-2"))
+    authorities = (CHIP.amd.ca("SEV", "ARK", path_length=5), between, CHIP.amd.ark())
+    assert "on the way" in refused(lambda: judge(CHIP.report(), vek=vek, authorities=authorities)).got
+
+
 @pytest.mark.parametrize("cpu", [b"\x19\x10\x01", b"\x1a\x01\x01", b"\x17\x01\x01", b"\x19\x20\x00"])
 def test_report_of_another_processor(cpu: bytes) -> None:
     reason = refused(lambda: judge(CHIP.report(cpu=cpu)))
