@@ -258,6 +258,8 @@ def _moment(at: int) -> str:
 
 
 def _export(args: argparse.Namespace) -> int:
+    if args.earliest > args.latest:
+        raise FormatError("--from, --to", "a time and one that is not before it", f"{_moment(args.earliest)}, {_moment(args.latest)}")
     if args.range is not None:
         from auditor import ranges
 
@@ -289,6 +291,8 @@ def _export(args: argparse.Namespace) -> int:
         for item in missing:
             lacks = "; ".join(f"{one['claim']}: expected {one['expected']}, got {one['got']}" for one in item["reasons"])
             print(cli.printable(f"no bundle for {item['record']}: {lacks}"), file=sys.stderr)
+        if not written and not missing:
+            print("nothing in the archives was asked for: compare --agent, --from and --to, and --tokens", file=sys.stderr)
     return 1 if missing or not written else 0
 
 
