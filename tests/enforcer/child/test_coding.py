@@ -19,11 +19,11 @@ from typing import Any
 
 import pytest
 
-from enforcer.record import LogReader
 from tests.conftest import missing
 from tests.enforcer.child import toolchain
 from tests.enforcer.child.test_children import GRANTS, PRELUDE
 from tests.enforcer.host import Host
+from tests.enforcer.records import entries_of
 from tests.world.attestor import KnownAgent
 from writ.formats.grants import grant_set
 from writ.formats.record import ActionRecord
@@ -141,7 +141,7 @@ def test_it_clones_installs_compiles_tests_and_commits(host: Host, handed: bytes
     assert _git(tmp_path / "back" / "origin.git", "rev-parse", "main") == told(by["commit"])
     assert "done" in _git(tmp_path / "back" / "origin.git", "show", "main:README")
     child = host.instance("coder")
-    entries = LogReader(host.config.instance_dir(child), child).entries()
+    entries = entries_of(host.config.instance_dir(child), child)
     scripts = [json.loads(e.content or b"")["script"]["sha256"] for e in entries if isinstance(e.record, ActionRecord)]
     assert scripts == [hashlib.sha256(script.encode()).hexdigest() for script, _ in asked]
 
