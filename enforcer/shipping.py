@@ -4,6 +4,7 @@ One thread of the daemon, over one connection. Never on an action's path: what i
 word: it begins at the last receipt, and where the store has another size, there. Receipts count by the store's key alone.
 
     instances/ID/receipt.json   {"papers": 12, "receipt": the checkpoint with the store's cosignature}
+    operator/receipt.json       the same, of the log of holds and erasures
 
 This proves nothing about a host whose root ships other records from the start; what was shipped once, nobody takes back.
 """
@@ -26,6 +27,7 @@ from enforcer.receipts import RECEIPT_FILE, read_receipt, unstored
 from enforcer.record import LOG_FILE
 from writ.formats.errors import FormatError, Unavailable, WritError
 from writ.formats.keys import Signer
+from writ.formats.operator_log import OPERATOR_LOG
 from writ.formats.tlog import merkle
 from writ.formats.tlog.checkpoint import Checkpoint, SignedCheckpoint
 from writ.formats.tlog.cosignature import cosigned_at
@@ -199,7 +201,7 @@ class Shipping:
     def __init__(
         self, config: EnforcerConfig, clock: Clock, living: Callable[[], Collection[bytes]], tell: Callable[[bytes, int], None]
     ) -> None:
-        """`living` are the instances that may write; `tell` hears of each how many records are in the store.
+        """`living` are the instances that may write, as operators always may; `tell` hears of each how many records are in the store.
 
         Raises FormatError, Unavailable.
         """
@@ -223,13 +225,13 @@ class Shipping:
         log = self._logs.get(instance)
         if log is not None:
             return log.size
-        kept = read_receipt(self._config.instance_dir(instance), self._store)
+        kept = read_receipt(self._config.log_dir(instance), self._store)
         return 0 if kept is None else kept.signed.checkpoint.size
 
     def _run(self) -> None:
         waiting, measured = set(self._remembered()), 0.0
         while True:
-            waiting = self.round(waiting | set(self._living()))
+            waiting = self.round(waiting | {OPERATOR_LOG, *self._living()})
             if time.monotonic() - measured > MEASURED_EVERY:
                 measured = time.monotonic()
                 self._write_metrics(waiting)
@@ -265,7 +267,7 @@ class Shipping:
                 if self._seldom.now():
                     _LOG.error("record-log-unread", instance=instance.hex(), exception=error)
         self._failures = self._failures + 1 if away else 0
-        for instance in self._logs.keys() - left - set(self._living()):
+        for instance in self._logs.keys() - left - {OPERATOR_LOG, *self._living()}:
             del self._logs[instance]
             self._quiet.pop(instance, None)
         return left
@@ -275,13 +277,13 @@ class Shipping:
         behind = lag = 0
         for instance in {*left, *self._at_odds}:
             with contextlib.suppress(sqlite3.Error, FormatError):
-                records, since = unstored(self._config.instance_dir(instance), self.size_of(instance))
+                records, since = unstored(self._config.log_dir(instance), self.size_of(instance))
                 behind, lag = behind + records, max(lag, 0 if since is None else self._clock.now() - since)
         values = {"behind_records": behind, "lag_seconds": lag, "at_odds_logs": len(self._at_odds), "failures": self._failures}
         return "".join(f"# TYPE writ_record_store_{name} gauge\nwrit_record_store_{name} {value}\n" for name, value in values.items())
 
     def _ship(self, instance: bytes) -> bool:
-        folder = self._config.instance_dir(instance)
+        folder = self._config.log_dir(instance)
         if not (folder / LOG_FILE).exists():
             return False
         stamp, latest = _stamp(folder)
