@@ -150,7 +150,9 @@ def _add_store(verbs: Any) -> None:
     cli.add_json_flag(made)
     made = does.add_parser("acts", help="show what operators of each host held, lifted and erased")
     made.add_argument("folder", type=Path, metavar="DIR")
-    made.add_argument("--keys", type=Path, metavar="DIR", action="append", default=[], help="a copy of a host's operator/: tells who, and why")
+    made.add_argument(
+        "--keys", type=Path, metavar="DIR", action="append", default=[], help="a copy of a host's operator/: tells who, and why"
+    )
     cli.add_json_flag(made)
 
 

@@ -1,4 +1,4 @@
-"""What operators of hosts held, lifted and erased, out of a store: a host's root can drop its own log of that, not what was shipped of it."""
+"""What operators of hosts held, lifted and erased, out of a store: root of a host can drop its own log of that, not what was shipped."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from writ.formats.tlog.storing import instance_of
 
 @dataclass(frozen=True, slots=True)
 class Operators:
-    """Of one host: every act in order, and what stands against its log: two histories, or that it is no operator log; then no act is told."""
+    """Of one host: every act in order, and what stands against its log: two histories, or that it is none, and then no act is told."""
 
     host: str
     acts: tuple[Act, ...]

@@ -8,6 +8,7 @@ import pytest
 
 from tests.world.host import SimulatedHost
 from tests.world.verifier import RunningVerifier
+from verifier.export import archived
 from verifier.ledger.blobs import FOLDER
 from verifier.ledger.schema import EntryRow
 from verifier.ledger.transaction import blob
@@ -15,6 +16,7 @@ from writ.formats.cose import parse_sign1, verify_sign1
 from writ.formats.decision import AttestDecision, OperatorAct, parse_entry
 from writ.formats.digest import Digest
 from writ.formats.errors import Refused
+from writ.formats.record import commit, parse_preimage
 from writ.formats.tlog.merkle import leaf_hash, root
 
 
@@ -54,8 +56,11 @@ def test_an_erasure_leaves_every_decision_and_takes_what_they_rest_on(verifier: 
     assert blob(tables, "default", decision.engine) is not None, "what is the domain's stays"
     assert blob(tables, "default", inputs["policy"]) is not None
     [act] = acts(verifier)
-    assert (act.act, act.namespace, act.detail) == ("content-erase", "default", Digest.of(b"contract ended"))
-    assert blob(tables, "", act.detail or Digest.of(b"")) == b"contract ended"
+    assert (act.act, act.namespace) == ("content-erase", "default")
+    assert act.detail is not None
+    salt, said = parse_preimage(blob(tables, "", act.detail) or b"")
+    assert (Digest("sha256", commit(salt, b"contract ended")), blob(tables, "", said)) == (act.detail, b"contract ended")
+    assert b"contract ended" in archived(tables, None, "default", whole=True, most=100, after=-1).objects
 
 
 def test_what_comes_after_an_erasure_is_kept_under_a_new_key(verifier: RunningVerifier, host: SimulatedHost) -> None:

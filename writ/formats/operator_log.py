@@ -3,8 +3,8 @@
     log.hold, log.lift, log.erase    on namespace/NAME or instance/ID, permitted without a token, of the gate `operator`
     arguments                        {"by", "why"}, of a hold on an instance also its "namespace" where that was known; JSON, sealed
 
-It stands under an id that no instance has: instances are numbered at random, and this one is a hash. What was done, to what and when, whoever
-has the leaves can see; by whom and why takes the log's keys. That it is whole, its root says.
+It stands under an id that no instance has: instances are numbered at random, and this one is a hash. What was done, to what and when,
+whoever has the leaves can see; by whom and why takes the log's keys. That it is whole, its root says.
 
 Source: ours, docs/formats.md, "Operator log".
 """
@@ -118,4 +118,3 @@ def _act(record: ActionRecord, content: bytes | None) -> Act:
     by, why, namespace = f.text("by"), f.text("why"), f.name("namespace") if f.has("namespace") else None
     f.done()
     return Act(record.action, record.resource, record.decided_at, by, why, namespace)
-
