@@ -48,7 +48,7 @@ def spelt(value: object) -> bytes:
 
 
 def undefined(what: str, error: Unavailable | FormatError) -> Reason:
-    """That a tool could not be asked for its definitions. It stands in a record, which nobody erases: of the tool's own words it has none."""
+    """That a tool could not be asked for its definitions. It stands in a record, which nobody erases: with no word of the tool's own."""
     said = f"{error.what}: expected {error.expected}, got another" if isinstance(error, FormatError) else str(error)
     return Reason("unavailable", what[:100], "its definitions", said[:200])
 

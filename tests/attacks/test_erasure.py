@@ -1,4 +1,4 @@
-"""Erasure from end to end: what agents did goes through a verifier and an enforcer, is erased, and then nowhere: in no file, page or export.
+"""Erasure from end to end: what agents did goes through a verifier and an enforcer, is erased, and is in no file, page or export then.
 
 What is looked for are the bytes themselves, of arguments, results, contexts, evidence and keys, in every file that verifier, enforcer and
 store have written, whole as they lie there: databases with their free pages and write-ahead logs, keys, papers and logs.
@@ -33,6 +33,9 @@ from enforcer.holds import Holds, Said
 from enforcer.papers import keep
 from enforcer.record import ActionLog, Entry, LogReader
 from enforcer.shipping import Shipping, host_key
+from tests.auditor.served import ServedStore
+from tests.enforcer.host import Host, wait_for
+from tests.signers import new_signer
 from tests.world.clock import HandClock
 from tests.world.host import SimulatedHost
 from tests.world.verifier import RunningVerifier
@@ -51,6 +54,7 @@ from writ.formats.local import TokenGiven
 from writ.formats.operator_log import OPERATOR_LOG, of_namespace
 from writ.formats.record import ActionRecord, commit, preimage_of
 from writ.formats.tlog.merkle import leaf_hash
+from writ.formats.tlog.note import COSIGNATURE, NoteKey, parse_vkey
 from writ.formats.trust import parse_trust
 from writ.service.engine_id import installed_engine
 from writ.service.key_files import destroy_key
@@ -110,7 +114,7 @@ class Site:
         return host
 
     def _acts(self, namespace: str, host: SimulatedHost) -> None:
-        """Two actions under a token of this very verifier, and an attestation that carries their records; the first one had a file's name."""
+        """Two actions under a token of this very verifier, and an attestation that carries their records."""
         trust = parse_trust(base64.b64decode(self.verifier.client.get("/v1/trust")["file"]))
         one, clock = host.instances["one"], self.verifier.clock
         folder = self.config.instance_dir(one.instance)
@@ -211,7 +215,7 @@ class Site:
         return code, json.loads(out)
 
     def audited(self, capsys: pytest.CaptureFixture[str], name: str) -> tuple[dict[str, int], list[tuple[int, bool]]]:
-        """What `replay` counts over archives made now, and of each action's bundle what `verify` answers, and whether it was decided again."""
+        """What `replay` counts over archives made now; of each action's bundle what `verify` answers, and whether it was decided again."""
         place = self.shown / name
         place.mkdir()
         (place / "trust").write_bytes(base64.b64decode(self.verifier.client.get("/v1/trust")["file"]))
@@ -235,6 +239,73 @@ class Site:
 @pytest.fixture
 def site(verifier: RunningVerifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     return Site(verifier, tmp_path, monkeypatch)
+
+
+TOOL = """
+import json, sys
+for line in sys.stdin:
+    said = json.loads(line)
+    text = said["params"]["arguments"]["name"][::-1]
+    print(json.dumps({"jsonrpc": "2.0", "id": said["id"], "result": {"text": text}}), flush=True)
+"""
+AGENT = """
+    import hashlib
+    name = hashlib.sha256(b"seed").hexdigest()
+    print(ask("notes", "read", name=name)["result"]["text"] == name[::-1], flush=True)
+    print(ask("notes", "wipe", name=name)["ok"], flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.cgroup
+def test_a_daemon_writes_no_content_in_the_clear_and_ships_what_operators_do(
+    idle_host: Host, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A whole host: what an agent asked with and was told is in no file of it, while it runs and when it has ended, nor in the store."""
+    host, argument = idle_host, sha256(b"seed").hexdigest().encode()
+    named = {"record_store": "http://127.0.0.1:1", "record_log": "records.example/host-1"}
+    host.write_config(**named, record_store_key=str(NoteKey("store.example", COSIGNATURE, new_signer().public)))
+    store = ServedStore(tmp_path / "s", [parse_vkey(host.show("log", "vkey")["vkey"])], name="store.example")
+    places = [host.folder / name for name in ("state", "daemon.log", "enforcer.toml")] + [tmp_path]
+
+    def found() -> list[Path]:
+        files = [one for place in places for one in ((place, *place.rglob("*"))) if one.is_file()]
+        assert len(files) > 10
+        return [one for one in files if argument in (data := one.read_bytes()) or argument[::-1] in data]
+
+    try:
+        host.write_config(**named | {"record_store": store.url}, record_store_key=str(store.key))
+        host.serve()
+        host.agent("a", AGENT, tool=TOOL)
+        run = host.run("a")
+        assert run.stdout is not None
+        assert [run.stdout.readline() for _ in range(2)] == [b"True\n", b"False\n"]
+        instance = host.instance("a")
+        assert host.show("log", "erase", "--namespace", "test")["error"] == "unavailable", "an instance of it runs"
+        wait_for(lambda: host.show("status", instance.hex())["instances"][0]["stored"] >= 4)
+        assert found() == []
+        host.show("kill", instance.hex())
+        host.finish(run)
+        wait_for(lambda: not host.holders())
+        shown = host.show("log", "show", instance.hex())["records"]
+        assert [argument.decode() in (one["content"] or "") for one in shown] == [False, True, False, True], "it was there to be found"
+        host.show("log", "hold", "--namespace", "test", "--by", "bob", "--why", "litigation 7")
+        assert host.show("log", "erase", "--namespace", "test")["reasons"][0]["code"] == "held"
+        host.show("log", "lift", "--namespace", "test", "--by", "bob", "--why", "settled")
+        assert host.show("log", "erase", "--namespace", "test")["erased"] is True
+        assert {one["content"] for one in host.show("log", "show", instance.hex())["records"]} == {None}
+        assert found() == []
+
+        def acts() -> list[tuple[str, str | None]]:
+            capsys.readouterr()
+            assert auditor(["store", "acts", str(tmp_path / "s"), "--json"]) == 0
+            hosts = json.loads(capsys.readouterr().out)["hosts"]
+            return [(one["act"], one.get("outcome")) for one in (hosts[0]["acts"] if hosts else ())]
+
+        wanted = [("log.erase", "failed"), ("log.hold", None), ("log.lift", None), ("log.erase", "done")]
+        wait_for(lambda: acts() == wanted)
+    finally:
+        store.kill()
 
 
 def erase(site: Site, namespace: str) -> None:
@@ -288,7 +359,7 @@ def test_a_guess_at_an_argument_is_confirmed_by_nothing_that_is_public(site: Sit
 
 
 def test_nothing_public_says_what_was_hidden(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
-    """Tiles, receipts, leaves, TRACE record and report: no certificate or key of a TPM, argument, result, file, or reason of an operator."""
+    """Tiles, receipts, leaves, TRACE record and report: nothing of a TPM's EK, of an argument or result, no file, no operator's reason."""
     erase(site, "billing")
     site.audited(capsys, "shown")
     place, verifier = site.shown / "shown", site.verifier

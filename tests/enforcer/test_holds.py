@@ -29,9 +29,11 @@ from enforcer.shipping import Shipping, host_key
 from tests.enforcer.test_record import action
 from tests.world.attestor import ENGINE
 from tests.world.clock import HandClock
+from writ.formats.digest import Digest
+from writ.formats.engine import EngineId
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.operator_log import OPERATOR_LOG, Act, of_instance, of_namespace
-from writ.formats.record import parse_log
+from writ.formats.record import Opening, parse_log
 from writ.formats.spiffe import AgentId
 from writ.service.key_files import destroy_key
 from writ.service.uplink import Answer
@@ -294,6 +296,25 @@ def test_a_hold_whose_words_no_key_opens_still_holds(site: Site) -> None:
         with pytest.raises(Refused):
             site.holds.erase_namespace(namespace, SAID)
     assert site.readable() == [True, True, True]
+
+
+def test_a_hold_outlives_an_upgrade_and_a_clock_that_was_put_back(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another engine goes on in the same log, under an opening of its own; what is held is what stands there, in its order."""
+    site.holds.hold(of_namespace("billing"), Said("bob", "litigation 7"))
+    later = EngineId(2, Digest.of(b"another tree"), (("python", "4"),))
+    monkeypatch.setattr("enforcer.holds.installed_engine", lambda: later)
+    clock = HandClock(5)
+    again = Holds(site.config, clock)
+    again.hold(of_namespace("ops"), SAID)
+    for namespace in ("billing", "ops"):
+        with pytest.raises(Refused):
+            again.erase_namespace(namespace, SAID)
+    again.lift(of_namespace("billing"), SAID)
+    assert again.erase_namespace("billing", SAID)
+    assert [one.at for one in again.acts()][1:] == [5, 5, 5]
+    entries = LogReader(site.config.log_dir(OPERATOR_LOG), OPERATOR_LOG).entries()
+    openings = [one.record for one in entries if isinstance(one.record, Opening)]
+    assert [one.engine for one in openings][1:] == [later]
 
 
 RACE = """

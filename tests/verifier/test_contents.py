@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
 
 import pytest
 
+from tests.world.clock import HandClock
 from tests.world.host import SimulatedHost
-from tests.world.verifier import RunningVerifier
+from tests.world.verifier import RunningVerifier, running_verifier
 from verifier.export import archived
 from verifier.ledger.blobs import FOLDER
 from verifier.ledger.schema import EntryRow
@@ -87,6 +89,16 @@ def test_a_legal_hold_refuses_until_it_is_lifted_and_says_who(verifier: RunningV
     assert verifier.client.post("/v1/contents/erase", {"why": "x"})["erased"]
     assert [one.act for one in acts(verifier)] == ["content-hold", "content-lift", "content-erase"]
     assert all(one.operator for one in acts(verifier))
+
+
+def test_a_hold_outlives_a_restart_and_a_clock_that_was_put_back(tmp_path: Path) -> None:
+    with running_verifier(tmp_path) as before:
+        before.client.post("/v1/contents/hold", {"why": "case 7"})
+    clock = HandClock(before.clock.wall - 1_000_000)
+    with running_verifier(tmp_path, clock=clock) as after:
+        with pytest.raises(Refused) as refused:
+            after.client.post("/v1/contents/erase", {"why": "x"})
+        assert [one.code for one in refused.value.reasons] == ["held"]
 
 
 def test_an_erasure_is_of_one_namespace(verifier: RunningVerifier, host: SimulatedHost) -> None:
