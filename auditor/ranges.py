@@ -21,6 +21,7 @@ from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.range_bundle import LogPart, ProvenLeaf, RangeBundle, Stranger, encode_range_bundle, parse_range_bundle
 from writ.formats.reason import Reason
 from writ.formats.record import ActionRecord, Opening, parse_record
+from writ.formats.spiffe import AgentId
 from writ.formats.tlog.cosignature import MAX_POLICY, parse_policy
 from writ.formats.tlog.merkle import EMPTY_FRONTIER, append, beside, inclusion_proof, leaf_hash
 from writ.formats.tlog.note import encode_note
@@ -158,6 +159,7 @@ def export(args: argparse.Namespace) -> int:
     for name, value in (("--agent", args.agent), ("--log", args.log), ("--trust", args.trust)):
         if value is None:
             raise FormatError(name, "with --range: the agent, the verifier's log and the trust file", "none")
+    AgentId.parse(args.agent)
     trust = parse_trust(read(args.trust, MAX_TRUST))
     with open_source(args.log, args.ca_file) as source:
         found = stretch(source, trust, args.earliest, args.latest)

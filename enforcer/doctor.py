@@ -124,7 +124,8 @@ def record_store(config: EnforcerConfig) -> str:
     behind = oldest = logs = 0
     operators = config.log_dir(OPERATOR_LOG)
     for path in (*(config.state_dir / "instances").glob("*/" + LOG_FILE), *operators.glob(LOG_FILE)):
-        kept = read_receipt(path.parent, store)
+        name = OPERATOR_LOG.hex() if path.parent == operators else path.parent.name
+        kept = read_receipt(path.parent, store, f"{config.record_log}/{name}")
         try:
             records, since = unstored(path.parent, 0 if kept is None else kept.signed.checkpoint.size)
         except sqlite3.Error as error:

@@ -38,6 +38,7 @@ from tests.enforcer.host import Host, wait_for
 from tests.signers import new_signer
 from tests.world.clock import HandClock
 from tests.world.host import SimulatedHost
+from tests.world.store import sent
 from tests.world.verifier import RunningVerifier
 from verifier.ledger.blobs import FOLDER
 from verifier.ledger.schema import EntryRow
@@ -152,10 +153,10 @@ class Site:
         host.attest("one")
 
     def _stored(self, body: bytes) -> Answer:
-        host, _ = host_key(self.config)
+        host, signer = host_key(self.config)
         kept = records.open_records(self.folder / "store")
         store = Keeper(self.store_key, self._store_signer, [host], kept, HandClock(), quota=1 << 30)
-        answer = store.add(body)
+        answer = sent(store, signer, body)
         kept.close()
         return Answer(answer.status, answer.content_type, answer.body)
 
@@ -432,7 +433,7 @@ def test_a_verifier_holds_what_is_there_when_it_says_so_and_seals_nothing_with_a
         time.sleep(0.1)
         operators[2].post("/v1/contents/hold", {"why": "litigation 7"})
         held = [_kept(site, decision) for decision in _attested(site)]
-        done.append(attesting)
+        attesting.result(20)
         for one in done:
             one.result(20)
     acts = [parse_entry(parse_sign1(row.entry).payload or b"") for row in tables().select(EntryRow)[before:]]

@@ -13,9 +13,10 @@ import pytest
 
 from auditor.__main__ import main
 from tests.auditor.story import Site, leave
-from tests.world.scene import sign_entry, sixteen
+from tests.world.chip import Chip
+from tests.world.scene import ENGINE_ID, NAMESPACE, Scene, sign_entry, sixteen
 from writ.formats.archive import InstanceLog, encode_archive
-from writ.formats.decision import AttestDecision
+from writ.formats.decision import AttestDecision, OperatorAct
 from writ.formats.digest import Digest
 from writ.formats.record import ActionRecord, Opening, OutcomeRecord, Record, encode_record, parse_record
 
@@ -313,6 +314,28 @@ def test_entry_whose_anchors_do_not_lead_to_the_quoted_register_is_found(tmp_pat
     site.entries[-1] = replace(last, anchors=replace(last.anchors, register=bytes(32)))
 
     assert [code for code, _ in judged(leave(site, tmp_path), capsys)[2]] == ["anchor-register-mismatch"]
+
+
+def test_host_that_enrolled_again_is_followed_anew_and_the_audit_names_who(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """After `verifier host replace` the register is another TPM's; only an operator makes that so."""
+    site = anchored()
+    left = {ONE: site.logs()[ONE], TWO: site.logs()[TWO]}
+    fresh = Scene(chip=Chip(seed="another", reset_count=1), now=site.scene.now)
+    admitted = OperatorAct(ENGINE_ID.digest, fresh.now, NAMESPACE, "ruth", "host-replace", fresh.host, None)
+    site.entries += [admitted, replace(fresh.enrol_entry, decided_at=fresh.now)]
+    site.scene = fresh
+    fresh.launch("three")
+    fresh.anchor()
+    site.renew("three")
+    arguments = leave(site, tmp_path, archive=site.archive(left))
+    code = main([*arguments, "--explain"])
+    text = capsys.readouterr().out
+    assert (code, "2 entries of 1 hosts against the register that each quote shows" in text) == (0, True)
+    named = f"host-1.anchors, enrolled again at {fresh.now - 30}, admitted by ruth"
+    assert f"anchors: 1 times an operator let a host begin anew, and no quote shows what it anchored last: {named}" in text
+
+    site.entries.remove(admitted)
+    assert [code for code, _ in judged(leave(site, tmp_path, archive=site.archive(left)), capsys)[2]] == ["enrolment-unadmitted"]
 
 
 def test_reset_between_anchors_is_said_and_is_no_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

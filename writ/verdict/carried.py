@@ -19,6 +19,8 @@ from writ.verdict.appraisal import NOT_CONTINUED
 
 FORKED: Final = frozenset({"action-log-inconsistent", INCONSISTENT})
 """The verifier's reasons against a checkpoint that does not extend the one before, or what was anchored since."""
+FELL: Final = frozenset({"reset-count-fell", "clock-fell"})
+"""Those against a TPM of another time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Brought:
 class Carriage:
     """What one attestation of a host brought: asked for at `since`, when its nonce was given out, and decided at `at`, in seconds.
 
-    `anchors` are those that the verifier took.
+    `anchors` are those that the verifier took. `fell`: the TPM had counted further before, for which the host was contained.
     """
 
     at: int
@@ -46,6 +48,7 @@ class Carriage:
     namespace: str
     brought: tuple[Brought, ...]
     anchors: ShownAnchors | None = None
+    fell: bool = False
 
 
 def carriage_of(decision: AttestDecision) -> Carriage:
@@ -55,8 +58,9 @@ def carriage_of(decision: AttestDecision) -> Carriage:
         codes = {reason.code for reason in one.reasons}
         claims = None if one.claims is None else one.claims.value
         brought.append(Brought(one.instance, one.log_size, one.log_root, not codes & NOT_CONTINUED, bool(codes & FORKED), claims))
+    fell = any(reason.code in FELL for reason in decision.reasons)
     return Carriage(
-        decision.decided_at, decision.nonce_issued_at, decision.host, decision.namespace, tuple(brought), taken_of(decision)
+        decision.decided_at, decision.nonce_issued_at, decision.host, decision.namespace, tuple(brought), taken_of(decision), fell
     )  # fmt: skip
 
 

@@ -47,7 +47,8 @@ def test_what_a_server_says_instead_of_its_definitions_stands_in_no_record(rigs:
     rig = rigs(protocol=OLD)
     rig.says(version="patient-4711")
     assert rule(rig.modern("tools/call", READ)) == "unavailable"
-    [entry] = [one for one in entries_of(rig.folder, rig.scene.instance) if isinstance(one.record, ActionRecord)]
+    [entry] = entries_of(rig.folder, rig.scene.instance)
+    assert isinstance(entry.record, ActionRecord)
     assert entry.record.reasons
     assert b"4711" not in entry.leaf
 
