@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from verifier.access import Operator, OperatorLog
 from verifier.ledger import ContentErased, ContentHeld, Entry, Ledger
@@ -10,7 +11,7 @@ from writ.formats.digest import Digest
 from writ.formats.record import preimage_of
 from writ.service.clock import Clock
 
-SALT = 32
+SALT: Final = 32
 
 
 class Contents:
