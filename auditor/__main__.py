@@ -127,7 +127,7 @@ def _add_listen(made: argparse.ArgumentParser, port: int) -> None:
 
 
 def _add_store(verbs: Any) -> None:
-    group = verbs.add_parser("store", help="keep the records of hosts off the hosts, written once: init, serve, vkey, export")
+    group = verbs.add_parser("store", help="keep the records of hosts off the hosts, written once: init, serve, vkey, export, acts")
     does = group.add_subparsers(dest="does", required=True, metavar="VERB")
     made = does.add_parser("init", help="make a store: its key and its file; prints its public key")
     made.add_argument("folder", type=Path, metavar="DIR")
@@ -151,6 +151,12 @@ def _add_store(verbs: Any) -> None:
     made.add_argument("--host", action="append", default=[], metavar="NAME", help="logs of this host alone, as --hosts of serve names it")
     made.add_argument("--keys", type=Path, metavar="DIR", help="what was kept of a host's keys: NAMESPACE.key, and INSTANCE.key of each")
     cli.add_json_flag(made)
+    made = does.add_parser("acts", help="show what operators of each host held, lifted and erased")
+    made.add_argument("folder", type=Path, metavar="DIR")
+    made.add_argument(
+        "--keys", type=Path, metavar="DIR", action="append", default=[], help="a copy of a host's operator/: tells who, and why"
+    )
+    cli.add_json_flag(made)
 
 
 def _store(args: argparse.Namespace) -> int:
@@ -170,6 +176,8 @@ def _store(args: argparse.Namespace) -> int:
         write(args.output, encode_archive(archive))
         cli.emit({"exported": str(args.output), "instances": len(archive.logs)}, args.json)
         return 0
+    if args.does == "acts":
+        return _operators(args)
     from auditor.serving import folder
 
     key = serve.init(args.folder, args.name) if args.does == "init" else folder.vkey(args.folder)
@@ -178,6 +186,17 @@ def _store(args: argparse.Namespace) -> int:
     else:
         print(key)
     return 0
+
+
+def _operators(args: argparse.Namespace) -> int:
+    """0; 1 where something stands against what a host shipped."""
+    from auditor.store.acts import operators
+
+    found = operators(args.folder, args.keys)
+    reasons = [reason for one in found for reason in one.reasons]
+    said = cli.refusal(reasons) if reasons else {"verdict": "accepted", "reasons": []}
+    cli.emit({**said, "hosts": [one.to_json() for one in found]}, args.json)
+    return cli.REFUSED if reasons else cli.ACCEPTED
 
 
 def _witness(args: argparse.Namespace) -> int:

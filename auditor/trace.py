@@ -68,8 +68,9 @@ def trace_record(bundle: TokenProof, proven: ProvenToken, said: Said, *, name: s
     """The claims of a record of `bundle`, which is proven, and lies beside it under `name` with the digest `encoded`.
 
     `platform` is `software-only` where the trust file calls the TPM's maker one of software, and `tpm2` for any other. The status is
-    affirming only where the token says so of the runtime, nothing was excepted, and the result says so of host and instance, else a warning. SLSA level 0: nobody here knows more of
-    a build than its digest, which is that of all that was measured of the agent. Raises FormatError.
+    affirming only where the token says so of the runtime, nothing was excepted, and the result says so of host and instance; else it is a
+    warning. SLSA level 0: nobody here knows more of a build than its digest, which is that of all that was measured of the agent.
+    Raises FormatError.
     """
     claims, evidence = proven.token.claims, parse_evidence(bundle.evidence)
     return {
