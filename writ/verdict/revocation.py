@@ -22,7 +22,7 @@ from writ.formats.errors import FormatError, Refused
 from writ.formats.ocsp import CERT_ID_HASHES, CertId, OcspResponse
 from writ.formats.reason import Reason
 from writ.formats.trust import ChainRules
-from writ.formats.x509 import EKU_OCSP, Certificate
+from writ.formats.x509 import EKU_OCSP, MAX_CERTIFICATE, Certificate
 from writ.formats.x509_key import SignatureAlgorithm, certificate_key, key_bits, signed_by
 
 
@@ -345,8 +345,20 @@ def _key(spki: bytes) -> bytes:
 
 
 def is_signed(message: bytes, signature: bytes, algorithm: SignatureAlgorithm, issuer: Certificate) -> bool:
-    """Whether the key of `issuer` signed `message`, with whatever hash."""
+    """Whether the key of `issuer` signed `message`, with whatever hash.
+
+    What was found out about a certificate is kept for a while, by all that it depends on: the CAs above evidence are few, and their
+    signatures are most of what a path costs.
+    """
+    verify = _kept if len(message) <= MAX_CERTIFICATE else _is_signed
+    return verify(message, signature, algorithm, issuer.spki)
+
+
+def _is_signed(message: bytes, signature: bytes, algorithm: SignatureAlgorithm, spki: bytes) -> bool:
     try:
-        return signed_by(message, signature, algorithm, certificate_key(issuer.spki))
+        return signed_by(message, signature, algorithm, certificate_key(spki))
     except FormatError:
         return False
+
+
+_kept: Final = lru_cache(maxsize=256)(_is_signed)

@@ -25,7 +25,7 @@ from writ.formats.ocsp import parse_ocsp
 from writ.formats.trust import ChainRules
 from writ.formats.x509 import Certificate, parse_certificate
 from writ.verdict.path import PathRules, VerifiedPath, verify_path
-from writ.verdict.revocation import Statement, judge_crl, latest_crls
+from writ.verdict.revocation import Statement, is_signed, judge_crl, latest_crls
 
 DAY = 86_400
 REQUIRED = PathRules(ChainRules(crl_required=True))
@@ -249,6 +249,20 @@ def test_responder_is_judged_by_a_list_that_speaks_of_it() -> None:
         response = parse_ocsp(LAST.ocsp(0x77, this=NOW - DAY, following=NOW + DAY, responder=responder))
         statements = verify(leaf, crls=(*CRLS[:2], part(address=at)), responses=(response,)).statements
         assert (Digest.of(response.der) in {one.digest for one in statements}) is believed
+
+
+def test_signature_that_held_holds_for_its_own_message_key_and_algorithm_only() -> None:
+    """Asked again with one part another, after the answer yes was kept."""
+    leaf, issuer, other = parse_certificate(LEAF), parse_certificate(ABOVE[2]), parse_certificate(ABOVE[1])
+    algorithm = leaf.algorithm
+    assert algorithm is not None
+    assert is_signed(leaf.signed, leaf.signature, algorithm, issuer)
+    assert not is_signed(leaf.signed + b"\0", leaf.signature, algorithm, issuer)
+    assert not is_signed(leaf.signed, issuer.signature, algorithm, issuer)
+    assert not is_signed(leaf.signed, leaf.signature, replace(algorithm, hash="sha384"), issuer)
+    assert not is_signed(leaf.signed, leaf.signature, algorithm, other)
+    assert not is_signed(leaf.signed, leaf.signature, algorithm, replace(issuer, spki=b"rubbish"))
+    assert is_signed(leaf.signed, leaf.signature, algorithm, issuer)
 
 
 def test_certificate_is_the_same_after_parsing_twice() -> None:

@@ -34,7 +34,6 @@ from writ.formats.tee.vek import Vek
 from writ.formats.trust import ChainRules
 from writ.formats.x509 import Certificate
 from writ.formats.x509_key import certificate_key
-from writ.verdict.amd_roots import ROOTS
 from writ.verdict.path import PathRules, VerifiedPath, verify_path
 from writ.verdict.revocation import Statement
 
@@ -207,14 +206,11 @@ def _judge_key(report: SnpReport, vek: Vek) -> None:
 
 
 def _judge_product(report: SnpReport, vek: Vek, path: VerifiedPath) -> None:
-    """ASK and ASVK are told apart by their names, the line by names and, of a root that is AMD's, by its fingerprint."""
+    """ASK, ASVK and line are told by the names of the CAs, which nobody but the anchor's holder can give."""
     names = [_common_name(certificate) for certificate in path.certificates[1:]]
     expected = [("SEV-" if vek.kind == "VCEK" else "SEV-VLEK-") + vek.line, f"ARK-{vek.line}"][: len(names)]
     if names != expected:
         raise _refused("snp-product-mismatch", "chain", " below ".join(expected), " below ".join(names))
-    pinned = ROOTS.get(Digest.of(path.anchor.der), vek.line)
-    if pinned != vek.line:
-        raise _refused("snp-product-mismatch", "chain", f"the root of {vek.line}", f"that of {pinned}")
     if report.cpu is not None:
         family, model, _ = report.cpu
         line = next((name for one, first, last, name in _CPUS if family == one and first <= model <= last), None)
