@@ -76,13 +76,13 @@ def _store(args: argparse.Namespace) -> int:
 
         observe.configure(sys.stderr, args.log_level)
         listen = parse_listen(args.listen, args.prefix, args.tls_cert, args.tls_key)
-        serve.serve(args.folder, args.hosts, listen, quota=args.most_bytes, shows=args.show_entries)
+        serve.serve(args.folder, args.hosts, listen, quota=args.most_bytes, share=args.most_bytes_host, shows=args.show_entries)
         return 0
     if args.does == "export":
         from auditor.store.export import export
         from writ.formats.archive import encode_archive
 
-        archive = export(args.folder, args.instance, args.keys)
+        archive = export(args.folder, args.instance, args.keys, args.host)
         write(args.output, encode_archive(archive))
         cli.emit({"exported": str(args.output), "instances": len(archive.logs)}, args.json)
         return 0
@@ -174,6 +174,8 @@ def _moment(at: int) -> str:
 
 
 def _export(args: argparse.Namespace) -> int:
+    if args.earliest > args.latest:
+        raise FormatError("--from, --to", "a time and one that is not before it", f"{_moment(args.earliest)}, {_moment(args.latest)}")
     if args.range is not None:
         from auditor import ranges
 
@@ -206,6 +208,8 @@ def _export(args: argparse.Namespace) -> int:
         for item in missing:
             lacks = "; ".join(f"{one['claim']}: expected {one['expected']}, got {one['got']}" for one in item["reasons"])
             print(cli.printable(f"no bundle for {item['record']}: {lacks}"), file=sys.stderr)
+        if not written and not missing:
+            print("nothing in the archives was asked for: compare --agent, --from and --to, and --tokens", file=sys.stderr)
     return 1 if missing or not written else 0
 
 
