@@ -72,7 +72,7 @@ def _evaluate(info: TcbInfo, platform: PckExtension, qe: Level | None, tee_tcb_s
     if tee_tcb_svn is not None and (major := tee_tcb_svn[_MAJOR]):
         parts.append(_module_level(module_of(info, major), tee_tcb_svn))
     status = converge(level.status, [part.status for part in parts])
-    rated = (level, *parts)
+    rated: tuple[PlatformLevel | Level, ...] = (level, *parts)
     return Tcb(status, _merged(one.advisories for one in rated), min(one.date for one in rated))
 
 
