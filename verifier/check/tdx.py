@@ -20,6 +20,8 @@ from writ.verdict.appraise.tdx import DEFAULT, REPORT_DATA, AppraisedQuote, TdxP
 from writ.verdict.intel_roots import INTEL_CERTIFICATES, INTEL_SGX_ROOT
 from writ.verdict.registers import RTMR_BANK
 
+FOR_EVER: Final = 1 << 40
+"""Seconds: how old a document may be within its own dates is a policy's to say."""
 _PASSING: Final = frozenset(TcbStatus) - {TcbStatus.REVOKED}
 _OF_TD: Final = (
     "tee_tcb_svn", "mr_seam", "mr_signer_seam", "seam_attributes", "td_attributes", "xfam", "mr_td", "mr_config_id", "mr_owner",
@@ -62,7 +64,8 @@ def _judge(finding: Finding, quote: Quote, args: argparse.Namespace, options: Op
         statuses=accepted or DEFAULT.statuses, chain=replace(DEFAULT.chain, crl_required=bool(collateral.crls)), qes=qes
     )  # fmt: skip
     lenient = replace(
-        strict, tees=frozenset(Tee), statuses=accepted or _PASSING, collateral_required=False, sept_ve_disable=False, service_tds=None
+        strict, tees=frozenset(Tee), statuses=accepted or _PASSING, collateral_required=False, sept_ve_disable=False, service_tds=None,
+        max_age=FOR_EVER, chain=replace(strict.chain, crl_max_age=FOR_EVER),
     )  # fmt: skip
     nonce = None
     if options.nonce is None:

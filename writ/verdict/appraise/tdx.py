@@ -201,8 +201,12 @@ def _pck(
 
 
 def _rules(kind: str, policy: TdxPolicy) -> PathRules:
-    """Whatever is not known of revocation is collected, and `use_path` says what it comes to."""
-    return PathRules(ChainRules(crl_max_age=policy.chain.crl_max_age, sha1=policy.chain.sha1), reasons=_PATHS[kind])
+    """Between a PCK and the root stands one CA, between the TCB signer and the root none.
+
+    What is not known of revocation is collected, and `use_path` says what it comes to.
+    """
+    depth = 1 if kind == "pck" else 0
+    return PathRules(ChainRules(crl_max_age=policy.chain.crl_max_age, sha1=policy.chain.sha1), depth=depth, reasons=_PATHS[kind])
 
 
 def _is_signed_by(certificate: Certificate, signature: bytes, message: bytes) -> bool:

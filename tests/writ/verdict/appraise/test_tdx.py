@@ -450,6 +450,22 @@ def test_whoever_else_is_below_the_root_signs_no_tcb_info() -> None:
     assert why(collateral=Collateral.of((pck, beside))) == ["tdx-collateral-refused"] * 2
 
 
+def test_tcb_signer_below_a_ca_of_pcks_is_not_believed() -> None:
+    below = PCK_CA.sign(named("Intel SGX TCB Signing"), "tdx/tcb signing", [(x509.BasicConstraints(False, None), True)])
+    found = judged(collateral=ONE.collateral(tcb_signer=below))
+    assert {(one.code, one.claim) for one in found.reasons} == {
+        ("certificate-refused", "tdx.qe_identity.certificate"), ("certificate-refused", "tdx.tcb_info.certificate"),
+    }  # fmt: skip
+
+
+def test_pck_below_more_cas_than_one_is_refused() -> None:
+    lower = Ca("Intel SGX PCK Lower CA", replace(PCK_CA, path_length=None), path_length=0)
+    root = replace(ROOT, path_length=None)
+    host = replace(ONE, root=root, pck_ca=replace(lower, above=replace(PCK_CA, above=root, path_length=None)))
+    chain = b"".join((host.pck(), lower.certificate(), replace(PCK_CA, above=root, path_length=None).certificate(), root.certificate()))
+    assert no(lambda: judged(host, host.quote(certification=(5, chain)))) == ("certificate-refused", "tdx.pck.certificate")
+
+
 def test_tcb_signer_of_another_root_is_not_believed() -> None:
     other = Ca("Intel SGX Root CA", path_length=1, key="another root")
     forged = replace(ONE, root=other).collateral(crls=ONE.crls())
