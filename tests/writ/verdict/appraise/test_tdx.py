@@ -13,7 +13,22 @@ from cryptography import x509
 
 from tests.world.authority import Ca
 from tests.world.authority import at as moment
-from tests.world.tdx import AT, DAY, ENCLAVE, PCK_CA, ROOT, TDX_10, TDX_15, TDX_15_MIGRATED, Platform, named, point
+from tests.world.der import rebuilt
+from tests.world.tdx import (
+    AT,
+    DAY,
+    ENCLAVE,
+    PCK_CA,
+    QE_SIGNER,
+    ROOT,
+    TD_QE_SIGNER,
+    TDX_10,
+    TDX_15,
+    TDX_15_MIGRATED,
+    Platform,
+    named,
+    point,
+)
 from tests.writ.verdict.refusal import refused
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused
@@ -22,7 +37,7 @@ from writ.formats.tee.tdx import Tee, parse_quote
 from writ.formats.tee.tdx_collateral import Collateral, TcbStatus
 from writ.formats.trust import ChainRules
 from writ.formats.x509 import parse_certificate
-from writ.verdict.appraise.tdx import CRLS_REQUIRED, DEFAULT, AppraisedQuote, TdxPolicy, Used, appraise_quote
+from writ.verdict.appraise.tdx import CRLS_REQUIRED, DEFAULT, REPORT_DATA, AppraisedQuote, TdxPolicy, Used, appraise_quote
 from writ.verdict.intel_roots import INTEL_CERTIFICATES, INTEL_SGX_ROOT
 from writ.verdict.tcb import Tcb
 
@@ -183,6 +198,46 @@ def test_certificate_that_is_no_pck_is_none() -> None:
     assert no(lambda: judged(quote=ONE.quote(certification=(5, chain)))) == ("certificate-refused", "tdx.pck.certificate")
     for kind in (1, 3, 7):
         assert no(lambda kind=kind: judged(quote=ONE.quote(certification=(kind, b"")))) == ("certificate-refused", "tdx.pck.certificate")  # type: ignore[misc]
+
+
+def test_pck_of_another_platform_in_the_quote_is_not_mended_from_beside_it() -> None:
+    beside = Collateral.of((COLLATERAL, Collateral((parse_certificate(ONE.pck()),))))
+    quote = ONE.quote(certification=(5, TWO.pck() + PCK_CA.certificate()))
+    assert no(lambda: judged(quote=quote, collateral=beside)) == ("signature-invalid", "tdx.qe_signature")
+
+
+def test_ca_of_the_name_of_a_pck_is_none() -> None:
+    below = Ca("Intel SGX PCK Certificate", PCK_CA, key=ONE.pck_key)
+    chain = below.certificate() + PCK_CA.certificate() + ROOT.certificate()
+    assert no(lambda: judged(quote=ONE.quote(certification=(5, chain)))) == ("certificate-refused", "tdx.pck.certificate")
+
+
+def test_pck_that_signed_is_the_one_whose_path_counts() -> None:
+    beside = Collateral(tuple(map(parse_certificate, (TWO.pck(), ONE.pck()))))
+    quote = ONE.quote(certification=(1, bytes(36)))
+    for revoked, refused_ in (([TWO.serial], False), ([ONE.serial], True)):
+        given = Collateral.of((beside, ONE.collateral(crls=ONE.crls(revoked=revoked))))
+        if refused_:
+            assert no(lambda given=given: judged(quote=quote, collateral=given))[0] == "certificate-revoked"  # type: ignore[misc]
+        else:
+            assert judged(quote=quote, collateral=given).reasons == ()
+
+
+def test_certificate_without_a_key_signs_nothing() -> None:
+    broken = rebuilt(ONE.tcb_signer(), lambda _: b"\x30\0", 0, 6)
+    assert (
+        why(collateral=replace(COLLATERAL, certificates=(parse_certificate(broken), parse_certificate(ROOT.certificate()))))
+        == ["tdx-collateral-refused"] * 2
+    )
+    assert judged(collateral=replace(COLLATERAL, certificates=(parse_certificate(broken), *COLLATERAL.certificates))).reasons == ()
+
+
+def test_defaults_are_the_strict_ones() -> None:
+    assert TdxPolicy(
+        frozenset({Tee.TDX}), frozenset({TcbStatus.UP_TO_DATE}), frozenset(), 0, True, 31 * 86_400,
+        ChainRules(True, 400 * 86_400, False), True, frozenset(), frozenset({QE_SIGNER, TD_QE_SIGNER}),
+    ) == DEFAULT  # fmt: skip
+    assert REPORT_DATA == 64
 
 
 def test_pck_without_its_extensions_is_refused() -> None:
