@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
-from tests.world.amd import BORN, NOW, POLICY, TCB, TURIN_TCB, Amd, SnpChip, p384_key, raw_tcb
+from tests.world.amd import BORN, NOW, POLICY, TCB, TURIN_TCB, Amd, SnpChip, p384_key, raw_tcb, rsa_key
 from tests.writ.verdict.refusal import refused
 from writ.formats.crl import Crl
 from writ.formats.digest import Digest
@@ -141,8 +141,17 @@ def test_big_endian_signature_is_none() -> None:
     assert refused(lambda: judge(data)).code == "signature-invalid"
 
 
-def test_key_on_another_curve_signs_nothing() -> None:
-    vek = read(CHIP.certificate(curve=ec.SECP256R1()))
+@pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP521R1()])
+def test_key_on_another_curve_signs_nothing(curve: ec.EllipticCurve) -> None:
+    """Its signature holds as ECDSA with SHA-384; it is on no curve that the firmware uses."""
+    key, body = ec.generate_private_key(curve), CHIP.body()
+    r, s = decode_dss_signature(key.sign(body, ec.ECDSA(_sha384())))
+    data = (body + r.to_bytes(72, "little") + s.to_bytes(72, "little")).ljust(1184, b"\0")
+    assert refused(lambda: judge(data, vek=read(CHIP.certificate(public=key.public_key())))).code == "signature-invalid"
+
+
+def test_key_of_another_kind_signs_nothing() -> None:
+    vek = read(CHIP.certificate(public=rsa_key("vek", 2048).public_key()))
     assert refused(lambda: judge(CHIP.report(), vek=vek)).code == "signature-invalid"
 
 
@@ -266,6 +275,13 @@ def test_root_of_another_name_is_no_root_of_the_line() -> None:
     assert codes(judge(CHIP.report(), authorities=(CHIP.amd.ask(),), anchors={Digest.of(CHIP.amd.ask().der)})) == []
     vek = read(CHIP.amd.vek(CHIP.seed, CHIP.amd.extensions(TCB, product="Milan-B0", hwid=CHIP.hwid), issuer="ARK"))
     assert refused(lambda: judge(CHIP.report(), vek=vek)).code == "snp-product-mismatch"
+
+
+def test_ca_of_a_name_that_is_none_of_amds() -> None:
+    vek = read(CHIP.amd.vek(CHIP.seed, CHIP.amd.extensions(TCB, product="Milan-B0", hwid=CHIP.hwid), issuer="SEV of"))
+    authorities = (CHIP.amd.ca("SEV of", "ARK"), CHIP.amd.ark())
+    reason = refused(lambda: judge(CHIP.report(), vek=vek, authorities=authorities))
+    assert (reason.code, reason.got) == ("snp-product-mismatch", "a CA of another name below ARK-Milan")
 
 
 @pytest.mark.parametrize("line, cpu", [("Genoa", b"\x19\x20\x01"), ("Genoa", b"\x19\xb0\x01"), ("Turin", b"\x1a\x20\x01")])
