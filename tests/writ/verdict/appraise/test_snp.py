@@ -390,6 +390,8 @@ MET: list[tuple[dict[str, int | bytes], SnpPolicy]] = [
     ({"platform_info": 1 << 4}, SnpPolicy(ciphertext_hiding=True)),
     ({"policy": POLICY | 0x0100}, SnpPolicy(abi=(0, 52))),
     ({}, SnpPolicy(aliases_checked=True)),
+    ({"policy": POLICY | 0x0137}, PLAIN),
+    ({}, SnpPolicy(clouds=frozenset({"a cloud"}))),
     ({"family_id": b"f"}, PLAIN),
 ]
 
@@ -402,6 +404,18 @@ def test_policy_that_is_met(given: dict[str, int | bytes], policy: SnpPolicy) ->
 @pytest.mark.parametrize("policy", [POLICY & ~(1 << 17), POLICY | 1 << 26, POLICY | 1 << 63])
 def test_policy_of_the_guest_that_nobody_knows_is_refused(policy: int) -> None:
     assert codes(judge(CHIP.report(policy=policy))) == [("snp-guest-policy", "policy")]
+
+
+def test_reasons_say_what_was_expected_and_what_came() -> None:
+    zeros, mine = bytes(48).hex(), b"\1" * 32
+    wanted = SnpPolicy(host_data=mine, author_keys=frozenset({b"a" * 48}), mitigations=1)
+    found = judge(CHIP.report(version=3, vmpl=2), policy=wanted)
+    assert [(one.claim, one.expected, one.got) for one in found.reasons] == [
+        ("host_data", mine.hex(), bytes(32).hex()), ("author_key_digest", "one of 1 accepted", zeros),
+        ("current_mitigations", "0x1", "none"), ("launch_mitigations", "0x1", "none"), ("vmpl", "0", "2"),
+    ]  # fmt: skip
+    assert [one.got for one in judge(CHIP.report(vmpl=HOST)).reasons] == ["the host"]
+    assert [one.got for one in judge(CHIP.report(), policy=SnpPolicy(mitigations=5)).reasons] == ["0x0", "0x0"]
 
 
 def test_cloud_of_a_vlek() -> None:
