@@ -171,6 +171,7 @@ def export(args: argparse.Namespace) -> int:
     for name, value in (("--agent", args.agent), ("--log", args.log), ("--trust", args.trust)):
         if value is None:
             raise FormatError(name, "with --range: the agent, the verifier's log and the trust file", "none")
+    AgentId.parse(args.agent)
     trust = parse_trust(read(args.trust, MAX_TRUST))
     with open_source(args.log, args.ca_file) as source:
         found = stretch(source, trust, args.earliest, args.latest)

@@ -27,7 +27,6 @@ from verifier.http.limits import DeadlineProtocol
 from verifier.http.route import Parts
 from verifier.keys import LOG_FILE, Keys, log_signer, make_decision_key
 from verifier.ledger import Began, EngineInstalled, Ledger, Noted
-from verifier.ledger.blobs import FOLDER, BlobKeys
 from verifier.ledger.schema import ApiKeyRow, EntryRow, ExchangeKeyRow, KeyRow
 from verifier.ledger.sequencer import SqliteLedger
 from verifier.ledger.sqlite import SqliteTables, connect, hold
@@ -103,7 +102,7 @@ def parts(
         revocations=Revocations(ledger, keys, log, clock, config.issuer),
         anchors=anchors,
         rotation=Rotation(ledger, keys, log, clock),
-        contents=Contents(ledger, log, clock, BlobKeys(config.ledger_file.parent / FOLDER)),
+        contents=Contents(ledger, log, clock, random),
         api_keys=ApiKeys(ledger, log, clock, random),
         proofs=HostProofs(ledger, clock),
         requests_per_second=config.requests_per_second,
@@ -224,6 +223,8 @@ def _cosigning(config: VerifierConfig, translog: TransparencyLog, ledger: Ledger
         policy = parse_policy(path.read_bytes())
     except OSError as error:
         raise Unavailable("witness_policy_file", f"{path}: {error.strerror}") from None
+    if config.witness_within and policy.satisfied(frozenset()):
+        raise FormatError("witness_policy_file", "a quorum of witnesses, as witness_within demands one", "a policy that asks for none")
     if all(key != translog.key for key, _ in policy.logs):
         raise FormatError("witness_policy_file", f"a policy with the line `log {translog.key}`", "one of other logs")
     witnesses = Witnesses(policy, uplinks(config.witness_ca_file, ASKS_FOR))

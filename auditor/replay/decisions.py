@@ -25,9 +25,12 @@ from writ.formats.jose import b64url
 from writ.formats.reason import Reason
 from writ.formats.record import ActionRecord, Opening, opening_of, parse_log
 from writ.formats.rerun import APPROVAL, Made, Rerun
+from writ.formats.tlog.inclusion import parse_inclusion
+from writ.formats.tlog.merkle import leaf_hash
 from writ.formats.trust import Trust
 from writ.verdict.replay import Reruns, demand_same, judged, refused, said, within_token
 from writ.verdict.signed_entry import by_thumbprint, decision_key, verify_entry
+from writ.verdict.transparency import verify_logged
 
 IDENTICAL: Final = "identical"
 DIFFERING: Final = "differing"
@@ -37,8 +40,10 @@ INCOMPLETE: Final = "incomplete"
 NOT_BY_POLICY: Final = "not decided by policy"
 NOTHING_TO_DECIDE: Final = "signed only"
 OUTCOMES: Final = (IDENTICAL, DIFFERING, ERASED, NOT_REPLAYED, INCOMPLETE, NOT_BY_POLICY, NOTHING_TO_DECIDE)
-"""What becomes of a decision. Only `identical` is one that was made again with the same bytes; `docs/audit.md` says what each is."""
+"""What becomes of a decision. Only `identical` is one that was made again with the same bytes; see docs/operations.md."""
 
+_DOMAIN: Final = frozenset({"engine", "policy", "reference", "references", "trust"})
+"""What the verifier keeps for its whole domain, in the clear: erasing a namespace leaves it (`verifier.ledger.blobs`)."""
 ACCEPTED: Final = "accepted"
 _EXIT: Final = {ACCEPTED: 0, "refused": 1, "incomplete": 3}
 
@@ -86,6 +91,9 @@ class Replay:
         self._reruns = Reruns()
         self._issued: set[Digest] = set()
         """The claims, by digest, of all tokens that a trusted decision in the archives issued."""
+        self._places: dict[bytes, list[bytes]] = {}
+        for one in archive.places:
+            self._places.setdefault(one.leaf, []).append(one.inclusion)
         self._erased = self._erasures()
 
     def judged(self) -> Iterator[Replayed]:
@@ -131,22 +139,45 @@ class Replay:
             rerun = self._inputs(entry, key)
         except (Refused, FormatError) as error:
             _failed(told, error)
-            if told.outcome == INCOMPLETE and entry.decided_at <= self._erased.get(entry.namespace, -1):
+            sealed = not {reason.claim for reason in told.reasons} & _DOMAIN
+            if told.outcome == INCOMPLETE and sealed and self._was_erased(entry, signed):
                 told.outcome = ERASED
             return told
         told.steps.append((2, _listed(rerun)))
         return _Asked(told, engine, encode_entry(entry), rerun)
 
-    def _erasures(self) -> dict[str, int]:
-        """Until when what decisions of each namespace rest on was erased, as a trusted operator's act says."""
-        found: dict[str, int] = {}
+    def _was_erased(self, entry: AttestDecision | EnrolDecision | ExchangeDecision, signed: bytes) -> bool:
+        """Whether an erasure of its namespace came after it: by their places in a trusted log, where both are shown, or by their times."""
+        place = self._place(signed)
+        for at, other in self._erased.get(entry.namespace, ()):
+            if place is not None and other is not None and place[0] == other[0]:
+                if place[1] < other[1]:
+                    return True
+            elif entry.decided_at <= at:
+                return True
+        return False
+
+    def _place(self, signed: bytes) -> tuple[str, int] | None:
+        """The log that an entry is in, and its index there; None where the archives prove none by a key of the trust file."""
+        leaf = leaf_hash(signed)
+        for inclusion in self._places.get(leaf, ()):
+            try:
+                logged = verify_logged(leaf, parse_inclusion(inclusion), self._trust.log_keys, None, "entry")
+            except (Refused, FormatError):
+                continue
+            return logged.origin, logged.index
+        return None
+
+    def _erasures(self) -> dict[str, list[tuple[int, tuple[str, int] | None]]]:
+        """When what decisions of each namespace rest on was erased, and where in a log, as trusted operators' acts say."""
+        found: dict[str, list[tuple[int, tuple[str, int] | None]]] = {}
         for signed in self._archive.entries:
             try:
                 entry = verify_entry(signed, self._keys, "decision")
             except (Refused, FormatError):
                 continue
             if isinstance(entry, OperatorAct) and entry.act == "content-erase":
-                found[entry.namespace] = max(entry.decided_at, found.get(entry.namespace, -1))
+                found.setdefault(entry.namespace, []).append((entry.decided_at, self._place(signed)))
         return found
 
     def _engine(self, named: Digest) -> EngineId:
@@ -159,14 +190,17 @@ class Replay:
         return engine
 
     def _inputs(self, entry: AttestDecision | EnrolDecision | ExchangeDecision, key: bytes) -> Rerun:
-        """Raises Refused where the archives lack one."""
+        """Raises Refused where the archives lack one: first of what the domain keeps, since no erasure of a namespace takes that."""
         get, decision = self._objects.get, encode_entry(entry)
         if isinstance(entry, EnrolDecision):
+            trust = get(entry.trust, "trust")
             get(entry.record, "record")  # what came of it: a signed record that nobody has seen would replay all the same
-            return Rerun("enrol", decision, {"evidence": get(entry.evidence, "enrolment"), "trust": get(entry.trust, "trust")})
+            return Rerun("enrol", decision, {"evidence": get(entry.evidence, "enrolment"), "trust": trust})
         named = dict(entry.inputs)
         references = self._objects.references(named.pop("references"))
-        inputs = {"issuer": self._trust.issuer.encode(), **{name: get(digest, name) for name, digest in named.items()}}
+        inputs = {"issuer": self._trust.issuer.encode()}
+        for name in sorted(named, key=lambda name: (name not in _DOMAIN, name)):
+            inputs[name] = get(named[name], name)
         if isinstance(entry, AttestDecision):
             return Rerun("attest", decision, {**inputs, "verifier": key}, references)
         return Rerun("exchange", decision, inputs, references)

@@ -19,11 +19,11 @@ from auditor.__main__ import main
 from auditor.ranges import Ranges, Stretch
 from tests.auditor.story import Site, leave
 from tests.parsers import assert_parser_is_total
-from tests.world.scene import GOVERNED, NOW, Scene, reference, sign_entry, sign_token, sixteen
+from tests.world.scene import ENGINE_ID, GOVERNED, NOW, Scene, reference, sign_entry, sign_token, sixteen
 from tests.world.translog import WorldLog, act, auditors_trust, put
 from writ.formats.archive import EMPTY, Archive, InstanceLog, encode_archive
 from writ.formats.cose import parse_sign1
-from writ.formats.decision import AttestDecision, parse_entry
+from writ.formats.decision import DOMAIN, AttestDecision, OperatorAct, parse_entry
 from writ.formats.digest import Digest
 from writ.formats.eat import encode_claims, parse_token
 from writ.formats.errors import Refused
@@ -539,3 +539,44 @@ def test_an_instance_that_got_a_token_and_carried_nothing_is_told_of(tmp_path: P
     leave(site, tmp_path, archive=replace(site.archive(), tokens=()))
     code, answer = said(["export", str(tmp_path / "enforcer"), *arguments, *window], capsys)
     assert (code, {one["code"] for one in answer["reasons"]}) == (1, {"range-gap"}), "without its token nobody can say whose it is"
+
+
+def test_a_log_that_took_a_lost_ones_place_is_silent_about_the_time_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    site = Site(Scene())
+    begun = site.scene.enrol_entry.decided_at
+    last = Digest.of(b"its last checkpoint")
+    site.entries.insert(0, OperatorAct(ENGINE_ID.digest, begun, DOMAIN, "init", "log-succeed", "lost.example.org/log", last))
+    site.scene.launch("one")
+    for _ in range(30):
+        site.renew("one")
+        site.act("one", "files/a")
+    leave(site, tmp_path)
+
+    def exported(earliest: int) -> tuple[int, set[str]]:
+        arguments = [
+            "export", str(tmp_path / "enforcer"), "--log", str(tmp_path / "log"), "--trust", str(tmp_path / "trust"), "--agent", AGENT,
+            "--from", str_of(earliest), "--to", str_of(NOW + 500), "--range", str(tmp_path / "range"), "--json",
+        ]  # fmt: skip
+        code, told = said(arguments, capsys)
+        (tmp_path / "range").unlink(missing_ok=True)
+        return code, {reason["got"] for reason in told["reasons"]}
+
+    code, got = exported(begun - 3600)
+    assert (code, got) == (1, {f"from {begun} on, after the lost log lost.example.org/log"})
+    assert exported(begun + 400) == (0, set())
+    assert main(["log", "verify", str(tmp_path / "log"), "--trust", str(tmp_path / "trust"), "--explain"]) == 0
+    assert "succession: it was begun after lost.example.org/log was lost" in capsys.readouterr().out
+
+
+def test_export_asks_for_a_time_and_an_agent_that_are_ones_before_it_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = place(tmp_path)
+    swapped, other = list(arguments), list(arguments)
+    swapped[swapped.index("--to") + 1] = str_of(EARLIEST - 1)
+    other[other.index(AGENT)] = "reporter"
+    for wrong in (swapped, other):
+        assert main(wrong) == 2
+        assert not (tmp_path / "range").exists()
+    plain = [*arguments[:2], "--agent", "spiffe://example.org/billing/agent/nobody", "--out", str(tmp_path / "out")]
+    capsys.readouterr()
+    assert main(plain) == 1
+    assert "nothing in the archives was asked for" in capsys.readouterr().err

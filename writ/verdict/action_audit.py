@@ -41,6 +41,10 @@ class JudgedActions:
     since: int
     sound: Mapping[bytes, ReadLog]
     """The logs that are one, each in its order."""
+    vouched: Mapping[bytes, int]
+    """Of each log, how many records stand before the last checkpoint that was carried: beyond it all is the host's word."""
+    unnamed: tuple[bytes, ...]
+    """Instances whose log was handed over, and of which the verifier's log says nothing."""
     parents: bool
     """Whether parents were judged: not where a log is broken, for they may stand behind the break."""
 
@@ -61,9 +65,11 @@ def judge_actions(handed: HandedLogs, carried: CarriedLogs, bounds: Mapping[Dige
     found = [*_missing(handed.leaves, carried, hosts), *parted, *carried.twins, *handed.forks]
     without: list[str] = []
     sound: dict[bytes, ReadLog] = {}
+    vouched: dict[bytes, int] = {}
     since = 0
     for instance, leaves in sorted(handed.leaves.items()):
         known = carried.of.get(instance)
+        vouched[instance] = 0 if known is None else known.size
         # 3
         log, broken = read_log(instance, leaves)
         found += broken
@@ -81,7 +87,9 @@ def judge_actions(handed: HandedLogs, carried: CarriedLogs, bounds: Mapping[Dige
     whole = len(sound) == len(handed.leaves)
     if whole:
         found += judge_parents(sound, {digest: bound.lineage for digest, bound in bounds.items()}).reasons
-    return JudgedActions(tuple(found), tuple(without), sum(map(len, handed.leaves.values())), since, sound, whole)
+    unnamed = tuple(sorted(handed.leaves.keys() - carried.of.keys()))
+    records = sum(map(len, handed.leaves.values()))
+    return JudgedActions(tuple(found), tuple(without), records, since, sound, vouched, unnamed, whole)
 
 
 def _missing(at_hand: Collection[bytes], carried: CarriedLogs, hosts: Collection[str]) -> Iterator[Reason]:

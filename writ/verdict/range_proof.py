@@ -10,10 +10,11 @@ It rests on the decisions that the verifier signed, and not on the quotes themse
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from writ.formats.decision import OperatorAct
 from writ.formats.digest import Digest
 from writ.formats.eat import parse_claims, parse_token
 from writ.formats.errors import FormatError, Refused
@@ -27,6 +28,7 @@ from writ.formats.tlog.cosignature import TlogPolicy
 from writ.formats.tlog.merkle import Frontier, append, frontier_root, leaf_hash, root_from_range, verify_inclusion
 from writ.formats.trust import Trust
 from writ.verdict.action_bounds import TRAVEL, Bound, bound_of, of_another, out_of_bounds
+from writ.verdict.anchor_audit import Told
 from writ.verdict.carried import Carried, CarriedLogs, Checkpoint
 from writ.verdict.log_audit import LogTrust, Speaker, Timeline, judge_entries
 
@@ -140,9 +142,20 @@ def _entries(bundle: RangeBundle, speaker: Speaker) -> tuple[CarriedLogs, tuple[
         reasons.append(Reason("range-gap", f"entry.{bundle.first}", expected, f"from {first} on"))
     claims = {outcome for carriage in judged.carriages for one in carriage.brought if (outcome := one.claims) is not None}
     carried = CarriedLogs(None, claims)
+    if not bundle.first:
+        reasons += _succeeded(judged.told, bundle.earliest)
     for carriage in judged.carriages:
         carried.take(carriage)
     return carried, (first, latest), reasons
+
+
+def _succeeded(told: Iterable[Told], earliest: int) -> Iterator[Reason]:
+    """Where this log took the place of a lost one in the time that is needed, the entries of before are in that one."""
+    needed = earliest - LOOK_BACK - CLOCK_SKEW
+    for one in told:
+        if isinstance(one, OperatorAct) and one.act == "log-succeed" and one.decided_at > needed:
+            got = f"from {one.decided_at} on, after the lost log {one.subject}"
+            yield Reason("range-gap", "entry.0", f"entries from {needed} on", got[:200])
 
 
 class _Shown:
