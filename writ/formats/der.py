@@ -86,6 +86,11 @@ class DerReader:
         """The tag of the next element, None at the end."""
         return self._data[self._at] if self.more else None
 
+    @property
+    def rest(self) -> bytes:
+        """What is left."""
+        return self._data[self._at :]
+
     def error(self, field: str, expected: str, got: str) -> FormatError:
         """The error to raise about `field`."""
         return FormatError(f"{self._what}.{field}", expected, got)

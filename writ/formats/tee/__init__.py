@@ -1,0 +1,1 @@
+"""Evidence of trusted execution environments: bytes to frozen types, nothing judged."""
