@@ -263,6 +263,10 @@ REMEDIES: Final[dict[str, str]] = {
     "anchor-reset": "What was anchored between the last quote and the reset of the TPM is not shown: ask why the host was reset.",
     "anchors-off": "Name a PCR (anchor_pcr in attestor.toml), and no hardware mode; or set anchor_every = 0 in enforcer.toml.",
     "anchors-full": "A quote shows so many anchors and no more: they go on after the next one. Anchor less often, or renew sooner.",
+    # certificates that vouch for hardware
+    "certificate-refused": "The certificate leads to no root that is pinned; see got. Give the CAs between, or look for who altered it.",
+    "certificate-expired": "A certificate of the chain is not valid at that time. Give the one after it, or judge as of another time.",
+    "certificate-revoked": "The vendor revoked this certificate or a CA above it: the hardware is no longer to be trusted.",
 }
 """Code -> remedy. Codes are appended and never removed or renamed: old decisions name them."""
 

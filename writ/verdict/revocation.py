@@ -11,8 +11,10 @@ Source: RFC 5280 section 6.3; RFC 6960 sections 3.2, 4.2.2.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from typing import Final
 
 from writ.formats.crl import Crl
 from writ.formats.digest import Digest, hash_bytes
@@ -24,49 +26,91 @@ from writ.formats.x509 import EKU_OCSP, Certificate
 from writ.formats.x509_key import SignatureAlgorithm, certificate_key, key_bits, signed_by
 
 
+@dataclass(frozen=True, slots=True)
+class PathReasons:
+    """What a refusal of a path is called: its codes, and the claim that it is about."""
+
+    refused: str
+    expired: str
+    revoked: str
+    claim: str
+
+
+CERTIFICATES: Final = PathReasons("certificate-refused", "certificate-expired", "certificate-revoked", "certificate")
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A CRL or OCSP response that said of a certificate that it is not revoked: its digest, and its dates in seconds since the epoch."""
+
+    digest: Digest
+    this_update: int
+    next_update: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """What is known about the revocation of a path that nobody revoked: what is not known, and what said what is."""
+
+    unknown: tuple[Reason, ...]
+    statements: tuple[Statement, ...]
+
+
 def judge_revocation(
-    path: tuple[Certificate, ...], crls: Sequence[Crl], responses: Sequence[OcspResponse], rules: ChainRules, *, now: int
-) -> tuple[Reason, ...]:
-    """No certificate of `path`, from the leaf up, the last apart, is revoked. Returns what is not known about it.
+    path: tuple[Certificate, ...],
+    crls: Sequence[Crl],
+    responses: Sequence[OcspResponse],
+    rules: ChainRules,
+    *,
+    now: int,
+    issues_crls: bool = True,
+    reasons: PathReasons = CERTIFICATES,
+) -> Revocation:
+    """No certificate of `path`, from the leaf up, the last apart, is revoked. Returns what is known about it, and what is not.
 
     1. The newest CRL of its issuer does not list it.
     2. The newest OCSP response about it does not call it revoked.
-    3. One of the two is fresh: it is known. Under `rules.crl_required` it must be.
+    3. One of the two is fresh: it is known. Under `rules.crl_required` it must be. Of the leaf nothing need be known where its issuer
+       publishes no CRLs (`issues_crls`).
 
-    Raises Refused `ek-certificate-revoked` (1, 2) or `revocation-unknown` (3).
+    Raises Refused `certificate-revoked`, or as `reasons` has it, (1, 2) or `revocation-unknown` (3).
     """
     unknown: list[Reason] = []
+    statements: list[Statement] = []
     for subject, issuer in pairwise(path):
         name = f"certificate {Digest.of(subject.der)}"
         # 1
         crl = newest_crl(crls, issuer, rules, now=now)
         if crl is not None and subject.serial in crl.revoked:
-            raise Refused(Reason("ek-certificate-revoked", "ek_certificate", f"a certificate not on the CRL of {crl.this_update}", name))
+            raise Refused(Reason(reasons.revoked, reasons.claim, f"a certificate not on the CRL of {crl.this_update}", name))
         # 2
         about = [one for one in responses if one.certificate.serial == subject.serial and _names(one.certificate, issuer)]
         newest = newest_response(about, issuer, crl, rules, now=now)
         if newest is not None and newest[0].status == "revoked":
             said = f"a certificate not revoked by the OCSP response of {newest[0].this_update}"
-            raise Refused(Reason("ek-certificate-revoked", "ek_certificate", said, name))
+            raise Refused(Reason(reasons.revoked, reasons.claim, said, name))
         # 3
-        fault = _want(None if crl is None else (crl.this_update, crl.next_update), rules, now)
-        if fault and (other := _want(None if newest is None else (newest[0].this_update, newest[1]), rules, now)):
+        listed = None if crl is None else Statement(Digest.of(crl.der), crl.this_update, crl.next_update)
+        answered = None if newest is None else Statement(Digest.of(newest[0].der), newest[0].this_update, newest[1])
+        faults = [_want(one, rules, now) for one in (listed, answered)]
+        fresh = [one for one, fault in zip((listed, answered), faults, strict=True) if one is not None and fault is None]
+        statements += fresh
+        if not fresh and (issues_crls or subject is not path[0]):
             wanted = f"a CRL of its issuer or an OCSP response, fresh at {now}"
-            unknown.append(Reason("revocation-unknown", "ek_certificate.crl", wanted, f"{fault} and {other} for {name}"))
+            unknown.append(Reason("revocation-unknown", f"{reasons.claim}.crl", wanted, f"{faults[0]} and {faults[1]} for {name}"))
     if unknown and rules.crl_required:
         raise Refused(*unknown)
-    return tuple(sorted(unknown))
+    return Revocation(tuple(sorted(unknown)), tuple(sorted(set(statements), key=lambda one: str(one.digest))))
 
 
-def _want(dates: tuple[int, int | None] | None, rules: ChainRules, now: int) -> str | None:
-    """Why what was issued and is to be replaced at these dates does not say what is revoked at `now`."""
-    if dates is None:
+def _want(said: Statement | Crl | None, rules: ChainRules, now: int) -> str | None:
+    """Why what was issued and is to be replaced at its dates does not say what is revoked at `now`."""
+    if said is None:
         return "none"
-    this_update, next_update = dates
-    if next_update is not None and now > next_update:
-        return f"one to be replaced by {next_update}"
-    if now - this_update > rules.crl_max_age:
-        return f"one of {this_update}, older than {rules.crl_max_age} s,"
+    if said.next_update is not None and now > said.next_update:
+        return f"one to be replaced by {said.next_update}"
+    if now - said.this_update > rules.crl_max_age:
+        return f"one of {said.this_update}, older than {rules.crl_max_age} s,"
     return None
 
 
@@ -238,7 +282,7 @@ def _believed(response: OcspResponse, issuer: Certificate, crl: Crl | None, rule
         if signer is issuer:
             return signer
         listed = crl is not None and signer.serial in crl.revoked
-        fresh = crl is not None and _want((crl.this_update, crl.next_update), rules, now) is None
+        fresh = crl is not None and _want(crl, rules, now) is None
         if not listed and (fresh or signer.ocsp_no_check or response.status == "revoked"):
             return signer
     return None

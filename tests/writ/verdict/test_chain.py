@@ -25,7 +25,8 @@ from writ.formats.errors import Refused
 from writ.formats.reason import Reason
 from writ.formats.trust import ChainRules, ManufacturerRoot, Trust
 from writ.formats.x509 import parse_certificate
-from writ.verdict.chain import MAX_CHECKS, MAX_DEPTH, VerifiedEk, verify_ek_chain
+from writ.verdict.chain import MAX_DEPTH, VerifiedEk, verify_ek_chain
+from writ.verdict.path import MAX_CHECKS
 from writ.verdict.revocation import is_later, judge_crl, latest_crls, newest_crl
 
 MAKER = Maker()
