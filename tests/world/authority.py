@@ -56,11 +56,12 @@ class Ca:
         return (self.above or self).sign(self.subject(), self.seed, extensions, born=self.born, life=self.life)
 
     def sign(
-        self, subject: x509.Name, key: str, extensions: Extensions, *, serial: int = 0x77, born: datetime = BORN,
-        life: timedelta = timedelta(days=3650),
+        self, subject: x509.Name, key: str | ec.EllipticCurvePublicKey, extensions: Extensions, *, serial: int = 0x77,
+        born: datetime = BORN, life: timedelta = timedelta(days=3650),
     ) -> bytes:  # fmt: skip
-        """A certificate by this CA for the key of seed `key`, DER."""
-        builder = x509.CertificateBuilder().subject_name(subject).issuer_name(self.subject()).public_key(private_key(key).public_key())
+        """A certificate by this CA for `key`, or the key of that seed, DER."""
+        public = private_key(key).public_key() if isinstance(key, str) else key
+        builder = x509.CertificateBuilder().subject_name(subject).issuer_name(self.subject()).public_key(public)
         builder = builder.serial_number(serial).not_valid_before(born).not_valid_after(born + life)
         for extension, critical in extensions:
             builder = builder.add_extension(extension, critical)

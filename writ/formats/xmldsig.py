@@ -122,8 +122,8 @@ class _Builder:
         self._declared = {}
 
     def end(self, _: str) -> None:
-        *head, children = self._open.pop()
-        element = Element(*head, tuple(_joined(children)))
+        name, prefix, declared, attributes, prefixes, children = self._open.pop()
+        element = Element(name, prefix, declared, attributes, prefixes, tuple(_joined(children)))
         if self._open:
             self._open[-1][-1].append(element)
         else:
@@ -168,6 +168,7 @@ def parse_xml(data: bytes, what: str) -> Element:
     parser.StartNamespaceDeclHandler = builder.declare
     parser.StartDoctypeDeclHandler = parser.ProcessingInstructionHandler = parser.CommentHandler = builder.refuse
     try:
+        data.decode("utf-8")
         parser.Parse(data, True)
     except (expat.ExpatError, UnicodeError, ValueError):
         raise FormatError(what, "a well-formed XML document in UTF-8", f"a fault in line {parser.ErrorLineNumber}") from None
@@ -223,7 +224,8 @@ def parse_signed_xml(data: bytes, what: str) -> SignedXml:
     if len(encoded) != _SIGNATURE_SIZE:
         raise FormatError(f"{what}.SignatureValue", f"{_SIGNATURE_SIZE} bytes", f"{len(encoded)} bytes")
     return SignedXml(
-        root, canonical(root, without=signature), _signed_digest(info, what), canonical(info, scope=scope), encoded, _certificates(key, what)
+        root, canonical(root, without=signature), _signed_digest(info, what), canonical(info, scope=scope), encoded,
+        _certificates(key, what),
     )  # fmt: skip
 
 

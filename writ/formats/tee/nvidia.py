@@ -39,6 +39,7 @@ _NEWEST_OPAQUE: Final = 2
 _HEX: Final = re.compile(r"(?:[0-9a-fA-F]{2})+\Z", re.ASCII)
 _LISTS: Final = ("evidence_list", "device_evidence_list", "evidences")
 _CMW_TYPE: Final = "__cmwc_t"
+_STATED: Final = ("arch", "driver_version", "vbios_version", "cc_mode")
 CC_MODES: Final = ("on", "off", "devtools", "ppcie")
 """What a host may say of the mode that its driver runs the device in."""
 
@@ -54,9 +55,6 @@ class Field:
     PROJECT_SKU: Final = 18
     FWID: Final = 20
     PROTECTED_PCIE: Final = 21
-    SWITCH_PDI: Final = 22
-    LOCK_SWITCH: Final = 25
-    SWITCH_GPU_PDIS: Final = 26
     OPAQUE_VERSION: Final = 34
     FEATURE: Final = 36
 
@@ -207,25 +205,34 @@ def _record(record: Any, what: str) -> str | None:
 
 
 def _device(value: Any, what: str, nonce: Any) -> DeviceEvidence:
-    fields = Fields(value, what) if isinstance(value, dict) else None
-    if fields is None:
+    if not isinstance(value, dict):
         raise FormatError(what, "an object", type(value).__name__)
-    evidence, certificate = (_bytes(fields.text(name, least=1, most=MAX_FILE), f"{what}.{name}") for name in ("evidence", "certificate"))
-    if b"-----BEGIN" not in certificate:
-        certificate = _bytes(certificate.decode("ascii", "replace"), f"{what}.certificate")
-    stated = value.get("nonce", nonce)
-    found = None if stated is None else _bytes(str(stated), f"{what}.nonce")
+    report = parse_report(_bytes(_string(value, "evidence", what), f"{what}.evidence"))
+    chain = parse_pem_certificates(_pem(_string(value, "certificate", what), f"{what}.certificate"), f"{what}.certificate")
+    stated = {name: None if value.get(name) is None else Fields(value, what).text(name, most=64) for name in _STATED}
+    if stated["cc_mode"] not in (None, *CC_MODES):
+        raise FormatError(f"{what}.cc_mode", ", ".join(CC_MODES), repr(stated["cc_mode"])[:40])
+    asked = value.get("nonce", nonce)
+    found = None if asked is None else _bytes(_string({"nonce": asked}, "nonce", what), f"{what}.nonce")
     if found is not None and len(found) != NONCE_SIZE:
         raise FormatError(f"{what}.nonce", f"{NONCE_SIZE} bytes", f"{len(found)} bytes")
-    mode = _stated(value, "cc_mode", what)
-    if mode is not None and mode not in CC_MODES:
-        raise FormatError(f"{what}.cc_mode", ", ".join(CC_MODES), repr(mode)[:40])
-    arch, driver, vbios = (_stated(value, name, what) for name in ("arch", "driver_version", "vbios_version"))
-    return DeviceEvidence(parse_report(evidence), parse_pem_certificates(certificate, f"{what}.certificate"), arch, found, driver, vbios, mode)
+    return DeviceEvidence(report, chain, stated["arch"], found, stated["driver_version"], stated["vbios_version"], stated["cc_mode"])
 
 
-def _stated(value: Mapping[str, Any], name: str, what: str) -> str | None:
-    return None if value.get(name) is None else Fields(dict(value), what).text(name, most=64)
+def _string(value: Mapping[str, Any], name: str, what: str) -> str:
+    found = value.get(name)
+    if not isinstance(found, str) or not found:
+        raise FormatError(f"{what}.{name}", "text", type(found).__name__)
+    return found
+
+
+def _pem(text: str, what: str) -> bytes:
+    """PEM as it is, or in base64 or hexadecimal, or in base64 twice, as a CMW has it."""
+    for _ in range(2):
+        if "-----BEGIN" in text:
+            break
+        text = _bytes(text, what).decode("ascii", "replace")
+    return text.encode("ascii", "replace")
 
 
 def _bytes(text: str, what: str) -> bytes:

@@ -52,9 +52,9 @@ class SvnFloor:
 
 @dataclass(frozen=True, slots=True)
 class Rim:
-    """What one RIM names. `version` is the colloquial one of driver or VBIOS; `measurements` are index (from 0) -> values, any of which holds.
+    """What one RIM names. `version` is the colloquial one of driver or VBIOS; `measurements` are index (from 0) -> values.
 
-    `document` holds the signature and the certificates.
+    Any of the values of an index holds. `document` has the signature and the certificates.
     """
 
     version: str
@@ -101,7 +101,7 @@ def parse_rim(data: bytes) -> Rim:
 
 
 def parse_rim_file(data: bytes) -> tuple[str | None, Rim]:
-    """A RIM as a file holds it: the document, or the answer of the RIM service with it in base64, which says its id too. Raises FormatError."""
+    """A RIM as a file holds it: the document, or the answer of the RIM service, which says its id as well. Raises FormatError."""
     if data.lstrip()[:1] != b"{":
         return None, parse_rim(data)
     value = decode_json(data, "RIM", max_size=2 * MAX_XML)

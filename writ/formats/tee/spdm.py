@@ -113,7 +113,7 @@ class LittleEndianReader:
 
 
 def parse_measurements(data: bytes, *, signature_size: int) -> Measurements:
-    """Read exactly one request and its response, with a signature of `signature_size` bytes at the end. Raises FormatError, and nothing else.
+    """Read exactly one request and its response, which ends with a signature of `signature_size` bytes. Raises FormatError.
 
     A request for a single block, or without a signature, is none: what it would prove is too little.
     """
