@@ -156,9 +156,10 @@ def test_rim_is_signed_below_the_pinned_root(name: str, vectors: Path) -> None:
         assert [reason.code for reason in caught.value.reasons] == [code]
         return
     assert isinstance(verify_rim(rim, RIM_ROOTS, at=signer.not_before, claim="rim"), VerifiedRim)
+    wrong = parse_pem_certificates((vectors / FOLDER / "rim" / "incorrect_rim_root.crt").read_bytes(), "root")
     for at, roots, refusal in (
         (signer.not_after + 1, RIM_ROOTS, "certificate-expired"), (signer.not_before - 1, RIM_ROOTS, "certificate-expired"),
-        (signer.not_before, parse_pem_certificates((vectors / FOLDER / "rim" / "incorrect_rim_root.crt").read_bytes(), "x"), "certificate-refused"),
+        (signer.not_before, wrong, "certificate-refused"),
         (signer.not_before, DEVICE_ROOTS, "certificate-refused"),
     ):  # fmt: skip
         with pytest.raises(Refused) as caught:
@@ -210,9 +211,7 @@ def test_rims_expire_with_their_signers(vectors: Path) -> None:
     assert said(result)[1][:2] == ["certificate-expired", "nvidia-rim-missing"]
 
 
-@pytest.mark.parametrize(
-    ("folder", "name"), [("hopper-sdk", "spdm_parsed_output.json"), ("ls10-switch-sdk", "switch_spdm_parsed_output.json")]
-)
+@pytest.mark.parametrize("folder, name", [("hopper-sdk", "spdm_parsed_output.json"), ("ls10-switch-sdk", "switch_spdm_parsed_output.json")])
 def test_measurements_are_those_of_the_vendors_own_parser(folder: str, name: str, vectors: Path) -> None:
     (device,) = devices(run("nvidia", vectors / FOLDER / folder))
     blocks = json.loads((vectors / FOLDER / folder / name).read_bytes())["MeasurementRecord"]["MeasurementBlocks"]

@@ -104,7 +104,8 @@ class Ca:
         signer, mine = parse_certificate(responder or self.certificate()), parse_certificate(self.certificate())
         digests = [element(0x04, hash_bytes(hashed, value)) for value in (mine.subject, key_bits(mine.spki))]
         number = element(0x02, serial.to_bytes(serial.bit_length() // 8 + 1, "big"))
-        algorithm = element(0x30, bytes.fromhex({"sha1": "06052b0e03021a", "sha256": "0609608648016503040201"}[hashed]) + NULL)
+        oids = {"sha1": "06052b0e03021a", "sha256": "0609608648016503040201", "sha384": "0609608648016503040202"}
+        algorithm = element(0x30, bytes.fromhex(oids[hashed]) + NULL)
         said = {"good": b"\x80\0", "unknown": b"\x82\0", "revoked": element(0xA1, generalized(this))}[status]
         single = element(0x30, algorithm + b"".join(digests) + number) + said + generalized(this)
         if following is not None:

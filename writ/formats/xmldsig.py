@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -45,6 +46,9 @@ _SIGNATURE_SIZE: Final = 96
 
 _IN_TEXT: Final = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "\r": "&#xD;"})
 _IN_ATTRIBUTE: Final = str.maketrans({"&": "&amp;", "<": "&lt;", '"': "&quot;", "\t": "&#x9;", "\n": "&#xA;", "\r": "&#xD;"})
+
+_NAMESPACE: Final = re.compile(r"[!#-%'-;=?-~]*\Z")
+"""What a URI may have, without the characters that would be escaped: libxml2 leaves them as they are there."""
 
 Name: TypeAlias = tuple[str, str]
 """Namespace ("" for none) and local name."""
@@ -104,8 +108,8 @@ class _Builder:
         raise FormatError(self._what, "elements, attributes and text alone", "a DTD, an instruction or a comment")
 
     def declare(self, prefix: str | None, uri: str | None) -> None:
-        if prefix == "xml" or (prefix and not uri) or any(space in (uri or "") for space in " \t\r\n"):
-            raise FormatError(self._what, "a namespace that has a name", repr(uri)[:80])
+        if prefix == "xml" or (prefix and not uri) or not _NAMESPACE.match(uri or ""):
+            raise FormatError(self._what, "a namespace that is a URI", repr(uri)[:80])
         if len(self._declared) == MOST_NAMESPACES:
             raise FormatError(self._what, f"at most {MOST_NAMESPACES} namespaces", "more")
         self._declared[prefix or ""] = uri or ""

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, utils
 
 from tests.world.authority import BORN, Ca
 from tests.world.chip import private_key
@@ -178,7 +180,7 @@ def test_revoked_certificates_are_refused_by_crl_and_by_ocsp_of_any_level_but_th
     crl = parse_crl(PROVISIONER.crl(0x77, this=NOW - DAY))
     assert why(judged(GPU.entry(), crls=(crl,))) == [("certificate-revoked", "devices[0].cert_chain")]
     for ca in (PROVISIONER, IDENTITY, ROOT):
-        response = parse_ocsp(ca.ocsp(0x77, "revoked", this=NOW - DAY))
+        response = parse_ocsp(ca.ocsp(0x77, "revoked", this=NOW - DAY, hashed="sha384"))
         assert why(judged(GPU.entry(), responses=(response,))) == [("certificate-revoked", "devices[0].cert_chain")]
 
 
@@ -222,9 +224,13 @@ def test_odd_signatures_are_refused(spoil: Callable[[bytes], bytes]) -> None:
     assert why(judged(GPU.entry(report=report[:-96] + spoil(report[-96:])))) == [("signature-invalid", "devices[0].signature")]
 
 
-def test_attestation_key_of_another_curve_is_refused() -> None:
-    other = Device(leaf_key=private_key("p256").public_key())
-    assert why(judged(other.entry())) == [("signature-invalid", "devices[0].signature")]
+def test_attestation_key_of_another_curve_is_refused_though_it_signed() -> None:
+    key = private_key("p256")
+    other = Device(leaf_key=key.public_key())
+    signed = other.report()[:-96]
+    r, s = utils.decode_dss_signature(key.sign(signed, ec.ECDSA(hashes.SHA384())))
+    report = signed + r.to_bytes(48, "big") + s.to_bytes(48, "big")
+    assert why(judged(other.entry(report=report))) == [("signature-invalid", "devices[0].signature")]
 
 
 # --- nonce, firmware, model, mode -----------------------------------------------------------------------------------------
@@ -246,7 +252,9 @@ def test_firmware_must_be_what_the_key_was_certified_for() -> None:
     other = hashlib.sha384(b"other").digest()
     assert why(judged(GPU.entry(report=GPU.report(opaque=tlv(gpu_fields(f20=other).items()))))) == claim
     assert why(judged(Device(extension=composite(other)).entry())) == claim
-    assert why(judged(Device(extension=None).entry())) == claim
+    silent = Device(extension=None)
+    for report in (silent.report(), silent.report(opaque=tlv(gpu_fields(f20=None).items()))):
+        assert why(judged(silent.entry(report=report))) == claim, "a key that nobody certified for any firmware"
     rims = named(("d", BLACKWELL_RIMS[0]), ("v", BLACKWELL_RIMS[1]))
     second = replace(BLACKWELL, extension=tcb_info(bytes(48), FIRMWARE))
     assert why(judged(second.entry(), rims=rims)) == claim, "the first digest is the layer's own"
