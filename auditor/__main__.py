@@ -140,12 +140,15 @@ def _add_store(verbs: Any) -> None:
     made.add_argument("folder", type=Path, metavar="DIR")
     made.add_argument("--hosts", type=Path, required=True, metavar="FILE", help="keys of the hosts that may write: a tlog-policy")
     made.add_argument("--most-bytes", type=int, default=1 << 40, metavar="BYTES", help="what the file may grow to (default: 1 TiB)")
+    share = "what one host may make it grow by (default: an equal part of --most-bytes for each host)"
+    made.add_argument("--most-bytes-host", type=int, metavar="BYTES", help=share)
     made.add_argument("--show-entries", action="store_true", help="serve the records too, to whoever reaches the address")
     _add_listen(made, 8415)
     made = does.add_parser("export", help="write the archive that export, lineage and replay read")
     made.add_argument("folder", type=Path, metavar="DIR")
     made.add_argument("instance", nargs="*", type=bytes.fromhex, help="these, in hex; none for all")
     made.add_argument("--output", type=Path, required=True, metavar="FILE")
+    made.add_argument("--host", action="append", default=[], metavar="NAME", help="logs of this host alone, as --hosts of serve names it")
     made.add_argument("--keys", type=Path, metavar="DIR", help="what was kept of a host's keys: NAMESPACE.key, and INSTANCE.key of each")
     cli.add_json_flag(made)
 
@@ -158,12 +161,12 @@ def _store(args: argparse.Namespace) -> int:
 
         observe.configure(sys.stderr, args.log_level)
         listen = parse_listen(args.listen, args.prefix, args.tls_cert, args.tls_key)
-        serve.serve(args.folder, args.hosts, listen, quota=args.most_bytes, shows=args.show_entries)
+        serve.serve(args.folder, args.hosts, listen, quota=args.most_bytes, share=args.most_bytes_host, shows=args.show_entries)
         return 0
     if args.does == "export":
         from auditor.store.export import export
 
-        archive = export(args.folder, args.instance, args.keys)
+        archive = export(args.folder, args.instance, args.keys, args.host)
         write(args.output, encode_archive(archive))
         cli.emit({"exported": str(args.output), "instances": len(archive.logs)}, args.json)
         return 0
@@ -255,6 +258,8 @@ def _moment(at: int) -> str:
 
 
 def _export(args: argparse.Namespace) -> int:
+    if args.earliest > args.latest:
+        raise FormatError("--from, --to", "a time and one that is not before it", f"{_moment(args.earliest)}, {_moment(args.latest)}")
     if args.range is not None:
         from auditor import ranges
 
@@ -286,6 +291,8 @@ def _export(args: argparse.Namespace) -> int:
         for item in missing:
             lacks = "; ".join(f"{one['claim']}: expected {one['expected']}, got {one['got']}" for one in item["reasons"])
             print(cli.printable(f"no bundle for {item['record']}: {lacks}"), file=sys.stderr)
+        if not written and not missing:
+            print("nothing in the archives was asked for: compare --agent, --from and --to, and --tokens", file=sys.stderr)
     return 1 if missing or not written else 0
 
 

@@ -115,6 +115,7 @@ class Engines:
 def record_engine(wheels: Sequence[Path], folder: Path) -> tuple[Digest, Path]:
     """The engine in the one wheel of Writ among `wheels`, and its place in `folder`, where all of them now lie.
 
+    Where a wheel with just this engine lies there already (two releases may share one) it stays with its libraries, and nothing is added.
     Raises FormatError for what is no such wheel, Unavailable.
     """
     engines = [wheel for wheel in wheels if wheel.name.startswith("writ-")]
@@ -125,8 +126,10 @@ def record_engine(wheels: Sequence[Path], folder: Path) -> tuple[Digest, Path]:
         tree = tree_digest(Path(place))
     into = folder / tree.value.hex()
     try:
+        if any(one.name != engines[0].name for one in into.glob("writ-*.whl")):
+            return tree, into
         into.mkdir(parents=True, exist_ok=True)
-        for wheel in wheels:
+        for wheel in sorted(wheels, key=lambda wheel: wheel in engines):  # the engine last: it says that the others are there
             shutil.copyfile(wheel, into / wheel.name)
     except OSError as error:
         raise Unavailable("--engines", f"{into}: {error.strerror or 'cannot be written'}") from None

@@ -20,13 +20,11 @@ from typing import Final
 
 from auditor.files import read, write
 from writ.formats.digest import Digest
+from writ.formats.ear import parse_ear_cbor
 from writ.formats.errors import FormatError
-from writ.formats.eventlog.cel import parse_cel
-from writ.formats.eventlog.runtime import StartEvent, parse_event
 from writ.formats.evidence import Evidence, parse_evidence
 from writ.formats.keys import ED25519, Signer
 from writ.formats.proof_bundle import MAX_BUNDLE, ProofBundle, TokenProof, parse_proof
-from writ.formats.state import parse_host_state
 from writ.formats.strict import b64url, encode_json
 from writ.formats.tlog.cosignature import MAX_POLICY, parse_policy
 from writ.formats.tpm.attest import QuoteInfo, parse_attest
@@ -70,8 +68,9 @@ def trace_record(bundle: TokenProof, proven: ProvenToken, said: Said, *, name: s
     """The claims of a record of `bundle`, which is proven, and lies beside it under `name` with the digest `encoded`.
 
     `platform` is `software-only` where the trust file calls the TPM's maker one of software, and `tpm2` for any other. The status is
-    affirming only where the token says so of the runtime and nothing was excepted, else a warning. SLSA level 0: nobody here knows more of
-    a build than its digest, which is that of all that was measured of the agent. Raises FormatError.
+    affirming only where the token says so of the runtime, nothing was excepted, and the result says so of host and instance; else it is a
+    warning. SLSA level 0: nobody here knows more of a build than its digest, which is that of all that was measured of the agent.
+    Raises FormatError.
     """
     claims, evidence = proven.token.claims, parse_evidence(bundle.evidence)
     return {
@@ -86,9 +85,9 @@ def trace_record(bundle: TokenProof, proven: ProvenToken, said: Said, *, name: s
         },
         "policy": {"bundle_hash": str(proven.policy.digest), "enforcement_mode": "enforce", "version": str(proven.policy.version)},
         "data_class": said.data_class,
-        "build_provenance": {"slsa_level": 0, "digest": str(_manifest(bundle, evidence, claims.instance))},
+        "build_provenance": {"slsa_level": 0, "digest": str(proven.manifest)},
         "appraisal": {
-            "status": "affirming" if (proven.runtime, proven.exceptions) == ("affirming", ()) else "warning",
+            "status": _status(bundle, proven),
             "verifier": claims.issuer,
             "timestamp": proven.attested_at,
         },
@@ -108,22 +107,16 @@ def sign_trace(record: Mapping[str, object], signer: Signer) -> bytes:
     return encode_json({**whole, "signature": b64url(signer.sign(encode_json(whole)))})
 
 
+def _status(bundle: TokenProof, proven: ProvenToken) -> str:
+    names = ("host", f"instance.{proven.token.claims.instance.hex()}")
+    judged = [sub.status for name, sub in parse_ear_cbor(bundle.result).submodules if name in names]
+    sound = (proven.runtime, proven.exceptions, judged) == ("affirming", (), ["affirming"] * 2)
+    return "affirming" if sound else "warning"
+
+
 def _composite(evidence: Evidence) -> str:
     """The digest over the registers, as the TPM quoted it."""
     body = parse_attest(evidence.attest).body
     if not isinstance(body, QuoteInfo) or len(body.pcr_digest) not in _ALGORITHMS:
         raise FormatError("evidence.quote", "a digest of PCRs of 32 or 48 bytes", type(body).__name__)
     return f"{_ALGORITHMS[len(body.pcr_digest)]}:{body.pcr_digest.hex()}"
-
-
-def _manifest(bundle: TokenProof, evidence: Evidence, instance: bytes) -> Digest:
-    """The root of what was measured of the agent: in the log that was quoted, or in the state that the verifier had of it."""
-    for record in parse_cel(evidence.log, first=evidence.log_first):
-        event = parse_event(record.content)
-        if isinstance(event, StartEvent) and event.instance == instance:
-            return event.manifest_root
-    known = () if not bundle.state else parse_host_state(bundle.state).runtime.instances
-    for one in known:
-        if one.instance == instance:
-            return one.manifest
-    raise FormatError("evidence.log", "the start of the token's instance", "none")

@@ -29,7 +29,6 @@ from writ.service.clock import Clock
 
 EVIDENCE_FILE: Final = "containment.json"
 LAST_RECORDS: Final = 20
-STATES: Final = ("starting", "running", "observed", "held", "killed", "ended")
 
 
 @dataclass(slots=True)

@@ -122,7 +122,7 @@ def record_store(config: EnforcerConfig) -> str:
     store, now = parse_vkey(config.record_store_key), int(time.time())
     behind = oldest = logs = 0
     for path in (config.state_dir / "instances").glob("*/" + LOG_FILE):
-        kept = read_receipt(path.parent, store)
+        kept = read_receipt(path.parent, store, f"{config.record_log}/{path.parent.name}")
         try:
             records, since = unstored(path.parent, 0 if kept is None else kept.signed.checkpoint.size)
         except sqlite3.Error as error:

@@ -81,7 +81,7 @@ def _shipped(config: EnforcerConfig, instance: bytes) -> dict[str, Any]:
     folder = config.instance_dir(instance)
     if not config.record_store or not (folder / LOG_FILE).exists():
         return {}
-    kept = read_receipt(folder, parse_vkey(config.record_store_key))
+    kept = read_receipt(folder, parse_vkey(config.record_store_key), f"{config.record_log}/{instance.hex()}")
     size = 0 if kept is None else kept.signed.checkpoint.size
     try:
         behind, since = unstored(folder, size)

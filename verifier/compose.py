@@ -224,6 +224,8 @@ def _cosigning(config: VerifierConfig, translog: TransparencyLog, ledger: Ledger
         policy = parse_policy(path.read_bytes())
     except OSError as error:
         raise Unavailable("witness_policy_file", f"{path}: {error.strerror}") from None
+    if config.witness_within and policy.satisfied(frozenset()):
+        raise FormatError("witness_policy_file", "a quorum of witnesses, as witness_within demands one", "a policy that asks for none")
     if all(key != translog.key for key, _ in policy.logs):
         raise FormatError("witness_policy_file", f"a policy with the line `log {translog.key}`", "one of other logs")
     witnesses = Witnesses(policy, uplinks(config.witness_ca_file, ASKS_FOR))

@@ -81,11 +81,15 @@ class Cosigning:
     def demand(self, most: int | None = None) -> None:
         """Decisions may be made: there was a quorum since the start, and entries have not waited too long for the next. Raises Unavailable.
 
-        Too long is what the configuration says, or `most` seconds where that is less. A restart would begin the waiting anew: whoever holds
-        the machine would restart it.
+        Too long is what the configuration says, or `most` seconds where that is less. A quorum of nobody is none. A restart would begin the
+        waiting anew: whoever holds the machine would restart it.
         """
         lag = self.lag()
         within = min((one for one in (self._within, most) if one), default=0)
+        if within and self._policy.satisfied(frozenset()):
+            raise Unavailable(
+                "witnesses", f"expected a quorum within {within:g} s, got a witness policy that asks for no witness: name a quorum"
+            )
         if within and not self._seen:
             raise Unavailable("witnesses", "expected a quorum since the start, got none yet")
         if within and lag.seconds > within:

@@ -28,7 +28,6 @@ from writ.verdict.appraise.ima import ROOTED_PARTS
 from writ.verdict.publication import people_needed
 from writ.verdict.standing import Standing, standing
 
-TICKET_LIFE: Final = 24 * 3600
 MAX_TICKET_LIFE: Final = 30 * 24 * 3600
 ATTEMPTS: Final = 20
 EXCUSED: Final = (*BOOT_ENVIRONMENTS, FILES, *ROOTED_PARTS)

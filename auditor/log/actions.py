@@ -44,7 +44,13 @@ class Handed:
 
     def unknown(self) -> Unavailable | None:
         """What nobody can say with what is at hand."""
-        if self.judged is None or not (without := self.judged.without_token):
+        if self.judged is None:
+            return None
+        if unnamed := self.judged.unnamed:
+            listed = f"{', '.join(one.hex() for one in unnamed[:3])}{' …' if unnamed[3:] else ''}"
+            got = f"{len(unnamed)} others ({listed})"
+            return Unavailable("action logs", f"expected logs of instances that the verifier's log names; got {got}")
+        if not (without := self.judged.without_token):
             return None
         named = f"{', '.join(without[:3])}{' …' if without[3:] else ''}"
         return Unavailable("tokens", f"expected the token of each action among the archives; got none for {len(without)} ({named})")

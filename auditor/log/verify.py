@@ -12,6 +12,7 @@ from typing import Final
 
 from auditor.log.actions import Handed
 from auditor.log.source import Source, pieces
+from writ.formats.decision import OperatorAct
 from writ.formats.reason import Reason
 from writ.formats.tlog.checkpoint import Checkpoint
 from writ.formats.tlog.tile import ENTRIES, WIDTH
@@ -20,6 +21,9 @@ from writ.verdict.log_audit import Findings, Judged, LogAudit, Piece, Speaker, T
 
 _FEW: Final = 16 * WIDTH
 """Entries up to which other processes cost more than they save."""
+_SUCCESSIONS: Final = ("log-succeed", "log-resume")
+_NAMED: Final = 8
+"""Of events that are no findings, how many a step names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +55,22 @@ def verify(
     audit = LogAudit(checkpoint, kept)
     found, report = Findings(), Report()
     bundles = (piece for piece in pieces(source, audit) if piece.tile.level == ENTRIES)
-    timeline, anchors = None, AnchorReplay()
+    timeline, successions, anchors = None, list[OperatorAct](), AnchorReplay()
     if content is None:
         for _ in bundles:
             continue
     else:
-        timeline = _judge(bundles, checkpoint.size, content, found, anchors, handed)
+        timeline, successions = _judge(bundles, checkpoint.size, content, found, anchors, handed)
     if handed is not None:
         for reason in handed.judge():
             found.add(reason)
     report.reasons = (*audit.findings(), *found.reasons())
     report.steps += [
-        *_steps(checkpoint, kept, content, timeline), *([] if handed is None else handed.steps()), *_replayed(anchors),
-    ]  # fmt: skip
+        *_steps(checkpoint, kept, content, timeline),
+        *_succeeded(successions),
+        *([] if handed is None else handed.steps()),
+        *_replayed(anchors),
+    ]
     return report
 
 
@@ -81,17 +88,26 @@ def _steps(checkpoint: Checkpoint, kept: tuple[Checkpoint, ...], content: Conten
     yield f"times: none back by more than {content.skew} s, {silence}; the longest was {timeline.longest} s"
 
 
+def _succeeded(acts: Iterable[OperatorAct]) -> Iterator[str]:
+    for one in acts:
+        what = "its head was lost, and taken from a keeper" if one.act == "log-resume" else f"it was begun after {one.subject} was lost"
+        yield f"succession: {what}, at {one.decided_at}, from checkpoint {one.detail}; what only the lost one had is not here"
+
+
 def _replayed(anchors: AnchorReplay) -> Iterator[str]:
     if anchors.entries:
         resets = f"{len(anchors.resets)} times a TPM was reset or restarted, and no quote shows what was anchored since the one before"
-        yield f"anchors: {anchors.entries} entries of {len(anchors.last)} hosts against the register that each quote shows; {resets}"
+        yield f"anchors: {anchors.entries} entries of {len(anchors.hosts)} hosts against the register that each quote shows; {resets}"
+    if anchors.anew:
+        named = "; ".join(f"{one.claim}, {one.got}" for one in anchors.anew[:_NAMED]) + (" …" if anchors.anew[_NAMED:] else "")
+        yield f"anchors: {len(anchors.anew)} times an operator let a host begin anew, and no quote shows what it anchored last: {named}"
 
 
 def _judge(
     bundles: Iterator[Piece], size: int, content: Content, found: Findings, anchors: AnchorReplay, handed: Handed | None
-) -> Timeline:
-    """The entries and their times, in their order. Returns what is known of the times."""
-    timeline = Timeline(content.skew, content.silence)
+) -> tuple[Timeline, list[OperatorAct]]:
+    """The entries and their times, in their order. Returns what is known of the times, and what took another log's or head's place."""
+    timeline, successions = Timeline(content.skew, content.silence), list[OperatorAct]()
     work = partial(_judge_piece, content.speaker)
     for judged in _in_processes(work, bundles) if size > _FEW else map(work, bundles):
         for reason in judged.reasons:
@@ -99,14 +115,16 @@ def _judge(
         for index, at, once in judged.times:
             if (out_of_time := timeline.take(index, at, once)) is not None:
                 found.add(out_of_time)
-        for carriage in judged.carriages:
-            for reason in anchors.take(carriage):
+        for told in judged.told:
+            if isinstance(told, OperatorAct) and told.act in _SUCCESSIONS:
+                successions.append(told)
+            for reason in anchors.take(told):
                 found.add(reason)
         if handed is not None:
             handed.take(judged.carriages)
     if content.until is not None and (silent := timeline.end(content.until)) is not None:
         found.add(silent)
-    return timeline
+    return timeline, successions
 
 
 def _judge_piece(speaker: Speaker, piece: Piece) -> Judged:

@@ -37,8 +37,10 @@ INCOMPLETE: Final = "incomplete"
 NOT_BY_POLICY: Final = "not decided by policy"
 NOTHING_TO_DECIDE: Final = "signed only"
 OUTCOMES: Final = (IDENTICAL, DIFFERING, ERASED, NOT_REPLAYED, INCOMPLETE, NOT_BY_POLICY, NOTHING_TO_DECIDE)
-"""What becomes of a decision. Only `identical` is one that was made again with the same bytes; `docs/audit.md` says what each is."""
+"""What becomes of a decision. Only `identical` is one that was made again with the same bytes; see docs/operations.md."""
 
+_DOMAIN: Final = frozenset({"engine", "policy", "reference", "references", "trust"})
+"""What the verifier keeps for its whole domain, in the clear: erasing a namespace leaves it (`verifier.ledger.blobs`)."""
 ACCEPTED: Final = "accepted"
 _EXIT: Final = {ACCEPTED: 0, "refused": 1, "incomplete": 3}
 
@@ -131,7 +133,8 @@ class Replay:
             rerun = self._inputs(entry, key)
         except (Refused, FormatError) as error:
             _failed(told, error)
-            if told.outcome == INCOMPLETE and entry.decided_at <= self._erased.get(entry.namespace, -1):
+            sealed = not {reason.claim for reason in told.reasons} & _DOMAIN
+            if told.outcome == INCOMPLETE and sealed and entry.decided_at <= self._erased.get(entry.namespace, -1):
                 told.outcome = ERASED
             return told
         told.steps.append((2, _listed(rerun)))
@@ -159,14 +162,17 @@ class Replay:
         return engine
 
     def _inputs(self, entry: AttestDecision | EnrolDecision | ExchangeDecision, key: bytes) -> Rerun:
-        """Raises Refused where the archives lack one."""
+        """Raises Refused where the archives lack one: first of what the domain keeps, since no erasure of a namespace takes that."""
         get, decision = self._objects.get, encode_entry(entry)
         if isinstance(entry, EnrolDecision):
+            trust = get(entry.trust, "trust")
             get(entry.record, "record")  # what came of it: a signed record that nobody has seen would replay all the same
-            return Rerun("enrol", decision, {"evidence": get(entry.evidence, "enrolment"), "trust": get(entry.trust, "trust")})
+            return Rerun("enrol", decision, {"evidence": get(entry.evidence, "enrolment"), "trust": trust})
         named = dict(entry.inputs)
         references = self._objects.references(named.pop("references"))
-        inputs = {"issuer": self._trust.issuer.encode(), **{name: get(digest, name) for name, digest in named.items()}}
+        inputs = {"issuer": self._trust.issuer.encode()}
+        for name in sorted(named, key=lambda name: (name not in _DOMAIN, name)):
+            inputs[name] = get(named[name], name)
         if isinstance(entry, AttestDecision):
             return Rerun("attest", decision, {**inputs, "verifier": key}, references)
         return Rerun("exchange", decision, inputs, references)

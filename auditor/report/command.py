@@ -144,7 +144,7 @@ def _sections(args: argparse.Namespace, trust: Trust, judged: Judged) -> Iterato
     log += ["--actions", *archives, "--explain"]
     log += [] if args.policy is None else ["--policy", str(args.policy)]
     replay = ["auditor", "replay", *archives, "--trust", str(args.trust), "--explain"]
-    actions = Actions(judged.actions.sound)
+    actions = Actions(judged.actions.sound, judged.actions.vouched)
     yield tag("h1", "Audit report")
     said = f"{judged.verdict}: {len(judged.reasons)} findings, {len(judged.open)} things that are not at hand"
     yield tag("p", said, class_=f"verdict {judged.verdict}")
@@ -192,8 +192,8 @@ def _hosts(args: argparse.Namespace, judged: Judged, log: Sequence[str]) -> Iter
         yield tag("p", said)
         yield bars(spans, min(every), max(every), said)
         yield table(("nothing from", "until"), [(_moment(a), _moment(b)) for a, b in gaps[:MOST]], "No gap.")
-    since = f"{judged.actions.since} records came after the last checkpoint that was carried: nothing vouches for them yet."
-    yield tag("p", since)
+    since = f"{judged.actions.since} records came after the last checkpoint that was carried"
+    yield tag("p", f"{since}: nothing vouches for them yet, and no table has them.")
 
 
 def _agents(actions: Actions, lineage: Sequence[str]) -> Iterator[Markup]:

@@ -78,20 +78,20 @@ class Hosts:
 
 
 class Actions:
-    """All actions of the logs that are sound."""
+    """All actions of the logs that are sound, up to the last checkpoint of each that was carried: for what comes behind nobody vouches."""
 
-    def __init__(self, logs: Mapping[bytes, ReadLog]) -> None:
+    def __init__(self, logs: Mapping[bytes, ReadLog], vouched: Mapping[bytes, int]) -> None:
         self.agents: dict[str, Agent] = {}
         self.kinds: dict[str, Counter[str]] = {}
         self.codes: Counter[str] = Counter()
         self.refusals: list[Refusal] = []
         for instance, log in sorted(logs.items()):
-            self._log(instance, log)
+            self._log(instance, log, vouched[instance])
         self.refusals.sort(key=lambda one: (one.at, one.name))
 
-    def _log(self, instance: bytes, log: ReadLog) -> None:
+    def _log(self, instance: bytes, log: ReadLog, size: int) -> None:
         ended = {one.of for one in log.records if isinstance(one, OutcomeRecord)}
-        for at, record in enumerate(log.records):
+        for at, record in enumerate(log.records[:size]):
             if not isinstance(record, ActionRecord):
                 continue
             opening = log.records[record.opening]

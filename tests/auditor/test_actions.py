@@ -13,10 +13,12 @@ import pytest
 
 from auditor.__main__ import main
 from tests.auditor.story import Site, leave
-from tests.world.scene import sign_entry, sixteen
+from tests.world.chip import Chip
+from tests.world.scene import ENGINE_ID, NAMESPACE, Scene, sign_entry, sixteen
 from writ.formats.archive import InstanceLog, encode_archive
-from writ.formats.decision import AttestDecision
+from writ.formats.decision import AttestDecision, OperatorAct
 from writ.formats.digest import Digest
+from writ.formats.reason import Reason
 from writ.formats.record import ActionRecord, Opening, OutcomeRecord, Record, encode_record, parse_record
 
 ONE, TWO = sixteen("one"), sixteen("two")
@@ -198,6 +200,26 @@ def test_a_token_that_no_decision_of_the_log_issued_is_found(tmp_path: Path, cap
     assert found == [("token-unlogged", f"{instance.hex()}-5.token") for instance in sorted((ONE, TWO))]
 
 
+def test_an_instance_that_another_host_carried_is_found_about_that_host(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its own log is judged by what its host carried, and is whole."""
+    site = told()
+    one = [entry for entry in site.entries if isinstance(entry, AttestDecision)][-1]
+    outcome = replace(one.outcomes[0], log_size=50, log_root=bytes(32))
+    fork = replace(outcome, claims=None, reasons=(Reason("action-log-inconsistent", "x", "a", "b"),))
+    site.entries += [
+        replace(one, host="host-2", nonce=bytes([at]) * 32, outcomes=(outcome,)) for at, outcome in enumerate((outcome, fork))
+    ]  # fmt: skip
+    code, _, found = judged(leave(site, tmp_path), capsys)
+    assert (code, {name for name, _ in found}) == (1, {"action-log-forked"})
+    assert len(found) == 2, "that it is of another host, and that it forked there"
+
+
+def test_a_token_that_another_host_got_bounds_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    site = told()
+    site.entries = [replace(one, host="host-2") if isinstance(one, AttestDecision) else one for one in site.entries]
+    assert ("digest-mismatch", f"{ONE.hex()}-1.token") in judged(leave(site, tmp_path), capsys)[2]
+
+
 def test_a_token_of_another_instance_bounds_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     site = Site()
     site.scene.launch("one")
@@ -313,6 +335,28 @@ def test_entry_whose_anchors_do_not_lead_to_the_quoted_register_is_found(tmp_pat
     site.entries[-1] = replace(last, anchors=replace(last.anchors, register=bytes(32)))
 
     assert [code for code, _ in judged(leave(site, tmp_path), capsys)[2]] == ["anchor-register-mismatch"]
+
+
+def test_host_that_enrolled_again_is_followed_anew_and_who_let_it_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """After `verifier host replace` the register is another TPM's; only an operator makes that so."""
+    site = anchored()
+    left = {ONE: site.logs()[ONE], TWO: site.logs()[TWO]}
+    fresh = Scene(chip=Chip(seed="another", reset_count=1), now=site.scene.now)
+    admitted = OperatorAct(ENGINE_ID.digest, fresh.now, NAMESPACE, "ruth", "host-replace", fresh.host, None)
+    site.entries += [admitted, replace(fresh.enrol_entry, decided_at=fresh.now)]
+    site.scene = fresh
+    fresh.launch("three")
+    fresh.anchor()
+    site.renew("three")
+    arguments = leave(site, tmp_path, archive=site.archive(left))
+    code = main([*arguments, "--explain"])
+    text = capsys.readouterr().out
+    assert (code, "2 entries of 1 hosts against the register that each quote shows" in text) == (0, True)
+    named = f"host-1.anchors, enrolled again at {fresh.now - 30}, admitted by ruth"
+    assert f"anchors: 1 times an operator let a host begin anew, and no quote shows what it anchored last: {named}" in text
+
+    site.entries.remove(admitted)
+    assert [code for code, _ in judged(leave(site, tmp_path, archive=site.archive(left)), capsys)[2]] == ["enrolment-unadmitted"]
 
 
 def test_reset_between_anchors_is_said_and_is_no_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -288,6 +288,16 @@ def test_a_wheel_that_was_altered_is_no_engine(tmp_path: Path) -> None:
     assert (error.value.expected, error.value.got[:7]) == (f"the engine {engine.tree}", "sha256:")
 
 
+def test_a_second_release_with_the_same_engine_leaves_the_first_as_it_is(tmp_path: Path) -> None:
+    first = wheel(tmp_path / "writ-1-py3-none-any.whl", {**EMPTY, "auditor/a.py": "1"})
+    second = wheel(tmp_path / "writ-2-py3-none-any.whl", {**EMPTY, "auditor/a.py": "2"})
+    tree, place = record_engine([first], tmp_path / "engines")
+    assert record_engine([second], tmp_path / "engines") == (tree, place)
+    assert [one.name for one in place.iterdir()] == [first.name]
+    (tmp_path / "into").mkdir()
+    unpack_engine(place, tree, tmp_path / "into")
+
+
 def test_libraries_beside_it_come_before_the_auditors_own_and_lie_over_nothing(tmp_path: Path) -> None:
     engine_wheel = wheel(tmp_path / "writ-9-py3-none-any.whl", EMPTY)
     library = wheel(tmp_path / "cbor2-5.0-py3-none-any.whl", {"cbor2.py": "VERSION = 5"})

@@ -139,3 +139,9 @@ def test_what_the_verifier_erased_is_said_so_where_a_logged_act_says_it(tmp_path
     assert replayed(replace(act, decided_at=last - 1)) == {"erased": 1, "incomplete": 1}
     assert replayed(act) == {"erased": 2}
     assert replayed(replace(act, act="content-hold")) == {"incomplete": 2}
+    for kept in ("policy", "references"):  # the domain's, which no erasure of a namespace takes
+        withheld = {dict(one.inputs)[kept] for one in attested}
+        left = tuple(one for one in whole.objects if Digest.of(one) not in gone | withheld)
+        assert "erased" not in replayed(act)
+    left = tuple(one for one in whole.objects if Digest.of(one) != HERE.digest)
+    assert "erased" not in replayed(act)

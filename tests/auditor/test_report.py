@@ -17,13 +17,14 @@ from auditor.report.content import Host
 from auditor.report.page import POLICY, STYLE, bars, page, table, tag
 from tests.auditor.story import Site, leave
 from tests.world.recorded import record
-from tests.world.scene import sign_entry, sixteen
+from tests.world.scene import ENGINE_ID, NOW, sign_entry, sixteen
 from tests.world.translog import WorldLog, put
 from writ.formats.archive import Archive, InstanceLog, encode_archive, parse_archive
 from writ.formats.cose import parse_sign1
 from writ.formats.decision import AttestDecision, Genesis, OperatorAct, parse_entry
 from writ.formats.digest import Digest
-from writ.formats.record import ActionRecord, parse_log
+from writ.formats.reason import NO_TOKEN
+from writ.formats.record import ActionRecord, Opening, encode_record, parse_log
 from writ.formats.trust import encode_trust
 from writ.service.engine_id import installed_engine
 
@@ -98,6 +99,21 @@ def test_what_was_judged_and_what_could_not_be_is_on_the_page(tmp_path: Path, ca
     assert "incomplete" in " ".join(after(text, "Not at hand"))
     assert any(one.startswith("auditor log verify ") for one in text.texts), "each section says how to look again"
     assert any(one.startswith("auditor replay ") for one in text.texts)
+
+
+def test_what_no_checkpoint_carried_stands_in_no_table_and_a_log_that_nobody_named_is_not_at_hand(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = site()
+    known, invented = made.archive(), sixteen("invented")
+    leaves = [encode_record(Opening(0, NOW, invented, "spiffe://example.org/treasury/agent/payments", ENGINE_ID))]
+    act = ActionRecord(1, NOW, 0, "http.post", "https://a.example/", bytes(32), None, None, bytes(32), (NO_TOKEN,), None, "socket")
+    leaves.append(encode_record(act))
+    logs = tuple(sorted((*known.logs, InstanceLog(invented, tuple(leaves))), key=lambda one: one.instance))
+    code, answer, text = reported(tmp_path, capsys, made, "--silence", "6000", archive=replace(known, logs=logs))
+    assert (code, answer["findings"]) == (3, 0)
+    assert "expected logs of instances that the verifier's log names" in " ".join(after(text, "Not at hand"))
+    assert not [one for one in text.texts if "agent/payments" in one or one == "http.post"]
 
 
 def test_findings_come_first_with_what_to_do_and_a_silence_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,12 +12,16 @@ import pytest
 from auditor.__main__ import main
 from auditor.trace import Said, sign_trace, trace_record
 from tests.signers import new_signer
+from tests.world.authority import crls_of
+from tests.world.chip import Chip
 from tests.world.machine import STRICT, Machine
-from tests.world.scene import NOW, Scene
+from tests.world.scene import NOW, RUNTIME_PCR, Scene
 from tests.world.tlog import in_log
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError
-from writ.formats.evidence import parse_evidence
+from writ.formats.eventlog.cel import encode_cel, parse_cel
+from writ.formats.eventlog.runtime import StartEvent, parse_event, record_event
+from writ.formats.evidence import Evidence, parse_evidence
 from writ.formats.keys import ES256
 from writ.formats.proof_bundle import ProofBundle, encode_proof_bundle
 from writ.formats.strict import b64url, parse_b64url
@@ -33,8 +37,10 @@ def record_of(bundle: ProofBundle, trust: Trust) -> dict[str, Any]:
     return trace_record(bundle, prove(bundle, trust).chain, SAID, name="a.writ-proof", encoded=Digest.of(data), now=NOW + 60)
 
 
-def rooted(tpm_class: str) -> tuple[ProofBundle, Trust]:
-    machine = Machine(replace(STRICT, tpm_classes=(tpm_class,)), tpm_class=tpm_class)
+def rooted(tpm_class: str, *, known: bool = True) -> tuple[ProofBundle, Trust]:
+    """Booted as approved; `known`: whether the maker says that the TPM's certificates are not revoked."""
+    crls = crls_of(Chip().maker, this=NOW - 6_000) if known else ()
+    machine = Machine(replace(STRICT, tpm_classes=(tpm_class,)), tpm_class=tpm_class, crls=crls)
     machine.scene.logs = machine.whole
     return machine.scene.proof_bundle(), machine.scene.trust
 
@@ -46,7 +52,7 @@ def test_a_software_tpm_is_software_only_whatever_it_quoted_and_a_runtime_that_n
     assert record["appraisal"]["status"] == "warning"
     bundle, trust = rooted("software")
     record = record_of(bundle, trust)
-    assert (record["runtime"]["platform"], record["appraisal"]["status"]) == ("software-only", "affirming")
+    assert (record["runtime"]["platform"], record["appraisal"]["status"]) == ("software-only", "warning")
 
 
 @pytest.mark.parametrize("tpm_class", ["discrete", "firmware", "virtual"])
@@ -57,8 +63,14 @@ def test_any_other_tpm_is_tpm2_with_the_registers_as_quoted_and_the_verifiers_ch
     assert record["runtime"]["platform"] == "tpm2"
     assert record["runtime"]["nonce"] == b64url(evidence.nonce.value)
     assert bytes.fromhex(record["runtime"]["measurement"].removeprefix("sha256:")) in evidence.attest
-    assert record["appraisal"] == {"status": "affirming", "verifier": trust.issuer, "timestamp": NOW}
+    status = "warning" if tpm_class == "virtual" else "affirming"
+    assert record["appraisal"] == {"status": status, "verifier": trust.issuer, "timestamp": NOW}
     assert record["references"][0]["digest"] == str(Digest.of(encode_proof_bundle(bundle)))
+
+
+def test_what_the_result_warns_of_is_a_warning_in_the_record_too() -> None:
+    bundle, trust = rooted("discrete", known=False)
+    assert record_of(bundle, trust)["appraisal"]["status"] == "warning"
 
 
 def test_what_was_measured_of_the_agent_is_found_in_the_log_or_in_the_state_before() -> None:
@@ -71,6 +83,27 @@ def test_what_was_measured_of_the_agent_is_found_in_the_log_or_in_the_state_befo
     assert bundle.state
     assert record_of(bundle, later.trust)["build_provenance"] == one["build_provenance"]
     assert one["build_provenance"]["digest"] != str(Digest.of(b""))
+
+
+def test_what_stands_in_the_log_behind_the_quote_is_not_in_the_record() -> None:
+    machine = Machine(replace(STRICT, tpm_classes=("discrete",)), tpm_class="discrete", crls=crls_of(Chip().maker, this=NOW - 6_000))
+    scene = machine.scene
+    machine.attest()
+    scene.logs = machine.whole
+    start = next(event for record in scene.records if isinstance(event := parse_event(record.content), StartEvent))
+    plain = scene.evidence
+
+    def with_a_tail(*names: str) -> Evidence:
+        sent = plain(*names)
+        number = sent.log_first + len(parse_cel(sent.log, first=sent.log_first))
+        other = replace(start, manifest_root=Digest.of(b"what an auditor would like to see"))
+        tail = record_event(other, record_number=number, pcr=RUNTIME_PCR, banks=("sha256", "sha384"))
+        return replace(sent, log=sent.log + encode_cel([tail]))
+
+    scene.evidence = with_a_tail  # type: ignore[method-assign,assignment]
+    record = record_of(scene.proof_bundle(), scene.trust)
+    assert record["appraisal"]["status"] == "affirming"
+    assert record["build_provenance"]["digest"] == str(start.manifest_root)
 
 
 def test_the_signature_covers_all_else_and_is_by_the_key_in_the_record() -> None:

@@ -21,6 +21,7 @@ from verifier.ledger.translog import GENESIS, TransparencyLog
 from verifier.witnesses import Witnesses
 from writ.formats.errors import Misuse, Unavailable
 from writ.formats.tlog.checkpoint import parse_signed_checkpoint
+from writ.formats.tlog.cosignature import parse_policy
 from writ.formats.tlog.note import PLAIN, NoteKey
 from writ.formats.tlog.proof import parse_tlog_proof
 from writ.verdict.transparency import verify_witnessed
@@ -59,6 +60,17 @@ def site(tmp_path: Path) -> Iterator[Site]:
     yield made
     made.cosigning.close()
     made.ledger.close()
+
+
+def test_a_quorum_of_nobody_is_not_what_a_policy_demands(site: Site) -> None:
+    nobody = parse_policy(f"log {site.log.key}\nquorum none\n".encode())
+    asked = Witnesses(nobody, lambda one: site.witnesses[one.name])
+    cosigning = Cosigning(site.log, site.ledger, nobody, asked, site.clock, every=10, within=0)
+    cosigning.ask()
+    cosigning.demand()
+    with pytest.raises(Unavailable, match="asks for no witness"):
+        cosigning.demand(60)
+    cosigning.close()
 
 
 def test_a_checkpoint_with_its_quorum_is_what_is_served(site: Site) -> None:

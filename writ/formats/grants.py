@@ -23,7 +23,6 @@ from typing import Final, NamedTuple
 from writ.formats.errors import FormatError
 
 MAX_GRANTS: Final = 64
-MAX_ACTION: Final = 128
 MAX_RESOURCE: Final = 512
 """Characters."""
 

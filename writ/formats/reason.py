@@ -251,6 +251,8 @@ REMEDIES: Final[dict[str, str]] = {
     "record-time": "The record's time is not between the checkpoints around it: ask whose clock was moved.",
     "token-unlogged": "The verifier's log issued no such claims: somebody else has its token key, or it decided without its log.",
     # records off the host
+    "sender-unknown": "The store lists no host with this key: list what `enforcer log vkey` prints (`auditor store serve --hosts`).",
+    "instance-ambiguous": "Two hosts shipped a log of one instance: keep both, name the host to take (--host), and ask which of them lies.",
     "stored-size": "The store has the log at another size; the host goes on from there.",
     "held": "A legal hold is on it: nothing of it is erased until somebody lifts the hold, which is recorded: `enforcer log lift`.",
     "record-lag": "Records have not reached the store off the host for longer than the policy allows: see `enforcer doctor`.",
@@ -261,6 +263,8 @@ REMEDIES: Final[dict[str, str]] = {
     "anchor-proof-required": "Carry a log of at least the sizes in expected, with the proof from each anchor, and attest again.",
     "anchor-inconsistent": "The action log lacks what was anchored in the TPM. The instance is contained; look for who cut its log.",
     "anchor-reset": "What was anchored between the last quote and the reset of the TPM is not shown: ask why the host was reset.",
+    "anchor-anew": "The host enrolled again, or was released: ask the operator named whether that was meant, and why.",
+    "enrolment-unadmitted": "A host enrolled again and no operator's admission is in the log: ask the verifier's operator who let it in.",
     "anchors-off": "Name a PCR (anchor_pcr in attestor.toml), and no hardware mode; or set anchor_every = 0 in enforcer.toml.",
     "anchors-full": "A quote shows so many anchors and no more: they go on after the next one. Anchor less often, or renew sooner.",
     # certificates that vouch for hardware

@@ -41,6 +41,10 @@ class JudgedActions:
     since: int
     sound: Mapping[bytes, ReadLog]
     """The logs that are one, each in its order."""
+    vouched: Mapping[bytes, int]
+    """Of each log, how many records stand before the last checkpoint that was carried: beyond it all is the host's word."""
+    unnamed: tuple[bytes, ...]
+    """Instances whose log was handed over, and of which the verifier's log says nothing."""
     parents: bool
     """Whether parents were judged: not where a log is broken, for they may stand behind the break."""
 
@@ -49,7 +53,7 @@ def judge_actions(handed: HandedLogs, carried: CarriedLogs, bounds: Mapping[Dige
     """All logs that were handed over, of which the verifier's log says `carried`, with `bounds` of tokens by digest.
 
     1. Of each instance that carried a record there is the log; of those on `hosts`, if some are named.
-    2. No two checkpoints, and no two logs, of one instance part.
+    2. No two checkpoints, and no two logs, of one instance part, and none is of two hosts.
     3. Each log is one, in its order, and leads to each checkpoint that was taken, and to each that was anchored.
     4. Its actions are within their tokens, and its times within the checkpoints around them.
     5. What led to each stands where its hash says, and was a permit for it.
@@ -57,12 +61,15 @@ def judge_actions(handed: HandedLogs, carried: CarriedLogs, bounds: Mapping[Dige
     Does not prove anything of records behind the last checkpoint, nor of an instance that never carried one.
     """
     # 1, 2
-    found = [*_missing(handed.leaves, carried, hosts), *(reason for one in carried.of.values() for reason in one.reasons), *handed.forks]
+    parted = (reason for one in (*carried.of.values(), *carried.elsewhere.values()) for reason in one.reasons)
+    found = [*_missing(handed.leaves, carried, hosts), *parted, *carried.twins, *handed.forks]
     without: list[str] = []
     sound: dict[bytes, ReadLog] = {}
+    vouched: dict[bytes, int] = {}
     since = 0
     for instance, leaves in sorted(handed.leaves.items()):
         known = carried.of.get(instance)
+        vouched[instance] = 0 if known is None else known.size
         # 3
         log, broken = read_log(instance, leaves)
         found += broken
@@ -80,7 +87,9 @@ def judge_actions(handed: HandedLogs, carried: CarriedLogs, bounds: Mapping[Dige
     whole = len(sound) == len(handed.leaves)
     if whole:
         found += judge_parents(sound, {digest: bound.lineage for digest, bound in bounds.items()}).reasons
-    return JudgedActions(tuple(found), tuple(without), sum(map(len, handed.leaves.values())), since, sound, whole)
+    unnamed = tuple(sorted(handed.leaves.keys() - carried.of.keys()))
+    records = sum(map(len, handed.leaves.values()))
+    return JudgedActions(tuple(found), tuple(without), records, since, sound, vouched, unnamed, whole)
 
 
 def _missing(at_hand: Collection[bytes], carried: CarriedLogs, hosts: Collection[str]) -> Iterator[Reason]:

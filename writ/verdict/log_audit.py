@@ -13,7 +13,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from writ.formats.decision import AttestDecision, EnrolDecision, Entry, ExchangeDecision, Genesis
+from writ.formats.decision import AttestDecision, EnrolDecision, Entry, ExchangeDecision, Genesis, OperatorAct
 from writ.formats.errors import FormatError, Misuse, Refused
 from writ.formats.keys import PublicKey
 from writ.formats.reason import Reason
@@ -24,6 +24,7 @@ from writ.formats.tlog.merkle import leaf_hash
 from writ.formats.tlog.note import NoteKey
 from writ.formats.tlog.tile import WIDTH, Tile, bundles_of, encode_bundle, path_of
 from writ.formats.trust import Trust
+from writ.verdict.anchor_audit import Told
 from writ.verdict.carried import Carriage, carriage_of
 from writ.verdict.log_tiles import Asking, bundle_of, entries_of, hashes_of
 from writ.verdict.signed_entry import by_thumbprint, verify_entry
@@ -276,11 +277,19 @@ def fork(kept: Checkpoint, root: bytes) -> Reason:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """Entries of one bundle: what is wrong with some; of others place, time (seconds) and what is decided; what attestations brought."""
+    """Entries of one bundle: what is wrong with some; of others place, time (seconds) and what is decided.
+
+    `told` is what they tell of hosts, in their order: what attestations brought, enrolments, and operators' acts.
+    """
 
     reasons: tuple[Reason, ...]
     times: tuple[tuple[int, int, bytes | None], ...]
-    carriages: tuple[Carriage, ...] = ()
+    told: tuple[Told, ...] = ()
+
+    @property
+    def carriages(self) -> tuple[Carriage, ...]:
+        """What attestations brought."""
+        return tuple(one for one in self.told if isinstance(one, Carriage))
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,7 +322,7 @@ def judge_entries(first: int, entries: Sequence[bytes], speaker: Speaker) -> Jud
     keys = by_thumbprint(speaker.decision_keys)
     reasons: list[Reason] = []
     times: list[tuple[int, int, bytes | None]] = []
-    carriages: list[Carriage] = []
+    told: list[Told] = []
     for index, signed in enumerate(entries, first):
         claim = f"entry.{index}"
         try:
@@ -329,8 +338,10 @@ def judge_entries(first: int, entries: Sequence[bytes], speaker: Speaker) -> Jud
                 reasons.append(Reason("log-genesis", claim, wanted[:200], got[:200]))
             times.append((index, entry.decided_at, _once(entry)))
             if isinstance(entry, AttestDecision):
-                carriages.append(carriage_of(entry))
-    return Judged(tuple(reasons), tuple(times), tuple(carriages))
+                told.append(carriage_of(entry))
+            elif isinstance(entry, EnrolDecision | OperatorAct):
+                told.append(entry)
+    return Judged(tuple(reasons), tuple(times), tuple(told))
 
 
 def _once(entry: Entry) -> bytes | None:

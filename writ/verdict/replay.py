@@ -30,7 +30,7 @@ from writ.formats.state import HostState, encode_host_record, parse_host_record,
 from writ.formats.strict import decode_cbor, encode_cbor
 from writ.formats.trust import Trust, parse_trust
 from writ.verdict.approval import Consent, consent_of, verify_approval
-from writ.verdict.attestation import decide_attestation
+from writ.verdict.attestation import AttestationVerdict, decide_attestation
 from writ.verdict.decide import Answer, judge_recorded, lag_of, used_of
 from writ.verdict.enrolment import Admission, EnrolledHost, judge_activation, judge_enrolment
 from writ.verdict.issue import Issuance
@@ -99,8 +99,8 @@ class Appraised:
     issuer: str
 
 
-def attested_again(decision: AttestDecision, inputs: Appraised) -> AttestDecision:
-    """What is decided of that evidence then. Raises Refused or FormatError."""
+def attested_again(decision: AttestDecision, inputs: Appraised) -> AttestationVerdict:
+    """What is decided of that evidence then, with all that comes of it. Raises Refused or FormatError."""
     named = dict(decision.inputs)
     for claim, data in (("evidence", inputs.evidence), ("policy", inputs.policy), ("record", inputs.record), ("state", inputs.state)):
         demand(claim, named[claim], data)
@@ -110,7 +110,7 @@ def attested_again(decision: AttestDecision, inputs: Appraised) -> AttestDecisio
     return decide_attestation(
         inputs.evidence, record=parse_host_record(inputs.record), state=_state(inputs.state), references=inputs.references,
         bundle=parse_bundle(inputs.policy), verifier=inputs.verifier, issuance=issuance, engine=decision.engine,
-    ).entry  # fmt: skip
+    )  # fmt: skip
 
 
 def _state(data: bytes) -> HostState | None:
@@ -231,7 +231,7 @@ class Reruns:
                 inputs["verifier"],
                 _text(inputs["issuer"]),
             )
-            return encode_entry(attested_again(entry, named))
+            return encode_entry(attested_again(entry, named).entry)
         if isinstance(entry, ExchangeDecision) and rerun.kind == "exchange":
             return encode_entry(_exchanged_again(entry, inputs, self._references(rerun)))
         raise FormatError("rerun.decision", f"a decision of the kind {rerun.kind}", type(entry).__name__)

@@ -19,7 +19,7 @@ from writ.formats.engine import parse_engine
 from writ.formats.keys import PublicKey, key_id
 from writ.formats.policy_bundle import PolicyBundle, parse_bundle
 from writ.formats.proof_bundle import Published, TokenProof
-from writ.formats.state import HostRecord, encode_host_record, parse_host_record
+from writ.formats.state import HostRecord, RuntimeState, encode_host_record, parse_host_record
 from writ.formats.tlog.cosignature import TlogPolicy
 from writ.formats.tlog.inclusion import parse_inclusion
 from writ.formats.tlog.merkle import leaf_hash
@@ -50,6 +50,7 @@ class Step:
 class ProvenToken:
     """Proof that the steps 1 to 7 ran: the token, the decision that issued it, its host and policy, and the times in seconds.
 
+    `manifest` is the root of what was measured of the token's instance, by the part of the runtime log that the quote covers.
     `logged` is where each decision and publication stands in the verifier's log, by name; empty where the trust file names no log.
     """
 
@@ -60,6 +61,7 @@ class ProvenToken:
     tpm_root: str
     enrolled_at: int
     engine_number: int
+    manifest: Digest
     logged: tuple[tuple[str, Logged], ...]
     steps: tuple[Step, ...]
 
@@ -121,7 +123,7 @@ def prove_token(bundle: TokenProof, trust: Trust, witnesses: TlogPolicy | None =
     named = f"{_by(bundle.attest_decision, keys)}; engine {decision.engine} is in the bundle; the token's issuer is the trust file's"
     steps.append(Step(3, "attestation decision signed", named))
     # 4
-    _again(bundle, decision, decision_key(parse_sign1(bundle.attest_decision), keys), trust.issuer)
+    after = _again(bundle, decision, decision_key(parse_sign1(bundle.attest_decision), keys), trust.issuer)
     again = f"evidence, policy, record, references, state and result by their digests; made again, {Digest.of(encode_entry(decision))}"
     steps.append(Step(4, "attestation re-run, same bytes", again))
     # 5
@@ -130,7 +132,7 @@ def prove_token(bundle: TokenProof, trust: Trust, witnesses: TlogPolicy | None =
     # 6, 7
     places, shown = _logged(bundle, trust, witnesses, keys, decision)
     steps.extend(shown)
-    return ProvenToken(token, decision, policy, host, root, enrol.decided_at, engine.number, places, tuple(steps))
+    return ProvenToken(token, decision, policy, host, root, enrol.decided_at, engine.number, _measured(after, token), places, tuple(steps))
 
 
 def _by(signed: bytes, keys: Mapping[bytes, PublicKey]) -> str:
@@ -161,11 +163,21 @@ def _enrolled(bundle: TokenProof, enrol: EnrolDecision, trust: Trust) -> tuple[H
     return record, root, against
 
 
-def _again(bundle: TokenProof, decision: AttestDecision, key: PublicKey, issuer: str) -> None:
+def _again(bundle: TokenProof, decision: AttestDecision, key: PublicKey, issuer: str) -> RuntimeState:
+    """The runtime that the quote covered. Raises Refused where the decision is another."""
     references = parse_references(bundle.references)
     demand("result", decision.result, bundle.result)
     inputs = Appraised(bundle.evidence, bundle.record, bundle.state, bundle.policy, references, key.thumbprint(), issuer)
-    demand_same("attest_decision", encode_entry(decision), encode_entry(attested_again(decision, inputs)))
+    again = attested_again(decision, inputs)
+    demand_same("attest_decision", encode_entry(decision), encode_entry(again.entry))
+    return again.state_after.runtime
+
+
+def _measured(runtime: RuntimeState, token: SignedToken) -> Digest:
+    known = runtime.find(token.claims.instance)
+    if known is None:
+        raise refused("digest-mismatch", "token.instance", "an instance that the quoted log started", token.claims.instance.hex())
+    return known.manifest
 
 
 def _issued(token: SignedToken, decision: AttestDecision) -> Digest:

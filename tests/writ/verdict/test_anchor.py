@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from tests.world.scene import ANCHOR_PCR, RUNTIME_PCR, Scene, permitted, sign_token, sixteen
+from tests.world.chip import Chip
+from tests.world.scene import ANCHOR_PCR, ENGINE_ID, RUNTIME_PCR, Scene, permitted, sign_token, sixteen
 from tests.world.uefi_logs import Boot, encode_log, registers
 from writ.formats.anchor import MAX_ANCHORED, MAX_BATCHES, MAX_ROWS, AnchorRow, Anchors, ShownAnchors, led
-from writ.formats.decision import AttestDecision, encode_entry, parse_entry
+from writ.formats.decision import AttestDecision, EnrolDecision, OperatorAct, encode_entry, parse_entry
 from writ.formats.evidence import Evidence
 from writ.formats.state import AnchorState, encode_host_state, parse_host_state
 from writ.formats.tlog.merkle import consistency_proof
@@ -19,6 +20,7 @@ from writ.verdict.attestation import AttestationVerdict
 from writ.verdict.carried import Carriage, Carried, CarriedLogs, carriage_of, judge_anchored
 
 ONE = sixteen("one")
+Logged = AttestDecision | EnrolDecision | OperatorAct
 
 
 class Story(Scene):
@@ -507,6 +509,69 @@ def test_reset_of_the_tpm_between_anchors_is_a_finding_of_its_own() -> None:
     assert [reason.code for reason in replay_anchors(known)] == ["anchor-reset"], "a restart counts like a resume, and clears registers"
     backwards = [decisions[-1], *decisions[:-1]]
     assert "reset-count-fell" in {reason.code for reason in replay_anchors(backwards)}
+
+
+def did(what: str, story: Story, by: str = "root") -> OperatorAct:
+    return OperatorAct(ENGINE_ID.digest, story.now, "billing", by, what, story.host, None)
+
+
+def again(*, cleared: bool = False) -> tuple[list[AttestDecision], Story, list[AttestDecision]]:
+    """What was logged before a host enrolled again with another AK, the host since, and what is logged since."""
+    _, before = told(resets=True)
+    after = Story(chip=Chip(seed="another", reset_count=0 if cleared else 1))
+    after.acts("one", 1)
+    after.anchor("one")
+    assert codes(after.attest("one", "two")) == set()
+    return before, after, after.decisions
+
+
+@pytest.mark.parametrize("act", ["host-admit", "host-replace"])
+@pytest.mark.parametrize("cleared", [False, True])
+def test_host_that_enrolled_again_is_followed_anew_and_who_admitted_it_is_named(act: str, cleared: bool) -> None:
+    """Its TPM counts less than the one before, or is the same boot's by its number: neither says anything of the other."""
+    before, after, since = again(cleared=cleared)
+    enrolled = replace(after.enrol_entry, cleared=cleared)
+    *_, reset, anew = replay_anchors([after.enrol_entry, *before, did(act, after, "ruth"), enrolled, *since])
+    assert (reset.code, anew.code) == ("anchor-reset", "anchor-anew")
+    assert anew.got == f"admitted by ruth{', its TPM was cleared' if cleared else ''}"
+    found = {reason.code for reason in replay_anchors([*before, *since])}
+    assert found & {"reset-count-fell", "anchor-register-mismatch"}, "without an enrolment it is a TPM of another time"
+
+
+def test_host_that_enrols_again_without_an_operator_is_found() -> None:
+    """Else root could enrol anew where a reset was to be hidden. Each admission is for one enrolment, of one host."""
+    before, after, since = again()
+    enrol, admit = after.enrol_entry, did("host-admit", after)
+    others: tuple[Logged, ...] = (replace(admit, subject="host-2"), did("host-release", after), did("host-retire", after))
+    for forged in ((), *((other,) for other in others)):
+        found = [reason.code for reason in replay_anchors([admit, enrol, *before, *forged, enrol, *since])]
+        assert found == ["enrolment-unadmitted", "anchor-reset"]
+    twice: list[Logged] = [admit, enrol, *before, admit, enrol, *since, enrol, *since]
+    assert [reason.code for reason in replay_anchors(twice)] == ["enrolment-unadmitted", "anchor-reset", "anchor-anew"]
+    both: list[Logged] = [admit, admit, enrol, *before, enrol, *since]
+    assert [reason.code for reason in replay_anchors(both)] == ["anchor-reset", "anchor-anew"], "two admissions are for two"
+    (_, anew) = replay_anchors([did("log-succeed", after), *before, enrol, *since])
+    assert (anew.code, anew.got) == ("anchor-anew", "admitted by an operator of the log before")
+
+
+def test_only_a_release_of_a_tpm_that_counted_backwards_begins_anew() -> None:
+    _, before = told(resets=True)
+    held = Story()
+    held.chip.clock = 0
+    held.attest("one")
+    fallen = held.decisions[-1]
+    _, after, since = again()
+    released = did("host-release", after, "ruth")
+    assert [(one.code, one.got) for one in replay_anchors([*before, fallen, released, *since])] == [
+        ("anchor-reset", "reset 8, restart 0"), ("anchor-anew", "released by ruth, its TPM counted backwards"),
+    ]  # fmt: skip
+    elsewhere, excused = replace(released, subject="host-2"), did("host-excuse", after)
+    several: tuple[list[Logged], ...] = ([released], [fallen], [released, fallen], [fallen, elsewhere], [fallen, excused])
+    for other in several:
+        assert {one.code for one in replay_anchors([*before, *other, *since])} & {"reset-count-fell", "anchor-register-mismatch"}
+    _, _, below = again(cleared=True)
+    later: list[Logged] = [*before, fallen, released, *since, released, *below]
+    assert "reset-count-fell" in {one.code for one in replay_anchors(later)}, "one release is for one fall"
 
 
 def test_refused_anchors_count_for_nothing() -> None:

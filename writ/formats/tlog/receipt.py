@@ -24,7 +24,6 @@ from writ.formats.errors import FormatError, Misuse
 from writ.formats.strict import Fields, decode_cbor, encode_cbor
 from writ.formats.tlog.merkle import HASH_SIZE, MAX_SIZE, MOST_HASHES
 
-RECEIPTS: Final = 394
 VDS: Final = 395
 VDP: Final = 396
 RFC9162_SHA256: Final = 1

@@ -19,7 +19,7 @@ from writ.formats.errors import FormatError, Misuse
 from writ.formats.keys import ED25519, ES256
 from writ.formats.strict import encode_cbor
 from writ.formats.tlog.merkle import MAX_SIZE
-from writ.formats.tlog.receipt import MAX_RECEIPT, RECEIPTS, SIZE, VDP, VDS, encode_receipt, inclusion_of, parse_receipt
+from writ.formats.tlog.receipt import MAX_RECEIPT, SIZE, VDP, VDS, encode_receipt, inclusion_of, parse_receipt
 
 LOG = MemoryLog([b"%d" % number for number in range(9)])
 DATA = LOG.receipt(5)
@@ -66,7 +66,7 @@ def test_a_receipt_of_another_algorithm_is_read() -> None:
 
 
 def test_numbers_are_those_of_the_rfc_and_one_of_ours() -> None:
-    assert (RECEIPTS, VDS, VDP) == (394, 395, 396)
+    assert (VDS, VDP) == (395, 396)
     assert HEADERS[15] == {1: ORIGIN, -65_537: 9}
 
 
