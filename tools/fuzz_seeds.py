@@ -21,6 +21,7 @@ from h2.connection import H2Connection
 
 from enforcer.control import CONTROL, Attached, Did, Exited, RefusedRun, Run
 from tests.world import nvidia
+from tests.world.amd import TURIN_TCB, Amd, SnpChip, certificate_table
 from tests.world.authority import Ca
 from tests.world.ima_logs import Kernel, certificate, module_signed, signed
 from tests.world.machine import FILES, SHELL, content, part_reference
@@ -180,6 +181,16 @@ def certificates() -> Iterator[bytes]:
     yield from (ca.crl(this=1_790_000_000), ca.crl(5, 0x7FFF, this=1_790_000_000, extensions=numbered))
     yield ca.ocsp(0x77, this=1_790_000_000, following=1_790_600_000, responder=ca.responder(x509.OCSPNoCheck()))
     yield from (ca.ocsp(5, "revoked", this=1_790_000_000, by_key=True), ca.ocsp(5, "unknown", this=1_790_000_000, hashed="sha256"))
+
+
+def snp_evidence() -> Iterator[bytes]:
+    """SNP reports of each version, as tools write them, the certificates of their keys and a host's table."""
+    chips = (SnpChip(), SnpChip(Amd("Turin"), tcb=TURIN_TCB), SnpChip(cloud="a cloud"))
+    for chip in chips:
+        yield from (chip.report(), chip.certificate().der)
+    yield from (chips[0].report(version=version) for version in (2, 3, 4))
+    yield chips[0].report().hex().encode()
+    yield certificate_table({"63da758d-e664-4564-adc5-f4b93be8accd": b"vcek", "00112233-4455-6677-8899-aabbccddeeff": b"r"}, padding_to=64)
 
 
 def nvidia_evidence() -> Iterator[bytes]:
@@ -387,6 +398,7 @@ SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
     "action-log": action_logs,
     "evidence": evidences,
     "certificates": certificates,
+    "snp": snp_evidence,
     "nvidia": nvidia_evidence,
     "pe": images,
     "corim": corims,

@@ -29,6 +29,8 @@ from enforcer.gates.egress.url import path_of
 from enforcer.wire.destination import parse_authority
 from enforcer.wire.limits import Limits
 from enforcer.wire.stream import Stream
+from tests.world.amd import NOW as AMD_NOW
+from tests.world.amd import SnpChip
 from tests.world.authority import Ca
 from tests.world.ima_logs import BOOT, certificate
 from tests.world.machine import SHELL, part_reference
@@ -83,8 +85,11 @@ from writ.formats.state import HostState, clean_runtime, encode_host_state, pars
 from writ.formats.strict import decode_json
 from writ.formats.tee.dice import parse_tcb_info
 from writ.formats.tee.nvidia import parse_evidence as parse_nvidia_evidence
-from writ.formats.tee.nvidia import parse_opaque, parse_report
+from writ.formats.tee.nvidia import parse_opaque
+from writ.formats.tee.nvidia import parse_report as parse_nvidia_report
 from writ.formats.tee.rim import parse_rim_file
+from writ.formats.tee.snp import parse_report, parse_tcb, split_report
+from writ.formats.tee.vek import Vek, parse_certificate_table, parse_vek
 from writ.formats.tlog.checkpoint import parse_signed_checkpoint
 from writ.formats.tlog.cosignature import NONE, parse_policy
 from writ.formats.tlog.edge import Edge
@@ -121,6 +126,7 @@ from writ.formats.xmldsig import canonical, parse_xml
 from writ.verdict.appraise.boot import judge_boot, measured_values
 from writ.verdict.appraise.ima import ImaReferences, appraise_ima, index_files, judge_rows, measured_files
 from writ.verdict.appraise.nvidia import NvidiaCollateral, NvidiaPolicy, judge_nvidia
+from writ.verdict.appraise.snp import SnpPolicy, appraise_report, order_veks
 from writ.verdict.attestation import decide_attestation
 from writ.verdict.boot_logs import follow_boot
 from writ.verdict.epoch import Epoch
@@ -441,13 +447,37 @@ def certificates(data: bytes) -> None:
         _read(certificate_key, found.spki)
 
 
+@cache
+def _vek() -> Vek:
+    return SnpChip().vek()
+
+
+def snp(data: bytes) -> None:
+    """SNP reports, what certifies their keys, and the judge of whatever AMD's firmware could sign."""
+    certificate = _read(parse_certificate, data)
+    if certificate is not None:
+        _read(lambda _: parse_vek(certificate), data)
+    _read(parse_certificate_table, data)
+    split = _read(split_report, data)
+    report = None if split is None else _read(parse_report, split[0])
+    if report is None:
+        return
+    chip, anchors = SnpChip(), SnpChip().amd.anchors()
+    policy = SnpPolicy(floors=(("Milan", parse_tcb(report.launch_tcb, "Milan")),), measurements=frozenset({report.measurement}))
+    for one in (report, parse_report(chip.sign(report.signed))):
+        with suppress(Refused):
+            found = appraise_report(one, _vek(), chip.amd.authorities(), anchors, policy, at=AMD_NOW, report_data=b"\x22")
+            _hold(found.reasons == tuple(sorted(set(found.reasons))), "snp: reasons that are not a sorted set")
+    order_veks(report, [_vek()])
+
+
 def nvidia(data: bytes) -> None:
     """Evidence of GPUs and switches, with what judges it; RIMs, and the canonical form of any document, which is its own."""
     devices = _read(parse_nvidia_evidence, data)
     if devices is not None:
         roots = (_authority(),)
         judge_nvidia(devices, NvidiaCollateral(), NvidiaPolicy(roots, roots, None, rims_required=False), at=1_790_000_000)
-    _read(parse_report, data)
+    _read(parse_nvidia_report, data)
     _read(parse_opaque, data)
     _read(parse_tcb_info, data)
     named = _read(parse_rim_file, data)
@@ -658,6 +688,7 @@ TARGETS: Final = {
     "action-log": Target(action_log, 2048),
     "evidence": Target(evidence, 8192),
     "certificates": Target(certificates, 4096),
+    "snp": Target(snp, 4096),
     "nvidia": Target(nvidia, 16384),
     "pe": Target(pe, 8192),
     "corim": Target(corim, 4096),

@@ -94,6 +94,7 @@ def test_target_holds_on_seeds_and_on_spoilt_ones(name: str) -> None:
         ("action-log", "parse_log"),
         ("evidence", "parse_evidence"),
         ("certificates", "parse_crl"),
+        ("snp", "split_report"),
         ("pe", "parse_pe"),
         ("corim", "parse_foreign_corim"),
         ("tpm", "parse_attest"),

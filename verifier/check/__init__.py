@@ -44,6 +44,12 @@ def _of_uefi_log(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _of_snp(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `verifier check snp`."""
+    parser.add_argument("file", type=Path, metavar="REPORT")
+    parser.add_argument("--certs", type=Path, metavar="DIR", help="the VCEK's or VLEK's certificate, CAs and CRLs, in PEM or DER")
+
+
 def _of_nvidia(parser: argparse.ArgumentParser) -> None:
     """The arguments of `verifier check nvidia`."""
     parser.add_argument(
@@ -61,6 +67,7 @@ KINDS: Final[dict[str, tuple[str, Arguments]]] = {
     "ima-log": ("an IMA measurement list", _one_file),
     "uefi-log": ("a UEFI event log", _of_uefi_log),
     "ek-cert": ("an EK certificate", _one_file),
+    "snp": ("an AMD SEV-SNP report", _of_snp),
     "nvidia": ("NVIDIA GPUs and NVSwitches", _of_nvidia),
     "corim": ("reference values", _one_file),
     "token": ("an execution token", _one_file),
@@ -87,6 +94,10 @@ def _judge(kind: str) -> Kind:
             from verifier.check.ek_cert import check_ek_cert
 
             return check_ek_cert
+        case "snp":
+            from verifier.check.snp import check_snp
+
+            return check_snp
         case "nvidia":
             from verifier.check.nvidia import check_nvidia
 

@@ -260,6 +260,14 @@ def _extensions(f: DerReader) -> dict[str, Extension]:
     return found
 
 
+def extension_values(certificate: Certificate) -> dict[str, bytes]:
+    """The content of each extension by its OID, as it stands: for those that only their vendor knows."""
+    body = DerReader(certificate.signed, "certificate").sequence("body")
+    while body.more and body.next_tag != 0xA3:
+        body.next("field")
+    return {oid: reader.rest for oid, (_, reader) in _extensions(body).items()}
+
+
 def _constraints(extension: Extension | None) -> tuple[bool, int | None]:
     if extension is None:
         return False, None

@@ -10,6 +10,7 @@ Source: RFC 3279, RFC 4055, RFC 5480, RFC 8017.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -77,10 +78,11 @@ def _pss(parameters: DerReader) -> SignatureAlgorithm | None:
     return SignatureAlgorithm("pss", hashed, salt) if hashed and hashed == masked and 0 <= salt <= 64 else None
 
 
+@lru_cache(maxsize=128)
 def certificate_key(spki: bytes) -> CertificateKey:
     """The key of a SubjectPublicKeyInfo: RSA of 2048 to 8192 bits, under whatever name, or a point of P-256, P-384 or P-521.
 
-    Raises FormatError.
+    Those of CAs are asked for again and again, and the last ones are kept. Raises FormatError.
     """
     reader = DerReader(spki, "public key")
     info = reader.sequence("info")
