@@ -225,18 +225,6 @@ def _is_attribute_certificate(body: bytes) -> bool:
     return first.raw == b"\x02\x01\x01" and second.content[:1] in (b"\xa0", b"\xa1", b"\xa2")
 
 
-def extension_value(certificate: Certificate, oid: str) -> bytes | None:
-    """The content of its extension `oid`, None where it has none: what a vendor says in one of its own."""
-    body = DerReader(certificate.signed, "certificate").sequence("body")
-    body.optional("version", 0xA0)
-    for field in ("serial", "algorithm", "issuer", "validity", "subject", "key"):
-        body.next(field)
-    for unique in (0x81, 0x82):
-        body.optional("unique identifier", unique)
-    found = _extensions(body).get(oid)
-    return None if found is None else found[1].rest
-
-
 Extension = tuple[bool, DerReader]
 
 

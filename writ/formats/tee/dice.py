@@ -21,7 +21,7 @@ from typing import Final
 
 from writ.formats.der import INTEGER, OCTET_STRING, SEQUENCE, DerReader
 from writ.formats.errors import FormatError
-from writ.formats.x509 import Certificate, extension_value
+from writ.formats.x509 import Certificate, extension_values
 
 TCB_INFO: Final = ("2.23.133.5.4.1.1", "2.23.133.5.4.1")
 NOT_SECURE: Final = 1
@@ -45,7 +45,8 @@ class TcbInfo:
 
 def tcb_info(certificate: Certificate) -> TcbInfo | None:
     """What the certificate says of its firmware, None where it says nothing. Raises FormatError."""
-    value = next((found for oid in TCB_INFO if (found := extension_value(certificate, oid)) is not None), None)
+    values = extension_values(certificate)
+    value = next((values[oid] for oid in TCB_INFO if oid in values), None)
     return None if value is None else parse_tcb_info(value)
 
 
