@@ -44,7 +44,7 @@ _NVDEC0_INDEX: Final = 35
 """Measured only where NVDEC0 is enabled."""
 _SVN_KIND: Final = 0x87
 _FAULTS: Final = {DEBUG: "debug", RECOVERY: "recovery", NOT_SECURE: "not secure"}
-_COMMON_NAME: Final = re.compile(r"(?:\A|,)CN=([^,+\\]{1,64})")
+_COMMON_NAME: Final = re.compile(r"(?:\A|(?<!\\),)CN=([^,+\\]{1,64})(?:\Z|,)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,8 +257,9 @@ class _Judge:
 
     def _architecture(self, model: str | None, claim: str) -> _Architecture | None:
         found = next((one for one in _ARCHITECTURES if one.model.match(model or "")), None)
-        if found is None and model is not None:
-            self.refuse("nvidia-model-mismatch", f"{claim}.model", f"a device of {', '.join(one.name for one in _ARCHITECTURES)}", model)
+        if found is None:
+            names = ", ".join(one.name for one in _ARCHITECTURES)
+            self.refuse("nvidia-model-mismatch", f"{claim}.model", f"a device of {names}", model or "none")
         return found
 
     def _names(self, device: DeviceEvidence, architecture: _Architecture | None, claim: str) -> tuple[str | None, str | None]:

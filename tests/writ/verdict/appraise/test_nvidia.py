@@ -282,7 +282,9 @@ def test_what_the_file_states_is_compared(stated: dict[str, Any], claim: str) ->
     assert why(judged(GPU.entry(**stated))) == [("nvidia-model-mismatch", f"devices[0].{claim}")]
 
 
-@pytest.mark.parametrize("model", ["GR100 A01 GSP", "GH100", "LS_20 A01 FSP", "NVIDIA GH100 A01 GSP"])
+@pytest.mark.parametrize(
+    "model", ["GR100 A01 GSP", "GH100", "LS_20 A01 FSP", "NVIDIA GH100 A01 GSP", "GH100 A01 GSP BROM+", "x,CN=GH100 A01 GSP"]
+)
 def test_device_of_an_unknown_generation_is_refused(model: str) -> None:
     found = judged(Device(model=model).entry(arch=None))
     assert why(found) == [("nvidia-model-mismatch", "devices[0].model")]
