@@ -476,7 +476,9 @@ def nvidia(data: bytes) -> None:
     devices = _read(parse_nvidia_evidence, data)
     if devices is not None:
         roots = (_authority(),)
-        judge_nvidia(devices, NvidiaCollateral(), NvidiaPolicy(roots, roots, None, rims_required=False), at=1_790_000_000)
+        judge_nvidia(
+            devices, NvidiaCollateral(), NvidiaPolicy(roots, roots, None, mode_required=False, rims_required=False), at=1_790_000_000
+        )
     _read(parse_nvidia_report, data)
     _read(parse_opaque, data)
     _read(parse_tcb_info, data)

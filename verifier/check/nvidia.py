@@ -35,7 +35,9 @@ def check_nvidia(finding: Finding, args: argparse.Namespace, options: Options) -
         () if args.rims is None else _rims(finding, args.rims), tuple(map(parse_crl, given.crls)), tuple(map(parse_ocsp, given.ocsp))
     )
     # 2
-    policy = NvidiaPolicy(device_roots, rim_roots, options.nonce, rims_required=args.rims is not None, distinct=False)
+    policy = NvidiaPolicy(
+        device_roots, rim_roots, options.nonce, mode_required=False, rims_required=args.rims is not None, distinct=False
+    )  # fmt: skip
     appraisal = judge_nvidia(devices, collateral, policy, at=options.at)
     finding.claims["devices"] = [_shown(facts, options.trust is None) for facts in appraisal.devices]
     finding.reasons.extend(appraisal.reasons)

@@ -78,8 +78,9 @@ class NamedRim:
 class NvidiaPolicy:
     """What is asked of a set of devices.
 
-    `nonce` is the one that all answer; None: freshness is not judged. `modes` are the confidential modes that are taken. `rims_required`:
-    without RIMs no device is taken. `distinct`: a report that comes twice is refused; otherwise it counts once, and a note says so.
+    `nonce` is the one that all answer; None: freshness is not judged. `modes` are the confidential modes that are taken; `mode_required`:
+    a GPU whose report says none is refused, otherwise a note says so. `rims_required`: without RIMs no device is taken. `distinct`: a
+    report that comes twice is refused, otherwise it counts once and a note says so.
     """
 
     device_roots: tuple[Certificate, ...]
@@ -87,6 +88,7 @@ class NvidiaPolicy:
     nonce: bytes | None
     rules: ChainRules = _RULES
     modes: frozenset[str] = frozenset(MODES.values())
+    mode_required: bool = True
     rims_required: bool = True
     distinct: bool = True
 
@@ -143,7 +145,7 @@ def judge_nvidia(devices: Sequence[DeviceEvidence], collateral: NvidiaCollateral
     3. The nonce of the request is `policy.nonce`, and the one that the file states.
     4. The firmware that the key was certified for is the one that the report names; it is neither insecure, in recovery nor in debug.
     5. Model, driver and VBIOS are what the file states.
-    6. The mode is one of `policy.modes`, and the host says nothing else.
+    6. The mode of a GPU is one of `policy.modes`, and the host says nothing else.
     7. Of the RIMs for this driver and this VBIOS the signature holds (`verify_rim`), no block is named by both, and each block that they
        name has a value that they name; a security version is at least theirs. Where 1 or 2 fails nothing is compared.
 
@@ -290,7 +292,8 @@ class _Judge:
         if status == _ENABLED and mode != MODES[2]:
             self.refuse("nvidia-mode-refused", claim, f"{MODES[2]}, as protected PCIe is enabled", mode or "none")
         if mode is None:
-            self.notes.add(Reason("nvidia-mode-unproven", claim, "a feature flag in the report", device.cc_mode or "none"))
+            unproven = Reason("nvidia-mode-unproven", claim, "a feature flag in the report", device.cc_mode or "none")
+            (self.reasons if self.policy.mode_required else self.notes).add(unproven)
         elif mode not in self.policy.modes:
             self.refuse("nvidia-mode-refused", claim, " or ".join(sorted(self.policy.modes)), mode)
         return mode

@@ -113,7 +113,9 @@ def test_chain_may_come_in_any_order_with_strangers_and_without_its_root() -> No
 
 def test_report_without_a_firmware_id_or_a_feature_flag_is_of_an_older_driver() -> None:
     opaque = tlv(gpu_fields(f20=None, f21=None, f34=None, f36=None).items())
-    found = judged(GPU.entry(report=GPU.report(opaque=opaque)))
+    entry = GPU.entry(report=GPU.report(opaque=opaque), cc_mode="on")
+    assert why(judged(entry)) == [("nvidia-mode-unproven", "devices[0].mode")], "the host's word proves nothing"
+    found = judged(entry, policy=replace(POLICY, mode_required=False))
     assert not found.reasons
     assert found.devices[0].mode is None
     assert "nvidia-mode-unproven" in {note.code for note in found.notes}
