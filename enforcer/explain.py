@@ -31,6 +31,13 @@ from writ.formats.trace import traceparent
 _REFERENCE: Final = re.compile(r"(?:r[0-9a-f]{8}|([0-9a-f]{4,32})(?:-([0-9]{1,12}))?)\Z", re.ASCII)
 
 
+def instance_id(whole: str) -> bytes:
+    """The instance of this name, whether this host remembers it or not. Raises FormatError."""
+    if not re.fullmatch(r"[0-9a-f]{32}", whole):
+        raise FormatError("instance", "32 hex digits", repr(whole)[:80])
+    return bytes.fromhex(whole)
+
+
 def find_instance(config: EnforcerConfig, prefix: str) -> bytes:
     """The one instance whose name begins with `prefix`. Raises Refused (`not-found`), FormatError for no hex."""
     if not re.fullmatch(r"[0-9a-f]{4,32}", prefix):

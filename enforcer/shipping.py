@@ -6,6 +6,7 @@ that has less than it gave receipts for is at odds; one that names a size and gi
 away. Each request is signed whole, as a DPoP proof (RFC 9449) by the key that signs checkpoints.
 
     instances/ID/receipt.json   {"papers": 12, "receipt": the checkpoint with the store's cosignature}
+    operator/receipt.json       the same, of the log of holds and erasures
 
 Papers of more than `LARGEST` bytes stay here, and are counted. This proves nothing about a host whose root ships other records from the
 start; what was shipped once, nobody takes back.
@@ -29,6 +30,7 @@ from enforcer.receipts import RECEIPT_FILE, read_receipt, unstored
 from enforcer.record import LOG_FILE
 from writ.formats.errors import FormatError, Unavailable, WritError
 from writ.formats.keys import Signer
+from writ.formats.operator_log import OPERATOR_LOG
 from writ.formats.tlog import merkle
 from writ.formats.tlog.checkpoint import MAX_CHECKPOINT, Checkpoint, SignedCheckpoint
 from writ.formats.tlog.cosignature import cosigned_at
@@ -239,7 +241,7 @@ class Shipping:
     def __init__(
         self, config: EnforcerConfig, clock: Clock, living: Callable[[], Collection[bytes]], tell: Callable[[bytes, int], None]
     ) -> None:
-        """`living` are the instances that may write; `tell` hears of each how many records are in the store.
+        """`living` are the instances that may write, as operators always may; `tell` hears of each how many records are in the store.
 
         Raises FormatError, Unavailable.
         """
@@ -276,13 +278,13 @@ class Shipping:
         log = self._logs.get(instance)
         if log is not None:
             return log.size
-        kept = read_receipt(self._config.instance_dir(instance), self._store, log_key(self._host, instance).name)
+        kept = read_receipt(self._config.log_dir(instance), self._store, log_key(self._host, instance).name)
         return 0 if kept is None else kept.signed.checkpoint.size
 
     def _run(self) -> None:
         pause, self._waiting = 0.0, set(self._remembered())
         while not self._stopped.wait(pause):
-            self._waiting = {*self._waiting, *self._living()}
+            self._waiting = {*self._waiting, OPERATOR_LOG, *self._living()}
             self._waiting = self.round(self._waiting)
             pause = EVERY if self._failures == 0 else min(BACK_OFF[1], BACK_OFF[0] * 2 ** min(self._failures - 1, 8))
 
@@ -317,7 +319,7 @@ class Shipping:
                 if self._seldom.now():
                     _LOG.error("record-log-unread", instance=instance.hex(), exception=error)
         self._failures = self._failures + 1 if away else 0
-        for instance in self._logs.keys() - left - set(self._living()):
+        for instance in self._logs.keys() - left - {OPERATOR_LOG, *self._living()}:
             del self._logs[instance]
             self._quiet.pop(instance, None)
         return left
@@ -327,7 +329,7 @@ class Shipping:
         behind = lag = 0
         for instance in {*left, *self._at_odds.copy()}:
             with contextlib.suppress(sqlite3.Error, FormatError):
-                records, since = unstored(self._config.instance_dir(instance), self.size_of(instance))
+                records, since = unstored(self._config.log_dir(instance), self.size_of(instance))
                 behind, lag = behind + records, max(lag, 0 if since is None else self._clock.now() - since)
         values = {
             "behind_records": behind, "lag_seconds": lag, "at_odds_logs": len(self._at_odds), "failures": self._failures,
@@ -336,7 +338,7 @@ class Shipping:
         return "".join(f"# TYPE writ_record_store_{name} gauge\nwrit_record_store_{name} {value}\n" for name, value in values.items())
 
     def _ship(self, instance: bytes) -> bool:
-        folder = self._config.instance_dir(instance)
+        folder = self._config.log_dir(instance)
         if not (folder / LOG_FILE).exists():
             return False
         stamp, latest = _stamp(folder)

@@ -20,6 +20,7 @@ from writ.formats.decision import parse_entry
 from writ.formats.eat import parse_token
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.hidden import unseal, unwrap
+from writ.formats.operator_log import OPERATOR_LOG
 from writ.formats.reason import Reason
 from writ.formats.record import Opening, parse_log, preimage_of
 from writ.formats.spiffe import AgentId
@@ -53,6 +54,8 @@ def _named(origins: Sequence[str], instances: Collection[bytes], hosts: Collecti
     named: dict[bytes, str] = {}
     for origin in origins:
         host, instance = instance_of(origin)
+        if instance == OPERATOR_LOG:
+            continue  # each host has one, which is no instance's: `acts` shows them
         if (hosts and host not in hosts) or (instances and instance not in instances):
             continue
         if (other := named.setdefault(instance, origin)) != origin:
@@ -61,14 +64,19 @@ def _named(origins: Sequence[str], instances: Collection[bytes], hosts: Collecti
     return named
 
 
-def _of(held: Held, origin: str, instance: bytes, keys: Path | None) -> Archive:
+def whole(held: Held, origin: str) -> list[tuple[bytes, bytes | None]]:
+    """Every leaf of a log with what is sealed beside it, as they were cosigned. Raises FormatError where they are not."""
     latest = held.latest(origin)
     size = 0 if latest is None else latest.checkpoint.size
     kept = list(held.contents(origin, 0, size))
+    if latest is None or len(kept) != size or root([leaf_hash(leaf) for leaf, _ in kept]) != latest.checkpoint.root:
+        raise FormatError("record store", f"the {size} records that were cosigned of {origin}", f"{len(kept)} with another root")
+    return kept
+
+
+def _of(held: Held, origin: str, instance: bytes, keys: Path | None) -> Archive:
+    kept = whole(held, origin)
     leaves = tuple(leaf for leaf, _ in kept)
-    found = root([leaf_hash(leaf) for leaf in leaves])
-    if latest is None or len(leaves) != size or found != latest.checkpoint.root:
-        raise FormatError("record store", f"the {size} records that were cosigned of {origin}", f"{len(leaves)} with another root")
     papers = held.papers(origin)
     entries, objects = tuple(sorted(_entries(papers))), tuple(sorted(body for kind, body in papers if kind == "object"))
     tokens = tuple(sorted({*_tokens(papers)}))
@@ -111,14 +119,15 @@ def _contexts(kept: list[tuple[bytes, bytes | None]], instance: bytes, keys: Pat
     for record, (_, sealed) in zip(records, kept, strict=True):
         if isinstance(record, Opening):
             namespace = AgentId.parse(record.agent).namespace
-            key = unwrap(_key(keys / f"{instance.hex()}.key"), _key(keys / f"{namespace}.key"), instance)
+            key = unwrap(kept_key(keys / f"{instance.hex()}.key"), kept_key(keys / f"{namespace}.key"), instance)
         hidden = unseal(key, instance, record, sealed)
         if hidden is not None and hidden.context is not None and hidden.context_salt is not None:
             yield preimage_of(hidden.context_salt, hidden.context)
             yield hidden.context
 
 
-def _key(path: Path) -> bytes | None:
+def kept_key(path: Path) -> bytes | None:
+    """What is in the file; None where there is none. Raises Unavailable."""
     try:
         return read_key(path)
     except OSError as error:

@@ -71,12 +71,14 @@ class Keeper:
         """`share` None: each host has an equal part of `quota`, so that none, nor all others together, takes what is another's.
 
         With `shows` the leaves are served too: whoever reaches the address can read what agents did, though not with what arguments.
+        Nobody else writes to `records`. Raises Unavailable.
         """
         self.key = key
         self._signer, self._hosts, self._records, self._clock = signer, tuple(hosts), records, clock
         self._quota, self._shows = quota, shows
         self._share = quota // max(1, len({host.name for host in hosts})) if share is None else share
-        self._places: dict[str, str] = {}
+        with records.exclusive() as held:
+            self._places = {_place(origin): origin for origin in held.origins()}
         self._seldom, self._seldom_unsent, self._seldom_full = observe.Seldom(), observe.Seldom(), observe.Seldom()
 
     def find(self, method: str, path: str, proof: str) -> Route | Answer:
@@ -150,6 +152,7 @@ class Keeper:
             with held.charged(instance_of(origin)[0]):
                 if proven is not None:
                     line = cosign(proven.text, self.key, self._clock.now(), self._signer.sign)
+                    self._places[_place(origin)] = origin
                     held.add(asked, proven, encode_note(Note(proven.text, (*_own(asked.checkpoint.note, key), line))))
                     known = encode_cosignatures((line,))
                 held.add_papers(origin, papers)
@@ -198,7 +201,7 @@ class Keeper:
         return self._refused(refused)
 
     def _read(self, held: Held, place: str, path: str) -> Answer:
-        origin = self._origin(held, place)
+        origin = self._places.get(place)
         nothing = said(404, "nothing of such a log is stored")
         if origin is None:
             return nothing
@@ -219,10 +222,9 @@ class Keeper:
         leaves = held.leaves(origin, first, first + tile.width)
         return encode_bundle(leaves) if len(leaves) == tile.width else None
 
-    def _origin(self, held: Held, place: str) -> str | None:
-        if place not in self._places:
-            self._places = {sha256(origin.encode()).hexdigest(): origin for origin in held.origins()}
-        return self._places.get(place)
+
+def _place(origin: str) -> str:
+    return sha256(origin.encode()).hexdigest()
 
 
 def _own(note: Note, key: NoteKey) -> Iterator[NoteSignature]:

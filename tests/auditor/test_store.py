@@ -110,6 +110,19 @@ def test_records_are_shown_only_where_the_store_shows_them() -> None:
     assert get(store, log, "tile/0/000.p/8").status == 200
 
 
+def test_whoever_asks_for_logs_that_are_not_there_costs_no_search() -> None:
+    """Whatever there is to read: nobody need be known to ask."""
+    log, kept = HostLog(8), records.in_memory()
+    store = keeper(log.host, kept=kept)
+    log.send(store, 0, 8)
+    asked: list[str] = []
+    kept._connection.set_trace_callback(asked.append)  # noqa: SLF001 - what SQLite is asked
+    assert [store.get(f"{at:064x}", "checkpoint").status for at in range(3)] == [404] * 3
+    assert [statement.split()[0] for statement in asked] == ["BEGIN", "COMMIT"] * 3
+    assert get(store, log, "checkpoint").status == 200
+    assert get(keeper(log.host, kept=kept), log, "checkpoint").status == 200
+
+
 def test_sealed_contents_and_papers_are_kept_and_not_served() -> None:
     log = HostLog(8)
     kept = records.in_memory()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import cbor2
@@ -116,6 +117,7 @@ def _receipt(receipt: Receipt) -> bytes:
     return encode_cbor(cbor2.CBORTag(18, [one.protected, dict(one.unprotected), one.payload, one.signature]))
 
 
+@cache
 def specimens() -> dict[str, Specimen]:
     """By name. The same bytes in every run."""
     scene = Scene()
