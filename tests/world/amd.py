@@ -83,15 +83,21 @@ class Amd:
 
     def ark(self) -> Certificate:
         """The root, which signs itself."""
-        return _ca(self, "ARK", None)
+        return self.ca("ARK", "ARK", path_length=None)
 
     def ask(self, *, born: datetime = BORN, life: timedelta = LIFE) -> Certificate:
         """Who certifies VCEKs."""
-        return _ca(self, "SEV", 0, born, life)
+        return self.ca("SEV", "ARK", born=born, life=life)
 
     def asvk(self) -> Certificate:
         """Who certifies VLEKs."""
-        return _ca(self, "SEV-VLEK", 0)
+        return self.ca("SEV-VLEK", "ARK")
+
+    def ca(
+        self, kind: str, above: str, *, path_length: int | None = 0, born: datetime = BORN, life: timedelta = LIFE
+    ) -> Certificate:  # fmt: skip
+        """A CA certified by the one `above`."""
+        return _ca(self, kind, above, path_length, born, life)
 
     def authorities(self) -> tuple[Certificate, ...]:
         """The CAs below the root, and it."""
@@ -140,14 +146,14 @@ class Amd:
 
 
 @cache
-def _ca(amd: Amd, kind: str, path_length: int | None, born: datetime = BORN, life: timedelta = LIFE) -> Certificate:
-    """A CA by the root of `amd`; kept, since RSA-PSS signs otherwise each time, and the root is known by its fingerprint."""
-    builder = x509.CertificateBuilder().subject_name(_name(f"{kind}-{amd.line}")).issuer_name(_name(f"ARK-{amd.line}"))
+def _ca(amd: Amd, kind: str, above: str, path_length: int | None, born: datetime, life: timedelta) -> Certificate:
+    """Kept, since RSA-PSS signs otherwise each time, and the root is known by its fingerprint."""
+    builder = x509.CertificateBuilder().subject_name(_name(f"{kind}-{amd.line}")).issuer_name(_name(f"{above}-{amd.line}"))
     builder = builder.public_key(amd.key(kind).public_key()).serial_number(0x10000 + len(kind))
     builder = builder.not_valid_before(born).not_valid_after(born + life)
     builder = builder.add_extension(x509.BasicConstraints(True, path_length), True)
     usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
-    made = builder.add_extension(usage, True).sign(amd.key("ARK"), hashes.SHA384(), rsa_padding=_PSS)
+    made = builder.add_extension(usage, True).sign(amd.key(above), hashes.SHA384(), rsa_padding=_PSS)
     return parse_certificate(made.public_bytes(Encoding.DER))
 
 

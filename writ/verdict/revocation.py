@@ -16,13 +16,13 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Final
 
-from writ.formats.crl import Crl
+from writ.formats.crl import Crl, Scope
 from writ.formats.digest import Digest, hash_bytes
 from writ.formats.errors import FormatError, Refused
 from writ.formats.ocsp import CERT_ID_HASHES, CertId, OcspResponse
 from writ.formats.reason import Reason
 from writ.formats.trust import ChainRules
-from writ.formats.x509 import EKU_OCSP, Certificate
+from writ.formats.x509 import EKU_OCSP, MAX_CERTIFICATE, Certificate
 from writ.formats.x509_key import SignatureAlgorithm, certificate_key, key_bits, signed_by
 
 
@@ -68,7 +68,7 @@ def judge_revocation(
 ) -> Revocation:
     """No certificate of `path`, from the leaf up, the last apart, is revoked. Returns what is known about it, and what is not.
 
-    1. The newest CRL of its issuer does not list it.
+    1. The newest CRL of its issuer that speaks of it does not list it.
     2. The newest OCSP response about it does not call it revoked.
     3. One of the two is fresh: it is known. Under `rules.crl_required` it must be. Of the leaf nothing need be known where its issuer
        publishes no CRLs (`issues_crls`).
@@ -80,7 +80,7 @@ def judge_revocation(
     for subject, issuer in pairwise(path):
         name = f"certificate {Digest.of(subject.der)}"
         # 1
-        crl = newest_crl(crls, issuer, rules, now=now)
+        crl = newest_crl([one for one in crls if speaks_of(one, subject)], issuer, rules, now=now)
         if crl is not None and subject.serial in crl.revoked:
             raise Refused(Reason(reasons.revoked, reasons.claim, f"a certificate not on the CRL of {crl.this_update}", name))
         # 2
@@ -133,24 +133,32 @@ def newest_crl(crls: Sequence[Crl], issuer: Certificate, rules: ChainRules, *, n
     return best
 
 
+def speaks_of(crl: Crl, certificate: Certificate) -> bool:
+    """Whether `certificate`, if `crl` is of its issuer, is one of those of which it speaks (RFC 5280 section 6.3.3 (b) (2))."""
+    points, only = crl.scope.points, crl.scope.only
+    named = not points or any(address in points for address in certificate.crl_addresses)
+    return named and (not only or (only == "cas") is certificate.is_ca)
+
+
 def latest_crls(crls: Iterable[Crl], issuers: Sequence[Certificate]) -> tuple[Crl, ...]:
-    """Of `crls` the last of each issuer: of one name and one key. One that none of `issuers` signed stays."""
-    latest: dict[tuple[bytes, bytes], Crl] = {}
+    """Of `crls` the last of each issuer, of one name and one key, and of each part of its list. One that none of `issuers` signed stays."""
+    latest: dict[tuple[bytes, Scope, bytes], Crl] = {}
     for crl in crls:
-        key = crl.issuer, _signer(crl, issuers) or crl.der
+        key = crl.issuer, crl.scope, _signer(crl, issuers) or crl.der
         if key not in latest or is_later(crl, latest[key]):
             latest[key] = crl
     return tuple(latest.values())
 
 
 def judge_crl(crl: Crl, held: Iterable[Crl], issuers: Sequence[Certificate], *, now: int) -> Reason | None:
-    """Why `crl` does not take the place of those of its issuer among `held`: it is no later, or of the future.
+    """Why `crl` does not take the place of those of its issuer and scope among `held`: it is no later, or of the future.
 
     None where it does, and where it is that one. Does not say that any of `issuers` signed it. One of the future would be passed over
     until its time comes, and would keep today's out.
     """
     signer = _signer(crl, issuers)
-    others = [one for one in held if one.der != crl.der and one.issuer == crl.issuer and _signer(one, issuers) == signer]
+    alike = [one for one in held if one.der != crl.der and (one.issuer, one.scope) == (crl.issuer, crl.scope)]
+    others = [one for one in alike if _signer(one, issuers) == signer]
     for other in others:
         if not is_later(crl, other):
             return Reason("crl-rollback", "crl", f"a later one than {_shown(other)}", _shown(crl))
@@ -282,7 +290,7 @@ def _believed(response: OcspResponse, issuer: Certificate, crl: Crl | None, rule
         if signer is issuer:
             return signer
         listed = crl is not None and signer.serial in crl.revoked
-        fresh = crl is not None and _want(crl, rules, now) is None
+        fresh = crl is not None and speaks_of(crl, signer) and _want(crl, rules, now) is None
         if not listed and (fresh or signer.ocsp_no_check or response.status == "revoked"):
             return signer
     return None
@@ -337,8 +345,20 @@ def _key(spki: bytes) -> bytes:
 
 
 def is_signed(message: bytes, signature: bytes, algorithm: SignatureAlgorithm, issuer: Certificate) -> bool:
-    """Whether the key of `issuer` signed `message`, with whatever hash."""
+    """Whether the key of `issuer` signed `message`, with whatever hash.
+
+    What was found out about a certificate is kept for a while, by all that it depends on: the CAs above evidence are few, and their
+    signatures are most of what a path costs.
+    """
+    verify = _kept if len(message) <= MAX_CERTIFICATE else _is_signed
+    return verify(message, signature, algorithm, issuer.spki)
+
+
+def _is_signed(message: bytes, signature: bytes, algorithm: SignatureAlgorithm, spki: bytes) -> bool:
     try:
-        return signed_by(message, signature, algorithm, certificate_key(issuer.spki))
+        return signed_by(message, signature, algorithm, certificate_key(spki))
     except FormatError:
         return False
+
+
+_kept: Final = lru_cache(maxsize=256)(_is_signed)

@@ -6,10 +6,14 @@ import base64
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
 from tests.parsers import assert_parser_is_total
-from tests.world.authority import Ca
-from writ.formats.crl import MAX_CRL, parse_crl
+from tests.world.authority import Ca, at
+from tests.world.chip import private_key
+from writ.formats.crl import ALL, MAX_CRL, Scope, parse_crl
 from writ.formats.errors import FormatError
 from writ.formats.x509 import parse_certificate
 
@@ -50,23 +54,63 @@ def test_something_else_is_refused(data: bytes) -> None:
         parse_crl(data)
 
 
+def point(**given: object) -> x509.IssuingDistributionPoint:
+    """A distribution point that says nothing but what is given."""
+    plain = {
+        "full_name": None, "relative_name": None, "only_contains_user_certs": False, "only_some_reasons": None, "indirect_crl": False,
+        "only_contains_attribute_certs": False, "only_contains_ca_certs": False,
+    }  # fmt: skip
+    return x509.IssuingDistributionPoint(**(plain | given))  # type: ignore[arg-type]
+
+
+PLACES = [x509.UniformResourceIdentifier(f"http://crl.example/{name}.crl") for name in ("b", "a")]
+REASONS = frozenset({x509.ReasonFlags.key_compromise})
+
+
+@pytest.mark.parametrize("critical", [True, False])
 @pytest.mark.parametrize(
     "extension",
     [
         pytest.param(x509.DeltaCRLIndicator(1), id="delta"),
-        pytest.param(
-            x509.IssuingDistributionPoint(
-                full_name=None, relative_name=None, only_contains_user_certs=True, only_some_reasons=None, indirect_crl=False,
-                only_contains_attribute_certs=False, only_contains_ca_certs=False,
-            ),
-            id="partial",
-        ),
+        pytest.param(point(full_name=PLACES, indirect_crl=True), id="indirect"),
+        pytest.param(point(full_name=PLACES, only_some_reasons=REASONS), id="some reasons"),
+        pytest.param(point(only_contains_attribute_certs=True), id="attribute certificates"),
+        pytest.param(point(full_name=[x509.RFC822Name("a@b.example")]), id="no address"),
+        pytest.param(x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.28"), b"\x30\x06\x81\x01\xff\x82\x01\xff"), id="nobody"),
     ],
 )  # fmt: skip
-def test_crl_that_says_less_than_it_seems_to_is_refused(extension: x509.ExtensionType) -> None:
+def test_crl_that_says_less_than_it_seems_to_is_refused(extension: x509.ExtensionType, critical: bool) -> None:
     with pytest.raises(FormatError, match="list of all certificates of its issuer"):
-        parse_crl(AUTHORITY.crl(this=NOW, extensions=((extension, True),)))
+        parse_crl(AUTHORITY.crl(this=NOW, extensions=((extension, critical),)))
     assert parse_crl(numbered(7)).revoked == frozenset()
+
+
+def test_issuer_of_an_entry_is_refused_and_a_relative_name_as_well() -> None:
+    issuer = x509.CertificateIssuer([x509.DirectoryName(AUTHORITY.subject())])
+    made = x509.CertificateRevocationListBuilder().issuer_name(AUTHORITY.subject()).last_update(at(NOW)).next_update(at(NOW + 60))
+    entry = x509.RevokedCertificateBuilder().serial_number(5).revocation_date(at(NOW)).add_extension(issuer, critical=True).build()
+    der = made.add_revoked_certificate(entry).sign(private_key(AUTHORITY.seed), hashes.SHA256()).public_bytes(Encoding.DER)
+    with pytest.raises(FormatError, match="list of all certificates"):
+        parse_crl(der)
+    relative = point(relative_name=x509.RelativeDistinguishedName([x509.NameAttribute(NameOID.COMMON_NAME, "part")]))
+    with pytest.raises(FormatError, match="CRL"):
+        parse_crl(AUTHORITY.crl(this=NOW, extensions=((relative, True),)))
+
+
+@pytest.mark.parametrize(
+    "extension, scope",
+    [
+        (point(full_name=PLACES), Scope(("http://crl.example/a.crl", "http://crl.example/b.crl"))),
+        (point(full_name=PLACES[:1], only_contains_user_certs=True), Scope(("http://crl.example/b.crl",), "users")),
+        (point(only_contains_ca_certs=True), Scope((), "cas")),
+    ],
+)
+def test_part_of_a_list_says_which(extension: x509.ExtensionType, scope: Scope) -> None:
+    whole = AUTHORITY.crl(5, this=NOW, extensions=((extension, True), (x509.CRLNumber(7), False)))
+    found = parse_crl(whole)
+    assert (found.scope, found.number, found.revoked) == (scope, 7, frozenset({5}))
+    assert parse_crl(WHOLE).scope == ALL
+    assert_parser_is_total(parse_crl, whole, flips=1000)
 
 
 def numbered(*numbers: int) -> bytes:

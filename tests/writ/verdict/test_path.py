@@ -25,7 +25,7 @@ from writ.formats.ocsp import parse_ocsp
 from writ.formats.trust import ChainRules
 from writ.formats.x509 import Certificate, parse_certificate
 from writ.verdict.path import PathRules, VerifiedPath, verify_path
-from writ.verdict.revocation import Statement
+from writ.verdict.revocation import Statement, is_signed, judge_crl, latest_crls
 
 DAY = 86_400
 REQUIRED = PathRules(ChainRules(crl_required=True))
@@ -186,6 +186,83 @@ def test_crl_of_the_future_or_by_another_key_says_nothing() -> None:
     early = parse_crl(LAST.crl(0x77, this=NOW + 1))
     forged = parse_crl(LAST.crl(0x77, this=NOW - 1, key="ca/forged"))
     assert len(verify(crls=(early, forged)).notes) == 3
+
+
+def part(*serials: int, address: str | None = None, only: str = "", age: int = DAY) -> Crl:
+    """A part of the list of the last CA: of the certificates that name `address`, or of "users" or "cas"."""
+    point = x509.IssuingDistributionPoint(
+        full_name=None if address is None else [x509.UniformResourceIdentifier(address)], relative_name=None,
+        only_contains_user_certs=only == "users", only_some_reasons=None, indirect_crl=False, only_contains_attribute_certs=False,
+        only_contains_ca_certs=only == "cas",
+    )  # fmt: skip
+    return parse_crl(LAST.crl(*serials, this=NOW - age, extensions=((point, True),)))
+
+
+def naming(*addresses: str) -> bytes:
+    """A leaf of the last CA that finds its revocation at these addresses."""
+    points = [x509.DistributionPoint([x509.UniformResourceIdentifier(one)], None, None, None) for one in addresses]
+    return LAST.sign(x509.Name([]), "chip/ek", [(x509.CRLDistributionPoints(points), False)])
+
+
+A, B = "http://crl.example/a", "http://crl.example/b"
+
+
+def test_part_of_a_list_speaks_of_those_who_find_it_there() -> None:
+    leaf = naming(A, B)
+    for address in (A, B):
+        assert verify(leaf, crls=(*CRLS[:2], part(address=address)), rules=REQUIRED).notes == ()
+        assert refused(lambda address=address: verify(leaf, crls=(part(0x77, address=address),))).code == "certificate-revoked"  # type: ignore[misc]
+    elsewhere = part(0x77, address="http://crl.example/c")
+    assert len(verify(leaf, crls=(*CRLS[:2], elsewhere)).notes) == 1
+    assert len(verify(LEAF, crls=(*CRLS[:2], part(0x77, address=A))).notes) == 1
+
+
+def test_part_for_cas_says_nothing_of_others() -> None:
+    assert len(verify(crls=(*CRLS[:2], part(0x77, only="cas"))).notes) == 1
+    assert refused(lambda: verify(crls=(part(0x77, only="users"),))).code == "certificate-revoked"
+    assert verify(crls=(*CRLS[:2], part(only="users")), rules=REQUIRED).notes == ()
+
+
+def test_newer_part_that_is_not_ours_hides_no_older_one() -> None:
+    crls = (*CRLS[:2], part(0x77, address=A, age=2 * DAY), part(address=B, age=DAY))
+    assert refused(lambda: verify(naming(A), crls=crls)).code == "certificate-revoked"
+
+
+def test_parts_of_a_list_stand_beside_each_other() -> None:
+    issuers = [parse_certificate(der) for der in ABOVE]
+    older, newer, other, whole = part(address=A, age=3 * DAY), part(address=A), part(address=B, age=2 * DAY), crl(LAST, age=2 * DAY)
+    assert set(latest_crls((older, newer, other, whole), issuers)) == {newer, other, whole}
+    for held in (other, whole):
+        assert judge_crl(older, (held,), issuers, now=NOW) is None
+    reason = judge_crl(older, (newer,), issuers, now=NOW)
+    assert reason is not None
+    assert reason.code == "crl-rollback"
+
+
+def test_responder_is_judged_by_a_list_that_speaks_of_it() -> None:
+    """It asks for a fresh list of its CA: one of another address is none."""
+    at = "http://crl.example/responder"
+    plain = LAST.responder()
+    there = LAST.responder(x509.CRLDistributionPoints([x509.DistributionPoint([x509.UniformResourceIdentifier(at)], None, None, None)]))
+    leaf = naming(at)
+    for responder, believed in ((plain, False), (there, True)):
+        response = parse_ocsp(LAST.ocsp(0x77, this=NOW - DAY, following=NOW + DAY, responder=responder))
+        statements = verify(leaf, crls=(*CRLS[:2], part(address=at)), responses=(response,)).statements
+        assert (Digest.of(response.der) in {one.digest for one in statements}) is believed
+
+
+def test_signature_that_held_holds_for_its_own_message_key_and_algorithm_only() -> None:
+    """Asked again with one part another, after the answer yes was kept."""
+    leaf, issuer, other = parse_certificate(LEAF), parse_certificate(ABOVE[2]), parse_certificate(ABOVE[1])
+    algorithm = leaf.algorithm
+    assert algorithm is not None
+    assert is_signed(leaf.signed, leaf.signature, algorithm, issuer)
+    assert not is_signed(leaf.signed + b"\0", leaf.signature, algorithm, issuer)
+    assert not is_signed(leaf.signed, issuer.signature, algorithm, issuer)
+    assert not is_signed(leaf.signed, leaf.signature, replace(algorithm, hash="sha384"), issuer)
+    assert not is_signed(leaf.signed, leaf.signature, algorithm, other)
+    assert not is_signed(leaf.signed, leaf.signature, algorithm, replace(issuer, spki=b"rubbish"))
+    assert is_signed(leaf.signed, leaf.signature, algorithm, issuer)
 
 
 def test_certificate_is_the_same_after_parsing_twice() -> None:

@@ -8,7 +8,8 @@ What a certificate says beside its key stands in extensions below 1.3.6.1.4.1.37
 
 Numbers are INTEGERs and names IA5Strings. A hwID stands plainly in the oldest
 certificates, and in an OCTET STRING in later ones: both are read. It has 64
-bytes, on Turin 8.
+bytes, on Turin 8. The structVersion is 0 or 1, and decides nothing: what is
+read has to be there under any.
 
 Source: AMD Versioned Chip Endorsement Key (VCEK) Certificate and KDS Interface
 Specification (57230) revision 1.00, section 3.1; SEV-ES Guest-Hypervisor
@@ -81,8 +82,7 @@ def parse_vek(certificate: Certificate) -> Vek | None:
     said = {oid.removeprefix(_PREFIX): value for oid, value in extension_values(certificate).items() if oid.startswith(_PREFIX)}
     if not said or certificate.is_ca:
         return None
-    if _integer(said, "1") > 1:
-        raise FormatError("VEK.structVersion", "0 or 1", str(_integer(said, "1")))
+    _integer(said, "1")
     product = _name(said, "2")
     line = LINES.get(product.split("-", 1)[0])
     if line is None:
@@ -148,15 +148,15 @@ def parse_certificate_table(data: bytes) -> tuple[tuple[str, bytes], ...]:
         start, size = int.from_bytes(entry[16:20], "little"), int.from_bytes(entry[20:24], "little")
         if not 1 <= size <= MAX_CERTIFICATE or start + size > len(data):
             raise FormatError("SNP certificate table", f"an entry of 1 to {MAX_CERTIFICATE} bytes within it", f"{size} at {start}", at)
-        guid = _guid(entry[:16])
-        found.append((_TABLE_CERTIFICATES.get(guid, guid), data[start : start + size]))
+        found.append((_whose(entry[:16]), data[start : start + size]))
         spans.append((start, start + size))
     if any(start < at for start, _ in spans) or any(data[max([at, *(end for _, end in spans)]) :]):
         raise FormatError("SNP certificate table", "entries behind their list, and zeros behind them", "other bytes")
     return tuple(found)
 
 
-def _guid(raw: bytes) -> str:
-    """A GUID as text, its digits in the order of the bytes: no part of it is turned round here."""
-    text = raw.hex()
-    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
+def _whose(guid: bytes) -> str:
+    """Whose certificate it is, or the GUID as text. Hosts write AMD's with its digits in order, some with the first three parts turned."""
+    turned = guid[3::-1] + guid[5:3:-1] + guid[7:5:-1] + guid[8:]
+    texts = [f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}" for text in (guid.hex(), turned.hex())]
+    return next((_TABLE_CERTIFICATES[text] for text in texts if text in _TABLE_CERTIFICATES), texts[0])

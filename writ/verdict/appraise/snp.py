@@ -34,7 +34,6 @@ from writ.formats.tee.vek import Vek
 from writ.formats.trust import ChainRules
 from writ.formats.x509 import Certificate
 from writ.formats.x509_key import certificate_key
-from writ.verdict.amd_roots import ROOTS
 from writ.verdict.path import PathRules, VerifiedPath, verify_path
 from writ.verdict.revocation import Statement
 
@@ -49,6 +48,8 @@ _CPUS: Final = (
     (0x1A, 0x00, 0x1F, "Turin"),
 )
 """Family, first and last model, product line (processor programming references of the families 19h and 1Ah)."""
+_UNSTATED: Final = Firmware(0, 0, 0)
+"""The version of firmware that did not state it yet."""
 _AT_HAND: Final = ChainRules()
 
 
@@ -78,7 +79,7 @@ class SnpPolicy:
     clouds: frozenset[str] | None = None
     products: frozenset[str] | None = None
     floors: tuple[tuple[str, Tcb], ...] = ()
-    firmware: Firmware = Firmware(0, 0, 0)  # noqa: RUF009 - frozen
+    firmware: Firmware = _UNSTATED
     committed: bool = False
     aliases_checked: bool = False
     mitigations: int = 0
@@ -205,14 +206,11 @@ def _judge_key(report: SnpReport, vek: Vek) -> None:
 
 
 def _judge_product(report: SnpReport, vek: Vek, path: VerifiedPath) -> None:
-    """ASK and ASVK are told apart by their names, the line by names and, of a root that is AMD's, by its fingerprint."""
+    """ASK, ASVK and line are told by the names of the CAs, which nobody but the anchor's holder can give."""
     names = [_common_name(certificate) for certificate in path.certificates[1:]]
     expected = [("SEV-" if vek.kind == "VCEK" else "SEV-VLEK-") + vek.line, f"ARK-{vek.line}"][: len(names)]
     if names != expected:
         raise _refused("snp-product-mismatch", "chain", " below ".join(expected), " below ".join(names))
-    pinned = ROOTS.get(Digest.of(path.anchor.der), vek.line)
-    if pinned != vek.line:
-        raise _refused("snp-product-mismatch", "chain", f"the root of {vek.line}", f"that of {pinned}")
     if report.cpu is not None:
         family, model, _ = report.cpu
         line = next((name for one, first, last, name in _CPUS if family == one and first <= model <= last), None)
@@ -354,7 +352,7 @@ class _Judge:
         report, wanted = self.report, self.policy
         current, committed = report.current_firmware, report.committed_firmware
         self._want(committed <= current, "snp-tcb-inconsistent", "committed_firmware", f"at most {current}", str(committed))
-        needed = (current.major, current.minor) >= report.policy.abi
+        needed = (current.major, current.minor) >= report.policy.abi or current == _UNSTATED
         self._want(needed, "snp-tcb-inconsistent", "policy.abi", f"at most {current}", _dotted(report.policy.abi))
         least = f"at least {wanted.firmware}"
         for claim, version in (("current_firmware", current), ("committed_firmware", committed)):

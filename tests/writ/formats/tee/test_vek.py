@@ -62,6 +62,11 @@ def test_hwid_of_old_certificates_stands_plainly(chip: SnpChip) -> None:
     assert read(chip.amd.vek(chip.seed, said)).hwid == chip.hwid
 
 
+@pytest.mark.parametrize("version", [0, 1, 2])
+def test_struct_version_decides_nothing(version: int) -> None:
+    assert read(vcek(e1=number(version))).tcb == raw_tcb(TCB, "Milan")
+
+
 @pytest.mark.parametrize("product, line", [("Bergamo-A0", "Genoa"), ("Siena-A0", "Genoa"), ("Milan", "Milan"), ("Turin-C1", "Turin")])
 def test_products_of_a_line(product: str, line: str) -> None:
     chip = TURIN if line == "Turin" else MILAN
@@ -88,7 +93,7 @@ def test_levels_without_meaning_may_be_left_out_and_others_may_not() -> None:
 @pytest.mark.parametrize(
     "changed",
     [
-        {"e1": None}, {"e1": number(2)}, {"e2": None}, {"e2": element(0x0C, b"Milan-B0")}, {"e2": element(0x16, b"")},
+        {"e1": None}, {"e1": number(256)}, {"e2": None}, {"e2": element(0x0C, b"Milan-B0")}, {"e2": element(0x16, b"")},
         {"e2": element(0x16, b"Rome-B0")}, {"e2": element(0x16, b"Milan-B0") + b"\0"}, {"e2": element(0x16, b"Milan\xff")},
         {"e3_1": number(256)}, {"e3_1": element(0x02, b"\xff")}, {"e3_8": number(1) + b"\0"}, {"e3_8": element(0x04, b"\1")},
         {"e4": None}, {"e4": b"\1" * 63}, {"e4": element(0x04, b"\1" * 63)}, {"e4": element(0x04, b"\1" * 8)},
@@ -141,6 +146,13 @@ def test_table_gives_each_certificate_and_names_other_entries() -> None:
     assert dict(parse_certificate_table(table)) == held | {other: b"rim"}
     assert parse_certificate_table(bytes(4096)) == ()
     assert parse_certificate_table(certificate_table({GUIDS["VLEK"]: b"v"}, padding_to=1)) == (("VLEK", b"v"),)
+
+
+def test_guid_may_be_turned() -> None:
+    """As some hosts write it: the first three parts with their least byte first."""
+    turned = "8d75da63-64e6-6445-adc5-f4b93be8accd"
+    assert parse_certificate_table(certificate_table({turned: b"vcek"})) == (("VCEK", b"vcek"),)
+    assert parse_certificate_table(certificate_table({GUIDS["VCEK"]: b"vcek"})) == (("VCEK", b"vcek"),)
 
 
 def test_table_with_bytes_that_nothing_names_is_refused() -> None:

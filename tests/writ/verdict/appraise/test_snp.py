@@ -180,15 +180,17 @@ def test_vlek_of_another_cloud_did_not_sign() -> None:
     assert refused(lambda: judge(VLEK.report(), vek=other.vek())).code == "signature-invalid"
 
 
-@pytest.mark.parametrize("key_information", [28, 2, 6])
-def test_report_without_a_signature_is_anybodys(key_information: int) -> None:
-    data = CHIP.body(key_information=key_information).ljust(1184, b"\0")
-    assert refused(lambda: judge(data)).code == "snp-unsigned"
-    assert refused(lambda: judge(CHIP.sign(CHIP.body(key_information=key_information)))).code == "snp-unsigned"
+@pytest.mark.parametrize("key_information, got", [(28, "none asked for"), (2, "MASK_CHIP_KEY"), (6, "MASK_CHIP_KEY")])
+def test_report_without_a_signature_is_anybodys(key_information: int, got: str) -> None:
+    body = CHIP.body(key_information=key_information)
+    for data in (body.ljust(1184, b"\0"), CHIP.sign(body)):
+        reason = refused(lambda data=data: judge(data))  # type: ignore[misc]
+        assert (reason.code, reason.got) == ("snp-unsigned", got)
 
 
 def test_signature_of_zeros_is_none() -> None:
-    assert refused(lambda: judge(CHIP.body().ljust(1184, b"\0"))).code == "snp-unsigned"
+    reason = refused(lambda: judge(CHIP.body().ljust(1184, b"\0")))
+    assert (reason.code, reason.got) == ("snp-unsigned", "zeros")
 
 
 # --- attacks on the chain -------------------------------------------------------------------------------------------------
@@ -264,6 +266,21 @@ def test_root_of_another_name_is_no_root_of_the_line() -> None:
     assert codes(judge(CHIP.report(), authorities=(CHIP.amd.ask(),), anchors={Digest.of(CHIP.amd.ask().der)})) == []
     vek = read(CHIP.amd.vek(CHIP.seed, CHIP.amd.extensions(TCB, product="Milan-B0", hwid=CHIP.hwid), issuer="ARK"))
     assert refused(lambda: judge(CHIP.report(), vek=vek)).code == "snp-product-mismatch"
+
+
+@pytest.mark.parametrize("line, cpu", [("Genoa", b"\x19\x20\x01"), ("Genoa", b"\x19\xb0\x01"), ("Turin", b"\x1a\x20\x01")])
+def test_processor_after_the_last_of_its_line(line: str, cpu: bytes) -> None:
+    chip = SnpChip(Amd(line), tcb=TURIN_TCB if line == "Turin" else TCB)
+    assert refused(lambda: judge(chip.report(cpu=cpu), chip=chip)).claim == "cpu"
+
+
+def test_ca_below_the_ask_certifies_nothing() -> None:
+    """Between a key and its root stands one CA, whatever length of path that one's certificate would allow."""
+    between = CHIP.amd.ca("SEV-Milan-2", "SEV")
+    said = CHIP.amd.extensions(TCB, product="Milan-B0", hwid=CHIP.hwid)
+    vek = read(CHIP.amd.vek(CHIP.seed, said, issuer="SEV-Milan-2"))
+    authorities = (CHIP.amd.ca("SEV", "ARK", path_length=5), between, CHIP.amd.ark())
+    assert "on the way" in refused(lambda: judge(CHIP.report(), vek=vek, authorities=authorities)).got
 
 
 @pytest.mark.parametrize("cpu", [b"\x19\x10\x01", b"\x1a\x01\x01", b"\x17\x01\x01", b"\x19\x20\x00"])
@@ -437,6 +454,11 @@ def test_versions_of_the_firmware_fit_together() -> None:
     assert codes(judge(ahead)) == [("snp-tcb-inconsistent", "committed_firmware")]
     needy = CHIP.report(policy=POLICY | 0x0138)
     assert codes(judge(needy)) == [("snp-tcb-inconsistent", "policy.abi")]
+    old = CHIP.report(policy=POLICY | 0x1F, current_firmware=bytes(3), committed_firmware=bytes(3))
+    assert codes(judge(old)) == []
+    assert codes(judge(old, policy=SnpPolicy(firmware=Firmware(0, 1, 0)))) == [
+        ("snp-tcb-old", "committed_firmware"), ("snp-tcb-old", "current_firmware"),
+    ]  # fmt: skip
 
 
 # --- which certificate ----------------------------------------------------------------------------------------------------
