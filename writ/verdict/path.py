@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final
 
 from writ.formats.crl import Crl
@@ -173,15 +172,8 @@ class _Search:
         if self._checks == 0:
             return f"more than {MAX_CHECKS} signatures to verify"
         self._checks -= 1
-        return None if _is_issued(subject, issuer) else "a signature that its issuer did not make"
+        return None if is_signed(subject.signed, subject.signature, algorithm, issuer) else "a signature that its issuer did not make"
 
     def _stopped(self, below: tuple[Certificate, ...], fault: str, code: str = "") -> None:
         if len(below) > self._length:
             self._length, self.fault, self.code = len(below), fault, code or self._rules.reasons.refused
-
-
-@lru_cache(maxsize=512)
-def _is_issued(subject: Certificate, issuer: Certificate) -> bool:
-    """Whether `issuer` signed `subject`. Kept: the CAs of a vendor stand on every path, and a device is asked every minute."""
-    algorithm = subject.algorithm
-    return algorithm is not None and is_signed(subject.signed, subject.signature, algorithm, issuer)
