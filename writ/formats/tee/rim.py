@@ -147,14 +147,14 @@ def _digits(text: str, name: str, *, most: int) -> int:
 
 
 def _values(resource: Element) -> tuple[bytes, ...]:
-    """The values of an active resource: as many as it says, each of the size that it says, and no other."""
-    count, size = _number(resource, "alternatives", most=_MOST_ALTERNATIVES), _number(resource, "size", most=64)
+    """The values of an active resource: as many as it says, each of the size that it says (in bytes, or in digits), and no other."""
+    count, size = _number(resource, "alternatives", most=_MOST_ALTERNATIVES), _number(resource, "size", most=128)
     given = {name: value for (namespace, name), value in resource.attributes.items() if namespace == _SHA384}
     if count == 0 or set(given) != {f"Hash{number}" for number in range(count)}:
         raise FormatError("RIM.alternatives", f"Hash0 to Hash{count - 1}", ", ".join(sorted(given))[:80] or "none")
     values = []
     for name, text in given.items():
-        if not _HEX.match(text) or len(text) != 2 * size:
-            raise FormatError(f"RIM.{name}", f"{size} bytes in hexadecimal", repr(text)[:80])
+        if not _HEX.match(text) or size not in (len(text) // 2, len(text)):
+            raise FormatError(f"RIM.{name}", f"hexadecimal of size {size}", repr(text)[:80])
         values.append(bytes.fromhex(text))
     return tuple(values)

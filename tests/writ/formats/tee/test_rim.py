@@ -31,6 +31,13 @@ def test_rim_gives_version_product_values_and_floors() -> None:
     assert len(parse_rim(DRIVER_RIM.document()).measurements) == 35
 
 
+def test_size_is_one_of_bytes_or_of_digits() -> None:
+    digits = changed('name="Measurement_9" size="48"', 'name="Measurement_9" size="96"')
+    assert parse_rim(digits).measurements == {9: (BLOCKS[1], BLOCKS[2])}
+    with pytest.raises(FormatError, match="hexadecimal of size 47"):
+        parse_rim(changed('name="Measurement_9" size="48"', 'name="Measurement_9" size="47"'))
+
+
 def test_answer_of_the_rim_service_is_read_with_its_id() -> None:
     document = SMALL.document()
     answer = {"id": "NV_1", "rim": base64.b64encode(document).decode(), "sha256": "", "rim_format": "TCG", "request_id": "x"}
