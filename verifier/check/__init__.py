@@ -50,12 +50,25 @@ def _of_snp(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--certs", type=Path, metavar="DIR", help="the VCEK's or VLEK's certificate, CAs and CRLs, in PEM or DER")
 
 
+def _of_nvidia(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `verifier check nvidia`."""
+    parser.add_argument(
+        "files",
+        type=Path,
+        nargs="+",
+        metavar="EVIDENCE",
+        help="evidence as the SDK writes it, or a report (hex or binary) and its chain (PEM)",
+    )
+    parser.add_argument("--rims", type=Path, metavar="DIR", help="NVIDIA's RIMs, against which the measurements are judged")
+
+
 KINDS: Final[dict[str, tuple[str, Arguments]]] = {
     "quote": ("a TPM quote", _of_quote),
     "ima-log": ("an IMA measurement list", _one_file),
     "uefi-log": ("a UEFI event log", _of_uefi_log),
     "ek-cert": ("an EK certificate", _one_file),
     "snp": ("an AMD SEV-SNP report", _of_snp),
+    "nvidia": ("NVIDIA GPUs and NVSwitches", _of_nvidia),
     "corim": ("reference values", _one_file),
     "token": ("an execution token", _one_file),
 }
@@ -85,6 +98,10 @@ def _judge(kind: str) -> Kind:
             from verifier.check.snp import check_snp
 
             return check_snp
+        case "nvidia":
+            from verifier.check.nvidia import check_nvidia
+
+            return check_nvidia
         case "corim":
             from verifier.check.corim import check_corim
 
