@@ -34,6 +34,7 @@ def all_cases(folder: Path, *, part: int = 1) -> Iterator[Case]:
     yield from uefi.uefi_log()
     yield from tee.snp()
     yield from nvidia.gpus()
+    yield from tee.tdx()
     yield from fleet.dry_run(fleet.HOSTS // part)
     (folder / "anchors").mkdir()
     yield from anchors.anchors(folder / "anchors", anchors.RECORDS // part)

@@ -29,6 +29,7 @@ from tests.world.oci import Layout, directory, hard, layer, link
 from tests.world.scene import GOVERNED, NAMESPACE, RUNTIME_PCR, Scene, reference, signer
 from tests.world.specimens import specimens
 from tests.world.store import HostLog
+from tests.world.tdx import ENCLAVE, TDX_10, TDX_15, TDX_15_MIGRATED, Platform
 from tests.world.tlog import MemoryLog, plain_key, witness_key
 from tests.world.uefi_logs import Boot, encode_log
 from tests.writ.formats.pe_images import make_pe
@@ -207,6 +208,22 @@ def nvidia_evidence() -> Iterator[bytes]:
     yield small
     yield encode_json({"id": "NV_GPU_DRIVER_GH100_550.90.07", "rim": base64.b64encode(small).decode()})
     yield b'<a xmlns="u:1" xmlns:p="u:2" p:b="&#9;&lt;"><b xmlns=""><![CDATA[&]]>&#13;</b><p:c p:z="1" a="2"/></a>'
+
+
+def tdx_parts() -> Iterator[bytes]:
+    """Quotes of each version, with chains in PEM and in DER and with none, and collateral whole and in parts."""
+    host = Platform()
+    for version, body_type in ((4, TDX_10), (5, TDX_15), (5, TDX_15_MIGRATED)):
+        yield host.quote(version, body_type)
+    enclave = host.of_sgx()
+    yield enclave.quote(3, ENCLAVE)
+    yield host.quote(certification=(5, host.pck() + host.pck_ca.certificate() + host.root.certificate()))
+    yield host.quote(certification=(1, bytes(36)))
+    whole = host.collateral_json()
+    yield encode_json(whole)
+    yield encode_json({key: whole[key] for key in ("pck_crl", "tcb_info", "tcb_info_signature")})
+    yield b'{"tcbInfo":' + enclave.tcb_info("SGX") + b',"signature":"' + b"00" * 64 + b'"}'
+    yield b'{"enclaveIdentity":' + host.identity() + b',"signature":"' + b"00" * 64 + b'"}'
 
 
 def images() -> Iterator[bytes]:
@@ -400,6 +417,7 @@ SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
     "certificates": certificates,
     "snp": snp_evidence,
     "nvidia": nvidia_evidence,
+    "tdx": tdx_parts,
     "pe": images,
     "corim": corims,
     "tpm": tpm_structures,

@@ -62,6 +62,17 @@ def _of_nvidia(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rims", type=Path, metavar="DIR", help="NVIDIA's RIMs, against which the measurements are judged")
 
 
+def _of_tdx(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `verifier check tdx`."""
+    parser.add_argument("file", type=Path, metavar="QUOTE", help="as the kernel gives it, or in hexadecimal or base64")
+    parser.add_argument(
+        "--collateral", type=Path, action="append", default=[], metavar="FILE",
+        help="of Intel's provisioning service: one JSON file with all of it, or each part by itself; a directory; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--log", type=Path, metavar="FILE", help="the CCEL, judged against the RTMRs of the quote")
+    parser.add_argument("--accept", action="append", metavar="STATUS", help="TCB status that passes, may be repeated; else all but Revoked")
+
+
 KINDS: Final[dict[str, tuple[str, Arguments]]] = {
     "quote": ("a TPM quote", _of_quote),
     "ima-log": ("an IMA measurement list", _one_file),
@@ -69,6 +80,7 @@ KINDS: Final[dict[str, tuple[str, Arguments]]] = {
     "ek-cert": ("an EK certificate", _one_file),
     "snp": ("an AMD SEV-SNP report", _of_snp),
     "nvidia": ("NVIDIA GPUs and NVSwitches", _of_nvidia),
+    "tdx": ("an Intel TDX or SGX quote", _of_tdx),
     "corim": ("reference values", _one_file),
     "token": ("an execution token", _one_file),
 }
@@ -102,6 +114,10 @@ def _judge(kind: str) -> Kind:
             from verifier.check.nvidia import check_nvidia
 
             return check_nvidia
+        case "tdx":
+            from verifier.check.tdx import check_tdx
+
+            return check_tdx
         case "corim":
             from verifier.check.corim import check_corim
 

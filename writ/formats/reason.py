@@ -303,6 +303,23 @@ REMEDIES: Final[dict[str, str]] = {
     "nvidia-rim-refused": "The two RIMs do not go together: give those of this very driver and VBIOS.",
     "nvidia-measurement-mismatch": "Firmware or driver is not what NVIDIA released as this version. Install it again, reset the GPU.",
     "nvidia-svn-low": "The firmware is older than the RIM allows: update it.",
+    # Intel TDX and SGX
+    "tdx-tee-refused": "An enclave's quote says nothing of a virtual machine: send the quote of the TD, or let the policy accept enclaves.",
+    "tdx-key-unbound": "The quoting enclave does not vouch for the key that signed this quote: look for who put it together.",
+    "tdx-qe-refused": "The report is not of Intel's quoting enclave, by the identity that Intel publishes: look at who quotes there.",
+    "tdx-debug": "It runs under a debugger or a profiler, so its host may look into it. Launch it without.",
+    "tdx-attributes-refused": "The TD is not launched as the policy asks; see got. Correct its attributes on the host, and launch it anew.",
+    "tdx-service-td-refused": "Another TD may move or change this one, and the policy names no such TD: launch it without, or name it.",
+    "tdx-module-refused": "The TDX module is not one that Intel signs: look at what loads it on that host.",
+    "tdx-collateral-missing": "Give what Intel's provisioning service says of this platform: `--collateral FILE`, or import it.",
+    "tdx-collateral-refused": "Intel did not sign this, or not with a key for it: fetch it anew, and look for who altered it.",
+    "tdx-collateral-mismatch": "The collateral is of another platform model: fetch it for the FMSPC and PCE in expected.",
+    "tdx-collateral-expired": "Intel promised newer collateral by then, or the policy asks for it: fetch it, or judge as of another time.",
+    "tdx-collateral-early": "The collateral is of the future: check the clock, or judge as of another time.",
+    "tdx-evaluation-old": "The collateral is of an older evaluation than the policy asks for: fetch the one of the number in expected.",
+    "tdx-tcb-unknown": "No TCB level of the collateral is this low: update firmware, microcode, TDX module or quoting enclave; see got.",
+    "tdx-tcb-refused": "Intel says so of this TCB; see got and the advisories. Update or configure the host, or let the policy accept it.",
+    "tdx-advisory-refused": "The policy refuses a platform with this advisory of Intel: update the host as the advisory says.",
 }
 """Code -> remedy. Codes are appended and never removed or renamed: old decisions name them."""
 
