@@ -84,7 +84,12 @@ from writ.formats.record import encode_record as encode_leaf
 from writ.formats.record import parse_record as parse_leaf
 from writ.formats.state import HostState, clean_runtime, encode_host_state, parse_host_state
 from writ.formats.strict import decode_json
+from writ.formats.tee.dice import parse_tcb_info
+from writ.formats.tee.nvidia import parse_evidence as parse_nvidia_evidence
+from writ.formats.tee.nvidia import parse_opaque
+from writ.formats.tee.nvidia import parse_report as parse_nvidia_report
 from writ.formats.tee.pck import parse_pck
+from writ.formats.tee.rim import parse_rim_file
 from writ.formats.tee.snp import parse_report, parse_tcb, split_report
 from writ.formats.tee.tdx import Quote, Tee, parse_quote, pck_chain, read_quote
 from writ.formats.tee.tdx_collateral import Collateral, parse_collateral
@@ -121,8 +126,10 @@ from writ.formats.tpm.signature import encode_signature, parse_signature, verify
 from writ.formats.trust import ChainRules
 from writ.formats.x509 import Certificate, parse_certificate, parse_pem_certificates, parse_stored_certificate
 from writ.formats.x509_key import certificate_key
+from writ.formats.xmldsig import canonical, parse_xml
 from writ.verdict.appraise.boot import judge_boot, measured_values
 from writ.verdict.appraise.ima import ImaReferences, appraise_ima, index_files, judge_rows, measured_files
+from writ.verdict.appraise.nvidia import NvidiaCollateral, NvidiaPolicy, judge_nvidia
 from writ.verdict.appraise.snp import SnpPolicy, appraise_report, order_veks
 from writ.verdict.appraise.tdx import DEFAULT, appraise_quote
 from writ.verdict.attestation import decide_attestation
@@ -133,6 +140,7 @@ from writ.verdict.predict import predict_uki
 from writ.verdict.reference import reference_set
 from writ.verdict.registers import REPLAYABLE, cover, initial_value, replay_registers, replay_rtmrs, replayed_banks
 from writ.verdict.revocation import judge_response
+from writ.verdict.rim import verify_rim
 from writ.verdict.runtime_log import replay as replay_runtime
 from writ.verdict.storing import verify_body, verify_records, verify_sender, verify_signed
 from writ.verdict.tcb import evaluate_tcb
@@ -469,6 +477,27 @@ def snp(data: bytes) -> None:
     order_veks(report, [_vek()])
 
 
+def nvidia(data: bytes) -> None:
+    """Evidence of GPUs and switches, with what judges it; RIMs, and the canonical form of any document, which is its own."""
+    devices = _read(parse_nvidia_evidence, data)
+    if devices is not None:
+        roots = (_authority(),)
+        judge_nvidia(
+            devices, NvidiaCollateral(), NvidiaPolicy(roots, roots, None, mode_required=False, rims_required=False), at=1_790_000_000
+        )
+    _read(parse_nvidia_report, data)
+    _read(parse_opaque, data)
+    _read(parse_tcb_info, data)
+    named = _read(parse_rim_file, data)
+    if named is not None:
+        with suppress(Refused):
+            verify_rim(named[1], (_authority(),), at=1_790_000_000, claim="rim")
+    root = _read(lambda text: parse_xml(text, "document"), data)
+    if root is not None:
+        form = canonical(root)
+        _hold(canonical(parse_xml(form, "document")) == form, "XML: the canonical form of a canonical form is another")
+
+
 @cache
 def _platform() -> tuple[Platform, Quote, Collateral]:
     """A platform with TDX, a quote that it made, and the collateral under which that passes."""
@@ -695,6 +724,7 @@ TARGETS: Final = {
     "evidence": Target(evidence, 8192),
     "certificates": Target(certificates, 4096),
     "snp": Target(snp, 4096),
+    "nvidia": Target(nvidia, 16384),
     "tdx": Target(tdx, 8192),
     "pe": Target(pe, 8192),
     "corim": Target(corim, 4096),

@@ -130,13 +130,14 @@ class Amd:
 
     def vek(
         self, key: str, extensions: Extensions, *, kind: str = "VCEK", issuer: str | None = None, born: datetime = BORN,
-        life: timedelta = LIFE, curve: ec.EllipticCurve | None = None, ca: bool = False,
+        life: timedelta = LIFE, public: ec.EllipticCurvePublicKey | rsa.RSAPublicKey | None = None, ca: bool = False,
     ) -> Certificate:  # fmt: skip
-        """A certificate of the key of a seed, with these extensions."""
+        """A certificate of the key of a seed, or of the one that is given, with these extensions."""
         above = issuer or ("SEV" if kind == "VCEK" else "SEV-VLEK")
-        public = p384_key(key).public_key() if curve is None else ec.generate_private_key(curve).public_key()
         builder = x509.CertificateBuilder().subject_name(_name(f"SEV-{kind}")).issuer_name(_name(f"{above}-{self.line}"))
-        builder = builder.public_key(public).serial_number(1).not_valid_before(born).not_valid_after(born + life)
+        builder = (
+            builder.public_key(public or p384_key(key).public_key()).serial_number(1).not_valid_before(born).not_valid_after(born + life)
+        )
         for end, value in extensions.items():
             builder = builder.add_extension(x509.UnrecognizedExtension(ObjectIdentifier(OID + end), value), False)
         if ca:

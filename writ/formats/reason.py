@@ -292,6 +292,17 @@ REMEDIES: Final[dict[str, str]] = {
     "snp-measurement": "Not a launch measurement that is accepted: compute that of the image, or find who launched another one.",
     "snp-host-data": "The host launched the guest with other data than is wanted.",
     "snp-id-block": "The guest was launched with another id block, key or version than is accepted, or with none; see claim.",
+    # NVIDIA GPUs and switches
+    "nvidia-model-mismatch": "The device is not the one that is stated, or of an unknown generation: collect the evidence again.",
+    "nvidia-firmware-mismatch": "The attestation key was certified for other firmware than reported: reset the GPU, attest again.",
+    "nvidia-debug": "The device is in a debug, recovery or insecure state, in which it protects nothing. Take a production one.",
+    "nvidia-mode-refused": "Set the GPU to CC mode on, or protected PCIe where the policy takes it, neither off nor devtools; reset it.",
+    "nvidia-mode-unproven": "The driver is too old for the report to say the mode. Update it, or let the host state it.",
+    "nvidia-device-repeated": "Each device counts once. Collect the evidence again, once for each.",
+    "nvidia-rim-missing": "Give the RIM in expected (--rims), from NVIDIA's RIM service, for this very driver or VBIOS.",
+    "nvidia-rim-refused": "The two RIMs do not go together: give those of this very driver and VBIOS.",
+    "nvidia-measurement-mismatch": "Firmware or driver is not what NVIDIA released as this version. Install it again, reset the GPU.",
+    "nvidia-svn-low": "The firmware is older than the RIM allows: update it.",
     # Intel TDX and SGX
     "tdx-tee-refused": "An enclave's quote says nothing of a virtual machine: send the quote of the TD, or let the policy accept enclaves.",
     "tdx-key-unbound": "The quoting enclave does not vouch for the key that signed this quote: look for who put it together.",

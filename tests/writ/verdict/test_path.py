@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.world.authority import BORN, Ca
@@ -24,7 +24,7 @@ from writ.formats.digest import Digest
 from writ.formats.ocsp import parse_ocsp
 from writ.formats.trust import ChainRules
 from writ.formats.x509 import Certificate, parse_certificate
-from writ.verdict.path import PathRules, VerifiedPath, verify_path
+from writ.verdict.path import MAX_CHECKS, PathRules, VerifiedPath, verify_path
 from writ.verdict.revocation import Statement, is_signed, judge_crl, latest_crls
 
 DAY = 86_400
@@ -116,6 +116,23 @@ def test_leaf_that_is_a_ca_in_the_middle_is_refused_where_it_may_not_sign() -> N
     """The key of a leaf signs another certificate: the leaf is no CA."""
     rogue = Ca("rogue", LAST, extensions=())
     assert "no CA" in refused(lambda: verify(rogue.ek(), (rogue.certificate(), *ABOVE))).got
+
+
+def test_signature_by_an_algorithm_that_is_not_ours_is_not_believed() -> None:
+    key = ed25519.Ed25519PrivateKey.generate()
+    builder = x509.CertificateBuilder().subject_name(x509.Name([])).issuer_name(LAST.subject()).serial_number(1)
+    builder = builder.public_key(private_key("chip/ek").public_key()).not_valid_before(BORN).not_valid_after(BORN + timedelta(days=3650))
+    leaf = builder.sign(key, None).public_bytes(Encoding.DER)
+    assert "a signature algorithm that is not verified" in refused(lambda: verify(leaf)).got
+
+
+def test_signatures_are_bounded_whatever_certificates_claim_about_each_other() -> None:
+    """As many CAs of one name as there may be signatures, then the true one: it is found only where it comes within them."""
+    forged = [replace(LAST, key=f"ca/forged/{number}").certificate() for number in range(MAX_CHECKS)]
+    within = (*forged[: MAX_CHECKS - 3], *ABOVE)
+    assert len(verify(others=within).certificates) == 4
+    assert refused(lambda: verify(others=(*forged, *ABOVE))).code == "certificate-refused"
+    assert "more than 64 signatures" in refused(lambda: verify(others=(*forged[: MAX_CHECKS - 2], *ABOVE))).got
 
 
 def test_rsa_pss_with_sha_384_holds_and_a_bit_of_it_does_not() -> None:

@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
-from tests.world.amd import BORN, NOW, POLICY, TCB, TURIN_TCB, Amd, SnpChip, p384_key, raw_tcb
+from tests.world.amd import BORN, NOW, POLICY, TCB, TURIN_TCB, Amd, SnpChip, p384_key, raw_tcb, rsa_key
 from tests.writ.verdict.refusal import refused
 from writ.formats.crl import Crl
 from writ.formats.digest import Digest
@@ -141,8 +141,17 @@ def test_big_endian_signature_is_none() -> None:
     assert refused(lambda: judge(data)).code == "signature-invalid"
 
 
-def test_key_on_another_curve_signs_nothing() -> None:
-    vek = read(CHIP.certificate(curve=ec.SECP256R1()))
+@pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP521R1()])
+def test_key_on_another_curve_signs_nothing(curve: ec.EllipticCurve) -> None:
+    """Its signature holds as ECDSA with SHA-384; it is on no curve that the firmware uses."""
+    key, body = ec.generate_private_key(curve), CHIP.body()
+    r, s = decode_dss_signature(key.sign(body, ec.ECDSA(_sha384())))
+    data = (body + r.to_bytes(72, "little") + s.to_bytes(72, "little")).ljust(1184, b"\0")
+    assert refused(lambda: judge(data, vek=read(CHIP.certificate(public=key.public_key())))).code == "signature-invalid"
+
+
+def test_key_of_another_kind_signs_nothing() -> None:
+    vek = read(CHIP.certificate(public=rsa_key("vek", 2048).public_key()))
     assert refused(lambda: judge(CHIP.report(), vek=vek)).code == "signature-invalid"
 
 
@@ -268,6 +277,13 @@ def test_root_of_another_name_is_no_root_of_the_line() -> None:
     assert refused(lambda: judge(CHIP.report(), vek=vek)).code == "snp-product-mismatch"
 
 
+def test_ca_of_a_name_that_is_none_of_amds() -> None:
+    vek = read(CHIP.amd.vek(CHIP.seed, CHIP.amd.extensions(TCB, product="Milan-B0", hwid=CHIP.hwid), issuer="SEV of"))
+    authorities = (CHIP.amd.ca("SEV of", "ARK"), CHIP.amd.ark())
+    reason = refused(lambda: judge(CHIP.report(), vek=vek, authorities=authorities))
+    assert (reason.code, reason.got) == ("snp-product-mismatch", "a CA of another name below ARK-Milan")
+
+
 @pytest.mark.parametrize("line, cpu", [("Genoa", b"\x19\x20\x01"), ("Genoa", b"\x19\xb0\x01"), ("Turin", b"\x1a\x20\x01")])
 def test_processor_after_the_last_of_its_line(line: str, cpu: bytes) -> None:
     chip = SnpChip(Amd(line), tcb=TURIN_TCB if line == "Turin" else TCB)
@@ -374,6 +390,8 @@ MET: list[tuple[dict[str, int | bytes], SnpPolicy]] = [
     ({"platform_info": 1 << 4}, SnpPolicy(ciphertext_hiding=True)),
     ({"policy": POLICY | 0x0100}, SnpPolicy(abi=(0, 52))),
     ({}, SnpPolicy(aliases_checked=True)),
+    ({"policy": POLICY | 0x0137}, PLAIN),
+    ({}, SnpPolicy(clouds=frozenset({"a cloud"}))),
     ({"family_id": b"f"}, PLAIN),
 ]
 
@@ -386,6 +404,18 @@ def test_policy_that_is_met(given: dict[str, int | bytes], policy: SnpPolicy) ->
 @pytest.mark.parametrize("policy", [POLICY & ~(1 << 17), POLICY | 1 << 26, POLICY | 1 << 63])
 def test_policy_of_the_guest_that_nobody_knows_is_refused(policy: int) -> None:
     assert codes(judge(CHIP.report(policy=policy))) == [("snp-guest-policy", "policy")]
+
+
+def test_reasons_say_what_was_expected_and_what_came() -> None:
+    zeros, mine = bytes(48).hex(), b"\1" * 32
+    wanted = SnpPolicy(host_data=mine, author_keys=frozenset({b"a" * 48}), mitigations=1)
+    found = judge(CHIP.report(version=3, vmpl=2), policy=wanted)
+    assert [(one.claim, one.expected, one.got) for one in found.reasons] == [
+        ("host_data", mine.hex(), bytes(32).hex()), ("author_key_digest", "one of 1 accepted", zeros),
+        ("current_mitigations", "0x1", "none"), ("launch_mitigations", "0x1", "none"), ("vmpl", "0", "2"),
+    ]  # fmt: skip
+    assert [one.got for one in judge(CHIP.report(vmpl=HOST)).reasons] == ["the host"]
+    assert [one.got for one in judge(CHIP.report(), policy=SnpPolicy(mitigations=5)).reasons] == ["0x0", "0x0"]
 
 
 def test_cloud_of_a_vlek() -> None:
