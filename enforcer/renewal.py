@@ -202,7 +202,7 @@ class Renewal:
         1. The checkpoint of the log as it is durable now, with the proof that it extends the one carried last, and each anchor since.
         2. The answer, or none.
         3. A token is verified link by link, and its papers are kept; of hardware mode, it comes with its first lease or not at all.
-        4. The checkpoint counts as carried where the verifier answered with a token, or says which one it holds.
+        4. The checkpoint counts as carried where the verifier answered with a token, or a decision of it says which one it holds.
         5. A verifier that lost what it had confirmed by a token is asked no more, and the instance gets none: it says that it holds less of
            the log, or its own log is no continuation of that whose receipt came with a token. A true new enrolment of the host is not
            that: of an instance from before it the verifier says for ever that it is tainted.
@@ -236,9 +236,10 @@ class Renewal:
         answer = self._relay.ask(ask)
         # 3, 4, 5
         try:
-            if isinstance(answer, Refusal) and (lacks := self._lacking(answer)):
+            decided = isinstance(answer, Refusal) and answer.decided
+            if isinstance(answer, Refusal) and decided and (lacks := self._lacking(answer)):
                 return Never(lacks), False
-            return self._judge(answer, checkpoint.size), isinstance(answer, Refusal) and self._resume(answer)
+            return self._judge(answer, checkpoint.size), isinstance(answer, Refusal) and decided and self._resume(answer)
         except Refused as refused:
             self._lost = next((reason for reason in refused.reasons if reason.code == ROLLED_BACK), None)
             if self._lost is not None:
@@ -275,7 +276,8 @@ class Renewal:
     def _resume(self, refusal: Refusal) -> bool:
         """An answer was lost: the verifier is ahead of us then and says where it stands, and the next proof starts there.
 
-        Or what was anchored before this code took over: it says of which sizes it lacks a proof, and the next ask has those.
+        Or what was anchored before this code took over: it says of which sizes it lacks a proof, and the next ask has those. Only what it
+        decided says where it stands: of what anybody on the way can say, nothing here follows.
         """
         for reason in () if refusal.final else refusal.reasons:
             if reason.code == "action-log-base" and reason.expected.isdecimal() and int(reason.expected) < self._confirmed:

@@ -106,7 +106,7 @@ def test_lost_answer_and_forgotten_anchors_are_mended_by_one_question(made: Anch
     held = made.attestor.instances[made.scene.instance]
     made.begin(carried=0)
     made.attestor.refuses["a"] = Refusal(
-        (Reason("action-log-base", "log", str(held.log[0]), "0"), Reason("anchor-proof-required", "anchors", "5", "none")), False
+        (Reason("action-log-base", "log", str(held.log[0]), "0"), Reason("anchor-proof-required", "anchors", "5", "none")), False, decided=True
     )
     verdict = made.renewal.ask()
     assert isinstance(verdict, NotNow)

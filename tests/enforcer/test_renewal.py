@@ -106,7 +106,7 @@ def test_verifier_that_is_behind_what_no_token_confirmed_is_followed(asking: Ask
     """It said that it holds as much, and no token of it came."""
     asking.record(5)
     ahead = asking.log.checkpoint()
-    asking.attestor.refusal = Refusal((Reason("action-log-base", "log", str(ahead.size), "0"),), False)
+    asking.attestor.refusal = Refusal((Reason("action-log-base", "log", str(ahead.size), "0"),), False, decided=True)
     assert isinstance(asking.renewal.ask(), NotNow)
     assert asking.renewal.carried == ahead.size
     asking.attestor.refusal = None
@@ -118,7 +118,7 @@ def test_host_that_was_enrolled_anew_is_no_alarm(asking: Asking) -> None:
     asking.record(5)
     asking.renewal.ask()
     reasons = (Reason("action-log-base", "log", "0", "6"), Reason("instance-tainted", "instance", "running", "tainted"))
-    asking.attestor.refusal = Refusal(reasons, True)
+    asking.attestor.refusal = Refusal(reasons, True, decided=True)
     assert isinstance(asking.renewal.ask(), Never)
 
 
@@ -154,11 +154,24 @@ def test_log_that_does_not_extend_the_carried_one_is_never_given_a_token(asking:
 
 
 def test_a_base_beyond_our_own_log_is_not_believed(asking: Asking) -> None:
-    asking.attestor.refusal = Refusal((Reason("action-log-base", "log", "999", "0"),), False)
+    asking.attestor.refusal = Refusal((Reason("action-log-base", "log", "999", "0"),), False, decided=True)
     verdict = asking.renewal.ask()
 
     assert isinstance(verdict, NotNow)
     assert asking.renewal.carried == 0
+
+
+@pytest.mark.parametrize("base", ["0", "3"])
+def test_what_no_decision_says_of_the_log_is_not_followed(asking: Asking, base: str) -> None:
+    """Whoever stands between attestor and verifier can say it: no alarm, no containment, and the verifier is asked as before."""
+    asking.record(5)
+    asking.renewal.ask()
+    carried, asked = asking.renewal.carried, len(asking.attestor.asks)
+    asking.attestor.refusal = Refusal((Reason("action-log-base", "log", base, "6"), Reason("anchor-proof-required", "a", "99", "none")), False)
+    assert isinstance(asking.renewal.ask(), NotNow)
+    assert (asking.renewal.carried, len(asking.attestor.asks)) == (carried, asked + 1)
+    asking.attestor.refusal = None
+    assert isinstance(asking.renewal.ask(), Granted)
 
 
 @pytest.mark.parametrize(

@@ -257,7 +257,7 @@ class HostRelay(Relay):
             return Unreachable(str(error)[:1000])
         token, reasons = reasons_for(attested.answer, self._instance)
         if token is None:
-            return Refusal(reasons, False)
+            return Refusal(reasons, False, decided=True)
         n = attested.answer
         key, evidence, receipt = self._enrolment.decision_key, attested.evidence, attested.receipt
         return TokenGiven(token, n.decision, n.result, n.policy, n.token_keys, key, evidence, receipt)

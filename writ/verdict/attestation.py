@@ -27,7 +27,7 @@ from writ.verdict.appraisal import appraise, size_of, within
 from writ.verdict.evidence import verify_evidence
 from writ.verdict.issue import Issuance, TokenDecision, consulted, issue
 from writ.verdict.lease_key import judge_lease_keys
-from writ.verdict.public import with_salt, without_names
+from writ.formats.public import with_salt, without_names
 from writ.verdict.reference import ReferenceSet
 
 HOST_ROOM: Final = 6000
