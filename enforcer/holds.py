@@ -1,7 +1,7 @@
 """Legal holds: what is held is not erased, until somebody lifts the hold. Who did what, and why, is a record in the host's own log.
 
     operator/    an action log like any other, of `spiffe://localhost/operator/agent/enforcer`: log.hold, log.lift and log.erase, each on
-                 namespace/NAME or instance/ID, its arguments {"by", "why"}
+                 namespace/NAME or instance/ID, and log.settle on verifier; its arguments {"by", "why"}
 
 What is held now is what that log says, read from its start each time: there is no second truth to alter. It is root's file, as every log
 of a host is; what it says cannot be changed without its root changing.
@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from enforcer.config import EnforcerConfig
 from enforcer.content_keys import KEY_FILE, ContentKeys
+from enforcer.places import HeldPlaces
 from enforcer.record import LOG_FILE, ActionLog, LogReader, erase
 from writ.formats.action import Action, encode_context
 from writ.formats.digest import Digest
@@ -30,7 +31,9 @@ from writ.formats.spiffe import AgentId
 from writ.service.clock import Clock
 from writ.service.engine_id import installed_engine
 
-HOLD, LIFT, ERASE = "log.hold", "log.lift", "log.erase"
+HOLD, LIFT, ERASE, SETTLE = "log.hold", "log.lift", "log.erase", "log.settle"
+VERIFIER: Final = "verifier"
+"""The resource of `log.settle`."""
 GATE: Final = "operator"
 MOST_WORDS: Final = 1000
 _OPERATOR: Final = AgentId("localhost", "operator", "enforcer")
@@ -133,6 +136,12 @@ class Holds:
                 _refuse_held(held, of_instance(instance))
             at = self._record(log, ERASE, of_namespace(namespace), said)
             return self._did(log, at, ContentKeys(self._config.namespace_keys, namespace).erase)
+
+    def settle(self, said: Said) -> None:
+        """The verifier is followed again, from wherever its log stands, and who said so is on record first. Raises Unavailable."""
+        with closing(self._open()) as log:
+            at = self._record(log, SETTLE, VERIFIER, said)
+            self._did(log, at, HeldPlaces(self._config.places_dir).settle)
 
     def _did(self, log: ActionLog, at: int, erases: Any) -> bool:
         """The outcome is on record, whatever it is."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from enforcer import papers
+from enforcer.places import HeldPlaces
 from enforcer.relay import Relay
 from enforcer.renewal import RETRY_LEAST, RETRY_MOST, Granted, Never, NotNow, Renewal, Verdict
 from tests.enforcer.host import wait_for
@@ -30,7 +31,16 @@ class Asking:
         self.log = self.scene.log(folder)
         relay = Relay(str(self.attestor.path))
         trust = self.attestor.trust()
-        self.renewal = Renewal(self.scene.subject, relay, self.log, trust, self.scene.bundles, folder, self.scene.clock)
+        self.relay, self.trust, self.places = relay, trust, HeldPlaces(folder / "verifier")
+        self.renewal = self.anew()
+
+    def anew(self, lost: Reason | None = None) -> Renewal:
+        """One that knows what lies on the disk, and what an estate says."""
+        scene = self.scene
+        carried = 0 if not hasattr(self, "renewal") else self.renewal.carried
+        return Renewal(
+            scene.subject, self.relay, self.log, self.trust, scene.bundles, self.places, scene.folder, scene.clock, carried, lost
+        )  # fmt: skip
 
     def record(self, count: int) -> None:
         """More records."""
@@ -132,6 +142,44 @@ def test_verifier_whose_log_went_back_is_an_alarm(asking: Asking) -> None:
     assert len(asking.attestor.asks) == asked
 
 
+def test_log_that_went_back_is_an_alarm_for_whoever_asks_next_on_this_host(asking: Asking) -> None:
+    """Other code that took over, a daemon that came anew, a new launch: each has its own memory, and the host has one."""
+    for _ in range(3):
+        asking.renewal.ask()
+    del asking.attestor.log.leaves[1:]
+    assert code(asking.anew().ask()) == "verifier-rolled-back", "the first to ask is not the one that saw the log before"
+    for _ in range(9):
+        asking.scene.give()
+    asked = len(asking.attestor.asks)
+    assert code(asking.anew().ask()) == "verifier-rolled-back", "nor does the log heal by growing past the place"
+    assert code(asking.renewal.ask()) == "verifier-rolled-back"
+    assert len(asking.attestor.asks) == asked
+    asking.places.settle()
+    assert isinstance(asking.anew().ask(), Granted)
+    assert code(asking.renewal.ask()) == "verifier-rolled-back", "an instance that knows is started anew"
+
+
+def test_alarm_by_the_base_of_a_log_is_the_hosts_and_goes_over_to_other_code(asking: Asking) -> None:
+    asking.record(3)
+    asking.renewal.ask()
+    asking.attestor.instances[asking.scene.instance].log = (0, EMPTY_ROOT)
+    assert code(asking.renewal.ask()) == "verifier-rolled-back"
+    assert asking.renewal.lost is not None
+    assert code(asking.anew().ask()) == "verifier-rolled-back"
+    asking.places.settle()
+    assert code(asking.anew(asking.renewal.lost).ask()) == "verifier-rolled-back", "as an estate has it"
+
+
+def test_altered_place_gives_no_token_until_it_is_settled(asking: Asking) -> None:
+    asking.renewal.ask()
+    (asking.scene.folder / "verifier" / "seen").write_bytes(b"rubbish")
+    asked = len(asking.attestor.asks)
+    assert code(asking.renewal.ask()) == "malformed"
+    assert len(asking.attestor.asks) == asked
+    asking.places.settle()
+    assert isinstance(asking.renewal.ask(), Granted)
+
+
 def test_receipts_are_kept_with_the_papers_and_are_in_the_archive(asking: Asking) -> None:
     for _ in range(2):
         asking.renewal.ask()
@@ -167,7 +215,8 @@ def test_what_no_decision_says_of_the_log_is_not_followed(asking: Asking, base: 
     asking.record(5)
     asking.renewal.ask()
     carried, asked = asking.renewal.carried, len(asking.attestor.asks)
-    asking.attestor.refusal = Refusal((Reason("action-log-base", "log", base, "6"), Reason("anchor-proof-required", "a", "99", "none")), False)
+    reasons = (Reason("action-log-base", "log", base, "6"), Reason("anchor-proof-required", "a", "99", "none"))
+    asking.attestor.refusal = Refusal(reasons, False)
     assert isinstance(asking.renewal.ask(), NotNow)
     assert (asking.renewal.carried, len(asking.attestor.asks)) == (carried, asked + 1)
     asking.attestor.refusal = None

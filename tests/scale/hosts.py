@@ -27,6 +27,7 @@ from enforcer.contain import Containment, Standing
 from enforcer.credential import Credential, Subject
 from enforcer.gatekeeper import Gatekeeper
 from enforcer.launch.cgroup import Cgroup
+from enforcer.places import HeldPlaces
 from enforcer.record import ActionLog
 from enforcer.relay import Relay
 from enforcer.renewal import Granted, Renewal
@@ -300,7 +301,7 @@ class Agent:
         self.tenure = Tenure(self.containment, self.credential, clock)
         subject = Subject(self.instance, AGENT, key.public, "tools", GRANTS, None)
         bundles = HeldBundles(self.folder / "policies")
-        self.renewal = Renewal(subject, relay, self.log, self.trust, bundles, self.folder, clock)
+        self.renewal = Renewal(subject, relay, self.log, self.trust, bundles, HeldPlaces(self.folder / "verifier"), self.folder, clock)
         first = self.renewal.renew()
         assert isinstance(first, Granted), first
         self.tenure.begin(first.held)

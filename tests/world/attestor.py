@@ -327,7 +327,8 @@ class Attestor:
         if ask.log_from != known.log[0]:
             return Refusal((Reason("action-log-base", "log", str(known.log[0]), str(ask.log_from)),), final=False, decided=True)
         if not merkle.verify_consistency(*known.log, ask.log_size, ask.log_root, ask.log_proof):
-            return Refusal((Reason("action-log-inconsistent", "log", f"an extension of {known.log[0]}", str(ask.log_size)),), final=True, decided=True)
+            forked = Reason("action-log-inconsistent", "log", f"an extension of {known.log[0]}", str(ask.log_size))
+            return Refusal((forked,), final=True, decided=True)
         proofs = dict(ask.anchored)
         lacking = [str(size) for size in sorted(known.anchored) if size > ask.log_size or size not in proofs]
         if lacking:
