@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import base64
 import contextlib
 import os
@@ -17,8 +16,8 @@ from typing import TYPE_CHECKING, Final
 from attestor.config import AttestorConfig, check_register, read_enrolment
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.reason import REMEDIES
-from writ.formats.state import BANKS, RUNTIME_PCRS
 from writ.formats.strict import name
+from writ.formats.tpm.pcr import BANKS, RUNTIME_PCRS
 from writ.service import cli, observe
 from writ.service import config as configuration
 
@@ -320,6 +319,8 @@ def _oci(args: argparse.Namespace) -> int:
 
 
 def _serve(args: argparse.Namespace) -> int:
+    import asyncio
+
     from attestor.compose import build_daemon, build_tpm
 
     observe.configure(sys.stderr)
@@ -350,6 +351,8 @@ def _first(error: BaseException) -> BaseException:
 
 
 def _status(args: argparse.Namespace) -> int:
+    import asyncio
+
     from writ.formats.local import LOCAL, MAX_FRAME, Status, StatusAnswer
     from writ.service.peers import connect
 

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from writ.formats.anchor import ANCHOR_PCRS
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.keys import PublicKey, parse_cose_key
 from writ.formats.reason import Reason
-from writ.formats.state import BANKS, RUNTIME_PCRS
 from writ.formats.strict import Fields, decode_cbor, encode_cbor
+from writ.formats.tpm.pcr import BANKS, RUNTIME_PCRS
 
 EK_KINDS: Final = ("rsa2048", "p256", "p384")
 AK_KINDS: Final = ("p256", "rsa2048")
@@ -74,8 +73,8 @@ class AttestorConfig:
         for key, least, most in bounds:
             if not least <= getattr(self, key) <= most:
                 raise FormatError(f"configuration: {key}", f"{least} to {most} seconds", str(getattr(self, key)))
-        if self.anchor_pcr and self.anchor_pcr not in ANCHOR_PCRS:
-            raise FormatError("configuration: anchor_pcr", f"0, or one of {', '.join(map(str, ANCHOR_PCRS))}", str(self.anchor_pcr))
+        if self.anchor_pcr and self.anchor_pcr not in RUNTIME_PCRS:
+            raise FormatError("configuration: anchor_pcr", f"0, or one of {', '.join(map(str, RUNTIME_PCRS))}", str(self.anchor_pcr))
         if self.ek not in ("", *EK_KINDS):
             raise FormatError("configuration: ek", f"one of {', '.join(EK_KINDS)}, or empty", repr(self.ek)[:80])
         if self.ak not in AK_KINDS:

@@ -12,23 +12,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from auditor import lineage
-from auditor.files import archive_of, read, write
-from auditor.log import command as log
-from auditor.moment import seconds
-from auditor.replay import command as replay
-from auditor.report import command as report
-from writ.formats.archive import encode_archive
+from auditor.arguments import parse
+from auditor.files import read, write
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.reason import Reason
-from writ.formats.trust import MAX_TRUST, parse_trust
 from writ.service import cli, observe
 
 if TYPE_CHECKING:
     from writ.verdict.proof import ProvenAction
     from writ.verdict.token_proof import ProvenToken
-
-_FOREVER = (1 << 53) - 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,43 +29,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str]) -> int:
-    parser = cli.parser("auditor", "Prove offline, from files and trust anchors, what agents did and on which machines.")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    v = verbs.add_parser("verify", help="prove one action, one token or a range of records: from a TPM manufacturer's root to the record")
-    v.add_argument("bundle", type=Path, help="a proof bundle, or a range bundle")
-    v.add_argument("--trust", type=Path, required=True, help="the trust file: TPM roots, decision keys, and keys of the log")
-    v.add_argument("--policy", type=Path, metavar="FILE", help="whose cosignatures the log's checkpoints need: a tlog-policy")
-    v.add_argument("--explain", action="store_true", help="each step with what was checked against what")
-    cli.add_json_flag(v)
-    x = verbs.add_parser("export", help="make proof bundles from archives of verifier and enforcer")
-    x.add_argument("source", type=Path, nargs="+", help="archives: `verifier export`, `enforcer log export`")
-    made = x.add_mutually_exclusive_group(required=True)
-    made.add_argument("--out", type=Path, help="directory for the bundles, one file an action")
-    made.add_argument("--range", type=Path, metavar="FILE", help="one bundle of all records of --agent in the time: none is left out")
-    x.add_argument("--tokens", action="store_true", help="with --out: a bundle of each token instead, used or not")
-    x.add_argument("--log", metavar="LOG", help="with --range: the verifier's log, a directory or an address")
-    x.add_argument("--trust", type=Path, metavar="FILE", help="with --range: the trust file")
-    x.add_argument("--ca-file", type=Path, metavar="FILE", help="with --log: CA certificates for https; the system's by default")
-    x.add_argument("--agent", help="only this agent (SPIFFE id)")
-    x.add_argument("--from", dest="earliest", type=seconds, default=0, metavar="RFC3339")
-    x.add_argument("--to", dest="latest", type=seconds, default=_FOREVER, metavar="RFC3339")
-    cli.add_json_flag(x)
-    _add_trace(verbs)
-    lineage.add_parser(verbs)
-    log.add_parser(verbs)
-    replay.add_parsers(verbs)
-    report.add_parser(verbs)
-    _add_witness(verbs)
-    _add_store(verbs)
-    args = parser.parse_args(argv)
+    args = parse(argv)
     if args.verb == "log":
+        from auditor.log import command as log
+
         return log.run(args)
-    if args.verb == "replay":
-        return replay.replay(args, archive_of(args.source), parse_trust(read(args.trust, MAX_TRUST)))
+    if args.verb in ("replay", "engine"):
+        return _replay(args)
     if args.verb == "report":
+        from auditor.report import command as report
+
         return report.run(args)
-    if args.verb == "engine":
-        return replay.engine(args)
     if args.verb == "witness":
         return _witness(args)
     if args.verb == "store":
@@ -81,6 +47,8 @@ def _main(argv: Sequence[str]) -> int:
     if args.verb == "verify":
         return _verify(args)
     if args.verb == "lineage":
+        from auditor import lineage
+
         return lineage.run(args)
     if args.verb == "trace":
         from auditor import trace
@@ -89,65 +57,15 @@ def _main(argv: Sequence[str]) -> int:
     return _export(args)
 
 
-def _add_trace(verbs: Any) -> None:
-    made = verbs.add_parser("trace", help="prove one action or one token, and write a TRACE v0.2 record that names the bundle")
-    made.add_argument("bundle", type=Path, help="a proof bundle, which the record is handed on with")
-    made.add_argument("--trust", type=Path, required=True, help="the trust file")
-    made.add_argument("--policy", type=Path, metavar="FILE", help="whose cosignatures the log's checkpoints need: a tlog-policy")
-    made.add_argument("--key", type=Path, required=True, metavar="FILE", help="who signs the record: an Ed25519 key, PKCS#8 PEM")
-    made.add_argument("--model", required=True, metavar="PROVIDER/MODEL", help="which model the agent asks: your word, no bundle holds it")
-    made.add_argument("--data-class", required=True, metavar="CLASS", help="such as internal: your word, too")
-    made.add_argument("--out", type=Path, required=True, metavar="FILE", help="the record, JSON")
-    cli.add_json_flag(made)
+def _replay(args: argparse.Namespace) -> int:
+    from auditor.replay import command as replay
 
+    if args.verb == "engine":
+        return replay.engine(args)
+    from auditor.files import archive_of
+    from writ.formats.trust import MAX_TRUST, parse_trust
 
-def _add_witness(verbs: Any) -> None:
-    group = verbs.add_parser("witness", help="cosign the checkpoints of logs, so that none shows two histories: init, serve, vkey")
-    does = group.add_subparsers(dest="does", required=True, metavar="VERB")
-    made = does.add_parser("init", help="make a witness: its key and its state; prints its public key")
-    made.add_argument("folder", type=Path, metavar="DIR")
-    made.add_argument("--name", required=True, help="an address without a scheme, such as witness.example.org/w1, and nobody else's")
-    cli.add_json_flag(made)
-    made = does.add_parser("vkey", help="print the public key, for logs and whoever relies on the witness")
-    made.add_argument("folder", type=Path, metavar="DIR")
-    cli.add_json_flag(made)
-    made = does.add_parser("serve", help="serve HTTP until stopped: C2SP tlog-witness")
-    made.add_argument("folder", type=Path, metavar="DIR")
-    made.add_argument("--logs", type=Path, required=True, metavar="FILE", help="the logs that are cosigned: a tlog-policy")
-    _add_listen(made, 8414)
-
-
-def _add_listen(made: argparse.ArgumentParser, port: int) -> None:
-    listen = f"127.0.0.1:{port}"
-    made.add_argument("--listen", default=listen, metavar="ADDRESS:PORT", help=f"default: {listen}; elsewhere takes TLS")
-    made.add_argument("--prefix", default="", metavar="PATH", help="what stands before the paths, such as /w1")
-    made.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain, PEM")
-    made.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, PEM")
-    made.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
-
-
-def _add_store(verbs: Any) -> None:
-    group = verbs.add_parser("store", help="keep the records of hosts off the hosts, written once: init, serve, vkey, export")
-    does = group.add_subparsers(dest="does", required=True, metavar="VERB")
-    made = does.add_parser("init", help="make a store: its key and its file; prints its public key")
-    made.add_argument("folder", type=Path, metavar="DIR")
-    made.add_argument("--name", required=True, help="an address without a scheme, such as store.example.org, and nobody else's")
-    cli.add_json_flag(made)
-    made = does.add_parser("vkey", help="print the public key, for record_store_key of the hosts")
-    made.add_argument("folder", type=Path, metavar="DIR")
-    cli.add_json_flag(made)
-    made = does.add_parser("serve", help="serve HTTP until stopped: take records, and give receipts")
-    made.add_argument("folder", type=Path, metavar="DIR")
-    made.add_argument("--hosts", type=Path, required=True, metavar="FILE", help="keys of the hosts that may write: a tlog-policy")
-    made.add_argument("--most-bytes", type=int, default=1 << 40, metavar="BYTES", help="what the file may grow to (default: 1 TiB)")
-    made.add_argument("--show-entries", action="store_true", help="serve the records too, to whoever reaches the address")
-    _add_listen(made, 8415)
-    made = does.add_parser("export", help="write the archive that export, lineage and replay read")
-    made.add_argument("folder", type=Path, metavar="DIR")
-    made.add_argument("instance", nargs="*", type=bytes.fromhex, help="these, in hex; none for all")
-    made.add_argument("--output", type=Path, required=True, metavar="FILE")
-    made.add_argument("--keys", type=Path, metavar="DIR", help="what was kept of a host's keys: NAMESPACE.key, and INSTANCE.key of each")
-    cli.add_json_flag(made)
+    return replay.replay(args, archive_of(args.source), parse_trust(read(args.trust, MAX_TRUST)))
 
 
 def _store(args: argparse.Namespace) -> int:
@@ -158,15 +76,18 @@ def _store(args: argparse.Namespace) -> int:
 
         observe.configure(sys.stderr, args.log_level)
         listen = parse_listen(args.listen, args.prefix, args.tls_cert, args.tls_key)
-        serve.serve(args.folder, args.hosts, listen, quota=args.most_bytes, shows=args.show_entries)
+        serve.serve(args.folder, args.hosts, listen, quota=args.most_bytes, share=args.most_bytes_host, shows=args.show_entries)
         return 0
     if args.does == "export":
         from auditor.store.export import export
+        from writ.formats.archive import encode_archive
 
-        archive = export(args.folder, args.instance, args.keys)
+        archive = export(args.folder, args.instance, args.keys, args.host)
         write(args.output, encode_archive(archive))
         cli.emit({"exported": str(args.output), "instances": len(archive.logs)}, args.json)
         return 0
+    if args.does == "acts":
+        return _operators(args)
     from auditor.serving import folder
 
     key = serve.init(args.folder, args.name) if args.does == "init" else folder.vkey(args.folder)
@@ -175,6 +96,17 @@ def _store(args: argparse.Namespace) -> int:
     else:
         print(key)
     return 0
+
+
+def _operators(args: argparse.Namespace) -> int:
+    """0; 1 where something stands against what a host shipped."""
+    from auditor.store.acts import operators
+
+    found = operators(args.folder, args.keys)
+    reasons = [reason for one in found for reason in one.reasons]
+    said = cli.refusal(reasons) if reasons else {"verdict": "accepted", "reasons": []}
+    cli.emit({**said, "hosts": [one.to_json() for one in found]}, args.json)
+    return cli.REFUSED if reasons else cli.ACCEPTED
 
 
 def _witness(args: argparse.Namespace) -> int:
@@ -255,11 +187,14 @@ def _moment(at: int) -> str:
 
 
 def _export(args: argparse.Namespace) -> int:
+    if args.earliest > args.latest:
+        raise FormatError("--from, --to", "a time and one that is not before it", f"{_moment(args.earliest)}, {_moment(args.latest)}")
     if args.range is not None:
         from auditor import ranges
 
         return _refusing(args, lambda: ranges.export(args))
     from auditor.export import Chains, Wanted
+    from auditor.files import archive_of
     from writ.formats.proof_bundle import TokenProof, encode_proof_bundle
 
     out: Path = args.out
@@ -286,6 +221,8 @@ def _export(args: argparse.Namespace) -> int:
         for item in missing:
             lacks = "; ".join(f"{one['claim']}: expected {one['expected']}, got {one['got']}" for one in item["reasons"])
             print(cli.printable(f"no bundle for {item['record']}: {lacks}"), file=sys.stderr)
+        if not written and not missing:
+            print("nothing in the archives was asked for: compare --agent, --from and --to, and --tokens", file=sys.stderr)
     return 1 if missing or not written else 0
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from writ.formats.archive import EMPTY, MAX_ARCHIVE, Archive, parse_archive
 from writ.formats.errors import FormatError, Unavailable
+
+if TYPE_CHECKING:
+    from writ.formats.archive import Archive
 
 
 def read(path: Path, most: int) -> bytes:
@@ -31,6 +34,8 @@ def write(path: Path, data: bytes) -> None:
 
 def archive_of(sources: Sequence[Path]) -> Archive:
     """The union of archives. Raises Unavailable, FormatError for what is none and for two logs that part."""
+    from writ.formats.archive import EMPTY, MAX_ARCHIVE, parse_archive
+
     archive = EMPTY
     for source in sources:
         archive = archive.merged(parse_archive(read(source, MAX_ARCHIVE)))

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from auditor.files import archive_of, read
 from writ.formats.access import Access, parse_access
@@ -21,21 +21,6 @@ from writ.verdict.action_log import read_log
 from writ.verdict.lineage import judge_lineage, judge_parents
 from writ.verdict.lineage_tree import Forest, Node, Tree
 from writ.verdict.received import judge_received
-
-
-def add_parser(verbs: Any) -> None:
-    """`lineage [ID] ARCHIVE...`."""
-    made = verbs.add_parser("lineage", help="look for the record that led to each, or show what led to one action and followed from it")
-    made.add_argument(
-        "source", nargs="+", metavar="[ID] ARCHIVE",
-        help="archives: `enforcer log export`, with the logs of parents and children. ID: INSTANCE-NUMBER, or in hex a leaf hash, "
-        "the digest of a token, a trace id or an instance",
-    )  # fmt: skip
-    made.add_argument(
-        "--received", type=Path, metavar="FILE",
-        help="the records of a relying service: did the record that each request names lead to it, by the archives' logs?",
-    )  # fmt: skip
-    cli.add_json_flag(made)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from auditor.files import archive_of, read, write
+from auditor.files import read, write
 from auditor.log.source import Source, answer, open_source, read_checkpoint
-from writ.formats.archive import Archive
+from writ.formats.archive import MAX_ARCHIVE, Archive, parse_archive
 from writ.formats.cose import parse_sign1
 from writ.formats.decision import AttestDecision, parse_entry
 from writ.formats.digest import Digest
@@ -21,8 +21,9 @@ from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.range_bundle import LogPart, ProvenLeaf, RangeBundle, Stranger, encode_range_bundle, parse_range_bundle
 from writ.formats.reason import Reason
 from writ.formats.record import ActionRecord, Opening, parse_record
+from writ.formats.spiffe import AgentId
 from writ.formats.tlog.cosignature import MAX_POLICY, parse_policy
-from writ.formats.tlog.merkle import EMPTY_FRONTIER, append, beside, inclusion_proof, leaf_hash
+from writ.formats.tlog.merkle import EMPTY_FRONTIER, append, beside, inclusion_proof, leaf_hash, root
 from writ.formats.tlog.note import encode_note
 from writ.formats.tlog.tile import WIDTH, Tile, root_of
 from writ.formats.trust import MAX_TRUST, Trust, parse_trust
@@ -82,72 +83,82 @@ def _time(entry: bytes) -> int:
 class Ranges:
     """The parts of action logs that entries of a verifier's log speak of, out of archives."""
 
-    def __init__(self, archive: Archive, entries: tuple[bytes, ...]) -> None:
-        self._leaves = {log.instance: log.leaves for log in archive.logs}
-        self._objects = archive.by_digest()
-        self._tokens = [parse_token(compact) for compact in archive.tokens]
+    def __init__(self, archives: Sequence[Archive], entries: tuple[bytes, ...]) -> None:
+        self._leaves: dict[bytes, list[tuple[bytes, ...]]] = {}
+        for log in sorted((log for one in archives for log in one.logs), key=lambda log: -len(log.leaves)):
+            self._leaves.setdefault(log.instance, []).append(log.leaves)
+        self._objects = {digest: item for one in archives for digest, item in one.by_digest().items()}
+        self._tokens = [parse_token(compact) for compact in sorted({compact for one in archives for compact in one.tokens})]
         self._carried = CarriedLogs()
-        issued: dict[bytes, set[bytes]] = {}
+        issued: set[tuple[bytes, str, bytes]] = set()
         for signed in entries:
             entry = parse_entry(parse_sign1(signed).payload or b"")
             if isinstance(entry, AttestDecision):
                 carriage = carriage_of(entry)
                 self._carried.take(carriage)
-                for one in carriage.brought:
-                    if one.claims is not None:
-                        issued.setdefault(one.instance, set()).add(one.claims)
-        self._shown: dict[bytes, SignedToken] = {}
+                issued.update((one.instance, carriage.host, one.claims) for one in carriage.brought if one.claims is not None)
+        self._shown: dict[tuple[bytes, str], SignedToken] = {}
         for token in self._tokens:
-            if Digest.of(encode_claims(token.claims)).value in issued.get(token.claims.instance, ()):
-                self._shown[token.claims.instance] = token
+            c = token.claims
+            if (c.instance, c.host, Digest.of(encode_claims(c)).value) in issued:
+                self._shown[c.instance, c.host] = token
 
     def bundle(self, agent: str, earliest: int, latest: int, found: Stretch) -> RangeBundle:
         """What there is for the range; what is missing shows when it is judged."""
         parts: list[LogPart] = []
         strangers: list[Stranger] = []
-        for instance, one in sorted(self._carried.of.items()):
-            whose = self._agent(instance)
-            if whose == agent:
-                if (part := self._part(instance, one, earliest)) is not None:
-                    parts.append(part)
-            elif (stranger := self._stranger(instance, one)) is not None:
-                strangers.append(stranger)
+        for instance, hosts in sorted(self._carried.on(AgentId.parse(agent).namespace).items()):
+            own: list[LogPart] = []
+            for one in hosts:
+                leaves = self._log(instance, one, alone=len(hosts) == 1)
+                whose = self._agent(instance, one, leaves)
+                if whose == agent and (part := _part(instance, one, leaves, earliest)) is not None:
+                    own.append(part)
+                elif whose != agent and (stranger := self._stranger(instance, one, leaves)) is not None:
+                    strangers.append(stranger)
+            parts += own[:1]
         named = {record.token for part in parts for record in map(parse_record, part.leaves) if isinstance(record, ActionRecord)}
         tokens = [token for token in self._tokens if token.digest in named]
         policies = {self._objects[token.claims.policy] for token in tokens if token.claims.policy in self._objects}
         return RangeBundle(
             agent, earliest, latest, found.checkpoint, found.first, found.entries, found.proof,
-            tuple(sorted(token.jws.compact for token in tokens)), tuple(sorted(policies)), tuple(parts), tuple(strangers),
+            tuple(sorted(token.jws.compact for token in tokens)), tuple(sorted(policies)), tuple(parts), tuple(dict.fromkeys(strangers)),
         )  # fmt: skip
 
-    def _agent(self, instance: bytes) -> str | None:
-        if (token := self._shown.get(instance)) is not None:
+    def _log(self, instance: bytes, one: Carried, *, alone: bool) -> tuple[bytes, ...]:
+        """The log that leads to what this host carried last, out of the archives; else the longest, where it can be no other host's."""
+        handed = self._leaves.get(instance, [])
+        last = one.checkpoints[-1].root if one.checkpoints else None
+        leading = (leaves for leaves in handed if one.size and root([leaf_hash(leaf) for leaf in leaves[: one.size]]) == last)
+        return next(leading, handed[0] if handed and (alone or (instance, one.host) in self._shown) else ())
+
+    def _agent(self, instance: bytes, one: Carried, leaves: Sequence[bytes]) -> str | None:
+        if (token := self._shown.get((instance, one.host))) is not None:
             return str(token.claims.agent)
-        leaves = self._leaves.get(instance)
         opening = parse_record(leaves[0]) if leaves else None
         return opening.agent if isinstance(opening, Opening) else None
 
-    def _part(self, instance: bytes, one: Carried, earliest: int) -> LogPart | None:
-        """From the last checkpoint before the range on, to the last that was carried; None where the log is not there so far."""
-        leaves, end = self._leaves.get(instance, ()), one.size
-        if not one.checkpoints or len(leaves) < end:
-            return None
-        first = max((known.size for known in one.checkpoints if known.at + _MARGIN < earliest), default=0)
-        hashes = [leaf_hash(leaf) for leaf in leaves[:end]]
-        under = {
-            record.opening for record in map(parse_record, leaves[first:end]) if isinstance(record, ActionRecord) and record.opening < first
-        }
-        openings = tuple(ProvenLeaf(leaves[at], at, end, inclusion_proof(hashes, at)) for at in sorted(under))
-        return LogPart(instance, first, append(EMPTY_FRONTIER, *hashes[:first]).roots, tuple(leaves[first:end]), openings)
-
-    def _stranger(self, instance: bytes, one: Carried) -> Stranger | None:
-        if (token := self._shown.get(instance)) is not None:
+    def _stranger(self, instance: bytes, one: Carried, leaves: Sequence[bytes]) -> Stranger | None:
+        if (token := self._shown.get((instance, one.host))) is not None:
             return Stranger(instance, encode_claims(token.claims), None)
-        leaves = self._leaves.get(instance, ())
         if not one.size or len(leaves) < one.size:
             return None
         hashes = [leaf_hash(leaf) for leaf in leaves[: one.size]]
         return Stranger(instance, None, ProvenLeaf(leaves[0], 0, one.size, inclusion_proof(hashes, 0)))
+
+
+def _part(instance: bytes, one: Carried, leaves: Sequence[bytes], earliest: int) -> LogPart | None:
+    """From the last checkpoint before the range on, to the last that was carried; None where the log is not there so far."""
+    end = one.size
+    if not one.checkpoints or len(leaves) < end:
+        return None
+    first = max((known.size for known in one.checkpoints if known.at + _MARGIN < earliest), default=0)
+    hashes = [leaf_hash(leaf) for leaf in leaves[:end]]
+    under = {
+        record.opening for record in map(parse_record, leaves[first:end]) if isinstance(record, ActionRecord) and record.opening < first
+    }
+    openings = tuple(ProvenLeaf(leaves[at], at, end, inclusion_proof(hashes, at)) for at in sorted(under))
+    return LogPart(instance, first, append(EMPTY_FRONTIER, *hashes[:first]).roots, tuple(leaves[first:end]), openings)
 
 
 # --- the verbs ------------------------------------------------------------------------------------------------------------
@@ -158,10 +169,12 @@ def export(args: argparse.Namespace) -> int:
     for name, value in (("--agent", args.agent), ("--log", args.log), ("--trust", args.trust)):
         if value is None:
             raise FormatError(name, "with --range: the agent, the verifier's log and the trust file", "none")
+    AgentId.parse(args.agent)
     trust = parse_trust(read(args.trust, MAX_TRUST))
     with open_source(args.log, args.ca_file) as source:
         found = stretch(source, trust, args.earliest, args.latest)
-    bundle = Ranges(archive_of(args.source), found.entries).bundle(args.agent, args.earliest, args.latest, found)
+    archives = [parse_archive(read(one, MAX_ARCHIVE)) for one in args.source]
+    bundle = Ranges(archives, found.entries).bundle(args.agent, args.earliest, args.latest, found)
     write(args.range, encode_range_bundle(bundle))
     return show(bundle, prove_range(bundle, trust), as_json=args.json, explain=False)
 

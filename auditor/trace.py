@@ -20,6 +20,7 @@ from typing import Final
 
 from auditor.files import read, write
 from writ.formats.digest import Digest
+from writ.formats.ear import parse_ear_cbor
 from writ.formats.errors import FormatError
 from writ.formats.evidence import Evidence, parse_evidence
 from writ.formats.keys import ED25519, Signer
@@ -67,8 +68,9 @@ def trace_record(bundle: TokenProof, proven: ProvenToken, said: Said, *, name: s
     """The claims of a record of `bundle`, which is proven, and lies beside it under `name` with the digest `encoded`.
 
     `platform` is `software-only` where the trust file calls the TPM's maker one of software, and `tpm2` for any other. The status is
-    affirming only where the token says so of the runtime and nothing was excepted, else a warning. SLSA level 0: nobody here knows more of
-    a build than its digest, which is that of all that was measured of the agent. Raises FormatError.
+    affirming only where the token says so of the runtime, nothing was excepted, and the result says so of host and instance; else it is a
+    warning. SLSA level 0: nobody here knows more of a build than its digest, which is that of all that was measured of the agent.
+    Raises FormatError.
     """
     claims, evidence = proven.token.claims, parse_evidence(bundle.evidence)
     return {
@@ -85,7 +87,7 @@ def trace_record(bundle: TokenProof, proven: ProvenToken, said: Said, *, name: s
         "data_class": said.data_class,
         "build_provenance": {"slsa_level": 0, "digest": str(proven.manifest)},
         "appraisal": {
-            "status": "affirming" if (proven.runtime, proven.exceptions) == ("affirming", ()) else "warning",
+            "status": _status(bundle, proven),
             "verifier": claims.issuer,
             "timestamp": proven.attested_at,
         },
@@ -103,6 +105,13 @@ def sign_trace(record: Mapping[str, object], signer: Signer) -> bytes:
         raise FormatError("signing key", "one of Ed25519, as a signature in a record takes", signer.public.algorithm)
     whole = {**record, "cnf": {"jwk": signer.public.to_jwk()}}
     return encode_json({**whole, "signature": b64url(signer.sign(encode_json(whole)))})
+
+
+def _status(bundle: TokenProof, proven: ProvenToken) -> str:
+    names = ("host", f"instance.{proven.token.claims.instance.hex()}")
+    judged = [sub.status for name, sub in parse_ear_cbor(bundle.result).submodules if name in names]
+    sound = (proven.runtime, proven.exceptions, judged) == ("affirming", (), ["affirming"] * 2)
+    return "affirming" if sound else "warning"
 
 
 def _composite(evidence: Evidence) -> str:

@@ -39,7 +39,7 @@ class Host:
     """Ships records that are made as the enforcer makes them."""
 
     def __init__(self, url: str, store: NoteKey, host: NoteKey, signer: Signer, instance: bytes) -> None:
-        self._uplink = Uplink(url, ca_file=None, signer=None, clock=SystemClock())
+        self._uplink = Uplink(url, ca_file=None, signer=signer, clock=SystemClock())
         self._store, self._key, self._signer = store, log_key(host, instance), signer
         self._frontier = merkle.EMPTY_FRONTIER
         action = Action("http.post", "https://api.example.org/v1/messages", Digest.of(b""))

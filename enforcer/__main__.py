@@ -336,26 +336,29 @@ def _log(config: EnforcerConfig, args: argparse.Namespace) -> int:
 def _acts(config: EnforcerConfig, args: argparse.Namespace) -> int:
     """Erase, hold, lift, settle, and what was erased, held, lifted and settled."""
     from enforcer import explain
-    from enforcer.holds import VERIFIER, Holds, Said, of_instance, of_namespace
+    from enforcer.holds import Holds, Said
+    from writ.formats.operator_log import VERIFIER, of_instance, of_namespace
     from writ.service.clock import SystemClock
 
     holds = Holds(config, SystemClock())
     if args.act == "acts":
-        shown = [{"act": a.act, "resource": a.resource, "at": a.at, "by": a.by, "why": a.why} for a in holds.acts()]
-        cli.emit({"acts": shown, "held": sorted(holds.held())}, args.json)
+        cli.emit({"acts": [one.to_json() for one in holds.acts()], "held": sorted(holds.held())}, args.json)
         return cli.ACCEPTED
     if args.act == "settle":
         if args.instance or args.namespace is not None or not args.why:
             raise FormatError("log settle", "--why TEXT alone", "an instance, a namespace, or no --why")
-        holds.settle(Said(args.by or os.environ.get("SUDO_USER") or _user(), args.why))
-        cli.emit({"resource": VERIFIER, "settled": True}, args.json)
+        settled = holds.settle(Said(args.by or os.environ.get("SUDO_USER") or _user(), args.why))
+        cli.emit({"resource": VERIFIER, "settled": settled}, args.json)
         return cli.ACCEPTED
     if (args.namespace is None) == (len(args.instance) != 1):
         raise FormatError(f"log {args.act}", "one instance, or --namespace NAME", f"{len(args.instance)} instances")
     if args.act != "erase" and not args.why:
         raise FormatError(f"log {args.act}", "--why TEXT", "none")
     said = Said(args.by or os.environ.get("SUDO_USER") or _user(), args.why)
-    instance = None if args.namespace is not None else explain.find_instance(config, args.instance[0])
+    instance = None
+    if args.namespace is None:  # a hold does not ask for the folder, which may be gone
+        whole = args.act != "erase" and len(args.instance[0]) == 32
+        instance = explain.instance_id(args.instance[0]) if whole else explain.find_instance(config, args.instance[0])
     resource = of_namespace(args.namespace or "") if instance is None else of_instance(instance)
     if args.act == "erase":
         erased = holds.erase_namespace(args.namespace, said) if instance is None else holds.erase_instance(instance, said)
@@ -380,13 +383,15 @@ def _vkey(config: EnforcerConfig, args: argparse.Namespace) -> int:
     """The public key of this host's logs, for the store; or of one of them, for whoever reads it there."""
     from enforcer import explain
     from enforcer.shipping import host_key
+    from writ.formats.operator_log import OPERATOR_LOG
     from writ.formats.tlog.storing import log_key
 
     if not config.record_log or len(args.instance) > 1:
         raise FormatError("log vkey", "record_log in the configuration, and one instance or none", f"{len(args.instance)} instances")
     config.make_folders()
     key, _ = host_key(config)
-    shown = log_key(key, explain.find_instance(config, args.instance[0])) if args.instance else key
+    named = [OPERATOR_LOG if one == "operator" else explain.find_instance(config, one) for one in args.instance]
+    shown = log_key(key, named[0]) if named else key
     if args.json:
         cli.emit({"vkey": str(shown)}, as_json=True)
     else:

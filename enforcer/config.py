@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from writ.formats.action import exchange_action
 from writ.formats.errors import FormatError, Unavailable
+from writ.formats.operator_log import OPERATOR_LOG
 from writ.formats.strict import name
 
 if TYPE_CHECKING:
@@ -234,6 +235,10 @@ class EnforcerConfig:
     def instance_dir(self, instance: bytes) -> Path:
         """Log, evidence and standing of an instance, for root only."""
         return self.state_dir / "instances" / instance.hex()
+
+    def log_dir(self, log: bytes) -> Path:
+        """Where the action log of an instance lies, or that of the operators with its own keys."""
+        return self.state_dir / "operator" if log == OPERATOR_LOG else self.instance_dir(log)
 
     @property
     def log_key(self) -> Path:

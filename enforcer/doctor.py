@@ -28,6 +28,7 @@ from enforcer.relay import Relay
 from enforcer.shadow import candidate_of
 from writ.formats.errors import Unavailable, WritError
 from writ.formats.local import Status, StatusAnswer
+from writ.formats.operator_log import OPERATOR_LOG
 from writ.formats.tlog.note import parse_vkey
 from writ.service.engine_id import installed_engine
 
@@ -121,8 +122,10 @@ def record_store(config: EnforcerConfig) -> str:
         return "none"
     store, now = parse_vkey(config.record_store_key), int(time.time())
     behind = oldest = logs = 0
-    for path in (config.state_dir / "instances").glob("*/" + LOG_FILE):
-        kept = read_receipt(path.parent, store)
+    operators = config.log_dir(OPERATOR_LOG)
+    for path in (*(config.state_dir / "instances").glob("*/" + LOG_FILE), *operators.glob(LOG_FILE)):
+        name = OPERATOR_LOG.hex() if path.parent == operators else path.parent.name
+        kept = read_receipt(path.parent, store, f"{config.record_log}/{name}")
         try:
             records, since = unstored(path.parent, 0 if kept is None else kept.signed.checkpoint.size)
         except sqlite3.Error as error:

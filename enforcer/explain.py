@@ -31,6 +31,13 @@ from writ.formats.trace import traceparent
 _REFERENCE: Final = re.compile(r"(?:r[0-9a-f]{8}|([0-9a-f]{4,32})(?:-([0-9]{1,12}))?)\Z", re.ASCII)
 
 
+def instance_id(whole: str) -> bytes:
+    """The instance of this name, whether this host remembers it or not. Raises FormatError."""
+    if not re.fullmatch(r"[0-9a-f]{32}", whole):
+        raise FormatError("instance", "32 hex digits", repr(whole)[:80])
+    return bytes.fromhex(whole)
+
+
 def find_instance(config: EnforcerConfig, prefix: str) -> bytes:
     """The one instance whose name begins with `prefix`. Raises Refused (`not-found`), FormatError for no hex."""
     if not re.fullmatch(r"[0-9a-f]{4,32}", prefix):
@@ -81,7 +88,7 @@ def _shipped(config: EnforcerConfig, instance: bytes) -> dict[str, Any]:
     folder = config.instance_dir(instance)
     if not config.record_store or not (folder / LOG_FILE).exists():
         return {}
-    kept = read_receipt(folder, parse_vkey(config.record_store_key))
+    kept = read_receipt(folder, parse_vkey(config.record_store_key), f"{config.record_log}/{instance.hex()}")
     size = 0 if kept is None else kept.signed.checkpoint.size
     try:
         behind, since = unstored(folder, size)

@@ -66,10 +66,18 @@ class HeldPlaces:
         with locked(self._folder, "places in the log"):
             self._write(replace(self.read(), lost=reason))
 
-    def settle(self) -> None:
-        """An operator has settled it: the verifier is followed again, from wherever it stands; a file that is altered goes too."""
+    def settle(self) -> bool:
+        """An operator has settled it: the verifier is followed again, from wherever it stands; a file that is altered goes too.
+
+        False where it was followed.
+        """
         with locked(self._folder, "places in the log"):
+            try:
+                lost = self.read().lost is not None
+            except FormatError:
+                lost = True
             self._write(Places())
+            return lost
 
     def _write(self, places: Places) -> None:
         write_durably(self._path, encode_places(places))

@@ -30,12 +30,14 @@ class Receipt:
     papers: int
 
 
-def read_receipt(folder: Path, store: NoteKey | None = None) -> Receipt | None:
-    """The receipt kept in `folder`; None where there is none that reads, or none that `store` cosigned."""
+def read_receipt(folder: Path, store: NoteKey | None = None, origin: str | None = None) -> Receipt | None:
+    """The receipt kept in `folder`; None where none is there that reads, that `store` cosigned, and that is of the log `origin`."""
     try:
         kept = json.loads((folder / RECEIPT_FILE).read_bytes())
         receipt = Receipt(parse_signed_checkpoint(kept["receipt"].encode()), int(kept["papers"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, FormatError):
+        return None
+    if origin is not None and receipt.signed.checkpoint.origin != origin:
         return None
     return receipt if store is None or cosigned_at(receipt.signed.note, store) is not None else None
 

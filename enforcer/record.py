@@ -435,8 +435,11 @@ def erase(folder: Path) -> bool:
     path = folder / KEY_FILE
     if not path.exists():
         return False
-    os.close(_only_writer(folder / LOCK_FILE))
-    return destroy_key(path)
+    sole = _only_writer(folder / LOCK_FILE)  # until the key is gone: whoever opened the log meanwhile would seal with it
+    try:
+        return destroy_key(path)
+    finally:
+        os.close(sole)
 
 
 def _read_records(db: sqlite3.Connection, instance: bytes) -> tuple[list[tuple[bytes, Record]], LogShape]:

@@ -101,8 +101,10 @@ class Supervisor:
             threading.Thread(target=self._attend, args=(connection,), name="client", daemon=True).start()
 
     def close(self) -> None:
-        """No client is accepted any more. Holders hold until another daemon attaches."""
+        """No client is accepted any more, and no record shipped. Holders hold until another daemon attaches."""
         self._server.close()
+        if self._shipping is not None:
+            self._shipping.close()
 
     # --- clients -------------------------------------------------------------------------------------------------------
 

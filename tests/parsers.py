@@ -39,7 +39,17 @@ def assert_parser_is_total(
 
 
 def _accepts(parse: Callable[[bytes], object], data: bytes) -> bool:
-    started = time.process_time()
+    started = time.monotonic()  # a tenth of what it costs to ask for processor time, which is never more
+    accepted = _reads(parse, data)
+    if time.monotonic() - started > _CPU_SECONDS:
+        before = time.process_time()
+        _reads(parse, data)
+        if (spent := time.process_time() - before) > _CPU_SECONDS:
+            pytest.fail(f"expected an answer within {_CPU_SECONDS} s of processor time, took {spent:.1f} s for {data[:2000].hex()}")
+    return accepted
+
+
+def _reads(parse: Callable[[bytes], object], data: bytes) -> bool:
     try:
         parse(data)
         return True
@@ -47,10 +57,6 @@ def _accepts(parse: Callable[[bytes], object], data: bytes) -> bool:
         return False
     except Exception as error:
         raise AssertionError(f"expected a value or FormatError, got {error!r} from {data[:2000].hex()}") from error
-    finally:
-        spent = time.process_time() - started
-        if spent > _CPU_SECONDS:
-            pytest.fail(f"expected an answer within {_CPU_SECONDS} s of processor time, took {spent:.1f} s for {data[:2000].hex()}")
 
 
 def _truncations(specimen: bytes, chance: random.Random) -> Iterator[bytes]:

@@ -33,7 +33,7 @@ from tests.world.authority import Ca
 from tests.world.ima_logs import BOOT, certificate
 from tests.world.machine import SHELL, part_reference
 from tests.world.scene import ENGINE_ID, NAMESPACE, RUNTIME_PCR, Scene, signer
-from tests.world.store import HostLog
+from tests.world.store import HostLog, proof
 from tests.world.tlog import MemoryLog, plain_key
 from tests.world.uefi_logs import Boot
 from verifier.packages.deb import read_deb
@@ -60,6 +60,7 @@ from writ.formats.eventlog.uefi_data import (
 from writ.formats.evidence import Evidence, ImaLog, encode_evidence, parse_evidence
 from writ.formats.ima_rules import ImaRules
 from writ.formats.ima_signature import keys_of, parse_file_signature
+from writ.formats.jose import parse_dpop
 from writ.formats.local import LOCAL
 from writ.formats.manifest import parse_manifest
 from writ.formats.mcp.answer import parse_progress, parse_said
@@ -123,7 +124,7 @@ from writ.verdict.reference import reference_set
 from writ.verdict.registers import REPLAYABLE, cover, initial_value, replay_registers, replay_rtmrs, replayed_banks
 from writ.verdict.revocation import judge_response
 from writ.verdict.runtime_log import replay as replay_runtime
-from writ.verdict.storing import verify_records, verify_signed
+from writ.verdict.storing import verify_body, verify_records, verify_sender, verify_signed
 from writ.verdict.transparency import verify_checkpoint, verify_included, verify_receipt
 
 T = TypeVar("T")
@@ -500,7 +501,9 @@ def stored(data: bytes) -> None:
         return
     log = shipped_log()
     with suppress(Refused):
-        verify_signed(asked, [log.host])
+        sender = verify_sender(parse_dpop(proof(log.signer, data)), [log.host])
+        verify_body(data, sender)
+        verify_signed(asked, sender)
         hashes, edge = [leaf_hash(leaf) for leaf in log.leaves], Edge()
         edge.append(hashes[:3])
         proven = verify_records(asked, edge, lambda size: root(hashes[:size]))

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from verifier import check, reference_commands
 from verifier.check.finding import read_file
@@ -28,14 +28,15 @@ from verifier.commands import write as _write
 from verifier.commands import write_secret as _write_secret
 from verifier.config import PREFIX, VerifierConfig
 from verifier.operate import segment
-from writ.formats.cose import parse_sign1
 from writ.formats.errors import FormatError, Refused, Unavailable
-from writ.formats.ima_rules import MAX_EXCLUDE, MAX_KEYRINGS, ImaRules
-from writ.formats.keys import PublicKey
-from writ.formats.policy_bundle import PolicyBundle, PolicySettings, parse_bundle
 from writ.formats.reason import Reason
 from writ.formats.strict import Fields, decode_json
 from writ.service import cli, config
+
+if TYPE_CHECKING:
+    from writ.formats.ima_rules import ImaRules
+    from writ.formats.keys import PublicKey
+    from writ.formats.policy_bundle import PolicyBundle, PolicySettings
 
 DEFAULT_POLICY: Final = Path(__file__).parent / "default_policy"
 
@@ -300,6 +301,8 @@ def _revoke(args: argparse.Namespace) -> int:
 
 def _policy(args: argparse.Namespace, held: PolicyBundle | None) -> PolicyBundle:
     """`held`, or the policy by default, with the next version and what the arguments say. Raises FormatError, Unavailable."""
+    from writ.formats.policy_bundle import PolicyBundle, PolicySettings
+
     schema, policies = DEFAULT_POLICY / "schema.cedarschema", DEFAULT_POLICY / "default.cedar"
     if held is None or args.default_policy:
         before = PolicySettings() if held is None else held.settings
@@ -348,6 +351,7 @@ def _approvers(pairs: Sequence[str], before: PolicySettings) -> tuple[tuple[str,
 def _ima_rules(path: Path) -> ImaRules:
     """The rules of a JSON file, which says all four. Raises FormatError, Unavailable."""
     from verifier.http.wire import from_base64
+    from writ.formats.ima_rules import MAX_EXCLUDE, MAX_KEYRINGS, ImaRules
 
     data = _read(path)
     if not data.strip():
@@ -366,6 +370,9 @@ def _ima_rules(path: Path) -> ImaRules:
 
 def _policy_publish(args: argparse.Namespace) -> int:
     """On the policy in force as it was read, or not at all: its successor's version is named."""
+    from writ.formats.cose import parse_sign1
+    from writ.formats.policy_bundle import parse_bundle
+
     client, held = _client(args), None
     try:
         held = parse_bundle(parse_sign1(base64.b64decode(client.get("/v1/policies/current")["signed"])).payload or b"")

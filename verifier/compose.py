@@ -28,7 +28,6 @@ from verifier.http.limits import bounded, connections_within
 from verifier.http.route import Parts
 from verifier.keys import LOG_FILE, Keys, log_signer, make_decision_key
 from verifier.ledger import Began, EngineInstalled, Ledger, Noted
-from verifier.ledger.blobs import FOLDER, BlobKeys
 from verifier.ledger.schema import ApiKeyRow, EntryRow, ExchangeKeyRow, KeyRow
 from verifier.ledger.sequencer import SqliteLedger
 from verifier.ledger.sqlite import SqliteTables, connect, hold
@@ -104,7 +103,7 @@ def parts(
         revocations=Revocations(ledger, keys, log, clock, config.issuer),
         anchors=anchors,
         rotation=Rotation(ledger, keys, log, clock),
-        contents=Contents(ledger, log, clock, BlobKeys(config.ledger_file.parent / FOLDER)),
+        contents=Contents(ledger, log, clock, random),
         api_keys=ApiKeys(ledger, log, clock, random),
         proofs=HostProofs(ledger, clock),
         requests_per_second=config.requests_per_second,

@@ -8,9 +8,10 @@ from verifier.ledger.transaction import blob
 from verifier.ledger.translog import LEAST_RECEIPT, TransparencyLog
 from writ.formats.archive import Archive, Placed
 from writ.formats.cose import parse_sign1
-from writ.formats.decision import AttestDecision, EnrolDecision, Entry, ExchangeDecision, Genesis, parse_entry
+from writ.formats.decision import AttestDecision, EnrolDecision, Entry, ExchangeDecision, Genesis, OperatorAct, parse_entry
 from writ.formats.digest import Digest
 from writ.formats.exchange import EXCHANGE, AttestAnswer
+from writ.formats.record import parse_preimage
 
 
 def archived(tables: Tables, log: TransparencyLog | None, namespace: str, *, whole: bool, most: int, after: int) -> Archive:
@@ -28,6 +29,7 @@ def archived(tables: Tables, log: TransparencyLog | None, namespace: str, *, who
     spaces = {decision.namespace for decision in decisions}
     named |= {(space, Digest.parse(r.digest)) for space in spaces for r in tables.select(ReferenceRow, namespace=space)}
     named |= {(space, Digest.parse(r.digest)) for space in spaces for r in tables.select(ExemptionRow, namespace=space)}
+    named |= {("", digest) for decision in decisions if (digest := _reason(tables, decision)) is not None}
     tokens = [token for decision in decisions if isinstance(decision, AttestDecision) for token in _tokens(tables, decision)]
     objects = {found for space, digest in named if (found := blob(tables, space, digest)) is not None}
     proven = log is not None and published is not None and published.size >= LEAST_RECEIPT
@@ -48,6 +50,14 @@ def objects_of(decision: Entry) -> tuple[Digest, ...]:
     if isinstance(decision, Genesis):
         return ()
     return (decision.engine,) if decision.detail is None else (decision.engine, decision.detail)
+
+
+def _reason(tables: Tables, decision: Entry) -> Digest | None:
+    """What names the reason of an act on contents, to which its entry commits."""
+    if not isinstance(decision, OperatorAct) or not decision.act.startswith("content-") or decision.detail is None:
+        return None
+    opened = blob(tables, "", decision.detail)
+    return None if opened is None else parse_preimage(opened)[1]
 
 
 def _tokens(tables: Tables, decision: AttestDecision) -> list[str]:

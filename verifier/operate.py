@@ -7,15 +7,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode
 
-from writ.formats.archive import EMPTY, encode_archive, parse_archive
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.reason import REMEDIES, Reason
 from writ.formats.strict import decode_json
 from writ.service.clock import SystemClock
-from writ.service.uplink import Answer, Uplink
+
+if TYPE_CHECKING:
+    from writ.service.uplink import Answer
 
 MAX_ANSWER: Final = 64 << 20
 MAX_KEY_FILE: Final = 256
@@ -37,6 +38,8 @@ class Client:
     """Calls the verifier as an operator. Every refusal comes back as Refused, with the verifier's own reasons."""
 
     def __init__(self, server: Server) -> None:
+        from writ.service.uplink import Uplink
+
         self._uplink = Uplink(
             server.url, ca_file=server.ca_file, signer=None, clock=SystemClock(), timeout=30, max_answer=MAX_ANSWER,
             bearer=read_api_key(server.api_key_file),
@@ -58,6 +61,8 @@ class Client:
 
     def export(self, *, page: int = 200) -> bytes:
         """The archive of all decisions of the namespace, with every object they name, encoded."""
+        from writ.formats.archive import EMPTY, encode_archive, parse_archive
+
         archive, last = EMPTY, self.get("/v1/decisions", most=1)["last"]
         for after in range(-1, last, page):
             answer = self._uplink.get(self._path("/v1/archive", {"after": after, "most": page}))

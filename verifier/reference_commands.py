@@ -37,7 +37,6 @@ from writ.formats.measurement import Governance, Measurement, parse_measured, pa
 from writ.formats.reason import Reason
 from writ.formats.strict import Fields
 from writ.service import cli
-from writ.service.signers import load_signer
 
 MAX_BOOT_FILE: Final = 1 << 30
 MAX_TURN: Final = 5 << 20
@@ -529,6 +528,8 @@ def _reference_export(args: argparse.Namespace) -> int:
     make_directory(args.out)
     # 1
     if args.sign_key is not None:
+        from writ.service.signers import load_signer
+
         signer = load_signer(args.sign_key)
         if not args.what:
             raise FormatError("arguments", "CoRIM files to sign", "none")

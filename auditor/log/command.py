@@ -6,59 +6,20 @@ import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 from auditor.log.actions import Handed, handed
 from auditor.log.diff import diff
 from auditor.log.mirror import CHECKPOINTS, EVIDENCE, mirror, seen_in
 from auditor.log.source import is_address, open_source, parse_served, read_checkpoint, read_file
 from auditor.log.verify import Content, Report, verify
-from auditor.moment import seconds
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.policy_bundle import CLOCK_SKEW
 from writ.formats.tlog.checkpoint import MAX_CHECKPOINT, Checkpoint
 from writ.formats.tlog.cosignature import MAX_POLICY, parse_policy
-from writ.formats.tlog.note import PLAIN, NoteKey, parse_vkey
+from writ.formats.tlog.note import PLAIN, NoteKey
 from writ.formats.trust import MAX_TRUST, Trust, parse_trust
 from writ.service import cli
 from writ.verdict.log_audit import LogTrust, Speaker
-
-_LONGEST: Final = 10**9
-
-
-def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """The verb `log`, with its own."""
-    log = verbs.add_parser("log", help="read a transparency log whole, keep a copy of it, or compare two")
-    under = log.add_subparsers(dest="log_verb", required=True, metavar="VERB")
-    v = under.add_parser("verify", help="every entry, tile and checkpoint of a log: altered, cut, forked, rolled back, silent")
-    v.add_argument("source", help="a directory, or the address of a log")
-    v.add_argument("--since", type=Path, metavar="FILE", help="a checkpoint that was kept: the log has to extend it")
-    v.add_argument("--silence", type=_whole, metavar="SECONDS", help="the longest time that may pass without an entry; needs --trust")
-    v.add_argument("--skew", type=_whole, default=CLOCK_SKEW, metavar="SECONDS", help=f"how far entries may go back in time ({CLOCK_SKEW})")
-    v.add_argument("--until", type=seconds, metavar="RFC3339", help="the log spoke until then: now, where it is served at an address")
-    v.add_argument(
-        "--actions",
-        type=Path,
-        nargs="+",
-        metavar="ARCHIVE",
-        help="`enforcer log export` of hosts: are all records that were carried there?",
-    )
-    v.add_argument(
-        "--host", action="append", default=[], metavar="NAME", help="with --actions: only this host's logs have to be there; repeatable"
-    )
-    m = under.add_parser("mirror", help="bring a copy up to date, and keep every checkpoint seen; a fork or rollback is refused")
-    m.add_argument("source", help="a directory, or the address of a log")
-    m.add_argument("mirror", type=Path, help="the directory of the copy")
-    d = under.add_parser("diff", help="compare what two places show of one log; exit status 1 is a fork")
-    d.add_argument("a", help="a directory, or the address of a log")
-    d.add_argument("b", help="another")
-    for one in (v, m, d):
-        one.add_argument("--trust", type=Path, metavar="FILE", help="the trust file: keys of the log, and of decisions")
-        one.add_argument("--log-key", type=parse_vkey, action="append", default=[], metavar="VKEY", help="a key of the log, NAME+ID+BASE64")
-        one.add_argument("--policy", type=Path, metavar="FILE", help="a tlog-policy: keys of the log, and the quorum of witnesses")
-        one.add_argument("--ca-file", type=Path, metavar="FILE", help="CA certificates for https; the system's by default")
-        one.add_argument("--explain", action="store_true", help="print what was checked against what, step by step")
-        cli.add_json_flag(one)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -78,12 +39,6 @@ def run(args: argparse.Namespace) -> int:
             raise
         cli.emit(cli.refusal(error.reasons), as_json=True)
         return cli.REFUSED
-
-
-def _whole(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text) <= _LONGEST):
-        raise argparse.ArgumentTypeError(f"expected whole seconds up to {_LONGEST}, got {text[:20]!r}")
-    return int(text)
 
 
 def _read(path: Path, most: int) -> bytes:
@@ -121,7 +76,7 @@ def _verify(args: argparse.Namespace, trust: Trust | None, believed: LogTrust) -
         signed = read_checkpoint(source)
         checkpoint = believed.verify(signed)
         speaker = None if trust is None else Speaker.of(trust, believed.key_of(signed))
-        content = None if speaker is None else Content(speaker, args.skew, args.silence, until)
+        content = None if speaker is None else Content(speaker, CLOCK_SKEW if args.skew is None else args.skew, args.silence, until)
         report = verify(source, checkpoint, kept, content, given)
     report.steps.insert(0, signed_step(checkpoint, believed))
     return _show(args, report, checkpoint, given)

@@ -3,33 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
-from typing import Any
 
 from auditor.engines import Engines, record_engine
 from writ.formats.archive import Archive
-from writ.formats.digest import Digest
 from writ.formats.trust import Trust
 from writ.service import cli
 from writ.service.engine_id import installed_engine
-
-
-def add_parsers(verbs: Any) -> None:
-    """`replay ARCHIVE... --trust FILE [--engines DIR] [--explain]` and `engine WHEEL... --engines DIR`."""
-    made = verbs.add_parser("replay", help="make every decision in archives again, and look whether it is the same")
-    made.add_argument("source", type=Path, nargs="+", help="archives: `verifier export`, `enforcer log export`")
-    made.add_argument("--trust", type=Path, required=True, help="the trust file: TPM roots and decision keys")
-    made.add_argument("--engines", type=Path, metavar="DIR", help="engines of other versions, as `auditor engine` records them")
-    made.add_argument(
-        "--accept-engine", type=Digest.parse, action="append", default=[], metavar="DIGEST",
-        help="of sources of a release, by its own word: an engine in --engines that is run; repeatable",
-    )  # fmt: skip
-    made.add_argument("--explain", action="store_true", help="print every step of every decision")
-    cli.add_json_flag(made)
-    made = verbs.add_parser("engine", help="record the wheel of an engine, with its libraries, for a replay in years to come")
-    made.add_argument("wheel", type=Path, nargs="+", help="the wheel of writ, and those of libraries under it")
-    made.add_argument("--engines", type=Path, required=True, metavar="DIR")
-    cli.add_json_flag(made)
 
 
 def replay(args: argparse.Namespace, archive: Archive, trust: Trust) -> int:

@@ -25,9 +25,12 @@ from writ.formats.jose import b64url
 from writ.formats.reason import Reason
 from writ.formats.record import ActionRecord, Opening, opening_of, parse_log
 from writ.formats.rerun import APPROVAL, Made, Rerun
+from writ.formats.tlog.inclusion import parse_inclusion
+from writ.formats.tlog.merkle import leaf_hash
 from writ.formats.trust import Trust
 from writ.verdict.replay import Reruns, demand_same, judged, refused, said, within_token
 from writ.verdict.signed_entry import by_thumbprint, decision_key, verify_entry
+from writ.verdict.transparency import verify_logged
 
 IDENTICAL: Final = "identical"
 DIFFERING: Final = "differing"
@@ -88,6 +91,9 @@ class Replay:
         self._reruns = Reruns()
         self._issued: set[Digest] = set()
         """The claims, by digest, of all tokens that a trusted decision in the archives issued."""
+        self._places: dict[bytes, list[bytes]] = {}
+        for one in archive.places:
+            self._places.setdefault(one.leaf, []).append(one.inclusion)
         self._erased = self._erasures()
 
     def judged(self) -> Iterator[Replayed]:
@@ -134,22 +140,44 @@ class Replay:
         except (Refused, FormatError) as error:
             _failed(told, error)
             sealed = not {reason.claim for reason in told.reasons} & _DOMAIN
-            if told.outcome == INCOMPLETE and sealed and entry.decided_at <= self._erased.get(entry.namespace, -1):
+            if told.outcome == INCOMPLETE and sealed and self._was_erased(entry, signed):
                 told.outcome = ERASED
             return told
         told.steps.append((2, _listed(rerun)))
         return _Asked(told, engine, encode_entry(entry), rerun)
 
-    def _erasures(self) -> dict[str, int]:
-        """Until when what decisions of each namespace rest on was erased, as a trusted operator's act says."""
-        found: dict[str, int] = {}
+    def _was_erased(self, entry: AttestDecision | EnrolDecision | ExchangeDecision, signed: bytes) -> bool:
+        """Whether an erasure of its namespace came after it: by their places in a trusted log, where both are shown, or by their times."""
+        place = self._place(signed)
+        for at, other in self._erased.get(entry.namespace, ()):
+            if place is not None and other is not None and place[0] == other[0]:
+                if place[1] < other[1]:
+                    return True
+            elif entry.decided_at <= at:
+                return True
+        return False
+
+    def _place(self, signed: bytes) -> tuple[str, int] | None:
+        """The log that an entry is in, and its index there; None where the archives prove none by a key of the trust file."""
+        leaf = leaf_hash(signed)
+        for inclusion in self._places.get(leaf, ()):
+            try:
+                logged = verify_logged(leaf, parse_inclusion(inclusion), self._trust.log_keys, None, "entry")
+            except (Refused, FormatError):
+                continue
+            return logged.origin, logged.index
+        return None
+
+    def _erasures(self) -> dict[str, list[tuple[int, tuple[str, int] | None]]]:
+        """When what decisions of each namespace rest on was erased, and where in a log, as trusted operators' acts say."""
+        found: dict[str, list[tuple[int, tuple[str, int] | None]]] = {}
         for signed in self._archive.entries:
             try:
                 entry = verify_entry(signed, self._keys, "decision")
             except (Refused, FormatError):
                 continue
             if isinstance(entry, OperatorAct) and entry.act == "content-erase":
-                found[entry.namespace] = max(entry.decided_at, found.get(entry.namespace, -1))
+                found.setdefault(entry.namespace, []).append((entry.decided_at, self._place(signed)))
         return found
 
     def _engine(self, named: Digest) -> EngineId:

@@ -9,8 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from auditor.engines import Engines
 from auditor.files import archive_of, read, write
@@ -18,11 +17,9 @@ from auditor.log.actions import handed
 from auditor.log.command import signed_step
 from auditor.log.source import is_address, open_source, read_checkpoint
 from auditor.log.verify import Content, Report, verify
-from auditor.moment import seconds
 from auditor.report.content import Actions, Hosts, exceptions
 from auditor.report.page import Markup, bars, page, table, tag
 from writ.formats.archive import Archive
-from writ.formats.digest import Digest
 from writ.formats.eat import parse_token
 from writ.formats.errors import Misuse
 from writ.formats.policy_bundle import CLOCK_SKEW
@@ -36,22 +33,6 @@ from writ.verdict.log_audit import LogTrust, Speaker
 
 MOST: Final = 200
 """Rows of a kind; what is beyond is counted."""
-
-
-def add_parser(verbs: Any) -> None:
-    """`report ARCHIVE... --log LOG --trust FILE --output FILE`."""
-    made = verbs.add_parser("report", help="judge a site's archives and log, and write what was found as one page")
-    made.add_argument("source", type=Path, nargs="+", help="archives: `verifier export`, `enforcer log export`")
-    made.add_argument("--log", required=True, metavar="LOG", help="the verifier's log, a directory or an address")
-    made.add_argument("--trust", type=Path, required=True, metavar="FILE", help="the trust file")
-    made.add_argument("--policy", type=Path, metavar="FILE", help="a tlog-policy: the quorum of witnesses")
-    made.add_argument("--ca-file", type=Path, metavar="FILE", help="CA certificates for https; the system's by default")
-    made.add_argument("--silence", type=int, default=3600, metavar="SECONDS", help="a longer time without a word is a gap (3600)")
-    made.add_argument("--until", type=seconds, metavar="RFC3339", help="the log spoke until then: now, where it is at an address")
-    made.add_argument("--engines", type=Path, metavar="DIR", help="engines of other versions, as `auditor engine` records them")
-    made.add_argument("--accept-engine", type=Digest.parse, action="append", default=[], metavar="DIGEST", help="as of `replay`")
-    made.add_argument("--output", type=Path, required=True, metavar="FILE", help="the page, HTML")
-    cli.add_json_flag(made)
 
 
 @dataclass(slots=True)

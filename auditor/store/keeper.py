@@ -4,9 +4,11 @@
     GET  /SHA-256(origin)/checkpoint   the last checkpoint, with the store's cosignature
     GET  /SHA-256(origin)/tile/…       hash tiles (C2SP tlog-tiles); entry bundles where the store shows them
 
-    200 stored and cosigned     400 not understood     403 not signed by a host     404 a log of no host that is known
+    200 stored and cosigned     400 not understood     403 not sent, or not signed, by a host     404 a log of no host that is known
     409 the store has another size, which is the answer; or the log forked, and then an alarm as well
-    503 nothing was stored: ask later     507 nothing was stored: the quota is used up
+    503 nothing was stored: ask later     507 nothing was stored: a quota is used up, the host's own or that of all
+
+Who sends is known by the head, before a body is read. What is there already is answered as it was, and takes no room.
 
 Sealed contents and papers are not served: they are read on the store's own machine. Source: C2SP tlog-mirror (2026-07, a draft).
 """
@@ -18,56 +20,91 @@ from collections.abc import Collection, Iterator
 from hashlib import sha256
 from typing import Final
 
-from auditor.serving.http import PLAIN, Answer, Work, said
+from auditor.serving.http import NOTHING, PLAIN, Answer, Route, only, said
 from auditor.store.records import Held, Records
 from writ.formats.errors import FormatError, Refused, Unavailable, WritError
+from writ.formats.jose import parse_dpop
 from writ.formats.keys import Signer
-from writ.formats.tlog.checkpoint import SignedCheckpoint
+from writ.formats.tlog.checkpoint import MAX_CHECKPOINT, SignedCheckpoint
 from writ.formats.tlog.cosignature import cosign
 from writ.formats.tlog.note import Note, NoteKey, NoteSignature, encode_note
-from writ.formats.tlog.storing import INFO_TYPE, MAX_REQUEST, AddRecords, encode_info, parse_add_records
+from writ.formats.tlog.storing import INFO_TYPE, MAX_REQUEST, PATH, AddRecords, encode_info, instance_of, parse_add_records
 from writ.formats.tlog.tile import ENTRIES, WIDTH, Tile, encode_bundle, parse_path
 from writ.formats.tlog.witnessing import encode_cosignatures
 from writ.service import observe
 from writ.service.clock import Clock
-from writ.verdict.storing import verify_records, verify_signed
+from writ.verdict.storing import ProvenRecords, VerifiedSender, verify_body, verify_records, verify_sender, verify_signed
 
 OCTETS: Final = "application/octet-stream"
 _PATH = re.compile(r"/([0-9a-f]{64})/(checkpoint|tile/[a-z0-9./]{1,80})\Z")
-_STATUS: Final = {"checkpoint-invalid": 403, "log-unknown": 404, "stored-size": 409, "log-forked": 409}
-MARGIN: Final = 64 << 10
+_STATUS: Final = {
+    "sender-unknown": 403,
+    "proof-mismatch": 403,
+    "checkpoint-invalid": 403,
+    "log-unknown": 404,
+    "stored-size": 409,
+    "log-forked": 409,
+}
+MARGIN: Final = 512 << 10
 """Bytes that a request may take beyond its own: tiles, rows and pages."""
 
 _log = observe.get_logger(__name__)
 
 
 class Keeper:
-    """Keeps what `hosts` send, up to `quota` bytes in all, and cosigns it with `key`. For any thread."""
+    """Keeps what `hosts` send, up to `quota` bytes in all and `share` of one host, and cosigns it with `key`. For any thread."""
 
     most: Final = MAX_REQUEST
 
     def __init__(
-        self, key: NoteKey, signer: Signer, hosts: Collection[NoteKey], records: Records, clock: Clock, *, quota: int, shows: bool = False
+        self,
+        key: NoteKey,
+        signer: Signer,
+        hosts: Collection[NoteKey],
+        records: Records,
+        clock: Clock,
+        *,
+        quota: int,
+        share: int | None = None,
+        shows: bool = False,
     ) -> None:
-        """With `shows` the leaves are served too: whoever reaches the address can read what agents did, though not with what arguments."""
+        """`share` None: each host has an equal part of `quota`, so that none, nor all others together, takes what is another's.
+
+        With `shows` the leaves are served too: whoever reaches the address can read what agents did, though not with what arguments.
+        Nobody else writes to `records`. Raises Unavailable.
+        """
         self.key = key
         self._signer, self._hosts, self._records, self._clock = signer, tuple(hosts), records, clock
         self._quota, self._shows = quota, shows
-        self._places: dict[str, str] = {}
-        self._seldom = observe.Seldom()
+        self._share = quota // max(1, len({host.name for host in hosts})) if share is None else share
+        with records.exclusive() as held:
+            self._places = {_place(origin): origin for origin in held.origins()}
+        self._seldom, self._seldom_unsent, self._seldom_full = observe.Seldom(), observe.Seldom(), observe.Seldom()
 
-    def find(self, path: str) -> tuple[str, Work] | None:
+    def find(self, method: str, path: str, proof: str) -> Route | Answer:
         """See `serving.http.Service`."""
-        if path == "/add-records":
-            return "POST", self.add
+        if path == PATH:
+            return self._from(proof) if method == "POST" else only("POST")
         match = _PATH.match(path)
-        return None if match is None else ("GET", lambda _: self.get(match[1], match[2]))
+        if match is None:
+            return NOTHING
+        return Route(lambda _: self.get(match[1], match[2])) if method == "GET" else only("GET")
 
-    def add(self, body: bytes) -> Answer:
+    def _from(self, proof: str) -> Route | Answer:
+        try:
+            sender = verify_sender(parse_dpop(proof), self._hosts)
+        except (FormatError, Refused) as error:
+            if self._seldom_unsent.now():
+                _log.warning("store-sender-refused", reason=str(error))
+            return said(403, f"{error}: add-records takes a DPoP proof over the body, by the key of a host of this store (--hosts)")
+        return Route(lambda body: self.add(body, sender), sender.name)
+
+    def add(self, body: bytes, sender: VerifiedSender) -> Answer:
         """The answer to add-records; with 200, all of it is durable, and so is the checkpoint. Raises nothing of ours."""
         try:
+            verify_body(body, sender)
             asked = parse_add_records(body)
-            key = verify_signed(asked, self._hosts)
+            key = verify_signed(asked, sender)
         except FormatError as error:
             return said(400, str(error))
         except Refused as refused:
@@ -90,29 +127,38 @@ class Keeper:
         self._records.close()
 
     def _stored(self, asked: AddRecords, key: NoteKey, length: int) -> Answer:
-        """1. Under the lock: what was stored already is answered as it was; the rest is judged, cosigned and stored. 2. Durable: answer."""
-        checkpoint, note = asked.checkpoint.checkpoint, asked.checkpoint.note
+        """1. Under the lock: what was stored already is answered as it was. 2. The rest is judged. 3. Where there is room, it is cosigned
+        and stored. 4. Durable: answer."""
+        checkpoint = asked.checkpoint.checkpoint
         origin = checkpoint.origin
-        # 1
         with self._records.exclusive() as held:
-            if held.bytes_used() + length + MARGIN > self._quota:
-                _log.error("store-full", quota=self._quota, used=held.bytes_used())
-                return said(507, f"expected room within {self._quota} bytes, got {held.bytes_used()} used: raise --most-bytes, or add disk")
-            edge = held.edge(origin)
-            try:
-                known = self._known(held, asked)
-                if known is not None:
-                    held.add_papers(origin, asked.papers)
-                    return Answer(200, PLAIN, known)
-                proven = verify_records(asked, edge, lambda size: held.root_at(origin, size))
-            except Refused as refused:
-                return self._refused(refused, held, asked.checkpoint, edge.size)
-            line = cosign(proven.text, self.key, self._clock.now(), self._signer.sign)
-            held.add(asked, proven, encode_note(Note(proven.text, (*_own(note, key), line))))
-            held.add_papers(origin, asked.papers)
-        # 2
-        _log.debug("records-stored", origin=origin, size=checkpoint.size, records=len(asked.leaves))
-        return Answer(200, PLAIN, encode_cosignatures((line,)))
+            # 1
+            papers = held.lacking(origin, asked.papers)
+            known = self._known(held, asked)
+            if known is not None and not papers:
+                return Answer(200, PLAIN, known)
+            # 2
+            proven: ProvenRecords | None = None
+            if known is None:
+                edge = held.edge(origin)
+                try:
+                    proven = verify_records(asked, edge, lambda size: held.root_at(origin, size))
+                except Refused as refused:
+                    return self._refused_by(held, refused, asked, key, edge.size)
+            # 3
+            own = 0 if proven is None else length - sum(len(body) for _, body in asked.papers)
+            if (full := self._full(held, origin, own + sum(len(body) for _, body in papers))) is not None:
+                return full
+            with held.charged(instance_of(origin)[0]):
+                if proven is not None:
+                    line = cosign(proven.text, self.key, self._clock.now(), self._signer.sign)
+                    self._places[_place(origin)] = origin
+                    held.add(asked, proven, encode_note(Note(proven.text, (*_own(asked.checkpoint.note, key), line))))
+                    known = encode_cosignatures((line,))
+                held.add_papers(origin, papers)
+        # 4
+        _log.debug("records-stored", origin=origin, size=checkpoint.size, records=len(asked.leaves), papers=len(papers))
+        return Answer(200, PLAIN, known or b"")
 
     def _known(self, held: Held, asked: AddRecords) -> bytes | None:
         """The cosignature that was given for just this checkpoint: its answer was lost, or there are papers to add."""
@@ -122,23 +168,40 @@ class Keeper:
         line = stored.note.by(self.key)
         return None if line is None else encode_cosignatures((line,))
 
-    def _refused(self, refused: Refused, held: Held | None = None, other: SignedCheckpoint | None = None, size: int = 0) -> Answer:
+    def _full(self, held: Held, origin: str, length: int) -> Answer | None:
+        """What is said where a request of so many bytes may have no room: of its host's share, or of the whole."""
+        host, more = instance_of(origin)[0], length + MARGIN
+        own, used = held.bytes_of(host), held.bytes_used()
+        for option, most, got, whose in (("--most-bytes-host", self._share, own, host), ("--most-bytes", self._quota, used, "all hosts")):
+            if got + more > most:
+                if self._seldom_full.now():
+                    _log.error("store-full", whose=whose, most=most, used=got)
+                return said(507, f"expected room for {more} bytes within {most} of {whose}, got {got} used: raise {option}, or add disk")
+        return None
+
+    def _refused(self, refused: Refused) -> Answer:
         reason = refused.reasons[0]
-        if reason.code == "log-forked" and held is not None and other is not None:
-            latest = held.latest(other.checkpoint.origin)
-            if held.add_fork(latest, other):
-                shown = "" if latest is None else encode_note(latest.note).decode()
-                origin = other.checkpoint.origin
-                _log.error("store-fork", origin=origin, size=other.checkpoint.size, held=shown, other=encode_note(other.note).decode())
-        elif self._seldom.now():
+        if self._seldom.now():
             _log.warning("store-refused", reason=str(reason))
-        status = _STATUS[reason.code]
+        return said(_STATUS[reason.code], str(reason))
+
+    def _refused_by(self, held: Held, refused: Refused, asked: AddRecords, key: NoteKey, size: int) -> Answer:
+        """What the log that is held says against these records. A fork is kept, with what was signed, where there is room."""
+        reason, other = refused.reasons[0], asked.checkpoint
         if reason.code == "stored-size":
-            return Answer(status, INFO_TYPE, encode_info(size))
-        return said(status, str(reason))
+            return Answer(_STATUS[reason.code], INFO_TYPE, encode_info(size))
+        origin = other.checkpoint.origin
+        latest, signed = held.latest(origin), SignedCheckpoint(other.checkpoint, Note(other.note.text, tuple(_own(other.note, key))))
+        if self._full(held, origin, 2 * MAX_CHECKPOINT) is None:
+            with held.charged(instance_of(origin)[0]):
+                if held.add_fork(latest, signed):
+                    shown = "" if latest is None else encode_note(latest.note).decode()
+                    _log.error("store-fork", origin=origin, size=other.checkpoint.size, held=shown, other=encode_note(signed.note).decode())
+                    return said(_STATUS[reason.code], str(reason))
+        return self._refused(refused)
 
     def _read(self, held: Held, place: str, path: str) -> Answer:
-        origin = self._origin(held, place)
+        origin = self._places.get(place)
         nothing = said(404, "nothing of such a log is stored")
         if origin is None:
             return nothing
@@ -159,10 +222,9 @@ class Keeper:
         leaves = held.leaves(origin, first, first + tile.width)
         return encode_bundle(leaves) if len(leaves) == tile.width else None
 
-    def _origin(self, held: Held, place: str) -> str | None:
-        if place not in self._places:
-            self._places = {sha256(origin.encode()).hexdigest(): origin for origin in held.origins()}
-        return self._places.get(place)
+
+def _place(origin: str) -> str:
+    return sha256(origin.encode()).hexdigest()
 
 
 def _own(note: Note, key: NoteKey) -> Iterator[NoteSignature]:

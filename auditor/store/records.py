@@ -7,6 +7,8 @@ receipt left. Whoever owns the file can do as they like with it, and is found ou
     tiles     full hash tiles (C2SP tlog-tiles)
     papers    what records and decisions name by digest
     forks     checkpoints that a log signed and that do not extend what is here
+
+Beside them `used` says by how much each host's requests made the file grow; nothing rests on it but who may send more.
 """
 
 from __future__ import annotations
@@ -42,8 +44,9 @@ _TABLES: Final = {
 }
 KIND: Final = database.Kind(
     "record store",
-    1,
+    2,
     (
+        "CREATE TABLE used (host TEXT PRIMARY KEY, bytes INTEGER NOT NULL) STRICT",
         *(f"CREATE TABLE {name} ({columns}) STRICT" for name, columns in _TABLES.items()),
         *(
             f"CREATE TRIGGER no_{change}_of_{name} BEFORE {change} ON {name} BEGIN SELECT RAISE(ABORT, 'written once'); END"
@@ -158,6 +161,20 @@ class Held:
         """Of each fork the log, what was held and what was signed beside it."""
         return list(self._connection.execute("SELECT origin, held, other FROM forks ORDER BY origin, size"))
 
+    def lacking(self, origin: str, papers: tuple[tuple[str, bytes], ...]) -> tuple[tuple[str, bytes], ...]:
+        """Those that are not there, each once."""
+        known = "SELECT 1 FROM papers WHERE origin = ? AND kind = ? AND digest = ?"
+        return tuple(
+            (kind, body)
+            for kind, body in dict.fromkeys(papers)
+            if self._connection.execute(known, (origin, kind, Digest.of(body).value)).fetchone() is None
+        )
+
+    def bytes_of(self, host: str) -> int:
+        """By how much this host's requests made the file grow."""
+        row = self._connection.execute("SELECT bytes FROM used WHERE host = ?", (host,)).fetchone()
+        return 0 if row is None else int(row[0])
+
     def bytes_used(self) -> int:
         """Of the file, without what SQLite keeps beside it."""
         pages, size = (self._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
@@ -181,6 +198,16 @@ class Held:
         return parse_tile(row[0], WIDTH)
 
     # --- writing -----------------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def charged(self, host: str) -> Iterator[None]:
+        """By as much as the file grows meanwhile, this host has used more."""
+        before = self.bytes_used()
+        yield
+        self._connection.execute(
+            "INSERT INTO used VALUES (?, ?) ON CONFLICT (host) DO UPDATE SET bytes = bytes + excluded.bytes",
+            (host, self.bytes_used() - before),
+        )
 
     def add(self, asked: AddRecords, proven: ProvenRecords, note: bytes) -> None:
         """These records are there, with the tiles that they fill, and the checkpoint that they lead to, cosigned in `note`."""

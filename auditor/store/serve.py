@@ -18,13 +18,13 @@ def init(folder: Path, name: str) -> NoteKey:
     return own.init(folder, name, "store", records.create)
 
 
-def serve(folder: Path, hosts: Path, listen: Listen, *, quota: int, shows: bool) -> None:
+def serve(folder: Path, hosts: Path, listen: Listen, *, quota: int, share: int | None, shows: bool) -> None:
     """The store in `folder` keeps what the hosts send whose keys the policy in `hosts` names, until SIGTERM or SIGINT.
 
     Raises FormatError and Unavailable where it cannot begin.
     """
     key, signer = own.load(folder)
-    keeper = Keeper(key, signer, own.logs(hosts, key), records.open_records(folder), SystemClock(), quota=quota, shows=shows)
+    keeper = Keeper(key, signer, own.logs(hosts, key), records.open_records(folder), SystemClock(), quota=quota, share=share, shows=shows)
     try:
         serve_until_stopped(keeper, listen, "store", str(key))
     finally:

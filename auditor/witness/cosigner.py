@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterator
 from hashlib import sha256
 from typing import Final
 
-from auditor.serving.http import PLAIN, Answer, Work, said
+from auditor.serving.http import NOTHING, PLAIN, Answer, Route, only, said
 from auditor.witness.state import State
 from writ.formats.errors import FormatError, Refused, Unavailable, WritError
 from writ.formats.keys import Signer
@@ -58,12 +58,14 @@ class Cosigner:
 
     most: Final = MAX_REQUEST
 
-    def find(self, path: str) -> tuple[str, Work] | None:
+    def find(self, method: str, path: str, proof: str) -> Route | Answer:
         """See `serving.http.Service`."""
         if path == "/add-checkpoint":
-            return "POST", self.add
+            return Route(self.add) if method == "POST" else only("POST")
         place = _PLACE.match(path)
-        return None if place is None else ("GET", lambda _: self.latest(place[1]))
+        if place is None:
+            return NOTHING
+        return Route(lambda _: self.latest(place[1])) if method == "GET" else only("GET")
 
     def add(self, body: bytes) -> Answer:
         """The answer to add-checkpoint; with 200, its checkpoint is the last of the log, and that is durable. Raises nothing of ours."""

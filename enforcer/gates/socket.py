@@ -39,7 +39,7 @@ from typing import Final
 
 from enforcer.config import ADVISORY
 from enforcer.gatekeeper import Gatekeeper, Ruling
-from enforcer.tools.tool import Led, Reply, Tool, spelt
+from enforcer.tools.tool import Led, Reply, Tool, spelt, undefined
 from enforcer.wire.lines import MAX_LINE, LineGate, Taken, Tell
 from writ.formats.action import Action
 from writ.formats.digest import Digest
@@ -125,7 +125,7 @@ class SocketGate(LineGate):
         try:
             return tool.against(method)
         except (Unavailable, FormatError) as error:
-            return Reason("unavailable", error.what[:100], "its definitions", str(error)[:200])
+            return undefined(error.what, error)
 
     def _outcome(self, ruling: Ruling, reply: Reply) -> None:
         if not self._gatekeeper.outcome(ruling, done=reply.done, result=reply.body, status=reply.status):

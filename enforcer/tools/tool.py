@@ -9,7 +9,7 @@ from typing import Final, Protocol
 from enforcer.credential import Held
 from enforcer.estate import HeldTool
 from writ.formats.action import Action
-from writ.formats.errors import FormatError
+from writ.formats.errors import FormatError, Unavailable
 from writ.formats.reason import Reason
 from writ.formats.strict import encode_json
 
@@ -45,6 +45,12 @@ def spelt(value: object) -> bytes:
         return encode_json(value)
     except UnicodeEncodeError:
         raise FormatError("JSON text", "Unicode", "a lone surrogate") from None
+
+
+def undefined(what: str, error: Unavailable | FormatError) -> Reason:
+    """That a tool could not be asked for its definitions. It stands in a record, which nobody erases: with no word of the tool's own."""
+    said = f"{error.what}: expected {error.expected}, got another" if isinstance(error, FormatError) else str(error)
+    return Reason("unavailable", what[:100], "its definitions", said[:200])
 
 
 class Tool(Protocol):

@@ -17,7 +17,10 @@ from urllib.parse import urlsplit
 from auditor.serving import folder as own
 from auditor.store import serve as store
 from auditor.witness import directory
+from tests.world.store import proof
+from writ.formats.keys import Signer
 from writ.formats.tlog.note import NoteKey
+from writ.formats.tlog.storing import PATH
 
 AUDITOR = (sys.executable, "-m", "auditor")
 ROOT = Path(__file__).parents[2]
@@ -71,7 +74,7 @@ class Served:
         return code
 
     def post(
-        self, body: bytes, path: str = "/add-checkpoint", method: str = "POST", tls: ssl.SSLContext | None = None
+        self, body: bytes, path: str = "/add-checkpoint", method: str = "POST", tls: ssl.SSLContext | None = None, proof: str | None = None
     ) -> tuple[int, bytes]:
         """Status and body of the answer, over a connection of its own."""
         made: http.client.HTTPConnection
@@ -80,7 +83,7 @@ class Served:
         else:
             made = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
-            made.request(method, path, body)
+            made.request(method, path, body, {} if proof is None else {"DPoP": proof})
             answer = made.getresponse()
             return answer.status, answer.read()
         finally:
@@ -107,6 +110,6 @@ class ServedStore(Served):
     verb, keys = "store", "--hosts"
     make = staticmethod(store.init)
 
-    def add(self, body: bytes) -> tuple[int, bytes]:
-        """Status and body of the answer to add-records."""
-        return self.post(body, "/add-records")
+    def add(self, signer: Signer, body: bytes) -> tuple[int, bytes]:
+        """Status and body of the answer to add-records, sent by the host whose key this is."""
+        return self.post(body, PATH, proof=proof(signer, body))

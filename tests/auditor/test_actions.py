@@ -18,6 +18,7 @@ from tests.world.scene import ENGINE_ID, NAMESPACE, Scene, sign_entry, sixteen
 from writ.formats.archive import InstanceLog, encode_archive
 from writ.formats.decision import AttestDecision, OperatorAct
 from writ.formats.digest import Digest
+from writ.formats.reason import Reason
 from writ.formats.record import ActionRecord, Opening, OutcomeRecord, Record, encode_record, parse_record
 
 ONE, TWO = sixteen("one"), sixteen("two")
@@ -199,6 +200,26 @@ def test_a_token_that_no_decision_of_the_log_issued_is_found(tmp_path: Path, cap
     assert found == [("token-unlogged", f"{instance.hex()}-5.token") for instance in sorted((ONE, TWO))]
 
 
+def test_an_instance_that_another_host_carried_is_found_about_that_host(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its own log is judged by what its host carried, and is whole."""
+    site = told()
+    one = [entry for entry in site.entries if isinstance(entry, AttestDecision)][-1]
+    outcome = replace(one.outcomes[0], log_size=50, log_root=bytes(32))
+    fork = replace(outcome, claims=None, reasons=(Reason("action-log-inconsistent", "x", "a", "b"),))
+    site.entries += [
+        replace(one, host="host-2", nonce=bytes([at]) * 32, outcomes=(outcome,)) for at, outcome in enumerate((outcome, fork))
+    ]  # fmt: skip
+    code, _, found = judged(leave(site, tmp_path), capsys)
+    assert (code, {name for name, _ in found}) == (1, {"action-log-forked"})
+    assert len(found) == 2, "that it is of another host, and that it forked there"
+
+
+def test_a_token_that_another_host_got_bounds_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    site = told()
+    site.entries = [replace(one, host="host-2") if isinstance(one, AttestDecision) else one for one in site.entries]
+    assert ("digest-mismatch", f"{ONE.hex()}-1.token") in judged(leave(site, tmp_path), capsys)[2]
+
+
 def test_a_token_of_another_instance_bounds_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     site = Site()
     site.scene.launch("one")
@@ -316,7 +337,7 @@ def test_entry_whose_anchors_do_not_lead_to_the_quoted_register_is_found(tmp_pat
     assert [code for code, _ in judged(leave(site, tmp_path), capsys)[2]] == ["anchor-register-mismatch"]
 
 
-def test_host_that_enrolled_again_is_followed_anew_and_the_audit_names_who(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_host_that_enrolled_again_is_followed_anew_and_who_let_it_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """After `verifier host replace` the register is another TPM's; only an operator makes that so."""
     site = anchored()
     left = {ONE: site.logs()[ONE], TWO: site.logs()[TWO]}

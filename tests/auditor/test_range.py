@@ -16,12 +16,14 @@ from typing import Any
 import pytest
 
 from auditor.__main__ import main
+from auditor.ranges import Ranges, Stretch
 from tests.auditor.story import Site, leave
 from tests.parsers import assert_parser_is_total
-from tests.world.scene import ENGINE_ID, GOVERNED, NOW, Scene, reference, sign_entry, sixteen
-from tests.world.translog import WorldLog, act, auditors_trust
-from writ.formats.archive import Archive
-from writ.formats.decision import DOMAIN, AttestDecision, OperatorAct
+from tests.world.scene import ENGINE_ID, GOVERNED, NOW, Scene, reference, sign_entry, sign_token, sixteen
+from tests.world.translog import WorldLog, act, auditors_trust, put
+from writ.formats.archive import EMPTY, Archive, InstanceLog, encode_archive
+from writ.formats.cose import parse_sign1
+from writ.formats.decision import DOMAIN, AttestDecision, OperatorAct, parse_entry
 from writ.formats.digest import Digest
 from writ.formats.eat import encode_claims, parse_token
 from writ.formats.errors import Refused
@@ -359,6 +361,120 @@ def test_what_stands_against_another_tenants_instance_is_no_finding_here(tmp_pat
     assert (status, found["reasons"]) == (0, [])
 
 
+# --- another host under the same id ---------------------------------------------------------------------------------------------
+
+
+def last_of(instance: bytes) -> tuple[int, bytes]:
+    """What was carried last of it, as far as the range's entries go."""
+    parsed = (parse_entry(parse_sign1(entry).payload or b"") for entry in honest().entries)
+    outcomes = (one for entry in parsed if isinstance(entry, AttestDecision) for one in entry.outcomes)
+    return [(one.log_size, one.log_root) for one in outcomes if one.instance == instance][-1]
+
+
+def twin(
+    instance: bytes, *, namespace: str = "billing", agent: str | None = None, at: int = 12, size: int | None = 5
+) -> tuple[WorldLog, str]:
+    """The log, in which another host carries what it likes under the id of `instance`, `at` attestations before the last (size None: what
+    the instance itself carries last, as the log tells everybody); and the token that it gets for it where it is of an `agent`."""
+    entries = list(told().site.entries)
+    place = [index for index, entry in enumerate(entries) if isinstance(entry, AttestDecision)][-at]
+    one = entries[place]
+    assert isinstance(one, AttestDecision)
+    claims = parse_token(told().archive.tokens[0]).claims
+    name = replace(claims.agent, namespace=namespace, name=agent or "other")
+    claims = replace(claims, host="host-2", instance=instance, agent=name, token_id="twin-" + claims.token_id)
+    said = None if agent is None else Digest.of(encode_claims(claims))
+    reasons = (Reason("component-mismatch", "x", "a", "b"),) if agent is None else ()
+    size, carried = last_of(instance) if size is None else (size, bytes(32))
+    outcome = replace(one.outcomes[0], instance=instance, claims=said, reasons=reasons, log_size=size, log_root=carried)
+    entries.insert(place + 1, replace(one, host="host-2", namespace=namespace, nonce=bytes(range(32)), outcomes=(outcome,)))
+    return told().site.log([sign_entry(entry) for entry in entries]), sign_token(claims)
+
+
+FOREIGN: dict[str, dict[str, Any]] = {
+    "of another tenant": {"namespace": "evil"},
+    "of another tenant, before any of the instance's own": {"namespace": "evil", "at": 29},
+    "of another tenant, with a token": {"namespace": "evil", "agent": "reporter"},
+    "of another tenant, with no record": {"namespace": "evil", "size": 0},
+    "of the same namespace, without a token": {},
+    "of the same namespace, without a token, before any of the instance's own": {"at": 29},
+    "of the same namespace, without a token, a copy": {"at": 29, "size": None},
+    "of the same namespace, with the token of another agent": {"agent": "other"},
+    "of the same namespace, with the token of another agent, a copy": {"agent": "other", "at": 29, "size": None},
+}
+
+
+@pytest.mark.parametrize("instance", [ONE, THREE], ids=["one of the agent's", "one of another's"])
+@pytest.mark.parametrize("who", FOREIGN)
+def test_a_host_that_carries_what_it_likes_under_an_instances_id_spoils_no_range(
+    who: str, instance: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log, token = twin(instance, **FOREIGN[who])
+    archive = replace(told().archive, tokens=tuple(sorted((*told().archive.tokens, token))))
+    code, answer = said(place(tmp_path, archive=archive, log=log), capsys)
+    assert (code, answer["reasons"]) == (0, [])
+    assert sum(len(one["records"]) for one in answer["logs"]) == IN_RANGE
+    assert {one["host"] for one in answer["logs"]} == {"host-1"}
+
+
+def test_an_archive_with_another_log_under_an_instances_id_spoils_no_range(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log, _ = twin(ONE)
+    arguments = place(tmp_path, log=log)
+    longer = (*(sixteen(str(at)) for at in range(500)),)
+    put(tmp_path / "other", encode_archive(replace(EMPTY, logs=(InstanceLog(ONE, longer),))))
+    code, answer = said([arguments[0], str(tmp_path / "other"), *arguments[1:]], capsys)
+    assert (code, answer["reasons"]) == (0, [])
+
+
+@pytest.mark.parametrize("at", [12, 29])
+@pytest.mark.parametrize("agent, known", [("reporter", True), ("reporter", False), ("other", False)])
+def test_a_token_for_the_same_instance_on_another_host_is_a_fork_unless_it_is_shown_to_be_another_agents(
+    agent: str, known: bool, at: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it permitted there is nowhere in the log that is here."""
+    log, token = twin(ONE, agent=agent, at=at)
+    tokens = (*told().archive.tokens, *((token,) if known else ()))
+    code, answer = said(place(tmp_path, archive=replace(told().archive, tokens=tuple(sorted(tokens))), log=log), capsys)
+    assert (code, [(one["code"], one["claim"]) for one in answer["reasons"]]) == (
+        1, [("action-log-forked", f"instance {ONE.hex()} of host-2")],
+    )  # fmt: skip
+
+
+def test_of_an_instance_that_was_refused_all_along_each_log_is_needed() -> None:
+    """It is clear to nobody whose it is: not by the opening of another host that was refused as well, which is that host's word."""
+    named = parse_record(told().site.scene.running["one"].opening)
+    opening = encode_record(replace(named, instance=FOUR, agent=AGENT + "2"))  # type: ignore[arg-type]  # an opening
+    log, _ = twin(FOUR)
+    at = next(index for index, entry in enumerate(log.entries) if b"host-2" in entry)
+    one = parse_entry(parse_sign1(log.entries[at]).payload or b"")
+    assert isinstance(one, AttestDecision)
+    shown = replace(one.outcomes[0], log_size=1, log_root=leaf_hash(opening))
+    log = log.with_entry(at + 1, sign_entry(replace(one, host="host-3", nonce=bytes(32), outcomes=(shown,))))
+    archives = [told().archive, replace(EMPTY, logs=(InstanceLog(FOUR, (opening,)),))]
+    bundle = Ranges(archives, tuple(log.entries[256:])).bundle(AGENT, EARLIEST, LATEST, stretch_of(log))
+    assert {one.instance for one in bundle.strangers} == {THREE, FOUR}
+    gaps = {one.claim for one in prove_range(bundle, auditors_trust(log)).reasons if one.code == "range-gap"}
+    assert gaps == {f"instance {FOUR.hex()} of host-2"}
+
+
+def test_claims_of_an_instance_elsewhere_do_not_make_one_here_a_stranger() -> None:
+    log, token = twin(TWO, agent="other")
+    bundle = logless(honest(), TWO)
+    elsewhere = Stranger(TWO, encode_claims(parse_token(token).claims), None)
+    found = Ranges([told().archive], tuple(log.entries[256:])).bundle(AGENT, EARLIEST, LATEST, stretch_of(log))
+    lie = replace(logless(found, TWO), strangers=(*bundle.strangers, elsewhere))
+    assert [(one.code, one.claim) for one in prove_range(lie, auditors_trust(log)).reasons] == [
+        ("range-gap", f"instance {TWO.hex()} of host-1")
+    ]
+
+
+def stretch_of(log: WorldLog) -> Stretch:
+    """All entries but the first bundle's."""
+    hashes = [leaf_hash(entry) for entry in log.entries]
+    proof = tuple(root(hashes[start:end]) for start, end in beside(256, len(hashes), len(hashes)))
+    return Stretch(encode_note(log.note()), 256, tuple(log.entries[256:]), proof)
+
+
 def test_a_range_without_an_end_is_said_and_one_before_the_first_second_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -426,3 +542,17 @@ def test_a_log_that_took_a_lost_ones_place_is_silent_about_the_time_before(tmp_p
     assert exported(begun + 400) == (0, set())
     assert main(["log", "verify", str(tmp_path / "log"), "--trust", str(tmp_path / "trust"), "--explain"]) == 0
     assert "succession: it was begun after lost.example.org/log was lost" in capsys.readouterr().out
+
+
+def test_export_asks_for_a_time_and_an_agent_that_are_ones_before_it_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = place(tmp_path)
+    swapped, other = list(arguments), list(arguments)
+    swapped[swapped.index("--to") + 1] = str_of(EARLIEST - 1)
+    other[other.index(AGENT)] = "reporter"
+    for wrong in (swapped, other):
+        assert main(wrong) == 2
+        assert not (tmp_path / "range").exists()
+    plain = [*arguments[:2], "--agent", "spiffe://example.org/billing/agent/nobody", "--out", str(tmp_path / "out")]
+    capsys.readouterr()
+    assert main(plain) == 1
+    assert "nothing in the archives was asked for" in capsys.readouterr().err

@@ -12,6 +12,8 @@ import pytest
 from auditor.__main__ import main
 from auditor.trace import Said, sign_trace, trace_record
 from tests.signers import new_signer
+from tests.world.authority import crls_of
+from tests.world.chip import Chip
 from tests.world.machine import STRICT, Machine
 from tests.world.scene import NOW, RUNTIME_PCR, Scene
 from tests.world.tlog import in_log
@@ -35,8 +37,10 @@ def record_of(bundle: ProofBundle, trust: Trust) -> dict[str, Any]:
     return trace_record(bundle, prove(bundle, trust).chain, SAID, name="a.writ-proof", encoded=Digest.of(data), now=NOW + 60)
 
 
-def rooted(tpm_class: str) -> tuple[ProofBundle, Trust]:
-    machine = Machine(replace(STRICT, tpm_classes=(tpm_class,)), tpm_class=tpm_class)
+def rooted(tpm_class: str, *, known: bool = True) -> tuple[ProofBundle, Trust]:
+    """Booted as approved; `known`: whether the maker says that the TPM's certificates are not revoked."""
+    crls = crls_of(Chip().maker, this=NOW - 6_000) if known else ()
+    machine = Machine(replace(STRICT, tpm_classes=(tpm_class,)), tpm_class=tpm_class, crls=crls)
     machine.scene.logs = machine.whole
     return machine.scene.proof_bundle(), machine.scene.trust
 
@@ -48,7 +52,7 @@ def test_a_software_tpm_is_software_only_whatever_it_quoted_and_a_runtime_that_n
     assert record["appraisal"]["status"] == "warning"
     bundle, trust = rooted("software")
     record = record_of(bundle, trust)
-    assert (record["runtime"]["platform"], record["appraisal"]["status"]) == ("software-only", "affirming")
+    assert (record["runtime"]["platform"], record["appraisal"]["status"]) == ("software-only", "warning")
 
 
 @pytest.mark.parametrize("tpm_class", ["discrete", "firmware", "virtual"])
@@ -59,8 +63,14 @@ def test_any_other_tpm_is_tpm2_with_the_registers_as_quoted_and_the_verifiers_ch
     assert record["runtime"]["platform"] == "tpm2"
     assert record["runtime"]["nonce"] == b64url(evidence.nonce.value)
     assert bytes.fromhex(record["runtime"]["measurement"].removeprefix("sha256:")) in evidence.attest
-    assert record["appraisal"] == {"status": "affirming", "verifier": trust.issuer, "timestamp": NOW}
+    status = "warning" if tpm_class == "virtual" else "affirming"
+    assert record["appraisal"] == {"status": status, "verifier": trust.issuer, "timestamp": NOW}
     assert record["references"][0]["digest"] == str(Digest.of(encode_proof_bundle(bundle)))
+
+
+def test_what_the_result_warns_of_is_a_warning_in_the_record_too() -> None:
+    bundle, trust = rooted("discrete", known=False)
+    assert record_of(bundle, trust)["appraisal"]["status"] == "warning"
 
 
 def test_what_was_measured_of_the_agent_is_found_in_the_log_or_in_the_state_before() -> None:
@@ -76,7 +86,7 @@ def test_what_was_measured_of_the_agent_is_found_in_the_log_or_in_the_state_befo
 
 
 def test_what_stands_in_the_log_behind_the_quote_is_not_in_the_record() -> None:
-    machine = Machine(replace(STRICT, tpm_classes=("discrete",)), tpm_class="discrete")
+    machine = Machine(replace(STRICT, tpm_classes=("discrete",)), tpm_class="discrete", crls=crls_of(Chip().maker, this=NOW - 6_000))
     scene = machine.scene
     machine.attest()
     scene.logs = machine.whole

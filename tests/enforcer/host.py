@@ -156,7 +156,7 @@ class Host:
         """A daemon, ready; its command line is what `under` execs."""
         with (self.folder / "daemon.log").open("ab") as log:
             self.daemon = subprocess.Popen([*under, *self.command("serve")], cwd=self.code, stderr=log)
-        wait_for(self.answers)
+        wait_for(self.answers, 60)
 
     def install(self, version: str, *changes: tuple[str, str, str]) -> None:
         """Another version of Writ is installed, whose engine differs, with `changes`: in a file, one text for another.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import random
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -29,16 +31,17 @@ from tests.enforcer.host import Host, wait_for
 from tests.enforcer.scene import Scene
 from tests.signers import new_signer
 from tests.world.clock import HandClock
-from tests.world.store import keeper
+from tests.world.store import keeper, sent
 from writ.formats.action import Action
 from writ.formats.archive import parse_archive
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Unavailable
+from writ.formats.keys import Signer
 from writ.formats.policy_bundle import PolicySettings
 from writ.formats.record import ActionRecord
 from writ.formats.tlog.checkpoint import parse_signed_checkpoint
 from writ.formats.tlog.note import COSIGNATURE, PLAIN, NoteKey, parse_vkey
-from writ.formats.tlog.storing import CONTENT_TYPE, INFO_TYPE
+from writ.formats.tlog.storing import CONTENT_TYPE, INFO_TYPE, MOST_PAPERS
 from writ.service.clock import SystemClock
 from writ.service.uplink import Answer as Answered
 from writ.service.uplink import Uplink
@@ -55,7 +58,7 @@ class Shipped:
         self.scene = Scene(folder)
         self.scene.renew()
         self.log: ActionLog = self.scene.log(folder)
-        self.signer = new_signer()
+        self.signer: Signer = new_signer()
         self.host = NoteKey("records.example/host-1", PLAIN, self.signer.public)
         self.kept = records.in_memory()
         self.store: Keeper = keeper(self.host, kept=self.kept)
@@ -75,7 +78,7 @@ class Shipped:
     def post(self, body: bytes) -> Answered:
         """To the store, and through `fault`."""
         self.sent += 1
-        answer = self.store.add(body)
+        answer = sent(self.store, self.signer, body)
         return self.fault(Answered(answer.status, answer.content_type, answer.body))
 
     def leaves(self) -> list[bytes]:
@@ -194,7 +197,7 @@ def test_a_store_that_takes_nothing_has_nothing(shipped: Shipped, status: int) -
 def test_a_store_that_only_ever_names_sizes_ends_the_round(shipped: Shipped) -> None:
     shipped.act()
     shipped.fault = lambda _: Answered(409, INFO_TYPE, b"0\n0\n\n")
-    with pytest.raises(Unavailable, match="again"):
+    with pytest.raises(Unavailable, match="expected a receipt"):
         all_of(shipped, shipped.shipper())
 
 
@@ -236,6 +239,117 @@ def test_a_log_that_was_rewritten_is_found(shipped: Shipped, tmp_path: Path) -> 
         LogShipper(other, shipped.scene.instance, shipped.host, shipped.signer, shipped.store.key).ship(shipped.post)
 
 
+# --- a store that lies --------------------------------------------------------------------------------------------------
+
+
+def names(*sizes: int) -> Callable[[Answered], Answered]:
+    """A store that takes nothing, and only ever names sizes."""
+    said = itertools.cycle(sizes)
+    return lambda _: Answered(409, INFO_TYPE, b"%d\n%d\n\n" % ((size := next(said)), size))
+
+
+def test_a_size_that_a_store_only_says_is_no_receipt(shipped: Shipped) -> None:
+    """It says that it has everything. Nothing counts as stored, and the next thing asked for is the receipt."""
+    shipped.act(3)
+    shipped.fault = names(4)
+    shipper = shipped.shipper()
+    shipped.act()
+    assert shipper.ship(shipped.post) is True
+    assert (shipper.size, shipper.behind, shipper.more) == (0, 5, True)
+    with pytest.raises(Unavailable, match="expected a receipt for the records from 4 on, got the size 4"):
+        shipper.ship(shipped.post)
+    assert (shipper.size, read_receipt(shipped.scene.folder)) == (0, None)
+    shipped.fault = lambda answer: answer
+    all_of(shipped, shipper)
+    assert (shipper.size, shipped.leaves()) == (5, shipped.own())
+
+
+def test_a_store_that_has_all_and_whose_receipt_was_lost_gives_it_again(shipped: Shipped) -> None:
+    shipped.act(3)
+    shipper = shipped.shipper()
+    shipper.ship(shipped.post)
+    (shipped.scene.folder / RECEIPT_FILE).unlink()
+    again = shipped.shipper()
+    shipped.fault = lambda answer: names(4)(answer) if shipped.sent == 2 else answer
+    assert [again.ship(shipped.post), again.size] == [True, 0]
+    assert [again.ship(shipped.post), again.size, again.ship(shipped.post)] == [True, 4, False]
+
+
+def test_a_store_that_names_one_size_after_another_is_asked_later(shipped: Shipped, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two requests, and then it is as if it were away; read in parts, the log's start is its start."""
+    monkeypatch.setattr("enforcer.shipping.READ_AT_ONCE", 2)
+    shipped.act(8)
+    shipped.fault = names(7, 5, 3)
+    shipper = shipped.shipper()
+    for at in range(3):
+        with pytest.raises(Unavailable, match="expected a receipt"):
+            all_of(shipped, shipper)
+        assert (shipper.size, shipped.sent) == (0, 2 * at + 2)
+    shipped.fault = lambda answer: answer
+    all_of(shipped, shipper)
+    assert shipped.leaves() == shipped.own()
+
+
+def test_a_store_that_has_less_than_it_gave_receipts_for_is_at_odds(shipped: Shipped) -> None:
+    """It was put back from a backup, or says so to be sent everything again."""
+    shipped.act(4)
+    shipper = shipped.shipper()
+    all_of(shipped, shipper)
+    shipped.act()
+    shipped.fault = names(3)
+    for one in (shipper, shipped.shipper()):
+        with pytest.raises(AtOddsError, match="at least the 5 records that it gave a receipt for"):
+            one.ship(shipped.post)
+
+
+@pytest.mark.parametrize("answer", [
+    Answered(200, "text/plain; charset=utf-8", b"<html>"),
+    Answered(200, "text/plain; charset=utf-8", b""),
+    Answered(409, INFO_TYPE, b"1\n2\n\n"),
+    Answered(409, INFO_TYPE, b"9" * 40),
+], ids=["a page", "nothing", "two sizes", "no size"])  # fmt: skip
+def test_rubbish_is_as_if_the_store_were_away(shipped: Shipped, answer: Answered) -> None:
+    """Once, from whatever stands between; the log is shipped when it is over."""
+    shipped.act()
+    shipped.fault = lambda _: answer
+    shipper = shipped.shipper()
+    with pytest.raises(Unavailable):
+        shipper.ship(shipped.post)
+    shipped.fault = lambda answer: answer
+    all_of(shipped, shipper)
+    assert shipper.size == 2
+
+
+def test_of_an_answer_the_stores_own_line_is_kept_and_nothing_else(shipped: Shipped) -> None:
+    shipped.act()
+    others = b"".join(b"\xe2\x80\x94 n%d %s\n" % (at, b"AAAA" * 400) for at in range(30))
+    shipped.fault = lambda answer: replace(answer, body=others + answer.body)
+    all_of(shipped, shipped.shipper())
+    kept = read_receipt(shipped.scene.folder, shipped.store.key)
+    assert kept is not None
+    assert [line.name for line in kept.signed.note.signatures] == [kept.signed.checkpoint.origin, shipped.store.key.name]
+
+
+def test_a_receipt_that_cannot_be_kept_counts_for_nothing(shipped: Shipped) -> None:
+    """The disk is full: it is tried again, with pauses."""
+    shipped.act()
+    (shipped.scene.folder / f".{RECEIPT_FILE}").mkdir()
+    shipper = shipped.shipper()
+    with pytest.raises(Unavailable, match="receipt"):
+        shipper.ship(shipped.post)
+    assert shipper.size == 0
+
+
+def test_a_receipt_of_another_log_counts_for_nothing(shipped: Shipped) -> None:
+    shipped.act(2)
+    all_of(shipped, shipped.shipper())
+    origin = f"{shipped.host.name}/{shipped.scene.instance.hex()}"
+    assert read_receipt(shipped.scene.folder, shipped.store.key, origin) is not None
+    assert read_receipt(shipped.scene.folder, shipped.store.key, f"{shipped.host.name}/{bytes(16).hex()}") is None
+    renamed = replace(shipped.host, name="records.example/host-2")
+    assert LogShipper(shipped.scene.folder, shipped.scene.instance, renamed, shipped.signer, shipped.store.key).size == 0
+
+
 def over(uplink: Uplink) -> Callable[[bytes], Answered]:
     return lambda body: uplink.post("/add-records", body, CONTENT_TYPE)
 
@@ -252,7 +366,7 @@ def test_a_store_killed_at_any_moment_has_what_it_acknowledged(tmp_path: Path) -
     for _ in range(12):
         shipped.act(30)
         killer = threading.Timer(chance.random() * 0.03, store.process.kill)
-        with Uplink(store.url, ca_file=None, signer=None, clock=SystemClock(), timeout=5.0) as uplink:
+        with Uplink(store.url, ca_file=None, signer=shipped.signer, clock=SystemClock(), timeout=5.0) as uplink:
             killer.start()
             with contextlib.suppress(Unavailable):
                 while shipper.ship(over(uplink)):
@@ -265,7 +379,7 @@ def test_a_store_killed_at_any_moment_has_what_it_acknowledged(tmp_path: Path) -
         status, checkpoint = store.post(b"", f"{place}/checkpoint", "GET")
         there = parse_signed_checkpoint(checkpoint).checkpoint.size if status == 200 else 0
         assert there >= shipper.size
-    with Uplink(store.url, ca_file=None, signer=None, clock=SystemClock()) as uplink:
+    with Uplink(store.url, ca_file=None, signer=shipped.signer, clock=SystemClock()) as uplink:
         while shipper.ship(over(uplink)):
             pass
     shipped.log.close()
@@ -373,7 +487,7 @@ def test_a_store_that_is_away_delays_and_a_log_that_is_none_delays_no_other(tmp_
     shipped = Shipped(tmp_path)
     config = configured(tmp_path, record_store_key=str(shipped.store.key))
     config.make_folders()
-    key, _ = host_key(config)
+    key, shipped.signer = host_key(config)
     shipped.store = keeper(key, kept=shipped.kept)
     config = replace(config, record_store_key=str(shipped.store.key))
     good, broken = shipped.scene.instance, bytes(16)
@@ -417,7 +531,7 @@ def test_doctor_tells_of_records_that_stay_on_the_host(tmp_path: Path) -> None:
     old.close()
     with pytest.raises(Unavailable, match=r"on this host alone, the oldest for 1\d\d\d s"):
         record_store(config)
-    shipper = LogShipper(other, shipped.scene.instance, shipped.host, shipped.signer, shipped.store.key)
+    shipper = LogShipper(other, bytes(16), shipped.host, shipped.signer, shipped.store.key)
     all_of(shipped, shipper)
     assert record_store(config).startswith("2 logs, 2 records on this host alone")
     shipped.log.close()
@@ -427,7 +541,7 @@ def test_a_quiet_log_is_not_opened_and_a_busy_one_leaves_the_others_their_turn(t
     shipped = Shipped(tmp_path)
     config = configured(tmp_path)
     config.make_folders()
-    key, _ = host_key(config)
+    key, shipped.signer = host_key(config)
     shipped.store = keeper(key, kept=shipped.kept)
     config = replace(config, record_store_key=str(shipped.store.key))
     folder = config.instance_dir(shipped.scene.instance)
@@ -462,6 +576,103 @@ def test_a_quiet_log_is_not_opened_and_a_busy_one_leaves_the_others_their_turn(t
     assert shipping.round([shipped.scene.instance]) == set()
     log.close()
     shipped.log.close()
+
+
+class OneLog:
+    """A host with the log of one instance, whose daemon's shipping is asked by hand; its requests go through `shipped.fault`."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch | None, **more: Any) -> None:
+        self.shipped, config = Shipped(folder), configured(folder, **more)
+        config.make_folders()
+        key, self.shipped.signer = host_key(config)
+        self.shipped.store = keeper(key, kept=self.shipped.kept)
+        self.config = replace(config, record_store_key=str(self.shipped.store.key))
+        self.instance = self.shipped.scene.instance
+        self.folder = self.config.instance_dir(self.instance)
+        self.folder.mkdir()
+        log = self.shipped.scene.log(self.folder)
+        self.shipped.scene.gatekeeper(log).ask(READ, b"{}", gate="socket")
+        log.close()
+        self.shipped.log.close()
+        self.told: list[tuple[bytes, int]] = []
+        clock = HandClock(self.shipped.scene.clock.wall + 9)
+        self.shipping = Shipping(self.config, clock, list, lambda *said: self.told.append(said))
+        if monkeypatch is not None:
+            monkeypatch.setattr(self.shipping, "_post", self.shipped.post)
+
+
+def test_what_a_store_only_says_moves_no_lag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = OneLog(tmp_path, monkeypatch)
+    one.shipped.fault = names(2)
+    for _ in range(3):
+        assert one.shipping.round([one.instance]) == {one.instance}
+    assert {size for _, size in one.told} <= {0}
+    assert "writ_record_store_behind_records 2\n" in one.shipping.metrics([one.instance])
+    assert "writ_record_store_lag_seconds 9\n" in one.shipping.metrics([one.instance])
+    assert "writ_record_store_failures 3\n" in one.shipping.metrics([one.instance])
+    one.shipped.fault = lambda answer: answer
+    assert one.shipping.round([one.instance]) == set()
+    assert one.told[-1] == (one.instance, 2)
+
+
+def test_papers_of_an_instance_that_ended_are_shipped_to_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than a request takes, of a log whose records are all in the store, and one that is too large: that one is counted."""
+    one = OneLog(tmp_path, monkeypatch)
+    papers = [b"paper %d" % at for at in range(2 * MOST_PAPERS + 3)]
+    for paper in (*papers, bytes(LARGEST + 1)):
+        keep_object(one.folder, paper)
+    assert one.shipping.round([one.instance]) == set()
+    with one.shipped.kept.exclusive() as held:
+        [name] = held.origins()
+        assert sorted(held.papers(name)) == sorted(("object", paper) for paper in papers)
+    assert "writ_record_store_large_papers 1\n" in one.shipping.metrics([])
+    keep_object(one.folder, bytes(LARGEST + 2))
+    assert one.shipping.round([one.instance]) == set()
+    assert "writ_record_store_large_papers 2\n" in one.shipping.metrics([])
+    begun = Shipping(one.config, HandClock(), list, lambda *_: None)
+    monkeypatch.setattr(begun, "_post", one.shipped.post)
+    assert begun.round([one.instance]) == set()
+    assert "writ_record_store_large_papers 2\n" in begun.metrics([])
+
+
+def test_a_store_that_never_answers_holds_up_no_metrics(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        one = OneLog(tmp_path, None, record_store=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        one.shipping.begin()
+        try:
+            connection, _ = silent.accept()
+            with connection:
+                for _ in range(2):
+                    one.config.store_metrics.unlink(missing_ok=True)
+                    wait_for(one.config.store_metrics.exists)
+                    assert "writ_record_store_behind_records 2\n" in one.config.store_metrics.read_text()
+        finally:
+            one.shipping.close()
+
+
+@pytest.mark.parametrize("answer, said", [
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n", "expected at most 65536 bytes"),
+    (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1000\r\n%s\r\n" % bytes(4096) * 40, "expected at most 65536 bytes"),
+    (b"HTTP/1.1 307 Temporary Redirect\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n", "a redirect"),
+], ids=["large", "without an end", "elsewhere"])  # fmt: skip
+def test_crafted_answers_are_no_receipts(tmp_path: Path, caplog: pytest.LogCaptureFixture, answer: bytes, said: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as crafted:
+        one = OneLog(tmp_path, None, record_store=f"http://127.0.0.1:{crafted.getsockname()[1]}")
+
+        def serve() -> None:
+            connection, _ = crafted.accept()
+            with connection, contextlib.suppress(OSError):
+                while b"\r\n\r\n" not in connection.recv(1 << 20):
+                    pass
+                connection.sendall(answer)
+                connection.recv(1 << 20)
+
+        server = threading.Thread(target=serve)
+        server.start()
+        assert one.shipping.round([one.instance]) == {one.instance}
+        server.join(20)
+    assert one.told == []
+    assert said in str([getattr(record, "fields", record.__dict__) for record in caplog.records])
 
 
 @pytest.mark.cgroup

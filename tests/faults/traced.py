@@ -88,13 +88,13 @@ def batch(room: Path) -> list[Call]:
     out, log = room / "strace", HostLog(512)
     store = ServedStore(room / "store", [log.host], name="store.example")
     try:
-        assert store.add(log.body(0, 256))[0] == 200
+        assert store.add(log.signer, log.body(0, 256))[0] == 200
         tracer = _strace(out, "-p", str(store.process.pid))
         assert tracer.stderr is not None
         try:
             if b"attached" not in tracer.stderr.readline():
                 raise CannotTrace
-            assert store.add(log.body(256, 512))[0] == 200
+            assert store.add(log.signer, log.body(256, 512))[0] == 200
             _until(out, "HTTP/1.1 200")
         finally:
             tracer.terminate()

@@ -17,6 +17,11 @@ _WATCHED = frozenset(
     {"open", "os.listdir", "os.scandir", "os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "sqlite3.connect"}
 )
 _WATCHED_FAMILIES = ("socket.", "ctypes.", "urllib.", "shutil.", "tempfile.")
+_LOADER = "<frozen importlib"
+_ENDS = ("/_pytest/unraisableexception.py", "/_pytest/python.py")
+"""Files whose frame ends the look: what tells of a destructor's failure, and what calls a test."""
+_kinds: dict[str, str] = {}
+"""By a frame's file: `pure`, `passed`, or nothing."""
 
 
 class AmbientCall(BaseException):
@@ -34,8 +39,11 @@ def _refuse(event: str, arguments: tuple[object, ...]) -> None:
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - the only way to the caller's stack
     while frame is not None:
         file = frame.f_code.co_filename
-        if file.startswith("<frozen importlib") or file.endswith("/_pytest/unraisableexception.py"):
-            return
-        if file.startswith(_PURE):
+        kind = _kinds.get(file)
+        if kind is None:
+            kind = _kinds[file] = "pure" if file.startswith(_PURE) else "passed" if file.startswith(_LOADER) or file.endswith(_ENDS) else ""
+        if kind == "pure":
             raise AmbientCall(f"{file}:{frame.f_lineno}: {event} {arguments[:1]}")
+        if kind:
+            return
         frame = frame.f_back

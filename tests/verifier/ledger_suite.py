@@ -555,16 +555,16 @@ class LedgerSuite:
         def act() -> Entry:
             return entry("operator")
 
-        desk.ledger.commit(ContentHeld(act(), True, b"a case"))
+        desk.ledger.commit(ContentHeld(act(), True, (b"a case",)))
         with pytest.raises(Refused) as refused:
-            desk.ledger.commit(ContentErased(act(), b"a request"))
+            desk.ledger.commit(ContentErased(act(), (b"a request",)))
         assert [one.code for one in refused.value.reasons] == ["held"]
         with pytest.raises(Refused):
-            desk.ledger.commit(ContentHeld(act(), True, b"again"))
-        desk.ledger.commit(ContentHeld(act(), False, b"settled"))
+            desk.ledger.commit(ContentHeld(act(), True, (b"again",)))
+        desk.ledger.commit(ContentHeld(act(), False, (b"settled",)))
         with pytest.raises(Refused):
-            desk.ledger.commit(ContentHeld(act(), False, b"again"))
-        desk.ledger.commit(ContentErased(act(), b"a request"))
+            desk.ledger.commit(ContentHeld(act(), False, (b"again",)))
+        desk.ledger.commit(ContentErased(act(), (b"a request",)))
         tables = desk.ledger.read()
         assert [blob(tables, "", Digest.of(why)) for why in (b"a case", b"settled", b"a request")] == [b"a case", b"settled", b"a request"]
         assert blob(tables, "", Digest.of(b"again")) is None

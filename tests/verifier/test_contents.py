@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
 
 import pytest
 
+from tests.world.clock import HandClock
 from tests.world.host import SimulatedHost
-from tests.world.verifier import RunningVerifier
+from tests.world.verifier import RunningVerifier, running_verifier
+from verifier.export import archived
 from verifier.ledger.blobs import FOLDER
 from verifier.ledger.schema import EntryRow
 from verifier.ledger.transaction import blob
@@ -15,6 +18,7 @@ from writ.formats.cose import parse_sign1, verify_sign1
 from writ.formats.decision import AttestDecision, OperatorAct, parse_entry
 from writ.formats.digest import Digest
 from writ.formats.errors import Refused
+from writ.formats.record import commit, parse_preimage
 from writ.formats.tlog.merkle import leaf_hash, root
 
 
@@ -54,8 +58,11 @@ def test_an_erasure_leaves_every_decision_and_takes_what_they_rest_on(verifier: 
     assert blob(tables, "default", decision.engine) is not None, "what is the domain's stays"
     assert blob(tables, "default", inputs["policy"]) is not None
     [act] = acts(verifier)
-    assert (act.act, act.namespace, act.detail) == ("content-erase", "default", Digest.of(b"contract ended"))
-    assert blob(tables, "", act.detail or Digest.of(b"")) == b"contract ended"
+    assert (act.act, act.namespace) == ("content-erase", "default")
+    assert act.detail is not None
+    salt, said = parse_preimage(blob(tables, "", act.detail) or b"")
+    assert (Digest("sha256", commit(salt, b"contract ended")), blob(tables, "", said)) == (act.detail, b"contract ended")
+    assert b"contract ended" in archived(tables, None, "default", whole=True, most=100, after=-1).objects
 
 
 def test_what_comes_after_an_erasure_is_kept_under_a_new_key(verifier: RunningVerifier, host: SimulatedHost) -> None:
@@ -82,6 +89,16 @@ def test_a_legal_hold_refuses_until_it_is_lifted_and_says_who(verifier: RunningV
     assert verifier.client.post("/v1/contents/erase", {"why": "x"})["erased"]
     assert [one.act for one in acts(verifier)] == ["content-hold", "content-lift", "content-erase"]
     assert all(one.operator for one in acts(verifier))
+
+
+def test_a_hold_outlives_a_restart_and_a_clock_that_was_put_back(tmp_path: Path) -> None:
+    with running_verifier(tmp_path) as before:
+        before.client.post("/v1/contents/hold", {"why": "case 7"})
+    clock = HandClock(before.clock.wall - 1_000_000)
+    with running_verifier(tmp_path, clock=clock) as after:
+        with pytest.raises(Refused) as refused:
+            after.client.post("/v1/contents/erase", {"why": "x"})
+        assert [one.code for one in refused.value.reasons] == ["held"]
 
 
 def test_an_erasure_is_of_one_namespace(verifier: RunningVerifier, host: SimulatedHost) -> None:

@@ -41,9 +41,10 @@ class Machine:
     parts: dict[str, str] = field(default_factory=lambda: dict.fromkeys(PARTS, "1"))
     acknowledged: int = 0
     tpm_class: str = "software"
+    crls: tuple[bytes, ...] = ()
 
     def __post_init__(self) -> None:
-        self.scene = Scene(bundle=policy(self.settings), host=self.host, tpm_class=self.tpm_class)
+        self.scene = Scene(bundle=policy(self.settings), host=self.host, tpm_class=self.tpm_class, crls=self.crls)
         self.start()
         approved = [part_reference(part) for part in PARTS]
         shell = Corim("os-1", NAMESPACE, "files/os", (("/bin/sh", SHELL),))

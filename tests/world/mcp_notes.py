@@ -50,7 +50,7 @@ def result(method: str, params: dict[str, Any], state: dict[str, Any]) -> dict[s
     """What is answered to a request."""
     lists = {"tools/list": "tools", "prompts/list": "prompts", "resources/list": "resources", "resources/templates/list": "templates"}
     if method == "initialize":
-        version = "2024-11-05" if state["mode"] == "old" else params["protocolVersion"]
+        version = state.get("version", "2024-11-05" if state["mode"] == "old" else params["protocolVersion"])
         info = {"name": "notes", "version": "1"}
         return {"protocolVersion": version, "capabilities": OFFERED, "serverInfo": info, "instructions": state["instructions"]}
     if method == "server/discover":

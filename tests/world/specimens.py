@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import cbor2
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.world.chip import private_key
 from tests.world.lease_chip import LeaseChip
 from tests.world.scene import ENGINE_ID, GRANTS, NAMESPACE, NOW, Scene, permitted, sign_token, signer, sixteen
+from tests.world.store import proof as proof_of
 from tests.world.tlog import MemoryLog, plain_key
 from writ.formats.archive import Archive, InstanceLog, encode_archive, parse_archive
 from writ.formats.cose import parse_sign1
@@ -33,6 +35,7 @@ from writ.formats.exchange import (
     Problem,
 )
 from writ.formats.exchange_token import ExchangeClaims, encode_exchange_claims, parse_exchange_claims
+from writ.formats.jose import parse_dpop
 from writ.formats.keys import ES256, PublicKey
 from writ.formats.lease import (
     HostMoment,
@@ -114,6 +117,7 @@ def _receipt(receipt: Receipt) -> bytes:
     return encode_cbor(cbor2.CBORTag(18, [one.protected, dict(one.unprotected), one.payload, one.signature]))
 
 
+@cache
 def specimens() -> dict[str, Specimen]:
     """By name. The same bytes in every run."""
     scene = Scene()
@@ -254,6 +258,11 @@ def specimens() -> dict[str, Specimen]:
         "tlog-proof": Specimen(logged.proof(5, witnesses=["w1"]), encode_tlog_proof, parse_tlog_proof),
         "tlog-add-checkpoint": Specimen(asked, encode_add_checkpoint, parse_add_checkpoint),
         "add-records": Specimen(shipped, encode_add_records, parse_add_records),
+        "add-records-proof": Specimen(
+            parse_dpop(proof_of(signer("host"), encode_add_records(shipped))),
+            lambda sent: sent.jws.compact.encode(),
+            lambda data: parse_dpop(data.decode("latin-1")),
+        ),
         "policy-bundle-lag": Specimen(
             replace(scene.bundle, settings=replace(scene.bundle.settings, record_lag_most=30)), encode_bundle, parse_bundle
         ),

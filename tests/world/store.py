@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from auditor.serving.http import Answer, Route
 from auditor.store import records
 from auditor.store.keeper import Keeper
 from tests.signers import MemorySigner, new_signer
 from tests.world.clock import HandClock
+from writ.formats.digest import Digest
+from writ.formats.jose import b64url, encode_dpop_payload, sign_dpop
+from writ.formats.keys import Signer
 from writ.formats.tlog.checkpoint import Checkpoint, SignedCheckpoint
 from writ.formats.tlog.merkle import leaf_hash, root
 from writ.formats.tlog.note import COSIGNATURE, PLAIN, NoteKey, sign_note
-from writ.formats.tlog.storing import AddRecords, encode_add_records, log_key
+from writ.formats.tlog.storing import PATH, AddRecords, encode_add_records, log_key
 
 
 class HostLog:
@@ -46,9 +50,28 @@ class HostLog:
         """As bytes."""
         return encode_add_records(self.asks(start, size, papers))
 
+    def send(self, store: Keeper, start: int, size: int, papers: Sequence[tuple[str, bytes]] = ()) -> Answer:
+        """What the store answers to it."""
+        return sent(store, self.signer, self.body(start, size, papers))
 
-def keeper(*hosts: NoteKey, quota: int = 1 << 30, shows: bool = True, kept: records.Records | None = None) -> Keeper:
+
+def proof(
+    signer: Signer, body: bytes, *, htm: str = "POST", htu: str = "https://store.example/add-records", iat: int = 1_790_000_000
+) -> str:
+    """What the head of a request with this body says, signed by this host."""
+    return sign_dpop(encode_dpop_payload(jti="one of the host's", htm=htm, htu=htu, iat=iat, arg=b64url(Digest.of(body).value)), signer)
+
+
+def sent(store: Keeper, signer: Signer, body: bytes, head: str | None = None) -> Answer:
+    """The answer to these bytes, as `signer` sends them, or behind another head's proof."""
+    found = store.find("POST", PATH, proof(signer, body) if head is None else head)
+    return found.work(body) if isinstance(found, Route) else found
+
+
+def keeper(
+    *hosts: NoteKey, quota: int = 1 << 30, share: int | None = None, shows: bool = True, kept: records.Records | None = None
+) -> Keeper:
     """A whole store but for wire and disk."""
     signer = new_signer()
     key = NoteKey("store.example", COSIGNATURE, signer.public)
-    return Keeper(key, signer, hosts, records.in_memory() if kept is None else kept, HandClock(), quota=quota, shows=shows)
+    return Keeper(key, signer, hosts, records.in_memory() if kept is None else kept, HandClock(), quota=quota, share=share, shows=shows)

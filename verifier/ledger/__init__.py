@@ -280,19 +280,22 @@ class TrustImported:
 
 @dataclass(frozen=True, slots=True)
 class ContentHeld:
-    """A legal hold on what decisions of a namespace rest on was set, or lifted. `why` is a text, which the entry names."""
+    """A legal hold on what decisions of a namespace rest on was set, or lifted.
+
+    `why` are the reason and what opens the entry's commitment to it.
+    """
 
     entry: Entry
     held: bool
-    why: bytes
+    why: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ContentErased:
-    """What decisions of a namespace rest on is to be erased. `why` is a text, which the entry names."""
+    """What decisions of a namespace rest on is to be erased. `why` as of `ContentHeld`."""
 
     entry: Entry
-    why: bytes
+    why: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,20 +321,28 @@ Change = Decided | NonceIssued | EngineInstalled
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What a change came to, within its transaction: the entry that it makes, not yet in the log, and what is said to whoever asked."""
+    """What a change came to, within its transaction: the entry that it makes, not yet in the log, and what is said to whoever asked.
+
+    `erases` is the namespace whose key is destroyed once this is durable.
+    """
 
     entry: Entry | None
     answer: bytes | None = None
     repeated: bool = False
+    erases: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """Durable now. `entry` is None for a nonce; `answer` is an attestation's, `repeated` where it went out before."""
+    """Durable now. `entry` is None for a nonce; `answer` is an attestation's, `repeated` where it went out before.
+
+    `erased`: there was a key, and it is destroyed.
+    """
 
     entry: EntryRow | None
     answer: bytes | None = None
     repeated: bool = False
+    erased: bool = False
 
 
 class Tables(Protocol):

@@ -20,10 +20,11 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from verifier.ledger import Applied, Change, Committed, Tables
+from verifier.ledger import Applied, Change, Committed, ContentErased, Tables
 from verifier.ledger.sqlite import SqliteTables, connect, hold
 from verifier.ledger.transaction import apply, entered
 from verifier.ledger.translog import Extended, TransparencyLog
@@ -157,7 +158,7 @@ class SqliteLedger:
         if first is None:
             return None
         group, until = [first], time.monotonic() + LINGER
-        while len(group) < MAX_GROUP:
+        while len(group) < MAX_GROUP and not isinstance(group[-1][0], ContentErased):  # nothing shares the fsync of one behind it
             try:
                 job = self._jobs.get(timeout=max(0.0, until - time.monotonic()))
             except queue.Empty:
@@ -193,8 +194,11 @@ class SqliteLedger:
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody of the group is answered, and every caller must hear so
             self._abandon(group, error, ends=committing or _of_the_disk(error))
             return
-        for (done, _), answer in zip(applied, committed, strict=True):
-            done.set_result(answer)
+        for (done, one), answer in zip(applied, committed, strict=True):
+            if one.erases is None:
+                done.set_result(answer)
+            else:
+                _erase(tables, one.erases, answer, done)
         for done, fault in refused:
             if isinstance(fault, WritError):
                 done.set_exception(fault)
@@ -221,6 +225,14 @@ class SqliteLedger:
         _fail(group, "the commit is not known to have happened")
         if self._ended:
             self._tell()
+
+
+def _erase(tables: SqliteTables, namespace: str, answer: Committed, done: Future[Committed]) -> None:
+    """What is on record is done, before anything else is committed; or who asked hears that it is not."""
+    try:
+        done.set_result(replace(answer, erased=tables.erase(namespace)))
+    except Unavailable as error:
+        done.set_exception(error)
 
 
 def _of_the_disk(error: Exception) -> bool:

@@ -18,6 +18,10 @@ WAL_PAGES: Final = 4000
 """How many pages (of 4 KiB) the write-ahead log has before they are copied into the database. Pages of an index change in each group:
 copied a quarter as often as SQLite does of itself, an append takes a tenth less."""
 
+BUSY: Final = 10_000
+READERS_END: Final = 1000
+"""Milliseconds for which a lock is waited for, and for which readers are before the write-ahead log is cut."""
+
 
 def connect(path: Path) -> sqlite3.Connection:
     """A connection to the ledger at `path`, which is made if it is not there (mode 0600). Raises Unavailable.
@@ -29,11 +33,12 @@ def connect(path: Path) -> sqlite3.Connection:
     try:
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY / 1000)
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
+            connection.execute("PRAGMA secure_delete = ON")
             _make(connection)
         except BaseException:
             connection.close()
@@ -144,6 +149,20 @@ class SqliteTables:
     def drop(self, table: type[R], key: object) -> None:
         """Drop the row under its key."""
         self._connection.execute(f"DELETE FROM {TABLES[table]} WHERE {columns(table)[0]} = ?", (key,))  # noqa: S608 - our own names
+
+    def erase(self, namespace: str) -> bool:
+        """Its key is destroyed, False where there was none; of what was replaced or dropped, no page and no write-ahead log has a copy.
+
+        Not within a transaction. A reader that is at it longer than `READERS_END` keeps the write-ahead log. Raises Unavailable.
+        """
+        erased = self._blob_keys.erase(namespace)
+        try:
+            self._connection.execute(f"PRAGMA busy_timeout = {READERS_END}")
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self._connection.execute(f"PRAGMA busy_timeout = {BUSY}")
+        except sqlite3.Error as error:
+            raise Unavailable("ledger", f"the key is gone, the write-ahead log is not: SQLite says {type(error).__name__}") from None
+        return erased
 
     def prune(self, table: type[R], before: int) -> None:
         """Drop the rows that expired before that time."""

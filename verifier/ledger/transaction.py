@@ -333,17 +333,21 @@ def _content_held(change: ContentHeld, tables: Tables) -> Applied:
         expected = "no legal hold yet" if change.held else "a legal hold"
         raise Refused(Reason("conflict", "namespace.held", expected, "one" if now.held else "none"))
     tables.put(replace(now, held=int(change.held)))
-    _blobs(tables, (change.why,))
+    _blobs(tables, change.why)
     return Applied(_fitting(change.entry))
 
 
 @apply.register
 def _content_erased(change: ContentErased, tables: Tables) -> Applied:
-    """No hold is on it. The key is destroyed by whoever asked, once this is on record."""
-    if space(tables, change.entry.namespace).held:
+    """No hold is on it. Answers of its hosts, which lie in the clear, go now; the key is destroyed once this is on record."""
+    namespace = change.entry.namespace
+    if space(tables, namespace).held:
         raise Refused(Reason("held", "namespace.held", "no legal hold", "one"))
-    _blobs(tables, (change.why,))
-    return Applied(_fitting(change.entry))
+    for host in tables.select(HostRow, namespace=namespace):
+        for nonce in tables.select(NonceRow, host=host.host):
+            tables.drop(AnswerRow, nonce.nonce)
+    _blobs(tables, change.why)
+    return Applied(_fitting(change.entry), erases=namespace)
 
 
 @apply.register

@@ -26,6 +26,7 @@ from typing import Final
 from writ.formats.digest import Digest, extend
 from writ.formats.errors import FormatError
 from writ.formats.strict import Fields, decode_cbor, encode_cbor
+from writ.formats.tpm.pcr import RUNTIME_PCRS
 
 BATCH_TAG: Final = "writ/anchor/v1"
 MAX_BATCHES: Final = 16
@@ -34,8 +35,8 @@ MAX_ROWS: Final = 128
 """Rows in all batches between two quotes: beside the longest 256 outcomes, each refused, an entry of the verifier's log holds them."""
 MAX_ANCHORED: Final = 64
 """Anchors of one instance that wait for the checkpoint that extends them. The enforcer makes 16 at most."""
-ANCHOR_PCRS: Final = (8, 9, 11, 12, 13, 14, 15)
-"""PCRs that no one can reset without a reboot and that IMA does not use; the runtime log's is not free either."""
+ANCHOR_PCRS: Final = RUNTIME_PCRS
+"""That of the runtime log is not free."""
 _WHAT: Final = "anchors"
 
 

@@ -48,7 +48,10 @@ class LogPart:
 
 @dataclass(frozen=True, slots=True)
 class Stranger:
-    """An instance of another agent: by the claims of a token that it got, or by the opening of its log."""
+    """An instance of another agent: by the claims of a token that it got, or by the opening of its log.
+
+    One id may be of several: whoever has root on another host chooses it.
+    """
 
     instance: bytes
     claims: bytes | None
@@ -124,9 +127,9 @@ def parse_range_bundle(data: bytes) -> RangeBundle:
         strangers=tuple(_stranger(item) for item in f.items("strangers", most=_MOST)),
     )  # fmt: skip
     f.done()
-    named = [*(one.instance for one in made.logs), *(one.instance for one in made.strangers)]
-    if len(set(named)) != len(named) or made.earliest > made.latest:
-        raise FormatError("agent range", "each instance once, and a time after another", "something else")
+    twice = len({one.instance for one in made.logs}) != len(made.logs) or len(set(made.strangers)) != len(made.strangers)
+    if twice or made.earliest > made.latest:
+        raise FormatError("agent range", "one log an instance, each stranger once, and a time after another", "something else")
     return made
 
 

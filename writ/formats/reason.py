@@ -251,6 +251,8 @@ REMEDIES: Final[dict[str, str]] = {
     "record-time": "The record's time is not between the checkpoints around it: ask whose clock was moved.",
     "token-unlogged": "The verifier's log issued no such claims: somebody else has its token key, or it decided without its log.",
     # records off the host
+    "sender-unknown": "The store lists no host with this key: list what `enforcer log vkey` prints (`auditor store serve --hosts`).",
+    "instance-ambiguous": "Two hosts shipped a log of one instance: keep both, name the host to take (--host), and ask which of them lies.",
     "stored-size": "The store has the log at another size; the host goes on from there.",
     "held": "A legal hold is on it: nothing of it is erased until somebody lifts the hold, which is recorded: `enforcer log lift`.",
     "record-lag": "Records have not reached the store off the host for longer than the policy allows: see `enforcer doctor`.",

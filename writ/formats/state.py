@@ -12,7 +12,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, replace
 from typing import Final
 
-from writ.formats.anchor import ANCHOR_PCRS, MAX_ANCHORED
+from writ.formats.anchor import MAX_ANCHORED
 from writ.formats.boot_state import BootState
 from writ.formats.digest import SIZES, Digest
 from writ.formats.errors import FormatError
@@ -24,9 +24,6 @@ from writ.formats.strict import Fields, decode_cbor, encode_cbor
 HOST_STATUSES: Final = ("active", "contained", "retired")
 PHASES: Final = ("running", "stopped", "drifted", "tainted")
 TPM_CLASSES: Final = ("discrete", "firmware", "virtual", "software")
-RUNTIME_PCRS: Final = ANCHOR_PCRS
-"""PCRs that no one can reset without a reboot and that IMA does not use (PC Client Profile 1.05, 4.6)."""
-BANKS: Final = ("sha256", "sha384")
 LOGS: Final = ("ima", "uefi")
 MAX_STATE: Final = 32 << 20
 MOST_SETS: Final = 16

@@ -18,9 +18,9 @@ def read_key(path: Path) -> bytes | None:
 
 
 def make_key(path: Path, key: bytes) -> bytes:
-    """What is in the file: `key`, durable, mode 0600, or one that was there already. Raises OSError."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    """What is in the file: `key`, durable, mode 0600, or one that was there already, for any process and thread at once. Raises OSError."""
+    fresh = path.with_name(f".{path.name}.{os.urandom(8).hex()}")  # nobody else's: another name of the key itself is never written
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         os.write(descriptor, key)
         os.fsync(descriptor)

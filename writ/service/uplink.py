@@ -86,16 +86,18 @@ class Uplink:
         timeout: float = 10.0,
         max_answer: int = MAX_ANSWER,
         bearer: str | None = None,
+        slowest: int | None = None,
     ) -> None:
         """`base_url` is `https://host[:port][/prefix]`, or `http:` to a loopback address; `ca_file` None takes the system's CAs.
 
-        `timeout` is for a whole request, connection and answer included.
+        `timeout` is for a whole request, connection and answer included; with `slowest` a body has what it takes over a line of so many
+        bytes a second beside it.
         `bearer` is an operator's API key. Raises FormatError for an address or CA file that is not one.
         """
         self._address = _parse_base(base_url)
         self._context = _tls(ca_file) if self._address.tls else None
         self._signer, self._clock = signer, clock
-        self._timeout, self._max_answer = timeout, max_answer
+        self._timeout, self._max_answer, self._slowest = timeout, max_answer, slowest
         self._bearer = bearer
         self._connection: _Connection | None = None
         self._lock = threading.Lock()
@@ -135,13 +137,16 @@ class Uplink:
     def _request(self, method: str, path: str, body: bytes | None, content_type: str | None, again: bool) -> Answer:
         if not _PATH.match(path):
             raise Misuse(f"no request path: {path[:80]!r}")
-        deadline = time.monotonic() + self._timeout
+        within = self._timeout + (len(body or b"") / self._slowest if self._slowest else 0.0)
+        deadline = time.monotonic() + within
         if not self._lock.acquire(timeout=self._timeout):
             raise Unavailable(self.base_url, "another request is under way")
         try:
             while True:
                 try:
                     return self._attempt(method, path, body, content_type, deadline)
+                except TimeoutError:
+                    raise Unavailable(self.base_url, f"no answer in {within:.3g} s") from None
                 except _BrokenError as error:
                     if not (again and error.may_repeat):
                         raise Unavailable(self.base_url, error.detail) from None
@@ -157,8 +162,8 @@ class Uplink:
             try:
                 connection.request(method, self._address.prefix + path, body=body, headers=self._headers(method, path, body, content_type))
                 answer, keep = self._answer(connection.getresponse())
-            except TimeoutError:
-                raise _BrokenError(f"no answer in {self._timeout:g} s", may_repeat=False) from None
+            except TimeoutError:  # an OSError too, and there is no time for another attempt
+                raise
             except (OSError, http.client.HTTPException) as error:
                 raise _BrokenError(_network_fault(error), may_repeat=True) from None
             done = keep
@@ -172,7 +177,7 @@ class Uplink:
             self._drop()
         if self._connection is None:
             connection = _Connection(self._address, self._context)
-            connection.deadline = deadline
+            connection.deadline = min(deadline, time.monotonic() + self._timeout)
             try:
                 connection.connect()
             except TimeoutError:

@@ -53,7 +53,7 @@ def judge_actions(handed: HandedLogs, carried: CarriedLogs, bounds: Mapping[Dige
     """All logs that were handed over, of which the verifier's log says `carried`, with `bounds` of tokens by digest.
 
     1. Of each instance that carried a record there is the log; of those on `hosts`, if some are named.
-    2. No two checkpoints, and no two logs, of one instance part.
+    2. No two checkpoints, and no two logs, of one instance part, and none is of two hosts.
     3. Each log is one, in its order, and leads to each checkpoint that was taken, and to each that was anchored.
     4. Its actions are within their tokens, and its times within the checkpoints around them.
     5. What led to each stands where its hash says, and was a permit for it.
@@ -61,7 +61,8 @@ def judge_actions(handed: HandedLogs, carried: CarriedLogs, bounds: Mapping[Dige
     Does not prove anything of records behind the last checkpoint, nor of an instance that never carried one.
     """
     # 1, 2
-    found = [*_missing(handed.leaves, carried, hosts), *(reason for one in carried.of.values() for reason in one.reasons), *handed.forks]
+    parted = (reason for one in (*carried.of.values(), *carried.elsewhere.values()) for reason in one.reasons)
+    found = [*_missing(handed.leaves, carried, hosts), *parted, *carried.twins, *handed.forks]
     without: list[str] = []
     sound: dict[bytes, ReadLog] = {}
     vouched: dict[bytes, int] = {}

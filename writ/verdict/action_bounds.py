@@ -28,6 +28,7 @@ class Bound:
     """What a token at hand allows, by claims of which `claims` is the digest; `skew` is how far clocks may differ under its policy."""
 
     claims: Digest
+    host: str
     instance: bytes
     agent: str
     policy: Digest
@@ -43,7 +44,7 @@ def bound_of(token: SignedToken, skews: Mapping[Digest, int]) -> Bound:
     c = token.claims
     skew = max(CLOCK_SKEW, skews.get(c.policy, 0))
     return Bound(
-        Digest.of(encode_claims(c)), c.instance, str(c.agent), c.policy, c.issued_at, c.expires_at, c.grants, c.lineage, skew
+        Digest.of(encode_claims(c)), c.host, c.instance, str(c.agent), c.policy, c.issued_at, c.expires_at, c.grants, c.lineage, skew
     )  # fmt: skip
 
 
@@ -59,7 +60,7 @@ class Bounded:
 def judge_bounds(log: ReadLog, carried: Carried | None, bounds: Mapping[Digest, Bound], issued: Collection[bytes]) -> Bounded:
     """The actions of a log against their tokens (`bounds`, by digest) and against the checkpoints of it that were taken.
 
-    1. A permit names a token, and a token is of the log's instance and agent, with claims that the verifier's log `issued` (digests).
+    1. A permit names a token, and a token is of the log's host, instance and agent, with claims that the verifier's log `issued` (digests).
     2. A permit is under the token's policy, after its issue and before its end, and within its grants.
     3. No record is older than a checkpoint that was asked for before it was there, nor of a time after it was carried.
 
@@ -84,7 +85,8 @@ def judge_bounds(log: ReadLog, carried: Carried | None, bounds: Mapping[Digest, 
                     skew = bound.skew
                     if record.token not in seen:
                         seen.add(record.token)
-                        wrong += _token(f"{log.instance.hex()}-{at}", bound, log, record.opening, issued)
+                        host = bound.host if carried is None else carried.host
+                        wrong += _token(f"{log.instance.hex()}-{at}", bound, log, host, record.opening, issued)
                     # 2
                     if not record.reasons and not _within(record, bound):
                         wrong += out_of_bounds(f"{log.instance.hex()}-{at}", record, bound)
@@ -115,14 +117,19 @@ def _within(record: ActionRecord, bound: Bound) -> bool:
     )
 
 
-def _token(claim: str, bound: Bound, log: ReadLog, opening: int, issued: Collection[bytes]) -> Iterator[Reason]:
+def _token(claim: str, bound: Bound, log: ReadLog, host: str, opening: int, issued: Collection[bytes]) -> Iterator[Reason]:
     under = log.records[opening]
     agent = under.agent if isinstance(under, Opening) else ""
-    if (bound.instance, bound.agent) != (log.instance, agent):
-        expected, got = f"{log.instance.hex()} of {agent}", f"{bound.instance.hex()} of {bound.agent}"
-        yield Reason("digest-mismatch", f"{claim}.token", expected[:200], got[:200])
+    yield from of_another(claim, bound, host, log.instance, agent)
     if bound.claims.value not in issued:
         yield Reason("token-unlogged", f"{claim}.token", f"a decision that issued the claims {bound.claims}", "none in the log")
+
+
+def of_another(claim: str, bound: Bound, host: str, instance: bytes, agent: str) -> Iterator[Reason]:
+    """Nothing where the token is of this instance, of this agent, on this host."""
+    if (bound.host, bound.instance, bound.agent) != (host, instance, agent):
+        expected, got = f"{instance.hex()} of {agent} on {host}", f"{bound.instance.hex()} of {bound.agent} on {bound.host}"
+        yield Reason("digest-mismatch", f"{claim}.token", expected[:200], got[:200])
 
 
 def out_of_bounds(claim: str, record: ActionRecord, bound: Bound) -> Iterator[Reason]:

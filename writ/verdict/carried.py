@@ -76,13 +76,15 @@ class Checkpoint:
 
 @dataclass(slots=True)
 class Carried:
-    """What a log says of one instance: on which host it is, the checkpoints that were taken, by size, and what is wrong with them.
+    """What a log says of one instance on one host: the checkpoints that were taken, by size, and what is wrong with them.
 
-    `anchored` are the checkpoints that were anchored between those, each in the order in which a quote showed it.
+    `anchored` are the checkpoints that were anchored between those, each in the order in which a quote showed it. `permitted`: it got a
+    token there.
     """
 
     host: str
     namespace: str
+    permitted: bool = False
     checkpoints: list[Checkpoint] = field(default_factory=list)
     anchored: list[Checkpoint] = field(default_factory=list)
     reasons: list[Reason] = field(default_factory=list)
@@ -98,7 +100,8 @@ class CarriedLogs:
 
     1. A checkpoint that did not extend the one before was carried: a quote was made over a second history.
     2. Sizes never fall, and one size has one root.
-    3. An instance is of one host.
+    3. An instance is of one host. Ids are public, and another host may carry whatever it likes under one: that is kept apart, is no word
+       about the instance of the first, and a finding about the other (`twins`).
 
     Anchors are kept of the instances at hand; that they replay is `anchor_audit`'s to say.
 
@@ -110,8 +113,10 @@ class CarriedLogs:
     def __init__(self, at_hand: Collection[bytes] | None = None, claims: Collection[bytes] = ()) -> None:
         """Of the instances in `at_hand` (None: of all) each checkpoint is kept, of others the last; of issued claims those in `claims`."""
         self.of: dict[bytes, Carried] = {}
-        self.permitted: set[bytes] = set()
-        """Instances that got a token."""
+        """Each instance on the host of which a checkpoint of it was taken first: its own, where the log is told from its beginning."""
+        self.elsewhere: dict[tuple[bytes, str], Carried] = {}
+        """What other hosts carried under the same id, by that and the host."""
+        self.twins: list[Reason] = []
         self.issued: set[bytes] = set()
         """Digests of claims that were issued, to the instance that they name."""
         self._at_hand, self._claims = at_hand, claims
@@ -119,30 +124,44 @@ class CarriedLogs:
     def take(self, carriage: Carriage) -> None:
         """The next attestation."""
         for one in carriage.brought:
-            known = self.of.setdefault(one.instance, Carried(carriage.host, carriage.namespace))
+            known = self._known(one.instance, carriage)
             # 1
             if one.forked:
                 expected = "a checkpoint that extends the one before, and what was anchored since"
                 known.reasons.append(_wrong(one, carriage.at, expected, _said(one.size, one.root)))
             if one.claims is not None:
-                self.permitted.add(one.instance)
+                known.permitted = True
                 if one.claims in self._claims:
                     self.issued.add(one.claims)
             if one.taken:
                 self._extend(known, one, carriage)
         for row in (row for batch in (carriage.anchors.batches if carriage.anchors else ()) for row in batch):
             if self._at_hand is not None and row.instance in self._at_hand:
-                known = self.of.setdefault(row.instance, Carried(carriage.host, carriage.namespace))
-                known.anchored.append(Checkpoint(row.size, row.root, carriage.at, carriage.since))
+                self._known(row.instance, carriage).anchored.append(Checkpoint(row.size, row.root, carriage.at, carriage.since))
+
+    def on(self, namespace: str) -> dict[bytes, list[Carried]]:
+        """All instances of hosts of the namespace, each on every host that named it."""
+        found: dict[bytes, list[Carried]] = {}
+        for instance, one in (*self.of.items(), *((instance, one) for (instance, _), one in self.elsewhere.items())):
+            if one.namespace == namespace:
+                found.setdefault(instance, []).append(one)
+        return found
+
+    def _known(self, instance: bytes, carriage: Carriage) -> Carried:
+        known = self.of.setdefault(instance, Carried(carriage.host, carriage.namespace))
+        if known.host == carriage.host:
+            return known
+        return self.elsewhere.setdefault((instance, carriage.host), Carried(carriage.host, carriage.namespace))
 
     def _extend(self, known: Carried, one: Brought, carriage: Carriage) -> None:
         last = known.checkpoints[-1] if known.checkpoints else None
         # 3
-        if last is None:  # what another host said of it, and was not believed, makes it no instance of that
-            known.host, known.namespace = carriage.host, carriage.namespace
-        if carriage.host != known.host:
-            known.reasons.append(_wrong(one, carriage.at, f"an instance of {known.host}", f"one of {carriage.host}"))
-            return
+        if last is None and (first := self.of[one.instance]) is not known:
+            if first.checkpoints:
+                self.twins.append(_wrong(one, carriage.at, f"an instance of {first.host}", f"one of {known.host}"))
+            else:  # what another host said of it, and was not believed, makes it no instance of that
+                self.of[one.instance], self.elsewhere[one.instance, first.host] = known, first
+                del self.elsewhere[one.instance, known.host]
         if last is not None and one.size == last.size and one.root == last.root:
             last.until = carriage.since
             return

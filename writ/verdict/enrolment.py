@@ -18,7 +18,8 @@ from writ.formats.evidence import enrolment_binding
 from writ.formats.exchange import Activation, EnrolRequest
 from writ.formats.keys import PublicKey
 from writ.formats.reason import Reason
-from writ.formats.state import BANKS, RUNTIME_PCRS, HostRecord
+from writ.formats.state import HostRecord
+from writ.formats.tpm.pcr import BANKS, RUNTIME_PCRS
 from writ.formats.tpm.public import RH_ENDORSEMENT, Public, parse_public, primary_qualified_name, qualified_name
 from writ.formats.tpm.signature import ACCEPTED_HASHES
 from writ.formats.trust import Trust

@@ -116,7 +116,7 @@ def prove(bundle: ProofBundle, trust: Trust, witnesses: TlogPolicy | None = None
         raise refused("chain-order", "outcome.finished_at", "between the action and the checkpoint", str(outcome.finished_at))
     if record.decided_at > carried_at + _skew(policy):
         raise refused("chain-order", "action.decided_at", f"at most {carried_at + _skew(policy)}", str(record.decided_at))
-    became = "none recorded by then" if outcome is None else f"{outcome.outcome}, record {outcome.sequence} of the same log"
+    became = "none shown" if outcome is None else f"{outcome.outcome}, record {outcome.sequence} of the same log"
     times = f"{chain.enrolled_at}, {chain.attested_at}, {record.decided_at}, {carried_at}, give or take {_skew(policy)} s"
     steps.append(Step(13, f"outcome: {became}; all in order", times))
     return ProvenAction(chain, opening, record, rerun, outcome, carried_at, logged, tuple(steps))

@@ -10,7 +10,7 @@ It rests on the decisions that the verifier signed, and not on the quotes themse
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,7 +27,7 @@ from writ.formats.tlog.checkpoint import parse_signed_checkpoint
 from writ.formats.tlog.cosignature import TlogPolicy
 from writ.formats.tlog.merkle import Frontier, append, frontier_root, leaf_hash, root_from_range, verify_inclusion
 from writ.formats.trust import Trust
-from writ.verdict.action_bounds import TRAVEL, Bound, bound_of, out_of_bounds
+from writ.verdict.action_bounds import TRAVEL, Bound, bound_of, of_another, out_of_bounds
 from writ.verdict.anchor_audit import Told
 from writ.verdict.carried import Carried, CarriedLogs, Checkpoint
 from writ.verdict.log_audit import LogTrust, Speaker, Timeline, judge_entries
@@ -99,34 +99,34 @@ def prove_range(bundle: RangeBundle, trust: Trust, witnesses: TlogPolicy | None 
     steps.append(f"decisions: from {ends[0]} to {ends[1]}, each signed; the range is from {bundle.earliest} to {bundle.latest}")
     short = ends[1] < bundle.latest + LOOK_AHEAD
     # 4
-    parts = {one.instance: one for one in bundle.logs}
-    strangers = {one.instance: one for one in bundle.strangers}
     skews = {Digest.of(policy): parse_bundle(policy).settings.clock_skew for policy in bundle.policies}
     bounds = {token.digest: bound_of(token, skews) for token in map(parse_token, bundle.tokens)}
-    issued = {bound.claims.value: bound for bound in bounds.values()}
-    namespace = AgentId.parse(bundle.agent).namespace
-    named = [instance for instance, one in carried.of.items() if one.namespace == namespace]
+    issued = carried.issued & {bound.claims.value for bound in bounds.values()}
+    named = carried.on(AgentId.parse(bundle.agent).namespace)
+    shown = _Shown(bundle, carried.issued)
+    own: list[_Part] = []
     for instance in sorted(named):
-        if instance not in parts:
-            reasons += _stranger(instance, strangers.get(instance), carried, bundle.agent)
-    for instance in sorted((parts.keys() | strangers.keys()) - set(named)):
+        parts = [_Part(part, one, bundle, bounds, issued) for one in named[instance] for part in shown.parts.get(instance, ())]
+        mine = parts[0] if len(parts) == 1 else max(parts, key=lambda part: part.rank(shown), default=None)
+        own += [] if mine is None else [mine]
+        reasons += shown.judge(instance, named[instance], None if mine is None else mine.carried)
+    for instance in sorted((shown.parts.keys() | shown.strangers.keys()) - named.keys()):
         reasons.append(Reason("range-gap", f"instance {instance.hex()}", "one that the entries name", "another"))
-    for instance in sorted(parts.keys() | set(named) - strangers.keys()):  # what another did is no fault of this agent's
-        reasons += carried.of[instance].reasons if instance in carried.of else ()
-    steps.append(f"instances: {len(named)} that the entries name, {len(parts)} of the agent and {len(strangers)} shown to be another's")
+    steps.append(
+        f"instances: {len(named)} that the entries name, {len(bundle.logs)} of the agent and {len(shown.strangers)} shown to be another's"
+    )
     # 5, 6
     logs: list[RangeLog] = []
-    for instance, part in sorted(parts.items()):
-        if (one := carried.of.get(instance)) is not None:
-            log, wrong = _Part(part, one, bundle, bounds, carried.issued & issued.keys()).judged()
-            logs.append(log)
-            reasons += wrong
+    for part in own:
+        log, wrong = part.judged()
+        logs.append(log)
+        reasons += wrong
     count = sum(len(log.records) for log in logs)
     steps.append(
         f"logs: each from a checkpoint before the range, or its beginning, with the root of each that was taken since; {len(logs)} logs"
     )
     steps.append(f"records: {count} in the range, against {len(bounds)} tokens, and times against the checkpoints around each")
-    return ProvenRange(tuple(reasons), tuple(steps), tuple(logs), len(strangers), short)
+    return ProvenRange(tuple(reasons), tuple(steps), tuple(logs), len(shown.strangers), short)
 
 
 def _entries(bundle: RangeBundle, speaker: Speaker) -> tuple[CarriedLogs, tuple[int, int], list[Reason]]:
@@ -158,29 +158,72 @@ def _succeeded(told: Iterable[Told], earliest: int) -> Iterator[Reason]:
             yield Reason("range-gap", "entry.0", f"entries from {needed} on", got[:200])
 
 
-def _stranger(instance: bytes, shown: Stranger | None, carried: CarriedLogs, agent: str) -> Iterator[Reason]:
-    """Nothing where the instance is shown to be another agent's, or carried no record and had no token that could permit one."""
-    one, claim = carried.of[instance], f"instance {instance.hex()} of {carried.of[instance].host}"
-    if shown is None:
-        if one.size or instance in carried.permitted:
-            yield Reason("range-gap", claim, "its log, or whose it is", "neither")
-        return
-    try:
-        if shown.claims is not None:
-            claims = parse_claims(shown.claims)
-            whose, holds = str(claims.agent), claims.instance == instance and Digest.of(shown.claims).value in carried.issued
-        else:
-            opening = None if shown.opening is None else parse_record(shown.opening.record)
-            whose = opening.agent if isinstance(opening, Opening) and opening.instance == instance else ""
-            holds = shown.opening is not None and shown.opening.index == 0 and bool(whose) and _included(shown.opening, one)
-            holds = holds and instance not in carried.permitted  # an opening is the host's word, a token the verifier's
-    except FormatError as error:
-        yield Reason("malformed", claim, f"{error.what}: {error.expected}"[:200], error.got)
-        return
-    if not holds:
-        yield Reason("range-gap", claim, "claims or an opening of it that the entries vouch for", "others")
-    elif whose == agent:
-        yield Reason("range-gap", claim, f"the log of an instance of {agent}"[:200], "none")
+class _Shown:
+    """What the bundle shows of instances: logs of the agent's, and whose the others are."""
+
+    def __init__(self, bundle: RangeBundle, issued: Collection[bytes]) -> None:
+        self.parts = {part.instance: (part,) for part in bundle.logs}
+        self.strangers: dict[bytes, list[Stranger]] = {}
+        for shown in bundle.strangers:
+            self.strangers.setdefault(shown.instance, []).append(shown)
+        self._agent, self._issued = bundle.agent, issued
+
+    def judge(self, instance: bytes, hosts: Sequence[Carried], own: Carried | None) -> Iterator[Reason]:
+        """What stands against the range for an instance, on each of the hosts that carried it; on `own` its log is the one here.
+
+        1. Of the agent's own all that is wrong with its checkpoints. What is wrong with those of another agent is no fault of this one's.
+        2. Ids are public. Where it is clear whose the instance is that got tokens on one host, another host that carries what it likes
+           under its id, and got none, did nothing; one that got a token did it as the same instance, or is shown to be another agent's.
+        3. Any other is shown to be another agent's, or carried no record and had no token that could permit one.
+        """
+        clear = any(one.permitted and (one is own or self.another(instance, one)) for one in hosts)
+        for one in hosts:
+            claim, shown = f"instance {instance.hex()} of {one.host}", self.strangers.get(instance, ())
+            # 1
+            if one is own:
+                yield from one.reasons
+                continue
+            # 2
+            if clear and not one.permitted:
+                continue
+            whose, fault = self._whose(instance, one)
+            if own is not None and whose in (None, self._agent):
+                yield Reason("action-log-forked", claim, f"an instance of {own.host}, or another agent's", "another log of it")
+            # 3
+            elif not shown:
+                yield from one.reasons
+                if one.size or one.permitted:
+                    yield Reason("range-gap", claim, "its log, or whose it is", "neither")
+            elif fault is not None:
+                yield fault
+            elif whose is None:
+                yield Reason("range-gap", claim, "claims or an opening of it that the entries vouch for", "others")
+            elif whose == self._agent:
+                yield Reason("range-gap", claim, f"the log of an instance of {self._agent}"[:200], "none")
+
+    def another(self, instance: bytes, one: Carried) -> bool:
+        """Whether the instance on that host is shown to be another agent's."""
+        return self._whose(instance, one)[0] not in (None, self._agent)
+
+    def _whose(self, instance: bytes, one: Carried) -> tuple[str | None, Reason | None]:
+        """Whose the instance on that host is, by something that the entries vouch for; and what of it cannot be read."""
+        fault: Reason | None = None
+        for shown in self.strangers.get(instance, ()):
+            try:
+                if shown.claims is not None:
+                    claims = parse_claims(shown.claims)
+                    named = claims.instance == instance and claims.host == one.host
+                    if named and Digest.of(shown.claims).value in self._issued:
+                        return str(claims.agent), None
+                elif shown.opening is not None and not one.permitted:  # an opening is the host's word, a token the verifier's
+                    opening = parse_record(shown.opening.record)
+                    named = isinstance(opening, Opening) and opening.instance == instance and bool(opening.agent)
+                    if isinstance(opening, Opening) and named and shown.opening.index == 0 and _included(shown.opening, one):
+                        return opening.agent, None
+            except FormatError as error:
+                claim = f"instance {instance.hex()} of {one.host}"
+                fault = Reason("malformed", claim, f"{error.what}: {error.expected}"[:200], error.got)
+        return None, fault
 
 
 def _included(leaf: ProvenLeaf, one: Carried) -> bool:
@@ -194,14 +237,18 @@ class _Part:
     def __init__(
         self, part: LogPart, carried: Carried, bundle: RangeBundle, bounds: Mapping[Digest, Bound], issued: set[bytes]
     ) -> None:  # fmt: skip
-        self._part, self._carried, self._bundle, self._bounds, self._issued = part, carried, bundle, bounds, issued
+        self._part, self.carried, self._bundle, self._bounds, self._issued = part, carried, bundle, bounds, issued
         self._name = f"action log {part.instance.hex()}"
         self._openings: dict[int, Opening] = {}
         self._sizes = [one.size for one in carried.checkpoints]
 
+    def rank(self, shown: _Shown) -> tuple[bool, bool, bool]:
+        """How far this part is of the instance on this host, where several hosts carried the instance."""
+        return not shown.another(self._part.instance, self.carried), self.carried.permitted, not list(self._roots())
+
     def judged(self) -> tuple[RangeLog, list[Reason]]:
         """The records, and what is wrong."""
-        part, carried = self._part, self._carried
+        part, carried = self._part, self.carried
         wrong = list(self._roots())
         records: list[BoundedRecord] = []
         last = carried.checkpoints[-1] if carried.checkpoints else None
@@ -223,7 +270,7 @@ class _Part:
 
     def _roots(self) -> Iterator[Reason]:
         """5."""
-        part, checkpoints = self._part, self._carried.checkpoints
+        part, checkpoints = self._part, self.carried.checkpoints
         try:
             frontier = Frontier(part.first, part.before)
         except FormatError as error:
@@ -252,12 +299,12 @@ class _Part:
                 return
 
     def _start(self) -> Checkpoint | None:
-        return next((one for one in self._carried.checkpoints if one.size == self._part.first), None)
+        return next((one for one in self.carried.checkpoints if one.size == self._part.first), None)
 
     def _openings_in_front(self) -> Iterator[Reason]:
         for leaf in self._part.openings:
             record = parse_record(leaf.record)
-            if not isinstance(record, Opening) or record.sequence != leaf.index or not _included(leaf, self._carried):
+            if not isinstance(record, Opening) or record.sequence != leaf.index or not _included(leaf, self.carried):
                 yield Reason("inclusion-invalid", f"{self._name}, record {leaf.index}", "an opening in its place", "another")
             else:
                 self._openings[leaf.index] = record
@@ -288,8 +335,7 @@ class _Part:
             if record.permit:
                 yield Reason("decision-mismatch", f"{claim}.token", "a token for a permit", "none")
         else:
-            if bound.instance != self._part.instance or bound.agent != self._bundle.agent:
-                yield Reason("digest-mismatch", f"{claim}.token", self._part.instance.hex(), bound.instance.hex())
+            yield from of_another(claim, bound, self.carried.host, self._part.instance, self._bundle.agent)
             if bound.claims.value not in self._issued and record.decided_at >= self._bundle.earliest:
                 yield Reason("token-unlogged", f"{claim}.token", f"a decision that issued the claims {bound.claims}", "none in the entries")
             if record.permit:
@@ -297,7 +343,7 @@ class _Part:
 
     def _between(self, at: int) -> tuple[int, int]:
         """When the log stood before the record `at`, and when beyond it."""
-        checkpoints = self._carried.checkpoints
+        checkpoints = self.carried.checkpoints
         after = bisect_right(self._sizes, at)
         since = checkpoints[after - 1].until if after else 0
         return since, checkpoints[after].at if after < len(checkpoints) else 0

@@ -163,7 +163,7 @@ class Session:
                     threads.add(thread)
                 threads = {thread for thread in threads if thread.is_alive()}
         except FormatError as error:
-            _LOG.warning("egress-malformed", what=error.what, expected=error.expected, got=error.got)
+            _LOG.warning("egress-malformed", what=error.what, expected=error.expected)  # what came is content
         finally:
             http2.fail(Ended("reset"))
             for thread in threads:

@@ -100,7 +100,7 @@ class Way:
             answer.failed(ruling.sequence, error.what, error.detail)
         except FormatError as error:
             passage.ended = "malformed"
-            _LOG.warning("egress-malformed", sequence=ruling.sequence, what=error.what, expected=error.expected, got=error.got)
+            _LOG.warning("egress-malformed", sequence=ruling.sequence, what=error.what, expected=error.expected)  # what came is content
             answer.failed(ruling.sequence, "http", str(error))
         except Ended as end:
             passage.ended = str(end)

@@ -31,7 +31,7 @@ from enforcer.gates.mcp.listening import SUBSCRIBING, Listening
 from enforcer.gates.mcp.questions import INPUT, Questions
 from enforcer.gates.mcp.refusal import failed, refused
 from enforcer.tools.mcp_server import VERSION, Fault, Hearing, McpServer, spelt
-from enforcer.tools.tool import RESULT
+from enforcer.tools.tool import RESULT, undefined
 from writ.formats.action import Action
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused, Unavailable
@@ -211,7 +211,7 @@ class Desk:
         except Refused as error:
             return error.reasons[0]
         except (Unavailable, FormatError) as error:
-            return Reason("unavailable", f"tool {self.name}"[:100], "its definitions", str(error)[:200])
+            return undefined(f"tool {self.name}", error)
         if against is None:
             checked(next(one for one in listed if one.get("name") == wanted))
         return against

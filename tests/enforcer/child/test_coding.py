@@ -19,11 +19,11 @@ from typing import Any
 
 import pytest
 
-from enforcer.record import LogReader
 from tests.conftest import missing
 from tests.enforcer.child import toolchain
 from tests.enforcer.child.test_children import GRANTS, PRELUDE
 from tests.enforcer.host import Host
+from tests.enforcer.records import entries_of, records_of
 from tests.world.attestor import KnownAgent
 from writ.formats.grants import grant_set
 from writ.formats.record import ActionRecord
@@ -141,7 +141,7 @@ def test_it_clones_installs_compiles_tests_and_commits(host: Host, handed: bytes
     assert _git(tmp_path / "back" / "origin.git", "rev-parse", "main") == told(by["commit"])
     assert "done" in _git(tmp_path / "back" / "origin.git", "show", "main:README")
     child = host.instance("coder")
-    entries = LogReader(host.config.instance_dir(child), child).entries()
+    entries = entries_of(host.config.instance_dir(child), child)
     scripts = [json.loads(e.content or b"")["script"]["sha256"] for e in entries if isinstance(e.record, ActionRecord)]
     assert scripts == [hashlib.sha256(script.encode()).hexdigest() for script, _ in asked]
 
@@ -167,7 +167,7 @@ def test_it_clones_from_where_its_grants_say_and_from_nowhere_else(host: Host, h
     connects = [f"tcp:127.0.0.1:{served if granted else served + 1}"]
     (answer,) = work(host, steps(f"http://127.0.0.1:{served}/origin.git", "", handed, "clone"), connects=connects)
     child = host.instance("coder")
-    records = [e.record for e in LogReader(host.config.instance_dir(child), child).entries()]
+    records = records_of(host.config.instance_dir(child), child)
     acted = {(r.action, r.resource, r.permit) for r in records if isinstance(r, ActionRecord)}
     assert ("net.connect", f"tcp:127.0.0.1:{served}", granted) in acted, told(answer, "stderr")
     if granted:

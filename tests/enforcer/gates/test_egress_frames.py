@@ -443,6 +443,18 @@ def test_content_that_ends_otherwise_than_it_began_is_not_made_whole(
     assert one.out.results()[0]["ended"] == "malformed"
 
 
+def test_what_an_agent_sent_is_in_no_log(sites: Sites, caplog: pytest.LogCaptureFixture) -> None:
+    """A log is erased by nobody: of what was malformed it says where, and not what came."""
+    agent = sites().agent(lax=True)
+    number = agent.send(agent.head("/v1/a", method="POST"), data=b"abc", end=False)
+    agent.h2.send_headers(number, [("X-Case", "patient-4711")], end_stream=True)
+    agent.flush()
+    assert agent.answer(number).status == 502
+    logged = [str(vars(one)) for one in caplog.records]
+    assert [one for one in logged if "egress-malformed" in one]
+    assert not [one for one in logged if "4711" in one]
+
+
 def test_list_of_fields_is_bounded(sites: Sites) -> None:
     one = sites()
     agent = one.agent()

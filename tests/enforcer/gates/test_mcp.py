@@ -12,9 +12,11 @@ import pytest
 from tests.enforcer.gates.conftest import makes
 from tests.enforcer.gates.mcp_rig import META, OLD, Rig, approved, rule
 from tests.enforcer.host import wait_for
+from tests.enforcer.records import entries_of
 from tests.world.mcp_notes import STATE
 from writ.formats.mcp.protocol import FAILED, MODERN, REFUSED
 from writ.formats.reason import Reason
+from writ.formats.record import ActionRecord
 
 READ = {"name": "read", "arguments": {"name": "today"}}
 Make = Callable[..., Rig]
@@ -38,6 +40,17 @@ def test_a_granted_call_passes_once_with_what_was_decided_and_has_its_outcome(ri
     (heard,) = rig.heard("tools/call")
     assert {name: one for name, one in heard["params"].items() if name != "_meta"} == READ
     assert rig.records() == [("tool.call", "mcp:notes/read", True), "done"]
+
+
+def test_what_a_server_says_instead_of_its_definitions_stands_in_no_record(rigs: Make) -> None:
+    """A record is public, and is never erased: a server that would have a result stand there finds no room for it."""
+    rig = rigs(protocol=OLD)
+    rig.says(version="patient-4711")
+    assert rule(rig.modern("tools/call", READ)) == "unavailable"
+    [entry] = entries_of(rig.folder, rig.scene.instance)
+    assert isinstance(entry.record, ActionRecord)
+    assert entry.record.reasons
+    assert b"4711" not in entry.leaf
 
 
 def test_the_older_generation_is_served_the_same_after_its_handshake(rig: Rig) -> None:

@@ -16,7 +16,7 @@ from enforcer.credential import Held
 from enforcer.gates.socket import SocketGate
 from enforcer.tools.tool import Led, Reply
 from enforcer.wire.lines import MAX_LINE
-from tests.enforcer.records import records_of
+from tests.enforcer.records import entries_of, records_of
 from tests.enforcer.scene import Scene
 from tests.parsers import assert_parser_is_total
 from writ.formats.action import Action
@@ -30,6 +30,7 @@ class Echo:
     """A tool that answers with its arguments, or as it is told, or fails."""
 
     fails = False
+    instead = ""
     called = 0
     led: Led | None = None
     reply: Reply | None = None
@@ -43,7 +44,10 @@ class Echo:
         return contextlib.nullcontext()
 
     def against(self, method: str) -> Reason | None:
-        """Nothing."""
+        """Nothing, or what it says instead of its definitions."""
+        if self.instead:
+            raise FormatError("tool notes", "a version", repr(self.instead))
+        return None
 
     def call(self, action: Action, method: str, arguments: bytes, held: Held | None, led: Led) -> Reply:
         """Answer."""
@@ -130,6 +134,14 @@ def test_failed_forwarding_is_a_failed_outcome(gate: Gate) -> None:
     assert (answer["ok"], answer["failure"]["what"]) == (False, "tool notes")
     assert isinstance(outcome, OutcomeRecord)
     assert outcome.outcome == "failed"
+
+
+def test_what_a_tool_says_instead_of_its_definitions_stands_in_no_record(gate: Gate) -> None:
+    gate.tool.instead = "patient-4711"
+    answer = json.loads(gate.gate.answer(b'{"id":1,"tool":"notes","method":"read","arguments":{}}'))
+    assert [one["code"] for one in answer["refusal"]["reasons"]] == ["unavailable"]
+    [entry] = entries_of(Path(gate.path).parent, gate.scene.instance)
+    assert b"4711" not in entry.leaf
 
 
 @pytest.mark.parametrize(

@@ -46,9 +46,15 @@ class Stopped:
 
 
 def uplink(
-    url: str, *, ca_file: Path | None = None, signer: Signer | None = None, timeout: float = 5.0, max_answer: int = 100_000
+    url: str,
+    *,
+    ca_file: Path | None = None,
+    signer: Signer | None = None,
+    timeout: float = 5.0,
+    max_answer: int = 100_000,
+    slowest: int | None = None,
 ) -> Uplink:
-    return Uplink(url, ca_file=ca_file, signer=signer, clock=Stopped(), timeout=timeout, max_answer=max_answer)
+    return Uplink(url, ca_file=ca_file, signer=signer, clock=Stopped(), timeout=timeout, max_answer=max_answer, slowest=slowest)
 
 
 # --- servers ------------------------------------------------------------------------------------------------------------
@@ -371,6 +377,25 @@ def test_slow_loris_server_is_left_at_the_deadline(scripted: Callable[[Script], 
 def test_server_that_does_not_read_is_left_at_the_deadline(scripted: Callable[[Script], str]) -> None:
     with uplink(scripted(lambda _sock, _number: time.sleep(1)), timeout=0.3) as link, pytest.raises(Unavailable, match="no answer"):
         link.post("/", bytes(50_000_000), "text/plain")
+
+
+@pytest.mark.parametrize("slowest", [None, 100_000])
+def test_a_large_body_has_the_time_that_a_slow_line_takes(scripted: Callable[[Script], str], slowest: int | None) -> None:
+    """Ten seconds more for it here, where that was said; nothing more for a request without a body."""
+
+    def script(sock: socket.socket, _number: int) -> None:
+        time.sleep(0.6)
+        request(sock)
+        sock.sendall(OK)
+
+    with uplink(scripted(script), timeout=0.3, slowest=slowest) as link:
+        if slowest is None:
+            with pytest.raises(Unavailable, match=r"no answer in 0\.3 s"):
+                link.post("/", bytes(1_000_000), "text/plain")
+        else:
+            assert link.post("/", bytes(1_000_000), "text/plain").status == 200
+        with pytest.raises(Unavailable, match=r"no answer in 0\.3 s"):
+            link.get("/")
 
 
 def test_nobody_there_is_unavailable() -> None:

@@ -20,6 +20,7 @@ from writ.verdict.attestation import AttestationVerdict
 from writ.verdict.carried import Carriage, Carried, CarriedLogs, carriage_of, judge_anchored
 
 ONE = sixteen("one")
+Logged = AttestDecision | EnrolDecision | OperatorAct
 
 
 class Story(Scene):
@@ -541,14 +542,13 @@ def test_host_that_enrols_again_without_an_operator_is_found() -> None:
     """Else root could enrol anew where a reset was to be hidden. Each admission is for one enrolment, of one host."""
     before, after, since = again()
     enrol, admit = after.enrol_entry, did("host-admit", after)
-    others = (replace(admit, subject="host-2"), did("host-release", after), did("host-retire", after))
-    for forgery in ((), *((other,) for other in others)):
-        forged: list[AttestDecision | EnrolDecision | OperatorAct] = [*forgery, enrol]
-        found = [reason.code for reason in replay_anchors([admit, enrol, *before, *forged, *since])]
+    others: tuple[Logged, ...] = (replace(admit, subject="host-2"), did("host-release", after), did("host-retire", after))
+    for forged in ((), *((other,) for other in others)):
+        found = [reason.code for reason in replay_anchors([admit, enrol, *before, *forged, enrol, *since])]
         assert found == ["enrolment-unadmitted", "anchor-reset"]
-    twice: list[AttestDecision | EnrolDecision | OperatorAct] = [admit, enrol, *before, admit, enrol, *since, enrol, *since]
+    twice: list[Logged] = [admit, enrol, *before, admit, enrol, *since, enrol, *since]
     assert [reason.code for reason in replay_anchors(twice)] == ["enrolment-unadmitted", "anchor-reset", "anchor-anew"]
-    both: list[AttestDecision | EnrolDecision | OperatorAct] = [admit, admit, enrol, *before, enrol, *since]
+    both: list[Logged] = [admit, admit, enrol, *before, enrol, *since]
     assert [reason.code for reason in replay_anchors(both)] == ["anchor-reset", "anchor-anew"], "two admissions are for two"
     (_, anew) = replay_anchors([did("log-succeed", after), *before, enrol, *since])
     assert (anew.code, anew.got) == ("anchor-anew", "admitted by an operator of the log before")
@@ -566,10 +566,11 @@ def test_only_a_release_of_a_tpm_that_counted_backwards_begins_anew() -> None:
         ("anchor-reset", "reset 8, restart 0"), ("anchor-anew", "released by ruth, its TPM counted backwards"),
     ]  # fmt: skip
     elsewhere, excused = replace(released, subject="host-2"), did("host-excuse", after)
-    for other in ([released], [fallen], [released, fallen], [fallen, elsewhere], [fallen, excused]):
+    several: tuple[list[Logged], ...] = ([released], [fallen], [released, fallen], [fallen, elsewhere], [fallen, excused])
+    for other in several:
         assert {one.code for one in replay_anchors([*before, *other, *since])} & {"reset-count-fell", "anchor-register-mismatch"}
     _, _, below = again(cleared=True)
-    later: list[AttestDecision | EnrolDecision | OperatorAct] = [*before, fallen, released, *since, released, *below]
+    later: list[Logged] = [*before, fallen, released, *since, released, *below]
     assert "reset-count-fell" in {one.code for one in replay_anchors(later)}, "one release is for one fall"
 
 

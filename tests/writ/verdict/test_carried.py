@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from tests.world.scene import Scene, permitted, sign_token, sixteen
+from writ.formats.anchor import AnchorRow
 from writ.formats.decision import AttestDecision, encode_entry, parse_entry
 from writ.formats.reason import Reason
 from writ.formats.tlog.merkle import EMPTY_FRONTIER, frontier_root, leaf_hash
@@ -98,11 +99,36 @@ def test_lineage_that_forked_or_fell_is_seen_in_the_public_log_alone() -> None:
         assert carried_of(lie, sixteen("two")).reasons == [], "its neighbour did nothing"
 
 
-def test_an_instance_of_two_hosts_is_a_finding_and_the_second_moves_nothing() -> None:
+def test_an_instance_of_two_hosts_is_a_finding_about_the_second_and_says_nothing_of_the_first() -> None:
+    """Ids are public: whoever has root on another host launches what it likes under one, in any order of attestations after the first."""
     _, decisions = story()
-    carried = carried_of([*decisions[:3], replace(decisions[3], host="host-2")], ONE)
-    assert [reason.code for reason in carried.reasons] == ["action-log-forked"]
-    assert (carried.host, carried.size) == ("host-1", 5)
+    twin = [replace(one, host="host-2", namespace="evil") for one in decisions]
+    logs = CarriedLogs()
+    for decision in (decisions[0], twin[3], decisions[1], twin[0], *decisions[2:]):
+        logs.take(carriage_of(decision))
+    assert logs.of[ONE] == carried_of(decisions, ONE)
+    twins = [reason for reason in logs.twins if reason.claim.startswith(ONE.hex())]
+    assert [(reason.code, reason.expected, reason.got) for reason in twins] == [
+        ("action-log-forked", "an instance of host-1", "one of host-2")
+    ]
+    other = logs.elsewhere[ONE, "host-2"]
+    assert (other.size, [reason.code for reason in other.reasons]) == (7, ["action-log-forked"]), "its own history fell"
+    assert [list(logs.on(name)) for name in ("billing", "evil", "none")] == [[ONE, sixteen("two")], [ONE, sixteen("two")], []]
+
+
+def test_anchors_of_an_instance_on_another_host_are_none_of_it() -> None:
+    """Whoever has root there extends what it likes; the verifier refuses its host, and the public log names the anchors."""
+    _, decisions = story()
+    other = Scene(host="host-2")
+    other.anchor(rows=(AnchorRow(ONE, 1, bytes(32)),))
+    forged = other.judge(other.evidence()).entry
+    assert forged.anchors is not None
+    logs = CarriedLogs((ONE,))
+    for decision in (decisions[0], forged, *decisions[1:]):
+        logs.take(carriage_of(decision))
+    assert logs.of[ONE].anchored == []
+    assert logs.of == {ONE: carried_of(decisions, ONE), sixteen("two"): logs.of[sixteen("two")]}
+    assert [one.root for one in logs.elsewhere[ONE, "host-2"].anchored] == [bytes(32)]
 
 
 def test_a_host_that_was_not_believed_does_not_make_an_instance_its_own() -> None:

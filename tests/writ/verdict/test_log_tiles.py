@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from functools import cache
 from typing import Any
 
 import pytest
@@ -15,13 +16,17 @@ from writ.formats.tlog.tile import Tile
 from writ.verdict.log_audit import MOST_FINDINGS, Findings, LogAudit, Timeline
 from writ.verdict.log_tiles import parting, prove_tiles
 
-LEAVES = [leaf_hash(b"%d" % at) for at in range(66_000)]
 Files = dict[Tile, bytes]
 
 
+@cache
+def all_leaves() -> list[bytes]:
+    return [leaf_hash(b"%d" % at) for at in range(66_000)]
+
+
 def log(size: int, *, other: int | None = None) -> tuple[Checkpoint, Files]:
-    """A checkpoint and its tiles; the leaf `other` is not the one of LEAVES."""
-    leaves = LEAVES[:size]
+    """A checkpoint and its tiles; the leaf `other` is not the one of `all_leaves`."""
+    leaves = all_leaves()[:size]
     if other is not None:
         leaves = [*leaves[:other], bytes(32), *leaves[other + 1 :]]
     edge = Edge()
@@ -54,7 +59,7 @@ def compared(one: tuple[Checkpoint, Files], two: tuple[Checkpoint, Files]) -> An
 @pytest.mark.parametrize("at", [0, 255, 256, 1000, 65_535, 65_536, 65_900])
 @pytest.mark.parametrize("one, two", [(66_000, 66_000), (66_000, 65_901), (65_901, 66_000)])
 def test_two_logs_part_where_they_do(at: int, one: int, two: int) -> None:
-    assert compared(log(one), log(two, other=at)) == (at, LEAVES[at], bytes(32))
+    assert compared(log(one), log(two, other=at)) == (at, all_leaves()[at], bytes(32))
 
 
 @pytest.mark.parametrize("one, two", [(66_000, 66_000), (66_000, 65_536), (256, 65_537), (0, 5), (66_000, 255)])
@@ -67,7 +72,7 @@ def test_the_root_of_an_earlier_size_is_that_of_so_many_leaves(size: int) -> Non
     checkpoint, files = log(66_000)
     tiles = told(prove_tiles(checkpoint), files)
 
-    assert told(tiles.edge_at(size), files).root() == root(LEAVES[:size])
+    assert told(tiles.edge_at(size), files).root() == root(all_leaves()[:size])
 
 
 @pytest.mark.parametrize("tile", [Tile(0, 3), Tile(1, 0)])
@@ -99,7 +104,7 @@ def test_what_no_log_has_is_misuse() -> None:
         with pytest.raises(Misuse):
             told(asking, files)
     edge = Edge()
-    edge.append(LEAVES[:5])
+    edge.append(all_leaves()[:5])
     with pytest.raises(Misuse):
         LogAudit(checkpoint, (), edge)
 

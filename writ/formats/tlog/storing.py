@@ -7,6 +7,9 @@ order, each behind its length in four bytes, 0 for none. Papers are what an audi
 
 The log of an instance is named after its host's: `records.example.org/host-1/` and the instance in hex. One key of the host signs them all.
 
+The whole request is signed by that key, as a DPoP proof (RFC 9449) in its head: POST, the address, and the SHA-256 of the body as `arg`. So
+it is known whose it is before any of the body is read, and nobody but the host adds a paper.
+
 The answer is the store's cosignature of the checkpoint. A store that has another size says which, as `text/x.tlog.mirror-info`.
 
 Source: ours, docs/formats.md; the answers are those of C2SP tlog-mirror (2026-07, a draft).
@@ -25,6 +28,7 @@ from writ.formats.tlog.merkle import MAX_SIZE
 from writ.formats.tlog.note import NoteKey, encode_note
 from writ.formats.tlog.tile import encode_bundle, parse_bundle
 
+PATH: Final = "/add-records"
 CONTENT_TYPE: Final = "application/vnd.writ.records+cbor"
 INFO_TYPE: Final = "text/x.tlog.mirror-info"
 MOST_RECORDS: Final = 4096

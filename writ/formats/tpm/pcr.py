@@ -19,6 +19,10 @@ from writ.formats.digest import PCR_COUNT, SIZES, hash_bytes
 from writ.formats.errors import FormatError
 from writ.formats.tpm.wire import HASHES, Reader, hash_id
 
+BANKS: Final = ("sha256", "sha384")
+"""Banks that a host may be quoted in."""
+RUNTIME_PCRS: Final = (8, 9, 11, 12, 13, 14, 15)
+"""PCRs that no one can reset without a reboot and that IMA does not use (PC Client Profile 1.05, 4.6)."""
 SIZE_OF_SELECT: Final = 3
 """Bytes of a PCR bitmap on a PC Client TPM (24 PCRs); other sizes are refused, so that a selection has one spelling."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from hashlib import sha256
 
 import pytest
@@ -13,14 +14,17 @@ from writ.formats.tlog.edge import Edge
 from writ.formats.tlog.merkle import leaf_hash, root
 from writ.formats.tlog.tile import WIDTH, Tile, fold, tiles_of
 
-LEAVES = [leaf_hash(b"%d" % at) for at in range(66_000)]
+
+@cache
+def all_leaves() -> list[bytes]:
+    return [leaf_hash(b"%d" % at) for at in range(66_000)]
 
 
 def grown(size: int, step: int) -> tuple[Edge, dict[Tile, tuple[bytes, ...]]]:
     edge = Edge()
     tiles: dict[Tile, tuple[bytes, ...]] = {}
     for at in range(0, size, step):
-        tiles |= dict(edge.append(LEAVES[at : min(at + step, size)]))
+        tiles |= dict(edge.append(all_leaves()[at : min(at + step, size)]))
     return edge, tiles | dict(edge.partial())
 
 
@@ -28,19 +32,19 @@ def grown(size: int, step: int) -> tuple[Edge, dict[Tile, tuple[bytes, ...]]]:
 def test_root_and_tiles_are_those_of_all_leaves(size: int) -> None:
     edge, tiles = grown(size, 1000)
 
-    assert (edge.size, edge.root()) == (size, root(LEAVES[:size]))
+    assert (edge.size, edge.root()) == (size, root(all_leaves()[:size]))
     assert set(tiles) == set(tiles_of(size))
     for tile, hashes in tiles.items():
         wide = WIDTH**tile.level
         first = tile.index * WIDTH * wide
-        assert hashes[-1] == root(LEAVES[first + (tile.width - 1) * wide : first + tile.width * wide])
+        assert hashes[-1] == root(all_leaves()[first + (tile.width - 1) * wide : first + tile.width * wide])
 
 
 @given(st.integers(0, 1200), st.integers(1, 700))
 def test_steps_make_no_difference(size: int, step: int) -> None:
     edge, tiles = grown(size, step)
 
-    assert (edge.root(), tiles) == (root(LEAVES[:size]), grown(size, 1200)[1])
+    assert (edge.root(), tiles) == (root(all_leaves()[:size]), grown(size, 1200)[1])
 
 
 def test_a_copy_grows_on_its_own() -> None:
@@ -48,7 +52,7 @@ def test_a_copy_grows_on_its_own() -> None:
     other = edge.copy()
     other.append([sha256(b"other").digest()] * 300)
 
-    assert (edge.size, edge.root()) == (300, root(LEAVES[:300]))
+    assert (edge.size, edge.root()) == (300, root(all_leaves()[:300]))
     assert other.size == 600
 
 
