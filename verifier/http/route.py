@@ -173,7 +173,8 @@ def _operator(caller: str, parts: Parts, authorization: str | None) -> Operator:
 def known(parts: Parts) -> Known:
     """Who asks, before his body is read: the host whose key made the proof in the head, or the operator.
 
-    `_admit` asks again, with the body. Of the proof this says nothing about what it was made over, nor that it is used once. Raises Refused, FormatError.
+    `_admit` asks again, with the body. Of the proof this says nothing about what it was made over, nor that it is used once. Raises
+    Refused, FormatError.
     """
 
     def of_host(path: str, headers: Headers, method: str) -> str:

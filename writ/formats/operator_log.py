@@ -114,7 +114,9 @@ def held_of(acts: Iterable[Act]) -> dict[str, Act]:
 
 def _act(record: ActionRecord, content: bytes | None) -> Act:
     if record.action not in (HOLD, LIFT, ERASE, SETTLE) or record.gate != GATE:
-        raise FormatError("operator log", f"{HOLD}, {LIFT}, {ERASE} or {SETTLE} of the gate {GATE}", f"{record.action} of {record.gate}"[:120])
+        raise FormatError(
+            "operator log", f"{HOLD}, {LIFT}, {ERASE} or {SETTLE} of the gate {GATE}", f"{record.action} of {record.gate}"[:120]
+        )
     if content is None:
         return Act(record.action, record.resource, record.decided_at, None, None)
     f = Fields(decode_json(content, "operator log", max_size=MAX_SAID), "operator log")
