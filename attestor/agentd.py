@@ -32,7 +32,7 @@ from attestor.measure.governance import not_said
 from attestor.measure.manifest import Measured, find_manifest, measure_manifest
 from attestor.measure.store import Store
 from attestor.measure.watch import Watch
-from writ.formats.anchor import MAX_ROWS, AnchorRow
+from writ.formats.anchor import MAX_BATCHES, MAX_ROWS, AnchorRow
 from writ.formats.digest import Digest
 from writ.formats.eat import parse_token
 from writ.formats.errors import FormatError, Refused, Unavailable
@@ -379,7 +379,7 @@ class AgentDaemon:
         """All that wait are in one extend, and hear of it; as many as there is room for, who came first. Holds `_anchoring`."""
         taken = [self._rows.pop(name) for name in list(self._rows)[:MAX_ROWS]]
         try:
-            await asyncio.to_thread(self._attestation.anchor, tuple(row for row, _ in taken))
+            left = await asyncio.to_thread(self._attestation.anchor, tuple(row for row, _ in taken))
         except (Refused, Unavailable) as error:
             for _, waits in taken:
                 waits.set_exception(error)
@@ -388,8 +388,10 @@ class AgentDaemon:
                 waits.cancel()
             raise
         else:
-            for _, waits in taken:
-                waits.set_result(None)
+            limit = f"{MAX_BATCHES} batches of {MAX_ROWS} checkpoints between two quotes"
+            full = Refused(Reason("anchors-full", "anchors", limit, "one more"))
+            for row, waits in taken:
+                waits.set_exception(full) if row in left else waits.set_result(None)
 
     async def _exchange(self, ask: ExchangeAsk) -> Local:
         """The verifier's token for elsewhere, of a running instance; one question at a time. Of drift we may know before it does."""

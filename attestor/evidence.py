@@ -143,14 +143,15 @@ class Attestation:
         """The register of anchors is as its file says, or nothing is anchored in this boot. Raises Unavailable."""
         self._anchors.open()
 
-    def anchor(self, rows: tuple[AnchorRow, ...]) -> None:
-        """The checkpoints are in the register of anchors, for the next quote to show. From any thread.
+    def anchor(self, rows: tuple[AnchorRow, ...]) -> tuple[AnchorRow, ...]:
+        """The checkpoints are in the register of anchors, for the next quote to show, but for those returned, for want of room. From any
+        thread.
 
         Raises Refused, also in hardware mode, where each extend would end every lease of the host; Unavailable.
         """
         if self._leases.in_force:
             raise Refused(Reason("anchors-off", "policy.lease_approver", "none", "one: each anchor would end every lease"))
-        self._anchors.anchor(rows)
+        return self._anchors.anchor(rows)
 
     def _follow(self, answer: AttestAnswer) -> bool:
         """Leases are made under the policy that came, for the tokens that came; whether there is one the sooner for asking again."""

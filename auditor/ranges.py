@@ -109,7 +109,7 @@ class Ranges:
         strangers: list[Stranger] = []
         for instance, hosts in sorted(self._carried.on(AgentId.parse(agent).namespace).items()):
             own: list[LogPart] = []
-            for one in hosts:
+            for one in sorted(hosts, key=lambda one: (not one.permitted, self._leading(instance, one) is None)):
                 leaves = self._log(instance, one, alone=len(hosts) == 1)
                 whose = self._agent(instance, one, leaves)
                 if whose == agent and (part := _part(instance, one, leaves, earliest)) is not None:
@@ -127,10 +127,12 @@ class Ranges:
 
     def _log(self, instance: bytes, one: Carried, *, alone: bool) -> tuple[bytes, ...]:
         """The log that leads to what this host carried last, out of the archives; else the longest, where it can be no other host's."""
-        handed = self._leaves.get(instance, [])
-        last = one.checkpoints[-1].root if one.checkpoints else None
-        leading = (leaves for leaves in handed if one.size and root([leaf_hash(leaf) for leaf in leaves[: one.size]]) == last)
-        return next(leading, handed[0] if handed and (alone or (instance, one.host) in self._shown) else ())
+        longest = self._leaves.get(instance, [()])[0]
+        return self._leading(instance, one) or (longest if alone or (instance, one.host) in self._shown else ())
+
+    def _leading(self, instance: bytes, one: Carried) -> tuple[bytes, ...] | None:
+        last = one.checkpoints[-1].root if one.size else None
+        return next((log for log in self._leaves.get(instance, ()) if root([leaf_hash(leaf) for leaf in log[: one.size]]) == last), None)
 
     def _agent(self, instance: bytes, one: Carried, leaves: Sequence[bytes]) -> str | None:
         if (token := self._shown.get((instance, one.host))) is not None:

@@ -20,6 +20,8 @@ from tests.world.scene import Scene, permitted, sign_token
 from writ.formats.anchor import MAX_BATCHES, AnchorRow
 
 INSTANCES = (1, 16)
+MOMENTS = 6
+"""Anchors of each between two renewals: one in five seconds."""
 RECORDS = 10_000
 
 
@@ -46,10 +48,11 @@ class Anchoring:
         self._since = 0
 
     def anchor(self) -> None:
-        """One more of each instance; what the verifier is told is told once in sixteen."""
+        """One more of each instance; what the verifier is told is told once in six."""
         self._size, self._since = self._size + 1, self._since + 1
-        self._register.anchor([AnchorRow(at.to_bytes(16, "big"), self._size, bytes(32)) for at in range(self._instances)])
-        if self._since == MAX_BATCHES // 2:
+        left = self._register.anchor([AnchorRow(at.to_bytes(16, "big"), self._size, bytes(32)) for at in range(self._instances)])
+        assert not left
+        if self._since == MOMENTS:
             sent = self._register.travelling(self._tpm.read("sha256"))
             if sent is not None:
                 self._register.acknowledge(sent)

@@ -58,6 +58,7 @@ class Anchors:
         answer = self._relay.ask(Anchor(self._instance, checkpoint.size, checkpoint.root))
         why = ""
         if isinstance(answer, Refusal):
+            self._renewal.not_anchored(checkpoint.size)  # else what was refused would count among the anchors that may wait
             why = ", ".join(sorted({reason.code for reason in answer.reasons}))
         elif isinstance(answer, Unreachable):
             why = "unreachable"

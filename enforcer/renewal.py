@@ -123,6 +123,11 @@ class Renewal:
             self._anchored.add(checkpoint.size)
             return checkpoint
 
+    def not_anchored(self, size: int) -> None:
+        """The log of that size was refused as an anchor: it is in no register, and nothing is to be proven of it."""
+        with self._lock:
+            self._anchored.discard(size)
+
     def due_in(self) -> float | None:
         """Seconds until the next ask; None while one is under way."""
         with self._lock:

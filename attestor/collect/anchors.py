@@ -11,13 +11,16 @@ verifier, which follows the register from quote to quote, says so by itself.
 
 Batches that the verifier knows go in time: the file holds a few intervals,
 whatever the number of anchors. No batch is made beyond what one quote's
-evidence carries; the next comes after the next quote.
+evidence carries; the next comes after the next quote. Part of that room is for
+instances that have no anchor since the last quote, so that one that anchors at
+every moment leaves the others theirs.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,6 +42,9 @@ _FILE: Final = "anchors.cbor"
 _MAX_FILE: Final = 1 << 20
 _KEPT: Final = 4 * MAX_BATCHES
 """Batches kept that the verifier knows: it may have lost what it answered last."""
+_FIRST_BATCHES: Final = MAX_BATCHES // 4
+_FIRST_ROWS: Final = MAX_ROWS // 4
+"""Batches and checkpoints between two quotes that are for instances without an anchor since the first of them."""
 _UNCLEAN: Final = "anchor-register-unclean"
 
 
@@ -129,20 +135,18 @@ class AnchorRegister:
 
     # --- anchoring ---------------------------------------------------------------------------------------------------
 
-    def anchor(self, rows: Iterable[AnchorRow]) -> None:
-        """The checkpoints are in the file and in the register, as one batch.
+    def anchor(self, rows: Sequence[AnchorRow]) -> tuple[AnchorRow, ...]:
+        """The checkpoints are in the file and in the register, as one batch; but for those returned, for which there is no room.
 
-        Raises Refused `anchors-off`, `anchors-full`, `anchor-register-unclean`; Unavailable where they are not known to be in the
-        register: that is completed before anything else is extended.
+        `rows` are of as many instances. Raises Refused `anchors-off`, `anchor-register-unclean`; Unavailable where they are not known to
+        be in the register: that is completed before anything else is extended.
         """
-        batch = tuple(sorted(rows))
         with self._lock:
             known = self._settled()
-            waiting = known.batches[max(0, known.told) :]
-            if len(waiting) >= MAX_BATCHES or sum(map(len, waiting)) + len(batch) > MAX_ROWS:
-                limit = f"{MAX_BATCHES} batches of {MAX_ROWS} checkpoints between two quotes"
-                raise Refused(Reason("anchors-full", "anchors", limit, "one more"))
-            self._extend(self._keep(replace(known, batches=(*known.batches, batch))))
+            batch = _fitting(known.batches[max(0, known.told) :], rows)
+            if batch:
+                self._extend(self._keep(replace(known, batches=(*known.batches, batch))))
+        return tuple(row for row in rows if row not in batch)
 
     def _settled(self) -> _Anchored:
         """What is known, of this boot, and in the register. Raises Refused, Unavailable."""
@@ -196,18 +200,44 @@ class AnchorRegister:
                     self._tell(known, told)
 
     def resume_from(self, register: str) -> bool:
-        """Whether the verifier's register, in hex, is one that the file leads on from; then the next evidence does. Raises Unavailable."""
+        """Whether the verifier's register, in hex, is one that the file leads on from in one evidence; then the next does.
+
+        Raises Unavailable.
+        """
         with self._lock:
             known = self._known
             values = [] if known is None else [value.hex() for value in known.registers(self._bank)]
             if known is None or register not in values:
                 return False
-            self._tell(known, values.index(register))
+            told = values.index(register)
+            behind = known.batches[told:]
+            if len(behind) > MAX_BATCHES or sum(map(len, behind)) > MAX_ROWS:
+                return False  # no evidence carries them, and what leads to a quoted register is not sent in parts
+            self._tell(known, told)
             return True
 
     def _tell(self, known: _Anchored, told: int) -> None:
         gone = max(0, told - _KEPT)
         self._keep(replace(known, base=known.at(gone), batches=known.batches[gone:], told=told - gone))
+
+
+def _fitting(waiting: Sequence[Batch], rows: Sequence[AnchorRow]) -> Batch:
+    """Of `rows` those that make the next batch behind those that wait for their quote: nothing where there is no room.
+
+    1. Instances without an anchor among those come first, in their order.
+    2. Of the others who has fewest: beside those or in a batch that is not kept for them, and as many as leave them checkpoints.
+    """
+    had = Counter(row.instance for batch in waiting for row in batch)
+    batches, room = MAX_BATCHES - len(waiting), MAX_ROWS - sum(map(len, waiting))
+    if batches <= 0:
+        return ()
+    # 1
+    taken = [row for row in rows if not had[row.instance]][:room]
+    # 2
+    if taken or batches > _FIRST_BATCHES:
+        again = sorted((row for row in rows if had[row.instance]), key=lambda row: had[row.instance])
+        taken += again[: max(0, room - len(taken) - _FIRST_ROWS)]
+    return tuple(sorted(taken))
 
 
 def _encode(known: _Anchored) -> bytes:
@@ -224,10 +254,11 @@ def _parse(data: bytes) -> _Anchored:
     f = Fields(decode_cbor(data, what, max_size=_MAX_FILE), what)
     f.version(1)
     pcr, boot = f.uint("pcr", most=23), (f.uint("reset_count"), f.uint("restart_count"))
-    base = tuple(sorted(f.mapping("base", most=len(SIZES)).items()))
+    base = tuple(f.mapping("base", most=len(SIZES)).items())
     most = _KEPT + 2 * MAX_BATCHES
     batches, told = read_batches(f.any("batches"), most=most, rows=most * MAX_ROWS), f.uint("told") - 1
     f.done()
-    if not base or not all(SIZES.get(bank) == len(value) for bank, value in base) or told > len(batches):
+    sized = all(isinstance(value, bytes) and SIZES.get(bank) == len(value) for bank, value in base)
+    if not base or not sized or told > len(batches):
         raise FormatError(what, "values of banks, and no more batches told than there are", f"{len(base)} banks, {told} told")
-    return _Anchored(pcr, boot, base, batches, told)
+    return _Anchored(pcr, boot, tuple(sorted(base)), batches, told)

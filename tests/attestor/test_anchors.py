@@ -20,6 +20,7 @@ from writ.formats.digest import Digest
 from writ.formats.errors import Refused, Unavailable
 from writ.formats.evidence import parse_evidence
 from writ.formats.local import Anchor, Done, LeaseAsk, LeaseGiven, Refusal, Stop, TokenGiven
+from writ.formats.strict import decode_cbor, encode_cbor
 from writ.formats.tpm.pcr import PcrValues
 
 PCR = 15
@@ -43,10 +44,9 @@ def opened(tmp_path: Path, tpm: EsapiTpm, pcr: int | None = PCR) -> AnchorRegist
 def code(register: AnchorRegister, *rows: AnchorRow) -> str:
     """Why these are not anchored; empty where they are."""
     try:
-        register.anchor(rows)
+        return "full" if register.anchor(rows) else ""
     except Refused as refused:
         return refused.reasons[0].code
-    return ""
 
 
 # --- the register --------------------------------------------------------------------------------------------------------
@@ -109,14 +109,67 @@ def test_an_interval_has_room_for_so_many_and_the_next_for_as_many_again(tmp_pat
     for number in range(MAX_BATCHES):
         assert code(register, row(number)) == ""
     before = tpm.read("sha256")
-    assert code(register, row(99)) == "anchors-full"
+    assert code(register, row(99)) == "full"
     assert tpm.read("sha256") == before, "nothing is extended that no evidence would carry"
     sent = register.travelling(before)
     assert sent is not None
     register.acknowledge(sent)
     many = [AnchorRow(number.to_bytes(16, "big"), 1, bytes(32)) for number in range(MAX_ROWS)]
     assert code(register, *many) == ""
-    assert code(register, row(98)) == "anchors-full"
+    assert code(register, row(200)) == "full"
+
+
+def test_instance_that_anchors_at_every_moment_leaves_others_their_anchors(tmp_path: Path, tpm: EsapiTpm) -> None:
+    register = opened(tmp_path, tpm)
+    for size in range(1, 13):
+        assert code(register, row(1, size)) == ""
+    before = tpm.read("sha256")
+    assert code(register, row(1, 13)) == "full"
+    assert tpm.read("sha256") == before, "nothing is extended that no evidence would carry"
+    assert code(register, row(2)) == "", "who has none yet has room"
+    assert register.anchor((row(1, 14), row(3), row(2, 2))) == (), "and others come along"
+    assert code(register, row(2, 3), row(1, 15)) == "full", "but have no further batch"
+    assert [code(register, row(number)) for number in (4, 5, 6)] == ["", "", "full"], "at most 16 in all"
+    sent = register.travelling(tpm.read("sha256"))
+    assert sent is not None
+    assert len(sent.batches) == MAX_BATCHES
+    register.acknowledge(sent)
+    assert code(register, row(1, 16)) == "", "the next quote makes room"
+
+
+def test_checkpoints_of_many_instances_fit_as_far_as_they_go_and_the_first_of_each_comes_first(tmp_path: Path, tpm: EsapiTpm) -> None:
+    register = opened(tmp_path, tpm)
+    assert register.anchor([row(number) for number in range(60)]) == ()
+    left = register.anchor([row(number, 2) for number in range(61)])
+    assert left == tuple(row(number, 2) for number in range(35, 60)), "60 in all, one of them new, and 32 stay free for others"
+    assert register.anchor([row(number) for number in range(61, 100)]) == tuple(row(number) for number in range(93, 100)), "128 in all"
+    assert code(register, row(120)) == "full"
+
+
+def test_verifier_that_lost_more_than_one_evidence_carries_is_not_followed(tmp_path: Path, tpm: EsapiTpm) -> None:
+    """What leads to a quoted register does not come in parts: evidence with more would be malformed, now and again."""
+    register = opened(tmp_path, tpm)
+    values = [tpm.read("sha256").get(PCR)]
+    for number in range(MAX_BATCHES + 1):
+        register.anchor((row(number),))
+        values.append(tpm.read("sha256").get(PCR))
+        sent = register.travelling(tpm.read("sha256"))
+        assert sent is not None
+        register.acknowledge(sent)
+    assert not register.resume_from(values[0].hex())
+    assert register.travelling(tpm.read("sha256")) is None, "as before"
+    assert register.resume_from(values[1].hex())
+    back = register.travelling(tpm.read("sha256"))
+    assert back is not None
+    assert len(back.batches) == MAX_BATCHES
+    many = [AnchorRow(number.to_bytes(16, "big"), 1, bytes(32)) for number in range(MAX_ROWS)]
+    register.acknowledge(back)
+    register.anchor(many)
+    known = register.travelling(tpm.read("sha256"))
+    assert known is not None
+    register.acknowledge(known)
+    assert not register.resume_from(values[-2].hex()), "so many checkpoints, too"
+    assert register.resume_from(values[-1].hex())
 
 
 def test_the_file_does_not_grow_with_the_number_of_anchors(tmp_path: Path, tpm: EsapiTpm) -> None:
@@ -213,7 +266,16 @@ def test_file_that_is_gone_or_spoilt_goes_on_from_the_register_as_it_is(tmp_path
     """The verifier knows better where it was told of the register before: it says `anchor-base`."""
     opened(tmp_path, tpm).anchor((row(1),))
     value = tpm.read("sha256").get(PCR)
-    for spoilt in (None, b"rubbish"):
+    kept = decode_cbor((tmp_path / "anchors.cbor").read_bytes(), "kept")
+    assert isinstance(kept, dict)
+    bases: tuple[object, ...] = (
+        {}, {"sha256": 5}, {"sha256": bytes(32), 7: bytes(32)}, {"sha1": bytes(20)}, {"sha256": bytes(31)}, {7: "x", "y": None},
+    )  # fmt: skip
+    others: list[dict[str, object]] = [{"base": base} for base in bases]
+    others += [{"told": 9}, {"batches": [[]]}]
+    wrong = (encode_cbor({**kept, **other}) for other in others)
+    cut = (tmp_path / "anchors.cbor").read_bytes()[:-1]
+    for spoilt in (None, b"rubbish", b"", cut, *wrong):
         (tmp_path / "anchors.cbor").unlink()
         if spoilt is not None:
             (tmp_path / "anchors.cbor").write_bytes(spoilt)
@@ -292,6 +354,19 @@ def test_verifier_asks_for_what_was_anchored_and_refuses_what_lacks_it(site: Ver
             refused = await anchoring.ask(token_ask(*one), Refusal)
             assert [(reason.code, reason.expected) for reason in refused.reasons] == [("anchor-proof-required", "3")]
             assert not refused.final
+
+    told(story)
+
+
+def test_host_that_is_full_refuses_those_for_whom_there_is_no_room_and_no_others(anchoring: Host) -> None:
+    async def story() -> None:
+        async with anchoring.running():
+            (one, _), (other, _) = await start(anchoring), await start(anchoring)
+            for size in range(1, 13):
+                await anchoring.ask(Anchor(one.instance, size, bytes(32)), Done)
+            full = await anchoring.ask(Anchor(one.instance, 13, bytes(32)), Refusal)
+            assert [(reason.code, full.final) for reason in full.reasons] == [("anchors-full", False)]
+            await anchoring.ask(Anchor(other.instance, 1, bytes(32)), Done)
 
     told(story)
 

@@ -261,8 +261,8 @@ def test_entries_that_nobody_signed_are_found() -> None:
     assert ("signature-invalid", "entry.20") in judged(bundle)
 
 
-def small(tmp_path: Path, **changed: object) -> list[str]:
-    """One instance that wrote a record so from the beginning, in a log that carried it; the arguments of the export."""
+def small_site(**changed: object) -> Site:
+    """One instance that wrote a record so from the beginning, in a log that carried it."""
     site = Site(Scene())
     site.scene.launch("one")
     for at in range(20):
@@ -271,7 +271,12 @@ def small(tmp_path: Path, **changed: object) -> list[str]:
             site.act("one", "files/a")
             leaves = site.scene.running["one"].leaves
             leaves[1] = encode_record(replace(parse_record(leaves[1]), **changed))  # type: ignore[arg-type]
-    leave(site, tmp_path)
+    return site
+
+
+def small(tmp_path: Path, **changed: object) -> list[str]:
+    """What is left of it; the arguments of the export."""
+    leave(small_site(**changed), tmp_path)
     return [
         "export", str(tmp_path / "enforcer"), "--log", str(tmp_path / "log"), "--trust", str(tmp_path / "trust"), "--agent", AGENT,
         "--from", str_of(NOW + 60), "--to", str_of(NOW + 150), "--range", str(tmp_path / "range"), "--json",
@@ -387,20 +392,20 @@ def twin(
     reasons = (Reason("component-mismatch", "x", "a", "b"),) if agent is None else ()
     size, carried = last_of(instance) if size is None else (size, bytes(32))
     outcome = replace(one.outcomes[0], instance=instance, claims=said, reasons=reasons, log_size=size, log_root=carried)
-    entries.insert(place + 1, replace(one, host="host-2", namespace=namespace, nonce=bytes(range(32)), outcomes=(outcome,)))
+    entries.insert(place, replace(one, host="host-2", namespace=namespace, nonce=bytes(range(32)), outcomes=(outcome,)))
     return told().site.log([sign_entry(entry) for entry in entries]), sign_token(claims)
 
 
 FOREIGN: dict[str, dict[str, Any]] = {
     "of another tenant": {"namespace": "evil"},
-    "of another tenant, before any of the instance's own": {"namespace": "evil", "at": 29},
+    "of another tenant, before any of the instance's own": {"namespace": "evil", "at": 30},
     "of another tenant, with a token": {"namespace": "evil", "agent": "reporter"},
     "of another tenant, with no record": {"namespace": "evil", "size": 0},
     "of the same namespace, without a token": {},
-    "of the same namespace, without a token, before any of the instance's own": {"at": 29},
-    "of the same namespace, without a token, a copy": {"at": 29, "size": None},
+    "of the same namespace, without a token, before any of the instance's own": {"at": 30},
+    "of the same namespace, without a token, a copy": {"at": 30, "size": None},
     "of the same namespace, with the token of another agent": {"agent": "other"},
-    "of the same namespace, with the token of another agent, a copy": {"agent": "other", "at": 29, "size": None},
+    "of the same namespace, with the token of another agent, a copy": {"agent": "other", "at": 30, "size": None},
 }
 
 
@@ -417,6 +422,25 @@ def test_a_host_that_carries_what_it_likes_under_an_instances_id_spoils_no_range
     assert {one["host"] for one in answer["logs"]} == {"host-1"}
 
 
+@pytest.mark.parametrize("other", [None, "other"], ids=["without a token", "with the token of another agent"])
+def test_a_copy_of_all_that_an_instance_carried_is_not_taken_for_it(
+    other: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a log that began in the range there is nothing more to copy than one root, and the copy may come first."""
+    arguments = small(tmp_path)
+    site = small_site()
+    first, last = (list(site.attestations())[at] for at in (0, -1))
+    claims = replace(parse_token(site.tokens[0]).claims, host="host-2", token_id="twin-token-of-host-2")
+    claims = replace(claims, agent=replace(claims.agent, name="other"))
+    reasons = () if other else (Reason("component-mismatch", "x", "a", "b"),)
+    outcome = replace(last.outcomes[0], claims=Digest.of(encode_claims(claims)) if other else None, reasons=reasons)
+    site.entries.insert(site.entries.index(first), replace(first, host="host-2", nonce=bytes(32), outcomes=(outcome,)))
+    site.tokens.append(sign_token(claims))
+    leave(site, tmp_path)
+    code, answer = said(arguments, capsys)
+    assert (code, answer["reasons"], [one["host"] for one in answer["logs"]]) == (0, [], ["host-1"])
+
+
 def test_an_archive_with_another_log_under_an_instances_id_spoils_no_range(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log, _ = twin(ONE)
     arguments = place(tmp_path, log=log)
@@ -426,7 +450,7 @@ def test_an_archive_with_another_log_under_an_instances_id_spoils_no_range(tmp_p
     assert (code, answer["reasons"]) == (0, [])
 
 
-@pytest.mark.parametrize("at", [12, 29])
+@pytest.mark.parametrize("at", [12, 30])
 @pytest.mark.parametrize("agent, known", [("reporter", True), ("reporter", False), ("other", False)])
 def test_a_token_for_the_same_instance_on_another_host_is_a_fork_unless_it_is_shown_to_be_another_agents(
     agent: str, known: bool, at: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]

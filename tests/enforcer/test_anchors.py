@@ -173,6 +173,18 @@ def test_attestor_that_anchors_nothing_stops_nothing_and_is_told_of_once(made: A
     assert [record.message for record in caplog.records].count("not-anchored") <= 1
 
 
+def test_anchor_that_was_refused_counts_for_nothing(made: Anchoring) -> None:
+    """Else a host that was full for a while would have its instances anchor nothing when there is room again."""
+    made.attestor.anchors_off = True
+    for _ in range(MOST_ANCHORED + 1):
+        made.record(1)
+        assert not made.anchors.anchor()
+    made.attestor.anchors_off = False
+    assert made.anchors.anchor()
+    assert isinstance(made.renewal.ask(), Granted)
+    assert made.proven == made.sizes[-1:], "and nothing is proven of those"
+
+
 def test_all_instances_of_a_host_anchor_at_the_same_moments(made: Anchoring) -> None:
     clock = HandClock(1_000_000)
     one = Anchors(7, made.scene.instance, made.renewal, Relay("/nowhere"), clock)

@@ -14,7 +14,7 @@ from enforcer.__main__ import main
 from enforcer.config import EnforcerConfig
 from enforcer.papers import keep
 from tests.enforcer.scene import Scene
-from verifier.__main__ import DEFAULT_POLICY
+from verifier.policy_commands import DEFAULT_POLICY
 from writ.formats.action import Action
 from writ.formats.digest import Digest
 from writ.formats.policy_bundle import CONTENT_TYPE, encode_bundle

@@ -262,5 +262,5 @@ def test_commands_load_no_verdict_and_no_server_before_they_need_one() -> None:
     done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) <= {
         "verifier.__main__", "verifier.check", "verifier.check.finding", "verifier.commands", "verifier.config", "verifier.operate",
-        "verifier.reference_commands",
+        "verifier.policy_commands", "verifier.reference_commands", "verifier.trust_commands",
     }  # fmt: skip

@@ -22,10 +22,11 @@ from tests.world.host import SimulatedHost
 from tests.world.ima_logs import certificate
 from tests.world.verifier import RunningVerifier
 from tools import release
-from verifier.__main__ import DEFAULT_POLICY, main
+from verifier.__main__ import main
 from verifier.commands import duration, moment
 from verifier.http.wire import to_base64
 from verifier.operate import Client
+from verifier.policy_commands import DEFAULT_POLICY
 from writ.formats.corim import Corim, encode_corim, parse_corim, parse_signed_corim
 from writ.formats.digest import Digest
 from writ.formats.keys import ES256

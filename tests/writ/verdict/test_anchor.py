@@ -572,6 +572,11 @@ def test_only_a_release_of_a_tpm_that_counted_backwards_begins_anew() -> None:
     _, _, below = again(cleared=True)
     later: list[Logged] = [*before, fallen, released, *since, released, *below]
     assert "reset-count-fell" in {one.code for one in replay_anchors(later)}, "one release is for one fall"
+    _, enrolled, since = again()
+    anew: list[Logged] = [*before, fallen, did("host-admit", enrolled), enrolled.enrol_entry, *since, released, *below]
+    assert "reset-count-fell" in {one.code for one in replay_anchors(anew)}, (
+        "what fell before an enrolment is no reason for a release behind it"
+    )
 
 
 def test_refused_anchors_count_for_nothing() -> None:
