@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import anchors, audit, cases, fleet, gates, ima, log, mcp, store, tee, uefi
+from benchmarks import anchors, audit, cases, fleet, gates, ima, log, mcp, nvidia, store, tee, uefi
 from benchmarks.measure import Case, Result, measure
 from writ.service import observe
 from writ.service.engine_id import installed_engine
@@ -33,6 +33,8 @@ def all_cases(folder: Path, *, part: int = 1) -> Iterator[Case]:
     yield from ima.ima_log(ima.ENTRIES // part)
     yield from uefi.uefi_log()
     yield from tee.snp()
+    yield from nvidia.gpus()
+    yield from tee.tdx()
     yield from fleet.dry_run(fleet.HOSTS // part)
     (folder / "anchors").mkdir()
     yield from anchors.anchors(folder / "anchors", anchors.RECORDS // part)

@@ -10,10 +10,19 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from benchmarks.measure import Case
 from tests.world.amd import NOW, TCB, Amd, SnpChip
+from tests.world.tdx import AT, TDX_15, Platform
+from writ.formats.keys import ES256, PublicKey
 from writ.formats.tee.snp import parse_report
+from writ.formats.tee.tdx import parse_quote
 from writ.formats.trust import ChainRules
 from writ.formats.x509_key import certificate_key, signed_by
 from writ.verdict.appraise.snp import SnpPolicy, appraise_report
+from writ.verdict.appraise.tdx import appraise_quote
+
+REVOKED = 64
+"""Certificates on the CRL of the CA of PCKs; Intel's has about so many."""
+TDX_SIGNATURES = 10
+"""Of quote and QE report, of PCK, its CA and the TCB signer (twice), of the CRL of each path, and of both documents: at least."""
 
 
 def snp() -> Iterator[Case]:
@@ -40,3 +49,22 @@ def snp() -> Iterator[Case]:
         return [one.algorithm and signed_by(one.signed, one.signature, one.algorithm, by) for one, by in links]
 
     yield Case("SNP report with chain and CRL appraised", "its four signatures alone", ours, bare)
+
+
+def tdx() -> Iterator[Case]:
+    """One case: a quote of TDX 1.5 with its chain, CRLs, TCB info and identity."""
+    host = Platform()
+    data, anchors = host.quote(5, TDX_15), host.anchors
+    collateral = host.collateral(crls=host.crls(revoked=range(0x9000, 0x9000 + REVOKED)))
+    quote = parse_quote(data)
+    key = PublicKey(ES256, b"\x04" + quote.attestation_key)
+
+    def ours() -> object:
+        found = appraise_quote(parse_quote(data), collateral, anchors, at=AT)
+        assert (found.reasons, found.notes) == ((), ())
+        return found
+
+    def bare() -> object:
+        return [key.verify(quote.signature, quote.body.raw) for _ in range(TDX_SIGNATURES)]
+
+    yield Case("TDX quote with chain and collateral appraised", "its ten signatures alone", ours, bare)

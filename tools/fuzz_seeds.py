@@ -5,6 +5,7 @@ They are written in a process of their own, before the code under test is instru
 
 from __future__ import annotations
 
+import base64
 import io
 import lzma
 import ssl
@@ -19,6 +20,7 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 
 from enforcer.control import CONTROL, Attached, Did, Exited, RefusedRun, Run
+from tests.world import nvidia
 from tests.world.amd import TURIN_TCB, Amd, SnpChip, certificate_table
 from tests.world.authority import Ca
 from tests.world.ima_logs import Kernel, certificate, module_signed, signed
@@ -27,6 +29,7 @@ from tests.world.oci import Layout, directory, hard, layer, link
 from tests.world.scene import GOVERNED, NAMESPACE, RUNTIME_PCR, Scene, reference, signer
 from tests.world.specimens import specimens
 from tests.world.store import HostLog
+from tests.world.tdx import ENCLAVE, TDX_10, TDX_15, TDX_15_MIGRATED, Platform
 from tests.world.tlog import MemoryLog, plain_key, witness_key
 from tests.world.uefi_logs import Boot, encode_log
 from tests.writ.formats.pe_images import make_pe
@@ -189,6 +192,38 @@ def snp_evidence() -> Iterator[bytes]:
     yield from (chips[0].report(version=version) for version in (2, 3, 4))
     yield chips[0].report().hex().encode()
     yield certificate_table({"63da758d-e664-4564-adc5-f4b93be8accd": b"vcek", "00112233-4455-6677-8899-aabbccddeeff": b"r"}, padding_to=64)
+
+
+def nvidia_evidence() -> Iterator[bytes]:
+    """Devices in a file, a report, opaque data of both layouts, RIMs and what the RIM service answers, and a document with namespaces."""
+    device = nvidia.Device()
+    short = device.report(blocks={1: bytes(48), 8: b"\1" * 48})
+    yield nvidia.evidence(device.entry(report=short), nvidia.BLACKWELL.entry(report=nvidia.BLACKWELL.report(blocks={8: b"x"})))
+    yield encode_json({"evidence_list": [device.entry(report=short)], "nonce": nvidia.NONCE.hex()})
+    yield short
+    yield nvidia.tlv(nvidia.gpu_fields().items())
+    yield nvidia.headed([(3, 0x86, b"620.12\0"), (0x26, 0x87, b"\3\0")])
+    yield from (nvidia.composite(nvidia.FIRMWARE).value, nvidia.tcb_info(nvidia.FIRMWARE, bytes(48)).value)
+    small = nvidia.RimMaker(active={9: [bytes(48), b"\1" * 48]}, inactive=(0,), floors={0x26: 3}).document()
+    yield small
+    yield encode_json({"id": "NV_GPU_DRIVER_GH100_550.90.07", "rim": base64.b64encode(small).decode()})
+    yield b'<a xmlns="u:1" xmlns:p="u:2" p:b="&#9;&lt;"><b xmlns=""><![CDATA[&]]>&#13;</b><p:c p:z="1" a="2"/></a>'
+
+
+def tdx_parts() -> Iterator[bytes]:
+    """Quotes of each version, with chains in PEM and in DER and with none, and collateral whole and in parts."""
+    host = Platform()
+    for version, body_type in ((4, TDX_10), (5, TDX_15), (5, TDX_15_MIGRATED)):
+        yield host.quote(version, body_type)
+    enclave = host.of_sgx()
+    yield enclave.quote(3, ENCLAVE)
+    yield host.quote(certification=(5, host.pck() + host.pck_ca.certificate() + host.root.certificate()))
+    yield host.quote(certification=(1, bytes(36)))
+    whole = host.collateral_json()
+    yield encode_json(whole)
+    yield encode_json({key: whole[key] for key in ("pck_crl", "tcb_info", "tcb_info_signature")})
+    yield b'{"tcbInfo":' + enclave.tcb_info("SGX") + b',"signature":"' + b"00" * 64 + b'"}'
+    yield b'{"enclaveIdentity":' + host.identity() + b',"signature":"' + b"00" * 64 + b'"}'
 
 
 def images() -> Iterator[bytes]:
@@ -381,6 +416,8 @@ SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
     "evidence": evidences,
     "certificates": certificates,
     "snp": snp_evidence,
+    "nvidia": nvidia_evidence,
+    "tdx": tdx_parts,
     "pe": images,
     "corim": corims,
     "tpm": tpm_structures,

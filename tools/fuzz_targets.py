@@ -36,6 +36,7 @@ from tests.world.ima_logs import BOOT, certificate
 from tests.world.machine import SHELL, part_reference
 from tests.world.scene import ENGINE_ID, NAMESPACE, RUNTIME_PCR, Scene, signer
 from tests.world.store import HostLog, proof
+from tests.world.tdx import TDX_15, Platform
 from tests.world.tlog import MemoryLog, plain_key
 from tests.world.uefi_logs import Boot
 from verifier.packages.deb import read_deb
@@ -83,7 +84,15 @@ from writ.formats.record import encode_record as encode_leaf
 from writ.formats.record import parse_record as parse_leaf
 from writ.formats.state import HostState, clean_runtime, encode_host_state, parse_host_state
 from writ.formats.strict import decode_json
+from writ.formats.tee.dice import parse_tcb_info
+from writ.formats.tee.nvidia import parse_evidence as parse_nvidia_evidence
+from writ.formats.tee.nvidia import parse_opaque
+from writ.formats.tee.nvidia import parse_report as parse_nvidia_report
+from writ.formats.tee.pck import parse_pck
+from writ.formats.tee.rim import parse_rim_file
 from writ.formats.tee.snp import parse_report, parse_tcb, split_report
+from writ.formats.tee.tdx import Quote, Tee, parse_quote, pck_chain, read_quote
+from writ.formats.tee.tdx_collateral import Collateral, parse_collateral
 from writ.formats.tee.vek import Vek, parse_certificate_table, parse_vek
 from writ.formats.tlog.checkpoint import parse_signed_checkpoint
 from writ.formats.tlog.cosignature import NONE, parse_policy
@@ -117,9 +126,12 @@ from writ.formats.tpm.signature import encode_signature, parse_signature, verify
 from writ.formats.trust import ChainRules
 from writ.formats.x509 import Certificate, parse_certificate, parse_pem_certificates, parse_stored_certificate
 from writ.formats.x509_key import certificate_key
+from writ.formats.xmldsig import canonical, parse_xml
 from writ.verdict.appraise.boot import judge_boot, measured_values
 from writ.verdict.appraise.ima import ImaReferences, appraise_ima, index_files, judge_rows, measured_files
+from writ.verdict.appraise.nvidia import NvidiaCollateral, NvidiaPolicy, judge_nvidia
 from writ.verdict.appraise.snp import SnpPolicy, appraise_report, order_veks
+from writ.verdict.appraise.tdx import DEFAULT, appraise_quote
 from writ.verdict.attestation import decide_attestation
 from writ.verdict.boot_logs import follow_boot
 from writ.verdict.epoch import Epoch
@@ -128,8 +140,10 @@ from writ.verdict.predict import predict_uki
 from writ.verdict.reference import reference_set
 from writ.verdict.registers import REPLAYABLE, cover, initial_value, replay_registers, replay_rtmrs, replayed_banks
 from writ.verdict.revocation import judge_response
+from writ.verdict.rim import verify_rim
 from writ.verdict.runtime_log import replay as replay_runtime
 from writ.verdict.storing import verify_body, verify_records, verify_sender, verify_signed
+from writ.verdict.tcb import evaluate_tcb
 from writ.verdict.transparency import verify_checkpoint, verify_included, verify_receipt
 
 T = TypeVar("T")
@@ -463,6 +477,54 @@ def snp(data: bytes) -> None:
     order_veks(report, [_vek()])
 
 
+def nvidia(data: bytes) -> None:
+    """Evidence of GPUs and switches, with what judges it; RIMs, and the canonical form of any document, which is its own."""
+    devices = _read(parse_nvidia_evidence, data)
+    if devices is not None:
+        roots = (_authority(),)
+        judge_nvidia(
+            devices, NvidiaCollateral(), NvidiaPolicy(roots, roots, None, mode_required=False, rims_required=False), at=1_790_000_000
+        )
+    _read(parse_nvidia_report, data)
+    _read(parse_opaque, data)
+    _read(parse_tcb_info, data)
+    named = _read(parse_rim_file, data)
+    if named is not None:
+        with suppress(Refused):
+            verify_rim(named[1], (_authority(),), at=1_790_000_000, claim="rim")
+    root = _read(lambda text: parse_xml(text, "document"), data)
+    if root is not None:
+        form = canonical(root)
+        _hold(canonical(parse_xml(form, "document")) == form, "XML: the canonical form of a canonical form is another")
+
+
+@cache
+def _platform() -> tuple[Platform, Quote, Collateral]:
+    """A platform with TDX, a quote that it made, and the collateral under which that passes."""
+    return Platform(), parse_quote(Platform().quote(5, TDX_15)), Platform().collateral()
+
+
+def tdx(data: bytes) -> None:
+    """A quote with its chain, judged; or collateral: a platform rated by it, and a good quote judged with it beside its own."""
+    host, good, own = _platform()
+    lax = replace(DEFAULT, tees=frozenset(Tee), collateral_required=False, chain=ChainRules())
+    quote = _read(read_quote, data)
+    if quote is not None:
+        _hold(quote.end <= len(data) and data.startswith(quote.body.raw), "quote: other bytes than were given")
+        for certificate in _read(lambda _: pck_chain(quote), data) or ():
+            _read(lambda _, certificate=certificate: parse_pck(certificate), data)  # type: ignore[misc] # a default is no argument
+        with suppress(FormatError, Refused):
+            appraise_quote(quote, own, host.anchors, at=1_790_000_000, policy=lax)
+    given = _read(parse_collateral, data)
+    if given is not None:
+        for info in given.tcb_infos:
+            for td in (None,) if info.id == "SGX" else (bytes((6, 0, 5)) + bytes(13), bytes((6, 1, 5)) + bytes(13)):
+                with suppress(Refused):
+                    evaluate_tcb(info, parse_pck(parse_certificate(host.pck())), None, td, td)
+        with suppress(FormatError, Refused):
+            appraise_quote(good, Collateral.of((given, own)), host.anchors, at=1_790_000_000)
+
+
 def pe(data: bytes) -> None:
     """An image's digest and sections, and what booting it as a UKI would show."""
     _read(predict_uki, data)
@@ -662,6 +724,8 @@ TARGETS: Final = {
     "evidence": Target(evidence, 8192),
     "certificates": Target(certificates, 4096),
     "snp": Target(snp, 4096),
+    "nvidia": Target(nvidia, 16384),
+    "tdx": Target(tdx, 8192),
     "pe": Target(pe, 8192),
     "corim": Target(corim, 4096),
     "tpm": Target(tpm, 1024),

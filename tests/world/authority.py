@@ -56,11 +56,12 @@ class Ca:
         return (self.above or self).sign(self.subject(), self.seed, extensions, born=self.born, life=self.life)
 
     def sign(
-        self, subject: x509.Name, key: str, extensions: Extensions, *, serial: int = 0x77, born: datetime = BORN,
-        life: timedelta = timedelta(days=3650),
+        self, subject: x509.Name, key: str | ec.EllipticCurvePublicKey, extensions: Extensions, *, serial: int = 0x77,
+        born: datetime = BORN, life: timedelta = timedelta(days=3650),
     ) -> bytes:  # fmt: skip
-        """A certificate by this CA for the key of seed `key`, DER."""
-        builder = x509.CertificateBuilder().subject_name(subject).issuer_name(self.subject()).public_key(private_key(key).public_key())
+        """A certificate by this CA for `key`, or the key of that seed, DER."""
+        public = private_key(key).public_key() if isinstance(key, str) else key
+        builder = x509.CertificateBuilder().subject_name(subject).issuer_name(self.subject()).public_key(public)
         builder = builder.serial_number(serial).not_valid_before(born).not_valid_after(born + life)
         for extension, critical in extensions:
             builder = builder.add_extension(extension, critical)
@@ -103,7 +104,8 @@ class Ca:
         signer, mine = parse_certificate(responder or self.certificate()), parse_certificate(self.certificate())
         digests = [element(0x04, hash_bytes(hashed, value)) for value in (mine.subject, key_bits(mine.spki))]
         number = element(0x02, serial.to_bytes(serial.bit_length() // 8 + 1, "big"))
-        algorithm = element(0x30, bytes.fromhex({"sha1": "06052b0e03021a", "sha256": "0609608648016503040201"}[hashed]) + NULL)
+        oids = {"sha1": "06052b0e03021a", "sha256": "0609608648016503040201", "sha384": "0609608648016503040202"}
+        algorithm = element(0x30, bytes.fromhex(oids[hashed]) + NULL)
         said = {"good": b"\x80\0", "unknown": b"\x82\0", "revoked": element(0xA1, generalized(this))}[status]
         single = element(0x30, algorithm + b"".join(digests) + number) + said + generalized(this)
         if following is not None:

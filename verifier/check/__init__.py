@@ -50,12 +50,37 @@ def _of_snp(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--certs", type=Path, metavar="DIR", help="the VCEK's or VLEK's certificate, CAs and CRLs, in PEM or DER")
 
 
+def _of_nvidia(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `verifier check nvidia`."""
+    parser.add_argument(
+        "files",
+        type=Path,
+        nargs="+",
+        metavar="EVIDENCE",
+        help="evidence as the SDK writes it, or a report (hex or binary) and its chain (PEM)",
+    )
+    parser.add_argument("--rims", type=Path, metavar="DIR", help="NVIDIA's RIMs, against which the measurements are judged")
+
+
+def _of_tdx(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `verifier check tdx`."""
+    parser.add_argument("file", type=Path, metavar="QUOTE", help="as the kernel gives it, or in hexadecimal or base64")
+    parser.add_argument(
+        "--collateral", type=Path, action="append", default=[], metavar="FILE",
+        help="of Intel's provisioning service: one JSON file with all of it, or each part by itself; a directory; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--log", type=Path, metavar="FILE", help="the CCEL, judged against the RTMRs of the quote")
+    parser.add_argument("--accept", action="append", metavar="STATUS", help="TCB status that passes, may be repeated; else all but Revoked")
+
+
 KINDS: Final[dict[str, tuple[str, Arguments]]] = {
     "quote": ("a TPM quote", _of_quote),
     "ima-log": ("an IMA measurement list", _one_file),
     "uefi-log": ("a UEFI event log", _of_uefi_log),
     "ek-cert": ("an EK certificate", _one_file),
     "snp": ("an AMD SEV-SNP report", _of_snp),
+    "nvidia": ("NVIDIA GPUs and NVSwitches", _of_nvidia),
+    "tdx": ("an Intel TDX or SGX quote", _of_tdx),
     "corim": ("reference values", _one_file),
     "token": ("an execution token", _one_file),
 }
@@ -85,6 +110,14 @@ def _judge(kind: str) -> Kind:
             from verifier.check.snp import check_snp
 
             return check_snp
+        case "nvidia":
+            from verifier.check.nvidia import check_nvidia
+
+            return check_nvidia
+        case "tdx":
+            from verifier.check.tdx import check_tdx
+
+            return check_tdx
         case "corim":
             from verifier.check.corim import check_corim
 

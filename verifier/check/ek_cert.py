@@ -45,7 +45,7 @@ def check_ek_cert(finding: Finding, args: argparse.Namespace, options: Options) 
     }  # fmt: skip
     # 2
     if options.trust is not None:
-        given = _given(options.trust)
+        given = read_trust(options.trust)
         if leaf in given.roots:
             _alone(finding, leaf, options.at, f"a root of --trust itself: {_name(leaf)}")
         else:
@@ -94,7 +94,7 @@ def read_certificates(data: bytes, what: str) -> tuple[Certificate, ...]:
     return (parse_stored_certificate(data),)
 
 
-def _given(folder: Path) -> Given:
+def read_trust(folder: Path) -> Given:
     """All that the directory holds, which is what is trusted: a CA is a root if its issuer is itself, or not there."""
     if not folder.is_dir():
         raise Unavailable("--trust", f"expected a directory of certificates, got {folder}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -10,6 +13,8 @@ from writ.formats.errors import FormatError, Unavailable
 from writ.formats.reason import Reason
 
 MAX_FILE: Final = 16 << 20
+_TEXT: Final = re.compile(rb"(?:0x)?[A-Za-z0-9+/_\s-]{16,}={0,2}\s*\Z", re.ASCII)
+_FROM_URL: Final = bytes.maketrans(b"-_", b"+/")
 
 
 @dataclass(slots=True)
@@ -36,6 +41,21 @@ class Options:
     at: int
     nonce: bytes | None
     trust: Path | None
+
+
+def read_evidence(path: Path, most: int = MAX_FILE) -> bytes:
+    """The bytes of a file, or what its text spells in hexadecimal or base64, as some tools write. Raises as `read_file`."""
+    data = read_file(path, most)
+    if not _TEXT.match(data):
+        return data
+    text = b"".join(data.split()).removeprefix(b"0x")
+    try:
+        if not text.lower().strip(b"0123456789abcdef"):
+            return binascii.a2b_hex(text)
+        text = text.translate(_FROM_URL).rstrip(b"=")
+        return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
+    except binascii.Error:
+        return data
 
 
 def read_file(path: Path, most: int = MAX_FILE) -> bytes:

@@ -31,8 +31,8 @@ MAX_OCSP: Final = 16384
 """Bytes of one response; with the certificate of its responder one has about 2,000."""
 MOST_RESPONDERS: Final = 8
 """Certificates within one response."""
-CERT_ID_HASHES: Final = {"1.3.14.3.2.26": "sha1", "2.16.840.1.101.3.4.2.1": "sha256"}
-"""What a CertID may name the issuer with. It names and proves nothing, so that SHA-1, the usual one, is as good."""
+CERT_ID_HASHES: Final = {"1.3.14.3.2.26": "sha1", "2.16.840.1.101.3.4.2.1": "sha256", "2.16.840.1.101.3.4.2.2": "sha384"}
+"""What a CertID may name the issuer with. It names and proves nothing, so that SHA-1, the usual one, is as good. NVIDIA has SHA-384."""
 
 _BASIC: Final = "1.3.6.1.5.5.7.48.1.1"
 _ENUMERATED: Final = 0x0A

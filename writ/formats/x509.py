@@ -20,6 +20,7 @@ import base64
 import binascii
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from writ.formats.der import BOOLEAN, OCTET_STRING, SEQUENCE, SET, DerReader, Element, element_end, text_of
@@ -145,8 +146,14 @@ def parse_pem_certificates(data: bytes, what: str, *, most: int = MAX_CERTIFICAT
             der = base64.b64decode(b"".join(block.split()), validate=True)
         except binascii.Error:
             raise FormatError(what, "base64 in the PEM block", "text that is not") from None
-        found.append(parse_certificate(der))
+        found.append(_kept_certificate(der))
     return tuple(found)
+
+
+@lru_cache(maxsize=256)
+def _kept_certificate(der: bytes) -> Certificate:
+    """The `parse_certificate` of one that comes again and again: CAs stand in every chain. Raises FormatError."""
+    return parse_certificate(der)
 
 
 def to_pem(certificate: Certificate) -> str:

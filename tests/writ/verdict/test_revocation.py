@@ -63,7 +63,7 @@ def said(*responses: bytes, **given: Any) -> str:
 # --- what is said ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("hashed", ["sha1", "sha256"])
+@pytest.mark.parametrize("hashed", ["sha1", "sha256", "sha384"])
 @pytest.mark.parametrize("by_key", [True, False])
 @pytest.mark.parametrize("responder", [None, RESPONDER])
 def test_response_by_the_ca_or_its_responder_says_what_is_revoked(responder: bytes | None, by_key: bool, hashed: str) -> None:
