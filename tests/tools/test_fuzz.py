@@ -96,6 +96,7 @@ def test_target_holds_on_seeds_and_on_spoilt_ones(name: str) -> None:
         ("certificates", "parse_crl"),
         ("snp", "split_report"),
         ("tdx", "read_quote"),
+        ("nitro", "parse_document"),
         ("pe", "parse_pe"),
         ("corim", "parse_foreign_corim"),
         ("tpm", "parse_attest"),
