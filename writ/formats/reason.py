@@ -320,6 +320,10 @@ REMEDIES: Final[dict[str, str]] = {
     "tdx-tcb-unknown": "No TCB level of the collateral is this low: update firmware, microcode, TDX module or quoting enclave; see got.",
     "tdx-tcb-refused": "Intel says so of this TCB; see got and the advisories. Update or configure the host, or let the policy accept it.",
     "tdx-advisory-refused": "The policy refuses a platform with this advisory of Intel: update the host as the advisory says.",
+    "azure-claims-unbound": "The hardware did not sign for these runtime claims, and the AK may be anybody's: look for who altered them.",
+    "azure-report-refused": "Only a report of SEV-SNP or TDX has hardware behind it: start the VM as a confidential one.",
+    "azure-td-mixed": "TDREPORT and quote are of different TDs: ask for the quote with the TDREPORT of this HCL report.",
+    "azure-part-missing": "Give this part as well: the HCL report, the vTPM's quote with its PCRs, and of TDX the TD quote.",
 }
 """Code -> remedy. Codes are appended and never removed or renamed: old decisions name them."""
 
