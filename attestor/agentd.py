@@ -217,7 +217,7 @@ class AgentDaemon:
             if isinstance(message, Stop):
                 return await self._stop(message)
         except Refused as refused:
-            return Refusal(refused.reasons, any(reason.code in _FINAL for reason in refused.reasons))
+            return Refusal(refused.reasons, final=False)
         except FormatError as error:
             return Refusal((Reason("malformed", error.what[:200], error.expected, error.got),), False)
         except Unavailable as error:
@@ -497,8 +497,7 @@ class AgentDaemon:
             attested = await asyncio.to_thread(self._attestation.attest, requests, measurements)
         except Refused as refused:
             self._verdict = refused.reasons[0].code
-            refusal = Refusal(refused.reasons, any(reason.code in _FINAL for reason in refused.reasons))
-            return {ask.instance: refusal for ask in asks}
+            return {ask.instance: Refusal(refused.reasons, final=False) for ask in asks}  # no decision says so
         except (Unavailable, FormatError) as error:
             self._verdict = "unreachable"
             _LOG.warning("unreachable", detail=str(error))
@@ -521,11 +520,12 @@ class AgentDaemon:
     def _told(self, ask: TokenAsk, attested: Attested) -> Local:
         answer = attested.answer
         token, reasons = reasons_for(answer, ask.instance)
+        decided = token is None
         if token is not None and (phase := self._instances.get(ask.instance).phase) != "running":
             # It drifted or stopped after the quote: the verifier does not know yet, we do.
             token, reasons = None, (Reason(f"instance-{phase}", f"instance.{ask.instance.hex()}", "running", phase),)
         if token is None:
-            return Refusal(reasons, any(reason.code in _FINAL for reason in reasons))
+            return Refusal(reasons, any(reason.code in _FINAL for reason in reasons), decided)
         return TokenGiven(
             token=token,
             decision=answer.decision,

@@ -3,6 +3,8 @@
 The attestor builds the quoted bytes itself, from the requests of its own
 socket; it signs nobody's digest. What the verifier acknowledged is remembered
 only after its signature on the decision was verified under the pinned key.
+The reasons of an answer are those of that decision, and what stands beside it
+is not read; a problem, which nothing signs, may cost one more try and no more.
 
 Evidence that carries new events or anchors is remembered before it is sent. If its
 answer is lost, the very same bytes are sent again before anything else, for
@@ -12,7 +14,7 @@ much of the log is known, and a log of any length needs no second sending.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from attestor.acknowledged import Acknowledged, Point, Unanswered, read_acknowledged, write_acknowledged
@@ -27,10 +29,14 @@ from writ.formats.anchor import AnchorRow, Anchors
 from writ.formats.cose import parse_sign1, verify_sign1
 from writ.formats.decision import AttestDecision, parse_entry
 from writ.formats.digest import Digest, Nonce
+from writ.formats.ear import parse_ear_cbor
+from writ.formats.eat import parse_token
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.eventlog.ima import IMA_PCR
 from writ.formats.evidence import Evidence, InstanceRequest, binding, encode_evidence, further, parse_evidence
 from writ.formats.exchange import AttestAnswer, NonceAnswer
+from writ.formats.policy_bundle import parse_bundle
+from writ.formats.public import with_names
 from writ.formats.reason import Reason
 from writ.formats.strict import parse_b64url
 from writ.formats.tlog.receipt import MAX_RECEIPT
@@ -65,7 +71,7 @@ _MOST_PARTS: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Attested:
-    """The verified answer to one attestation, and the evidence it answers. `receipt` is as it came: nothing here has read it."""
+    """The answer to one attestation, `as_signed`, and the evidence it answers. `receipt` is as it came: nothing here has read it."""
 
     answer: AttestAnswer
     evidence: bytes
@@ -97,23 +103,24 @@ class Attestation:
 
         `measurements` holds the encoded measurement of each instance asked
         for. A nonce that the verifier no longer takes is replaced once, and a
-        log it wants in full is sent in full once.
+        log it wants in full is sent in full once; that it knows less of it
+        than we took it to is remembered only where a decision says so.
 
         Raises Refused with the verifier's reasons where it answered without a
         decision, Unavailable where TPM or verifier did not answer.
         """
         self._settle()
+        in_full = False
         for last in (False, False, True):
             try:
-                attested = self._whole(requests, measurements)
+                attested = self._whole(requests, measurements, in_full)
             except Refused as refused:
                 codes = {reason.code for reason in refused.reasons}
                 if last or (not any(code.startswith("nonce-") for code in codes) and not codes & _IN_FULL):
                     raise
-                self._nonce = None
-                if codes & _IN_FULL:
-                    self._forget()
+                self._nonce, in_full = None, bool(codes & _IN_FULL)
                 continue
+            in_full = False
             codes = {reason.code for reason in attested.answer.reasons}
             if self._follow(attested.answer) and not last:
                 continue
@@ -148,7 +155,7 @@ class Attestation:
 
     def _follow(self, answer: AttestAnswer) -> bool:
         """Leases are made under the policy that came, for the tokens that came; whether there is one the sooner for asking again."""
-        changed = self._leases.follow(approver_of(answer.policy, self._enrolment.decision_key))
+        changed = self._leases.follow(approver_of(answer.policy))
         for one in answer.answers:
             if one.token is not None:
                 self._leases.passed_on(one.instance, one.token, one.approval)
@@ -170,9 +177,9 @@ class Attestation:
         """The line to the verifier is closed."""
         self._uplink.close()
 
-    def _whole(self, requests: tuple[InstanceRequest, ...], measurements: dict[bytes, bytes]) -> Attested:
+    def _whole(self, requests: tuple[InstanceRequest, ...], measurements: dict[bytes, bytes], in_full: bool) -> Attested:
         """`_once`, and again for each further part of an IMA list that came and was kept."""
-        attested = self._once(requests, measurements)
+        attested = self._once(requests, measurements, in_full)
         for _ in range(_MOST_PARTS):
             codes = {reason.code for reason in attested.answer.reasons}
             if _PARTIAL not in codes or codes & _NOT_APPRAISED:
@@ -180,8 +187,10 @@ class Attestation:
             attested = self._once(requests, measurements)
         return attested
 
-    def _once(self, requests: tuple[InstanceRequest, ...], measurements: dict[bytes, bytes]) -> Attested:
-        """1. A nonce. 2. The quote. 3. The log up to it. 4. Send, the same bytes again if the answer is lost. 5. Verify and remember."""
+    def _once(self, requests: tuple[InstanceRequest, ...], measurements: dict[bytes, bytes], in_full: bool = False) -> Attested:
+        """1. A nonce. 2. The quote. 3. The log up to it, what is new or `in_full`. 4. Send, the same bytes again if the answer is lost.
+        5. Verify and remember.
+        """
         e = self._enrolment
         # 1
         nonce = self._take_nonce()
@@ -201,8 +210,9 @@ class Attestation:
             self._logs.forget()
         logs, anchors = self._logs.travelling(quoted.pcrs.get(IMA_PCR)), self._anchors.travelling(quoted.pcrs)
         upto, seen = Point(events, quoted.pcrs.get(e.runtime_pcr)), self._seen
-        first = seen.events if self._log.register(seen.events) == seen.register and seen.events <= events else 0
-        fresh = tuple(sorted({measurements[r.instance] for r in requests if r.instance in measurements and r.instance not in self._told}))
+        new = not in_full and self._log.register(seen.events) == seen.register and seen.events <= events
+        first, told = (seen.events if new else 0), (set() if in_full else self._told)
+        fresh = tuple(sorted({measurements[r.instance] for r in requests if r.instance in measurements and r.instance not in told}))
         evidence = encode_evidence(
             Evidence(
                 host=e.host, nonce=nonce, attest=quoted.attest, signature=quoted.signature, pcrs=quoted.pcrs,
@@ -221,7 +231,7 @@ class Attestation:
             # Whether the nonce was spent is not known: the very same bytes get the stored answer, if there is one.
             answer, receipt = self._send(evidence)
         # 5
-        decision = self._believe(answer, nonce, evidence)
+        decision, answer = self._believe(answer, nonce, evidence)
         self._nonce = Nonce(answer.nonce), self._clock.boot() + answer.nonce_life - _MARGIN
         if self._acknowledge(answer, upto, anchors):
             self._logs.acknowledge(logs)
@@ -251,8 +261,7 @@ class Attestation:
             return
         came = self._uplink.post(f"/v1/hosts/{self._enrolment.host}/attest", sent.evidence, CMW_TYPE)
         try:
-            answer = read_answer(self._uplink.base_url, came, AttestAnswer)
-            self._believe(answer, sent.nonce, sent.evidence)
+            _, answer = self._believe(read_answer(self._uplink.base_url, came, AttestAnswer), sent.nonce, sent.evidence)
         except Refused:  # never judged, and its nonce is of no use any more; or judged too long ago
             self._remember(Acknowledged(self._seen))
             return
@@ -282,8 +291,11 @@ class Attestation:
             return held[0]
         return Nonce(ask(self._uplink, f"/v1/hosts/{self._enrolment.host}/nonce", b"", NonceAnswer).nonce)
 
-    def _believe(self, answer: AttestAnswer, nonce: Nonce, evidence: bytes) -> AttestDecision:
-        """The decision in `answer`, which the pinned key signed, for this host, nonce and evidence. Raises Unavailable for any other."""
+    def _believe(self, answer: AttestAnswer, nonce: Nonce, evidence: bytes) -> tuple[AttestDecision, AttestAnswer]:
+        """The decision in `answer`, which the pinned key signed, for this host, nonce and evidence; and the answer as it was signed.
+
+        Raises Unavailable for any other.
+        """
         try:
             signed = parse_sign1(answer.decision, what="decision")
             entry = parse_entry(signed.payload or b"")
@@ -295,7 +307,10 @@ class Attestation:
             raise Unavailable("verifier", "expected the decision on this attestation, got another")
         if dict(entry.inputs).get("evidence") != Digest.of(evidence):
             raise Unavailable("verifier", "expected the decision on this evidence, got one on another")
-        return entry
+        try:
+            return entry, as_signed(answer, entry)
+        except FormatError as error:
+            raise Unavailable("verifier", f"an answer beside its decision: {error}") from None
 
     def _forget(self) -> None:
         """The next attestation carries the log from its first event, and every measurement."""
@@ -315,6 +330,24 @@ class Attestation:
         if known != self._recall():
             write_acknowledged(self._log.directory, known)
             self._known, self._vain_since = known, None
+
+
+def as_signed(answer: AttestAnswer, decision: AttestDecision) -> AttestAnswer:
+    """`answer` with the reasons that its signed `decision` and the result named there have, whatever stands beside them.
+
+    Result, policy and the token of each instance are those that the decision names by digest. Receipt, keys, the next nonce and approvals
+    of lease keys are as they came. Raises FormatError for anything else.
+    """
+    policy = parse_bundle(parse_sign1(answer.policy, what="policy").payload or b"")
+    parts = (("result", Digest.of(answer.result), decision.result), ("policy", policy.digest, dict(decision.inputs)["policy"]))
+    for what, got, expected in parts:
+        if got != expected:
+            raise FormatError(f"answer.{what}", str(expected), str(got))
+    tokens = [(one.instance, None if one.token is None else Digest.of(parse_token(one.token).jws.payload)) for one in answer.answers]
+    if tokens != [(one.instance, one.claims) for one in decision.outcomes]:
+        raise FormatError("answer.answers", "the outcomes of the decision, with their tokens", "others")
+    answers = (replace(one, reasons=outcome.reasons) for one, outcome in zip(answer.answers, decision.outcomes, strict=True))
+    return replace(answer, reasons=with_names(decision, parse_ear_cbor(answer.result)), answers=tuple(answers))
 
 
 def reasons_for(answer: AttestAnswer, instance: bytes) -> tuple[str | None, tuple[Reason, ...]]:

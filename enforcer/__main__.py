@@ -6,7 +6,7 @@ status [INSTANCE]           how the instances stand
 why REF                     explain a refusal or a containment
 approve REF                 say yes, once, to an action that takes a person
 kill INSTANCE               kill an instance; it is tainted for ever
-log show|export|prove|erase|hold|lift|acts|vkey INSTANCE
+log show|export|prove|erase|hold|lift|acts|settle|vkey INSTANCE
 relying                     decide for proxies and enforcement points of others
 policy schema|test|what-if|shadow  try policies before they decide
 tools -- PROGRAM ARG…       propose what to approve of a server of the Model Context Protocol
@@ -137,11 +137,11 @@ def _arguments(name: str, made: argparse.ArgumentParser) -> None:
     elif name == "kill":
         made.add_argument("instance")
     elif name == "log":
-        made.add_argument("act", choices=("show", "export", "prove", "erase", "hold", "lift", "acts", "vkey"))
+        made.add_argument("act", choices=("show", "export", "prove", "erase", "hold", "lift", "acts", "settle", "vkey"))
         made.add_argument("instance", nargs="*", help="export takes several, or none for all; prove takes REF")
         made.add_argument("--output", type=Path, metavar="FILE", help="where an export goes")
         made.add_argument("--namespace", metavar="NAME", help="erase, hold or lift a namespace instead of an instance")
-        made.add_argument("--by", metavar="WHO", help="who erases, holds or lifts (default: sudo's user, or this one)")
+        made.add_argument("--by", metavar="WHO", help="who erases, holds, lifts or settles (default: sudo's user, or this one)")
         made.add_argument("--why", metavar="TEXT", default="", help="and why; both are recorded")
     elif name == "policy":
         _policy_arguments(made)
@@ -318,7 +318,7 @@ def _log(config: EnforcerConfig, args: argparse.Namespace) -> int:
         return cli.ACCEPTED
     if args.act == "vkey":
         return _vkey(config, args)
-    if args.act in {"erase", "hold", "lift", "acts"}:
+    if args.act in {"erase", "hold", "lift", "acts", "settle"}:
         return _acts(config, args)
     if len(args.instance) != 1:
         raise FormatError(f"log {args.act}", "one instance", f"{len(args.instance)}")
@@ -334,15 +334,21 @@ def _log(config: EnforcerConfig, args: argparse.Namespace) -> int:
 
 
 def _acts(config: EnforcerConfig, args: argparse.Namespace) -> int:
-    """Erase, hold, lift, and what was erased, held and lifted."""
+    """Erase, hold, lift, settle, and what was erased, held, lifted and settled."""
     from enforcer import explain
     from enforcer.holds import Holds, Said
-    from writ.formats.operator_log import of_instance, of_namespace
+    from writ.formats.operator_log import VERIFIER, of_instance, of_namespace
     from writ.service.clock import SystemClock
 
     holds = Holds(config, SystemClock())
     if args.act == "acts":
         cli.emit({"acts": [one.to_json() for one in holds.acts()], "held": sorted(holds.held())}, args.json)
+        return cli.ACCEPTED
+    if args.act == "settle":
+        if args.instance or args.namespace is not None or not args.why:
+            raise FormatError("log settle", "--why TEXT alone", "an instance, a namespace, or no --why")
+        settled = holds.settle(Said(args.by or os.environ.get("SUDO_USER") or _user(), args.why))
+        cli.emit({"resource": VERIFIER, "settled": settled}, args.json)
         return cli.ACCEPTED
     if (args.namespace is None) == (len(args.instance) != 1):
         raise FormatError(f"log {args.act}", "one instance, or --namespace NAME", f"{len(args.instance)} instances")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from writ.formats.cose import CONTENT_TYPE as CONTENT_TYPE_LABEL
@@ -49,16 +50,8 @@ class HeldBundles:
         Raises Refused (`policy-rollback`), or Unavailable where it cannot be remembered.
         """
         path = self._folder / f"{bundle.namespace}.held"
-        try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-                self._advance(path, bundle)
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            raise Unavailable("held policies", f"{path}: {error.strerror}") from None
+        with locked(self._folder, "held policies"):
+            self._advance(path, bundle)
 
     def _advance(self, path: Path, bundle: PolicyBundle) -> None:
         version, digest = _read(path)
@@ -67,17 +60,37 @@ class HeldBundles:
             raise Refused(Reason("policy-rollback", f"policy.{bundle.namespace}", f"version {version} as held, or a later one", got))
         if bundle.version == version and digest == bundle.digest:
             return
-        fresh = path.with_suffix(".new")
-        with fresh.open("wb") as file:
-            file.write(encode_cbor({"v": 1, "version": bundle.version, "digest": bundle.digest.value}))
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
+        write_durably(path, encode_cbor({"v": 1, "version": bundle.version, "digest": bundle.digest.value}))
+
+
+@contextlib.contextmanager
+def locked(folder: Path, what: str) -> Iterator[None]:
+    """Nobody else of this host is in here for `folder`, which exists. Raises Unavailable for every OSError."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            os.fsync(folder)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
         finally:
-            os.close(folder)
+            os.close(descriptor)
+    except OSError as error:
+        raise Unavailable(what, f"{folder}: {error.strerror}") from None
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """The file holds `data`, also after a loss of power; before that, what it held. Raises OSError."""
+    fresh = path.with_suffix(".new")
+    with fresh.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _read(path: Path) -> tuple[int, Digest | None]:

@@ -251,6 +251,11 @@ class EnforcerConfig:
         return self.run_dir / "record-store.prom"
 
     @property
+    def places_dir(self) -> Path:
+        """How far the verifier's logs were seen to grow, for all instances."""
+        return self.state_dir / "verifier"
+
+    @property
     def namespace_keys(self) -> Path:
         """The folder of the keys that wrap the content keys of instances."""
         return self.state_dir / "namespaces"

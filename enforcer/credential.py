@@ -105,12 +105,13 @@ class Held:
 
 
 def accept(
-    given: TokenGiven, subject: Subject, trust: Trust, bundles: HeldBundles, *, wall: int, boot: float, after: Logged | None = None
+    given: TokenGiven, subject: Subject, trust: Trust, bundles: HeldBundles, *, wall: int, boot: float, after: Sequence[Logged] = ()
 ) -> Held:  # fmt: skip
-    """The relayed answer is the verifier's, for `subject`, fresh, and no step back; `after` is where the decision before it stands.
+    """The relayed answer is the verifier's, for `subject`, fresh, and no step back; `after` is the last place in each log before it was
+    asked for.
 
-    1. The decision is signed by a pinned decision key; where the trust file names a log, its receipt shows it in that log, behind the one
-       before.
+    1. The decision is signed by a pinned decision key; where the trust file names a log, its receipt shows it in that log, behind what
+       was there before.
     2. Its outcome for the instance names exactly these claims, and nothing stands against the host or the instance.
     3. The token is by this trust's issuer, signed by the key it names, alive, for this audience.
     4. Its claims are those of the instance that was launched, with grants and lineage.
@@ -153,7 +154,7 @@ def leased(held: Held, lease: LeaseGiven, *, wall: int, boot: float) -> Held:
     return Held(held.token, held.compact, held.bundle, held.received_wall, held.received_boot, fresh, held.logged)
 
 
-def _logged(given: TokenGiven, trust: Trust, after: Logged | None) -> Logged | None:
+def _logged(given: TokenGiven, trust: Trust, after: Sequence[Logged]) -> Logged | None:
     """Where the decision stands, by its receipt. A log only grows: what is decided later stands behind, under a size that is no smaller.
 
     The same decision once more is no news here: `Credential.take` refuses its token.
@@ -163,9 +164,10 @@ def _logged(given: TokenGiven, trust: Trust, after: Logged | None) -> Logged | N
     if given.receipt is None:
         raise Refused(Reason("receipt-missing", "receipt", f"one of {trust.log_keys[0].name}", "none"))
     place = verify_logged(leaf_hash(given.decision), parse_receipt(given.receipt), trust.log_keys, None, "receipt")
-    if after is not None and after.origin == place.origin and (place.index < after.index or place.size < after.size):
-        wanted, got = f"entry {after.index} of {after.size}, or later", f"entry {place.index} of {place.size}"
-        raise Refused(Reason("verifier-rolled-back", "receipt.index", wanted, got))
+    for last in after:
+        if last.origin == place.origin and (place.index < last.index or place.size < last.size):
+            wanted, got = f"entry {last.index} of {last.size}, or later", f"entry {place.index} of {place.size}"
+            raise Refused(Reason("verifier-rolled-back", "receipt.index", wanted, got))
     return place
 
 

@@ -66,13 +66,15 @@ Held = HeldTool | HeldConnection
 @dataclass(frozen=True, slots=True)
 class Since:
     """Where an instance stands that has acted before: ids of the tokens it held, leaf hash of its last action's record, bytes it may still
-    write, how many records the verifier has a checkpoint of, and the placeholders that its agent holds, in the order of their secrets."""
+    write, how many records the verifier has a checkpoint of, the placeholders that its agent holds, in the order of their secrets, and why
+    the verifier is not followed any more."""
 
     seen: tuple[str, ...] = ()
     last: bytes | None = None
     left: int = BYTES_IN_ALL
     carried: int = 0
     placeholders: tuple[str, ...] = ()
+    lost: Reason | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +82,9 @@ class Estate:
     """One instance, cut and frozen, between two codes.
 
     `config` is the holder's configuration as JSON; `run` and `launched` are the messages that began it; `key` is the session key in PKCS#8,
-    `ca` key and certificate of the egress gate, if it has one. `last` and `left` are as in `Since`. `held_since` is boot time in
-    milliseconds. `moves` counts the codes before the next one, `code` is the last of them.
+    `ca` key and certificate of the egress gate, if it has one. `lost` says why the verifier is not followed any more, or nothing. `last`
+    and `left` are as in `Since`. `held_since` is boot time in milliseconds. `moves` counts the codes before the next one, `code` is the
+    last of them.
     """
 
     code: bytes
@@ -94,6 +97,7 @@ class Estate:
     log_size: int
     log_root: bytes
     carried: int
+    lost: tuple[Reason, ...]
     last: bytes | None
     left: int
     seen: tuple[str, ...]
@@ -120,7 +124,7 @@ class Estate:
     @property
     def since(self) -> Since:
         """Where it stands."""
-        return Since(self.seen, self.last, self.left, self.carried, self.placeholders)
+        return Since(self.seen, self.last, self.left, self.carried, self.placeholders, self.lost[0] if self.lost else None)
 
     def descriptors(self) -> tuple[int, ...]:
         """Every descriptor that is named here."""
@@ -182,7 +186,8 @@ _ESTATE: Final[Family[Estate]] = Family(
             (
                 m.raw("code", size=32), m.uint("moves"), m.raw("config"), m.raw("run"), m.raw("launched", most=8 << 20),
                 m.raw("key", most=1024), m.optional_raw("ca", most=8192),
-                m.uint("log_size"), m.raw("log_root", size=32), m.uint("carried"), m.optional_raw("last", size=32), m.uint("left"),
+                m.uint("log_size"), m.raw("log_root", size=32), m.uint("carried"), m.reasons("lost"),
+                m.optional_raw("last", size=32), m.uint("left"),
                 m.texts("seen", most=MAX_SEEN), m.texts("placeholders", most=MAX_SECRETS),
                 m.reasons("reasons"), m.uint("held_since"), m.uint("hold_max"),
                 m.uint("agent"), m.uint("init"), m.text("cgroup", most=4096), m.text("image", most=4096), m.uint("uid"),

@@ -17,6 +17,7 @@ from typing import Final
 
 from enforcer.config import EnforcerConfig
 from enforcer.content_keys import KEY_FILE, ContentKeys
+from enforcer.places import HeldPlaces
 from enforcer.record import LOG_FILE, ActionLog, LogReader, erase
 from writ.formats.action import Action, encode_context
 from writ.formats.digest import Digest
@@ -27,6 +28,8 @@ from writ.formats.operator_log import (
     HOLD,
     LIFT,
     OPERATOR_LOG,
+    SETTLE,
+    VERIFIER,
     Act,
     acts_of,
     encode_said,
@@ -123,6 +126,15 @@ class Holds:
                     raise _held(resource, act)
             at = self._record(log, ERASE, whole, said)
             return self._did(log, at, ContentKeys(self._config.namespace_keys, namespace).erase)
+
+    def settle(self, said: Said) -> bool:
+        """The verifier is followed again, from wherever its log stands, and who said so is on record first.
+
+        False where it was. Raises Unavailable.
+        """
+        with closing(self._open()) as log:
+            at = self._record(log, SETTLE, VERIFIER, said)
+            return self._did(log, at, HeldPlaces(self._config.places_dir).settle)
 
     def _did(self, log: ActionLog, at: int, erases: Callable[[], bool]) -> bool:
         """The outcome is on record, whatever it is."""

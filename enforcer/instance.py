@@ -44,6 +44,7 @@ from enforcer.launch.slot import Slot
 from enforcer.leases import Leases
 from enforcer.links import Links
 from enforcer.papers import keep_object
+from enforcer.places import HeldPlaces
 from enforcer.record import ActionLog
 from enforcer.relay import Relay
 from enforcer.renewal import Granted, Renewal, Verdict
@@ -144,7 +145,8 @@ class Instance:
         self._gatekeeper.hold(self._secrets)
         subject = Subject(launched.instance, self._agent_id, self._key.public, launched.audience, launched.grants, self._run.parent)
         bundles = HeldBundles(config.state_dir / "policies")
-        self._renewal = Renewal(subject, self._relay, self._log, trust, bundles, self._folder, clock, since.carried)
+        places = HeldPlaces(config.places_dir)
+        self._renewal = Renewal(subject, self._relay, self._log, trust, bundles, places, self._folder, clock, since.carried, since.lost)
         self._containment = Containment(self._cgroup, self._gatekeeper, self._credential, self._folder, clock=clock, changed=self._standing)
         self._tenure = Tenure(self._containment, self._credential, clock)
         self._leases = Leases(self._credential, self._relay, clock, self._renewal.ask_now)
@@ -417,6 +419,7 @@ class Instance:
             code=installed_code(), moves=self._moves + 1, config=self._config.to_json(), run=CONTROL.encode(self._run),
             launched=LOCAL.encode(self._launched), key=self._key.left(), ca=self._outlet.ca,
             log_size=checkpoint.size, log_root=checkpoint.root, carried=self._renewal.carried, last=last, left=left,
+            lost=() if self._renewal.lost is None else (self._renewal.lost,),
             seen=self._credential.seen[-MAX_SEEN:], placeholders=tuple(self._secrets.placeholders.values()),
             reasons=reasons, held_since=int(1000 * (held_since or 0)), hold_max=hold_max,
             agent=agent.outer.pid, init=agent.init, cgroup=str(self._cgroup.path), image=str(self._image.path), uid=self._slot.agent_uid,

@@ -6,7 +6,7 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,6 +15,7 @@ from enforcer import papers
 from enforcer.bundles import HeldBundles
 from enforcer.credential import Held, Subject, accept, renew_in
 from enforcer.leases import with_lease
+from enforcer.places import HeldPlaces
 from enforcer.record import ActionLog, Checkpoint
 from enforcer.relay import Relay
 from writ.formats.errors import FormatError, Refused, Unavailable
@@ -84,15 +85,14 @@ class Renewal:
     """Asks for one instance, one question at a time, and knows which checkpoint the verifier has seen."""
 
     def __init__(
-        self, subject: Subject, relay: Relay, log: ActionLog, trust: Trust, bundles: HeldBundles, folder: Path, clock: Clock,
-        carried: int = 0,
+        self, subject: Subject, relay: Relay, log: ActionLog, trust: Trust, bundles: HeldBundles, places: HeldPlaces, folder: Path,
+        clock: Clock, carried: int = 0, lost: Reason | None = None,
     ) -> None:  # fmt: skip
-        """`carried` is how many records the verifier has been given a checkpoint of already."""
+        """`carried` is how many records the verifier has been given a checkpoint of already, `lost` why it was not followed any more."""
         self._subject, self._relay, self._log, self._trust = subject, relay, log, trust
-        self._bundles, self._folder, self._clock = bundles, folder, clock
+        self._bundles, self._places, self._folder, self._clock = bundles, places, folder, clock
         self._carried = self._confirmed = carried
-        self._logged: Logged | None = None
-        self._lost: Reason | None = None
+        self._lost = lost
         self._anchored: set[int] = set()
         self._questions = 0
         self._due = clock.boot()
@@ -104,6 +104,11 @@ class Renewal:
     def carried(self) -> int:
         """How many records the verifier has been given a checkpoint of, as far as we know."""
         return self._carried
+
+    @property
+    def lost(self) -> Reason | None:
+        """Why this instance does not follow the verifier any more."""
+        return self._lost
 
     def to_anchor(self) -> Checkpoint | None:
         """The log as it is durable now, to be anchored: its size is proven with the next checkpoint, whether that comes about or not.
@@ -207,11 +212,16 @@ class Renewal:
         1. The checkpoint of the log as it is durable now, with the proof that it extends the one carried last, and each anchor since.
         2. The answer, or none.
         3. A token is verified link by link, and its papers are kept; of hardware mode, it comes with its first lease or not at all.
-        4. The checkpoint counts as carried where the verifier answered with a token, or says which one it holds.
-        5. A verifier that lost what it had confirmed by a token is asked no more, and the instance gets none: it says that it holds less of
-           the log, or its own log is no continuation of that whose receipt came with a token. A true new enrolment of the host is not
-           that: of an instance from before it the verifier says for ever that it is tainted.
+        4. The checkpoint counts as carried where the verifier answered with a token, or a decision of it says which one it holds.
+        5. A verifier that lost what it had confirmed by a token is asked no more, and no instance of this host gets one, before an operator
+           has settled it and, of those that know of it, ever: it says that it holds less of the log, or its own log is no continuation
+           of that whose receipt came with a token. A true new enrolment of the host is not that: of an instance from before it the
+           verifier says for ever that it is tainted.
         """
+        try:
+            self._lost = self._lost or self._places.read().lost
+        except (FormatError, Unavailable) as error:
+            return _not_judged(error)
         if self._lost is not None:
             return NotNow((self._lost,), True)
         verdict, moved = self._ask()
@@ -222,12 +232,17 @@ class Renewal:
         with self._lock:
             self._questions += 1
         try:
-            return self._question()
+            try:
+                after = self._places.read().logs
+            except (FormatError, Unavailable) as error:
+                return _not_judged(error), False
+            return self._question(after)
         finally:
             with self._lock:
                 self._questions -= 1
 
-    def _question(self) -> tuple[Verdict, bool]:
+    def _question(self, after: Sequence[Logged]) -> tuple[Verdict, bool]:
+        """`after` was read before this asks: whatever is decided on it stands behind."""
         # 1
         checkpoint, carried = self._log.checkpoint(), self._carried
         with self._lock:
@@ -241,26 +256,31 @@ class Renewal:
         answer = self._relay.ask(ask)
         # 3, 4, 5
         try:
-            if isinstance(answer, Refusal) and (lacks := self._lacking(answer)):
+            decided = isinstance(answer, Refusal) and answer.decided
+            if isinstance(answer, Refusal) and decided and (lacks := self._lacking(answer)):
                 return Never(lacks), False
-            return self._judge(answer, checkpoint.size), isinstance(answer, Refusal) and self._resume(answer)
+            return self._judge(answer, checkpoint.size, after), isinstance(answer, Refusal) and decided and self._resume(answer)
         except Refused as refused:
             self._lost = next((reason for reason in refused.reasons if reason.code == ROLLED_BACK), None)
             if self._lost is not None:
-                _LOG.error(ROLLED_BACK, instance=self._subject.instance.hex(), detail=str(self._lost))
+                self._alarm(self._lost)
             return NotNow(refused.reasons, True), False
-        except FormatError as error:
-            return NotNow((Reason("malformed", error.what[:100], error.expected, error.got),), True), False
-        except Unavailable as error:
-            return NotNow((Reason("unavailable", error.what[:100], "an answer", error.detail[:200]),), False), False
+        except (FormatError, Unavailable) as error:
+            return _not_judged(error), False
 
-    def _judge(self, answer: Local, size: int) -> Verdict:
+    def _alarm(self, reason: Reason) -> None:
+        _LOG.error(ROLLED_BACK, instance=self._subject.instance.hex(), detail=str(reason), next=reason.remedy)
+        try:
+            self._places.alarm(reason)
+        except (FormatError, Unavailable) as error:  # this instance knows, whatever others hear
+            _LOG.error("alarm-not-kept", detail=str(error))
+
+    def _judge(self, answer: Local, size: int, after: Sequence[Logged]) -> Verdict:
         if isinstance(answer, TokenGiven):
-            held = accept(
-                answer, self._subject, self._trust, self._bundles, wall=self._clock.now(), boot=self._clock.boot(), after=self._logged
-            )
+            held = accept(answer, self._subject, self._trust, self._bundles, wall=self._clock.now(), boot=self._clock.boot(), after=after)
+            if held.logged is not None:
+                self._places.advance(held.logged)
             self._carried = self._confirmed = size
-            self._logged = held.logged
             with self._lock:
                 self._anchored = {one for one in self._anchored if one > size}
             papers.keep(self._folder, answer, logged=held.logged is not None)
@@ -280,7 +300,8 @@ class Renewal:
     def _resume(self, refusal: Refusal) -> bool:
         """An answer was lost: the verifier is ahead of us then and says where it stands, and the next proof starts there.
 
-        Or what was anchored before this code took over: it says of which sizes it lacks a proof, and the next ask has those.
+        Or what was anchored before this code took over: it says of which sizes it lacks a proof, and the next ask has those. Only what it
+        decided says where it stands: of what anybody on the way can say, nothing here follows.
         """
         for reason in () if refusal.final else refusal.reasons:
             if reason.code == "action-log-base" and reason.expected.isdecimal() and int(reason.expected) < self._confirmed:
@@ -304,3 +325,10 @@ class Renewal:
     def _wanted(self, refusal: Refusal) -> set[int]:
         sizes = (size for reason in refusal.reasons if reason.code == "anchor-proof-required" for size in reason.expected.split(" "))
         return {int(size) for size in sizes if size.isascii() and size.isdecimal() and len(size) < 20}
+
+
+def _not_judged(error: FormatError | Unavailable) -> NotNow:
+    """No answer that could be read; or what this host has seen of the verifier's log cannot, and none is asked for."""
+    if isinstance(error, FormatError):
+        return NotNow((Reason("malformed", error.what[:100], error.expected, error.got),), True)
+    return NotNow((Reason("unavailable", error.what[:100], "an answer", error.detail[:200]),), False)

@@ -87,7 +87,7 @@ def _hosts(verbs: Any) -> None:
     _verb(host, "show", "one host, with its instances", _host_show).add_argument("host")
     _verb(host, "release", "let a contained host attest again, after inspection", _host_act("release")).add_argument("host")
     _admission(_verb(host, "replace", "burn the host's TPM and let another enrol", _host_replace))
-    _verb(host, "retire", "put host and TPM out of service for ever", _host_act("retire")).add_argument("host")
+    _verb(host, "retire", "put host and TPM out of service for ever, or drop an unused admission", _host_act("retire")).add_argument("host")
     _verb(host, "excuse", "let a host owe no log of boot and IMA until it sends one again", _host_act("excuse")).add_argument("host")
     revoke = _verb(host, "revoke", "revoke a token, an instance or a host", _revoke)
     revoke.add_argument("kind", choices=("jti", "instance", "host"))

@@ -26,7 +26,7 @@ from verifier.ledger.schema import ApiKeyRow, HostRow
 from writ.formats.decision import DOMAIN, OperatorAct
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused
-from writ.formats.jose import parse_dpop, verify_jws
+from writ.formats.jose import DpopProof, parse_dpop, verify_jws
 from writ.formats.reason import Reason
 from writ.formats.state import HostRecord, parse_host_record
 from writ.formats.strict import b64url, name
@@ -150,10 +150,25 @@ class HostProofs:
     def authenticate(self, host: str, proof: str | None, *, method: str, path: str, body: bytes) -> HostRecord:
         """The enrolled host behind a DPoP proof. Raises FormatError, Refused.
 
-        1. It is well formed, for this method and path, and over this body.
+        1. It is the host's, for this method and path, and of now (`sender`).
+        2. It is over this body.
+        3. It is used for the first time.
+        """
+        # 1
+        parsed, record = self.sender(host, proof, method=method, path=path)
+        # 2
+        if parsed.arg != b64url(Digest.of(body).value):
+            raise Refused(Reason("proof-mismatch", "dpop.arg", "the digest of the body", "another or none"))
+        # 3
+        self._once(host, parsed.jti, parsed.iat, self._clock.now())
+        return record
+
+    def sender(self, host: str, proof: str | None, *, method: str, path: str) -> tuple[DpopProof, HostRecord]:
+        """The enrolled host whose key made the proof, whatever it was made over and however often it was used. Raises FormatError, Refused.
+
+        1. It is well formed, for this method and path.
         2. Its time is ours, give or take `PROOF_LIFE`.
-        3. The host is enrolled, and its key made the proof.
-        4. It is used for the first time.
+        3. The host is enrolled and not retired, and its key made the proof.
         """
         # 1
         if proof is None:
@@ -161,8 +176,6 @@ class HostProofs:
         parsed = parse_dpop(proof)
         if parsed.htm != method or urlsplit(parsed.htu).path != path:
             raise Refused(Reason("proof-mismatch", "dpop", f"{method} {path}"[:200], f"{parsed.htm} {urlsplit(parsed.htu).path}"[:200]))
-        if parsed.arg != b64url(Digest.of(body).value):
-            raise Refused(Reason("proof-mismatch", "dpop.arg", "the digest of the body", "another or none"))
         # 2
         now = self._clock.now()
         if abs(now - parsed.iat) > PROOF_LIFE:
@@ -176,9 +189,7 @@ class HostProofs:
             raise _unauthenticated("a proof by the key of an enrolled host")
         if row.status == "retired":
             raise Refused(Reason("host-not-active", "host.status", "active", row.status))
-        # 4
-        self._once(host, parsed.jti, parsed.iat, now)
-        return record
+        return parsed, record
 
     def _once(self, host: str, jti: str, iat: int, now: int) -> None:
         with self._lock:

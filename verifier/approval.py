@@ -22,11 +22,11 @@ from writ.formats.errors import FormatError, Misuse, Refused
 from writ.formats.exemption import LONGEST, encode_exemption
 from writ.formats.policy_bundle import PolicySettings
 from writ.formats.proposal import Draft, Proposal
+from writ.formats.public import with_names
 from writ.formats.reason import Reason
 from writ.formats.spiffe import AgentId
 from writ.formats.state import parse_host_state
 from writ.service.clock import Clock
-from writ.verdict.public import with_names
 from writ.verdict.publication import Pending, excepted_reason, judge_approvals, judge_exemption
 
 SHORTEST: Final = 60

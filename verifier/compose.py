@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import secrets
 import ssl
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from verifier.dry_runs import DryRuns
 from verifier.enrol import Enrolment
 from verifier.hosts import Hosts
 from verifier.http.app import build
-from verifier.http.limits import DeadlineProtocol
+from verifier.http.limits import bounded, connections_within
 from verifier.http.route import Parts
 from verifier.keys import LOG_FILE, Keys, log_signer, make_decision_key
 from verifier.ledger import Began, EngineInstalled, Ledger, Noted
@@ -253,6 +254,12 @@ def _tls(_: ServerConfig, default: Callable[[], ssl.SSLContext]) -> ssl.SSLConte
     return context
 
 
+def _descriptors() -> int:
+    """How many this process may have open at once."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return 1 << 20 if soft == resource.RLIM_INFINITY else soft
+
+
 def server_config(app: FastAPI, config: VerifierConfig) -> ServerConfig:
     """How uvicorn serves: HTTP/1.1, TLS 1.3 where there is a certificate, no access log (observe logs), no server header."""
     host, port = config.address
@@ -260,7 +267,7 @@ def server_config(app: FastAPI, config: VerifierConfig) -> ServerConfig:
         app,
         host=host,
         port=port,
-        http=DeadlineProtocol,
+        http=bounded(connections_within(_descriptors())),
         ws="none",
         lifespan="off",
         access_log=False,

@@ -150,15 +150,17 @@ class Hosts:
         self._move(operator, "host-replace", namespace, host, replaced, admitted)
         return admission
 
-    def retire(self, operator: Operator, namespace: str, host: str) -> HostRow:
-        """The host and its TPM are out of service for ever."""
+    def retire(self, operator: Operator, namespace: str, host: str) -> KnownHost:
+        """The host and its TPM are out of service for ever; of one that never enrolled only the admission, and its name is free again."""
 
         def retired(row: HostRow) -> HostChange:
             if row.status == "retired":
                 raise Refused(Reason("conflict", "host.status", "a host in service", row.status))
-            return HostChange(row, replace(row, status="retired"), burn=True, void=True)
+            return HostChange(row, replace(row, status="retired"), burn=True, void=True, gone=row.generation == 0)
 
-        return self._move(operator, "host-retire", namespace, host, retired)
+        row, tables = self._move(operator, "host-retire", namespace, host, retired), self._ledger.read()
+        heard = tables.get(HeardRow, host) or unheard(host, namespace, self._clock.now())
+        return self._known(row, heard, token_life(tables, namespace))
 
     def excuse(self, operator: Operator, namespace: str, host: str) -> HostRow:
         """The host owes no log of boot or IMA until it sends one again.

@@ -26,6 +26,7 @@ from writ.formats.digest import Digest
 from writ.formats.errors import Refused, Unavailable
 from writ.formats.eventlog.runtime import ComponentEvent, DriftEvent, StartEvent, StopEvent
 from writ.formats.evidence import parse_evidence
+from writ.formats.exchange import EXCHANGE, Problem
 from writ.formats.keys import PublicKey
 from writ.formats.local import (
     Done,
@@ -41,6 +42,8 @@ from writ.formats.local import (
     Watch,
 )
 from writ.formats.measurement import parse_measurement
+from writ.formats.reason import Reason
+from writ.service.uplink import Answer, Uplink
 
 
 async def start(host: Host, agent: str = "reporter") -> tuple[Launched, PublicKey]:
@@ -303,6 +306,28 @@ def test_launch_of_what_cannot_be_measured_is_refused(agent: str, code: str, spo
 
     told(story)
     assert len(events(enrolled)) == 1
+
+
+@pytest.mark.parametrize("code", ["instance-tainted", "token-revoked", "instance-drifted"])
+def test_problem_that_nothing_signs_is_not_final_and_says_that_nobody_decided(
+    code: str, site: VerifierSite, enrolled: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever ends TLS before the verifier can say it; of the verifier's own decision the next answer comes."""
+
+    async def story() -> None:
+        async with enrolled.running():
+            instance, key = await start(enrolled)
+            asked = await enrolled.ask(token_ask(instance, key), Refusal)
+            assert (asked.decided, asked.final) == (True, False)
+            site.approve(instance)
+            whole, problem = Uplink.post, EXCHANGE.encode(Problem("0" * 16, (Reason(code, "x", "running", "y"),)))
+            monkeypatch.setattr(Uplink, "post", lambda *_, **__: Answer(403, "application/cbor", problem))
+            refused = await enrolled.ask(token_ask(instance, key), Refusal)
+            assert ([reason.code for reason in refused.reasons], refused.final, refused.decided) == ([code], False, False)
+            monkeypatch.setattr(Uplink, "post", whole)
+            await enrolled.ask(token_ask(instance, key), TokenGiven)
+
+    told(story)
 
 
 # --- stop --------------------------------------------------------------------------------------------------------------

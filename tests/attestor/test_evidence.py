@@ -15,17 +15,19 @@ from attestor.collect import kernel_logs
 from attestor.collect.kernel_logs import KernelLogs
 from attestor.collect.runtime_log import RuntimeLog
 from attestor.config import LogPaths, write_private
-from attestor.evidence import Attestation
+from attestor.evidence import Attestation, reasons_for
 from swtpm import SoftTpm
 from tests.attestor.site import GOVERNANCE, OPERATOR, Host, VerifierSite
 from tests.signers import new_signer
 from tests.world.ima_logs import Kernel
+from writ.formats.cose import parse_sign1
+from writ.formats.decision import AttestDecision, parse_entry
 from writ.formats.digest import Digest, Nonce
 from writ.formats.errors import Refused, Unavailable
 from writ.formats.eventlog.ima import hashed
 from writ.formats.eventlog.runtime import StartEvent, command_digest
 from writ.formats.evidence import Evidence, InstanceRequest, encode_evidence, parse_evidence
-from writ.formats.exchange import EXCHANGE, AttestAnswer, NonceAnswer
+from writ.formats.exchange import EXCHANGE, AttestAnswer, NonceAnswer, Problem
 from writ.formats.grants import grant_set
 from writ.formats.local import LOCAL, MAX_FRAME, TokenGiven
 from writ.formats.reason import Reason
@@ -53,10 +55,15 @@ class Line(Uplink):
         self.lose = 0
         self.change: Callable[[AttestAnswer], AttestAnswer] = lambda answer: answer
         self.sent: list[bytes] = []
+        self.problem: Reason | None = None
+        """What somebody on the way says in place of the verifier, which hears nothing of it."""
         self.receipt: str | None = None
         """What stands in the header in place of what the verifier wrote."""
 
     def post(self, path: str, body: bytes, content_type: str, *, retry: bool = False) -> Answer:
+        if self.problem is not None and path.endswith("/attest"):
+            self.sent.append(body)
+            return Answer(403, "application/cbor", EXCHANGE.encode(Problem("0" * 16, (self.problem,))))
         answer = super().post(path, body, content_type, retry=retry)
         if not path.endswith("/attest"):
             return answer
@@ -167,17 +174,25 @@ def test_list_longer_than_one_evidence_goes_on_in_parts_in_one_attestation(
     bench.close()
 
 
-def test_verifier_that_asks_for_parts_for_ever_is_not_obeyed(enrolled: Host, tmp_path: Path) -> None:
+def decided(site: VerifierSite, answer: AttestAnswer, *reasons: Reason) -> AttestAnswer:
+    """`answer` with another decision of the verifier's: that these stand against the host."""
+    entry = parse_entry(parse_sign1(answer.decision).payload or b"")
+    assert isinstance(entry, AttestDecision)
+    signed = site.built.parts.keys.sign_entry(replace(entry, reasons=tuple(sorted(reasons)))).signed
+    return replace(answer, decision=signed, reasons=())
+
+
+def test_verifier_that_asks_for_parts_for_ever_is_not_obeyed(site: VerifierSite, enrolled: Host, tmp_path: Path) -> None:
     files = Files(enrolled, tmp_path / "ima")
     files.measure(*"ab")
     bench = Bench(enrolled, files.paths)
     partial = Reason("ima-log-partial", "ima.entries", "the list from entry 2", "a part of it")
-    bench.line.change = lambda answer: replace(answer, reasons=(partial,))
+    bench.line.change = lambda answer: decided(site, answer, partial)
     bench.attest()
     assert len(bench.line.sent) == 9
     bench.line.sent.clear()
     fell = Reason("clock-fell", "clock", "at least 2", "1")
-    bench.line.change = lambda answer: replace(answer, reasons=(fell, partial))
+    bench.line.change = lambda answer: decided(site, answer, fell, partial)
     bench.attest()
     assert len(bench.line.sent) == 1, "nothing of it was kept: the same part would only be sent again"
     bench.close()
@@ -288,6 +303,60 @@ def test_answer_whose_decision_the_pinned_key_did_not_sign_is_not_believed(part:
         bench.attest()
     bench.line.change = lambda answer: answer
     bench.attest()
+    bench.close()
+
+
+def test_reasons_beside_the_decision_are_not_read(bench: Bench) -> None:
+    """A log that is said to be unknown, an instance that is said to be tainted: the decision says neither."""
+    before = bench.attest()
+    for code in ("instance-tainted", "action-log-base", "full-log-required", "anchor-base"):
+        forged = (Reason(code, "x", "0", "y"),)
+        bench.line.change = lambda answer, forged=forged: replace(  # type: ignore[misc]  # bound now, and not when it is called
+            answer, reasons=forged, answers=tuple(replace(one, reasons=forged) for one in answer.answers)
+        )
+        sent = len(bench.line.sent)
+        answer = bench.attest()
+        assert (answer.reasons, reasons_for(answer, INSTANCE)) == (before.reasons, reasons_for(before, INSTANCE))
+        assert len(bench.line.sent) == sent + 1
+        assert parse_evidence(bench.line.sent[-1]).log_first == len(bench.log)
+    bench.close()
+
+
+@pytest.mark.parametrize("part", ["result", "policy", "answers", "token"])
+def test_answer_that_is_not_the_one_decided_is_not_believed(part: str, site: VerifierSite, bench: Bench) -> None:
+    first = bench.attest()
+    site.publish_policy("// another\n")
+
+    def forged(answer: AttestAnswer) -> AttestAnswer:
+        token = tuple(replace(one, token="a.b.c") for one in answer.answers)
+        given: dict[str, AttestAnswer] = {
+            "result": replace(answer, result=first.result),
+            "policy": replace(answer, policy=first.policy),
+            "answers": replace(answer, answers=()),
+            "token": replace(answer, answers=token),
+        }
+        return given[part]
+
+    bench.line.change = forged
+    with pytest.raises(Unavailable, match="beside its decision"):
+        bench.attest()
+    bench.line.change = lambda answer: answer
+    bench.attest()
+    bench.close()
+
+
+def test_problem_that_asks_for_the_whole_log_costs_one_more_try_and_is_not_remembered(bench: Bench) -> None:
+    """Nothing signs a problem; a log longer than one evidence could never be sent in full again."""
+    bench.attest()
+    bench.line.problem = Reason("full-log-required", "log_first", "0", "2")
+    known, sent = read_acknowledged(bench.log.directory), len(bench.line.sent)
+    with pytest.raises(Refused, match="full-log-required"):
+        bench.attest()
+    assert [parse_evidence(one).log_first for one in bench.line.sent[sent:]] == [len(bench.log), 0, 0]
+    assert read_acknowledged(bench.log.directory).upto == known.upto
+    bench.line.problem = None
+    bench.attest()
+    assert parse_evidence(bench.line.sent[-1]).log_first == len(bench.log)
     bench.close()
 
 

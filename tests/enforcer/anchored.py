@@ -13,6 +13,7 @@ from attestor.agentd import AgentDaemon
 from enforcer.anchors import Anchors
 from enforcer.bundles import HeldBundles
 from enforcer.credential import Subject
+from enforcer.places import HeldPlaces
 from enforcer.record import LOG_FILE, ActionLog
 from enforcer.relay import Relay
 from enforcer.renewal import Granted, Renewal, Verdict
@@ -80,7 +81,9 @@ class Anchored:
         clock = SystemClock()
         self.log = ActionLog(self.folder, self.instance, self.agent, ENGINE, clock.now())
         trust, bundles = self.site.built.parts.anchors.current(), HeldBundles(self.folder / "policies")
-        self.renewal = Renewal(self.subject, self.relay, self.log, trust, bundles, self.folder, clock, carried)
+        self.renewal = Renewal(
+            self.subject, self.relay, self.log, trust, bundles, HeldPlaces(self.folder / "verifier"), self.folder, clock, carried
+        )
         self.anchors = Anchors(0, self.instance, self.renewal, self.relay, clock)
 
     def act(self, count: int, content: bytes = b"") -> None:

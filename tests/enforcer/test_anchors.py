@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from enforcer.anchors import Anchors
+from enforcer.places import HeldPlaces
 from enforcer.relay import Relay
 from enforcer.renewal import MOST_ANCHORED, TRANSIENT, Granted, Never, NotNow, Renewal
 from tests.enforcer.host import Host, wait_for
@@ -36,7 +37,8 @@ class Anchoring:
         """Code that knows of no anchor."""
         relay, trust = Relay(str(self.attestor.path)), self.attestor.trust()
         self.renewal = Renewal(
-            self.scene.subject, relay, self.log, trust, self.scene.bundles, self.folder, self.scene.clock, carried
+            self.scene.subject, relay, self.log, trust, self.scene.bundles, HeldPlaces(self.folder / "verifier"), self.folder,
+            self.scene.clock, carried,
         )  # fmt: skip
         self.anchors = Anchors(self.every, self.scene.instance, self.renewal, relay, self.scene.clock)
 
@@ -106,7 +108,9 @@ def test_lost_answer_and_forgotten_anchors_are_mended_by_one_question(made: Anch
     held = made.attestor.instances[made.scene.instance]
     made.begin(carried=0)
     made.attestor.refuses["a"] = Refusal(
-        (Reason("action-log-base", "log", str(held.log[0]), "0"), Reason("anchor-proof-required", "anchors", "5", "none")), False
+        (Reason("action-log-base", "log", str(held.log[0]), "0"), Reason("anchor-proof-required", "anchors", "5", "none")),
+        final=False,
+        decided=True,
     )
     verdict = made.renewal.ask()
     assert isinstance(verdict, NotNow)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -178,7 +178,7 @@ def test_a_token_comes_with_the_receipt_of_its_decision_where_the_trust_file_nam
     assert taken(scene, replace(given, receipt=b"rubbish"), trust=unlogged).logged is None
 
 
-def taken(scene: Scene, given: TokenGiven, *, trust: Trust | None = None, after: Logged | None = None) -> Held:
+def taken(scene: Scene, given: TokenGiven, *, trust: Trust | None = None, after: Sequence[Logged] = ()) -> Held:
     wall, boot = scene.clock.wall, scene.clock.since_boot
     return accept(given, scene.subject, trust or scene.attestor.trust(), scene.bundles, wall=wall, boot=boot, after=after)
 
@@ -204,9 +204,9 @@ def test_a_decision_that_stands_before_the_last_one_or_in_a_shorter_log_is_of_a_
     before, later = taken(scene, first).logged, taken(scene, second).logged
     assert before is not None
     assert later is not None
-    assert taken(scene, second, after=before).logged == later
-    assert taken(scene, first, after=replace(later, origin="another.example.org/log")).logged == before
-    reason = refusal(lambda: taken(scene, first, after=later))
+    assert taken(scene, second, after=(before,)).logged == later
+    assert taken(scene, first, after=(replace(later, origin="another.example.org/log"),)).logged == before
+    reason = refusal(lambda: taken(scene, first, after=(later,)))
     assert (reason.code, reason.claim, reason.got) == ("verifier-rolled-back", "receipt.index", "entry 1 of 2")
-    assert taken(scene, second, after=later).logged == later, "the same once more: the credential refuses its token"
-    assert refusal(lambda: taken(scene, second, after=replace(before, size=9))).code == "verifier-rolled-back"
+    assert taken(scene, second, after=(later,)).logged == later, "the same once more: the credential refuses its token"
+    assert refusal(lambda: taken(scene, second, after=(replace(before, size=9),))).code == "verifier-rolled-back"

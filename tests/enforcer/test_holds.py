@@ -24,6 +24,7 @@ from enforcer.config import EnforcerConfig
 from enforcer.content_keys import KEY_FILE, ContentKeys
 from enforcer.explain import export
 from enforcer.holds import Holds, Said, namespace_of
+from enforcer.places import HeldPlaces, Places
 from enforcer.record import LOG_FILE, ActionLog, LogReader
 from enforcer.shipping import Shipping, host_key
 from tests.enforcer.test_record import action
@@ -34,6 +35,7 @@ from writ.formats.digest import Digest
 from writ.formats.engine import EngineId
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.operator_log import OPERATOR_LOG, Act, of_instance, of_namespace
+from writ.formats.reason import Reason
 from writ.formats.record import Opening, parse_log
 from writ.formats.spiffe import AgentId
 from writ.service.key_files import destroy_key
@@ -205,6 +207,14 @@ def test_the_namespace_of_a_log_is_in_its_opening(site: Site) -> None:
     for by in ("", "a\x1b", "x" * 1001):
         with pytest.raises(FormatError):
             Said(by, "")
+
+
+def test_that_a_verifier_is_followed_again_is_an_act_on_record(site: Site) -> None:
+    places = HeldPlaces(site.config.places_dir)
+    places.alarm(Reason("verifier-rolled-back", "receipt.index", "entry 4 of 9, or later", "entry 1 of 2"))
+    assert site.holds.settle(Said("bob", "the backup of Monday, agreed with carol"))
+    assert places.read() == Places()
+    assert [(one.act, one.resource, one.by) for one in site.holds.acts()] == [("log.settle", "verifier", "bob")]
 
 
 def test_a_hold_on_an_instance_stands_when_its_folder_is_gone(site: Site) -> None:
@@ -481,10 +491,12 @@ def test_the_commands(site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert said("erase", "--namespace", "billing")[0] == 1
     assert said("acts")[1]["held"] == ["namespace/billing"]
     assert said("lift", "--namespace", "billing")[0] == 2, "it takes a reason"
+    assert [said("settle", *words)[0] for words in ((), (ONE.hex(), "--why", "x"), ("--namespace", "billing", "--why", "x"))] == [2, 2, 2]
+    assert said("settle", "--why", "the backup of Monday") == (0, {"resource": "verifier", "settled": False})
     assert said("lift", "--namespace", "billing", "--why", "settled") == (0, {"resource": "namespace/billing", "held": False})
     assert said("erase", ONE.hex()) == (0, {"resource": f"instance/{ONE.hex()}", "erased": True})
     assert said("erase", "--namespace", "billing") == (0, {"resource": "namespace/billing", "erased": True})
-    assert [one.get("outcome") for one in said("acts")[1]["acts"]] == [None, None, "done", "done"]
+    assert [one.get("outcome") for one in said("acts")[1]["acts"]] == [None, None, None, "done", "done"]
     assert said("hold", TWO.hex(), "--why", "litigation 8")[0] == 0
     site.config.instance_dir(TWO).rename(tmp_path / "gone")
     assert said("erase", "--namespace", "billing")[0] == 1
@@ -494,7 +506,9 @@ def test_the_commands(site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[
     (tmp_path / "gone").rename(site.config.instance_dir(TWO))
     assert said("erase")[0] == 2
     assert said("erase", ONE.hex(), "--namespace", "billing")[0] == 2
-    assert [one["act"] for one in said("acts")[1]["acts"]] == ["log.hold", "log.lift", "log.erase", "log.erase", "log.hold", "log.lift"]
-    assert said("acts")[1]["acts"][1]["by"]
-    assert os.environ.get("SUDO_USER") is None or said("acts")[1]["acts"][1]["by"] == os.environ["SUDO_USER"]
+    assert [one["act"] for one in said("acts")[1]["acts"]] == [
+        "log.hold", "log.settle", "log.lift", "log.erase", "log.erase", "log.hold", "log.lift",
+    ]  # fmt: skip
+    assert said("acts")[1]["acts"][2]["by"]
+    assert os.environ.get("SUDO_USER") is None or said("acts")[1]["acts"][2]["by"] == os.environ["SUDO_USER"]
     assert site.readable() == [False, False, True]

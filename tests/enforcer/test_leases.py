@@ -10,6 +10,7 @@ import pytest
 
 from enforcer.credential import Held, leased
 from enforcer.leases import AGAIN, Leases, with_lease
+from enforcer.places import HeldPlaces
 from enforcer.record import ActionLog
 from enforcer.relay import Relay
 from enforcer.renewal import Granted, NotNow, Renewal
@@ -60,7 +61,9 @@ def hardware(tmp_path: Path) -> Iterator[Hardware]:
     scene.attestor.chip, scene.attestor.wall = chip, scene.clock.now
     scene.attestor.start()
     log, relay = scene.log(tmp_path), Relay(str(scene.attestor.path))
-    renewal = Renewal(scene.subject, relay, log, scene.attestor.trust(), scene.bundles, tmp_path, scene.clock)
+    renewal = Renewal(
+        scene.subject, relay, log, scene.attestor.trust(), scene.bundles, HeldPlaces(tmp_path / "verifier"), tmp_path, scene.clock
+    )
     yield Hardware(scene, chip, relay, renewal, log)
     log.close()
     scene.attestor.stop()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from enforcer import papers
+from enforcer.places import HeldPlaces
 from enforcer.relay import Relay
 from enforcer.renewal import RETRY_LEAST, RETRY_MOST, Granted, Never, NotNow, Renewal, Verdict
 from tests.enforcer.host import wait_for
@@ -30,7 +31,16 @@ class Asking:
         self.log = self.scene.log(folder)
         relay = Relay(str(self.attestor.path))
         trust = self.attestor.trust()
-        self.renewal = Renewal(self.scene.subject, relay, self.log, trust, self.scene.bundles, folder, self.scene.clock)
+        self.relay, self.trust, self.places = relay, trust, HeldPlaces(folder / "verifier")
+        self.renewal = self.anew()
+
+    def anew(self, lost: Reason | None = None) -> Renewal:
+        """One that knows what lies on the disk, and what an estate says."""
+        scene = self.scene
+        carried = 0 if not hasattr(self, "renewal") else self.renewal.carried
+        return Renewal(
+            scene.subject, self.relay, self.log, self.trust, scene.bundles, self.places, scene.folder, scene.clock, carried, lost
+        )  # fmt: skip
 
     def record(self, count: int) -> None:
         """More records."""
@@ -106,7 +116,7 @@ def test_verifier_that_is_behind_what_no_token_confirmed_is_followed(asking: Ask
     """It said that it holds as much, and no token of it came."""
     asking.record(5)
     ahead = asking.log.checkpoint()
-    asking.attestor.refusal = Refusal((Reason("action-log-base", "log", str(ahead.size), "0"),), False)
+    asking.attestor.refusal = Refusal((Reason("action-log-base", "log", str(ahead.size), "0"),), False, decided=True)
     assert isinstance(asking.renewal.ask(), NotNow)
     assert asking.renewal.carried == ahead.size
     asking.attestor.refusal = None
@@ -118,7 +128,7 @@ def test_host_that_was_enrolled_anew_is_no_alarm(asking: Asking) -> None:
     asking.record(5)
     asking.renewal.ask()
     reasons = (Reason("action-log-base", "log", "0", "6"), Reason("instance-tainted", "instance", "running", "tainted"))
-    asking.attestor.refusal = Refusal(reasons, True)
+    asking.attestor.refusal = Refusal(reasons, True, decided=True)
     assert isinstance(asking.renewal.ask(), Never)
 
 
@@ -130,6 +140,44 @@ def test_verifier_whose_log_went_back_is_an_alarm(asking: Asking) -> None:
     asked = len(asking.attestor.asks)
     assert code(asking.renewal.ask()) == "verifier-rolled-back"
     assert len(asking.attestor.asks) == asked
+
+
+def test_log_that_went_back_is_an_alarm_for_whoever_asks_next_on_this_host(asking: Asking) -> None:
+    """Other code that took over, a daemon that came anew, a new launch: each has its own memory, and the host has one."""
+    for _ in range(3):
+        asking.renewal.ask()
+    del asking.attestor.log.leaves[1:]
+    assert code(asking.anew().ask()) == "verifier-rolled-back", "the first to ask is not the one that saw the log before"
+    for _ in range(9):
+        asking.scene.give()
+    asked = len(asking.attestor.asks)
+    assert code(asking.anew().ask()) == "verifier-rolled-back", "nor does the log heal by growing past the place"
+    assert code(asking.renewal.ask()) == "verifier-rolled-back"
+    assert len(asking.attestor.asks) == asked
+    asking.places.settle()
+    assert isinstance(asking.anew().ask(), Granted)
+    assert code(asking.renewal.ask()) == "verifier-rolled-back", "an instance that knows is started anew"
+
+
+def test_alarm_by_the_base_of_a_log_is_the_hosts_and_goes_over_to_other_code(asking: Asking) -> None:
+    asking.record(3)
+    asking.renewal.ask()
+    asking.attestor.instances[asking.scene.instance].log = (0, EMPTY_ROOT)
+    assert code(asking.renewal.ask()) == "verifier-rolled-back"
+    assert asking.renewal.lost is not None
+    assert code(asking.anew().ask()) == "verifier-rolled-back"
+    asking.places.settle()
+    assert code(asking.anew(asking.renewal.lost).ask()) == "verifier-rolled-back", "as an estate has it"
+
+
+def test_altered_place_gives_no_token_until_it_is_settled(asking: Asking) -> None:
+    asking.renewal.ask()
+    (asking.scene.folder / "verifier" / "seen").write_bytes(b"rubbish")
+    asked = len(asking.attestor.asks)
+    assert code(asking.renewal.ask()) == "malformed"
+    assert len(asking.attestor.asks) == asked
+    asking.places.settle()
+    assert isinstance(asking.renewal.ask(), Granted)
 
 
 def test_receipts_are_kept_with_the_papers_and_are_in_the_archive(asking: Asking) -> None:
@@ -154,11 +202,25 @@ def test_log_that_does_not_extend_the_carried_one_is_never_given_a_token(asking:
 
 
 def test_a_base_beyond_our_own_log_is_not_believed(asking: Asking) -> None:
-    asking.attestor.refusal = Refusal((Reason("action-log-base", "log", "999", "0"),), False)
+    asking.attestor.refusal = Refusal((Reason("action-log-base", "log", "999", "0"),), False, decided=True)
     verdict = asking.renewal.ask()
 
     assert isinstance(verdict, NotNow)
     assert asking.renewal.carried == 0
+
+
+@pytest.mark.parametrize("base", ["0", "3"])
+def test_what_no_decision_says_of_the_log_is_not_followed(asking: Asking, base: str) -> None:
+    """Whoever stands between attestor and verifier can say it: no alarm, no containment, and the verifier is asked as before."""
+    asking.record(5)
+    asking.renewal.ask()
+    carried, asked = asking.renewal.carried, len(asking.attestor.asks)
+    reasons = (Reason("action-log-base", "log", base, "6"), Reason("anchor-proof-required", "a", "99", "none"))
+    asking.attestor.refusal = Refusal(reasons, False)
+    assert isinstance(asking.renewal.ask(), NotNow)
+    assert (asking.renewal.carried, len(asking.attestor.asks)) == (carried, asked + 1)
+    asking.attestor.refusal = None
+    assert isinstance(asking.renewal.ask(), Granted)
 
 
 @pytest.mark.parametrize(

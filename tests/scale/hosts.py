@@ -27,6 +27,7 @@ from enforcer.contain import Containment, Standing
 from enforcer.credential import Credential, Subject
 from enforcer.gatekeeper import Gatekeeper
 from enforcer.launch.cgroup import Cgroup
+from enforcer.places import HeldPlaces
 from enforcer.record import ActionLog
 from enforcer.relay import Relay
 from enforcer.renewal import Granted, Renewal
@@ -257,7 +258,7 @@ class HostRelay(Relay):
             return Unreachable(str(error)[:1000])
         token, reasons = reasons_for(attested.answer, self._instance)
         if token is None:
-            return Refusal(reasons, False)
+            return Refusal(reasons, False, decided=True)
         n = attested.answer
         key, evidence, receipt = self._enrolment.decision_key, attested.evidence, attested.receipt
         return TokenGiven(token, n.decision, n.result, n.policy, n.token_keys, key, evidence, receipt)
@@ -300,7 +301,7 @@ class Agent:
         self.tenure = Tenure(self.containment, self.credential, clock)
         subject = Subject(self.instance, AGENT, key.public, "tools", GRANTS, None)
         bundles = HeldBundles(self.folder / "policies")
-        self.renewal = Renewal(subject, relay, self.log, self.trust, bundles, self.folder, clock)
+        self.renewal = Renewal(subject, relay, self.log, self.trust, bundles, HeldPlaces(self.folder / "verifier"), self.folder, clock)
         first = self.renewal.renew()
         assert isinstance(first, Granted), first
         self.tenure.begin(first.held)

@@ -131,6 +131,43 @@ def test_publisher_belongs_to_one_namespace(verifier: RunningVerifier, tmp_path:
         other.post("/v1/publications", {"signed": ["x"]})
 
 
+def test_name_that_never_enrolled_is_no_namespaces_for_ever(verifier: RunningVerifier, tmp_path: Path) -> None:
+    """Names of hosts are in the public log: an operator of another namespace could admit and retire those that will be wanted."""
+    squatter, tenant = (verifier.as_operator(make_key(verifier, tmp_path, "operator", name), name) for name in ("squatter", "tenant"))
+    ticket = squatter.post("/v1/hosts", {"host": "h8"})["ticket"]
+    with pytest.raises(Refused, match="conflict"):
+        tenant.post("/v1/hosts", {"host": "h8"})
+    squatter.post("/v1/hosts/h8/retire")
+    with pytest.raises(Refused, match="not-found"):
+        squatter.get("/v1/hosts/h8")
+    fresh = tenant.post("/v1/hosts", {"host": "h8"})["ticket"]
+    with pytest.raises(RefusedByVerifier):
+        verifier.stranger("h8").enrol(ticket)
+    verifier.stranger("h8").enrol(fresh)
+    assert tenant.get("/v1/hosts/h8")["generation"] == 1
+    tenant.post("/v1/hosts/h8/retire")
+    with pytest.raises(Refused, match="conflict"):
+        tenant.post("/v1/hosts", {"host": "h8"})
+
+
+def test_name_whose_admission_ran_out_unused_is_free_and_not_before(verifier: RunningVerifier, tmp_path: Path) -> None:
+    squatter, tenant = (verifier.as_operator(make_key(verifier, tmp_path, "operator", name), name) for name in ("squatter", "tenant"))
+    for life in (60, 120):
+        squatter.post("/v1/hosts", {"host": "h8", "life": life})
+    verifier.clock.advance(61)
+    with pytest.raises(Refused, match="conflict"):
+        tenant.post("/v1/hosts", {"host": "h8"})
+    verifier.clock.advance(60)
+    tenant.post("/v1/hosts", {"host": "h8"})
+    assert squatter.get("/v1/hosts") == {"hosts": []}
+
+
+def test_figures_of_all_namespaces_are_for_who_reads_all(verifier: RunningVerifier, tmp_path: Path) -> None:
+    for role, namespace, status in (("reader", "billing", 403), ("operator", "billing", 403), ("reader", "*", 200)):
+        key = make_key(verifier, tmp_path, role, namespace)
+        assert call(verifier, "GET", "/metrics", headers={"Authorization": f"Bearer {key.read_text()}"})[0] == status, (role, namespace)
+
+
 def test_namespace_key_reaches_no_other_namespace(verifier: RunningVerifier, tmp_path: Path) -> None:
     verifier.host("h1")
     other = verifier.as_operator(make_key(verifier, tmp_path, "operator", "billing"))

@@ -325,22 +325,23 @@ class Attestor:
     def _token(self, ask: TokenAsk) -> Local:
         known = self.instances[ask.instance]
         if ask.log_from != known.log[0]:
-            return Refusal((Reason("action-log-base", "log", str(known.log[0]), str(ask.log_from)),), final=False)
+            return Refusal((Reason("action-log-base", "log", str(known.log[0]), str(ask.log_from)),), final=False, decided=True)
         if not merkle.verify_consistency(*known.log, ask.log_size, ask.log_root, ask.log_proof):
-            return Refusal((Reason("action-log-inconsistent", "log", f"an extension of {known.log[0]}", str(ask.log_size)),), final=True)
+            forked = Reason("action-log-inconsistent", "log", f"an extension of {known.log[0]}", str(ask.log_size))
+            return Refusal((forked,), final=True, decided=True)
         proofs = dict(ask.anchored)
         lacking = [str(size) for size in sorted(known.anchored) if size > ask.log_size or size not in proofs]
         if lacking:
-            return Refusal((Reason("anchor-proof-required", "anchors", " ".join(lacking), "none"),), final=False)
+            return Refusal((Reason("anchor-proof-required", "anchors", " ".join(lacking), "none"),), final=False, decided=True)
         if not all(
             merkle.verify_consistency(size, root, ask.log_size, ask.log_root, proofs[size]) for size, root in known.anchored.items()
         ):
-            return Refusal((Reason("anchor-inconsistent", "anchors", "an extension", "another log"),), final=True)
+            return Refusal((Reason("anchor-inconsistent", "anchors", "an extension", "another log"),), final=True, decided=True)
         known.log, known.anchored = (ask.log_size, ask.log_root), {}
         if self.agents[known.agent.name].mode == "observe" and not self.generous:
-            return Refusal((Reason("observed", f"instance.{ask.instance.hex()}.mode", "enforce", "observe"),), final=False)
+            return Refusal((Reason("observed", f"instance.{ask.instance.hex()}.mode", "enforce", "observe"),), final=False, decided=True)
         if known.drifted:
-            return Refusal((Reason("instance-drifted", "phase", "running", "drifted"),), final=True)
+            return Refusal((Reason("instance-drifted", "phase", "running", "drifted"),), final=True, decided=True)
         given = self.give(ask)
         self.given.append(given)
         return given

@@ -258,7 +258,7 @@ def specimens() -> dict[str, Specimen]:
         "tlog-proof": Specimen(logged.proof(5, witnesses=["w1"]), encode_tlog_proof, parse_tlog_proof),
         "tlog-add-checkpoint": Specimen(asked, encode_add_checkpoint, parse_add_checkpoint),
         "add-records": Specimen(shipped, encode_add_records, parse_add_records),
-        "add-records-proof": Specimen(
+        "tlog-add-records-proof": Specimen(
             parse_dpop(proof_of(signer("host"), encode_add_records(shipped))),
             lambda sent: sent.jws.compact.encode(),
             lambda data: parse_dpop(data.decode("latin-1")),

@@ -14,9 +14,9 @@ from starlette.exceptions import HTTPException
 
 from verifier.http import attest, introspection, log, operator, reference
 from verifier.http.introspection import FORM
-from verifier.http.limits import Limits, Rate, RouteLimit
+from verifier.http.limits import BODIES_MOST, BODIES_OF_ONE, Limits, Rate, RouteLimit, Shares
 from verifier.http.problems import CBOR, answer, problem, reasons_of
-from verifier.http.route import SMALL, Parts, Route, documented, guard
+from verifier.http.route import SMALL, Parts, Route, documented, guard, known
 from verifier.http.wire import NAME, SHA256
 from verifier.http.wire_reference import REFERENCE
 from verifier.ledger import Void
@@ -51,7 +51,7 @@ def build(parts: Parts, like: FastAPI | None = None) -> FastAPI:
     limits = _Finder(routes)
     _errors(app, limits, parts.counters)
     rate = Rate(burst=parts.requests_burst, per_second=parts.requests_per_second)
-    app.add_middleware(Limits, limit=limits.find, rate=rate)
+    app.add_middleware(Limits, limit=limits.find, rate=rate, known=known(parts), bodies=Shares(BODIES_MOST, BODIES_OF_ONE))
     return app
 
 
@@ -90,9 +90,9 @@ class _Finder:
 
     def find(self, method: str, path: str) -> RouteLimit:
         """The limits of that route."""
-        for known, pattern, route in self._routes:
-            if known == method and pattern.fullmatch(path):
-                return RouteLimit(route.body, route.cbor)
+        for spoken, pattern, route in self._routes:
+            if spoken == method and pattern.fullmatch(path):
+                return RouteLimit(route.body, route.cbor, route.caller)
         return RouteLimit(SMALL, cbor=False)
 
     def methods(self, path: str) -> str:
@@ -108,6 +108,8 @@ def _errors(app: FastAPI, limits: _Finder, counters: Counters) -> None:
 
     def any_error(request: Request, error: Exception) -> Response:
         foreseen = Unavailable("verifier", str(error)) if isinstance(error, Void) else error
+        if isinstance(error, OSError):  # of our own files and descriptors: nothing that a caller sent
+            foreseen = Unavailable("verifier", error.strerror or "the system refused")
         for reason in reasons_of(foreseen)[:1]:
             counters.add("verifier_refused_total", {"code": reason.code})
         return answer(foreseen, cbor=speaks_cbor(request))
@@ -130,7 +132,7 @@ def _errors(app: FastAPI, limits: _Finder, counters: Counters) -> None:
 
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(RequestValidationError, invalid)
-    for family in (Exception, FormatError, Refused, Unavailable, Void):
+    for family in (Exception, FormatError, OSError, Refused, Unavailable, Void):
         app.add_exception_handler(family, any_error)
 
 

@@ -64,8 +64,7 @@ def _hosts(parts: Parts) -> tuple[Route, ...]:
         return JSONResponse({"host": made.host, "namespace": made.namespace, "ticket": made.ticket, "expires_at": made.expires_at})
 
     def retire(host: Host, within: In) -> Any:
-        parts.hosts.retire(within.operator, within.namespace, host)
-        return JSONResponse(wire.host_view(parts.hosts.known(within.namespace, host), whole=False))
+        return JSONResponse(wire.host_view(parts.hosts.retire(within.operator, within.namespace, host), whole=False))
 
     def excuse(host: Host, within: In) -> Any:
         parts.hosts.excuse(within.operator, within.namespace, host)
@@ -192,7 +191,11 @@ def _keys(parts: Parts) -> tuple[Route, ...]:
         refused = [{"file": name, **reason.to_json()} for name, reason in done.refused]
         return JSONResponse({**_trust_view(done.trust), "added": _added_view(done.before, done.trust), "refused": refused})
 
-    def metrics() -> Any:
+    def metrics(request: Request) -> Any:
+        """They count for all namespaces, and so are for who may read all."""
+        namespace = request.state.operator.namespace
+        if namespace != WHOLE_DOMAIN:
+            raise Refused(Reason("forbidden", "namespace", WHOLE_DOMAIN, namespace))
         return Response(parts.counters.render_prometheus(), media_type=METRICS)
 
     return (

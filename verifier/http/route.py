@@ -17,6 +17,8 @@ from typing import Annotated, Any, Final
 from fastapi import Query, Request, Response
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.types import Scope as HttpScope
 
 from verifier.access import WHOLE_DOMAIN, ApiKeys, HostProofs, Operator
 from verifier.approval import Approvals
@@ -26,6 +28,7 @@ from verifier.cosigning import Cosigning
 from verifier.dry_runs import DryRuns
 from verifier.enrol import Enrolment
 from verifier.hosts import Hosts
+from verifier.http.limits import Known
 from verifier.http.problems import PROBLEM_JSON, TITLES
 from verifier.http.wire import NAME
 from verifier.keys import Keys
@@ -155,12 +158,40 @@ async def _admit(caller: str, parts: Parts, request: Request) -> None:
             parts.proofs.authenticate, host, request.headers.get("DPoP"), method=request.method, path=request.url.path, body=body
         )
         return
-    operator = await run_in_threadpool(parts.api_keys.authenticate, request.headers.get("Authorization"))
+    request.state.operator = await run_in_threadpool(_operator, caller, parts, request.headers.get("Authorization"))
+
+
+def _operator(caller: str, parts: Parts, authorization: str | None) -> Operator:
+    operator = parts.api_keys.authenticate(authorization)
     if operator.role not in ROLES_OF[caller]:
         raise Refused(Reason("forbidden", "role", " or ".join(ROLES_OF[caller]), operator.role))
     if caller == "domain" and operator.namespace != WHOLE_DOMAIN:
         raise Refused(Reason("forbidden", "namespace", WHOLE_DOMAIN, operator.namespace))
-    request.state.operator = operator
+    return operator
+
+
+def known(parts: Parts) -> Known:
+    """Who asks, before his body is read: the host whose key made the proof in the head, or the operator.
+
+    `_admit` asks again, with the body. Of the proof this says nothing about what it was made over, nor that it is used once. Raises
+    Refused, FormatError.
+    """
+
+    def of_host(path: str, headers: Headers, method: str) -> str:
+        parts_of = path.split("/")
+        host = name(parts_of[3] if len(parts_of) > 3 else "", "host")
+        parts.proofs.sender(host, headers.get("DPoP"), method=method, path=path)
+        return f"host {host}"
+
+    async def find(caller: str, scope: HttpScope) -> str:
+        headers = Headers(scope=scope)
+        if caller == "public":
+            raise Refused(Reason("too-large", "body", "a smaller one, of whom nothing is known", "more"))
+        if caller == "host":
+            return await run_in_threadpool(of_host, scope["path"], headers, scope["method"])
+        return f"operator {(await run_in_threadpool(_operator, caller, parts, headers.get('Authorization'))).id}"
+
+    return find
 
 
 PROBLEM_SCHEMA: Final[dict[str, Any]] = {

@@ -21,9 +21,9 @@ from writ.formats.ima_rules import ImaRules
 from writ.formats.ima_state import ImaState
 from writ.formats.keys import PublicKey, key_id, parse_jwk
 from writ.formats.policy_bundle import CLOCK_SKEW, HOLD_MAX, MOST_LAG, NONCE_LIFE, TOKEN_LIFE, PolicyBundle, PolicySettings
+from writ.formats.public import with_names
 from writ.formats.state import HostRecord, HostState, parse_host_record, parse_host_state
 from writ.formats.strict import decode_json
-from writ.verdict.public import with_names
 
 NAME = r"^[a-z0-9](?:[a-z0-9._\-]{0,61}[a-z0-9])?$"
 SHA256 = r"^sha256:[0-9a-f]{64}$"

@@ -138,13 +138,15 @@ class Admitted:
 class HostChange:
     """A host moves from `before`, which must still stand, to `after`.
 
-    `burn` retires the EK of `before` for ever; `void` ends outstanding nonces and live tokens.
+    `burn` retires the EK of `before` for ever; `void` ends outstanding nonces and live tokens; `gone`: it never enrolled, and nothing of it
+    stays, so that its name is anybody's.
     """
 
     before: HostRow
     after: HostRow
     burn: bool = False
     void: bool = False
+    gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -269,6 +269,9 @@ def judge_ek(tables: Tables, before: HostRow | None, *, ek: str, host: str) -> N
 def _admitted(change: Admitted, tables: Tables) -> Applied:
     admission = change.admission
     host = tables.get(HostRow, admission.host)
+    if host is not None and host.namespace != admission.namespace and _never_came(tables, host, change.entry.at):
+        _forgotten(tables, host.host)
+        host = None
     if host is not None and (host.status == "retired" or host.namespace != admission.namespace):
         raise Refused(Reason("conflict", "host", f"a new host or one of {admission.namespace}", f"a host that is {host.status}"))
     if host is None:
@@ -276,6 +279,20 @@ def _admitted(change: Admitted, tables: Tables) -> Applied:
         tables.put(unheard(admission.host, admission.namespace, change.entry.at))
     tables.put(admission)
     return Applied(_fitting(change.entry))
+
+
+def _never_came(tables: Tables, host: HostRow, at: int) -> bool:
+    """It was admitted, never enrolled, and no admission of it is of use any more."""
+    waiting = tables.select(AdmissionRow, host=host.host, spent=0)
+    return host.generation == 0 and all(one.expires_at and at >= one.expires_at for one in waiting)
+
+
+def _forgotten(tables: Tables, host: str) -> None:
+    """Nothing but the log and its spent admissions knows the name."""
+    for admission in tables.select(AdmissionRow, host=host, spent=0):
+        tables.put(replace(admission, spent=1))
+    tables.drop(HostRow, host)
+    tables.drop(HeardRow, host)
 
 
 @apply.register
@@ -290,6 +307,9 @@ def _change(tables: Tables, change: HostChange, at: int) -> None:
     host = change.before.host
     if tables.get(HostRow, host) != change.before:
         raise Void("the host")
+    if change.gone:
+        _forgotten(tables, host)
+        return
     tables.put(change.after)
     _moved(tables, change, at)
     if change.burn and change.before.ek is not None:

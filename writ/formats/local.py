@@ -125,10 +125,15 @@ class ExchangeGiven:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The verifier's answer is no (`final` False), or the instance is tainted and never recovers (`final` True)."""
+    """The answer is no (`final` False), or the instance is tainted and never recovers (`final` True).
+
+    `decided` where a decision of the verifier says so, whose signature the attestor verified. What else is final, the attestor knows by
+    itself; a problem of the verifier's, which nothing signs, never is.
+    """
 
     reasons: tuple[Reason, ...]
     final: bool
+    decided: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +249,7 @@ LOCAL: Final[Family[Local]] = Family(
             ),
         ),
         "exchange-given": (ExchangeGiven, (m.text("token", least=1, most=8192), m.raw("decision"), m.key("key"))),
-        "refusal": (Refusal, (m.reasons("reasons"), m.flag("final"))),
+        "refusal": (Refusal, (m.reasons("reasons"), m.flag("final"), m.flag("decided"))),
         "unreachable": (Unreachable, (m.text("detail"),)),
         "stop": (Stop, (m.raw("instance", size=16), m.text("outcome", most=16))),
         "done": (Done, ()),

@@ -1,6 +1,7 @@
 """The operator log of a host: who held what its action logs hide, lifted a hold, or erased, and why. An action log like any other.
 
     log.hold, log.lift, log.erase    on namespace/NAME or instance/ID, permitted without a token, of the gate `operator`
+    log.settle                       on verifier, likewise
     arguments                        {"by", "why"}, of a hold on an instance also its "namespace" where that was known; JSON, sealed
 
 It stands under an id that no instance has: instances are numbered at random, and this one is a hash. What was done, to what and when,
@@ -25,7 +26,9 @@ from writ.formats.strict import name as checked_name
 
 OPERATOR_LOG: Final = sha256(b"writ/operator-log/v1").digest()[:16]
 """In the place of an instance."""
-HOLD, LIFT, ERASE = "log.hold", "log.lift", "log.erase"
+HOLD, LIFT, ERASE, SETTLE = "log.hold", "log.lift", "log.erase", "log.settle"
+VERIFIER: Final = "verifier"
+"""The resource of `log.settle`: that it is followed again, after it lost what it had confirmed."""
 GATE: Final = "operator"
 MAX_SAID: Final = 32_768
 _INSTANCE, _NAMESPACE = "instance/", "namespace/"
@@ -110,8 +113,10 @@ def held_of(acts: Iterable[Act]) -> dict[str, Act]:
 
 
 def _act(record: ActionRecord, content: bytes | None) -> Act:
-    if record.action not in (HOLD, LIFT, ERASE) or record.gate != GATE:
-        raise FormatError("operator log", f"{HOLD}, {LIFT} or {ERASE} of the gate {GATE}", f"{record.action} of {record.gate}"[:120])
+    if record.action not in (HOLD, LIFT, ERASE, SETTLE) or record.gate != GATE:
+        raise FormatError(
+            "operator log", f"{HOLD}, {LIFT}, {ERASE} or {SETTLE} of the gate {GATE}", f"{record.action} of {record.gate}"[:120]
+        )
     if content is None:
         return Act(record.action, record.resource, record.decided_at, None, None)
     f = Fields(decode_json(content, "operator log", max_size=MAX_SAID), "operator log")

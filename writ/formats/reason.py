@@ -114,7 +114,7 @@ REMEDIES: Final[dict[str, str]] = {
     "collateral-refused": "What the bundle holds about the EK's chain was altered, or is of a CA nobody here knows: export again.",
     "receipt-invalid": "The receipt is of another entry, another log or another key.",
     "receipt-missing": "The trust file names a log, so a token comes with a receipt: look for who dropped it on its way from the verifier.",
-    "verifier-rolled-back": "The verifier lost what it confirmed, as when a backup was put back: keep this host's archive, and look there.",
+    "verifier-rolled-back": "The verifier lost what it confirmed: keep the archive, look there, then `enforcer log settle`.",
     "consistency-invalid": "The log is not an extension of its earlier state.",
     "decision-mismatch": "Re-running the decision gives another result than was recorded.",
     "digest-mismatch": "A part of the bundle is not the one that the signed record names.",

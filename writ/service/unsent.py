@@ -1,7 +1,8 @@
 """What a server's connections were given and have not taken: bounded for each in time, and for all together in bytes.
 
 uvicorn waits for as long as somebody likes to take an answer, and keeps it until then. Here a connection that takes less than `RATE` is
-closed, and so is the one that has waited longest while all together hold more than `MOST`: who takes nothing makes room for who does.
+closed, and so is the one that has waited longest while all of its loop together hold more than `MOST`: who takes nothing makes room for who
+does.
 
     class Protocol(Taken, HttpToolsProtocol): ...
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
+import threading
 from typing import Final
 
 MOST: Final = 64 << 20
@@ -85,8 +87,19 @@ def _taken(transport: asyncio.WriteTransport) -> int:
         return -_left(transport)
 
 
-UNSENT: Final = Unsent()
-"""Of this process, which serves on one loop."""
+class _OfThreads(threading.local):
+    """One for each thread that serves: a loop has a thread of its own, and what it watches is nobody else's."""
+
+    def __init__(self) -> None:
+        self.unsent = Unsent()
+
+
+_OF_THREADS: Final = _OfThreads()
+
+
+def of_this_loop() -> Unsent:
+    """That of the loop that runs in this thread."""
+    return _OF_THREADS.unsent
 
 
 class Taken(asyncio.Protocol):
@@ -97,14 +110,14 @@ class Taken(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Something waits to be taken."""
         super().pause_writing()
-        UNSENT.watch(self.transport)
+        of_this_loop().watch(self.transport)
 
     def on_response_complete(self) -> None:
         """An answer was given, and may wait."""
         super().on_response_complete()  # type: ignore[misc]  # of uvicorn's protocols, which are the other base
-        UNSENT.watch(self.transport)
+        of_this_loop().watch(self.transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing waits any more."""
-        UNSENT.forget(self.transport)
+        of_this_loop().forget(self.transport)
         super().connection_lost(exc)

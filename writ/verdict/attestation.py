@@ -20,6 +20,7 @@ from writ.formats.eventlog.cel import parse_cel
 from writ.formats.eventlog.runtime import StartEvent, parse_event
 from writ.formats.evidence import Evidence, parse_evidence
 from writ.formats.policy_bundle import PolicyBundle
+from writ.formats.public import with_salt, without_names
 from writ.formats.reason import Reason
 from writ.formats.state import HostRecord, HostState, encode_host_record, encode_host_state
 from writ.formats.tpm.public import parse_public
@@ -27,7 +28,6 @@ from writ.verdict.appraisal import appraise, size_of, within
 from writ.verdict.evidence import verify_evidence
 from writ.verdict.issue import Issuance, TokenDecision, consulted, issue
 from writ.verdict.lease_key import judge_lease_keys
-from writ.verdict.public import with_salt, without_names
 from writ.verdict.reference import ReferenceSet
 
 HOST_ROOM: Final = 6000

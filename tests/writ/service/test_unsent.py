@@ -9,6 +9,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from enforcer.relying.protocol import StrictProtocol
 from tests.enforcer.host import wait_for
 from tests.world.network import certified
 from verifier.http.limits import DeadlineProtocol
-from writ.service.unsent import Unsent
+from writ.service.unsent import _OF_THREADS, Unsent
 
 SIZE = 12 << 20
 """More than the kernel keeps for a connection."""
@@ -82,7 +83,7 @@ def serve(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 
     def begin(certificate: tuple[Path, Path] | None = None, **bounds: Any) -> Served:
         unsent = Counted(**bounds)
-        monkeypatch.setattr("writ.service.unsent.UNSENT", unsent)
+        monkeypatch.setattr("writ.service.unsent.of_this_loop", lambda: unsent)
         made.append(Served(request.param, unsent, certificate))
         return made[-1]
 
@@ -199,3 +200,21 @@ def test_what_is_forgotten_is_not_looked_at() -> None:
 
     with socket.socket(socket.AF_UNIX) as raw:
         assert asyncio.run(run()) == (1, 0)
+
+
+def test_each_loop_watches_its_own_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`enforcer relying serve` has three: what waits at one is no business of another's, and is never ended from its thread."""
+    ended: list[bool] = []
+    monkeypatch.setattr(Unsent, "__init__", partialmethod(Unsent.__init__, most=1 << 20))
+    monkeypatch.setattr("writ.service.unsent._OF_THREADS", type(_OF_THREADS)())
+    monkeypatch.setattr(Unsent, "_end", lambda self, transport: ended.append(self._watched.pop(transport)[1].cancel()))
+    sites = [Served(StrictProtocol, Counted(), None) for _ in range(2)]
+    try:
+        with sites[0].asked() as first, sites[1].asked() as second:
+            assert first.recv(1)
+            assert second.recv(1)
+            time.sleep(1)
+            assert not ended, "each has one that waits, and one makes room for none"
+    finally:
+        for site in sites:
+            site.stop()

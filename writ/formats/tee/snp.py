@@ -203,11 +203,6 @@ class SnpReport:
         return any(self.chip_id)
 
     @property
-    def smt_on(self) -> bool:
-        """Whether the platform runs two threads a core."""
-        return bool(self.platform_info & 1)
-
-    @property
     def ciphertext_hidden(self) -> bool:
         """Whether the platform hides ciphertext from its host."""
         return bool(self.platform_info >> 4 & 1)

@@ -25,8 +25,9 @@ from enum import IntEnum
 from struct import Struct
 from typing import Final
 
+from writ.formats.der import element_end
 from writ.formats.errors import FormatError
-from writ.formats.x509 import MAX_CERTIFICATE, Certificate, parse_certificate, parse_pem_certificates
+from writ.formats.x509 import Certificate, parse_certificate, parse_pem_certificates
 
 MAX_QUOTE: Final = 64 << 10
 """Bytes with padding: kernels set aside 8 or 16 KiB."""
@@ -231,9 +232,9 @@ def pck_chain(quote: Quote) -> tuple[Certificate, ...]:
         return parse_pem_certificates(data, "PCK chain", most=MOST_PCK)
     found: list[Certificate] = []
     while data:
-        end = min(len(data), 4 + int.from_bytes(data[2:4], "big")) if data[:2] == b"\x30\x82" else len(data)
-        if len(found) == MOST_PCK or end > MAX_CERTIFICATE:
-            raise FormatError("PCK chain", f"at most {MOST_PCK} certificates of {MAX_CERTIFICATE} bytes", "more")
+        if len(found) == MOST_PCK:
+            raise FormatError("PCK chain", f"at most {MOST_PCK} certificates", "more")
+        _, _, end = element_end(data, 0, "PCK chain")
         found.append(parse_certificate(data[:end]))
         data = data[end:]
     return tuple(found)

@@ -84,7 +84,7 @@ def parse_vek(certificate: Certificate) -> Vek | None:
         return None
     _integer(said, "1")
     product = _name(said, "2")
-    line = LINES.get(product.split("-", 1)[0])
+    line = LINES.get(product.partition("-")[0])
     if line is None:
         raise FormatError("VEK.productName", f"one of {', '.join(LINES)}", repr(product[:40]))
     kinds = [kind for part, kind in (("4", "VCEK"), ("5", "VLEK")) if part in said]
@@ -114,7 +114,7 @@ def _name(said: Mapping[str, bytes], part: str) -> str:
     reader = _value(said, part)
     content = reader.next("name", _IA5).content
     reader.done()
-    if not content or not content.isascii() or len(content) > 128:
+    if not content.isascii() or not 1 <= len(content) <= 128:
         raise FormatError(f"VEK.{part}", "1 to 128 characters of ASCII", f"{len(content)} bytes")
     return content.decode("ascii")
 

@@ -129,6 +129,12 @@ def test_abi_and_unknown_bits_of_the_policy() -> None:
     assert GuestPolicy(1 << 63).unknown == 1 << 63
 
 
+def test_each_bit_of_the_platforms_state_alone() -> None:
+    for bit in range(64):
+        report = parse_report(whole(platform_info=1 << bit))
+        assert (report.ciphertext_hidden, report.aliases_checked) == (bit == 4, bit == 5)
+
+
 # --- TCB versions ---------------------------------------------------------------------------------------------------------
 
 

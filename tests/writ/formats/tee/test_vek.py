@@ -8,6 +8,7 @@ import pytest
 
 from tests.parsers import assert_parser_is_total
 from tests.world.amd import OID, TCB, TURIN_TCB, Amd, SnpChip, certificate_table, number, raw_tcb
+from tests.world.authority import Ca
 from tests.world.der import element
 from writ.formats.errors import FormatError
 from writ.formats.tee.snp import Tcb
@@ -105,7 +106,17 @@ def test_certificate_that_says_it_otherwise_is_refused(changed: dict[str, bytes 
         parse_vek(vcek(MILAN, **changed))
 
 
+def test_largest_level_and_longest_name_are_read() -> None:
+    assert read(vcek(e3_8=number(255))).tcb[7] == 255
+    said = dict(VLEK.amd.extensions(TCB, product="Milan", csp="x" * 128))
+    assert read(VLEK.amd.vek("long", said, kind="VLEK")).csp == "x" * 128
+    for csp in ("", "x" * 129):
+        with pytest.raises(FormatError):
+            parse_vek(VLEK.amd.vek("long", said | {"5": element(0x16, csp.encode())}, kind="VLEK"))
+
+
 def test_other_certificates_are_none() -> None:
+    assert parse_vek(parse_certificate(Ca("authority").ek())) is None
     assert parse_vek(MILAN.amd.ask()) is None
     assert parse_vek(MILAN.amd.ark()) is None
     assert parse_vek(MILAN.amd.vek("other", {})) is None
@@ -168,6 +179,24 @@ def test_table_whose_entries_lie_elsewhere_is_refused(at: int, value: int) -> No
     table[at : at + 4] = value.to_bytes(4, "little")
     with pytest.raises(FormatError):
         parse_certificate_table(bytes(table))
+
+
+def test_table_of_as_many_entries_as_there_may_be() -> None:
+    held = {f"00112233-4455-6677-8899-aabbccddee{number:02x}": b"x" for number in range(17)}
+    most = dict(list(held.items())[:16])
+    assert dict(parse_certificate_table(certificate_table(most))) == most
+    with pytest.raises(FormatError):
+        parse_certificate_table(certificate_table(held))
+
+
+def test_entry_of_a_table_has_1_to_16384_bytes_behind_the_list() -> None:
+    largest = b"x" * 16384
+    assert parse_certificate_table(certificate_table({GUIDS["ARK"]: largest})) == (("ARK", largest),)
+    whole = bytearray(certificate_table({GUIDS["VCEK"]: b"vcek"}))
+    whole[16:24] = (0).to_bytes(4, "little") + len(whole).to_bytes(4, "little")
+    for table in (certificate_table({GUIDS["ARK"]: largest + b"x"}), certificate_table({GUIDS["VCEK"]: b"v", GUIDS["ARK"]: b""}), whole):
+        with pytest.raises(FormatError):
+            parse_certificate_table(bytes(table))
 
 
 def test_table_without_an_end_is_refused() -> None:

@@ -12,9 +12,9 @@ from writ.formats.decision import encode_entry
 from writ.formats.digest import Digest
 from writ.formats.ear import Ear, Submodule, encode_ear_cbor, parse_ear_cbor
 from writ.formats.evidence import encode_evidence
+from writ.formats.public import FILE, with_names, with_salt, without_names
 from writ.formats.reason import Reason
 from writ.verdict.attestation import AttestationVerdict
-from writ.verdict.public import FILE, with_names, with_salt, without_names
 
 SECRET = "/home/ada/divorce-papers.pdf"
 PLAIN = (
