@@ -69,6 +69,12 @@ class AzureVm:
         """The AK's bare signature."""
         return self.ak.sign(message, padding.PKCS1v15(), hashes.SHA256())
 
+    def bincode(self) -> bytes:
+        """A quote with signature and PCRs, as agents write it."""
+        message = self.quote()
+        parts = [struct.pack("<Q", len(part)) + part for part in (self.sign(message), message)]
+        return b"".join((*parts, struct.pack("<Q", PCRS), *VALUES))
+
 
 def td_of(vm: AzureVm, data: bytes, **changes: Any) -> tuple[Platform, bytes]:
     """A platform whose TD has `data` as its report data, and the TDREPORT of that TD."""

@@ -10,15 +10,14 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 
-from tests.world.amd import NOW, SnpChip, rsa_key
-from tests.world.azure import NONCE, VALUES, AzureVm, td_of
+from tests.world.amd import NOW, SnpChip
+from tests.world.azure import NONCE, VALUES, AzureVm, jwk, td_of
 from tests.world.tdx import AT
 from tests.writ.verdict import refusal
 from writ.formats.errors import FormatError
 from writ.formats.tee.hcl import HclReport, VtpmQuote, parse_hcl
 from writ.formats.tee.snp import HOST
 from writ.formats.tee.tdx import parse_quote
-from writ.formats.tpm.attest import ST_ATTEST_CREATION, ST_ATTEST_QUOTE, TPM_GENERATED
 from writ.formats.tpm.signature import Signature, encode_signature
 from writ.verdict.appraise.azure import DEFAULT_POLICY, AppraisedAzure, AzurePolicy, SnpGiven, TdxGiven, appraise_azure
 
@@ -115,8 +114,6 @@ def test_quote_of_another_vtpm_or_changed_is_refused() -> None:
         assert refused(lambda one=one: judge(quote=one)) == ["signature-invalid"]  # type: ignore[misc]
     assert refused(lambda: judge(VM.snp(), quote_of(message=VM.quote(magic=0)))) == ["not-tpm-generated"]
     creation = VM.quote(tag=0x8014)
-    assert TPM_GENERATED.to_bytes(4, "big") == creation[:4]
-    assert ST_ATTEST_CREATION != 0x8014 != ST_ATTEST_QUOTE
     assert refused(lambda: judge(quote=quote_of(message=creation))) == ["wrong-attest-type"]
 
 
@@ -150,14 +147,9 @@ def test_signature_in_a_tpms_structure_passes_and_with_sha1_does_not() -> None:
 
 
 def test_claims_without_an_ak_or_with_two_are_malformed() -> None:
-    for keys in ([], [{"kid": "HCLAkPub", "kty": "EC"}], [*_keys(), *_keys()]):
+    ak = jwk("HCLAkPub", VM.ak.public_key())
+    for keys in ([], [{"kid": "HCLAkPub", "kty": "EC"}], [ak, ak]):
         bare = parse_hcl(VM.hcl(bytes(1184), claims=VM.claims(keys=keys)))
         hcl = parse_hcl(VM.hcl(VM.chip.report(report_data=bare.claims_data), claims=bare.claims))
         with pytest.raises(FormatError):
             judge(hcl)
-
-
-def _keys() -> list[dict[str, Any]]:
-    from tests.world.azure import jwk
-
-    return [jwk("HCLAkPub", rsa_key("azure ak", 2048).public_key())]
