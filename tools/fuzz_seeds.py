@@ -23,6 +23,7 @@ from enforcer.control import CONTROL, Attached, Did, Exited, RefusedRun, Run
 from tests.world import nvidia
 from tests.world.amd import TURIN_TCB, Amd, SnpChip, certificate_table
 from tests.world.authority import Ca
+from tests.world.azure import AzureVm, td_of
 from tests.world.ima_logs import Kernel, certificate, module_signed, signed
 from tests.world.machine import FILES, SHELL, content, part_reference
 from tests.world.oci import Layout, directory, hard, layer, link
@@ -197,6 +198,15 @@ def snp_evidence() -> Iterator[bytes]:
     yield from (chips[0].report(version=version) for version in (2, 3, 4))
     yield chips[0].report().hex().encode()
     yield certificate_table({"63da758d-e664-4564-adc5-f4b93be8accd": b"vcek", "00112233-4455-6677-8899-aabbccddeeff": b"r"}, padding_to=64)
+
+
+def azure_parts() -> Iterator[bytes]:
+    """HCL reports about SNP and a TD, their claims, a TDREPORT, and quotes as messages and in bincode."""
+    vm = AzureVm()
+    report, (_, local) = vm.snp(), td_of(vm, bytes(64))
+    yield vm.hcl(report.hardware)
+    yield vm.hcl(local, "TDX") + bytes(64)
+    yield from (report.claims, local, vm.quote(), vm.bincode())
 
 
 def nvidia_evidence() -> Iterator[bytes]:
@@ -422,6 +432,7 @@ SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
     "certificates": certificates,
     "snp": snp_evidence,
     "nitro": nitro_documents,
+    "azure": azure_parts,
     "nvidia": nvidia_evidence,
     "tdx": tdx_parts,
     "pe": images,

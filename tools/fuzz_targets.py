@@ -32,6 +32,7 @@ from enforcer.wire.stream import Stream
 from tests.world.amd import NOW as AMD_NOW
 from tests.world.amd import SnpChip
 from tests.world.authority import Ca
+from tests.world.azure import AzureVm
 from tests.world.ima_logs import BOOT, certificate
 from tests.world.machine import SHELL, part_reference
 from tests.world.scene import ENGINE_ID, NAMESPACE, RUNTIME_PCR, Scene, signer
@@ -85,6 +86,7 @@ from writ.formats.record import parse_record as parse_leaf
 from writ.formats.state import HostState, clean_runtime, encode_host_state, parse_host_state
 from writ.formats.strict import decode_json
 from writ.formats.tee.dice import parse_tcb_info
+from writ.formats.tee.hcl import VtpmQuote, parse_claims, parse_hcl, parse_local_td_report, parse_vtpm_quote
 from writ.formats.tee.nitro import document_in_names, parse_document
 from writ.formats.tee.nvidia import parse_evidence as parse_nvidia_evidence
 from writ.formats.tee.nvidia import parse_opaque
@@ -128,6 +130,7 @@ from writ.formats.trust import ChainRules
 from writ.formats.x509 import Certificate, parse_certificate, parse_pem_certificates, parse_stored_certificate
 from writ.formats.x509_key import certificate_key
 from writ.formats.xmldsig import canonical, parse_xml
+from writ.verdict.appraise.azure import SnpGiven, appraise_azure
 from writ.verdict.appraise.boot import judge_boot, measured_values
 from writ.verdict.appraise.ima import ImaReferences, appraise_ima, index_files, judge_rows, measured_files
 from writ.verdict.appraise.nitro import NitroPolicy, appraise_document
@@ -515,6 +518,27 @@ def nvidia(data: bytes) -> None:
 
 
 @cache
+def _azure() -> tuple[AzureVm, SnpGiven]:
+    """An Azure VM, and whom to believe about its hardware."""
+    vm = AzureVm()
+    return vm, SnpGiven(vm.chip.vek(), vm.chip.amd.authorities(), vm.chip.amd.anchors())
+
+
+def azure(data: bytes) -> None:
+    """HCL reports, runtime claims and vTPM quotes, and the judge of whatever came under a good signature of hardware and AK."""
+    vm, given = _azure()
+    _read(parse_local_td_report, data)
+    hcl = _read(parse_hcl, data)
+    good = vm.snp()
+    quote = _read(parse_vtpm_quote, data) or VtpmQuote(data, vm.sign(data), None)
+    _read(parse_claims, data if hcl is None else hcl.claims)
+    for one in (good, good if hcl is None else hcl):
+        with suppress(FormatError, Refused):
+            found = appraise_azure(one, given, quote, at=AMD_NOW, nonce=None)
+            _hold(found.reasons == tuple(sorted(set(found.reasons))), "azure: reasons that are not a sorted set")
+
+
+@cache
 def _platform() -> tuple[Platform, Quote, Collateral]:
     """A platform with TDX, a quote that it made, and the collateral under which that passes."""
     return Platform(), parse_quote(Platform().quote(5, TDX_15)), Platform().collateral()
@@ -741,6 +765,7 @@ TARGETS: Final = {
     "certificates": Target(certificates, 4096),
     "snp": Target(snp, 4096),
     "nitro": Target(nitro, 8192),
+    "azure": Target(azure, 4096),
     "nvidia": Target(nvidia, 16384),
     "tdx": Target(tdx, 8192),
     "pe": Target(pe, 8192),

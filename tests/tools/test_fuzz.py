@@ -95,6 +95,7 @@ def test_target_holds_on_seeds_and_on_spoilt_ones(name: str) -> None:
         ("evidence", "parse_evidence"),
         ("certificates", "parse_crl"),
         ("snp", "split_report"),
+        ("azure", "parse_hcl"),
         ("tdx", "read_quote"),
         ("nitro", "parse_document"),
         ("pe", "parse_pe"),

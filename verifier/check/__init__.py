@@ -73,6 +73,19 @@ def _of_tdx(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--accept", action="append", metavar="STATUS", help="TCB status that passes, may be repeated; else all but Revoked")
 
 
+def _of_azure(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `verifier check azure-vtpm`."""
+    parser.add_argument(
+        "files", type=Path, nargs="+", metavar="FILE",
+        help="evidence as agents write it (JSON), or its parts: HCL report, vTPM quote, PCRs, certificates, TD quote",
+    )  # fmt: skip
+    parser.add_argument("--certs", type=Path, metavar="DIR", help="the VCEK's certificate, CAs and CRLs, in PEM or DER")
+    parser.add_argument(
+        "--collateral", type=Path, action="append", default=[], metavar="FILE", help="of Intel's provisioning service, as of `check tdx`"
+    )
+    parser.add_argument("--accept", action="append", metavar="STATUS", help="TCB status that passes, as of `check tdx`")
+
+
 KINDS: Final[dict[str, tuple[str, Arguments]]] = {
     "quote": ("a TPM quote", _of_quote),
     "ima-log": ("an IMA measurement list", _one_file),
@@ -82,6 +95,7 @@ KINDS: Final[dict[str, tuple[str, Arguments]]] = {
     "nvidia": ("NVIDIA GPUs and NVSwitches", _of_nvidia),
     "tdx": ("an Intel TDX or SGX quote", _of_tdx),
     "nitro": ("an AWS Nitro attestation document, of an enclave or a NitroTPM", _one_file),
+    "azure-vtpm": ("an Azure confidential VM", _of_azure),
     "corim": ("reference values", _one_file),
     "token": ("an execution token", _one_file),
 }
@@ -123,6 +137,10 @@ def _judge(kind: str) -> Kind:
             from verifier.check.nitro import check_nitro
 
             return check_nitro
+        case "azure-vtpm":
+            from verifier.check.azure import check_azure
+
+            return check_azure
         case "corim":
             from verifier.check.corim import check_corim
 

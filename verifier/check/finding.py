@@ -46,7 +46,7 @@ class Options:
 def read_evidence(path: Path, most: int = MAX_FILE) -> bytes:
     """The bytes of a file, or what its text spells in hexadecimal or base64, as some tools write. Raises as `read_file`."""
     data = read_file(path, most)
-    if not _TEXT.match(data):
+    if b"-----BEGIN" in data or not _TEXT.match(data):
         return data
     text = b"".join(data.split()).removeprefix(b"0x")
     try:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from verifier.check.finding import Finding, Options, read_file
 from writ.formats.crl import MAX_CRL, Crl, parse_crl
@@ -26,8 +26,11 @@ _POLICY: Final = SnpPolicy(migration=True, vmpls=frozenset(range(4)))
 """Debugging is refused, and a report that the host asked for; migration and the level are said, since nobody says here what is wanted."""
 
 
+Judged = TypeVar("Judged")
+
+
 @dataclass(slots=True)
-class _Given:
+class SnpFiles:
     """Certificates and CRLs as files hold them."""
 
     certificates: list[Certificate] = field(default_factory=list)
@@ -45,24 +48,19 @@ def check_snp(finding: Finding, args: argparse.Namespace, options: Options) -> N
     # 1
     data, table = split_report(read_file(args.file))
     report = parse_report(data)
-    finding.claims |= _claims(report)
+    finding.claims |= snp_claims(report)
     # 2
-    given = _Given()
+    given = SnpFiles()
     if table:
         _take_table(given, table)
     if args.certs is not None:
-        _take(given, args.certs, "--certs")
-    trusted = _Given()
+        take(given, args.certs, "--certs")
+    trusted = SnpFiles()
     # 3
-    anchors = frozenset(ROOTS)
-    if options.trust is not None:
-        _take(trusted, options.trust, "--trust")
-        anchors = frozenset(Digest.of(one.der) for one in trusted.tops)
-        if not anchors:
-            raise FormatError("--trust", "a directory with the certificate of a CA", "none")
+    anchors = take_trust(trusted, options)
     # 4
     authorities = (*given.certificates, *trusted.certificates, *amd_authorities())
-    veks = order_veks(report, _veks(given.certificates))
+    veks = order_veks(report, veks_of(given.certificates))
     judged = _judge(finding, report, veks, authorities, anchors, options, given.crls + trusted.crls)
     if judged is None:
         return
@@ -88,22 +86,43 @@ def _judge(
     """The verdict under the first of `veks` that signed it; where none did, why not under the likeliest."""
     if options.nonce is not None and not 1 <= len(options.nonce) <= REPORT_DATA_SIZE:
         raise FormatError("--nonce", f"1 to {REPORT_DATA_SIZE} bytes", f"{len(options.nonce)} bytes")
-    first: Refused | None = None
-    for vek in veks[:_MOST_VEKS]:
-        try:
-            return appraise_report(
-                report, vek, authorities, anchors, _POLICY, at=options.at, report_data=options.nonce, crls=crls
-            )  # fmt: skip
-        except Refused as refused:
-            first = first or refused
-    if first is not None:
-        raise first
+    found = first_judged(
+        veks,
+        lambda vek: appraise_report(report, vek, authorities, anchors, _POLICY, at=options.at, report_data=options.nonce, crls=crls),
+    )
+    if found is not None:
+        return found
     code = "snp-unsigned" if report.signing_key == "none" or report.mask_chip_key else "snp-key-missing"
     finding.refuse(code, "signing_key", f"the certificate of the {report.signing_key} that signed it", "none")
     return None
 
 
-def _claims(report: SnpReport) -> dict[str, object]:
+def take_trust(trusted: SnpFiles, options: Options) -> frozenset[Digest]:
+    """The anchors: AMD's, or the CAs at the top of `--trust`, whose files are put into `trusted`. Raises Unavailable or FormatError."""
+    if options.trust is None:
+        return frozenset(ROOTS)
+    take(trusted, options.trust, "--trust")
+    anchors = frozenset(Digest.of(one.der) for one in trusted.tops)
+    if not anchors:
+        raise FormatError("--trust", "a directory with the certificate of a CA", "none")
+    return anchors
+
+
+def first_judged(veks: Sequence[Vek], judge: Callable[[Vek], Judged]) -> Judged | None:
+    """What `judge` says under the first of `veks` that it does not refuse, the first refusal where there is none, None without any."""
+    first: Refused | None = None
+    for vek in veks[:_MOST_VEKS]:
+        try:
+            return judge(vek)
+        except Refused as refused:
+            first = first or refused
+    if first is not None:
+        raise first
+    return None
+
+
+def snp_claims(report: SnpReport) -> dict[str, object]:
+    """The claims that need nothing but the report."""
     return {
         "version": report.version,
         "guest_svn": report.guest_svn,
@@ -131,7 +150,7 @@ def _claims(report: SnpReport) -> dict[str, object]:
     }
 
 
-def _veks(certificates: Sequence[Certificate]) -> list[Vek]:
+def veks_of(certificates: Sequence[Certificate]) -> list[Vek]:
     """Those of `certificates` that are VEKs'. One that cannot be read is an error only where there is no other."""
     found: list[Vek] = []
     fault: FormatError | None = None
@@ -148,7 +167,7 @@ def _veks(certificates: Sequence[Certificate]) -> list[Vek]:
     return found
 
 
-def _take(given: _Given, path: Path, option: str) -> None:
+def take(given: SnpFiles, path: Path, option: str) -> None:
     """The certificates and CRLs of a directory, or of one file. Raises Unavailable or FormatError."""
     if not path.is_dir() and not path.is_file():
         raise Unavailable(option, f"expected a directory of certificates, got {path}")
@@ -160,13 +179,13 @@ def _take(given: _Given, path: Path, option: str) -> None:
         if not named and file.stat().st_size > 2 * MAX_CRL:
             continue
         try:
-            _take_file(given, read_file(file, 2 * MAX_CRL), file.name)
+            take_file(given, read_file(file, 2 * MAX_CRL), file.name)
         except FormatError:
             if named:
                 raise
 
 
-def _take_file(given: _Given, data: bytes, name: str) -> None:
+def take_file(given: SnpFiles, data: bytes, name: str) -> None:
     """PEM or DER certificates, a CRL, or a host's certificate table, which alone has a zero in its first entry. Raises FormatError."""
     if data[:1] != b"\x30" and b"\0" in data[:24]:
         _take_table(given, data)
@@ -186,7 +205,7 @@ def _take_file(given: _Given, data: bytes, name: str) -> None:
                 raise error from None
 
 
-def _take_table(given: _Given, table: bytes) -> None:
+def _take_table(given: SnpFiles, table: bytes) -> None:
     """The certificates of a host's table: those of AMD's entries."""
     for whose, data in parse_certificate_table(table):
         if whose in CERTIFICATES:

@@ -38,7 +38,7 @@ def check_tdx(finding: Finding, args: argparse.Namespace, options: Options) -> N
     # 1
     data = read_evidence(args.file)
     body = read_quote_body(data)
-    finding.claims |= _of_body(body)
+    finding.claims |= td_claims(body)
     quote = read_quote(data)
     finding.claims["qe"] = {
         "mr_enclave": quote.qe_report.mr_enclave.hex(), "mr_signer": quote.qe_report.mr_signer.hex(),
@@ -58,15 +58,8 @@ def check_tdx(finding: Finding, args: argparse.Namespace, options: Options) -> N
 
 
 def _judge(finding: Finding, quote: Quote, args: argparse.Namespace, options: Options) -> None:
-    collateral, anchors, qes = _given(args, options)
-    accepted = frozenset(map(_status, args.accept or ()))
-    strict = TdxPolicy(
-        statuses=accepted or DEFAULT.statuses, chain=replace(DEFAULT.chain, crl_required=bool(collateral.crls)), qes=qes
-    )  # fmt: skip
-    lenient = replace(
-        strict, tees=frozenset(Tee), statuses=accepted or _PASSING, collateral_required=False, sept_ve_disable=False, service_tds=None,
-        max_age=FOR_EVER, chain=replace(strict.chain, crl_max_age=FOR_EVER),
-    )  # fmt: skip
+    collateral, anchors, qes = given_collateral(args, options)
+    strict, lenient = policies(args, collateral, qes)
     nonce = None
     if options.nonce is None:
         finding.note("nonce-unknown", "report_data", "--nonce, to judge freshness", "none")
@@ -75,14 +68,27 @@ def _judge(finding: Finding, quote: Quote, args: argparse.Namespace, options: Op
     else:
         nonce = options.nonce.ljust(REPORT_DATA, b"\0")
     found = appraise_quote(quote, collateral, anchors, at=options.at, policy=lenient, report_data=nonce)
-    finding.claims |= _of_verdict(found)
+    finding.claims |= verdict_claims(found)
     finding.claims["chain"] = ("pinned root: " if options.trust is None else "") + found.anchor.subject_text
     finding.reasons.extend(found.reasons)
     asked = appraise_quote(quote, collateral, anchors, at=options.at, policy=strict, report_data=nonce).reasons
     finding.notes.extend({*found.notes, *asked} - {*found.reasons})
 
 
-def _given(args: argparse.Namespace, options: Options) -> tuple[Collateral, set[Digest], frozenset[bytes] | None]:
+def policies(args: argparse.Namespace, collateral: Collateral, qes: frozenset[bytes] | None) -> tuple[TdxPolicy, TdxPolicy]:
+    """What attestation asks for by default, whose faults are noted here, and what is refused here."""
+    accepted = frozenset(map(_status, args.accept or ()))
+    strict = TdxPolicy(
+        statuses=accepted or DEFAULT.statuses, chain=replace(DEFAULT.chain, crl_required=bool(collateral.crls)), qes=qes
+    )  # fmt: skip
+    lenient = replace(
+        strict, tees=frozenset(Tee), statuses=accepted or _PASSING, collateral_required=False, sept_ve_disable=False, service_tds=None,
+        max_age=FOR_EVER, chain=replace(strict.chain, crl_max_age=FOR_EVER),
+    )  # fmt: skip
+    return strict, lenient
+
+
+def given_collateral(args: argparse.Namespace, options: Options) -> tuple[Collateral, set[Digest], frozenset[bytes] | None]:
     """All collateral, the anchors, and the quoting enclaves that are believed without an identity: none is pinned under other roots."""
     parts = [part for given in args.collateral for part in (_folder(given) if given.is_dir() else [_part(given)])]
     if options.trust is None:
@@ -115,7 +121,7 @@ def _part(path: Path) -> Collateral:
     return parse_collateral(read_file(path, MAX_COLLATERAL), path.name)
 
 
-def _of_body(body: QuoteBody) -> dict[str, object]:
+def td_claims(body: QuoteBody) -> dict[str, object]:
     """The claims that need nothing but the report; those of a TD are null of an enclave, but for its data."""
     report = body.report
     claims: dict[str, object] = {
@@ -137,7 +143,8 @@ def _of_body(body: QuoteBody) -> dict[str, object]:
     return claims | {name: None if value is None else value.hex() for name, value in values.items()}
 
 
-def _of_verdict(found: AppraisedQuote) -> dict[str, object]:
+def verdict_claims(found: AppraisedQuote) -> dict[str, object]:
+    """The claims that the judge found."""
     tcb = found.tcb
     return {
         "fmspc": found.platform.fmspc.hex(),

@@ -327,6 +327,10 @@ REMEDIES: Final[dict[str, str]] = {
     "nitro-pcr-mismatch": "Not a measurement that is accepted: compute that of the image, or find who launched another one.",
     "nitro-user-data": "The enclave bound other user data than is wanted.",
     "nitro-key-unbound": "The document does not bind this key, so somebody else may hold it: look for who put them together.",
+    "azure-claims-unbound": "The hardware did not sign for these runtime claims, and the AK may be anybody's: look for who altered them.",
+    "azure-report-refused": "Only a report of SEV-SNP or TDX has hardware behind it: start the VM as a confidential one.",
+    "azure-td-mixed": "TDREPORT and quote are of different TDs: ask for the quote with the TDREPORT of this HCL report.",
+    "azure-part-missing": "Give this part as well: the HCL report, the vTPM's quote with its PCRs, and of TDX the TD quote.",
 }
 """Code -> remedy. Codes are appended and never removed or renamed: old decisions name them."""
 
