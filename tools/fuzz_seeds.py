@@ -26,6 +26,7 @@ from tests.world.authority import Ca
 from tests.world.azure import AzureVm, td_of
 from tests.world.ima_logs import Kernel, certificate, module_signed, signed
 from tests.world.machine import FILES, SHELL, content, part_reference
+from tests.world.nitro import PCRS, Nitro
 from tests.world.oci import Layout, directory, hard, layer, link
 from tests.world.scene import GOVERNED, NAMESPACE, RUNTIME_PCR, Scene, reference, signer
 from tests.world.specimens import specimens
