@@ -25,6 +25,7 @@ from tests.world.amd import TURIN_TCB, Amd, SnpChip, certificate_table
 from tests.world.authority import Ca
 from tests.world.ima_logs import Kernel, certificate, module_signed, signed
 from tests.world.machine import FILES, SHELL, content, part_reference
+from tests.world.nitro import PCRS, Nitro
 from tests.world.oci import Layout, directory, hard, layer, link
 from tests.world.scene import GOVERNED, NAMESPACE, RUNTIME_PCR, Scene, reference, signer
 from tests.world.specimens import specimens
