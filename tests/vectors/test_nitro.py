@@ -42,9 +42,10 @@ def seconds(text: str) -> int:
 def test_document_says_what_the_manifest_says_and_verifies_in_its_window(vectors: Path, case: str) -> None:
     told = expected(vectors, case)
     window = [seconds(told["collector_check"][f"chain_valid_{name}"]) for name in ("from", "until")]
-    for at in (*window, sum(window) // 2):
-        result = run("nitro", vectors / FOLDER / case, now=at)
-        assert said(result) == ("accepted", NOTES)
+    for at in window:
+        assert said(run("nitro", vectors / FOLDER / case, now=at)) == ("accepted", NOTES)
+    result = run("nitro", vectors / FOLDER / case, now=sum(window) // 2)
+    assert said(result) == ("accepted", NOTES)
     claims = result["claims"]
     for name in ("module_id", "pcrs", "nonce", "user_data", "public_key"):
         assert claims[name] == told[name]
