@@ -35,6 +35,7 @@ def all_cases(folder: Path, *, part: int = 1) -> Iterator[Case]:
     yield from tee.snp()
     yield from nvidia.gpus()
     yield from tee.tdx()
+    yield from tee.nitro()
     yield from fleet.dry_run(fleet.HOSTS // part)
     (folder / "anchors").mkdir()
     yield from anchors.anchors(folder / "anchors", anchors.RECORDS // part)

@@ -10,12 +10,17 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from benchmarks.measure import Case
 from tests.world.amd import NOW, TCB, Amd, SnpChip
+from tests.world.nitro import ANCHORS, Nitro
+from tests.world.nitro import AT as NITRO_AT
 from tests.world.tdx import AT, TDX_15, Platform
+from writ.formats.cose import verify_sign1
 from writ.formats.keys import ES256, PublicKey
+from writ.formats.tee.nitro import parse_document
 from writ.formats.tee.snp import parse_report
 from writ.formats.tee.tdx import parse_quote
 from writ.formats.trust import ChainRules
 from writ.formats.x509_key import certificate_key, signed_by
+from writ.verdict.appraise.nitro import NitroPolicy, appraise_document
 from writ.verdict.appraise.snp import SnpPolicy, appraise_report
 from writ.verdict.appraise.tdx import appraise_quote
 
@@ -68,3 +73,24 @@ def tdx() -> Iterator[Case]:
         return [key.verify(quote.signature, quote.body.raw) for _ in range(TDX_SIGNATURES)]
 
     yield Case("TDX quote with chain and collateral appraised", "its ten signatures alone", ours, bare)
+
+
+def nitro() -> Iterator[Case]:
+    """One case: an enclave's document, with its leaf read anew and a chain of five certificates."""
+    data, policy = Nitro().document(), NitroPolicy(nonce=b"nonce")
+    document = parse_document(data)
+    key, links = certificate_key(document.certificate.spki), (document.certificate, *document.bundle[:0:-1])
+    keys = [certificate_key(one.spki) for one in document.bundle[::-1]]
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    held = key
+
+    def ours() -> object:
+        found = appraise_document(parse_document(data), (), ANCHORS, policy, at=NITRO_AT)
+        assert found.reasons == ()
+        return found
+
+    def bare() -> object:
+        verify_sign1(document.sign1, held)
+        return [one.algorithm and signed_by(one.signed, one.signature, one.algorithm, by) for one, by in zip(links, keys, strict=True)]
+
+    yield Case("Nitro document with its chain appraised", "its five signatures alone", ours, bare)

@@ -185,6 +185,11 @@ def certificates() -> Iterator[bytes]:
     yield from (ca.ocsp(5, "revoked", this=1_790_000_000, by_key=True), ca.ocsp(5, "unknown", this=1_790_000_000, hashed="sha256"))
 
 
+def nitro_documents() -> Iterator[bytes]:
+    """Nitro documents and what they are signed under."""
+    yield from (Nitro().document(), b"\xd2" + Nitro().document(pcrs=..., nitrotpm_pcrs=PCRS), Nitro().leaf())
+
+
 def snp_evidence() -> Iterator[bytes]:
     """SNP reports of each version, as tools write them, the certificates of their keys and a host's table."""
     chips = (SnpChip(), SnpChip(Amd("Turin"), tcb=TURIN_TCB), SnpChip(cloud="a cloud"))
@@ -426,6 +431,7 @@ SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
     "evidence": evidences,
     "certificates": certificates,
     "snp": snp_evidence,
+    "nitro": nitro_documents,
     "azure": azure_parts,
     "nvidia": nvidia_evidence,
     "tdx": tdx_parts,

@@ -87,6 +87,7 @@ from writ.formats.state import HostState, clean_runtime, encode_host_state, pars
 from writ.formats.strict import decode_json
 from writ.formats.tee.dice import parse_tcb_info
 from writ.formats.tee.hcl import VtpmQuote, parse_claims, parse_hcl, parse_local_td_report, parse_vtpm_quote
+from writ.formats.tee.nitro import document_in_names, parse_document
 from writ.formats.tee.nvidia import parse_evidence as parse_nvidia_evidence
 from writ.formats.tee.nvidia import parse_opaque
 from writ.formats.tee.nvidia import parse_report as parse_nvidia_report
@@ -132,6 +133,7 @@ from writ.formats.xmldsig import canonical, parse_xml
 from writ.verdict.appraise.azure import SnpGiven, appraise_azure
 from writ.verdict.appraise.boot import judge_boot, measured_values
 from writ.verdict.appraise.ima import ImaReferences, appraise_ima, index_files, judge_rows, measured_files
+from writ.verdict.appraise.nitro import NitroPolicy, appraise_document
 from writ.verdict.appraise.nvidia import NvidiaCollateral, NvidiaPolicy, judge_nvidia
 from writ.verdict.appraise.snp import SnpPolicy, appraise_report, order_veks
 from writ.verdict.appraise.tdx import DEFAULT, appraise_quote
@@ -480,6 +482,20 @@ def snp(data: bytes) -> None:
     order_veks(report, [_vek()])
 
 
+def nitro(data: bytes) -> None:
+    """Nitro documents and certificates that carry one, and the judge of whatever the hypervisor could sign."""
+    certificate = _read(parse_certificate, data)
+    if certificate is not None:
+        _read(lambda _: document_in_names(certificate), data)
+    found = _read(parse_document, data)
+    if found is None:
+        return
+    anchors = {Digest.of(found.bundle[0].der)}
+    with suppress(Refused):
+        judged = appraise_document(found, (), anchors, NitroPolicy(nonce=b"n", key=b"k"), at=found.certificate.not_before)
+        _hold(judged.reasons == tuple(sorted(set(judged.reasons))), "nitro: reasons that are not a sorted set")
+
+
 def nvidia(data: bytes) -> None:
     """Evidence of GPUs and switches, with what judges it; RIMs, and the canonical form of any document, which is its own."""
     devices = _read(parse_nvidia_evidence, data)
@@ -748,6 +764,7 @@ TARGETS: Final = {
     "evidence": Target(evidence, 8192),
     "certificates": Target(certificates, 4096),
     "snp": Target(snp, 4096),
+    "nitro": Target(nitro, 8192),
     "azure": Target(azure, 4096),
     "nvidia": Target(nvidia, 16384),
     "tdx": Target(tdx, 8192),

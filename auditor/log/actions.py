@@ -13,9 +13,11 @@ from writ.formats.eat import parse_token
 from writ.formats.errors import FormatError, Unavailable
 from writ.formats.policy_bundle import parse_bundle
 from writ.formats.reason import Reason
+from writ.formats.tlog.merkle import leaf_hash
 from writ.verdict.action_audit import HandedLogs, JudgedActions, judge_actions
 from writ.verdict.action_bounds import Bound, bound_of
 from writ.verdict.carried import Carriage, CarriedLogs
+from writ.verdict.log_audit import Piece
 
 
 @dataclass(slots=True)
@@ -29,6 +31,9 @@ class Handed:
     judged: JudgedActions | None = None
     heard: Callable[[Carriage], None] | None = None
     """Is told of each attestation too."""
+    entries: frozenset[bytes] | None = None
+    """The leaf hashes of the entries that were handed over, where it is asked which of the log were not."""
+    absent: int = 0
 
     def take(self, carriages: Iterable[Carriage]) -> None:
         """The next attestations of the verifier's log."""
@@ -36,6 +41,14 @@ class Handed:
             self.carried.take(one)
             if self.heard is not None:
                 self.heard(one)
+
+    def compare(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        """The pieces, as they come; what stands in the log behind its genesis and was not handed over is counted."""
+        for piece in pieces:
+            if self.entries is not None:
+                first = piece.tile.index == 0
+                self.absent += sum(leaf_hash(one) not in self.entries for one in piece.entries[first:])
+            yield piece
 
     def judge(self) -> tuple[Reason, ...]:
         """What is wrong, once the verifier's log is read."""

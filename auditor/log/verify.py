@@ -54,7 +54,8 @@ def verify(
     kept = tuple(kept)
     audit = LogAudit(checkpoint, kept)
     found, report = Findings(), Report()
-    bundles = (piece for piece in pieces(source, audit) if piece.tile.level == ENTRIES)
+    bundles: Iterator[Piece] = (piece for piece in pieces(source, audit) if piece.tile.level == ENTRIES)
+    bundles = bundles if handed is None else handed.compare(bundles)
     timeline, successions, anchors = None, list[OperatorAct](), AnchorReplay()
     if content is None:
         for _ in bundles:

@@ -25,6 +25,7 @@ from writ.formats.errors import Misuse
 from writ.formats.policy_bundle import CLOCK_SKEW
 from writ.formats.reason import Reason
 from writ.formats.tlog.cosignature import MAX_POLICY, parse_policy
+from writ.formats.tlog.merkle import leaf_hash
 from writ.formats.trust import MAX_TRUST, Trust, parse_trust
 from writ.service import cli
 from writ.service.engine_id import installed_engine
@@ -79,6 +80,7 @@ def _judge(args: argparse.Namespace, trust: Trust) -> Judged:
     archive = Archive((), (), (), ()) if given.logs.forks else archive_of(args.source)
     hosts = Hosts(map(parse_token, archive.tokens))
     given.heard = hosts.take
+    given.entries = frozenset(map(leaf_hash, archive.entries))
     believed = LogTrust(trust.log_keys, None if args.policy is None else parse_policy(read(args.policy, MAX_POLICY)))
     until = int(time.time()) if args.until is None and is_address(args.log) else args.until
     with open_source(args.log, args.ca_file) as source:
@@ -93,6 +95,8 @@ def _judge(args: argparse.Namespace, trust: Trust) -> Judged:
     made.reasons += [("log", reason) for reason in log.reasons]
     if (unknown := given.unknown()) is not None:
         made.open.append(unknown.detail)
+    if given.absent:
+        made.open.append(f"{given.absent} entries of the log are in no archive, so what they decided was not decided again")
     if given.logs.forks:
         made.open.append("decisions were not made again: archives with two histories do not merge")
     else:
@@ -101,7 +105,7 @@ def _judge(args: argparse.Namespace, trust: Trust) -> Judged:
 
 
 def _replay(args: argparse.Namespace, trust: Trust, made: Judged) -> None:
-    from auditor.replay.decisions import DIFFERING, ERASED, INCOMPLETE, NOT_REPLAYED, Replay, Summary
+    from auditor.replay.decisions import DIFFERING, ERASED, IDENTICAL, INCOMPLETE, NOT_REPLAYED, Replay, Summary
 
     summary = Summary()
     for one in Replay(made.archive, trust, Engines(args.engines, args.accept_engine), installed_engine()).judged():
@@ -113,6 +117,8 @@ def _replay(args: argparse.Namespace, trust: Trust, made: Judged) -> None:
         elif one.outcome in (INCOMPLETE, NOT_REPLAYED):
             made.open.append(f"{one.outcome}: {one.what}: {'; '.join(map(str, one.reasons))}")
     made.replayed = {name: count for name, count in summary.counts.items() if count}
+    if not summary.counts[IDENTICAL]:
+        made.open.append("no decision was made again: of those in the archives none came out identical")
     made.engines = list(summary.used())
 
 

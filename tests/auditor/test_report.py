@@ -235,3 +235,15 @@ def test_a_decision_that_comes_out_otherwise_is_a_finding(tmp_path: Path, capsys
     put(tmp_path / "all", encode_archive(replace(archive, logs=tuple(sorted((log, forged), key=lambda one: one.instance)))))
     assert main([*arguments, "--json"]) == 1
     assert "digest-mismatch" in {one["code"] for one in json.loads(capsys.readouterr().out)["reasons"]}
+
+
+def test_what_stands_in_the_log_and_was_not_handed_over_is_not_at_hand(tmp_path: Path) -> None:
+    arguments = whole(tmp_path)
+    assert main(arguments) == 0
+    archive = parse_archive((tmp_path / "all").read_bytes())
+    for kept, lacking in ((archive.entries[1:], 1), ((), len(archive.entries))):
+        put(tmp_path / "all", encode_archive(replace(archive, entries=kept)))
+        assert main(arguments) == 3
+        page = " ".join(Text((tmp_path / "page.html").read_bytes()).texts)
+        assert f"{lacking} entries of the log are in no archive" in page
+        assert ("none came out identical" in page) is (not kept)

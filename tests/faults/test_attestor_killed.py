@@ -40,7 +40,7 @@ ATTEST = (
     Step("before the evidence is remembered", EVIDENCE, "_once", "self._remember(Acknowledged(seen, Unanswered("),
     Step("between quote and post", EVIDENCE, "_once", "answer, receipt = self._send("),
     Step("posted, answer not read", UPLINK, "_attempt", "self._answer(connection.getresponse())"),
-    Step("answer read, not believed", EVIDENCE, "_once", "decision = self._believe("),
+    Step("answer read, not believed", EVIDENCE, "_once", "decision, answer = self._believe("),
     Step("believed, not remembered", EVIDENCE, "_once", "if self._acknowledge(answer, upto, anchors):"),
     Step("after the attestation, before the answer", DAEMON, "_attested", "self._verdict = attested.verdict"),
 )

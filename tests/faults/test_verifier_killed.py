@@ -38,7 +38,7 @@ STEPS = (
     Step("before COMMIT", SEQUENCER, "_commit", 'execute("COMMIT")'),
     Step("after COMMIT, before the head is written", TRANSLOG, "publish", "self._head.write(self._stands.note)"),
     Step("after the head is written", TRANSLOG, "publish", "self._publishes(self._stands.note)"),
-    Step("after COMMIT, before anyone hears of it", SEQUENCER, "_commit", "for (done, _), answer in zip("),
+    Step("after COMMIT, before anyone hears of it", SEQUENCER, "_commit", "for (done, one), answer in zip("),
     Step("between COMMIT and the answer", ATTEST, "attest", "return Answered(change.answer"),
     Step("before the answer is sent", "verifier/http/attest.py", "post_attest", 'parts.counters.add("verifier_attestations_total")'),
     Step("between head and body of an answer", http.__file__, "send", 'body = message.get("body"'),

@@ -97,6 +97,7 @@ def test_target_holds_on_seeds_and_on_spoilt_ones(name: str) -> None:
         ("snp", "split_report"),
         ("azure", "parse_hcl"),
         ("tdx", "read_quote"),
+        ("nitro", "parse_document"),
         ("pe", "parse_pe"),
         ("corim", "parse_foreign_corim"),
         ("tpm", "parse_attest"),

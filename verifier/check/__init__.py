@@ -94,6 +94,7 @@ KINDS: Final[dict[str, tuple[str, Arguments]]] = {
     "snp": ("an AMD SEV-SNP report", _of_snp),
     "nvidia": ("NVIDIA GPUs and NVSwitches", _of_nvidia),
     "tdx": ("an Intel TDX or SGX quote", _of_tdx),
+    "nitro": ("an AWS Nitro attestation document, of an enclave or a NitroTPM", _one_file),
     "azure-vtpm": ("an Azure confidential VM", _of_azure),
     "corim": ("reference values", _one_file),
     "token": ("an execution token", _one_file),
@@ -132,6 +133,10 @@ def _judge(kind: str) -> Kind:
             from verifier.check.tdx import check_tdx
 
             return check_tdx
+        case "nitro":
+            from verifier.check.nitro import check_nitro
+
+            return check_nitro
         case "azure-vtpm":
             from verifier.check.azure import check_azure
 

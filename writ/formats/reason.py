@@ -320,6 +320,13 @@ REMEDIES: Final[dict[str, str]] = {
     "tdx-tcb-unknown": "No TCB level of the collateral is this low: update firmware, microcode, TDX module or quoting enclave; see got.",
     "tdx-tcb-refused": "Intel says so of this TCB; see got and the advisories. Update or configure the host, or let the policy accept it.",
     "tdx-advisory-refused": "The policy refuses a platform with this advisory of Intel: update the host as the advisory says.",
+    # AWS Nitro
+    "nitro-time-refused": "The document was not made while its certificate was valid, is of the future, or too old: ask for another.",
+    "nitro-kind-refused": "The policy takes no document of this kind, enclave or NitroTPM: ask for one of the kind in expected.",
+    "nitro-debug": "The enclave runs in debug mode, in which its console can be read and nothing is measured. Launch it without.",
+    "nitro-pcr-mismatch": "Not a measurement that is accepted: compute that of the image, or find who launched another one.",
+    "nitro-user-data": "The enclave bound other user data than is wanted.",
+    "nitro-key-unbound": "The document does not bind this key, so somebody else may hold it: look for who put them together.",
     "azure-claims-unbound": "The hardware did not sign for these runtime claims, and the AK may be anybody's: look for who altered them.",
     "azure-report-refused": "Only a report of SEV-SNP or TDX has hardware behind it: start the VM as a confidential one.",
     "azure-td-mixed": "TDREPORT and quote are of different TDs: ask for the quote with the TDREPORT of this HCL report.",

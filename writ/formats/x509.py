@@ -146,12 +146,12 @@ def parse_pem_certificates(data: bytes, what: str, *, most: int = MAX_CERTIFICAT
             der = base64.b64decode(b"".join(block.split()), validate=True)
         except binascii.Error:
             raise FormatError(what, "base64 in the PEM block", "text that is not") from None
-        found.append(_kept_certificate(der))
+        found.append(parse_kept_certificate(der))
     return tuple(found)
 
 
 @lru_cache(maxsize=256)
-def _kept_certificate(der: bytes) -> Certificate:
+def parse_kept_certificate(der: bytes) -> Certificate:
     """The `parse_certificate` of one that comes again and again: CAs stand in every chain. Raises FormatError."""
     return parse_certificate(der)
 
