@@ -9,6 +9,7 @@ from hashlib import sha384
 
 import pytest
 
+from tests.parsers import assert_parser_is_total
 from tests.world.azure import VALUES, AzureVm, td_of
 from writ.formats.errors import FormatError
 from writ.formats.tee.hcl import MAX_REPORT, VtpmQuote, parse_claims, parse_hcl, parse_local_td_report, parse_vtpm_quote
@@ -94,3 +95,10 @@ def test_tdreport_is_read() -> None:
     for data in (raw[:-1], raw + b"\0", b"\0" + raw[1:]):
         with pytest.raises(FormatError):
             parse_local_td_report(data)
+
+
+def test_parsers_are_total() -> None:
+    assert_parser_is_total(parse_hcl, GOOD, flips=500, open_ended=True)
+    assert_parser_is_total(parse_claims, VM.claims(), flips=500)
+    assert_parser_is_total(parse_vtpm_quote, VM.bincode(), flips=500)
+    assert_parser_is_total(parse_local_td_report, td_of(VM, bytes(64))[1], flips=200)
