@@ -10,11 +10,13 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests.parsers import assert_parser_is_total
 from tests.world.authority import Ca
 from tests.world.nitro import ANCHORS, AT, INSTANCE, LEAF, PCRS, ROOT, USAGE, ZONE, Nitro
 from writ.formats.crl import parse_crl
 from writ.formats.errors import FormatError, Refused
 from writ.formats.tee.nitro import NITROTPM, parse_document
+from writ.formats.x509 import parse_kept_certificate
 from writ.verdict.appraise.nitro import SKEW, NitroPolicy, appraise_document
 
 HOST = Nitro()
@@ -118,3 +120,8 @@ def test_envelope_that_is_not_as_said_is_a_format_error() -> None:
     for one in (*spoilt, *(HOST.sign(payload, protected=header) for header in protected), b"\xd1" + data):
         with pytest.raises(FormatError):
             parse_document(one)
+
+
+def test_rubbish_is_a_format_error_and_nothing_else() -> None:
+    assert_parser_is_total(parse_document, HOST.document())
+    assert_parser_is_total(parse_kept_certificate, HOST.leaf())
