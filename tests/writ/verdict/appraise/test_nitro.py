@@ -85,6 +85,11 @@ def test_chain_that_is_not_aws_or_not_valid_is_refused() -> None:
     assert codes(Nitro(life=timedelta(seconds=500)).document()) == ["certificate-expired"]
 
 
+def test_document_made_after_its_certificate_ended_is_refused() -> None:
+    short = Nitro(life=timedelta(seconds=600))
+    assert codes(short.document(timestamp=(AT + 1) * 1000)) == ["nitro-time-refused"]
+
+
 def test_certificate_of_a_ca_or_without_signing_is_refused() -> None:
     other = x509.KeyUsage(False, False, False, False, True, False, False, False, False)
     ca = ((x509.BasicConstraints(True, None), True), (USAGE, False))
