@@ -196,6 +196,7 @@ def _export(args: argparse.Namespace) -> int:
     from auditor.export import Chains, Wanted
     from auditor.files import archive_of
     from writ.formats.proof_bundle import TokenProof, encode_proof_bundle
+    from writ.formats.trust import MAX_TRUST, parse_trust
 
     out: Path = args.out
     try:
@@ -205,7 +206,8 @@ def _export(args: argparse.Namespace) -> int:
     written: list[str] = []
     missing: list[dict[str, Any]] = []
     wanted = Wanted(args.agent, args.earliest, args.latest)
-    chains = Chains(archive_of(args.source))
+    trust = None if args.trust is None else parse_trust(read(args.trust, MAX_TRUST))
+    chains = Chains(archive_of(args.source), trust)
     for instance, which, bundle in chains.tokens(wanted) if args.tokens else chains.bundles(wanted):
         name = f"{instance.hex()}-{which}.writ-proof"
         if isinstance(bundle, TokenProof):
@@ -214,13 +216,15 @@ def _export(args: argparse.Namespace) -> int:
         else:
             missing.append({"record": name, "reasons": [reason.to_json() for reason in bundle.reasons]})
     if args.json:
-        cli.emit({"written": written, "missing": missing}, as_json=True)
+        cli.emit({"written": written, "missing": missing, "passed_over": chains.passed_over}, as_json=True)
     else:
         for name in written:
             print(out / name)
         for item in missing:
             lacks = "; ".join(f"{one['claim']}: expected {one['expected']}, got {one['got']}" for one in item["reasons"])
             print(cli.printable(f"no bundle for {item['record']}: {lacks}"), file=sys.stderr)
+        if chains.passed_over:
+            print(f"{chains.passed_over} entries passed over: none, or by no decision key of the trust file", file=sys.stderr)
         if not written and not missing:
             print("nothing in the archives was asked for: compare --agent, --from and --to, and --tokens", file=sys.stderr)
     return 1 if missing or not written else 0

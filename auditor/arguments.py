@@ -49,7 +49,8 @@ def _add_export(verbs: Any) -> None:
     made.add_argument("--range", type=Path, metavar="FILE", help="one bundle of all records of --agent in the time: none is left out")
     x.add_argument("--tokens", action="store_true", help="with --out: a bundle of each token instead, used or not")
     x.add_argument("--log", metavar="LOG", help="with --range: the verifier's log, a directory or an address")
-    x.add_argument("--trust", type=Path, metavar="FILE", help="with --range: the trust file")
+    given = "the trust file: --range is judged by it, and --out takes only what its keys signed"
+    x.add_argument("--trust", type=Path, metavar="FILE", help=given)
     x.add_argument("--ca-file", type=Path, metavar="FILE", help="with --log: CA certificates for https; the system's by default")
     x.add_argument("--agent", help="only this agent (SPIFFE id)")
     x.add_argument("--from", dest="earliest", type=seconds, default=0, metavar="RFC3339")

@@ -5,24 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
-from auditor.objects import Objects, missing
+from auditor.objects import Objects, missing, tokens_of
 from writ.formats.archive import Archive, InstanceLog
 from writ.formats.cose import parse_sign1
 from writ.formats.decision import AttestDecision, EnrolDecision, OperatorAct, parse_entry
 from writ.formats.digest import Digest
-from writ.formats.eat import SignedToken, encode_claims, parse_token
-from writ.formats.errors import Refused
+from writ.formats.eat import SignedToken, encode_claims
+from writ.formats.errors import FormatError, Refused
 from writ.formats.evidence import parse_evidence
 from writ.formats.proof_bundle import NO_COLLATERAL, Collateral, Leaf, ProofBundle, Published, TokenProof
 from writ.formats.record import ActionRecord, OutcomeRecord, Record, opening_of, parse_log
 from writ.formats.tlog.inclusion import parse_inclusion
 from writ.formats.tlog.merkle import inclusion_proof, leaf_hash
 from writ.formats.tlog.proof import TlogProof
-from writ.formats.trust import parse_trust
+from writ.formats.trust import Trust, parse_trust
 from writ.verdict.appraisal import NOT_CONTINUED
 from writ.verdict.chain import collateral_of
 from writ.verdict.replay import request_of
+from writ.verdict.signed_entry import by_thumbprint, verify_entry
 from writ.verdict.token_proof import PUBLISHING
+from writ.verdict.transparency import verify_logged
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +45,20 @@ class Wanted:
 
 
 class Places:
-    """Where entries stand in the verifier's log, as the archives say: of several the one that most witnesses signed, then the latest."""
+    """Where entries stand in the verifier's log, as the archives say: of several the one that most witnesses signed, then the latest.
 
-    def __init__(self, archive: Archive) -> None:
+    With `trust` only those count that hold under its log keys.
+    """
+
+    def __init__(self, archive: Archive, trust: Trust | None) -> None:
         self._best: dict[bytes, tuple[tuple[int, int], bytes, int]] = {}
         for one in archive.places:
-            inclusion = parse_inclusion(one.inclusion)
+            try:
+                inclusion = parse_inclusion(one.inclusion)
+                if trust is not None:
+                    verify_logged(one.leaf, inclusion, trust.log_keys, None, "inclusion")
+            except (FormatError, Refused):
+                continue
             if isinstance(inclusion, TlogProof):
                 rank = len(inclusion.checkpoint.note.signatures), inclusion.checkpoint.checkpoint.size
             else:
@@ -68,18 +78,28 @@ class Places:
 
 
 class Chains:
-    """The signed decisions, tokens and objects of an archive, found by the digests that name them."""
+    """The signed decisions, tokens and objects of an archive, found by the digests that name them.
 
-    def __init__(self, archive: Archive) -> None:
+    With `trust` decisions count that its decision keys signed; without it whoever wrote an archive may put another in the place of one, and
+    the bundle is refused by whoever verifies it. `passed_over` counts what is no entry, or by no such key.
+    """
+
+    def __init__(self, archive: Archive, trust: Trust | None = None) -> None:
         self._archive = archive
         self._objects = Objects(archive)
-        self._tokens = {token.digest: token for token in map(parse_token, archive.tokens)}
+        self._tokens = {token.digest: token for token in tokens_of(archive.tokens)}
         self._enrolments: dict[Digest, bytes] = {}
         self._attests: list[tuple[AttestDecision, bytes]] = []
         self._acts: dict[tuple[str, str, Digest | None], list[bytes]] = {}
-        self._places = Places(archive)
+        self._places = Places(archive, trust)
+        self.passed_over = 0
+        keys = None if trust is None else by_thumbprint(trust.decision_keys)
         for signed in archive.entries:
-            entry = parse_entry(parse_sign1(signed).payload or b"")
+            try:
+                entry = parse_entry(parse_sign1(signed).payload or b"") if keys is None else verify_entry(signed, keys, "entry")
+            except (FormatError, Refused):
+                self.passed_over += 1
+                continue
             if isinstance(entry, EnrolDecision):
                 self._enrolments[entry.record] = signed
             elif isinstance(entry, AttestDecision):

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Final
 
 from auditor.files import archive_of, read
+from auditor.objects import tokens_of
 from writ.formats.access import Access, parse_access
 from writ.formats.archive import MAX_ARCHIVE
 from writ.formats.digest import Digest
-from writ.formats.eat import parse_token
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.service import cli
 from writ.verdict.action_log import read_log
@@ -59,7 +59,7 @@ def _show(named: re.Match[str], sources: Sequence[Path], *, as_json: bool) -> in
         asked = forest.named(bytes.fromhex(named["digest"])) if named["digest"] else forest.traced(bytes.fromhex(named["trace"]))
     if not asked:
         raise Unavailable("lineage", f"expected an action that {named[0]} names among the archives; got none")
-    tokens = {token.digest: token.claims for token in map(parse_token, archive.tokens)}
+    tokens = {token.digest: token.claims for token in tokens_of(archive.tokens)}
     judged = judge_parents(logs, {digest: claims.lineage for digest, claims in tokens.items()})
     tree = forest.tree(asked)
     names = {node.name: node for _, node in tree.nodes()}
@@ -116,7 +116,7 @@ def _row(node: Node, tree: Tree, hosts: Mapping[Digest, str]) -> dict[str, objec
 
 def _judge(sources: Sequence[Path], *, as_json: bool) -> int:
     archive = archive_of(sources)
-    tokens = {token.digest: token.claims.lineage for token in map(parse_token, archive.tokens)}
+    tokens = {token.digest: token.claims.lineage for token in tokens_of(archive.tokens)}
     judged = judge_lineage({log.instance: log.leaves for log in archive.logs}, tokens)
     reasons, without, records = judged.reasons, judged.without_token, sum(len(log.leaves) for log in archive.logs)
     verdict = "refused" if reasons else "incomplete" if without else "accepted"

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+
 from writ.formats.archive import Archive
 from writ.formats.digest import Digest
+from writ.formats.eat import SignedToken, parse_token
 from writ.formats.errors import FormatError, Refused
 from writ.formats.proof_bundle import Opened
 from writ.formats.reason import Reason
 from writ.formats.record import ActionRecord, parse_preimage
 from writ.formats.strict import decode_cbor
 from writ.verdict.approval import consent_of
+
+
+def tokens_of(texts: Iterable[str]) -> Iterator[SignedToken]:
+    """The tokens among them. A text that is none is passed over: whatever names it lacks its token, and is told so."""
+    for compact in texts:
+        with suppress(FormatError):
+            yield parse_token(compact)
 
 
 def missing(what: str, name: str) -> Refused:

@@ -12,11 +12,12 @@ from typing import Any, Final
 
 from auditor.files import read, write
 from auditor.log.source import Source, answer, open_source, read_checkpoint
+from auditor.objects import tokens_of
 from writ.formats.archive import MAX_ARCHIVE, Archive, parse_archive
 from writ.formats.cose import parse_sign1
 from writ.formats.decision import AttestDecision, parse_entry
 from writ.formats.digest import Digest
-from writ.formats.eat import SignedToken, encode_claims, parse_token
+from writ.formats.eat import SignedToken, encode_claims
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.range_bundle import LogPart, ProvenLeaf, RangeBundle, Stranger, encode_range_bundle, parse_range_bundle
 from writ.formats.reason import Reason
@@ -88,7 +89,7 @@ class Ranges:
         for log in sorted((log for one in archives for log in one.logs), key=lambda log: -len(log.leaves)):
             self._leaves.setdefault(log.instance, []).append(log.leaves)
         self._objects = {digest: item for one in archives for digest, item in one.by_digest().items()}
-        self._tokens = [parse_token(compact) for compact in sorted({compact for one in archives for compact in one.tokens})]
+        self._tokens = list(tokens_of(sorted({compact for one in archives for compact in one.tokens})))
         self._carried = CarriedLogs()
         issued: set[tuple[bytes, str, bytes]] = set()
         for signed in entries:

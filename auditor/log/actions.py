@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from auditor.files import read
+from auditor.objects import tokens_of
 from writ.formats.archive import MAX_ARCHIVE, Archive, parse_archive
 from writ.formats.digest import Digest
-from writ.formats.eat import parse_token
 from writ.formats.errors import FormatError, Unavailable
 from writ.formats.policy_bundle import parse_bundle
 from writ.formats.reason import Reason
@@ -91,7 +91,7 @@ def handed(sources: Sequence[Path], hosts: Sequence[str]) -> Handed:
         for log in archive.logs:
             made.logs.add(log.instance, log.leaves)
         compact.update(archive.tokens)
-    tokens = [parse_token(one) for one in compact]
+    tokens = list(tokens_of(compact))
     for digest in {token.claims.policy for token in tokens}:
         skews |= _skew(archives, digest)
     made.bounds = {token.digest: bound_of(token, skews) for token in tokens}

@@ -13,12 +13,12 @@ from hashlib import sha256
 from typing import Final
 
 from auditor.engines import Engines
-from auditor.objects import Objects, missing
+from auditor.objects import Objects, missing, tokens_of
 from writ.formats.archive import Archive, InstanceLog
 from writ.formats.cose import parse_sign1
 from writ.formats.decision import AttestDecision, EnrolDecision, Entry, ExchangeDecision, Genesis, OperatorAct, encode_entry, parse_entry
 from writ.formats.digest import Digest
-from writ.formats.eat import SignedToken, encode_claims, parse_token
+from writ.formats.eat import SignedToken, encode_claims
 from writ.formats.engine import EngineId, parse_engine
 from writ.formats.errors import FormatError, Refused, Unavailable
 from writ.formats.jose import b64url
@@ -87,7 +87,7 @@ class Replay:
         """`here` is the engine that this process has; any other is looked for in `engines`."""
         self._archive, self._trust, self._engines, self._here = archive, trust, engines, here
         self._objects, self._keys = Objects(archive), by_thumbprint(trust.decision_keys)
-        self._tokens = {token.digest: token for token in map(parse_token, archive.tokens)}
+        self._tokens = {token.digest: token for token in tokens_of(archive.tokens)}
         self._reruns = Reruns()
         self._issued: set[Digest] = set()
         """The claims, by digest, of all tokens that a trusted decision in the archives issued."""

@@ -17,10 +17,10 @@ from auditor.log.actions import handed
 from auditor.log.command import signed_step
 from auditor.log.source import is_address, open_source, read_checkpoint
 from auditor.log.verify import Content, Report, verify
+from auditor.objects import tokens_of
 from auditor.report.content import Actions, Hosts, exceptions
 from auditor.report.page import Markup, bars, page, table, tag
 from writ.formats.archive import Archive
-from writ.formats.eat import parse_token
 from writ.formats.errors import Misuse
 from writ.formats.policy_bundle import CLOCK_SKEW
 from writ.formats.reason import Reason
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 def _judge(args: argparse.Namespace, trust: Trust) -> Judged:
     given = handed(args.source, ())
     archive = Archive((), (), (), ()) if given.logs.forks else archive_of(args.source)
-    hosts = Hosts(map(parse_token, archive.tokens))
+    hosts = Hosts(tokens_of(archive.tokens))
     given.heard = hosts.take
     given.entries = frozenset(map(leaf_hash, archive.entries))
     believed = LogTrust(trust.log_keys, None if args.policy is None else parse_policy(read(args.policy, MAX_POLICY)))
@@ -205,7 +205,7 @@ def _agents(actions: Actions, lineage: Sequence[str]) -> Iterator[Markup]:
 
 def _exceptions(judged: Judged, replay: Sequence[str]) -> Iterator[Markup]:
     yield tag("h2", "Exceptions")
-    found = sorted(exceptions(map(parse_token, judged.archive.tokens)).items())
+    found = sorted(exceptions(tokens_of(judged.archive.tokens)).items())
     rows = [(host, agent, tag("code", what), str(count)) for (host, agent, what), count in found[:MOST]]
     yield table(("host", "agent", "not as approved, and let pass", "tokens"), rows, "No token at hand was given under an exception.")
     yield _more(len(found))

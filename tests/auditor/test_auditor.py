@@ -10,6 +10,7 @@ import pytest
 
 from auditor.__main__ import main
 from auditor.export import Chains, Wanted
+from tests.signers import new_signer
 from tests.world.approvals import BUNDLE, Approved
 from tests.world.authority import crls_of
 from tests.world.scene import ENGINE_ID, NAMESPACE, NOW, Scene, codes, sign_entry, sign_token
@@ -398,3 +399,24 @@ def test_the_bundle_of_an_action_is_below_64_kb_without_the_large_event_logs(cap
     with capsys.disabled():
         print(f"\nproof bundle of one action: {size} bytes, {deep} of them for the paths of a log of 131,072 entries")
     assert size < 64_000
+
+
+@pytest.mark.parametrize("what", ["forged", "junk"])
+def test_what_one_archive_holds_beside_spoils_nobody_elses_bundles(tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str) -> None:
+    scene, verifier, enforcer = told()
+    decisions = [parse_entry(parse_sign1(one).payload or b"") for one in verifier.entries]
+    first = min((one for one in decisions if isinstance(one, AttestDecision)), key=lambda one: one.decided_at)
+    forged = sign_entry(replace(first, decided_at=first.decided_at - 1), new_signer())
+    hostile = Archive((forged,), (), (), ()) if what == "forged" else Archive((b"junk",), ("junk",), (), ())
+    for name, archive in (("verifier", verifier), ("a", enforcer), ("b", hostile)):
+        (tmp_path / name).write_bytes(encode_archive(archive))
+    (tmp_path / "trust").write_bytes(encode_trust(scene.trust))
+    sources = [str(tmp_path / name) for name in ("verifier", "a", "b")]
+    assert main(["export", *sources, "--out", str(tmp_path / "out"), "--trust", str(tmp_path / "trust"), "--json"]) == 0
+    exported = json.loads(capsys.readouterr().out)
+    assert (exported["passed_over"], exported["missing"]) == (1, [])
+    for name in exported["written"]:
+        assert main(["verify", str(tmp_path / "out" / name), "--trust", str(tmp_path / "trust")]) == 0
+    if what == "junk":
+        assert main(["export", *sources, "--out", str(tmp_path / "plain")]) == 0
+        assert main(["lineage", *sources]) == 0
