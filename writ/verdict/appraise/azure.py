@@ -45,7 +45,7 @@ _SAME: Final = ("td_attributes", "xfam", "mr_td", "mr_config_id", "mr_owner", "m
 class AzurePolicy:
     """What is demanded of the VM. `pcrs` must be under the quote, which may cover more of its one bank.
 
-    Azure starts its TDs without SEPT_VE_DISABLE, which by default is therefore not asked for; all else is as strict as of a bare TD.
+    Published quotes of Azure are of TDs without SEPT_VE_DISABLE, so by default it is not asked for; all else is as strict as of a bare TD.
     """
 
     snp: SnpPolicy = field(default_factory=SnpPolicy)
