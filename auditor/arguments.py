@@ -161,17 +161,22 @@ def _add_report(verbs: Any) -> None:
 def _add_witness(verbs: Any) -> None:
     group = verbs.add_parser("witness", help="cosign the checkpoints of logs, so that none shows two histories: init, serve, vkey")
     does = group.add_subparsers(dest="does", required=True, metavar="VERB")
-    made = does.add_parser("init", help="make a witness: its key and its state; prints its public key")
-    made.add_argument("folder", type=Path, metavar="DIR")
-    made.add_argument("--name", required=True, help="an address without a scheme, such as witness.example.org/w1, and nobody else's")
-    cli.add_json_flag(made)
-    made = does.add_parser("vkey", help="print the public key, for logs and whoever relies on the witness")
-    made.add_argument("folder", type=Path, metavar="DIR")
-    cli.add_json_flag(made)
+    _add_keyed(does, "make a witness: its key and its state", "witness.example.org/w1", "for logs and whoever relies on the witness")
     made = does.add_parser("serve", help="serve HTTP until stopped: C2SP tlog-witness")
     made.add_argument("folder", type=Path, metavar="DIR")
     made.add_argument("--logs", type=Path, required=True, metavar="FILE", help="the logs that are cosigned: a tlog-policy")
     _add_listen(made, 8414)
+
+
+def _add_keyed(does: Any, makes: str, name: str, whom: str) -> None:
+    """`init` and `vkey` of what serves under a key of its own from a folder."""
+    made = does.add_parser("init", help=f"{makes}; prints its public key")
+    made.add_argument("folder", type=Path, metavar="DIR")
+    made.add_argument("--name", required=True, help=f"an address without a scheme, such as {name}, and nobody else's")
+    cli.add_json_flag(made)
+    made = does.add_parser("vkey", help=f"print the public key, {whom}")
+    made.add_argument("folder", type=Path, metavar="DIR")
+    cli.add_json_flag(made)
 
 
 def _add_listen(made: argparse.ArgumentParser, port: int) -> None:
@@ -186,13 +191,7 @@ def _add_listen(made: argparse.ArgumentParser, port: int) -> None:
 def _add_store(verbs: Any) -> None:
     group = verbs.add_parser("store", help="keep the records of hosts off the hosts, written once: init, serve, vkey, export, acts")
     does = group.add_subparsers(dest="does", required=True, metavar="VERB")
-    made = does.add_parser("init", help="make a store: its key and its file; prints its public key")
-    made.add_argument("folder", type=Path, metavar="DIR")
-    made.add_argument("--name", required=True, help="an address without a scheme, such as store.example.org, and nobody else's")
-    cli.add_json_flag(made)
-    made = does.add_parser("vkey", help="print the public key, for record_store_key of the hosts")
-    made.add_argument("folder", type=Path, metavar="DIR")
-    cli.add_json_flag(made)
+    _add_keyed(does, "make a store: its key and its file", "store.example.org", "for record_store_key of the hosts")
     made = does.add_parser("serve", help="serve HTTP until stopped: take records, and give receipts")
     made.add_argument("folder", type=Path, metavar="DIR")
     made.add_argument("--hosts", type=Path, required=True, metavar="FILE", help="keys of the hosts that may write: a tlog-policy")

@@ -79,3 +79,10 @@ def _spoilt(specimen: bytes, chance: random.Random, flips: int) -> Iterator[byte
     middle = len(specimen) // 2
     yield specimen[middle:] + specimen[:middle]
     yield b"\x00" + specimen
+
+
+def exchanged(document: bytes, old: str, new: str, count: int = 1) -> bytes:
+    """The document with `old`, which is in it just so often, made `new`."""
+    text = document.decode()
+    assert text.count(old) == count
+    return text.replace(old, new).encode()

@@ -287,6 +287,16 @@ def test_answers_of_no_use_do_not_hold_up_the_host_for_long(bench: Bench, monkey
     bench.close()
 
 
+def assert_not_believed(bench: Bench, forged: Callable[[AttestAnswer], AttestAnswer], match: str) -> None:
+    """A forged answer is refused by these words, and the true one after it believed."""
+    bench.line.change = forged
+    with pytest.raises(Unavailable, match=match):
+        bench.attest()
+    bench.line.change = lambda answer: answer
+    bench.attest()
+    bench.close()
+
+
 @pytest.mark.parametrize("part", ["decision", "other decision", "rubbish"])
 def test_answer_whose_decision_the_pinned_key_did_not_sign_is_not_believed(part: str, bench: Bench) -> None:
     first = bench.attest()
@@ -298,12 +308,7 @@ def test_answer_whose_decision_the_pinned_key_did_not_sign_is_not_believed(part:
             decision, answer.result, answer.reasons, answer.answers, answer.nonce, answer.nonce_life, answer.policy, answer.token_keys
         )
 
-    bench.line.change = forged
-    with pytest.raises(Unavailable, match="decision"):
-        bench.attest()
-    bench.line.change = lambda answer: answer
-    bench.attest()
-    bench.close()
+    assert_not_believed(bench, forged, "decision")
 
 
 def test_reasons_beside_the_decision_are_not_read(bench: Bench) -> None:
@@ -337,12 +342,7 @@ def test_answer_that_is_not_the_one_decided_is_not_believed(part: str, site: Ver
         }
         return given[part]
 
-    bench.line.change = forged
-    with pytest.raises(Unavailable, match="beside its decision"):
-        bench.attest()
-    bench.line.change = lambda answer: answer
-    bench.attest()
-    bench.close()
+    assert_not_believed(bench, forged, "beside its decision")
 
 
 def test_problem_that_asks_for_the_whole_log_costs_one_more_try_and_is_not_remembered(bench: Bench) -> None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import base64
 import binascii
-import re
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
-from verifier.check.finding import Finding, Options, read_evidence
+from verifier.check.finding import Finding, Options, from_text, read_evidence
 from verifier.check.snp import SnpFiles, first_judged, snp_claims, take, take_file, take_trust, veks_of
 from verifier.check.tdx import given_collateral, policies, td_claims, verdict_claims
 from writ.formats.errors import FormatError
@@ -27,7 +25,6 @@ from writ.verdict.appraise.azure import DEFAULT_POLICY, AzurePolicy, SnpGiven, T
 from writ.verdict.appraise.snp import AppraisedReport, order_veks
 from writ.verdict.appraise.tdx import AppraisedQuote
 
-_HEX: Final = re.compile(r"[0-9A-Fa-f\s]+\Z")
 _PCR: Final = 32
 _MOST_JSON: Final = 1 << 20
 _QUOTE_HEADS: Final = (b"\4\0\2\0\x81\0\0\0", b"\5\0\2\0\x81\0\0\0")
@@ -237,13 +234,9 @@ def _bytes(value: object, what: str) -> bytes:
         raise FormatError(what, "a list of bytes, hexadecimal, base64 or PEM", type(value).__name__)
     if "-----BEGIN" in value:
         return value.encode("ascii")
-    text = "".join(value.split())
     try:
-        if _HEX.match(text):
-            return bytes.fromhex(text)
-        text = text.replace("-", "+").replace("_", "/").rstrip("=")
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
-    except (ValueError, binascii.Error):
+        return from_text("".join(value.split()).encode("ascii"))
+    except binascii.Error:
         raise FormatError(what, "hexadecimal or base64", "something else") from None
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from verifier.check.finding import Finding, Options, read_file
+from verifier.check.finding import Finding, Options, read_file, tops_of
 from verifier.manufacturers import OCSP_FILES, pinned_roots
 from writ.formats.crl import parse_crl
 from writ.formats.digest import Digest
@@ -108,9 +108,7 @@ def read_trust(folder: Path) -> Given:
             crls.append(parse_crl(read_file(path)).der)
         elif path.suffix.lower() in OCSP_FILES:
             ocsp.append(parse_ocsp(read_file(path)).der)
-    subjects = {one.subject for one in found}
-    roots = tuple(one for one in found if one.is_ca and (one.is_self_issued or one.issuer not in subjects))
-    return Given(roots, tuple(found), tuple(crls), tuple(ocsp))
+    return Given(tops_of(found), tuple(found), tuple(crls), tuple(ocsp))
 
 
 def _class(root: Certificate) -> str:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from writ.formats.errors import FormatError, Unavailable
 from writ.formats.reason import Reason
+
+if TYPE_CHECKING:  # every command of `verifier` loads this module, and few read a certificate
+    from writ.formats.x509 import Certificate
 
 MAX_FILE: Final = 16 << 20
 _TEXT: Final = re.compile(rb"(?:0x)?[A-Za-z0-9+/_\s-]{16,}={0,2}\s*\Z", re.ASCII)
@@ -43,19 +47,29 @@ class Options:
     trust: Path | None
 
 
+def tops_of(certificates: Sequence[Certificate]) -> tuple[Certificate, ...]:
+    """The CAs at the top, which `--trust` makes roots: whose issuer is itself, or not there."""
+    subjects = {one.subject for one in certificates}
+    return tuple(one for one in certificates if one.is_ca and (one.is_self_issued or one.issuer not in subjects))
+
+
 def read_evidence(path: Path, most: int = MAX_FILE) -> bytes:
     """The bytes of a file, or what its text spells in hexadecimal or base64, as some tools write. Raises as `read_file`."""
     data = read_file(path, most)
     if b"-----BEGIN" in data or not _TEXT.match(data):
         return data
-    text = b"".join(data.split()).removeprefix(b"0x")
     try:
-        if not text.lower().strip(b"0123456789abcdef"):
-            return binascii.a2b_hex(text)
-        text = text.translate(_FROM_URL).rstrip(b"=")
-        return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
+        return from_text(b"".join(data.split()).removeprefix(b"0x"))
     except binascii.Error:
         return data
+
+
+def from_text(text: bytes) -> bytes:
+    """What text without spaces spells: hexadecimal where it may be that, else base64 or base64url, padded or not. Raises binascii.Error."""
+    if not text.lower().strip(b"0123456789abcdef"):
+        return binascii.a2b_hex(text)
+    text = text.translate(_FROM_URL).rstrip(b"=")
+    return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
 
 
 def read_file(path: Path, most: int = MAX_FILE) -> bytes:

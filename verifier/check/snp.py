@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
 
-from verifier.check.finding import Finding, Options, read_file
+from verifier.check.finding import Finding, Options, read_file, tops_of
 from writ.formats.crl import MAX_CRL, Crl, parse_crl
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Refused, Unavailable
@@ -35,12 +35,6 @@ class SnpFiles:
 
     certificates: list[Certificate] = field(default_factory=list)
     crls: list[Crl] = field(default_factory=list)
-
-    @property
-    def tops(self) -> list[Certificate]:
-        """The CAs at the top: whose issuer is itself, or not there."""
-        subjects = {one.subject for one in self.certificates}
-        return [one for one in self.certificates if one.is_ca and (one.is_self_issued or one.issuer not in subjects)]
 
 
 def check_snp(finding: Finding, args: argparse.Namespace, options: Options) -> None:
@@ -102,7 +96,7 @@ def take_trust(trusted: SnpFiles, options: Options) -> frozenset[Digest]:
     if options.trust is None:
         return frozenset(ROOTS)
     take(trusted, options.trust, "--trust")
-    anchors = frozenset(Digest.of(one.der) for one in trusted.tops)
+    anchors = frozenset(Digest.of(one.der) for one in tops_of(trusted.certificates))
     if not anchors:
         raise FormatError("--trust", "a directory with the certificate of a CA", "none")
     return anchors

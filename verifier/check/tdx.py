@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from verifier.check.finding import Finding, Options, read_evidence, read_file
+from verifier.check.finding import Finding, Options, read_evidence, read_file, tops_of
 from verifier.check.uefi_log import judge_log
 from writ.formats.digest import Digest
 from writ.formats.errors import FormatError, Unavailable
@@ -96,9 +96,7 @@ def given_collateral(args: argparse.Namespace, options: Options) -> tuple[Collat
     if not options.trust.is_dir():
         raise Unavailable("--trust", f"expected a directory of certificates, got {options.trust}")
     trusted = Collateral.of(_folder(options.trust))
-    subjects = {one.subject for one in trusted.certificates}
-    tops = [one for one in trusted.certificates if one.is_ca and (one.is_self_issued or one.issuer not in subjects)]
-    return Collateral.of((*parts, trusted)), {Digest.of(one.der) for one in tops}, None
+    return Collateral.of((*parts, trusted)), {Digest.of(one.der) for one in tops_of(trusted.certificates)}, None
 
 
 def _status(text: str) -> TcbStatus:

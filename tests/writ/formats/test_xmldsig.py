@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.parsers import assert_parser_is_total
+from tests.parsers import assert_parser_is_total, exchanged
 from tests.world.nvidia import C14N, DRIVER_RIM, ENVELOPED, RimMaker
 from writ.formats.digest import hash_bytes
 from writ.formats.errors import FormatError
@@ -23,9 +23,7 @@ def form(text: str | bytes) -> str:
 
 
 def changed(old: str, new: str, count: int = 1) -> bytes:
-    text = WHOLE.decode()
-    assert text.count(old) == count
-    return text.replace(old, new).encode()
+    return exchanged(WHOLE, old, new, count)
 
 
 # --- canonical form -------------------------------------------------------------------------------------------------------

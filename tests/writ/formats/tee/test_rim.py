@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.parsers import assert_parser_is_total
+from tests.parsers import assert_parser_is_total, exchanged
 from tests.world.nvidia import BLOCKS, DRIVER, DRIVER_RIM, RimMaker
 from writ.formats.errors import FormatError
 from writ.formats.tee.rim import SvnFloor, parse_rim, parse_rim_file
@@ -18,9 +18,7 @@ SMALL = RimMaker(active={9: [BLOCKS[1], BLOCKS[2]]}, inactive=(0,), floors={0x26
 
 def changed(old: str, new: str, maker: RimMaker = SMALL) -> bytes:
     """The document with `old` made `new`: its signature fails, which is not for the reader to say."""
-    text = maker.document().decode()
-    assert text.count(old) == 1
-    return text.replace(old, new).encode()
+    return exchanged(maker.document(), old, new)
 
 
 def test_rim_gives_version_product_values_and_floors() -> None:
