@@ -334,7 +334,7 @@ def test_a_whole_request_that_is_sent_again_stores_nothing() -> None:
     assert first == [200, 200, 200, 200, 409]
     before = b"".join(line.encode() for line in kept._connection.iterdump())  # noqa: SLF001 - all that is in the file
     assert [sent(store, log.signer, body, head).status for head, body in seen] == [409, 409, 200, 200, 409]
-    assert b"".join(line.encode() for line in kept._connection.iterdump()) == before  # noqa: SLF001
+    assert b"".join(line.encode() for line in kept._connection.iterdump()) == before  # noqa: SLF001 - as above
 
 
 @pytest.mark.parametrize("table", ["batches", "tiles", "papers", "forks"])

@@ -100,7 +100,7 @@ def test_what_stands_in_the_log_behind_the_quote_is_not_in_the_record() -> None:
         tail = record_event(other, record_number=number, pcr=RUNTIME_PCR, banks=("sha256", "sha384"))
         return replace(sent, log=sent.log + encode_cel([tail]))
 
-    scene.evidence = with_a_tail  # type: ignore[method-assign,assignment]
+    scene.evidence = with_a_tail  # type: ignore[method-assign,assignment]  # what travels is for root to choose
     record = record_of(scene.proof_bundle(), scene.trust)
     assert record["appraisal"]["status"] == "affirming"
     assert record["build_provenance"]["digest"] == str(start.manifest_root)

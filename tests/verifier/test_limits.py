@@ -210,7 +210,7 @@ def test_large_bodies_that_are_held_are_bounded_for_one_host_and_in_all(verifier
         more.sendall(bytes(1 << 20))
         assert first_line(more) == b"HTTP/1.1 503 Service Unavailable"
     held.append(begin("h2"))
-    wait_for(lambda: "host h2" in bodies._taken)  # noqa: SLF001
+    wait_for(lambda: "host h2" in bodies._taken)  # noqa: SLF001 - as above
     with begin("h2") as more:
         more.sendall(bytes(1 << 20))
         assert first_line(more) == b"HTTP/1.1 503 Service Unavailable"

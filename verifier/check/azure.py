@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import binascii
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
-from verifier.check.finding import Finding, Options, from_text, read_evidence
+from verifier.check.finding import Finding, Options, read_evidence
 from verifier.check.snp import SnpFiles, first_judged, snp_claims, take, take_file, take_trust, veks_of
 from verifier.check.tdx import given_collateral, policies, td_claims, verdict_claims
+from writ.formats.byte_text import bytes_of_text
 from writ.formats.errors import FormatError
 from writ.formats.strict import decode_json
 from writ.formats.tee.hcl import MAGIC, PCRS, HclReport, RuntimeClaims, VtpmQuote, parse_claims, parse_hcl, parse_vtpm_quote
@@ -234,10 +234,7 @@ def _bytes(value: object, what: str) -> bytes:
         raise FormatError(what, "a list of bytes, hexadecimal, base64 or PEM", type(value).__name__)
     if "-----BEGIN" in value:
         return value.encode("ascii")
-    try:
-        return from_text("".join(value.split()).encode("ascii"))
-    except binascii.Error:
-        raise FormatError(what, "hexadecimal or base64", "something else") from None
+    return bytes_of_text(value, what)
 
 
 def _pem_key(data: bytes) -> rsa.RSAPublicKey:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from writ.formats.byte_text import bytes_of_text
 from writ.formats.errors import FormatError, Unavailable
 from writ.formats.reason import Reason
 
@@ -18,7 +17,6 @@ if TYPE_CHECKING:  # every command of `verifier` loads this module, and few read
 
 MAX_FILE: Final = 16 << 20
 _TEXT: Final = re.compile(rb"(?:0x)?[A-Za-z0-9+/_\s-]{16,}={0,2}\s*\Z", re.ASCII)
-_FROM_URL: Final = bytes.maketrans(b"-_", b"+/")
 
 
 @dataclass(slots=True)
@@ -59,17 +57,9 @@ def read_evidence(path: Path, most: int = MAX_FILE) -> bytes:
     if b"-----BEGIN" in data or not _TEXT.match(data):
         return data
     try:
-        return from_text(b"".join(data.split()).removeprefix(b"0x"))
-    except binascii.Error:
+        return bytes_of_text(data.decode("ascii").strip().removeprefix("0x"), path.name)
+    except FormatError:
         return data
-
-
-def from_text(text: bytes) -> bytes:
-    """What text without spaces spells: hexadecimal where it may be that, else base64 or base64url, padded or not. Raises binascii.Error."""
-    if not text.lower().strip(b"0123456789abcdef"):
-        return binascii.a2b_hex(text)
-    text = text.translate(_FROM_URL).rstrip(b"=")
-    return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
 
 
 def read_file(path: Path, most: int = MAX_FILE) -> bytes:

@@ -17,13 +17,11 @@ RFC 9999 section 3.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from writ.formats.byte_text import bytes_of_text
 from writ.formats.errors import FormatError
 from writ.formats.strict import Fields, decode_json
 from writ.formats.tee.spdm import NONCE_SIZE, LittleEndianReader, Measurements, parse_measurements
@@ -36,7 +34,6 @@ MAX_FILE: Final = 4 << 20
 
 _MAGIC: Final = b"NVDAOD"
 _NEWEST_OPAQUE: Final = 2
-_HEX: Final = re.compile(r"(?:[0-9a-fA-F]{2})+\Z", re.ASCII)
 _LISTS: Final = ("evidence_list", "device_evidence_list", "evidences")
 _CMW_TYPE: Final = "__cmwc_t"
 _STATED: Final = ("arch", "driver_version", "vbios_version", "cc_mode")
@@ -201,19 +198,19 @@ def _record(record: Any, what: str) -> str | None:
         return None
     if not isinstance(record, list) or not 2 <= len(record) <= 3 or not all(isinstance(part, str) for part in record[:2]):
         raise FormatError(f"evidence.{what}", "a record of type and value", type(record).__name__)
-    return _bytes(record[1], what).hex()
+    return bytes_of_text(record[1], what).hex()
 
 
 def _device(value: Any, what: str, nonce: Any) -> DeviceEvidence:
     if not isinstance(value, dict):
         raise FormatError(what, "an object", type(value).__name__)
-    report = parse_report(_bytes(_string(value, "evidence", what), f"{what}.evidence"))
+    report = parse_report(bytes_of_text(_string(value, "evidence", what), f"{what}.evidence"))
     chain = parse_pem_certificates(_pem(_string(value, "certificate", what), f"{what}.certificate"), f"{what}.certificate")
     stated = {name: None if value.get(name) is None else Fields(value, what).text(name, most=64) for name in _STATED}
     if stated["cc_mode"] not in (None, *CC_MODES):
         raise FormatError(f"{what}.cc_mode", ", ".join(CC_MODES), repr(stated["cc_mode"])[:40])
     asked = value.get("nonce", nonce)
-    found = None if asked is None else _bytes(_string({"nonce": asked}, "nonce", what), f"{what}.nonce")
+    found = None if asked is None else bytes_of_text(_string({"nonce": asked}, "nonce", what), f"{what}.nonce")
     if found is not None and len(found) != NONCE_SIZE:
         raise FormatError(f"{what}.nonce", f"{NONCE_SIZE} bytes", f"{len(found)} bytes")
     return DeviceEvidence(report, chain, stated["arch"], found, stated["driver_version"], stated["vbios_version"], stated["cc_mode"])
@@ -231,20 +228,8 @@ def _pem(text: str, what: str) -> bytes:
     for _ in range(2):
         if "-----BEGIN" in text:
             break
-        text = _bytes(text, what).decode("ascii", "replace")
+        text = bytes_of_text(text, what).decode("ascii", "replace")
     return text.encode("ascii", "replace")
-
-
-def _bytes(text: str, what: str) -> bytes:
-    """Bytes in hexadecimal, or in base64 of either alphabet, padded or not, with space where a tool broke its lines."""
-    text = "".join(text.split())
-    if _HEX.match(text):
-        return bytes.fromhex(text)
-    plain = text.rstrip("=").translate(str.maketrans("-_", "+/"))
-    try:
-        return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
-    except (binascii.Error, ValueError):
-        raise FormatError(what, "hexadecimal or base64", repr(text[:40])) from None
 
 
 def parse_report_file(data: bytes) -> bytes:
@@ -252,6 +237,6 @@ def parse_report_file(data: bytes) -> bytes:
     if data[:2] == b"\x11\xe0":
         return data
     try:
-        return _bytes(data.decode("ascii"), "report")
+        return bytes_of_text(data.decode("ascii"), "report")
     except UnicodeDecodeError:
         raise FormatError("report", "an SPDM report, or its hexadecimal or base64", data[:8].hex()) from None

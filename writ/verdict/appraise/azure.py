@@ -231,10 +231,10 @@ def appraise_vtpm(quote: VtpmQuote, ak: rsa.RSAPublicKey, *, nonce: bytes | None
 
 
 def _signature(data: bytes, ak: rsa.RSAPublicKey) -> Signature:
-    if len(data) == (ak.key_size + 7) // 8:
+    size = (ak.key_size + 7) // 8
+    if len(data) == size:
         return Signature("rsassa", "sha256", value=data)
     try:
         return parse_signature(data)
     except FormatError as error:
-        size = (ak.key_size + 7) // 8
         raise FormatError("vTPM quote.signature", f"{size} bytes, or a TPMT_SIGNATURE", f"{len(data)} bytes, {error.what}") from None
