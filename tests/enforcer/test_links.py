@@ -21,10 +21,11 @@ def test_answer_to_a_question_from_before_the_daemons_death_does_not_thaw(host: 
     host.attestor.silent = 3.0
     asked = len(host.attestor.asks)
     wait_for(lambda: len(host.attestor.asks) > asked)
+    given = len(host.attestor.given)
+    host.attestor.silent = 8.0  # of what is asked from now on, so that no answer to that comes before the look
     host.kill_daemon()
     host.wait_state(instance, "held")
     host.serve()
-    given = len(host.attestor.given)
     wait_for(lambda: len(host.attestor.given) > given)
     host.attestor.silent = 1.0
     time.sleep(0.5)
